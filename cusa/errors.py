@@ -1,0 +1,53 @@
+"""What goes wrong for a user, as named errors that carry their values.
+
+Every message names the key, the value, what is allowed and the way out. Programmers' mistakes are `assert`s, not these.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+
+class CusaError(ValueError):
+    """Base of every error a user can cause and mend.
+
+    Args:
+        message: one or more full sentences, with the way out.
+        **values: what the message speaks of, kept as attributes in `values` for programs.
+    """
+
+    def __init__(self, message: str, **values: Any) -> None:
+        super().__init__(message)
+        self.values = values
+
+
+class ConfigError(CusaError):
+    """A recipe, an option or a `--set` that says something impossible."""
+
+
+class DataError(CusaError):
+    """A file that is missing, truncated, corrupt or of another kind than expected."""
+
+
+class StaleError(CusaError):
+    """Two files that do not belong together: one was made from an older state of the other."""
+
+
+class StoppedError(CusaError):
+    """A stage that was asked to stop (SIGTERM, Ctrl-C) and did so cleanly; run it again to go on."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return `allowed` as a readable list, the nearest match to `name` first in words.
+
+    Args:
+        name: what the user wrote.
+        allowed: the valid names.
+
+    Returns:
+        For example `Did you mean 'train.steps'? Allowed: train.epochs, train.steps`.
+    """
+    options = sorted(allowed)
+    match = get_close_matches(name, options, n=1, cutoff=0.5)
+    hint = f"Did you mean {match[0]!r}? " if match else ""
+    return f"{hint}Allowed: {', '.join(options) if options else '(nothing)'}"

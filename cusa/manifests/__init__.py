@@ -1,0 +1,1 @@
+"""What things on disk look like, how to read and write them, nothing else."""

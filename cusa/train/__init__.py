@@ -1,0 +1,1 @@
+"""The streaming training stage: order, batches, losses, checkpoints, loop."""
