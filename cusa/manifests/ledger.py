@@ -1,0 +1,147 @@
+"""What a stage did: the record beside its output that says whether it must be done again."""
+
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cusa.manifests import store
+
+_LIBRARIES = (
+    "cusa",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "faiss-cpu",
+    "pyarrow",
+    "duckdb",
+    "numpy",
+    "pillow",
+)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """One finished stage."""
+
+    stage: str
+    inputs: Mapping[str, str]
+    """Name of an input -> digest of its content."""
+    parameters: Mapping[str, Any]
+    outputs: Mapping[str, int]
+    """File, relative to the ledger's folder -> its size in bytes."""
+    counts: Mapping[str, int | float]
+    seconds: float
+    peak_memory_bytes: int
+    """Largest resident size of the process, its finished children included."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    finished: str = ""
+
+
+class Clock:
+    """Measures a stage from its making to `finish`."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def finish(
+        self,
+        path: Path,
+        *,
+        stage: str,
+        inputs: Mapping[str, str],
+        parameters: Mapping[str, Any],
+        outputs: list[Path],
+        counts: Mapping[str, int | float],
+    ) -> Ledger:
+        """Write the ledger of a finished stage to `path`, the last file a stage writes.
+
+        Args:
+            path: the ledger's file; outputs are named relative to its folder.
+            stage: the command's name.
+            inputs: what it read: name -> digest.
+            parameters: what it was told.
+            outputs: the files it wrote.
+            counts: what a reader wants to know: rows kept, rows dropped...
+        """
+        ledger = Ledger(
+            stage=stage,
+            inputs=dict(inputs),
+            parameters=dict(parameters),
+            outputs={file.relative_to(path.parent).as_posix(): file.stat().st_size for file in sorted(outputs)},
+            counts=dict(counts),
+            seconds=round(time.perf_counter() - self._start, 3),
+            peak_memory_bytes=peak_memory_bytes(),
+            versions=_versions(),
+            finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )
+        store.write_json(path, asdict(ledger))
+        return ledger
+
+
+def read(path: Path) -> Ledger | None:
+    """Read a ledger; None if the stage never finished or its ledger is unreadable."""
+    if not path.is_file():
+        return None
+    try:
+        return Ledger(**store.read_json(path))
+    except (ValueError, TypeError):
+        return None
+
+
+def why_not_current(path: Path, *, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> str | None:
+    """Say why a stage must run; None if its output is up to date.
+
+    Args:
+        path: the stage's ledger.
+        inputs: digests of what it would read now.
+        parameters: what it would be told now.
+
+    Returns:
+        A few words such as `never finished` or `train.tar changed`, or None.
+    """
+    ledger = read(path)
+    if ledger is None:
+        return "never finished"
+    changed = [name for name in {*inputs, *ledger.inputs} if inputs.get(name) != ledger.inputs.get(name)]
+    if changed:
+        return f"{sorted(changed)[0]} changed"
+    wanted = _plain(parameters)
+    changed = [name for name in {*wanted, *ledger.parameters} if wanted.get(name) != ledger.parameters.get(name)]
+    if changed:
+        name = sorted(changed)[0]
+        return f"{name} was {ledger.parameters.get(name)!r} and is now {wanted.get(name)!r}"
+    for name, size in ledger.outputs.items():
+        file = path.parent / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+    return None
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest resident size so far of this process or of a finished child, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters as JSON gives them back (tuples as lists), so that old and new compare."""
+    return json.loads(json.dumps(dict(parameters), default=str))
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

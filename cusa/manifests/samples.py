@@ -1,0 +1,174 @@
+"""Reading a split: its samples and captions, and any image by its byte range in a tar."""
+
+import hashlib
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from cusa.errors import DataError
+from cusa.manifests import schemas, store
+
+SPLIT_FILES = ("shards.parquet", "samples.parquet", "captions.parquet")
+
+
+def splits(work: Path) -> list[str]:
+    """Return the names of the splits in a work folder, in the order train, val, test, others.
+
+    Raises:
+        DataError: if the folder holds none.
+    """
+    order = {"train": 0, "restval": 1, "val": 2, "test": 3}
+    found = [file.parent.name for file in work.glob("*/samples.parquet")] if work.is_dir() else []
+    if not found:
+        what = "holds no split" if work.is_dir() else "does not exist"
+        raise DataError(f"{work} {what}. Make one with `cusa shard ... --out {work}`.", path=work)
+    return sorted(found, key=lambda name: (order.get(name, 9), name))
+
+
+class Split:
+    """One sharded split of a work folder, opened for reading.
+
+    Rows keep one order everywhere: image row i is row i of `samples`, of its teacher tables and of every matrix.
+
+    Args:
+        work: the work folder that `cusa shard` wrote.
+        name: the split, for example `train`.
+
+    Raises:
+        DataError: if a table is missing or broken; the message names the splits there are.
+    """
+
+    def __init__(self, work: Path, name: str) -> None:
+        names = splits(work)
+        if name not in names:
+            raise DataError(f"{work} has no split {name!r}; it has {', '.join(names)}.", work=work, split=name)
+        self.work = work
+        self.name = name
+        self.folder = work / name
+        made_by = f"cusa shard ... --out {work}"
+        columns = [schemas.SHARDS.names, schemas.SAMPLES.names, schemas.CAPTIONS.names]
+        self.shards, self.samples, self.captions = (
+            store.read_table(self.folder / file, columns=names, made_by=made_by)
+            for file, names in zip(SPLIT_FILES, columns, strict=True)
+        )
+        self._tars: dict[str, int] = {}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the split's three tables, and through them over every byte of its tars."""
+        total = hashlib.sha256()
+        for file in SPLIT_FILES:
+            total.update(bytes.fromhex(store.sha256_file(self.folder / file)))
+        return total.hexdigest()
+
+    @property
+    def num_images(self) -> int:
+        """Images in the split."""
+        return self.samples.num_rows
+
+    @property
+    def num_captions(self) -> int:
+        """Captions in the split, all images together."""
+        return self.captions.num_rows
+
+    @cached_property
+    def image_keys(self) -> list[str]:
+        """The key of each image row."""
+        return self.samples["key"].to_pylist()
+
+    @cached_property
+    def caption_keys(self) -> list[str]:
+        """The key of each caption row."""
+        return self.captions["caption_key"].to_pylist()
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The words of each caption row, as the data set has them."""
+        return self.captions["text"].to_pylist()
+
+    @cached_property
+    def caption_owner(self) -> np.ndarray:
+        """The image row that owns each caption row: int64 (captions,)."""
+        rows = pa.compute.index_in(self.captions["key"], value_set=self.samples["key"].combine_chunks())
+        if rows.null_count:
+            raise DataError(
+                f"{self.folder}: {rows.null_count} captions belong to no image of the split. "
+                f"Make it again with `cusa shard ... --force`.",
+                path=self.folder,
+            )
+        return np.asarray(rows.to_numpy(), dtype=np.int64)
+
+    def image_bytes(self, row: int) -> bytes:
+        """Return the encoded image of one row, read by its byte range.
+
+        Raises:
+            DataError: if the tar is missing or shorter than its table says.
+        """
+        shard = self._shard[row]
+        wanted = int(self._bytes[row])
+        data = os.pread(self._tar(shard), wanted, int(self._offset[row]))
+        if len(data) != wanted:
+            raise DataError(
+                f"{self.folder / shard} ends within {self.image_keys[row]}. "
+                "Make it again with `cusa shard ... --force`.",
+                path=self.folder / shard,
+                key=self.image_keys[row],
+            )
+        return data
+
+    def shard_rows(self) -> list[tuple[str, str, range, range]]:
+        """Return, for each tar: its name, its sha256, its image rows and its caption rows."""
+        out, image, caption = [], 0, 0
+        for row in self.shards.to_pylist():
+            images, captions = range(image, image + row["images"]), range(caption, caption + row["captions"])
+            out.append((row["shard"], row["sha256"], images, captions))
+            image, caption = images.stop, captions.stop
+        return out
+
+    def close(self) -> None:
+        """Close the tars that reading opened."""
+        for descriptor in self._tars.values():
+            os.close(descriptor)
+        self._tars.clear()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_tars"):
+            self.close()
+
+    def __getstate__(self) -> dict[str, object]:
+        # Open files do not travel to worker processes; they are opened again there.
+        return {**self.__dict__, "_tars": {}}
+
+    @cached_property
+    def _shard(self) -> list[str]:
+        return self.samples["shard"].to_pylist()
+
+    @cached_property
+    def _offset(self) -> np.ndarray:
+        return self.samples["image_offset"].to_numpy()
+
+    @cached_property
+    def _bytes(self) -> np.ndarray:
+        return self.samples["image_bytes"].to_numpy()
+
+    def _tar(self, shard: str) -> int:
+        if shard not in self._tars:
+            path = self.folder / shard
+            try:
+                self._tars[shard] = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                raise DataError(
+                    f"{path} cannot be opened ({error.strerror}). Restore it, or make it again with "
+                    "`cusa shard ... --force`.",
+                    path=path,
+                ) from error
+        return self._tars[shard]
+
+
+def sample_json(*, key: str, captions: list[dict[str, object]], **fields: object) -> bytes:
+    """Return the `{key}.json` member of a sample: sorted keys, UTF-8, one line."""
+    return json.dumps({"key": key, "captions": captions, **fields}, sort_keys=True, ensure_ascii=False).encode()

@@ -1,0 +1,121 @@
+"""The columns of every table, in one place."""
+
+import pyarrow as pa
+
+SAMPLES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("image_offset", pa.int64()),  # of the image's first byte in the tar
+        ("image_bytes", pa.int64()),
+        ("ext", pa.string()),
+        ("width", pa.int32()),  # pixels, as stored (before any EXIF rotation)
+        ("height", pa.int32()),
+        ("sha256", pa.string()),  # of the image's bytes
+        ("source", pa.string()),
+        ("label", pa.string()),
+        ("role", pa.string()),
+    ]
+)
+
+CAPTIONS = pa.schema(
+    [
+        ("caption_key", pa.string()),
+        ("key", pa.string()),
+        ("position", pa.int32()),
+        ("caption_id", pa.string()),
+        ("text", pa.string()),
+    ]
+)
+
+DROPS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("source", pa.string()),
+        ("kind", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+SHARDS = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("images", pa.int64()),
+        ("captions", pa.int64()),
+    ]
+)
+
+TRUTH = pa.schema([("image_key", pa.string()), ("caption_key", pa.string())])
+"""Every pair known to match, the data set's own pairs included."""
+
+CANDIDATES = pa.schema(
+    [
+        ("image_key", pa.string()),
+        ("caption_key", pa.string()),
+        ("owner_image_key", pa.string()),
+        ("image_similarity", pa.float32()),  # cosine of the image and the caption's own image
+        ("text_similarity", pa.float32()),  # best cosine of the caption and the image's own captions
+        ("cross_similarity", pa.float32()),  # cosine of image and caption by a student; null without one
+        ("image_rank", pa.int32()),  # of the owner among the image's neighbours, 1 = nearest; null if not among them
+        (
+            "text_rank",
+            pa.int32(),
+        ),  # best of one of the image's captions among the caption's neighbours; null likewise
+        ("score", pa.float32()),  # geometric mean of the similarities, clipped to [0, 1]
+        ("duplicate_image", pa.bool_()),  # the image and the caption's own image have the same bytes
+        ("duplicate_caption", pa.bool_()),  # the caption's words are also a caption of the image
+    ]
+)
+
+
+def teacher_table(key: str, width: int, dtype: str) -> pa.Schema:
+    """Return the columns of a teacher table.
+
+    Args:
+        key: `key` for images or `caption_key` for captions.
+        width: numbers an embedding.
+        dtype: `float16` or `float32`.
+    """
+    number = {"float16": pa.float16(), "float32": pa.float32()}[dtype]
+    return pa.schema([(key, pa.string()), ("embedding", pa.list_(number, width))])
+
+
+def neighbour_table(key: str) -> pa.Schema:
+    """Return the columns of a neighbour table, also in the `{ids, distances}` form that embedding viewers read.
+
+    Args:
+        key: `key` for images or `caption_key` for captions.
+    """
+    neighbours = pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float32()))])
+    return pa.schema(
+        [
+            (key, pa.string()),
+            ("neighbour_keys", pa.list_(pa.string())),  # nearest first, the row itself left out
+            ("similarities", pa.list_(pa.float32())),  # cosines
+            ("neighbours", neighbours),  # row numbers, and 1 - cosine
+        ]
+    )
+
+
+METRICS = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("name", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+
+PER_QUERY = pa.schema(
+    [
+        ("task", pa.string()),
+        ("direction", pa.string()),  # image-to-text, text-to-image, image-to-image, text-to-text
+        ("query_key", pa.string()),
+        ("rank", pa.int64()),  # of the best positive, 1 = first
+        ("positives", pa.int64()),
+        ("top_keys", pa.list_(pa.string())),
+        ("top_similarities", pa.list_(pa.float32())),
+    ]
+)

@@ -1,0 +1,162 @@
+"""Teacher tables: unit vectors keyed to the rows of a split, refused when they belong to another one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cusa.errors import DataError, StaleError
+from cusa.manifests import schemas, store
+from cusa.manifests.samples import Split
+
+KEY_OF = {"image": "key", "text": "caption_key"}
+_GROUP_BYTES = 8 << 20  # a row of flattened patch tokens is 75 KB: groups are cut by bytes, not by rows
+
+
+@dataclass(frozen=True)
+class TeacherTable:
+    """All rows of one teacher over one split.
+
+    Attributes:
+        teacher: the folder's name.
+        modality: `image` or `text`.
+        keys: one a row, in the split's order.
+        embeddings: (rows, width), float16 or float32, unit length.
+        metadata: provenance: teacher, revision, weights_sha256, preprocessing, transform, dtype.
+    """
+
+    teacher: str
+    modality: str
+    keys: list[str]
+    embeddings: np.ndarray
+    metadata: Mapping[str, str]
+
+
+def write_teacher_part(
+    path: Path, *, modality: str, keys: list[str], embeddings: np.ndarray, metadata: Mapping[str, str]
+) -> None:
+    """Write the table of one shard, whole.
+
+    Args:
+        path: for example `train/teachers/NAME/00000.parquet`.
+        modality: `image` or `text`.
+        keys: image or caption keys, in the shard's order.
+        embeddings: (rows, width) float16 or float32.
+        metadata: provenance, `shard_sha256` among it.
+
+    Raises:
+        DataError: if a row is not finite or is zero, with its key.
+    """
+    assert len(keys) == len(embeddings), (len(keys), embeddings.shape)
+    norms = np.linalg.norm(embeddings.astype(np.float32), axis=1)
+    bad = np.flatnonzero(~(np.abs(norms - 1) < 1e-2))
+    if bad.size:
+        raise DataError(
+            f"Teacher {metadata.get('teacher')!r} gave {keys[bad[0]]!r} a vector of length {norms[bad[0]]}, not 1 "
+            f"({bad.size} such rows). A teacher must return finite, unit-length rows.",
+            key=keys[bad[0]],
+        )
+    width = embeddings.shape[1]
+    schema = schemas.teacher_table(KEY_OF[modality], width, str(embeddings.dtype))
+    flat = pa.array(embeddings.reshape(-1), type=schema.field("embedding").type.value_type)
+    columns = [pa.array(keys, pa.string()), pa.FixedSizeListArray.from_arrays(flat, width)]
+    table = pa.Table.from_arrays(columns, schema=schema.with_metadata(dict(metadata)))
+    store.write_table(path, table, rows_per_group=max(1, _GROUP_BYTES // (width * embeddings.itemsize)))
+
+
+def read_part_metadata(path: Path) -> dict[str, str]:
+    """Return the provenance written into one part; empty if the file is missing or broken."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError):
+        return {}
+    return {k.decode(): v.decode() for k, v in metadata.items() if not k.startswith(b"ARROW")}
+
+
+def teachers(split: Split) -> dict[str, str]:
+    """Return the teachers whose tables lie in a split: name -> modality."""
+    found = {}
+    for folder in sorted((split.folder / "teachers").glob("*/")):
+        part = next(iter(sorted(folder.glob("[0-9]*.parquet"))), None)
+        if part is not None:
+            found[folder.name] = read_part_metadata(part).get("modality", "")
+    return found
+
+
+def choose_teacher(split: Split, modality: str, name: str = "") -> str:
+    """Return `name`, or the split's only teacher of a modality.
+
+    Raises:
+        DataError: if there is none, or several and no name; the message lists them.
+    """
+    there = [teacher for teacher, kind in teachers(split).items() if kind == modality]
+    command = f"cusa extract-teachers {split.work} --{modality} TEACHER"
+    if name and name not in there:
+        raise DataError(
+            f"{split.folder} has no {modality} teacher {name!r}; it has {', '.join(there) or 'none'}. Run `{command}`.",
+            split=split.name,
+            teacher=name,
+        )
+    if not there:
+        raise DataError(f"{split.folder} has no {modality} teacher. Run `{command}`.", split=split.name)
+    if not name and len(there) > 1:
+        raise DataError(
+            f"{split.folder} has several {modality} teachers: {', '.join(there)}. Name one "
+            f"(`--{modality} NAME`, or `--set teachers.{modality}=NAME` for a recipe).",
+            split=split.name,
+        )
+    return name or there[0]
+
+
+def read_teacher(split: Split, teacher: str) -> TeacherTable:
+    """Read all parts of a teacher over a split and check that they belong to it.
+
+    Args:
+        split: the split.
+        teacher: the folder's name under `teachers/`.
+
+    Raises:
+        DataError: if the table, a part or a row is missing, or a part is broken.
+        StaleError: if a part was made from another state of its shard, or has another order of keys.
+    """
+    folder = split.folder / "teachers" / teacher
+    again = f"cusa extract-teachers {split.work}"
+    modality = teachers(split).get(teacher)
+    if modality is None:
+        have = ", ".join(teachers(split)) or "none"
+        raise DataError(f"{split.folder} has no teacher {teacher!r}; it has {have}. Run `{again}`.", teacher=teacher)
+    all_keys = split.image_keys if modality == "image" else split.caption_keys
+    keys, blocks, metadata = [], [], {}
+    for shard, sha256, images, captions in split.shard_rows():
+        path = folder / f"{Path(shard).stem}.parquet"
+        table = store.read_table(path, made_by=again)
+        metadata = read_part_metadata(path)
+        if metadata.get("shard_sha256") != sha256:
+            raise StaleError(
+                f"{path} was made from another {shard} (sha256 {metadata.get('shard_sha256', 'unknown')[:12]}, "
+                f"the shard has {sha256[:12]}). Run `{again}` to make it again.",
+                path=path,
+            )
+        rows = images if modality == "image" else captions
+        part_keys = table[KEY_OF[modality]].to_pylist()
+        expected = all_keys[rows.start : rows.stop]
+        if len(part_keys) < len(expected):
+            lost = sorted(set(expected) - set(part_keys))
+            raise DataError(f"{path} lacks {len(lost)} rows, the first {lost[0]!r}. Run `{again} --force`.", path=path)
+        if part_keys != expected:
+            raise StaleError(f"{path} has its keys in another order than {shard}. Run `{again} --force`.", path=path)
+        keys += part_keys
+        blocks.append(embedding_matrix(table))
+    if not blocks:
+        raise DataError(f"{split.folder} has no shards, so no teacher can be read.", path=split.folder)
+    return TeacherTable(teacher, modality, keys, np.concatenate(blocks), metadata)
+
+
+def embedding_matrix(table: pa.Table) -> np.ndarray:
+    """Return the `embedding` column as (rows, width)."""
+    column = table["embedding"].combine_chunks()
+    width = column.type.list_size
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(-1, width)
