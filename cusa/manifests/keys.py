@@ -4,32 +4,41 @@ An image is `coco/000000391895`, its fourth caption `coco/000000391895#3`. A key
 member's name at the first one, and no character that means something to a shell, a URL or a tar.
 """
 
+import hashlib
 import re
 
 from cusa.errors import DataError
 
-_IMAGE = re.compile(r"[A-Za-z0-9_-]{1,64}/[A-Za-z0-9_-]{1,180}")
+_ITEM_LENGTH = 80  # with an extension it still fits the 100 bytes of a plain tar header
+_IMAGE = re.compile(rf"[A-Za-z0-9_-]{{1,64}}/[A-Za-z0-9_-]{{1,{_ITEM_LENGTH}}}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 def image_key(dataset: str, item: str) -> str:
     """Make the key of an image from its data set's name and its own.
 
+    Different items get different keys: where a character had to become `_` or a long name was cut, eight digits of the
+    name's SHA-256 follow.
+
     Args:
-        dataset: name of the data set, for example `coco`.
-        item: the image's own name or number; any character a key cannot hold becomes `_`.
+        dataset: name of the data set, for example `coco`: letters, digits, `_` and `-`.
+        item: the image's own name or number.
 
     Returns:
         The key, for example `coco/000000391895`.
 
     Raises:
-        DataError: if nothing of a name is left.
+        DataError: if the data set's name or the item is empty or unusable.
     """
-    key = f"{_UNSAFE.sub('_', dataset).strip('_')}/{_UNSAFE.sub('_', item).strip('_')}"
-    if not _IMAGE.fullmatch(key):
+    safe = _UNSAFE.sub("_", item)
+    if safe != item or len(safe) > _ITEM_LENGTH:
+        mark = hashlib.sha256(item.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        safe = f"{safe[: _ITEM_LENGTH - 9].strip('_')}-{mark}"
+    key = f"{dataset}/{safe}"
+    if not item or not _IMAGE.fullmatch(key):
         raise DataError(
-            f"No key can be made of data set {dataset!r} and item {item[:80]!r}: both need 1 to 180 letters or digits. "
-            "Rename the file, or give the item a number.",
+            f"No key can be made of data set {dataset[:80]!r} and item {item[:80]!r}: a data set's name is 1 to 64 "
+            "letters, digits, '_' or '-', and an item needs a name.",
             dataset=dataset,
             item=item,
         )

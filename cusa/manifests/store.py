@@ -80,6 +80,11 @@ def sweep(folder: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and all below it, if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole."""
     with whole_file(path) as temporary:
