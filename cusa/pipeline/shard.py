@@ -22,7 +22,7 @@ from cusa.pipeline.engine import run_units
 from cusa.pipeline.readers import Reading
 from cusa.pipeline.stage import Outcome, outcome
 
-_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+_FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _BLOCK = 512  # a tar's
 
 
@@ -285,7 +285,8 @@ def read_image(record: ImageRecord, config: ShardConfig) -> tuple[bytes, str, in
             image.load()
         except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError) as error:
             raise _Refused("truncated", str(error).splitlines()[0] if str(error) else "the data ends early") from error
-    return data, _FORMATS[str(image.format)], width, height
+    # A JPEG with further pictures behind it (MPO) opens as its first one.
+    return data, _FORMATS.get(str(image.format), "jpg"), width, height
 
 
 def _what_else(data: bytes) -> tuple[str, str]:

@@ -1,0 +1,48 @@
+"""The engine: results in order, errors passed on, a killed worker explained."""
+
+import os
+import signal
+
+import pytest
+
+from cusa.errors import CusaError, DataError
+from cusa.pipeline.engine import run_units
+
+
+def _square(unit: int) -> int:
+    return unit * unit
+
+
+def _fails_at_three(unit: int) -> int:
+    if unit == 3:
+        raise DataError("Unit 3 is broken.", unit=unit)
+    return unit
+
+
+def _dies_at_three(unit: int) -> int:
+    if unit == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return unit
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_run_units__results_come_in_the_units_order(workers: int) -> None:
+    heard: list[tuple[str, int, int]] = []
+    out = run_units(_square, range(7), what="square", workers=workers, on_event=lambda *event: heard.append(event))
+    assert out == [0, 1, 4, 9, 16, 25, 36]
+    assert heard == [("square", done, 7) for done in range(8)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_run_units__an_error_reaches_the_caller(workers: int) -> None:
+    with pytest.raises(DataError, match="Unit 3 is broken"):
+        run_units(_fails_at_three, range(5), what="x", workers=workers)
+
+
+def test_run_units__a_killed_worker_is_explained() -> None:
+    with pytest.raises(CusaError, match=r"A worker of 'x' was killed.*run the same command again"):
+        run_units(_dies_at_three, range(5), what="x", workers=2)
+
+
+def test_run_units__nothing_to_do() -> None:
+    assert run_units(_square, [], what="x") == []
