@@ -1,0 +1,49 @@
+# One index of a developer's day. `make demo` and `make test` do all the set-up they need.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Threads for the maths libraries; more than the cores only makes them wait for each other.
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo test lint format docs clean constraints
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cusa needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 demo")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.ready: .venv/.made pyproject.toml constraints.txt
+	@echo "Installing cusa and its pinned dependencies into .venv (torch is the large one)..."
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e .
+	@touch $@
+
+.venv/.ready-dev: .venv/.ready
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv/.ready ## the whole journey on drawn scenes: no network, accelerator or account
+	$(BIN)/cusa demo --out work/demo
+
+test: .venv/.ready-dev ## the whole suite
+	$(BIN)/python -m pytest
+
+lint: .venv/.ready-dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.ready-dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .venv/.ready-dev ## write docs/cli.md and docs/recipe.md anew from the code
+	$(BIN)/python tools/write_reference.py
+
+constraints: .venv/.ready-dev ## pin what is installed now
+	(head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//') > constraints.new && mv constraints.new constraints.txt
+
+clean: ## remove the environment and every work folder
+	rm -rf .venv work build *.egg-info
