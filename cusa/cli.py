@@ -1,0 +1,264 @@
+"""The commands: parse, call one function, print.
+
+Data goes to stdout, progress to stderr. Exit codes: 0 done, 1 failed or stopped, 2 wrong usage. Heavy imports happen
+inside the commands, so that `cusa --help` answers at once.
+"""
+
+import json
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from cusa.errors import ConfigError, CusaError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from cusa.pipeline.stage import Outcome
+
+
+class _Commands(TyperGroup):
+    """Turns a user's mistake into one message and an honest exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; `--debug` shows the traceback of an error."""
+        try:
+            return super().invoke(ctx)
+        except CusaError as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            _say(f"error: {error}")
+            raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+        except KeyboardInterrupt:
+            _say("stopped. What was finished is kept; run the same command again to go on.")
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="cusa",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Image-text retrieval that knows its negatives are not all negative.",
+)
+
+Work = Annotated[Path, typer.Argument(metavar="WORK", help="Work folder that `cusa shard` wrote.")]
+Splits = Annotated[list[str] | None, typer.Option("--split", help="Only this split; repeatable. Default: all.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing changed.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override; repeatable.")]
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    # SIGTERM stops as Ctrl-C does: unfinished files are removed on the way out.
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("work/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the drawn data set and of both trainings.")] = 0,
+) -> None:
+    """Run the whole journey on drawn scenes: no network, no accelerator, no account."""
+    from cusa import journey
+
+    with _Console() as console:
+        result = journey.demo(out, seed=seed, on_event=console.event, say=console.say)
+    _print(result.summary)
+    _print(f"\nreport: {result.report.resolve()}")
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(help="Data set; `cusa list datasets` shows them.")],
+    out: Annotated[Path, typer.Option(help="Folder for the raw files.")],
+    settings: Settings = None,
+    force: Force = False,
+) -> None:
+    """Bring a data set's raw files. `scenes` is drawn here and now, from a seed."""
+    from cusa import journey
+
+    with _Console() as console:
+        outcome = journey.download(name, out=out, settings=settings or (), force=force, on_event=console.event)
+    _report(outcome)
+
+
+@app.command()
+def shard(
+    layout: Annotated[str, typer.Argument(help="How the source is laid out; `cusa list layouts` shows them.")],
+    source: Annotated[Path, typer.Argument(help="The annotation file.")],
+    images: Annotated[Path, typer.Option(help="Folder that the annotation's image paths start from.")],
+    out: Annotated[Path, typer.Option(help="Work folder to write.")],
+    max_images: Annotated[int, typer.Option(help="Images a tar at most.")] = 1000,
+    max_pixels: Annotated[int, typer.Option(help="Images with more pixels are dropped undecoded.")] = 100_000_000,
+    workers: Annotated[int, typer.Option(help="Processes; 0 = one a core.")] = 0,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write images and captions as deterministic WebDataset tars with Parquet tables beside them."""
+    from cusa.pipeline import readers
+    from cusa.pipeline import shard as stage
+    from cusa.pipeline.config import ShardConfig
+
+    config = _validated(ShardConfig, max_images=max_images, max_pixels=max_pixels, workers=workers)
+    with _Console() as console:
+        reading = readers.read(layout, source, images)
+        outcome = stage.run(config, reading=reading, out=out, force=force, on_event=console.event)
+    _report(outcome, as_json=as_json)
+
+
+@app.command("extract-teachers")
+def extract_teachers(
+    work: Work,
+    image: Annotated[list[str] | None, typer.Option(help="Image teacher: a name or folder; repeatable.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Text teacher: a name or folder; repeatable.")] = None,
+    split: Splits = None,
+    transform: Annotated[str, typer.Option(help="Captions as the text teacher reads them: clean or none.")] = "clean",
+    dtype: Annotated[str, typer.Option(help="Numbers in the tables: float16 or float32.")] = "float16",
+    batch_size: Annotated[int, typer.Option(help="Items a call of the teacher.")] = 256,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Embed every image and caption once with frozen uni-modal teachers."""
+    from cusa.manifests.samples import Split, splits
+    from cusa.pipeline import extract
+    from cusa.pipeline.config import ExtractConfig
+
+    wanted = [("image", name) for name in image or ()] + [("text", name) for name in text or ()]
+    if not wanted:
+        raise ConfigError("Name at least one teacher: --image NAME or --text NAME; `cusa list teachers` shows them.")
+    config = _validated(ExtractConfig, batch_size=batch_size, dtype=dtype, transform=transform)
+    outcomes = []
+    with _Console() as console:
+        for name in split or splits(work):
+            opened = Split(work, name)
+            for modality, teacher in wanted:
+                outcomes.append(
+                    extract.run(
+                        config, split=opened, teacher=teacher, modality=modality, force=force, on_event=console.event
+                    )
+                )
+    _report(*outcomes, as_json=as_json)
+
+
+def _validated(model: type[Any], **values: Any) -> Any:
+    """Make a configuration from options, its complaints turned into ours."""
+    from pydantic import ValidationError
+
+    try:
+        return model(**values)
+    except ValidationError as error:
+        found = error.errors()[0]
+        option = "--" + str(found["loc"][0]).replace("_", "-")
+        raise ConfigError(f"{option} {found['input']}: {found['msg']}.", option=option) from None
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201 (the command line prints)
+
+
+def _print(text: str) -> None:
+    print(text)  # noqa: T201
+
+
+def _json(value: Any) -> None:
+    _print(json.dumps(value, indent=1, default=str, ensure_ascii=False))
+
+
+def _report(*outcomes: "Outcome", as_json: bool = False) -> None:
+    """Print what stages did: a line each, or JSON."""
+    if as_json:
+        _json([{**vars(outcome), "counts": dict(outcome.counts)} for outcome in outcomes])
+        return
+    for outcome in outcomes:
+        if not outcome.fresh:
+            _print(f"{outcome.stage}: {outcome.out} is up to date")
+            continue
+        counts = ", ".join(f"{_number(value)} {name.replace('_', ' ')}" for name, value in outcome.counts.items())
+        _print(f"{outcome.stage}: {outcome.out} ({outcome.why}; {outcome.seconds:.1f} s): {counts}")
+        for note in outcome.notes:
+            _print(f"  {note}")
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Print a plain aligned table to stdout."""
+    lines = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        _print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+class _Console:
+    """Progress on stderr: bars on a terminal, plain lines elsewhere."""
+
+    EVERY = 3.0  # seconds between two plain lines of the same work
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._last: dict[str, float] = {}
+        self._start = time.monotonic()
+
+    def __enter__(self) -> "_Console":
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(elapsed_when_finished=True),
+            )
+            self._progress = Progress(*columns, console=Console(stderr=True))
+            self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def event(self, what: str, done: int, total: int) -> None:
+        """Show how far a piece of work is."""
+        if self._progress is not None:
+            if what not in self._tasks:
+                self._tasks[what] = self._progress.add_task(what, total=total)
+            self._progress.update(self._tasks[what], completed=done, total=total)
+            return
+        now = time.monotonic()
+        if done == total or now - self._last.get(what, 0.0) >= self.EVERY:
+            self._last[what] = now
+            _say(f"[{now - self._start:6.1f} s] {what}: {done:,}/{total:,}")
+
+    def say(self, text: str) -> None:
+        """Show a sentence between the bars."""
+        if self._progress is not None:
+            self._progress.console.print(text, markup=False, highlight=False)
+        else:
+            _say(f"[{time.monotonic() - self._start:6.1f} s] {text}")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
