@@ -1,0 +1,168 @@
+"""One frozen, validated recipe from TOML files and `--set a.b=c`."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cusa.errors import ConfigError, nearest
+from cusa.eval.config import EvalConfig
+from cusa.models.config import StudentConfig
+from cusa.train.config import LossConfig, TrainConfig
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(_Section):
+    """Which splits of the work folder serve what."""
+
+    train: str = Field("train", description="split to train on")
+    val: str = Field("val", description="split that selects the best checkpoint")
+    test: str = Field("test", description="split that `cusa eval` reports")
+
+
+class TeachersConfig(_Section):
+    """Whose tables teach; an empty name means the split's only teacher of that modality."""
+
+    image: str = Field("", description="image teacher's name, as `cusa list teachers` shows it")
+    text: str = Field("", description="text teacher's name")
+
+
+class Recipe(_Section):
+    """Everything a run depends on besides the data."""
+
+    name: str = Field(description="the run's short name")
+    description: str = Field("", description="what the recipe is for, and where it departs from the paper")
+    data: DataConfig = DataConfig()
+    teachers: TeachersConfig = TeachersConfig()
+    student: StudentConfig = Field(default_factory=StudentConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+
+
+def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe and apply overrides.
+
+    A recipe may begin with `base = ["other"]`: recipes it starts from, by name or by path relative to itself; later
+    ones and the recipe's own keys win.
+
+    Args:
+        name: the name of a packaged recipe (see `packaged`) or the path of a TOML file.
+        overrides: `a.b=c` each; c is read as TOML, and as a text where it is none.
+
+    Returns:
+        The recipe, every default filled in.
+
+    Raises:
+        ConfigError: for an unknown recipe, key or value; the message gives the dotted path and the nearest valid name.
+    """
+    content = _read(name, None, ())
+    for override in overrides:
+        _set(content, override)
+    content.setdefault("name", Path(name).stem)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(_explain(error), recipe=name) from None
+
+
+def packaged() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    folder = resources.files("cusa.manifests") / "recipes"
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, str]:
+    """Return every dotted key of a recipe with its description."""
+    found = {}
+    for name, field in model.model_fields.items():
+        dotted = f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= keys(field.annotation, f"{dotted}.")
+        else:
+            found[dotted] = field.description or ""
+    return found
+
+
+def _read(name: str, relative_to: Path | None, seen: tuple[str, ...]) -> dict[str, Any]:
+    if name in seen:
+        raise ConfigError(
+            f"Recipe {name!r} is its own base: {' -> '.join((*seen, name))}. Remove one of them.", recipe=name
+        )
+    path = Path(name).expanduser()
+    if path.suffix == ".toml":
+        path = path if relative_to is None or path.is_absolute() else relative_to / path
+        if not path.is_file():
+            raise ConfigError(
+                f"There is no recipe file {path}. Packaged recipes: {', '.join(packaged())}.", recipe=name
+            )
+        text = path.read_text(encoding="utf-8")
+    elif name in packaged():
+        text = (resources.files("cusa.manifests") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        raise ConfigError(
+            f"There is no recipe {name!r}. {nearest(name, packaged())}, or a path ending in .toml.", recipe=name
+        )
+    try:
+        own = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"Recipe {name} is no TOML: {error}.", recipe=name) from error
+    bases = own.pop("base", [])
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"Recipe {name}: base is {bases!r}; it must be a list of recipe names.", recipe=name)
+    merged: dict[str, Any] = {}
+    for base in bases:
+        inherited = _read(base, path.parent if path.suffix == ".toml" else None, (*seen, name))
+        _merge(merged, {key: value for key, value in inherited.items() if key not in ("name", "description")})
+    _merge(merged, own)
+    return merged
+
+
+def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _set(content: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"--set {override!r} is no assignment. Write --set train.steps=500.", override=override)
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    section = content
+    *parents, last = dotted.strip().split(".")
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {dotted}: {parent} holds a value, not a section.", override=override)
+    section[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """Turn pydantic's findings into sentences with dotted paths and nearest names."""
+    known = keys()
+    sentences = []
+    for finding in error.errors():
+        dotted = ".".join(str(part) for part in finding["loc"])
+        if finding["type"] == "extra_forbidden":
+            parent = dotted.rpartition(".")[0]
+            siblings = [key for key in known if key.startswith(f"{parent}." if parent else "")]
+            top = sorted({key.partition(".")[0] for key in known})
+            there = siblings if parent and siblings else top
+            sentences.append(f"Unknown key {dotted!r}. {nearest(dotted, there)}.")
+        else:
+            sentences.append(
+                f"{dotted} = {finding['input']!r}: {finding['msg']}. ({known.get(dotted, 'see the recipe')})"
+            )
+    return " ".join(sentences)
