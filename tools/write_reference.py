@@ -34,8 +34,8 @@ def recipe_page() -> str:
     lines = [
         "# Recipe keys",
         "",
-        "Written by `make docs` from the configuration classes. Every key can stand in a recipe's TOML file or be given as",
-        "`--set key=value`. Packaged recipes: " + ", ".join(f"`{name}`" for name in recipe.packaged()) + ".",
+        "Written by `make docs` from the configuration classes. Every key can stand in a recipe's TOML file or be",
+        "given as `--set key=value`. Packaged recipes: " + ", ".join(f"`{name}`" for name in recipe.packaged()) + ".",
         "",
         "| key | default | meaning |",
         "| --- | --- | --- |",

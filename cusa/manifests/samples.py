@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 
 from cusa.errors import DataError
 from cusa.manifests import schemas, store
@@ -93,7 +93,7 @@ class Split:
     @cached_property
     def caption_owner(self) -> np.ndarray:
         """The image row that owns each caption row: int64 (captions,)."""
-        rows = pa.compute.index_in(self.captions["key"], value_set=self.samples["key"].combine_chunks())
+        rows = pc.index_in(self.captions["key"], value_set=self.samples["key"].combine_chunks())
         if rows.null_count:
             raise DataError(
                 f"{self.folder}: {rows.null_count} captions belong to no image of the split. "

@@ -1,7 +1,7 @@
 """From a data set's own files to image records: one function a layout, every row kept or dropped with its reason."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ class Reading:
     drops: list[Drop]
     files: Mapping[str, str]
     """The annotation files that were read: name -> sha256."""
+    truth: Mapping[str, Path] = field(default_factory=dict)
+    """Split -> a table of every pair known to match (`image_key`, `caption_key`), where the data set comes with one."""
 
 
 def read(layout: str, source: Path, images: Path) -> Reading:
@@ -44,7 +46,7 @@ def read_karpathy(source: Path, images: Path) -> Reading:
     """Read Karpathy's JSON (COCO, Flickr30K, Flickr8K, `scenes`).
 
     Splits are named as in the file, `restval` joins `train` as every paper does. An image's key is its COCO id where
-    there is one, else its file name's stem.
+    there is one, else its file name's stem. Tables `truth-<split>.parquet` beside the file come along.
 
     Args:
         source: for example `dataset_coco.json`.
@@ -85,7 +87,9 @@ def read_karpathy(source: Path, images: Path) -> Reading:
             continue
         seen[record.key] = record.source
         records.append(record)
-    return Reading(dataset, records, drops, {source.name: store.sha256_file(source)})
+    truth = {path.stem.removeprefix("truth-"): path for path in sorted(source.parent.glob("truth-*.parquet"))}
+    files = [source, *truth.values()]
+    return Reading(dataset, records, drops, {path.name: store.sha256_file(path) for path in files}, truth)
 
 
 def _karpathy_row(row: Any, dataset: str, images: Path) -> tuple[ImageRecord, list[Drop]]:

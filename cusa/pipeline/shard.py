@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image, UnidentifiedImageError
 
 from cusa.errors import DataError
@@ -94,6 +95,8 @@ def run(
         mine = [result for unit, result in zip(units, results, strict=True) if unit.folder == folder]
         drops = [vars(drop) for drop in reading.drops if drop.split == name]
         written += _write_tables(folder, mine, drops, counts)
+        if name in reading.truth:
+            written.append(_write_truth(reading.truth[name], folder))
     assert counts["images_read"] == counts["images_kept"] + counts["images_dropped"], counts
     assert counts["captions_read"] == counts["captions_kept"] + counts["captions_dropped"], counts
     if not counts["images_kept"]:
@@ -336,6 +339,19 @@ def _write_tables(
     counts["images_dropped"] += sum(drop["kind"] == "image" for drop in drops)
     counts["captions_dropped"] += sum(drop["kind"] == "caption" for drop in drops)
     return [folder / name for name in rows] + [folder / result["shard"] for result in kept]
+
+
+def _write_truth(source: Path, folder: Path) -> Path:
+    """Copy the known matches of the images and captions that were kept."""
+    truth = store.read_table(source, columns=schemas.TRUTH.names)
+    for column, file, key in (
+        ("image_key", "samples.parquet", "key"),
+        ("caption_key", "captions.parquet", "caption_key"),
+    ):
+        kept = store.read_table(folder / file, columns=[key])[key].combine_chunks()
+        truth = truth.filter(pc.is_in(truth[column], value_set=kept))
+    store.write_table(folder / "truth.parquet", truth.cast(schemas.TRUTH))
+    return folder / "truth.parquet"
 
 
 def _notes(out: Path, names: list[str], counts: dict[str, int]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cusa.errors import DataError
-from cusa.manifests import ledger, store
+from cusa.manifests import ledger, schemas, store
 from cusa.manifests.records import REASONS
 from cusa.manifests.samples import Split
 from cusa.pipeline import readers, shard
@@ -254,6 +255,20 @@ def test_run__an_image_in_two_splits_is_told(tmp_path: Path) -> None:
     shutil.copy(source.parent / "train/picture_0000.jpg", source.parent / "test/picture_0004.jpg")
     notes = _run(source, tmp_path / "work").notes
     assert any("1 images stand in more than one split" in note for note in notes)
+
+
+def test_run__known_matches_come_along_for_what_is_kept(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=2)
+    (source.parent / "test/picture_0005.jpg").unlink()
+    pairs = [("mini/picture_0004", "mini/picture_0004#0"), ("mini/picture_0005", "mini/picture_0004#1")]
+    pairs += [("mini/picture_0004", "mini/picture_0005#0"), ("mini/picture_0004", "mini/picture_0004#2")]
+    table = pa.Table.from_pylist([{"image_key": i, "caption_key": c} for i, c in pairs], schema=schemas.TRUTH)
+    store.write_table(source.parent / "truth-test.parquet", table)
+    _run(source, tmp_path / "work")
+    kept = pq.read_table(tmp_path / "work/test/truth.parquet").to_pylist()
+    assert [(row["image_key"], row["caption_key"]) for row in kept] == [pairs[0], pairs[3]]
+    assert not (tmp_path / "work/train/truth.parquet").exists()
+    assert not _run(source, tmp_path / "work").fresh
 
 
 def test_split__a_missing_or_cut_tar_is_named(tmp_path: Path) -> None:
