@@ -111,6 +111,12 @@ def choose_teacher(split: Split, modality: str, name: str = "") -> str:
     return name or there[0]
 
 
+def teacher_digest(split: Split, teacher: str) -> str:
+    """Return one digest over what a teacher's tables were made from, read from their metadata alone."""
+    folder = split.folder / "teachers" / teacher
+    return store.digest([(part.name, read_part_metadata(part)) for part in sorted(folder.glob("[0-9]*.parquet"))])
+
+
 def read_teacher(split: Split, teacher: str) -> TeacherTable:
     """Read all parts of a teacher over a split and check that they belong to it.
 
