@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,6 +12,8 @@ from cusa.errors import ConfigError, nearest
 from cusa.eval.config import EvalConfig
 from cusa.models.config import StudentConfig
 from cusa.train.config import LossConfig, TrainConfig
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Section(BaseModel):
@@ -69,7 +71,22 @@ def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(_explain(error), recipe=name) from None
+        raise ConfigError(_explain(error, keys()), recipe=name) from None
+
+
+def section(model: type[Model], overrides: Iterable[str]) -> Model:
+    """Make one configuration from its defaults and `key=value` overrides.
+
+    Raises:
+        ConfigError: for an unknown key or a value out of range.
+    """
+    content: dict[str, Any] = {}
+    for override in overrides:
+        _set(content, override)
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, keys(model))) from None
 
 
 def packaged() -> list[str]:
@@ -149,9 +166,8 @@ def _set(content: dict[str, Any], override: str) -> None:
     section[last] = value
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, known: Mapping[str, str]) -> str:
     """Turn pydantic's findings into sentences with dotted paths and nearest names."""
-    known = keys()
     sentences = []
     for finding in error.errors():
         dotted = ".".join(str(part) for part in finding["loc"])

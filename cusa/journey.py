@@ -1,0 +1,64 @@
+"""What needs several rooms at once: training with validation, evaluation of a run, the report, the demo.
+
+Each function returns values and tells progress through `on_event`; none prints. `cusa.cli` calls them.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cusa import recipe as recipes
+from cusa.errors import ConfigError, nearest
+from cusa.manifests import ledger, store, tables
+from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.samples import Split, splits
+from cusa.pipeline.stage import Outcome, outcome
+from cusa.recipe import Recipe
+
+if TYPE_CHECKING:
+    from cusa.models.student import Student
+
+DATASETS = {"scenes": "drawn scenes with five captions each; every match between any two is known"}
+"""Data sets that `cusa download` brings."""
+
+
+def download(
+    name: str, *, out: Path, settings: Iterable[str] = (), force: bool = False, on_event: OnEvent = ignore
+) -> Outcome:
+    """Bring a data set's raw files into `out`.
+
+    Args:
+        name: one of `DATASETS`.
+        out: folder of the raw files; written whole.
+        settings: `key=value` of the data set's configuration.
+        force: bring it again.
+        on_event: hears of every image.
+
+    Raises:
+        ConfigError: for an unknown data set or setting.
+    """
+    if name not in DATASETS:
+        raise ConfigError(f"There is no data set {name!r} to bring. {nearest(name, DATASETS)}", dataset=name)
+    from cusa.pipeline import scenes
+    from cusa.pipeline.config import ScenesConfig
+
+    config = recipes.section(ScenesConfig, settings)
+    clock = ledger.Clock()
+    book = out / "ledger.json"
+    parameters = {"dataset": name, **config.model_dump()}
+    why = "--force" if force else ledger.why_not_current(book, inputs={}, parameters=parameters)
+    old = ledger.read(book)
+    if why is None and old is not None:
+        return outcome(out, old)
+    with store.whole_folder(out) as folder:
+        scenes.run(config, out=folder, on_event=on_event)
+        for split in ("train", "val", "test"):
+            store.write_table(folder / f"truth-{split}.parquet", scenes.load_truth(folder, split))
+        files = [file for file in folder.glob("*") if file.is_file()]
+        counts = {"images": config.train + config.val + config.test}
+        done = clock.finish(
+            folder / "ledger.json", stage="download", inputs={}, parameters=parameters, outputs=files, counts=counts
+        )
+    return outcome(out, done, why=str(why))
