@@ -1,0 +1,126 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cusa.errors import DataError
+from cusa.models.preprocess import CLIP_MEAN, CLIP_STD, UNDECODABLE, Preprocess, decode_rgb
+
+
+def _bytes(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def _noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+NAMES = ["photo0", "photo1", "photo2", "synth_up", "synth_square", "synth_shift", "synth_tall"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_square_and_numbers_equal_the_reference(golden: Path, name: str) -> None:
+    arrays = np.load(golden / "06_clip" / "preprocess.npz")
+    image = Image.fromarray(arrays[f"{name}/image"])
+    for size in (64, 224):
+        if f"{name}/crop_uint8_{size}" not in arrays:
+            continue
+        preprocess = Preprocess(size)
+        square = preprocess.square(image)
+        np.testing.assert_array_equal(square.transpose(1, 2, 0), arrays[f"{name}/crop_uint8_{size}"])
+        if size == 64:
+            np.testing.assert_allclose(preprocess.normalise(square), arrays[f"{name}/pixels_{size}"], rtol=0, atol=1e-6)
+
+
+def test_normalise_is_the_formula() -> None:
+    square = _noise(8, 8).transpose(2, 0, 1)
+    expected = np.empty((3, 8, 8))
+    for c in range(3):
+        for y in range(8):
+            for x in range(8):
+                expected[c, y, x] = (square[c, y, x] / 255 - CLIP_MEAN[c]) / CLIP_STD[c]
+    np.testing.assert_allclose(Preprocess(8).normalise(np.stack([square, square]))[1], expected, atol=2e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(["crop", "squash"]), st.sampled_from([0, 20]))
+def test_every_shape_becomes_the_square(width: int, height: int, fit: str, resize: int) -> None:
+    square = Preprocess(16, fit=fit, resize=resize).square(Image.new("RGB", (width, height), (1, 2, 3)))
+    assert square.shape == (3, 16, 16)
+    assert square.dtype == np.uint8
+    assert (square == np.array([1, 2, 3])[:, None, None]).all()  # no black border was cut in
+
+
+def test_decode_applies_the_orientation() -> None:
+    pixels = _noise(20, 30)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 270 degrees
+    decoded = decode_rgb(_bytes(Image.fromarray(pixels), "PNG", exif=exif))
+    assert decoded.size == (20, 30)
+    np.testing.assert_array_equal(np.asarray(decoded), np.rot90(pixels, -1))
+
+
+def test_decode_makes_three_channels_of_every_mode() -> None:
+    rgb = Image.fromarray(_noise(16, 16))
+    grey = rgb.convert("L")
+    np.testing.assert_array_equal(np.asarray(decode_rgb(_bytes(grey)))[..., 1], np.asarray(grey))
+    palette = rgb.quantize(16)
+    np.testing.assert_array_equal(np.asarray(decode_rgb(_bytes(palette))), np.asarray(palette.convert("RGB")))
+    cmyk = decode_rgb(_bytes(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"))
+    assert np.abs(np.asarray(cmyk, dtype=int) - (255, 0, 0)).max() <= 3
+    deep = Image.fromarray(np.full((4, 4), 0x8123, dtype=np.uint16))
+    np.testing.assert_array_equal(np.asarray(decode_rgb(_bytes(deep))), np.full((4, 4, 3), 0x81))
+    one_bit = decode_rgb(_bytes(Image.new("1", (4, 4), 1)))
+    assert np.asarray(one_bit).min() == 255
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_transparent_parts_lie_over_white(mode: str) -> None:
+    options: dict[str, object] = {}
+    if mode == "RGB":
+        image, options = Image.new("RGB", (4, 4), (9, 9, 9)), {"transparency": (9, 9, 9)}
+    elif mode == "P":
+        image, options = Image.new("P", (4, 4), 0), {"transparency": 0}
+    else:
+        image = Image.new(mode, (4, 4), 0)
+    assert np.asarray(decode_rgb(_bytes(image, **options))).min() == 255
+
+
+@pytest.mark.parametrize("damage", ["text", "empty", "cut"])
+def test_decode_refuses_what_is_no_whole_image(damage: str) -> None:
+    whole = _bytes(Image.fromarray(_noise(64, 64)), "JPEG")
+    data = {"text": b"this is no picture", "empty": b"", "cut": whole[: len(whole) // 2]}[damage]
+    with pytest.raises(UNDECODABLE):
+        decode_rgb(data)
+
+
+def test_decode_refuses_more_pixels_than_allowed() -> None:
+    with pytest.raises(ValueError, match="20 x 10 pixels, 199 allowed"):
+        decode_rgb(_bytes(Image.new("RGB", (20, 10))), max_pixels=199)
+
+
+def test_json_round_trip_and_refusal() -> None:
+    made = Preprocess(96, fit="squash", resample="bilinear", mean=(0.5, 0.5, 0.5))
+    assert Preprocess.from_json(made.to_json()) == made
+    with pytest.raises(DataError, match="not understood"):
+        Preprocess.from_json({**made.to_json(), "fit": "stretch"})
+
+
+def test_hugging_face_files_are_read() -> None:
+    clip = {"crop_size": {"height": 224, "width": 224}, "do_center_crop": True, "size": {"shortest_edge": 224}}
+    assert Preprocess.from_hugging_face(clip, image_size=0) == Preprocess(224)
+    old = {"crop_size": 336, "size": 336, "do_center_crop": True, "resample": 3}
+    assert Preprocess.from_hugging_face(old, image_size=0) == Preprocess(336)
+    siglip = {"size": {"height": 256, "width": 256}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    half = (0.5, 0.5, 0.5)
+    expected = Preprocess(256, fit="squash", resample="bilinear", mean=half, std=half)
+    assert Preprocess.from_hugging_face(siglip, image_size=0) == expected
+    assert Preprocess.from_hugging_face({}, image_size=64) == Preprocess(64)
+    wide = {"crop_size": {"height": 224, "width": 224}, "do_center_crop": True, "size": {"shortest_edge": 256}}
+    assert Preprocess.from_hugging_face(wide, image_size=0) == Preprocess(224, resize=256)
