@@ -1,12 +1,13 @@
 """Writing so that a file is whole or absent, and reading so that a broken one is named."""
 
+import atexit
 import contextlib
 import errno
 import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,51 +34,35 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         DataError: if the folder cannot be written or the disk is full.
     """
-    with _named_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            _fsync(temporary)
-            temporary.chmod(0o644)
-            temporary.replace(path)
-            _fsync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _named_os_errors(path), _temporary(path) as temporary:
+        temporary.touch()
+        yield temporary
+        _fsync(temporary)
+        temporary.replace(path)
+        _fsync(path.parent)
 
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder to fill; on success it becomes `path` (replacing an older one), else it is removed."""
-    with _named_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
-        try:
-            yield temporary
-            for file in temporary.rglob("*"):
-                _fsync(file)
-            temporary.chmod(0o755)
-            if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
-                path.replace(old / path.name)
+    with _named_os_errors(path), _temporary(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.rglob("*"):
+            _fsync(file)
+        if path.exists():
+            with _temporary(path) as old:
+                path.replace(old)
                 temporary.replace(path)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                temporary.replace(path)
-            _fsync(path.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.replace(path)
+        _fsync(path.parent)
 
 
 def sweep(folder: Path) -> None:
     """Remove what killed stages left unfinished in `folder` itself (not below it)."""
     for leftover in folder.glob(f"{TEMPORARY}*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        _remove(leftover)
 
 
 def remove_folder(folder: Path) -> None:
@@ -162,6 +147,36 @@ def sha256_folder(folder: Path) -> str:
 def digest(value: Any) -> str:
     """Return the SHA-256 of a JSON-able value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+_unfinished: set[Path] = set()
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Reserve a temporary name beside `path`; whatever bears it afterwards is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex[:12]}{path.suffix}"
+    _unfinished.add(temporary)
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        _unfinished.discard(temporary)
+
+
+@atexit.register
+def _remove_unfinished() -> None:
+    # A signal can arrive where no `finally` is entered yet; the process still leaves nothing behind.
+    for temporary in _unfinished:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _fsync(path: Path) -> None:
