@@ -97,7 +97,7 @@ def packaged() -> list[str]:
 
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, str]:
     """Return every dotted key of a recipe with its description."""
-    found = {}
+    found: dict[str, str] = {}
     for name, field in model.model_fields.items():
         dotted = f"{prefix}{name}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
