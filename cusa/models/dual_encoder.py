@@ -1,0 +1,298 @@
+"""Students of two towers: any Hugging Face model with `get_image_features` and `get_text_features`.
+
+Legend: B pairs or items, D width of the embedding, L tokens, C H W channels and pixels of an input.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cusa.errors import DataError
+from cusa.manifests import store
+from cusa.models import vocabulary
+from cusa.models.captions import clean_caption
+from cusa.models.config import StudentConfig
+from cusa.models.preprocess import Preprocess
+from cusa.models.student import CARD, Space, Student
+
+_HEADS = "heads.safetensors"
+_FORMAT = 1
+
+
+class Head(nn.Module):
+    """LayerNorm and Linear of equal width: what the authors' release puts on a tower.
+
+    Args:
+        width: D.
+        std: deviation of the new weights; the biases start as torch draws them.
+    """
+
+    def __init__(self, width: int, *, std: float) -> None:
+        super().__init__()
+        self.layernorm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, width)
+        nn.init.normal_(self.linear.weight, std=std)
+
+    def forward(self, features_BD: Tensor) -> Tensor:
+        """Project (B, D) features."""
+        return self.linear(self.layernorm(features_BD))
+
+
+class DualEncoder(Student):
+    """A Hugging Face dual encoder with the heads of CUSA.
+
+    Args:
+        backbone: a model whose `get_image_features(pixel_values)` and `get_text_features(input_ids...)` give features
+            of the same width.
+        tokenizer: its Hugging Face tokenizer.
+        card: what `student.json` holds: name, width, preprocess, text, heads.
+        head_std: deviation of new heads' weights.
+
+    Source: Huang et al., AAAI 2024, doi 10.1609/aaai.v38i16.29789; the heads as their release has them.
+    """
+
+    def __init__(self, backbone: nn.Module, tokenizer: Any, card: Mapping[str, Any], *, head_std: float = 0.02) -> None:
+        super().__init__()
+        self.card = dict(card)
+        self.name = str(card["name"])
+        self.width = int(card["width"])
+        self.has_uni = "uni" in card["heads"]
+        self.backbone = backbone
+        self.heads = nn.ModuleDict(
+            {
+                space: nn.ModuleDict({end: Head(self.width, std=head_std) for end in ("image", "text")})
+                for space in card["heads"]
+            }
+        )
+        self.preprocess = Preprocess.from_json(card["preprocess"])
+        self._tokenizer = tokenizer
+        for name, parameter in self.backbone.named_parameters():
+            # CLIP's own temperature and SigLIP's bias: the losses have temperatures of their own.
+            if name in ("logit_scale", "logit_bias"):
+                parameter.requires_grad_(False)
+
+    @staticmethod
+    def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: int) -> "DualEncoder":
+        """Make a student for training; see `cusa.models.student.create`."""
+        spaces = [*(["cross"] if config.cross_head else []), *(["uni"] if uni else [])]
+        text = {"transform": config.captions, "max_words": config.max_words}
+        # The caller's random numbers stay as they are; towers and heads draw from seeds of their own.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if config.name == "scratch":
+                backbone, tokenizer, card = _from_scratch(config, captions)
+            else:
+                backbone, tokenizer, card = _from_hugging_face(config.name, revision=config.revision)
+            torch.manual_seed(seed + 1)
+            card = {**card, "heads": spaces, "text": {**card["text"], **text}}
+            return DualEncoder(backbone, tokenizer, card, head_std=config.head_std).train()
+
+    @staticmethod
+    def from_hugging_face(name: str) -> "DualEncoder":
+        """Take a Hugging Face model as it is, without heads; see `cusa.models.student.load`."""
+        return DualEncoder(*_from_hugging_face(name))
+
+    @staticmethod
+    def load(folder: Path) -> "DualEncoder":
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: if a file is missing or broken, or the heads are not those the card names.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        card = store.read_json(folder / CARD)
+        if card.get("format") != _FORMAT:
+            raise DataError(
+                f"{folder / CARD} has format {card.get('format')!r}; this version reads {_FORMAT}. "
+                "Use the version that wrote it.",
+                path=folder,
+            )
+        backbone, tokenizer = _load_backbone(str(folder), "")
+        student = DualEncoder(backbone, tokenizer, card)
+        try:
+            student.heads.load_state_dict(load_file(folder / _HEADS) if card["heads"] else {})
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise DataError(
+                f"{folder / _HEADS} does not hold the heads that {CARD} names ({', '.join(card['heads'])}): "
+                f"{str(error).splitlines()[0]} Restore it, or train again.",
+                path=folder,
+            ) from error
+        return student
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load` reads and whose towers `transformers` reads: whole or not at all."""
+        from safetensors.torch import save_file
+
+        with store.whole_folder(folder) as place:
+            self.backbone.save_pretrained(place)  # type: ignore[operator]
+            self._tokenizer.save_pretrained(place)
+            if len(self.heads):
+                heads = {name: value.detach().contiguous().cpu() for name, value in self.heads.state_dict().items()}
+                save_file(heads, place / _HEADS)
+            store.write_json(place / CARD, self.card)
+
+    def image_array(self, image: Image.Image) -> np.ndarray:
+        """Scale and cut an RGB image: (3, S, S) uint8."""
+        return self.preprocess.square(image)
+
+    def pixels(self, arrays: Tensor) -> Tensor:
+        """Normalise (B, 3, S, S) uint8 to float32."""
+        if arrays.device.type == "cpu":
+            return torch.from_numpy(self.preprocess.normalise(arrays.numpy()))
+        mean = torch.tensor(self.preprocess.mean, device=arrays.device)[:, None, None]
+        std = torch.tensor(self.preprocess.std, device=arrays.device)[:, None, None]
+        return (arrays.to(torch.float32) / 255 - mean) / std
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Clean and tokenise captions: `input_ids` (B, L), and `attention_mask` where the towers read one.
+
+        Raises:
+            DataError: if nothing is left of a caption once cleaned.
+        """
+        text = self.card["text"]
+        if text["transform"] == "clean":
+            texts = [clean_caption(words, text["max_words"]) for words in texts]
+        tokens = self._tokenizer(
+            list(texts), padding=text["padding"], truncation=True, max_length=text["context"], return_tensors="pt"
+        )
+        return {name: tokens[name] for name in text["inputs"]}
+
+    def encode_image(self, pixels_BCHW: Tensor, space: Space = "cross") -> Tensor:
+        """Embed images: (B, D) float32 unit rows; without uni-modal heads both spaces are the cross-modal one."""
+        return self._project(_pooled(self.backbone.get_image_features(pixel_values=pixels_BCHW)), space, "image")  # type: ignore[operator]
+
+    def encode_text(self, tokens: dict[str, Tensor], space: Space = "cross") -> Tensor:
+        """Embed captions: (B, D) float32 unit rows; without uni-modal heads both spaces are the cross-modal one."""
+        return self._project(_pooled(self.backbone.get_text_features(**tokens)), space, "text")  # type: ignore[operator]
+
+    def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Embed pairs for the loss; see `Student.forward`."""
+        features = {
+            "image": _pooled(self.backbone.get_image_features(pixel_values=pixels_BCHW)),  # type: ignore[operator]
+            "text": _pooled(self.backbone.get_text_features(**tokens)),  # type: ignore[operator]
+        }
+        out = {end: self._project(feature, "cross", end) for end, feature in features.items()}
+        if self.has_uni:
+            out |= {f"{end}_uni": self._project(feature, "uni", end) for end, feature in features.items()}
+        return out
+
+    def _project(self, features_BD: Tensor, space: Space, end: str) -> Tensor:
+        if space not in self.heads:
+            space = "cross"
+        if space in self.heads:
+            features_BD = self.heads[space][end](features_BD)  # type: ignore[index]
+        # Under autocast the features are bf16; cosines of bf16 rows would be off by a percent.
+        return F.normalize(features_BD.float(), dim=-1)
+
+
+def _pooled(features: Any) -> Tensor:
+    # transformers 5 returns an output object here, earlier versions the tensor itself.
+    return features if isinstance(features, Tensor) else features.pooler_output
+
+
+def _from_scratch(config: StudentConfig, captions: Sequence[str]) -> tuple[nn.Module, Any, dict[str, Any]]:
+    """Build a small CLIP with random weights and a vocabulary of the captions' words."""
+    from transformers import CLIPConfig, CLIPModel
+
+    if config.captions == "clean":
+        captions = [clean_caption(caption, config.max_words) for caption in captions]
+    tokenizer = vocabulary.build(captions, size=config.vocabulary, context=config.context)
+    backbone = CLIPModel(
+        CLIPConfig(
+            projection_dim=config.width,
+            vision_config={
+                "image_size": config.image_size,
+                "patch_size": config.patch_size,
+                "hidden_size": config.image_width,
+                "intermediate_size": 4 * config.image_width,
+                "num_hidden_layers": config.image_layers,
+                "num_attention_heads": config.image_width // config.head_width,
+                "projection_dim": config.width,
+                "hidden_act": "gelu",
+            },
+            text_config={
+                "vocab_size": len(tokenizer),
+                "max_position_embeddings": config.context,
+                "hidden_size": config.text_width,
+                "intermediate_size": 4 * config.text_width,
+                "num_hidden_layers": config.text_layers,
+                "num_attention_heads": config.text_width // config.head_width,
+                "projection_dim": config.width,
+                "hidden_act": "gelu",
+                "pad_token_id": tokenizer.pad_token_id,
+                "bos_token_id": tokenizer.bos_token_id,
+                "eos_token_id": tokenizer.eos_token_id,
+            },
+        )
+    )
+    return backbone, tokenizer, _card("scratch", backbone, Preprocess(config.image_size), config.context)
+
+
+def _from_hugging_face(name: str, *, revision: str = "") -> tuple[nn.Module, Any, dict[str, Any]]:
+    backbone, tokenizer = _load_backbone(name, revision)
+    config: Any = backbone.config
+    path = Path(name) / "preprocessor_config.json"
+    if Path(name).is_dir():
+        fields = store.read_json(path) if path.is_file() else {}
+    else:
+        from transformers.utils import cached_file
+
+        found = cached_file(name, path.name, revision=revision or None, _raise_exceptions_for_missing_entries=False)
+        fields = store.read_json(Path(found)) if found else {}
+    preprocess = Preprocess.from_hugging_face(fields, image_size=config.vision_config.image_size)
+    return backbone, tokenizer, _card(name, backbone, preprocess, config.text_config.max_position_embeddings)
+
+
+def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
+    """Load towers and tokenizer from a folder or the hub; safetensors, never code from there."""
+    from transformers import AutoModel, AutoTokenizer
+
+    where: dict[str, Any] = {"revision": revision} if revision else {}
+    try:
+        backbone = AutoModel.from_pretrained(name, trust_remote_code=False, **where)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError... for a bad model
+        raise DataError(
+            f"{name!r} cannot be loaded as a Hugging Face model: {str(error).strip().splitlines()[0]} "
+            "Check the name, the network, or give a local folder with config.json, weights and tokenizer.",
+            name=name,
+        ) from error
+    if not (hasattr(backbone, "get_image_features") and hasattr(backbone, "get_text_features")):
+        raise DataError(
+            f"{name!r} is a {type(backbone).__name__}, which embeds no pairs of images and texts. Give a dual encoder "
+            "such as openai/clip-vit-base-patch32.",
+            name=name,
+        )
+    return backbone, tokenizer
+
+
+def _card(name: str, backbone: nn.Module, preprocess: Preprocess, context: int) -> dict[str, Any]:
+    """Say what a folder needs to be read again, heads apart."""
+    config: Any = backbone.config
+    siglip = str(config.model_type).startswith("siglip")
+    width = getattr(config, "projection_dim", None) or config.text_config.projection_size
+    return {
+        "kind": "dual-encoder",
+        "format": _FORMAT,
+        "name": name,
+        "width": int(width),
+        "preprocess": preprocess.to_json(),
+        # SigLIP learned with captions padded to the full length and reads no mask.
+        "text": {
+            "transform": "clean",
+            "max_words": 64,
+            "context": int(context),
+            "padding": "max_length" if siglip else "longest",
+            "inputs": ["input_ids"] if siglip else ["input_ids", "attention_mask"],
+        },
+        "heads": [],
+        "tasks": {"cross-modal": "cross", "image-image": "uni", "text-text": "uni"},
+    }
