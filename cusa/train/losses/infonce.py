@@ -1,0 +1,58 @@
+"""InfoNCE over a batch in which one image may stand with several of its captions.
+
+Legend: B pairs in the batch; matrices have images as rows and texts as columns.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cusa.errors import ConfigError
+
+Reduction = Literal["standard", "release"]
+
+
+def infonce(
+    similarity_BB: Tensor, image_ids_B: Tensor | None, *, temperature: Tensor | float, reduction: Reduction = "standard"
+) -> Tensor:
+    """Return the symmetric InfoNCE loss with uniform targets over the captions of the same image.
+
+    `1/2 mean_i [ H(y_i, softmax_j(s_ij / t)) + H(y_i, softmax_j(s_ji / t)) ]`, where `y_ij` is 1 divided by the number
+    of pairs in the batch that show image i, for those pairs, and 0 elsewhere.
+
+    Args:
+        similarity_BB: cosines of images (rows) and texts (columns), row i paired with column i.
+        image_ids_B: equal integers mark pairs of the same image; None: every pair has an image of its own.
+        temperature: positive; the paper learns it within [0.01, 0.10] from 0.05.
+        reduction: `standard` sums over columns and averages over rows. `release` averages over columns as well, which
+            is `standard` divided by B: the authors' release does so, and its alpha and beta are tuned against it.
+
+    Returns:
+        A scalar, at least 0; log B for a student that knows nothing (`standard`).
+
+    Raises:
+        ConfigError: for an unknown reduction.
+
+    Source: van den Oord et al. 2018, arXiv:1807.03748; Huang et al., AAAI 2024, equations 1 to 4.
+    """
+    if reduction not in ("standard", "release"):
+        raise ConfigError(f"reduction is {reduction!r}; allowed: standard, release.", reduction=reduction)
+    targets_BB = positives(similarity_BB, image_ids_B)
+    logits_BB = similarity_BB / temperature
+    both = cross_entropy(targets_BB, logits_BB) + cross_entropy(targets_BB, logits_BB.T)
+    loss = both / 2
+    return loss / len(similarity_BB) if reduction == "release" else loss
+
+
+def positives(similarity_BB: Tensor, image_ids_B: Tensor | None) -> Tensor:
+    """Return InfoNCE's targets: rows that sum to 1, uniform over the pairs of the same image; symmetric."""
+    if image_ids_B is None:
+        return torch.eye(len(similarity_BB), dtype=similarity_BB.dtype, device=similarity_BB.device)
+    same_BB = (image_ids_B[:, None] == image_ids_B[None, :]).to(similarity_BB.dtype)
+    return same_BB / same_BB.sum(1, keepdim=True)
+
+
+def cross_entropy(targets_BB: Tensor, logits_BB: Tensor) -> Tensor:
+    """Return the cross-entropy of soft targets and softmax(logits), summed over columns, averaged over rows."""
+    return -(targets_BB * logits_BB.log_softmax(1)).sum(1).mean()
