@@ -3,6 +3,7 @@
 Legend: B pairs or items, D width of the embedding, L tokens, C H W channels and pixels of an input.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from cusa.models.student import CARD, Space, Student
 
 _HEADS = "heads.safetensors"
 _FORMAT = 1
+_TOKENIZING = threading.Lock()  # a fast tokenizer that two threads set up at once raises "Already borrowed"
 
 
 class Head(nn.Module):
@@ -160,9 +162,10 @@ class DualEncoder(Student):
         text = self.card["text"]
         if text["transform"] == "clean":
             texts = [clean_caption(words, text["max_words"]) for words in texts]
-        tokens = self._tokenizer(
-            list(texts), padding=text["padding"], truncation=True, max_length=text["context"], return_tensors="pt"
-        )
+        with _TOKENIZING:
+            tokens = self._tokenizer(
+                list(texts), padding=text["padding"], truncation=True, max_length=text["context"], return_tensors="pt"
+            )
         return {name: tokens[name] for name in text["inputs"]}
 
     def encode_image(self, pixels_BCHW: Tensor, space: Space = "cross") -> Tensor:

@@ -1,0 +1,39 @@
+"""What flows from the data into a training step."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Substitute:
+    """One pair that could not be read, and the one that stood in for it."""
+
+    key: str
+    """Image key of the pair that failed."""
+    shard: str
+    reason: str
+    """In Pillow's words."""
+    used: str
+    """Caption key of the stand-in."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's pairs of one step. Legend: B pairs, L tokens, S pixels a side, E and F widths of the teachers."""
+
+    step: int
+    """Counted from 0."""
+    keys: tuple[str, ...]
+    """(B) caption keys; the image's key is the part before `#`."""
+    images: Tensor
+    """What the student's `image_array` made, for most students (B, 3, S, S) uint8."""
+    tokens: dict[str, Tensor]
+    """What the student's `tokenize` made, each (B, L)."""
+    image_ids: Tensor
+    """(B) int64, the image's row in the split: equal where two captions of one image meet."""
+    teacher_image: Tensor | None
+    """(B, E) float32, or None where the loss asks no image teacher."""
+    teacher_text: Tensor | None
+    """(B, F) float32, or None where the loss asks no text teacher."""
+    substitutes: tuple[Substitute, ...] = ()

@@ -1,0 +1,119 @@
+"""What training can be told; no heavy import, so that `cusa --help` answers at once."""
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TemperatureConfig(_Config):
+    """A positive number that divides cosines."""
+
+    initial: float = Field(gt=0, description="where it starts")
+    minimum: float = Field(gt=0, description="it is clamped to at least this before every step")
+    maximum: float = Field(gt=0, description="and to at most this")
+    learned: bool = Field(default=True, description="whether it is trained")
+
+    @model_validator(mode="after")
+    def _bounds_hold(self) -> "TemperatureConfig":
+        if not self.minimum <= self.initial <= self.maximum:
+            raise ValueError(
+                f"initial {self.initial} is not between minimum {self.minimum} and maximum {self.maximum}; "
+                "set the three together"
+            )
+        return self
+
+
+_CSA = TemperatureConfig(initial=0.45, minimum=0.10, maximum=0.99)
+_USA = TemperatureConfig(initial=0.45, minimum=0.10, maximum=1.00)
+_TEACHER = TemperatureConfig(initial=1.0, minimum=0.10, maximum=1.00, learned=False)
+
+
+class LossConfig(_Config):
+    """InfoNCE + alpha CSA + beta USA; the defaults are the paper's for CLIP."""
+
+    alpha: float = Field(default=0.1, ge=0, description="weight of CSA; 0 = without")
+    beta: float = Field(default=0.5, ge=0, description="weight of USA; 0 = without")
+    infonce_weight: float = Field(default=1.0, ge=0, description="weight of InfoNCE")
+    reduction: Literal["standard", "release"] = Field(
+        default="standard", description="of InfoNCE: the textbook's, or the authors' release's (divided by B once more)"
+    )
+    fusion: Literal["each", "add", "dot"] = Field(default="each", description="how CSA joins the two teachers")
+    divergence: Literal["kl", "cross_entropy", "cross_entropy_release"] = Field(
+        default="kl", description="of CSA and USA from the soft labels"
+    )
+    temperature: TemperatureConfig = Field(
+        default=TemperatureConfig(initial=0.05, minimum=0.01, maximum=0.10), description="of InfoNCE"
+    )
+    csa_temperatures: Literal["one", "separate"] = Field(
+        default="one", description="one for both directions (csa_image_temperature), or one for each"
+    )
+    csa_image_temperature: TemperatureConfig = Field(default=_CSA, description="the student's, image to text")
+    csa_text_temperature: TemperatureConfig = Field(default=_CSA, description="the student's, text to image")
+    usa_temperatures: Literal["separate", "one", "csa"] = Field(
+        default="separate", description="one for each modality, one for both (usa_image_temperature), or CSA's own"
+    )
+    usa_image_temperature: TemperatureConfig = Field(default=_USA, description="the student's among images")
+    usa_text_temperature: TemperatureConfig = Field(default=_USA, description="the student's among texts")
+    teacher_temperatures: Literal["one", "separate"] = Field(
+        default="one", description="one for both teachers (teacher_image_temperature), or one for each"
+    )
+    teacher_image_temperature: TemperatureConfig = Field(
+        default=_TEACHER, description="the image teacher's: lower makes sharper soft labels"
+    )
+    teacher_text_temperature: TemperatureConfig = Field(default=_TEACHER, description="the text teacher's")
+
+
+class TrainConfig(_Config):
+    """The loop: order, optimiser, schedule, checkpoints."""
+
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {"workers", "cache_mib", "log_every", "keep_checkpoints", "checkpoint_every", "device"}
+    )
+    """Keys that a resumed run may change: they alter neither what is seen nor what is computed (a device's rounding
+    apart)."""
+
+    seed: int = Field(default=0, ge=0, description="of new weights, the order of the pairs, and dropout")
+    batch: int = Field(default=128, ge=2, description="pairs a step")
+    steps: int = Field(default=0, ge=0, description="optimiser steps; 0 = as many as `epochs` gives")
+    epochs: int = Field(default=30, ge=1, description="passes over all pairs, where `steps` is 0")
+    drop_last: bool = Field(default=True, description="leave out an epoch's last pairs that fill no batch")
+
+    lr: float = Field(default=1e-5, gt=0, description="highest learning rate (paper, CLIP: 1e-5)")
+    min_lr: float = Field(default=1e-6, ge=0, description="learning rate at the end (paper, CLIP: 1e-6)")
+    warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
+    schedule: Literal["step", "epoch"] = Field(
+        default="step", description="when the cosine moves: every step, or once an epoch as in the authors' release"
+    )
+    weight_decay: float = Field(default=1e-4, ge=0, description="AdamW's (paper: 1e-4)")
+    decay: Literal["matrices", "release"] = Field(
+        default="matrices",
+        description="what decays: parameters of two or more dimensions; `release` = the 0-d temperatures as well",
+    )
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's")
+    eps: float = Field(default=1e-8, gt=0, description="AdamW's")
+    clip_norm: float = Field(default=0.0, ge=0, description="gradients are scaled to at most this norm; 0 = never")
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the towers; the loss stays in fp32")
+    device: str = Field(default="", description="torch device; empty = CUDA if there is one")
+
+    validate_every: int = Field(default=0, ge=0, description="steps between validations; 0 = every epoch")
+    monitor: str = Field(default="rsum", description="validation number whose highest value marks the best model")
+    log_every: int = Field(default=10, ge=1, description="steps between rows of metrics.parquet")
+    checkpoint_every: int = Field(default=0, ge=0, description="steps between checkpoints; 0 = at each validation")
+    keep_checkpoints: int = Field(default=2, ge=1, description="latest checkpoints that are kept")
+
+    workers: int = Field(default=0, ge=0, description="threads that read and decode; 0 = half the cores, 8 at most")
+    cache_mib: int = Field(default=1024, ge=0, description="memory for decoded images; a small set fits whole")
+    max_undecodable: float = Field(
+        default=0.01, ge=0, le=1, description="share of the images that may fail to decode before training stops"
+    )
+
+    @model_validator(mode="after")
+    def _rates_fit(self) -> "TrainConfig":
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; set the two together")
+        return self

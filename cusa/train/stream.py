@@ -1,0 +1,214 @@
+"""From a step's number to a rank's batch: images by byte range, captions, teacher rows.
+
+`stream[step]` depends on the step and the files alone, so any number of threads or processes may fill it in, and a
+resumed run starts at its step.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cusa.errors import CusaError, DataError
+from cusa.manifests.samples import Split
+from cusa.models.preprocess import UNDECODABLE, decode_rgb
+from cusa.train.batch import Batch, Substitute
+from cusa.train.gather import TeacherRows
+from cusa.train.order import Order
+
+_ATTEMPTS = 20  # stand-ins for one pair; a split where twenty in a row fail is not one to train on
+
+
+class Reader(Protocol):
+    """The reading side of a student."""
+
+    def image_array(self, image: Image.Image) -> np.ndarray:
+        """Turn an RGB image into the array that a batch stacks."""
+        ...
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Turn captions into named (B, L) tensors."""
+        ...
+
+
+class PairStream:
+    """The batches of a split, by step.
+
+    Args:
+        split: the split.
+        order: which pairs a step sees.
+        reader: the student, for its `image_array` and `tokenize`.
+        teacher_image: rows by image, or None.
+        teacher_text: rows by caption, or None.
+        cache_bytes: memory for decoded images. Images are kept from row 0 on as far as it reaches; small sets fit
+            whole and are decoded once. 0 keeps none.
+        rank: part of the global batch.
+        world: parts.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        order: Order,
+        reader: Reader,
+        *,
+        teacher_image: TeacherRows | None = None,
+        teacher_text: TeacherRows | None = None,
+        cache_bytes: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        assert order.pairs == split.num_captions, (order.pairs, split.num_captions)
+        self._split = split
+        self._order = order
+        self._reader = reader
+        self._teacher_image = teacher_image
+        self._teacher_text = teacher_text
+        self._rank, self._world = rank, world
+        self._cache_bytes = cache_bytes
+        self._kept: np.ndarray | None = None
+        self._is_kept = np.zeros(0, dtype=bool)
+        self._lock = threading.Lock()
+        self._opened: set[str] = set()
+        # Columns are read on first use; threads must not race for that.
+        self._owner, self._texts = split.caption_owner, split.texts
+        self._image_keys, self._caption_keys = split.image_keys, split.caption_keys
+        self._shard: list[str] = split.samples["shard"].to_pylist()
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return this rank's batch of a step, counted from 0.
+
+        Raises:
+            DataError: if a tar is missing or short, or twenty pairs in a row cannot be decoded.
+        """
+        rows = self._order.rows(step, rank=self._rank, world=self._world)
+        arrays, substitutes = [], []
+        for place, row in enumerate(rows):
+            array, used, failed = self._read(int(row))
+            arrays.append(array)
+            rows[place] = used
+            substitutes += failed
+        owners = self._owner[rows]
+        return Batch(
+            step=step,
+            keys=tuple(self._caption_keys[row] for row in rows),
+            images=torch.from_numpy(np.stack(arrays)),
+            tokens=self._reader.tokenize([self._texts[row] for row in rows]),
+            image_ids=torch.from_numpy(owners),
+            teacher_image=None if self._teacher_image is None else torch.from_numpy(self._teacher_image[owners]),
+            teacher_text=None if self._teacher_text is None else torch.from_numpy(self._teacher_text[rows]),
+            substitutes=tuple(substitutes),
+        )
+
+    def _read(self, row: int) -> tuple[np.ndarray, int, list[Substitute]]:
+        """Return a pair's image array, the pair that was used in the end, and the failures before it."""
+        failed: list[tuple[int, str]] = []
+        used = row
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                array = self._image(int(self._owner[used]))
+            except _UndecodableError as error:
+                failed.append((used, str(error)))
+                used = self._order.substitute(used, attempt)
+                continue
+            key = self._caption_keys[used]
+            images = [(int(self._owner[bad]), reason) for bad, reason in failed]
+            return array, used, [Substitute(self._image_keys[i], self._shard[i], why, key) for i, why in images]
+        image = int(self._owner[row])
+        raise DataError(
+            f"{_ATTEMPTS} images in a row cannot be decoded, the first {self._image_keys[image]} in "
+            f"{self._split.folder / self._shard[image]}: {failed[0][1]}. Make the shards again with "
+            "`cusa shard ... --force`.",
+            key=self._image_keys[image],
+        )
+
+    def _image(self, image: int) -> np.ndarray:
+        if image < len(self._is_kept) and self._is_kept[image]:
+            assert self._kept is not None
+            return self._kept[image]
+        data = self._bytes(image)
+        try:
+            array = self._reader.image_array(decode_rgb(data))
+        except CusaError:
+            raise
+        except UNDECODABLE as error:
+            raise _UndecodableError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        if self._kept is None:
+            with self._lock:
+                self._make_room(array)
+        if image < len(self._is_kept):
+            self._kept[image] = array  # type: ignore[index]
+            self._is_kept[image] = True  # last, so that another thread finds the array whole
+        return array
+
+    def _bytes(self, image: int) -> bytes:
+        shard = self._shard[image]
+        if shard in self._opened:
+            return self._split.image_bytes(image)
+        with self._lock:  # the first read of a tar opens it: once, whichever thread comes first
+            data = self._split.image_bytes(image)
+            self._opened.add(shard)
+            return data
+
+    def _make_room(self, first: np.ndarray) -> None:
+        if self._kept is None:
+            rows = min(self._split.num_images, self._cache_bytes // first.nbytes)
+            kept = np.empty((rows, *first.shape), dtype=first.dtype)  # pages are taken as they are filled
+            self._is_kept = np.zeros(rows, dtype=bool)
+            self._kept = kept
+
+    def __getstate__(self) -> dict[str, object]:
+        return {
+            **self.__dict__,
+            "_lock": None,
+            "_kept": None,
+            "_is_kept": np.zeros(0, dtype=bool),
+            "_opened": set[str](),
+        }
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+
+class _UndecodableError(Exception):
+    """The bytes of an image are no whole image."""
+
+
+def batches(stream: PairStream, start: int, stop: int, *, threads: int = 1, ahead: int = 4) -> Iterator[Batch]:
+    """Give the batches of steps `start` to `stop` in order, made ahead of time by threads.
+
+    Threads and not processes: decoding and resizing release the interpreter's lock, the kept images are shared, and
+    nothing need be copied between processes. How many there are changes nothing in what is seen.
+
+    Args:
+        stream: where they come from.
+        start: first step.
+        stop: step after the last.
+        threads: how many; 0 = none, each batch is made when it is asked for.
+        ahead: batches ready at most.
+
+    Raises:
+        CusaError: whatever a batch raised, at its step.
+    """
+    todo = iter(range(start, stop))
+    if threads == 0:
+        for step in todo:
+            yield stream[step]
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="cusa-stream")
+    try:
+        pending = deque(pool.submit(stream.__getitem__, step) for step in islice(todo, max(ahead, threads)))
+        while pending:
+            batch = pending.popleft().result()
+            pending.extend(pool.submit(stream.__getitem__, step) for step in islice(todo, 1))
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
