@@ -154,6 +154,22 @@ def extract_teachers(
     _report(*outcomes, as_json=as_json)
 
 
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="datasets, layouts, recipes, teachers or drop-reasons.")],
+    work: Annotated[Path | None, typer.Option("--data", help="Show what this work folder holds instead.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what there is to choose from, or what a work folder holds."""
+    from cusa import journey
+
+    header, rows = journey.catalogue(what, work)
+    if as_json:
+        _json([dict(zip(header, row, strict=True)) for row in rows])
+    else:
+        _table(header, rows)
+
+
 def _validated(model: type[Any], **values: Any) -> Any:
     """Make a configuration from options, its complaints turned into ours."""
     from pydantic import ValidationError

@@ -62,3 +62,50 @@ def download(
             folder / "ledger.json", stage="download", inputs={}, parameters=parameters, outputs=files, counts=counts
         )
     return outcome(out, done, why=str(why))
+
+
+def catalogue(what: str, work: Path | None = None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return a table of what there is to choose from.
+
+    Args:
+        what: `datasets`, `layouts`, `recipes`, `teachers` or `drop-reasons`.
+        work: a work folder; then `teachers` are those whose tables lie there, and `drop-reasons` are counted.
+
+    Returns:
+        The header and the rows.
+
+    Raises:
+        ConfigError: if `what` is none of them.
+    """
+    from cusa.manifests.records import REASONS
+    from cusa.models.teachers import CATALOGUE
+    from cusa.pipeline.readers import READERS
+
+    header: tuple[str, ...] = ("name", "what it is")
+    tables_: dict[str, Callable[[], list[tuple[str, ...]]]] = {
+        "datasets": lambda: list(DATASETS.items()),
+        "layouts": lambda: [(name, _first_sentence(reader)) for name, reader in READERS.items()],
+        "recipes": lambda: [(name, recipes.load(name).description) for name in recipes.packaged()],
+        "teachers": lambda: list(CATALOGUE.items()),
+        "drop-reasons": lambda: list(REASONS.items()),
+    }
+    if what not in tables_:
+        raise ConfigError(f"There is no list of {what!r}. {nearest(what, tables_)}", what=what)
+    if work is None:
+        return header, tables_[what]()
+    if what == "teachers":
+        opened = [Split(work, name) for name in splits(work)]
+        found = [(split.name, name, kind) for split in opened for name, kind in tables.teachers(split).items()]
+        return ("split", "teacher", "modality"), found
+    if what == "drop-reasons":
+        counted: dict[tuple[str, str, str], int] = {}
+        for name in splits(work):
+            for row in store.read_table(work / name / "drops.parquet").to_pylist():
+                place = (name, row["kind"], row["reason"])
+                counted[place] = counted.get(place, 0) + 1
+        return ("split", "kind", "reason", "rows"), [(*place, str(rows)) for place, rows in sorted(counted.items())]
+    raise ConfigError(f"--data does not go with {what!r}; it goes with teachers and drop-reasons.", what=what)
+
+
+def _first_sentence(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").strip().split("\n")[0]

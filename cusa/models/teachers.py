@@ -7,7 +7,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cusa.errors import ConfigError
+from cusa.errors import ConfigError, nearest
+from cusa.manifests import store
+
+CATALOGUE = {
+    "offline-gist": "images; colours and edge directions on a grid, no weights: as good as pixels",
+    "offline-ngrams": "texts; hashed words and letter groups, no weights: as good as spelling",
+    "offline-scenes-image": "images of `scenes`; a small frozen encoder of what is shown, shipped with the package",
+    "offline-scenes-text": "texts of `scenes`; a small frozen encoder of what is claimed, shipped with the package",
+    "all-mpnet-base-v2": "texts; the paper's Sentence-BERT, like any sentence-transformers hub name or folder",
+}
+"""Teachers one can name, and what each reads."""
 
 
 class Teacher(Protocol):
@@ -53,7 +63,7 @@ def load_teacher(name: str, modality: str) -> Teacher:
     Raises:
         ConfigError: if no such teacher exists, or it reads the other modality.
     """
-    from cusa.models.offline import OFFLINE_TEACHERS, load_offline
+    from cusa.models.offline import load_offline
 
     if name.startswith("offline-"):
         teacher = load_offline(name)
@@ -62,9 +72,8 @@ def load_teacher(name: str, modality: str) -> Teacher:
 
         teacher = SentenceTeacher(name)
     else:
-        raise ConfigError(
-            f"There is no image teacher {name!r}. Allowed: {', '.join(t for t in OFFLINE_TEACHERS)}.", teacher=name
-        )
+        images = [known for known, what in CATALOGUE.items() if what.startswith("images")]
+        raise ConfigError(f"There is no image teacher {name!r}. {nearest(name, images)}.", teacher=name)
     if teacher.modality != modality:
         raise ConfigError(
             f"Teacher {name!r} reads {teacher.modality}s, not {modality}s. Give it as --{teacher.modality} {name}.",
@@ -74,8 +83,13 @@ def load_teacher(name: str, modality: str) -> Teacher:
 
 
 def weights_digest(name: str) -> str:
-    """Return the SHA-256 of a teacher's weights without loading them; `""` for a hub name not yet downloaded."""
-    from cusa.manifests import store
+    """Return the SHA-256 of a teacher's weights without loading them; empty where there are none on this disk.
 
-    path = Path(name)
+    Args:
+        name: as `load_teacher` takes it.
+    """
+    shipped = Path(__file__).parent / "weights" / f"{name}.safetensors"
+    if name in CATALOGUE and shipped.is_file():
+        return store.sha256_file(shipped)
+    path = Path(name).expanduser()
     return store.sha256_folder(path) if path.is_dir() else ""
