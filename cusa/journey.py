@@ -3,9 +3,7 @@
 Each function returns values and tells progress through `on_event`; none prints. `cusa.cli` calls them.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +13,9 @@ from cusa.manifests import ledger, store, tables
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split, splits
 from cusa.pipeline.stage import Outcome, outcome
-from cusa.recipe import Recipe
 
 if TYPE_CHECKING:
-    from cusa.models.student import Student
+    pass
 
 DATASETS = {"scenes": "drawn scenes with five captions each; every match between any two is known"}
 """Data sets that `cusa download` brings."""
@@ -95,7 +92,9 @@ def catalogue(what: str, work: Path | None = None) -> tuple[tuple[str, ...], lis
         return header, tables_[what]()
     if what == "teachers":
         opened = [Split(work, name) for name in splits(work)]
-        found = [(split.name, name, kind) for split in opened for name, kind in tables.teachers(split).items()]
+        found: list[tuple[str, ...]] = [
+            (split.name, name, kind) for split in opened for name, kind in tables.teachers(split).items()
+        ]
         return ("split", "teacher", "modality"), found
     if what == "drop-reasons":
         counted: dict[tuple[str, str, str], int] = {}

@@ -23,23 +23,23 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Which splits of the work folder serve what."""
 
-    train: str = Field("train", description="split to train on")
-    val: str = Field("val", description="split that selects the best checkpoint")
-    test: str = Field("test", description="split that `cusa eval` reports")
+    train: str = Field(default="train", description="split to train on")
+    val: str = Field(default="val", description="split that selects the best checkpoint")
+    test: str = Field(default="test", description="split that `cusa eval` reports")
 
 
 class TeachersConfig(_Section):
     """Whose tables teach; an empty name means the split's only teacher of that modality."""
 
-    image: str = Field("", description="image teacher's name, as `cusa list teachers` shows it")
-    text: str = Field("", description="text teacher's name")
+    image: str = Field(default="", description="image teacher's name, as `cusa list teachers` shows it")
+    text: str = Field(default="", description="text teacher's name")
 
 
 class Recipe(_Section):
     """Everything a run depends on besides the data."""
 
     name: str = Field(description="the run's short name")
-    description: str = Field("", description="what the recipe is for, and where it departs from the paper")
+    description: str = Field(default="", description="what the recipe is for, and where it departs from the paper")
     data: DataConfig = DataConfig()
     teachers: TeachersConfig = TeachersConfig()
     student: StudentConfig = Field(default_factory=StudentConfig)

@@ -14,42 +14,44 @@ class Config(BaseModel):
 class ScenesConfig(Config):
     """The embedded data set `scenes`."""
 
-    seed: int = Field(0, ge=0, description="draws everything; another seed is another data set")
-    train: int = Field(4000, ge=1, description="training images, five captions each")
-    val: int = Field(500, ge=1, description="validation images")
-    test: int = Field(500, ge=1, description="test images")
-    size: int = Field(96, ge=32, le=512, description="pixels a side")
+    seed: int = Field(default=0, ge=0, description="draws everything; another seed is another data set")
+    train: int = Field(default=4000, ge=1, description="training images, five captions each")
+    val: int = Field(default=500, ge=1, description="validation images")
+    test: int = Field(default=500, ge=1, description="test images")
+    size: int = Field(default=96, ge=32, le=512, description="pixels a side")
 
 
 class ShardConfig(Config):
     """From images and captions to tars and tables."""
 
-    max_images: int = Field(1000, ge=1, description="images a tar at most")
-    max_bytes: int = Field(256 << 20, ge=1, description="bytes a tar at most (one image may exceed it alone)")
-    max_pixels: int = Field(100_000_000, ge=1, description="images with more pixels are dropped before decoding")
-    min_side: int = Field(8, ge=1, description="images with a shorter side are dropped (pixels)")
-    workers: int = Field(0, ge=0, description="processes; 0 = one a core")
+    max_images: int = Field(default=1000, ge=1, description="images a tar at most")
+    max_bytes: int = Field(default=256 << 20, ge=1, description="bytes a tar at most (one image may exceed it alone)")
+    max_pixels: int = Field(
+        default=100_000_000, ge=1, description="images with more pixels are dropped before decoding"
+    )
+    min_side: int = Field(default=8, ge=1, description="images with a shorter side are dropped (pixels)")
+    workers: int = Field(default=0, ge=0, description="processes; 0 = one a core")
 
 
 class ExtractConfig(Config):
     """Embeddings of the frozen teachers."""
 
-    batch_size: int = Field(256, ge=1, description="items a call of the teacher")
-    dtype: Literal["float16", "float32"] = Field("float16", description="numbers in the table")
+    batch_size: int = Field(default=256, ge=1, description="items a call of the teacher")
+    dtype: Literal["float16", "float32"] = Field(default="float16", description="numbers in the table")
     transform: Literal["clean", "none"] = Field(
-        "clean", description="captions as the text teacher reads them; the paper's: clean"
+        default="clean", description="captions as the text teacher reads them; the paper's: clean"
     )
 
 
 class IndexConfig(Config):
     """Nearest neighbours within a split."""
 
-    neighbours: int = Field(50, ge=1, le=10_000, description="neighbours a row, itself left out")
+    neighbours: int = Field(default=50, ge=1, le=10_000, description="neighbours a row, itself left out")
 
 
 class AuditConfig(Config):
     """Candidate false negatives."""
 
-    neighbours: int = Field(50, ge=1, le=10_000, description="depth of the neighbourhoods that are joined")
-    minimum_score: float = Field(0.0, ge=0, le=1, description="candidates below are not written")
-    gallery: int = Field(60, ge=0, le=2000, description="candidates shown as pictures")
+    neighbours: int = Field(default=50, ge=1, le=10_000, description="depth of the neighbourhoods that are joined")
+    minimum_score: float = Field(default=0.0, ge=0, le=1, description="candidates below are not written")
+    gallery: int = Field(default=60, ge=0, le=2000, description="candidates shown as pictures")
