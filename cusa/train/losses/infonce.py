@@ -34,7 +34,8 @@ def infonce(
     Raises:
         ConfigError: for an unknown reduction.
 
-    Source: van den Oord et al. 2018, arXiv:1807.03748; Huang et al., AAAI 2024, equations 1 to 4.
+    Source: van den Oord et al. 2018, arXiv:1807.03748, equation 4, in both directions; the targets over several
+    captions and both reductions as in the release of Huang et al., AAAI 2024, doi 10.1609/aaai.v38i16.29789.
     """
     if reduction not in ("standard", "release"):
         raise ConfigError(f"reduction is {reduction!r}; allowed: standard, release.", reduction=reduction)

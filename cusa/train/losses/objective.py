@@ -1,8 +1,9 @@
 """The whole objective: weights and temperatures around the three losses.
 
-Legend: B pairs in the batch, D student width, E image teacher width, F text teacher width.
+Legend: B pairs in the batch, R rows of a block, D student width, E image teacher width, F text teacher width.
 """
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from cusa.errors import ConfigError
-from cusa.train.losses.csa import Divergence, Fusion, csa
+from cusa.train.losses.csa import Divergence, Fusion, csa, fuse
 from cusa.train.losses.infonce import Reduction, infonce
 from cusa.train.losses.temperature import Setting, Temperature
 from cusa.train.losses.usa import usa
@@ -30,8 +31,8 @@ class _TwoTemperatures(nn.Module):
     def __init__(self, settings: Setting | Pair) -> None:
         super().__init__()
         image, text = (settings, None) if isinstance(settings, Setting) else settings
-        self.image = Temperature(image)
-        self.text = self.image if text is None else Temperature(text)
+        self.image = Temperature(*image)
+        self.text = self.image if text is None else Temperature(*text)
 
     def named(self, prefix: str) -> dict[str, Temperature]:
         """Return each parameter once: `prefix`, or `prefix.image` and `prefix.text`."""
@@ -69,8 +70,12 @@ class CUSALoss(nn.Module):
     Raises:
         ConfigError: for a negative weight or an unknown mode.
 
-    Source: Huang et al., AAAI 2024, equations 1 to 8. Equal in values and gradients to the authors' release in every
-    configuration of the reference numbers; there, teacher similarities are not detached (see `csa`).
+    Embeddings are normalised here. A teacher's row of zeros makes its soft label uniform without a word, and one of NaN
+    makes the loss NaN: looking for them would stall the device every step, so the teacher tables are checked instead
+    when they are read.
+
+    Source: Huang et al., AAAI 2024, doi 10.1609/aaai.v38i16.29789. Equal in values and gradients to the authors'
+    release in every mode of it.
     """
 
     def __init__(
@@ -100,13 +105,18 @@ class CUSALoss(nn.Module):
         for name, (value, words) in allowed.items():
             if value not in words:
                 raise ConfigError(f"{name} is {value!r}; allowed: {', '.join(words)}.", key=name)
+        if isinstance(usa_temperature, str) and usa_temperature != "csa":
+            raise ConfigError(
+                f"usa_temperature is {usa_temperature!r}; allowed: a Setting, two of them, or 'csa' to share CSA's.",
+                key="usa_temperature",
+            )
         self.alpha = alpha
         self.beta = beta
         self.infonce_weight = infonce_weight
         self.reduction: Reduction = reduction
         self.fusion: Fusion = fusion
         self.divergence: Divergence = divergence
-        self.infonce_temperature = Temperature(temperature)
+        self.infonce_temperature = Temperature(*temperature)
         self.csa_temperatures = _TwoTemperatures(csa_temperature)
         self.teacher_temperatures = _TwoTemperatures(teacher_temperature)
         self.usa_temperatures = (
@@ -115,6 +125,11 @@ class CUSALoss(nn.Module):
         self.usa_teacher_temperatures = (
             self.teacher_temperatures if usa_teacher_temperature is None else _TwoTemperatures(usa_teacher_temperature)
         )
+        # A temperature no term reads must not look learned: DistributedDataParallel would wait for its gradient.
+        read = {id(temperature) for temperature in self.temperatures().values()}
+        for module in self.modules():
+            if isinstance(module, Temperature) and id(module) not in read:
+                module.value.requires_grad_(False)
 
     @classmethod
     def paper(cls, **options: Any) -> "CUSALoss":
@@ -171,7 +186,8 @@ class CUSALoss(nn.Module):
             image_ids: (B,) integers, equal for pairs that show the same image; None: all different.
 
         Returns:
-            `loss`, and its weighted terms `infonce`, `csa`, `usa` (those with a weight of 0 left out).
+            `loss` and the terms it is the sum of, weights applied: `infonce`, `csa`, `usa`; a term with a weight of 0
+            is a 0 without gradient. Computed in float32 at least, also under autocast.
 
         Raises:
             ConfigError: if a needed input is missing or has another number of rows.
@@ -180,16 +196,37 @@ class CUSALoss(nn.Module):
         if self.training:
             for temperature in self.temperatures().values():
                 temperature.clamp_()
+        with torch.autocast(image.device.type, enabled=False):
+            terms = self._terms(image, text, image_uni, text_uni, teacher_image, teacher_text, image_ids)
+        zero = image.new_zeros((), dtype=_wide(image).dtype)
+        found = {name: terms.get(name, zero) for name in ("infonce", "csa", "usa")}
+        return {"loss": found["infonce"] + found["csa"] + found["usa"], **found}
+
+    def _terms(
+        self,
+        image: Tensor,
+        text: Tensor,
+        image_uni: Tensor | None,
+        text_uni: Tensor | None,
+        teacher_image: Tensor | None,
+        teacher_text: Tensor | None,
+        image_ids: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Return the weighted terms whose weight is not 0."""
         terms: dict[str, Tensor] = {}
-        similarity_BB = cosines(image, text)
+        if self.infonce_weight or self.alpha:
+            similarity_BB = cosines(image, text)
         if self.infonce_weight:
             terms["infonce"] = self.infonce_weight * infonce(
                 similarity_BB, image_ids, temperature=self.infonce_temperature(), reduction=self.reduction
             )
-        if self.alpha or self.beta:
-            assert teacher_image is not None
-            assert teacher_text is not None
-            teacher_image_BB, teacher_text_BB = self.teacher_similarities(teacher_image, teacher_text)
+        if not (self.alpha or self.beta):
+            return terms
+        assert teacher_image is not None
+        assert teacher_text is not None
+        with torch.no_grad():
+            teacher_image_BB = cosines(teacher_image, teacher_image)
+            teacher_text_BB = cosines(teacher_text, teacher_text)
         if self.alpha:
             terms["csa"] = self.alpha * csa(
                 similarity_BB,
@@ -216,51 +253,52 @@ class CUSALoss(nn.Module):
                 teacher_text_temperature=self.usa_teacher_temperatures.text(),
                 divergence=self.divergence,
             )
-        total = torch.stack(list(terms.values())).sum() if terms else similarity_BB.sum() * 0
-        return {"loss": total, **terms}
+        return terms
 
     @torch.no_grad()
     def diagnostics(
-        self, *, teacher_image: Tensor | None = None, teacher_text: Tensor | None = None
+        self, *, teacher_image: Tensor | None = None, teacher_text: Tensor | None = None, rows: int = 1024
     ) -> dict[str, Tensor]:
-        """Describe temperatures and, given the batch's teachers, the soft labels.
+        """Describe temperatures and, given the batch's teachers, weights and soft labels.
 
         Args:
             teacher_image: (B, E) as in `forward`.
             teacher_text: (B, F) as in `forward`.
+            rows: of the soft labels that are computed at a time.
 
         Returns:
-            `temperature.<name>`; and for each modality `target_entropy.<modality>`, the mean entropy of the soft labels
-            divided by log B (1 = uniform, 0 = one-hot), and `target_off_diagonal.<modality>`, the mean mass they give
-            to other pairs. Detached 0-d tensors: reading them is the caller's host sync.
+            `temperature.<name>`; `effective_weight.<term>` (see `effective_weights`); for the soft labels of CSA (of
+            USA where alpha is 0) `target_entropy.<modality>`, their mean entropy divided by log B (1 = uniform, 0 =
+            one-hot), and `target_off_diagonal.<modality>`, the mean mass they give to other pairs. Detached 0-d
+            tensors: reading them is the caller's wait for the device.
         """
         found = {f"temperature.{name}": temperature().detach() for name, temperature in self.temperatures().items()}
-        if teacher_image is None or teacher_text is None or not (self.alpha or self.beta):
+        if teacher_image is None or teacher_text is None:
+            return found
+        size = len(teacher_image)
+        for term, weight in self.effective_weights(size).items():
+            found[f"effective_weight.{term}"] = torch.tensor(weight)
+        if not (self.alpha or self.beta):
             return found
         temperatures = self.teacher_temperatures if self.alpha else self.usa_teacher_temperatures
-        both = zip(
-            ("image", "text"),
-            self.teacher_similarities(teacher_image, teacher_text),
-            (temperatures.image(), temperatures.text()),
-            strict=True,
-        )
-        for modality, teacher_BB, temperature in both:
-            log_target_BB = (teacher_BB / temperature).log_softmax(1)
-            target_BB = log_target_BB.exp()
-            entropy = -(target_BB * log_target_BB).sum(1).mean()
-            most = torch.log(torch.tensor(float(max(len(target_BB), 2)), device=entropy.device))
-            found[f"target_entropy.{modality}"] = entropy / most
-            found[f"target_off_diagonal.{modality}"] = 1 - target_BB.diagonal().mean()
+        fusion: Fusion = self.fusion if self.alpha else "each"
+        image, text = normalize(_wide(teacher_image), dim=1), normalize(_wide(teacher_text), dim=1)
+        entropy, own = image.new_zeros(2), image.new_zeros(2)
+        with torch.autocast(image.device.type, enabled=False):
+            for start in range(0, size, rows):
+                block = slice(start, start + rows)
+                taught = fuse(image[block] @ image.T, text[block] @ text.T, fusion)
+                for k, (teacher_RB, temperature) in enumerate(
+                    zip(taught, (temperatures.image(), temperatures.text()), strict=True)
+                ):
+                    log_target_RB = (teacher_RB / temperature).log_softmax(1)
+                    target_RB = log_target_RB.exp()
+                    entropy[k] -= (target_RB * log_target_RB).sum()
+                    own[k] += target_RB.diagonal(start).sum()
+        for k, modality in enumerate(("image", "text")):
+            found[f"target_entropy.{modality}"] = entropy[k] / (size * math.log(max(size, 2)))
+            found[f"target_off_diagonal.{modality}"] = 1 - own[k] / size
         return found
-
-    @staticmethod
-    def teacher_similarities(teacher_image: Tensor, teacher_text: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the teachers' cosines, image-image and text-text: two (B, B), at least in float32."""
-        image, text = (
-            rows.detach().float() if rows.dtype.itemsize < 4 else rows.detach()
-            for rows in (teacher_image, teacher_text)
-        )
-        return cosines(image, image), cosines(text, text)
 
     def _check(
         self,
@@ -277,6 +315,8 @@ class CUSALoss(nn.Module):
                 f"image is {tuple(image.shape)} and text {tuple(text.shape)}; both must be (B, D), row i of one "
                 "belonging to row i of the other."
             )
+        if not len(image):
+            raise ConfigError("The batch has no rows; a loss over nothing is not defined.", key="image")
         needed = {
             "image_uni": (image_uni, bool(self.beta), "beta"),
             "text_uni": (text_uni, bool(self.beta), "beta"),
@@ -295,6 +335,11 @@ class CUSALoss(nn.Module):
 
 
 def cosines(rows_BD: Tensor, columns_BD: Tensor) -> Tensor:
-    """Return the cosine of every row with every column: (B, B)."""
-    rows = normalize(rows_BD, dim=1)
-    return rows @ (rows if columns_BD is rows_BD else normalize(columns_BD, dim=1)).T
+    """Return the cosine of every row with every column, (B, B), in float32 at least; a row of zeros is 0 to all."""
+    rows = normalize(_wide(rows_BD), dim=1)
+    return rows @ (rows if columns_BD is rows_BD else normalize(_wide(columns_BD), dim=1)).T
+
+
+def _wide(rows: Tensor) -> Tensor:
+    """Return float64 as it is and everything narrower in float32."""
+    return rows if rows.dtype == torch.float64 else rows.float()

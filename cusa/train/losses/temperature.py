@@ -22,30 +22,36 @@ class Temperature(nn.Module):
 
     Clamping the parameter itself (not a copy in the graph) lets its gradient through at the bounds, as the authors'
     release does. As a 0-d parameter it falls into the weight-decay group of an optimiser that only spares 1-d ones;
-    `cusa.train.optimizer` spares it too unless asked for the release's way.
+    `cusa.train.optimizer.parameter_groups` spares it too unless asked for the release's way.
 
     Args:
-        setting: initial value and bounds, all positive, in units of cosine similarity.
+        initial: where it starts, in units of cosine similarity; may lie outside the bounds until the first clamp.
+        minimum: lower bound, positive.
+        maximum: upper bound.
+        learned: whether a gradient reaches it.
 
     Raises:
-        ConfigError: if the bounds are not 0 < minimum <= maximum.
+        ConfigError: if the bounds are not 0 < minimum <= maximum < infinity, or the initial value is not positive.
     """
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, initial: float, minimum: float, maximum: float, learned: bool = True) -> None:
         super().__init__()
-        if not 0 < setting.minimum <= setting.maximum:
+        if not 0 < minimum <= maximum < float("inf"):
             raise ConfigError(
-                f"A temperature's bounds are {setting.minimum} and {setting.maximum}; they must be "
-                "0 < minimum <= maximum.",
-                setting=setting,
+                f"A temperature's bounds are {minimum} and {maximum}; they must be finite and 0 < minimum <= maximum.",
+                minimum=minimum,
+                maximum=maximum,
             )
-        self.setting = setting
-        self.value = nn.Parameter(torch.tensor(float(setting.initial)), requires_grad=setting.learned)
+        if not 0 < initial < float("inf"):
+            raise ConfigError(f"A temperature starts at {initial}; it must be finite and positive.", initial=initial)
+        self.minimum = minimum
+        self.maximum = maximum
+        self.value = nn.Parameter(torch.tensor(float(initial)), requires_grad=learned)
 
     def clamp_(self) -> None:
         """Bring the value back into its bounds, outside the graph."""
         with torch.no_grad():
-            self.value.clamp_(self.setting.minimum, self.setting.maximum)
+            self.value.clamp_(self.minimum, self.maximum)
 
     def forward(self) -> Tensor:
         """Return the value: a 0-d tensor."""

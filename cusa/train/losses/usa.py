@@ -40,8 +40,11 @@ def usa(
     Returns:
         A scalar; for `kl` at least 0, and 0 where student and teachers agree.
 
-    Source: Huang et al., AAAI 2024, section "Uni-modal Soft-label Alignment". Equal to the authors' release, but for
-    the detached teachers (see `csa`).
+    Raises:
+        ConfigError: for an unknown divergence.
+
+    Source: Huang et al., AAAI 2024, doi 10.1609/aaai.v38i16.29789, section "Uni-modal Soft-label Alignment". Equal to
+    the authors' release.
     """
     image = soft_divergence(
         teacher_image_BB.detach() / teacher_image_temperature, image_similarity_BB / image_temperature, divergence
