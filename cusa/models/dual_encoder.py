@@ -3,6 +3,8 @@
 Legend: B pairs or items, D width of the embedding, L tokens, C H W channels and pixels of an input.
 """
 
+import errno
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -131,14 +133,20 @@ class DualEncoder(Student):
 
     def save(self, folder: Path) -> None:
         """Write a folder that `load` reads and whose towers `transformers` reads: whole or not at all."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         with store.whole_folder(folder) as place:
-            self.backbone.save_pretrained(place)  # type: ignore[operator]
-            self._tokenizer.save_pretrained(place)
-            if len(self.heads):
-                heads = {name: value.detach().contiguous().cpu() for name, value in self.heads.state_dict().items()}
-                save_file(heads, place / _HEADS)
+            try:
+                self.backbone.save_pretrained(place)  # type: ignore[operator]
+                self._tokenizer.save_pretrained(place)
+                if len(self.heads):
+                    heads = {name: value.detach().contiguous().cpu() for name, value in self.heads.state_dict().items()}
+                    save_file(heads, place / _HEADS)
+            except SafetensorError as error:
+                # It wraps what the system said in words of its own.
+                full = os.strerror(errno.ENOSPC) in str(error)
+                raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
             store.write_json(place / CARD, self.card)
 
     def image_array(self, image: Image.Image) -> np.ndarray:

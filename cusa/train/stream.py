@@ -4,9 +4,10 @@
 resumed run starts at its step.
 """
 
+import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Protocol
@@ -182,7 +183,13 @@ class _UndecodableError(Exception):
     """The bytes of an image are no whole image."""
 
 
-def batches(stream: PairStream, start: int, stop: int, *, threads: int = 1, ahead: int = 4) -> Iterator[Batch]:
+def available_threads() -> int:
+    """Return how many threads read where nothing is said: half the cores, as the other half computes; 8 at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores // 2))
+
+
+def batches(stream: PairStream, start: int, stop: int, *, threads: int = 1, ahead: int = 4) -> Generator[Batch, None, None]:
     """Give the batches of steps `start` to `stop` in order, made ahead of time by threads.
 
     Threads and not processes: decoding and resizing release the interpreter's lock, the kept images are shared, and

@@ -1,0 +1,166 @@
+"""Checkpoints: everything a run needs to go on as if nothing had happened, whole or not at all.
+
+`checkpoints/step-000000200/` holds `state.pt` (tensors and plain values, read with `weights_only`) and `meta.json` (the
+SHA-256 of the state, and what it belongs to). The folder appears under its name only when both are whole.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cusa.errors import CusaError, DataError, StaleError
+from cusa.manifests import store
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a state belongs to: it goes on with nothing else."""
+
+    settings: Mapping[str, Any]
+    """Dotted recipe key -> value."""
+    digests: Mapping[str, str]
+    """Name of an input -> digest of its content."""
+
+
+def save(
+    folder: Path, *, step: int, state: Mapping[str, Any], identity: Identity, keep: int, also_keep: int | None = None
+) -> Path:
+    """Write a checkpoint and remove older ones.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        step: steps done.
+        state: state dicts and plain values; tensors of any device.
+        identity: what it belongs to.
+        keep: the latest checkpoints that stay.
+        also_keep: the step of one more that stays, the best.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    place = folder / f"step-{step:09d}"
+    with store.whole_folder(place) as temporary:
+        with (temporary / "state.pt").open("wb") as file:  # given a path, torch hides that the disk is full
+            torch.save(dict(state), file)
+        meta = {
+            "format": _FORMAT,
+            "step": step,
+            "sha256": store.sha256_file(temporary / "state.pt"),
+            "settings": dict(identity.settings),
+            "digests": dict(identity.digests),
+        }
+        store.write_json(temporary / "meta.json", meta)
+    there = steps(folder)
+    for old in set(there[:-keep]) - {step, also_keep}:
+        store.remove_folder(folder / f"step-{old:09d}")
+    return place
+
+
+def steps(folder: Path) -> list[int]:
+    """Return the steps of the checkpoints in a folder, ascending, whatever their state."""
+    return sorted(int(place.name[5:]) for place in folder.glob("step-*") if place.name[5:].isdigit())
+
+
+def load(folder: Path, *, identity: Identity) -> tuple[int, dict[str, Any], tuple[str, ...]]:
+    """Read the latest checkpoint that is whole.
+
+    Args:
+        folder: the run's `checkpoints` folder; may not exist.
+        identity: what the run is now.
+
+    Returns:
+        Steps done and the state, or 0 and an empty state if there is none; and a sentence for each that was broken.
+
+    Raises:
+        StaleError: if the latest whole one belongs to other settings or inputs; the message names what changed.
+    """
+    notes: list[str] = []
+    for step in reversed(steps(folder)):
+        place = folder / f"step-{step:09d}"
+        try:
+            meta = store.read_json(place / "meta.json")
+            _check(place, meta, step)
+            changed = _changes(meta, identity)
+            if changed:
+                raise StaleError(
+                    f"{place} belongs to another run: {'; '.join(changed)}. Go on with what it was made from, "
+                    "choose another --out, or start again with --force.",
+                    path=place,
+                    changed=changed,
+                )
+            if store.sha256_file(place / "state.pt") != meta["sha256"]:
+                raise DataError(f"{place / 'state.pt'} is not what was written.", path=place)
+            state = torch.load(place / "state.pt", map_location="cpu", weights_only=True)
+        except StaleError:
+            raise
+        except (CusaError, OSError, RuntimeError, KeyError, TypeError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            notes.append(f"The checkpoint {place} is broken and was passed over: {first}")
+            continue
+        return step, state, tuple(notes)
+    return 0, {}, tuple(notes)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of every random number generator a model may draw from, as plain values and tensors."""
+    # NumPy's global generator is not ours, but a model of someone else's may draw from it.
+    legacy: Any = np.random.get_state(legacy=False)  # noqa: NPY002
+    return {
+        "python": random.getstate(),
+        "numpy": {
+            "key": torch.from_numpy(legacy["state"]["key"].astype(np.int64)),
+            "pos": int(legacy["state"]["pos"]),
+            "has_gauss": int(legacy["has_gauss"]),
+            "gauss": float(legacy["gauss"]),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put every generator where `random_state` found it."""
+    random.setstate(state["python"])
+    numpy = state["numpy"]
+    np.random.set_state(  # noqa: NPY002
+        {
+            "bit_generator": "MT19937",
+            "state": {"key": numpy["key"].numpy().astype(np.uint32), "pos": numpy["pos"]},
+            "has_gauss": numpy["has_gauss"],
+            "gauss": numpy["gauss"],
+        }
+    )
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+
+
+def seed_all(seed: int) -> None:
+    """Seed every generator a model may draw from."""
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+def _check(place: Path, meta: Any, step: int) -> None:
+    if not isinstance(meta, dict) or meta.get("format") != _FORMAT or meta.get("step") != step:
+        raise DataError(f"{place / 'meta.json'} is no meta file of this format and step.", path=place)
+
+
+def _changes(meta: Mapping[str, Any], identity: Identity) -> list[str]:
+    """Say in words what differs between a checkpoint's identity and the present one."""
+    changed = []
+    then, now = meta["settings"], dict(identity.settings)
+    for key in sorted({*then, *now}):
+        if then.get(key) != now.get(key):
+            changed.append(f"{key} was {then.get(key)!r} and is now {now.get(key)!r}")
+    then, now = meta["digests"], dict(identity.digests)
+    changed += [f"{name} changed" for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    return changed
