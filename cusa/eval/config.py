@@ -1,0 +1,19 @@
+"""What evaluation can be told; no heavy import, so that `cusa --help` answers at once."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EvalConfig(BaseModel):
+    """How a student is scored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_size: int = Field(default=256, ge=1, description="images or captions encoded at once")
+    ks: tuple[int, ...] = Field(
+        default=(1, 5, 10), min_length=1, description="the K of R@K; RSUM is their sum, both ways"
+    )
+    block: int = Field(default=1024, ge=1, description="queries ranked at once")
+    top: int = Field(default=10, ge=1, le=1000, description="nearest items kept for each query")
+    bootstrap: int = Field(default=1000, ge=0, description="resamples of the queries for intervals; 0 = none")
+    seed: int = Field(default=0, ge=0, description="of the resamples")
+    device: str = Field(default="", description="torch device; empty = CUDA if there is one")

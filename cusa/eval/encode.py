@@ -1,0 +1,92 @@
+"""Every image and every caption of a split through a student, once."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cusa.errors import DataError
+from cusa.eval.config import EvalConfig
+from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.samples import Split
+from cusa.models.preprocess import UNDECODABLE, decode_rgb
+
+if TYPE_CHECKING:
+    from cusa.models.student import Space, Student
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """A split as a student sees it, rows in the split's order, unit length, float32.
+
+    Attributes:
+        image: space -> (images, D).
+        text: space -> (captions, D).
+    """
+
+    image: dict[str, np.ndarray]
+    text: dict[str, np.ndarray]
+
+
+def encode(
+    student: "Student", split: Split, config: EvalConfig, *, uni: bool = True, on_event: OnEvent = ignore
+) -> Embeddings:
+    """Encode a split in the cross-modal space and, where the student has heads for it, in the uni-modal one.
+
+    Args:
+        student: put into evaluation mode here, and back afterwards.
+        split: what to encode.
+        config: batch size and device.
+        uni: whether the uni-modal space is wanted.
+        on_event: hears of every batch.
+
+    Raises:
+        DataError: if an image does not decode.
+    """
+    was_training = student.training
+    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    student.eval().to(device)
+    spaces: tuple[Space, ...] = ("cross", "uni") if uni and student.has_uni else ("cross",)
+    total = split.num_images + split.num_captions
+    images: dict[str, list[np.ndarray]] = {space: [] for space in spaces}
+    texts: dict[str, list[np.ndarray]] = {space: [] for space in spaces}
+    what, done = f"encode {split.name}", 0
+    on_event(what, 0, total)
+    try:
+        with torch.inference_mode():
+            for start in range(0, split.num_images, config.batch_size):
+                rows = range(start, min(start + config.batch_size, split.num_images))
+                arrays = np.stack([student.image_array(_picture(split, row)) for row in rows])
+                pixels = student.pixels(torch.from_numpy(arrays).to(device))
+                for space in spaces:
+                    images[space].append(student.encode_image(pixels, space).float().cpu().numpy())
+                done += len(rows)
+                on_event(what, done, total)
+            for start in range(0, split.num_captions, config.batch_size):
+                batch = split.texts[start : start + config.batch_size]
+                tokens = {name: values.to(device) for name, values in student.tokenize(batch).items()}
+                for space in spaces:
+                    texts[space].append(student.encode_text(tokens, space).float().cpu().numpy())
+                done += len(batch)
+                on_event(what, done, total)
+    finally:
+        student.train(was_training)
+    return Embeddings(
+        {space: np.concatenate(parts) for space, parts in images.items()},
+        {space: np.concatenate(parts) for space, parts in texts.items()},
+    )
+
+
+def _picture(split: Split, row: int) -> Image.Image:
+    try:
+        return decode_rgb(split.image_bytes(row))
+    except DataError:
+        raise
+    except UNDECODABLE as error:
+        raise DataError(
+            f"{split.image_keys[row]} in {split.folder} does not decode ({error}): the tar was damaged after sharding. "
+            "Make it again with `cusa shard ... --force`.",
+            key=split.image_keys[row],
+        ) from error
