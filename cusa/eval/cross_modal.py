@@ -91,7 +91,7 @@ def recalls(both: TwoWays, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
     is the sum over both directions and all K (0 to 600 for three K). The authors' release computes the mean instead,
     a sixth of it, from recalls rounded to two decimals.
     """
-    found = {}
+    found: dict[str, float] = {}
     for direction, ranking in ((IMAGE_TO_TEXT, both.image_to_text), (TEXT_TO_IMAGE, both.text_to_image)):
         found |= {f"{direction}/r@{k}": metrics.recall_at_k(ranking.rank, k) for k in ks}
     rsum = sum(found.values())
@@ -104,7 +104,7 @@ def recalls(both: TwoWays, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
 
 def under_truth(both: TwoWays) -> dict[str, float]:
     """Return R@1, R-Precision and mAP@R both ways, in percent, for rankings against every known match."""
-    found = {}
+    found: dict[str, float] = {}
     for direction, ranking in ((IMAGE_TO_TEXT, both.image_to_text), (TEXT_TO_IMAGE, both.text_to_image)):
         has = ranking.positives > 0
         found[f"{direction}/r@1"] = metrics.recall_at_k(ranking.rank[has], 1)

@@ -104,7 +104,7 @@ def _rank_one(scores: np.ndarray, right: np.ndarray, out: Ranking, row: int, at_
     right_scores = scores[right]
     best_score = right_scores.max()
     ahead = np.count_nonzero(scores >= best_score) - np.count_nonzero(right_scores >= best_score)
-    out.rank[row] = 1 + ahead
+    out.rank[row] = 1 + int(ahead)
     if at_r:
         out.r_precision[row], out.average_precision[row] = _at_r(scores, right, right_scores)
 
@@ -118,7 +118,7 @@ def _at_r(scores: np.ndarray, right: np.ndarray, right_scores: np.ndarray) -> tu
     # Places left at the threshold go to wrong items first.
     tied_wrong = np.count_nonzero(scores == threshold) - np.count_nonzero(right_scores == threshold)
     left = places - np.count_nonzero(above)
-    hits_at = max(0, left - tied_wrong)
+    hits_at = max(0, int(left) - int(tied_wrong))
     wrong = np.sort(np.delete(scores, right)[np.delete(above, right)])
     # A hit's place: hits before it, itself, and wrong items that score at least as high.
     wrong_before = len(wrong) - np.searchsorted(wrong, hits_above, side="left")

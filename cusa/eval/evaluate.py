@@ -1,0 +1,270 @@
+"""One evaluation of a student on a split: encoded once, every number with its protocol, every query's rank on disk."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from cusa.eval import cross_modal, metrics, uni_modal
+from cusa.eval.config import EvalConfig
+from cusa.eval.ranking import Ranking
+from cusa.manifests import ledger, schemas, store
+from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.samples import Split
+
+if TYPE_CHECKING:
+    from cusa.models.student import Student
+
+PROTOCOL = 1
+"""Raised when a number changes its meaning; results of another protocol are computed again, never mixed."""
+
+TIES = "a wrong item with the same score stands before a right one"
+
+
+def run(
+    config: EvalConfig,
+    *,
+    load: Callable[[], "Student"],
+    student_digest: str,
+    split: Split,
+    out: Path,
+    force: bool = False,
+    on_event: OnEvent = ignore,
+) -> dict[str, Any]:
+    """Score a student on a split and write `metrics.json` and `per_query.parquet` into `out`.
+
+    Args:
+        config: K, blocks, resamples.
+        load: makes the student; called only if there is something to compute.
+        student_digest: of its weights, so that an unchanged evaluation is not repeated.
+        split: what to score on; its `truth.parquet`, where there is one, gives every known match.
+        out: for example `runs/tiny/eval`.
+        force: score again even if nothing changed.
+        on_event: hears of every batch.
+
+    Returns:
+        What `metrics.json` holds, and `fresh`: whether it was computed now.
+
+    Raises:
+        DataError: if an image does not decode or an embedding is not finite.
+    """
+    clock = ledger.Clock()
+    book = out / "ledger.json"
+    truth_path = split.folder / "truth.parquet"
+    inputs = {
+        "student": student_digest,
+        "split": split.digest,
+        "truth": store.sha256_file(truth_path) if truth_path.is_file() else "none",
+    }
+    parameters = {"protocol": PROTOCOL, "split": split.name, **config.model_dump(mode="json", exclude={"device"})}
+    if not force and ledger.why_not_current(book, inputs=inputs, parameters=parameters) is None:
+        return {**store.read_json(out / "metrics.json"), "fresh": False}
+    from cusa.eval.encode import encode
+
+    truth = store.read_table(truth_path, columns=schemas.TRUTH.names).to_pydict() if truth_path.is_file() else None
+    student = load()
+    embeddings = encode(student, split, config, on_event=on_event)
+    space, words = student.space_of("uni-modal")
+    tasks, tables = [], []
+    on_event("rank", 0, 4)
+    for done, (task, table) in enumerate(
+        _tasks(config, split, embeddings.image, embeddings.text, space, words, truth), 1
+    ):
+        tasks.append(task)
+        tables.append(table)
+        on_event("rank", min(done, 4), 4)
+    result = {
+        "student": student.name,
+        "split": split.name,
+        "dataset": split.image_keys[0].partition("/")[0],
+        "images": split.num_images,
+        "captions": split.num_captions,
+        "protocol": PROTOCOL,
+        "ties": TIES,
+        "tasks": {task.pop("name"): task for task in tasks},
+    }
+    store.write_json(out / "metrics.json", result)
+    store.write_table(out / "per_query.parquet", pa.concat_tables(tables))
+    clock.finish(
+        book,
+        stage="eval",
+        inputs=inputs,
+        parameters=parameters,
+        outputs=[out / "metrics.json", out / "per_query.parquet"],
+        counts={"images": split.num_images, "captions": split.num_captions},
+    )
+    return {**result, "fresh": True}
+
+
+def validate(student: "Student", split: Split, config: EvalConfig) -> dict[str, float]:
+    """Return R@K both ways and RSUM: what the training loop selects the best model by."""
+    from cusa.eval.encode import encode
+
+    embeddings = encode(student, split, config, uni=False)
+    of_image, of_caption = cross_modal.owned(split.caption_owner, split.num_images)
+    both = cross_modal.rank_both_ways(embeddings.image["cross"], embeddings.text["cross"], of_image, of_caption, config)
+    return cross_modal.recalls(both, config.ks)
+
+
+def _tasks(
+    config: EvalConfig,
+    split: Split,
+    image: Mapping[str, np.ndarray],
+    text: Mapping[str, np.ndarray],
+    uni: str,
+    uni_words: str,
+    truth: Mapping[str, Sequence[str]] | None,
+) -> Any:
+    """Give each task's numbers and its per-query table."""
+    owner = split.caption_owner
+    of_image, of_caption = cross_modal.owned(owner, split.num_images)
+    both = cross_modal.rank_both_ways(image["cross"], text["cross"], of_image, of_caption, config)
+    i2t, t2i = both.image_to_text, both.text_to_image
+
+    def rsum(images: np.ndarray, captions: np.ndarray) -> float:
+        return sum(
+            metrics.recall_at_k(ranking.rank[rows], k)
+            for ranking, rows in ((i2t, images), (t2i, captions))
+            for k in config.ks
+        )
+
+    task = _task(
+        "cross-modal",
+        cross_modal.recalls(both, config.ks),
+        "cross",
+        "R@K both ways: a query is a hit if any of its own captions (its own image) is among the first K; all "
+        "captions of the split are ranked",
+        split.num_images + split.num_captions,
+    )
+    task["intervals"] = _recall_intervals(config, {cross_modal.IMAGE_TO_TEXT: i2t, cross_modal.TEXT_TO_IMAGE: t2i})
+    task["intervals"]["rsum"] = _rsum_interval(config, rsum, split)
+    yield task, _per_query("cross-modal", split, {cross_modal.IMAGE_TO_TEXT: i2t, cross_modal.TEXT_TO_IMAGE: t2i})
+
+    true_image: list[np.ndarray] | None = None
+    if truth is not None:
+        true_image, true_caption = cross_modal.matched(truth, split.image_keys, split.caption_keys)
+        full = cross_modal.rank_both_ways(image["cross"], text["cross"], true_image, true_caption, config, at_r=True)
+        directions = {cross_modal.IMAGE_TO_TEXT: full.image_to_text, cross_modal.TEXT_TO_IMAGE: full.text_to_image}
+        task = _task(
+            "cross-modal-truth",
+            cross_modal.under_truth(full),
+            "cross",
+            "every known match counts as right, not only the data set's own pairs; R-Precision and mAP@R look "
+            "at the first R places, R being the query's number of right answers",
+            len(owner) + split.num_images,
+        )
+        task["intervals"] = _at_r_intervals(config, directions)
+        yield task, _per_query("cross-modal-truth", split, directions)
+
+    ranking = uni_modal.rank_within(text[uni], uni_modal.siblings(owner, of_image), config)
+    task = _task(
+        "text-to-text",
+        uni_modal.scores(ranking, config.ks),
+        uni_words,
+        "the other captions of the same image are right; the query itself is left out by identity",
+        int((ranking.positives > 0).sum()),
+    )
+    task["intervals"] = _at_r_intervals(config, {"": ranking})
+    yield task, _per_query("uni-modal", split, {uni_modal.TEXT_TO_TEXT: ranking})
+
+    labels = split.samples["label"].to_pylist()
+    if any(labels):
+        right, rule = uni_modal.same_label(labels), "images with the same label are right"
+    elif true_image is not None:
+        right = uni_modal.sharing_captions(true_image, true_caption, owner)
+        rule = "two images belong together if each owns a caption that is true of the other"
+    else:
+        yield {"name": "image-to-image", "unavailable": "the split has neither labels nor a truth table"}, _empty()
+        return
+    ranking = uni_modal.rank_within(image[uni], right, config)
+    task = _task(
+        "image-to-image",
+        uni_modal.scores(ranking, config.ks),
+        uni_words,
+        f"{rule}; the query itself is left out by identity; queries without a right image are left out",
+        int((ranking.positives > 0).sum()),
+    )
+    task["intervals"] = _at_r_intervals(config, {"": ranking})
+    yield task, _per_query("uni-modal", split, {uni_modal.IMAGE_TO_IMAGE: ranking})
+
+
+def _task(name: str, numbers: Mapping[str, float], space: str, protocol: str, queries: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "space": space,
+        "protocol": protocol,
+        "queries": queries,
+        "metrics": {key: round(value, 4) for key, value in numbers.items()},
+    }
+
+
+def _interval(config: EvalConfig, statistic: Callable[[np.ndarray], float], queries: int) -> list[float] | None:
+    found = metrics.bootstrap_interval(statistic, queries, samples=config.bootstrap, seed=config.seed)
+    return None if found is None else [round(found[0], 4), round(found[1], 4)]
+
+
+def _recall_intervals(config: EvalConfig, directions: Mapping[str, Ranking]) -> dict[str, Any]:
+    return {
+        f"{direction}/r@{k}": _interval(config, partial(_recall, ranking.rank, k), len(ranking.rank))
+        for direction, ranking in directions.items()
+        for k in config.ks
+    }
+
+
+def _recall(rank_Q: np.ndarray, k: int, rows: np.ndarray) -> float:
+    return metrics.recall_at_k(rank_Q[rows], k)
+
+
+def _rsum_interval(
+    config: EvalConfig, rsum: Callable[[np.ndarray, np.ndarray], float], split: Split
+) -> list[float] | None:
+    """Resample images and take their captions along: captions of one image are not independent."""
+    of_image, _ = cross_modal.owned(split.caption_owner, split.num_images)
+
+    def statistic(images: np.ndarray) -> float:
+        return rsum(images, np.concatenate([of_image[row] for row in images]))
+
+    return _interval(config, statistic, split.num_images)
+
+
+def _at_r_intervals(config: EvalConfig, directions: Mapping[str, Ranking]) -> dict[str, Any]:
+    found = {}
+    for direction, ranking in directions.items():
+        prefix = f"{direction}/" if direction else ""
+        has = np.flatnonzero(ranking.positives > 0)
+        for name, values in (("r_precision", ranking.r_precision), ("map_at_r", ranking.average_precision)):
+            known = values[has]
+            found[prefix + name] = _interval(config, partial(_mean, known), len(known))
+    return found
+
+
+def _mean(values: np.ndarray, rows: np.ndarray) -> float:
+    return metrics.mean_percent(values[rows])
+
+
+def _per_query(task: str, split: Split, directions: Mapping[str, Ranking]) -> pa.Table:
+    tables = []
+    for direction, ranking in directions.items():
+        source, target = direction.split("-to-")
+        keys = {"image": split.image_keys, "text": split.caption_keys}
+        columns = [
+            pa.array([task] * len(ranking.rank), pa.string()),
+            pa.array([direction] * len(ranking.rank), pa.string()),
+            pa.array(keys[source], pa.string()),
+            pa.array(ranking.rank),
+            pa.array(ranking.positives),
+            pa.array([[keys[target][row] for row in top if row >= 0] for top in ranking.top], pa.list_(pa.string())),
+            pa.array(
+                [scores[top >= 0] for scores, top in zip(ranking.top_scores, ranking.top, strict=True)],
+                pa.list_(pa.float32()),
+            ),
+        ]
+        tables.append(pa.Table.from_arrays(columns, schema=schemas.PER_QUERY))
+    return pa.concat_tables(tables)
+
+
+def _empty() -> pa.Table:
+    return schemas.PER_QUERY.empty_table()

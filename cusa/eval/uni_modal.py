@@ -1,0 +1,75 @@
+"""Image-to-image and text-to-text retrieval within one split, the query itself left out by identity.
+
+Legend: I images, C captions.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cusa.eval import metrics
+from cusa.eval.config import EvalConfig
+from cusa.eval.ranking import Ranking, rank, score_blocks
+
+IMAGE_TO_IMAGE = "image-to-image"
+TEXT_TO_TEXT = "text-to-text"
+
+
+def siblings(caption_owner_C: np.ndarray, of_image: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return, for each caption, the rows of the other captions of its image."""
+    return [of_image[owner][of_image[owner] != row] for row, owner in enumerate(caption_owner_C)]
+
+
+def same_label(labels: Sequence[str]) -> list[np.ndarray]:
+    """Return, for each image, the rows of the other images with its label."""
+    values = np.asarray(labels)
+    return [np.flatnonzero(values == label)[np.flatnonzero(values == label) != row] for row, label in enumerate(values)]
+
+
+def sharing_captions(
+    of_image: Sequence[np.ndarray], of_caption: Sequence[np.ndarray], caption_owner_C: np.ndarray
+) -> list[np.ndarray]:
+    """Return, for each image, the rows of other images that are as good an answer to it as words can tell.
+
+    Two images belong together if each one owns a caption that is true of the other: one vague caption that fits both is
+    not enough, unless it fits both ways round.
+
+    Args:
+        of_image: every true caption of each image.
+        of_caption: every true image of each caption.
+        caption_owner_C: image row of each caption.
+    """
+    fits: list[set[int]] = [set() for _ in of_image]
+    for caption, owner in enumerate(caption_owner_C):
+        fits[owner].update(int(image) for image in of_caption[caption])
+    return [
+        np.array(sorted(other for other in fits[row] if other != row and row in fits[other]), dtype=np.int64)
+        for row in range(len(of_image))
+    ]
+
+
+def rank_within(rows_ND: np.ndarray, relevant: Sequence[np.ndarray], config: EvalConfig) -> Ranking:
+    """Rank the other rows for each row.
+
+    Exact duplicates of the query are other rows and may come first; the query is left out because it is the query, not
+    because it came first. The authors' release drops the nearest row whatever it is, so that there a duplicate can
+    stand for the query and the query count as its own answer.
+
+    Args:
+        rows_ND: unit rows.
+        relevant: right rows of each row, itself not among them.
+        config: block size and K.
+    """
+    itself = np.arange(len(rows_ND))
+    return rank(score_blocks(rows_ND, rows_ND, config.block), relevant, exclude=itself, top=config.top)
+
+
+def scores(ranking: Ranking, ks: Sequence[int]) -> dict[str, float]:
+    """Return R@K, R-Precision and mAP@R in percent over the queries that have a right item at all."""
+    has = ranking.positives > 0
+    found = {f"r@{k}": metrics.recall_at_k(ranking.rank[has], k) for k in ks}
+    return {
+        **found,
+        "r_precision": metrics.mean_percent(ranking.r_precision),
+        "map_at_r": metrics.mean_percent(ranking.average_precision),
+    }
