@@ -6,7 +6,8 @@ Legend: B pairs or items, D width of the embedding, L tokens, C H W channels and
 import errno
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,9 @@ class DualEncoder(Student):
 
         with store.whole_folder(folder) as place:
             try:
-                self.backbone.save_pretrained(place)  # type: ignore[operator]
-                self._tokenizer.save_pretrained(place)
+                with _quiet():
+                    self.backbone.save_pretrained(place)  # type: ignore[operator]
+                    self._tokenizer.save_pretrained(place)
                 if len(self.heads):
                     heads = {name: value.detach().contiguous().cpu() for name, value in self.heads.state_dict().items()}
                     save_file(heads, place / _HEADS)
@@ -268,7 +270,8 @@ def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
 
     where: dict[str, Any] = {"revision": revision} if revision else {}
     try:
-        backbone = AutoModel.from_pretrained(name, trust_remote_code=False, **where)
+        with _quiet():
+            backbone = AutoModel.from_pretrained(name, trust_remote_code=False, **where)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError... for a bad model
         raise DataError(
@@ -283,6 +286,20 @@ def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
             name=name,
         )
     return backbone, tokenizer
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' own progress bars off the terminal, which is the command line's to write to."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _card(name: str, backbone: nn.Module, preprocess: Preprocess, context: int) -> dict[str, Any]:

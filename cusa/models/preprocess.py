@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cusa.errors import DataError
 
@@ -53,6 +53,8 @@ def decode_rgb(data: bytes, *, max_pixels: int = 200_000_000) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
         except Image.DecompressionBombError as error:
             raise ValueError(str(error)) from error
+        except UnidentifiedImageError as error:
+            raise ValueError("the bytes are no image that Pillow knows") from error  # its own words name an address
         if image.width * image.height > max_pixels:
             raise ValueError(f"the image has {image.width} x {image.height} pixels, {max_pixels} allowed")
         image.load()

@@ -66,12 +66,12 @@ def _is_whole(path: Path) -> bool:
 def _build(split: Split, teacher: str, places: list[Path]) -> Path:
     """Write the cache to the first place that can be written, in place of older ones of the same teacher."""
     embeddings = tables.read_teacher(split, teacher).embeddings
-    refusal: DataError | None = None
+    refusal: OSError | DataError | None = None
     for place in places:
         try:
             with store.whole_file(place) as temporary, temporary.open("wb") as file:
                 np.save(file, embeddings, allow_pickle=False)
-        except DataError as error:
+        except (DataError, OSError) as error:
             refusal = error
             continue
         prefix = place.name.removesuffix(".npy")[:-16]

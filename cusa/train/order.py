@@ -13,7 +13,7 @@ import numpy as np
 from cusa.errors import ConfigError
 
 _ROUNDS = 10
-_FEWEST_BITS = 4  # a half: networks over fewer numbers are visibly less than random
+_FEWEST_BITS = 3  # a half: networks over fewer numbers are visibly less than random
 
 
 def permute(positions: np.ndarray, *, size: int, key: int) -> np.ndarray:
