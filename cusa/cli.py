@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -133,7 +133,10 @@ def extract_teachers(
     as_json: AsJson = False,
 ) -> None:
     """Embed every image and caption once with frozen uni-modal teachers."""
+    from functools import cache
+
     from cusa.manifests.samples import Split, splits
+    from cusa.models.teachers import load_teacher
     from cusa.pipeline import extract
     from cusa.pipeline.config import ExtractConfig
 
@@ -141,17 +144,89 @@ def extract_teachers(
     if not wanted:
         raise ConfigError("Name at least one teacher: --image NAME or --text NAME; `cusa list teachers` shows them.")
     config = _validated(ExtractConfig, batch_size=batch_size, dtype=dtype, transform=transform)
-    outcomes = []
+    load = cache(load_teacher)  # one teacher serves every split
     with _Console() as console:
-        for name in split or splits(work):
-            opened = Split(work, name)
-            for modality, teacher in wanted:
-                outcomes.append(
-                    extract.run(
-                        config, split=opened, teacher=teacher, modality=modality, force=force, on_event=console.event
-                    )
-                )
+        outcomes = [
+            extract.run(
+                config,
+                split=opened,
+                teacher=teacher,
+                modality=modality,
+                force=force,
+                on_event=console.event,
+                load=load,
+            )
+            for opened in [Split(work, name) for name in split or splits(work)]
+            for modality, teacher in wanted
+        ]
     _report(*outcomes, as_json=as_json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or the path of a TOML file.")],
+    work: Annotated[Path, typer.Option("--data", help="Work folder with shards and teacher tables.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    settings: Settings = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a student by a recipe; run again, it goes on where it was."""
+    from cusa import journey
+    from cusa import recipe as recipes
+
+    told = recipes.load(recipe, settings or ())
+    with _Console() as console, _Stopping() as stopping:
+        outcome = journey.train(
+            told,
+            work=work,
+            out=out,
+            force=force,
+            on_event=console.event,
+            on_metrics=console.metrics,
+            should_stop=stopping.asked,
+        )
+    _report(outcome, as_json=as_json)
+
+
+@app.command("eval")
+def eval_(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run, a model folder, or a hub name.")],
+    work: Annotated[Path, typer.Option("--data", help="Work folder to score on.")],
+    split: Annotated[str, typer.Option(help="Split; default: the run's test split.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder of the results; default: `eval` in the run.")] = None,
+    settings: Settings = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score a student: R@K both ways, RSUM, uni-modal retrieval, and all of it under every known match."""
+    from cusa import journey
+
+    with _Console() as console:
+        result = journey.evaluate(
+            name, work=work, split=split, out=out, settings=settings or (), force=force, on_event=console.event
+        )
+    if as_json:
+        _json(result)
+        return
+    state = "" if result["fresh"] else " (up to date)"
+    _print(
+        f"eval: {result['out']}{state}: {result['student']} on {result['dataset']} {result['split']}, "
+        f"{result['images']:,} images, {result['captions']:,} captions; ties: {result['ties']}"
+    )
+    for task, found in result["tasks"].items():
+        if "unavailable" in found:
+            _print(f"\n{task}: not available: {found['unavailable']}")
+            continue
+        _print(f"\n{task} ({found['space']} space, {found['queries']:,} queries): {found['protocol']}")
+        intervals = found.get("intervals", {})
+        _table(
+            ("metric", "value", "95 % interval"),
+            [
+                (name, f"{value:.2f}", "{:.2f} to {:.2f}".format(*intervals[name]) if intervals.get(name) else "")
+                for name, value in found["metrics"].items()
+            ],
+        )
 
 
 @app.command("list")
@@ -225,6 +300,33 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
         _print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+class _Stopping:
+    """Turns the first SIGTERM or Ctrl-C into a wish that the training loop grants at the next step."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Stopping":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        _say("stopping after this step; once more stops at once")
+
+    def asked(self) -> bool:
+        """Tell whether a signal came."""
+        return self._asked
+
+
 class _Console:
     """Progress on stderr: bars on a terminal, plain lines elsewhere."""
 
@@ -266,6 +368,12 @@ class _Console:
         if done == total or now - self._last.get(what, 0.0) >= self.EVERY:
             self._last[what] = now
             _say(f"[{now - self._start:6.1f} s] {what}: {done:,}/{total:,}")
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Show a validation between the bars."""
+        shown = {name: value for name, value in values.items() if name in ("val.rsum",)}
+        if shown:
+            self.say(f"step {step:,}: " + ", ".join(f"{name} {value:.1f}" for name, value in shown.items()))
 
     def say(self, text: str) -> None:
         """Show a sentence between the bars."""

@@ -3,19 +3,24 @@
 Each function returns values and tells progress through `on_event`; none prints. `cusa.cli` calls them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cusa import recipe as recipes
-from cusa.errors import ConfigError, nearest
+from cusa.errors import ConfigError, DataError, nearest
+from cusa.eval.config import EvalConfig
 from cusa.manifests import ledger, store, tables
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split, splits
 from cusa.pipeline.stage import Outcome, outcome
+from cusa.recipe import Recipe
 
 if TYPE_CHECKING:
     pass
+
+if TYPE_CHECKING:
+    from cusa.models.student import Student
 
 DATASETS = {"scenes": "drawn scenes with five captions each; every match between any two is known"}
 """Data sets that `cusa download` brings."""
@@ -59,6 +64,144 @@ def download(
             folder / "ledger.json", stage="download", inputs={}, parameters=parameters, outputs=files, counts=counts
         )
     return outcome(out, done, why=str(why))
+
+
+def train(
+    recipe: Recipe,
+    *,
+    work: Path,
+    out: Path,
+    force: bool = False,
+    on_event: OnEvent = ignore,
+    on_metrics: Callable[[int, Mapping[str, float]], None] = lambda step, values: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train the recipe's student on a work folder, validating on its validation split.
+
+    Writes the run's folder: `recipe.json` (as resolved), `run.json` (on which data), `model`, `checkpoints`,
+    `metrics.parquet`, `tensorboard`. Run again it goes on where it was, or is up to date.
+
+    Args:
+        recipe: everything the run depends on besides the data.
+        work: work folder with the splits and teachers the recipe names.
+        out: the run's folder.
+        force: start anew.
+        on_event: hears of every step.
+        on_metrics: hears every row of metrics.
+        should_stop: when true, the step's checkpoint is written and StoppedError raised.
+
+    Raises:
+        CusaError: see `cusa.train.loop.run`.
+    """
+    clock = ledger.Clock()
+    split, val = Split(work, recipe.data.train), Split(work, recipe.data.val)
+    inputs = {"the training split": split.digest, "the validation split": val.digest}
+    names = {"image": "", "text": ""}
+    if recipe.loss.alpha or recipe.loss.beta:
+        for modality, name in (("image", recipe.teachers.image), ("text", recipe.teachers.text)):
+            names[modality] = tables.choose_teacher(split, modality, name)
+            inputs[f"the {modality} teacher"] = tables.teacher_digest(split, names[modality])
+    told = recipe.model_dump(mode="json", exclude={"name", "description", "eval", "teachers"})
+    told["train"] = {key: value for key, value in told["train"].items() if key not in recipe.train.FREE}
+    told["teachers"] = names
+    book = out / "ledger.json"
+    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=told)
+    old = ledger.read(book)
+    if why is None and old is not None:
+        return outcome(out, old)
+
+    from cusa.eval.evaluate import validate
+    from cusa.models import student as students
+    from cusa.train import loop
+
+    book.unlink(missing_ok=True)
+    store.write_json(out / "recipe.json", recipe.model_dump(mode="json"))
+    store.write_json(out / "run.json", {"data": str(work.resolve()), "teachers": names})
+    student = students.create(recipe.student, captions=split.texts, uni=bool(recipe.loss.beta), seed=recipe.train.seed)
+    done = loop.run(
+        recipe.train,
+        recipe.loss,
+        student=student,
+        split=split,
+        out=out,
+        teacher_image=names["image"],
+        teacher_text=names["text"],
+        digests={"the student's configuration": store.digest(told["student"]), "the validation split": val.digest},
+        validate=lambda model: validate(model, val, recipe.eval),
+        force=force,
+        on_event=on_event,
+        on_metrics=on_metrics,
+        should_stop=should_stop,
+    )
+    counts = {
+        "steps": done.steps,
+        "steps_done_now": done.steps - done.started_at,
+        "best_step": done.best_step,
+        "parameters": sum(parameter.numel() for parameter in student.parameters()),
+        **{f"val_{name}": round(value, 3) for name, value in done.best.items() if name == recipe.train.monitor},
+    }
+    outputs = [out / "recipe.json", out / "run.json", out / loop.METRICS_FILE]
+    outputs += [file for file in (out / loop.MODEL_FOLDER).rglob("*") if file.is_file()]
+    written = clock.finish(book, stage="train", inputs=inputs, parameters=told, outputs=outputs, counts=counts)
+    return outcome(out, written, why=str(why), notes=done.notes)
+
+
+def evaluate(
+    name: str,
+    *,
+    work: Path,
+    split: str = "",
+    out: Path | None = None,
+    settings: Iterable[str] = (),
+    force: bool = False,
+    on_event: OnEvent = ignore,
+) -> dict[str, Any]:
+    """Score a run, a model folder or a hub model on a work folder.
+
+    Args:
+        name: a run folder, a model folder, or a hub name.
+        work: the work folder.
+        split: the split; a run's own test split, else `test`, when empty.
+        out: where the results go; `eval` in the run's folder, or `eval/NAME` in the work folder.
+        settings: `key=value` of `cusa.eval.config.EvalConfig`.
+        force: score again.
+        on_event: hears of every batch.
+
+    Returns:
+        What `metrics.json` holds, with `out` and `fresh`.
+
+    Raises:
+        DataError: if the model or the split is not there.
+    """
+    from cusa.eval import evaluate as stage
+    from cusa.models.teachers import teacher_name
+
+    run = Path(name)
+    config = recipes.section(EvalConfig, settings)
+    if (run / "recipe.json").is_file():
+        own = store.read_json(run / "recipe.json")
+        config = recipes.section(EvalConfig, settings, base=own.get("eval", {}))
+        split = split or own.get("data", {}).get("test", "")
+        folder = run / "model"
+        if not folder.is_dir():
+            raise DataError(
+                f"{run} has no model yet: its training has not come to its first validation. Run `cusa train` again.",
+                path=run,
+            )
+        digest = store.sha256_folder(folder)
+        out = out or run / "eval"
+    else:
+        digest = store.sha256_folder(run) if run.is_dir() else name
+        out = out or work / "eval" / teacher_name(name)
+
+    def load() -> "Student":
+        from cusa.models import student
+
+        return student.load(name)
+
+    opened = Split(work, split or "test")
+    result = stage.run(config, load=load, student_digest=digest, split=opened, out=out, force=force, on_event=on_event)
+    return {**result, "out": str(out)}
 
 
 def catalogue(what: str, work: Path | None = None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

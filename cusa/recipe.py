@@ -74,13 +74,13 @@ def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
         raise ConfigError(_explain(error, keys()), recipe=name) from None
 
 
-def section(model: type[Model], overrides: Iterable[str]) -> Model:
-    """Make one configuration from its defaults and `key=value` overrides.
+def section(model: type[Model], overrides: Iterable[str], *, base: Mapping[str, Any] | None = None) -> Model:
+    """Make one configuration from its defaults, values already known, and `key=value` overrides.
 
     Raises:
         ConfigError: for an unknown key or a value out of range.
     """
-    content: dict[str, Any] = {}
+    content: dict[str, Any] = dict(base or {})
     for override in overrides:
         _set(content, override)
     try:

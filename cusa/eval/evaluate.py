@@ -69,13 +69,12 @@ def run(
     embeddings = encode(student, split, config, on_event=on_event)
     space, words = student.space_of("uni-modal")
     tasks, tables = [], []
-    on_event("rank", 0, 4)
-    for done, (task, table) in enumerate(
-        _tasks(config, split, embeddings.image, embeddings.text, space, words, truth), 1
-    ):
+    total = 4 if truth else 3
+    on_event("rank", 0, total)
+    for task, table in _tasks(config, split, embeddings.image, embeddings.text, space, words, truth):
         tasks.append(task)
         tables.append(table)
-        on_event("rank", min(done, 4), 4)
+        on_event("rank", len(tasks), total)
     result = {
         "student": student.name,
         "split": split.name,

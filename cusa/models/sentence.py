@@ -29,7 +29,9 @@ class SentenceTeacher:
 
     def __init__(self, name: str, *, device: str = "", batch_size: int = 64) -> None:
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # progress is told through events
         path = Path(name).expanduser()
         if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~"))):
             raise DataError(f"{name} is no folder. Give a sentence-transformers folder or a hub name.", path=name)
