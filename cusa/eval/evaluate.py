@@ -255,6 +255,8 @@ def _per_query(task: str, split: Split, directions: Mapping[str, Ranking]) -> pa
             pa.array(keys[source], pa.string()),
             pa.array(ranking.rank),
             pa.array(ranking.positives),
+            pa.array(ranking.r_precision, from_pandas=True),
+            pa.array(ranking.average_precision, from_pandas=True),
             pa.array([[keys[target][row] for row in top if row >= 0] for top in ranking.top], pa.list_(pa.string())),
             pa.array(
                 [scores[top >= 0] for scores, top in zip(ranking.top_scores, ranking.top, strict=True)],

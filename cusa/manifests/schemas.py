@@ -115,6 +115,8 @@ PER_QUERY = pa.schema(
         ("query_key", pa.string()),
         ("rank", pa.int64()),  # of the best positive, 1 = first
         ("positives", pa.int64()),
+        ("r_precision", pa.float64()),  # null where it was not asked for, or the query has no right item
+        ("average_precision", pa.float64()),  # at R; likewise
         ("top_keys", pa.list_(pa.string())),
         ("top_similarities", pa.list_(pa.float32())),
     ]
