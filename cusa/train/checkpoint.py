@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cusa.errors import CusaError, DataError, StaleError
+from cusa.errors import DataError, StaleError
 from cusa.manifests import store
 
 _FORMAT = 1
@@ -47,8 +47,7 @@ def save(
     """
     place = folder / f"step-{step:09d}"
     with store.whole_folder(place) as temporary:
-        with (temporary / "state.pt").open("wb") as file:  # given a path, torch hides that the disk is full
-            torch.save(dict(state), file)
+        _write(temporary / "state.pt", state)
         meta = {
             "format": _FORMAT,
             "step": step,
@@ -100,7 +99,7 @@ def load(folder: Path, *, identity: Identity) -> tuple[int, dict[str, Any], tupl
             state = torch.load(place / "state.pt", map_location="cpu", weights_only=True)
         except StaleError:
             raise
-        except (CusaError, OSError, RuntimeError, KeyError, TypeError) as error:
+        except Exception as error:  # a damaged archive raises almost anything: OSError, RuntimeError, pickle's own...
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             notes.append(f"The checkpoint {place} is broken and was passed over: {first}")
             continue
@@ -147,6 +146,18 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % (1 << 32))  # noqa: NPY002
     torch.manual_seed(seed)
+
+
+def _write(path: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and plain values; where the system refuses, raise what it said and not torch's words about it."""
+    try:
+        with path.open("wb") as file:
+            torch.save(dict(state), file)
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        raise cause or error from error
 
 
 def _check(place: Path, meta: Any, step: int) -> None:

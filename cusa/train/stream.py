@@ -189,7 +189,9 @@ def available_threads() -> int:
     return max(1, min(8, cores // 2))
 
 
-def batches(stream: PairStream, start: int, stop: int, *, threads: int = 1, ahead: int = 4) -> Generator[Batch, None, None]:
+def batches(
+    stream: PairStream, start: int, stop: int, *, threads: int = 1, ahead: int = 4
+) -> Generator[Batch, None, None]:
     """Give the batches of steps `start` to `stop` in order, made ahead of time by threads.
 
     Threads and not processes: decoding and resizing release the interpreter's lock, the kept images are shared, and

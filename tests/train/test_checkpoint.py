@@ -1,0 +1,137 @@
+import os
+import random
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cusa.errors import DataError, StaleError
+from cusa.manifests import store
+from cusa.train import checkpoint
+
+SELF = checkpoint.Identity({"train.lr": 0.001, "loss.alpha": 0.1}, {"the training split": "aa"})
+
+
+def _state(number: int) -> dict[str, Any]:
+    return {
+        "student": {"w": torch.full((3,), float(number))},
+        "best": {"rsum": 1.5},
+        "bad": {"k": ("00000.tar", "why")},
+    }
+
+
+def _save(folder: Path, *steps: int, keep: int = 3, also_keep: int | None = None) -> None:
+    for step in steps:
+        checkpoint.save(folder, step=step, state=_state(step), identity=SELF, keep=keep, also_keep=also_keep)
+
+
+def test_the_latest_comes_back(tmp_path: Path) -> None:
+    assert checkpoint.load(tmp_path / "none", identity=SELF) == (0, {}, ())
+    _save(tmp_path, 2, 10, 4)
+    step, state, notes = checkpoint.load(tmp_path, identity=SELF)
+    assert (step, notes) == (10, ())
+    assert torch.equal(state["student"]["w"], torch.full((3,), 10.0))
+    assert (state["best"], state["bad"]) == ({"rsum": 1.5}, {"k": ("00000.tar", "why")})
+
+
+def test_old_ones_go_but_for_the_best(tmp_path: Path) -> None:
+    _save(tmp_path, 1, 2, 3, 4, 5, keep=2, also_keep=2)
+    assert checkpoint.steps(tmp_path) == [2, 4, 5]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no state", "no meta", "meta cut", "foreign", "empty", "renamed"])
+def test_a_broken_one_is_passed_over_and_named(tmp_path: Path, damage: str) -> None:
+    _save(tmp_path, 1, 2)
+    place = tmp_path / "step-000000002"
+    state, meta = place / "state.pt", place / "meta.json"
+    if damage == "cut":
+        state.write_bytes(state.read_bytes()[:-50])
+    elif damage == "flipped":
+        data = bytearray(state.read_bytes())
+        data[len(data) // 2] ^= 1
+        state.write_bytes(data)
+    elif damage == "no state":
+        state.unlink()
+    elif damage == "no meta":
+        meta.unlink()
+    elif damage == "meta cut":
+        meta.write_text(meta.read_text()[:40])
+    elif damage == "foreign":
+        meta.write_text('{"epoch": 3}')
+    elif damage == "empty":
+        state.write_bytes(b"")
+    else:
+        place.rename(tmp_path / "step-000000007")
+    step, read, notes = checkpoint.load(tmp_path, identity=SELF)
+    assert step == 1
+    assert torch.equal(read["student"]["w"], torch.ones(3))
+    assert len(notes) == 1
+    assert f"step-00000000{7 if damage == 'renamed' else 2} is broken and was passed over" in notes[0]
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return (os.system, ("echo executed",))
+
+
+def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _save(tmp_path, 1)
+    place = tmp_path / "step-000000001"
+    torch.save({"student": _Evil()}, place / "state.pt")
+    meta = store.read_json(place / "meta.json")
+    store.write_json(place / "meta.json", {**meta, "sha256": store.sha256_file(place / "state.pt")})
+    step, _, notes = checkpoint.load(tmp_path, identity=SELF)
+    assert step == 0
+    assert "passed over" in notes[0]
+    assert "executed" not in capfd.readouterr().out
+
+
+def test_another_run_is_refused_with_what_changed(tmp_path: Path) -> None:
+    _save(tmp_path, 1)
+    other = checkpoint.Identity({"train.lr": 0.002, "loss.beta": 1}, {"the training split": "bb"})
+    with pytest.raises(StaleError) as caught:
+        checkpoint.load(tmp_path, identity=other)
+    for words in (
+        "train.lr was 0.001 and is now 0.002",
+        "loss.alpha was 0.1 and is now None",
+        "the training split changed",
+        "--force",
+    ):
+        assert words in str(caught.value)
+
+
+def test_random_numbers_go_on(tmp_path: Path) -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.normal()), float(torch.rand(()))  # noqa: NPY002
+
+    checkpoint.seed_all(5)
+    draw()
+    checkpoint.save(tmp_path, step=1, state={"random": checkpoint.random_state()}, identity=SELF, keep=1)
+    expected = [draw() for _ in range(3)]
+    checkpoint.seed_all(9)
+    checkpoint.set_random_state(checkpoint.load(tmp_path, identity=SELF)[1]["random"])
+    assert [draw() for _ in range(3)] == expected
+    checkpoint.seed_all(5)
+    first = draw()
+    checkpoint.seed_all(5)
+    assert draw() == first
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_explained_and_the_last_one_stays(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs here: {mounted.stderr.decode()}")
+    try:
+        _save(small, 1)
+        with pytest.raises(DataError, match="disk is full"):
+            checkpoint.save(small, step=2, state={"w": torch.zeros(500_000)}, identity=SELF, keep=3)
+        assert [place.name for place in small.iterdir()] == ["step-000000001"]
+        assert checkpoint.load(small, identity=SELF)[0] == 1
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

@@ -1,0 +1,454 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from cusa.errors import ConfigError, DataError, StaleError, StoppedError
+from cusa.manifests.samples import Split
+from cusa.models import student as students
+from cusa.train import checkpoint, loop, schedule
+from cusa.train.config import LossConfig, TemperatureConfig
+from cusa.train.losses import CUSALoss
+from cusa.train.optimizer import parameter_groups
+from cusa.train.order import Order
+from cusa.train.stream import PairStream
+from tests.train.conftest import LOSS, STUDENT, TRAIN, Train, make_world
+
+TIMED = {"samples_per_second", "data_wait_share", "peak_memory_bytes"}
+
+
+class Validation:
+    """Gives a number that rises and falls, and disturbs every random number it can reach."""
+
+    def __init__(self, values: Mapping[int, float] | None = None) -> None:
+        self.calls = 0
+        self._values = values or {}
+
+    def __call__(self, student: students.Student) -> dict[str, float]:
+        assert not student.training
+        self.calls += 1
+        torch.rand(7)
+        weight = next(student.parameters())
+        return {"rsum": self._values.get(self.calls, float(weight.detach().sum())), "other": 1.0}
+
+
+def _weights(out: Path) -> dict[str, torch.Tensor]:
+    place = out / "checkpoints" / f"step-{TRAIN.steps:09d}"
+    state = torch.load(place / "state.pt", weights_only=True)
+    optimizer = {
+        f"{name}.{index}": torch.as_tensor(value)
+        for index, slots in state["optimizer"]["state"].items()
+        for name, value in slots.items()
+    }
+    return {**state["student"], **state["loss"], **optimizer, "rng": state["random"]["torch"]}
+
+
+def _metrics(out: Path) -> list[tuple[int, str, float]]:
+    rows = pq.read_table(out / "metrics.parquet").to_pylist()
+    return [(row["step"], row["name"], row["value"]) for row in rows if row["name"] not in TIMED]
+
+
+def _equal(one: Path, other: Path) -> bool:
+    first, second = _weights(one), _weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_ten_steps_equal_a_plain_loop(world: Path, train: Train, tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    split = Split(world, "train")
+    torch.manual_seed(TRAIN.seed)
+    student = students.create(STUDENT, captions=split.texts, uni=True, seed=TRAIN.seed)
+    loss = loop.make_loss(LOSS)
+    named = [*student.named_parameters("student"), *loss.named_parameters("loss")]
+    optimizer = torch.optim.AdamW(parameter_groups(named, weight_decay=TRAIN.weight_decay), lr=1.0, fused=False)
+    embeddings = {}
+    for teacher in ("colours", "words"):
+        parts = sorted((world / "train" / "teachers" / teacher).glob("0*.parquet"))
+        embeddings[teacher] = torch.tensor(
+            [row for part in parts for row in pq.read_table(part)["embedding"].to_pylist()]
+        )
+    order = Order(split.num_captions, TRAIN.batch, TRAIN.seed)
+    stream = PairStream(split, order, student)
+    for step in range(TRAIN.steps):
+        rows = torch.from_numpy(order.rows(step))
+        owners = torch.from_numpy(split.caption_owner)[rows]
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.cosine(step, steps=TRAIN.steps, lr=TRAIN.lr)
+        terms = loss(
+            **student(student.pixels(stream[step].images), student.tokenize([split.texts[row] for row in rows])),
+            teacher_image=embeddings["colours"][owners],
+            teacher_text=embeddings["words"][rows],
+            image_ids=owners,
+        )
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+    got = _weights(tmp_path / "run")
+    for name, value in {**student.state_dict(), **loss.state_dict()}.items():
+        if name.endswith("k_proj.bias"):
+            continue  # a softmax does not see it: its gradient is rounding, which Adam scales up
+        torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-6)
+    last = {name: value for step, name, value in _metrics(tmp_path / "run") if step == TRAIN.steps}
+    for name, value in terms.items():
+        assert last[name] == pytest.approx(float(value.detach()), rel=1e-4)
+
+
+def test_the_loss_falls(train: Train, tmp_path: Path) -> None:
+    train(tmp_path / "run", train={"steps": 60})
+    losses = [value for _, name, value in _metrics(tmp_path / "run") if name == "loss"]
+    assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
+
+
+def test_what_is_logged(train: Train, tmp_path: Path) -> None:
+    heard: dict[int, dict[str, float]] = {}
+    events = []
+    done = train(
+        tmp_path / "run",
+        validate=Validation(),
+        on_metrics=lambda step, values: heard.setdefault(step, {}).update(values),
+        on_event=lambda *event: events.append(event),
+    )
+    assert sorted(heard) == [1, 3, 4, 6, 8, 9, 10]
+    assert {
+        *("loss", "infonce", "csa", "usa", "lr", "temperature.csa", "temperature.infonce", "target_entropy.image"),
+        *("effective_weight.usa", "target_off_diagonal.text", "undecodable", *TIMED),
+    } <= set(heard[9])
+    assert set(heard[4]) == {"val.rsum", "val.other"}
+    assert heard[9]["loss"] == pytest.approx(heard[9]["infonce"] + heard[9]["csa"] + heard[9]["usa"], rel=1e-5)
+    assert heard[1]["lr"] == TRAIN.lr
+    assert 0 <= heard[9]["data_wait_share"] <= 1
+    table = pq.read_table(tmp_path / "run" / "metrics.parquet").to_pylist()
+    assert {(row["step"], row["name"]): row["value"] for row in table} == {
+        (step, name): value for step, values in heard.items() for name, value in values.items()
+    }
+    assert events == [("train", step, 10) for step in range(11)]
+    assert done.last["loss"] == heard[10]["loss"]
+    assert (done.steps, done.started_at, done.notes) == (10, 0, ())
+    assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_the_best_by_validation_is_kept(train: Train, tmp_path: Path) -> None:
+    weights = {}
+    validation = Validation({1: 5.0, 2: 9.0, 3: 7.0})
+
+    def validate(student: students.Student) -> dict[str, float]:
+        weights[validation.calls + 1] = {name: value.clone() for name, value in student.state_dict().items()}
+        return validation(student)
+
+    done = train(tmp_path / "run", validate=validate, train={"keep_checkpoints": 1})
+    assert (done.best_step, done.best["rsum"]) == (8, 9.0)
+    saved = students.load(tmp_path / "run").state_dict()
+    assert all(torch.equal(saved[name], value) for name, value in weights[2].items())
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [8, 10]
+
+
+def test_without_validation_the_last_is_kept(train: Train, tmp_path: Path) -> None:
+    done = train(tmp_path / "run")
+    assert (done.best_step, done.best) == (10, {})
+    saved = students.load(tmp_path / "run").state_dict()
+    last = _weights(tmp_path / "run")
+    assert all(torch.equal(saved[name], last[name]) for name in saved)
+
+
+def _stop_after(steps: int) -> Callable[[], bool]:
+    asked = iter([False] * (steps - 1))
+    return lambda: next(asked, True)
+
+
+@pytest.mark.parametrize("stops", [[1], [3], [4], [2, 1, 5]])
+def test_stopped_and_gone_on_it_ends_with_the_same_bits(train: Train, tmp_path: Path, stops: list[int]) -> None:
+    dropout = students.create(STUDENT, captions=[], uni=True, seed=0)
+    assert dropout.training
+
+    def fresh(world: Path) -> students.Student:
+        student = students.create(STUDENT, captions=Split(world, "train").texts, uni=True, seed=0)
+        # Dropout draws random numbers in every step: they must go on, too.
+        student.heads["uni"]["image"].linear = torch.nn.Sequential(
+            student.heads["uni"]["image"].linear, torch.nn.Dropout()
+        )  # type: ignore[index, union-attr]
+        return student
+
+    world = make_world(tmp_path)
+    train(tmp_path / "whole", work=world, student=fresh(world), validate=Validation())
+    taken = 0
+    for number, stop in enumerate(stops):
+        taken += stop
+        with pytest.raises(StoppedError, match=rf"after step {taken} of 10.*go on"):
+            train(
+                tmp_path / "parts",
+                work=world,
+                student=fresh(world),
+                validate=Validation(),
+                should_stop=_stop_after(stop),
+                train={"workers": number + 1, "cache_mib": number},
+            )
+    done = train(tmp_path / "parts", work=world, student=fresh(world), validate=Validation())
+    assert done.started_at == taken
+    assert _equal(tmp_path / "whole", tmp_path / "parts")
+    assert _metrics(tmp_path / "whole") == _metrics(tmp_path / "parts")
+    whole = (tmp_path / "whole" / "model" / "model.safetensors").read_bytes()
+    assert (tmp_path / "parts" / "model" / "model.safetensors").read_bytes() == whole
+
+
+_CHILD = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from cusa.manifests.samples import Split
+from cusa.models import student as students
+from cusa.train import loop
+from tests.train.conftest import LOSS, STUDENT, TRAIN
+from tests.train.test_loop import Validation
+split = Split(Path(sys.argv[1]), "train")
+student = students.create(STUDENT, captions=split.texts, uni=True, seed=0)
+config = TRAIN.model_copy(update={"checkpoint_every": 1})
+def event(what, done, total):
+    print(done, flush=True)
+    if done == int(sys.argv[3]):
+        sys.stdin.read()
+loop.run(config, LOSS, student=student, split=split, out=Path(sys.argv[2]), validate=Validation(), on_event=event)
+"""
+
+
+def test_killed_and_gone_on_it_ends_with_the_same_bits(world: Path, tmp_path: Path) -> None:
+    def start(out: Path, until: int) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-c", _CHILD, str(world), str(out), str(until)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=Path(__file__).parents[2],
+        )
+
+    with start(tmp_path / "whole", -1) as whole, start(tmp_path / "killed", 5) as killed:
+        assert killed.stdout is not None
+        for line in killed.stdout:
+            if line.strip() == "5":
+                break
+        killed.send_signal(signal.SIGKILL)
+        whole.communicate()
+    assert (whole.returncode, killed.returncode) == (0, -signal.SIGKILL)
+    with start(tmp_path / "killed", -1) as again:
+        shown, _ = again.communicate()
+    assert shown.split()[0] == "5"
+    assert _equal(tmp_path / "whole", tmp_path / "killed")
+    assert _metrics(tmp_path / "whole") == _metrics(tmp_path / "killed")
+
+
+def test_a_finished_run_is_finished(train: Train, tmp_path: Path) -> None:
+    first = train(tmp_path / "run", validate=Validation())
+    validation = Validation()
+    again = train(tmp_path / "run", validate=validation)
+    assert validation.calls == 0
+    assert (again.started_at, again.best, again.last) == (10, first.best, first.last)
+    forced = train(tmp_path / "run", validate=validation, force=True)
+    assert (forced.started_at, validation.calls) == (0, 3)
+    assert forced.best == first.best
+
+
+def test_a_broken_checkpoint_is_passed_over(train: Train, tmp_path: Path) -> None:
+    train(tmp_path / "whole", validate=Validation())
+    with pytest.raises(StoppedError):
+        train(tmp_path / "run", validate=Validation(), should_stop=_stop_after(7))
+    state = tmp_path / "run" / "checkpoints" / "step-000000007" / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    done = train(tmp_path / "run", validate=Validation())
+    assert done.started_at == 6
+    assert "step-000000007 is broken" in done.notes[0]
+    assert _equal(tmp_path / "whole", tmp_path / "run")
+
+
+def test_lost_metrics_are_told_and_no_reason_to_stop(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        train(tmp_path / "run", should_stop=_stop_after(7))
+    (tmp_path / "run" / "metrics.parquet").unlink()
+    done = train(tmp_path / "run")
+    assert "metrics before step 7 are lost" in done.notes[0]
+    assert min(step for step, _, _ in _metrics(tmp_path / "run")) == 9
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"train": {"lr": 1e-4}}, r"train\.lr was 0\.003 and is now 0\.0001"),
+        ({"loss": LOSS.model_copy(update={"alpha": 0.9})}, r"loss\.alpha was 0\.5 and is now 0\.9"),
+        ({"digests": {"the recipe's student": "b"}}, "the recipe's student changed"),
+    ],
+)
+def test_another_recipe_is_refused(train: Train, tmp_path: Path, changed: dict[str, Any], words: str) -> None:
+    train(tmp_path / "run", digests={"the recipe's student": "a"})
+    with pytest.raises(StaleError, match=words):
+        train(tmp_path / "run", **{"digests": {"the recipe's student": "a"}, **changed})
+    assert train(tmp_path / "run", digests={"the recipe's student": "a"}, train={"workers": 3}).started_at == 10
+
+
+def test_another_teacher_is_refused(train: Train, own_world: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", work=own_world)
+    for part in (own_world / "train" / "teachers" / "colours").glob("0*.parquet"):
+        table = pq.read_table(part)
+        pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"revision": b"2"}), part)
+    with pytest.raises(StaleError, match="the image teacher changed"):
+        train(tmp_path / "run", work=own_world)
+
+
+def test_another_model_is_refused(train: Train, tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    wider = students.create(STUDENT.model_copy(update={"width": 20}), captions=["a"], uni=True, seed=0)
+    with pytest.raises(DataError, match="state of another model"):
+        train(tmp_path / "run", student=wider)
+
+
+class _Broken(torch.nn.Module):
+    """A tower that gives no numbers from its fifth step on."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+        self.calls = 0
+
+    def get_image_features(self, **inputs: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        features = self.inner.get_image_features(**inputs).pooler_output
+        return features * (float("nan") if self.calls == 5 else 1.0)
+
+    def get_text_features(self, **inputs: torch.Tensor) -> torch.Tensor:
+        return self.inner.get_text_features(**inputs).pooler_output
+
+
+def test_a_loss_that_is_no_number_stops_with_the_keys(world: Path, train: Train, tmp_path: Path) -> None:
+    student = students.create(STUDENT, captions=Split(world, "train").texts, uni=True, seed=0)
+    student.backbone = _Broken(student.backbone)
+    with pytest.raises(DataError, match="no finite number at step 5") as caught:
+        train(tmp_path / "run", student=student)
+    expected = [Split(world, "train").caption_keys[row] for row in Order(36, 8, 0).rows(4)]
+    assert list(caught.value.values["keys"]) == expected
+    assert expected[0] in str(caught.value)
+    assert "step-000000004" in str(caught.value)
+    place = tmp_path / "run" / "checkpoints" / "step-000000004"
+    meta = json.loads((place / "meta.json").read_text())
+    identity = checkpoint.Identity(meta["settings"], meta["digests"])
+    assert checkpoint.load(place.parent, identity=identity)[0] == 4
+
+
+def test_too_many_undecodable_images_stop_it(own_world: Path, train: Train, tmp_path: Path) -> None:
+    row = Split(own_world, "train").samples.slice(9, 1).to_pylist()[0]
+    with (own_world / "train" / row["shard"]).open("r+b") as file:
+        file.seek(row["image_offset"])
+        file.write(b"no picture")
+    with pytest.raises(DataError, match=rf"1 of 12 images cannot be decoded.*max_undecodable=0\.01.*{row['key']}"):
+        train(tmp_path / "strict", work=own_world)
+    done = train(tmp_path / "run", work=own_world, train={"max_undecodable": 0.1})
+    assert "1 images could not be decoded" in done.notes[0]
+    assert f"1 in {row['shard']}" in done.notes[0]
+    assert done.last["undecodable"] == 1
+
+
+def test_infonce_alone_needs_no_teacher(own_world: Path, train: Train, tmp_path: Path) -> None:
+    shutil.rmtree(own_world / "train" / "teachers")
+    with pytest.raises(DataError, match="cusa extract-teachers"):
+        train(tmp_path / "cusa", work=own_world)
+    done = train(tmp_path / "run", work=own_world, loss=LossConfig(alpha=0, beta=0))
+    assert set(done.last) >= {"loss", "infonce"}
+    assert done.last.get("csa", 0) == done.last.get("usa", 0) == 0
+    assert not students.load(tmp_path / "run").has_uni
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"train": {"batch": 64}}, r"train\.batch is 64.*only 36 pairs"),
+        ({"train": {"warmup_steps": 10}}, "warmup_steps is 10"),
+        (
+            {"train": {"monitor": "recall"}, "validate": Validation()},
+            r"train\.monitor is 'recall'.*Allowed: other, rsum",
+        ),
+        ({"loss": LossConfig(alpha=0, beta=0, infonce_weight=0)}, "All weights of the loss are 0"),
+    ],
+)
+def test_impossible_recipes_are_refused(train: Train, tmp_path: Path, arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        train(tmp_path / "run", **arguments)
+
+
+def test_usa_needs_its_heads(train: Train, tmp_path: Path) -> None:
+    plain = students.create(STUDENT, captions=["a"], uni=False, seed=0)
+    with pytest.raises(ConfigError, match=r"loss\.beta is 0\.5, but the student has no uni-modal heads"):
+        train(tmp_path / "run", student=plain)
+
+
+def test_the_callers_random_numbers_are_left_alone(train: Train, tmp_path: Path) -> None:
+    torch.manual_seed(77)
+    expected = torch.rand(3)
+    torch.manual_seed(77)
+    train(tmp_path / "run", validate=Validation())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_clipping_and_bf16(train: Train, tmp_path: Path) -> None:
+    done = train(tmp_path / "run", train={"clip_norm": 0.5, "precision": "bf16", "schedule": "epoch"})
+    assert done.last["grad_norm"] > 0
+    rates = {step: value for step, name, value in _metrics(tmp_path / "run") if name == "lr"}
+    assert rates[1] == rates[3] == TRAIN.lr  # four steps are an epoch
+    assert rates[6] < TRAIN.lr
+
+
+def _settings(loss: CUSALoss) -> dict[str, tuple[float, float, float, bool]]:
+    return {
+        name: (round(float(t.value.detach()), 6), t.minimum, t.maximum, t.value.requires_grad)
+        for name, t in loss.temperatures().items()
+    }
+
+
+def test_make_loss_gives_every_setting_its_place() -> None:
+    def temperature(initial: float) -> TemperatureConfig:
+        return TemperatureConfig(initial=initial, minimum=initial / 2, maximum=initial * 2, learned=initial < 0.5)
+
+    config = LossConfig(
+        alpha=0.2,
+        beta=0.3,
+        infonce_weight=0.4,
+        reduction="release",
+        fusion="dot",
+        divergence="cross_entropy",
+        temperature=temperature(0.01),
+        csa_temperatures="separate",
+        csa_image_temperature=temperature(0.02),
+        csa_text_temperature=temperature(0.03),
+        usa_image_temperature=temperature(0.04),
+        usa_text_temperature=temperature(0.05),
+        teacher_temperatures="separate",
+        teacher_image_temperature=temperature(0.6),
+        teacher_text_temperature=temperature(0.7),
+    )
+    loss = loop.make_loss(config)
+    assert (loss.alpha, loss.beta, loss.infonce_weight) == (0.2, 0.3, 0.4)
+    assert (loss.reduction, loss.fusion, loss.divergence) == ("release", "dot", "cross_entropy")
+    assert _settings(loss) == {
+        "infonce": (0.01, 0.005, 0.02, True),
+        "csa.image": (0.02, 0.01, 0.04, True),
+        "csa.text": (0.03, 0.015, 0.06, True),
+        "usa.image": (0.04, 0.02, 0.08, True),
+        "usa.text": (0.05, 0.025, 0.1, True),
+        "teacher.image": (0.6, 0.3, 1.2, False),
+        "teacher.text": (0.7, 0.35, 1.4, False),
+    }
+    shared = loop.make_loss(LossConfig(usa_temperatures="csa"))
+    assert list(shared.temperatures()) == ["infonce", "csa", "teacher"]
+    assert list(loop.make_loss(LossConfig(usa_temperatures="one")).temperatures()) == [
+        "infonce",
+        "csa",
+        "usa",
+        "teacher",
+    ]
+    assert _settings(loop.make_loss(LossConfig())) == _settings(CUSALoss())
