@@ -229,6 +229,24 @@ def eval_(
         )
 
 
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Evaluated runs; the first is the baseline.")],
+    work: Annotated[Path | None, typer.Option("--data", help="Work folder; default: the one the run names.")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the last run.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write one self-contained HTML page, and the same tables as Markdown."""
+    from cusa import journey
+
+    written = journey.report(runs, work=work, out=out, force=force)
+    if as_json:
+        _json(vars(written))
+    else:
+        _print(f"report: {written.page}{'' if written.fresh else ' is up to date'}")
+
+
 @app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="datasets, layouts, recipes, teachers or drop-reasons.")],

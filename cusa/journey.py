@@ -3,7 +3,7 @@
 Each function returns values and tells progress through `on_event`; none prints. `cusa.cli` calls them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -206,6 +206,40 @@ def evaluate(
 
 
 @dataclass(frozen=True)
+class Report:
+    """Where a report lies."""
+
+    page: Path
+    """As HTML, one self-contained file."""
+    markdown: Path
+    fresh: bool
+    """Whether it was written now."""
+
+
+def report(runs: Sequence[Path], *, work: Path | None = None, out: Path | None = None, force: bool = False) -> Report:
+    """Write the report of evaluated runs, the first being the baseline.
+
+    Args:
+        runs: run folders.
+        work: the work folder; the one the first run was trained on when None.
+        out: the HTML file; `report.html` in the last run's folder when None.
+        force: write it again.
+
+    Raises:
+        DataError: if a run was not evaluated, or they were evaluated on different splits.
+    """
+    from cusa.eval import report as stage
+
+    for run in runs:
+        if not run.is_dir():
+            raise DataError(f"There is no run {run}. Give the --out of a `cusa train`.", path=run)
+    if work is None and (runs[0] / "run.json").is_file():
+        work = Path(store.read_json(runs[0] / "run.json")["data"])
+    page, fresh = stage.run(runs, out=out or runs[-1] / "report.html", work=work, force=force)
+    return Report(page, page.with_suffix(".md"), fresh)
+
+
+@dataclass(frozen=True)
 class Demo:
     """What the demo made."""
 
@@ -262,8 +296,8 @@ def demo(
         train(recipes.load(name, [f"train.seed={seed}"]), work=work, out=runs / name, on_event=on_event)
         results[name] = evaluate(str(runs / name), work=work, on_event=on_event)
     say("Writing the report.")
-    page = report([runs / name for name in DEMO_RECIPES], work=work, out=out / "report.html")
-    return Demo(page, _compare(results))
+    written = report([runs / name for name in DEMO_RECIPES], work=work, out=out / "report.html")
+    return Demo(written.page, _compare(results))
 
 
 def _compare(results: Mapping[str, Mapping[str, Any]]) -> str:

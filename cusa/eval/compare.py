@@ -94,16 +94,15 @@ def _values(
     one: Mapping[str, pa.ChunkedArray], two: Mapping[str, pa.ChunkedArray], ks: tuple[int, ...]
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Return each metric's value for every query of both runs, NaN where a query has no right item."""
-    found = []
-    for k in ks:
-        hits = []
-        for table in (one, two):
-            rank, positives = table["rank"].to_numpy(), table["positives"].to_numpy()
-            hits.append(np.where(positives > 0, ((rank >= 1) & (rank <= k)).astype(float), np.nan))
-        found.append((f"r@{k}", *hits))
+    found = [(f"r@{k}", _hits(one, k), _hits(two, k)) for k in ks]
     for name, column in (("r_precision", "r_precision"), ("map_at_r", "average_precision")):
-        found.append((name, *(table[column].to_numpy().astype(float) for table in (one, two))))
+        found.append((name, one[column].to_numpy().astype(float), two[column].to_numpy().astype(float)))
     return found
+
+
+def _hits(table: Mapping[str, pa.ChunkedArray], k: int) -> np.ndarray:
+    rank, positives = table["rank"].to_numpy(), table["positives"].to_numpy()
+    return np.where(positives > 0, ((rank >= 1) & (rank <= k)).astype(float), np.nan)
 
 
 def _difference(value: float, drawn_S: np.ndarray) -> Difference:

@@ -89,7 +89,7 @@ def page(title: str, body: Iterable[str]) -> str:
     )
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: Sequence[int] = ()) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: Iterable[int] = ()) -> str:
     """Return an HTML table that scrolls sideways within itself.
 
     Args:
@@ -97,9 +97,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: Sequen
         rows: cells as HTML, already escaped; a row with one cell is a group's heading.
         words: columns of running text rather than numbers.
     """
+    running = set(words)
 
     def kind(column: int) -> str:
-        return ' class="words"' if column in words else ""
+        return ' class="words"' if column in running else ""
 
     head = "".join(f"<th{kind(column)}>{escape(name)}</th>" for column, name in enumerate(header))
     lines = []
