@@ -55,3 +55,4 @@ class AuditConfig(Config):
     neighbours: int = Field(default=50, ge=1, le=10_000, description="depth of the neighbourhoods that are joined")
     minimum_score: float = Field(default=0.0, ge=0, le=1, description="candidates below are not written")
     gallery: int = Field(default=60, ge=0, le=2000, description="candidates shown as pictures")
+    batch_size: int = Field(default=128, ge=2, description="batch for which expected false negatives are told")

@@ -1,0 +1,139 @@
+"""The audit's page: its best candidates as pictures with their captions, in one self-contained HTML file."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from cusa.errors import DataError
+from cusa.manifests import page, store
+from cusa.manifests.samples import Split
+from cusa.models.preprocess import UNDECODABLE, decode_rgb
+
+_SIDE = 320  # pixels of a thumbnail's longer side: sharp at half that on a phone's screen
+
+
+@dataclass(frozen=True)
+class Card:
+    """One candidate as the page shows it; images and captions are rows of the split."""
+
+    rank: int
+    image: int
+    caption: int
+    owner: int
+    own_caption: int | None
+    """The image's own caption that is nearest to the candidate caption; None if it has none."""
+    image_similarity: float
+    text_similarity: float
+    """Not a number where there is no such teacher."""
+    score: float
+    duplicate_image: bool
+    duplicate_caption: bool
+    match: bool | None
+    """True and False where it is known, None where nobody has judged."""
+
+
+def write(
+    path: Path, *, split: Split, cards: Sequence[Card], summary: dict[str, Any], sentences: Sequence[str]
+) -> None:
+    """Write the page, whole.
+
+    Args:
+        path: the HTML file.
+        split: where pictures and captions come from.
+        cards: what to show, in order.
+        summary: what `cusa.pipeline.audit.summarise` returned.
+        sentences: the same in words.
+    """
+
+    @cache
+    def thumbnail(row: int) -> str:
+        try:
+            return page.thumbnail(decode_rgb(split.image_bytes(row)), side=_SIDE)
+        except UNDECODABLE as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"{split.image_keys[row]} in {split.folder} does not decode any more ({error}). Make the split again "
+                "with `cusa shard ... --force`.",
+                key=split.image_keys[row],
+            ) from error
+
+    body = [
+        "<h1>Probably missing matches</h1>",
+        f'<p class="soft">Split <b>{escape(split.name)}</b> of {escape(split.work.name)}. Training takes every caption '
+        "of another image for wrong. The teachers think that these are right: image and caption belong together "
+        "although the data set does not pair them.</p>",
+        _figures(summary),
+        f"<h2>{_heading(len(cards))}</h2>",
+        '<p class="small soft">Each card asks: is the sentence true of the left picture? The right picture is the one '
+        "the sentence was written for. Of the candidates between two pictures only the best is shown; all are in "
+        "<code>candidates.parquet</code>.</p>",
+        '<div class="gallery">',
+        *(_card(split, card, thumbnail(card.image), thumbnail(card.owner)) for card in cards),
+        "</div>",
+        "<h2>In words</h2>",
+        *(f"<p>{escape(sentence)}</p>" for sentence in sentences),
+    ]
+    store.write_text(path, page.page(f"Audit of {split.name}: probably missing matches", body))
+
+
+def _heading(number: int) -> str:
+    if not number:
+        return "No candidates"
+    return "The best candidate" if number == 1 else f"The best {number} candidates"
+
+
+def _figures(summary: dict[str, Any]) -> str:
+    """Return the cards at the top."""
+    teachers = " and ".join(name for name in summary["teachers"].values() if name)
+    boxes = [("candidates", f"{summary['candidates']:,}", f"of {summary['open_pairs']:,} open pairs, by {teachers}")]
+    truth = summary["truth"]
+    if truth is not None:
+        best = truth["rankings"].get("score")
+        bound = "" if truth["complete"] else "at least "
+        found = f"{truth['among_candidates']:,} of them are candidates"
+        boxes.append(("known missing matches", f"{truth['false_negatives']:,}", found))
+        if best is not None:
+            chance = f"{bound or 'a random order: '}{truth['chance']:.4f}" if not bound else "most pairs never judged"
+            boxes.append(("average precision", f"{bound and '≥ '}{best['average_precision']:.3f}", chance))
+            boxes.append(("median rank", f"{best['median_rank']:,.0f}", "of a known missing match, by score"))
+        batch = truth["batch"]
+        shown = f"{bound and '≥ '}{batch['per_row']:.2f}"
+        boxes.append((f"wrong negatives a row, batch of {batch['size']}", shown, "on average, for a random batch"))
+    inner = "".join(
+        f'<div class="card"><div class="label">{escape(label)}</div><div class="big">{escape(value)}</div>'
+        f'<div class="note">{escape(note)}</div></div>'
+        for label, value, note in boxes
+    )
+    return f'<div class="cards">{inner}</div>'
+
+
+def _card(split: Split, card: Card, image: str, owner: str) -> str:
+    words = split.texts[card.caption]
+    own = split.texts[card.own_caption] if card.own_caption is not None else "no caption of its own"
+    badges = []
+    if card.match is not None:
+        badges.append(("good", "true") if card.match else ("bad", "not true"))
+    if card.duplicate_image:
+        badges.append(("missed", "same image file"))
+    if card.duplicate_caption:
+        badges.append(("missed", "same words"))
+    marks = " ".join(f'<span class="badge {kind}">{text}</span>' for kind, text in badges)
+    numbers = [("score", card.score), ("images", card.image_similarity), ("captions", card.text_similarity)]
+    shown = "".join(
+        f"<span>{name} <b>{'–' if math.isnan(value) else f'{value:.3f}'}</b></span>" for name, value in numbers
+    )
+    return (
+        f'<article class="pair"><p class="say">“{escape(words)}” {marks}</p><div class="row">'
+        f"<div>{page.picture(image, own)}"
+        f'<p class="caption"><span class="soft">This one? Its own caption:</span> {escape(own)}</p></div>'
+        f"<div>{page.picture(owner, words)}"
+        f'<p class="caption soft">Written for this one.</p></div></div>'
+        f'<div class="numbers"><span>#{card.rank}</span>{shown}</div>'
+        f'<div class="numbers"><code>{escape(split.image_keys[card.image])}</code>'
+        f"<code>{escape(split.caption_keys[card.caption])}</code></div></article>"
+    )
