@@ -23,7 +23,8 @@ class Ranking:
         positives: (Q,) int64, right items of each query.
         r_precision: (Q,) share of right items among the first R, R being their number; NaN where R = 0.
         average_precision: (Q,) mAP@R's term: mean over the first R places of precision at the hits; NaN where R = 0.
-        top: (Q, K) int64, rows of the best items, best first; -1 where the gallery is shorter.
+        top: (Q, K) int64, rows of the best items, best first, the lower row first among equals; -1 where the gallery is
+            shorter.
         top_scores: (Q, K) float32.
     """
 
@@ -95,7 +96,9 @@ def rank(
 def _rank_one(scores: np.ndarray, right: np.ndarray, out: Ranking, row: int, at_r: bool) -> None:
     kept = min(out.top.shape[1], int(np.isfinite(scores).sum()))
     if kept:
-        best = np.argpartition(-scores, kept - 1)[:kept]
+        threshold = np.partition(scores, len(scores) - kept)[len(scores) - kept]
+        above = np.flatnonzero(scores > threshold)
+        best = np.concatenate([above, np.flatnonzero(scores == threshold)[: kept - len(above)]])
         best = best[np.lexsort((best, -scores[best]))]
         out.top[row, :kept] = best
         out.top_scores[row, :kept] = scores[best]

@@ -1,0 +1,85 @@
+"""Ranks against a full sort in plain Python, and against the reference's stored figures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cusa.errors import DataError
+from cusa.eval.cross_modal import TwoWays, owned, recalls
+from cusa.eval.ranking import rank, score_blocks
+
+# Few distinct scores, so that ties are common.
+SCORES = st.lists(st.integers(0, 4), min_size=1, max_size=9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(scores=SCORES, data=st.data())
+def test_rank__equals_a_full_sort_with_wrong_items_first_among_ties(scores: list[int], data: st.DataObject) -> None:
+    gallery = range(len(scores))
+    right = data.draw(st.sets(st.sampled_from(gallery), max_size=len(scores)))
+    itself = data.draw(st.sampled_from([-1, *sorted(set(gallery) - right)]))
+    found = rank(
+        [np.array([scores], dtype=np.float32)],
+        [np.array(sorted(right), dtype=np.int64)],
+        exclude=np.array([itself]),
+        top=3,
+    )
+    order = sorted((g for g in gallery if g != itself), key=lambda g: (-scores[g], g in right))
+    places = [place for place, g in enumerate(order, 1) if g in right]
+    assert found.rank[0] == (places[0] if places else 0)
+    assert found.positives[0] == len(right)
+    if right:
+        inside = [place for place in places if place <= len(right)]
+        assert found.r_precision[0] == pytest.approx(len(inside) / len(right))
+        precision = [hits / place for hits, place in enumerate(inside, 1)]
+        assert found.average_precision[0] == pytest.approx(sum(precision) / len(right))
+    else:
+        assert np.isnan(found.r_precision[0])
+    best = sorted((g for g in gallery if g != itself), key=lambda g: (-scores[g], g))[:3]
+    assert found.top[0][: len(best)].tolist() == best
+    assert (found.top[0][len(best) :] == -1).all()
+
+
+CASES = ["5cap", "5cap_asym", "unequal", "unequal_shuffled", "ties", "fewties", "rerank_fill"]
+DIRECTIONS = (("i2t", "txt", "image-to-text"), ("t2i", "img", "text-to-image"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_recalls__equal_the_reference_or_lie_within_its_ties(golden: Path, case: str) -> None:
+    stored = np.load(golden / f"03_crossmodal/itm_{case}.npz", allow_pickle=False)
+    expected = json.loads(str(stored["expected_json"]))
+    of_image, of_caption = owned(stored["text_to_image"], len(stored["scores_i2t"]))
+    both = TwoWays(rank([stored["scores_i2t"]], of_image), rank([stored["scores_t2i"]], of_caption))
+    found = recalls(both)
+    for short, theirs, ours in DIRECTIONS:
+        for k in (1, 5, 10):
+            value = found[f"{ours}/r@{k}"]
+            if "ties" in case:
+                # Our rule puts wrong items first among ties: the worst that any order attains.
+                assert value == pytest.approx(expected["tie_bounds"][short][f"r{k}"][0], abs=1e-9)
+            else:
+                assert value == pytest.approx(expected["unrounded"][f"{theirs}_r{k}"], abs=1e-9)
+    if "ties" not in case:
+        assert found["rsum"] == pytest.approx(expected["rsum"], abs=1e-6)
+
+
+def test_rank__blocks_do_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    queries, gallery = rng.normal(size=(23, 8)).astype(np.float32), rng.normal(size=(31, 8)).astype(np.float32)
+    right = [rng.choice(31, 3, replace=False) for _ in range(23)]
+    whole = rank(score_blocks(queries, gallery, 100), right)
+    parts = rank(score_blocks(queries, gallery, 4), right)
+    for name in ("rank", "r_precision", "average_precision", "top"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_score_blocks__embeddings_that_are_no_numbers_are_refused(bad: float) -> None:
+    rows = np.ones((3, 2), dtype=np.float32)
+    rows[1, 0] = bad
+    with pytest.raises(DataError, match="1 gallery embeddings hold NaN or infinity"):
+        list(score_blocks(np.ones((2, 2), dtype=np.float32), rows, 8))
