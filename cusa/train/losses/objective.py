@@ -13,9 +13,11 @@ from torch.nn.functional import normalize
 from cusa.errors import ConfigError
 from cusa.train.losses.csa import Divergence, Fusion, csa, fuse
 from cusa.train.losses.infonce import Reduction, infonce
+from cusa.train.losses.streamed import Modes, streamed
 from cusa.train.losses.temperature import Setting, Temperature
 from cusa.train.losses.usa import usa
 
+Implementation = Literal["auto", "plain", "streamed"]
 Pair = tuple[Setting, Setting]
 """Settings of the image and of the text direction."""
 
@@ -23,6 +25,9 @@ INFONCE = Setting(0.05, 0.01, 0.10)
 CSA = Setting(0.45, 0.10, 0.99)
 USA = (Setting(0.45, 0.10, 1.00), Setting(0.45, 0.10, 1.00))
 TEACHER = Setting(1.00, 0.10, 1.00, learned=False)
+
+STREAMED_FROM = 2048
+"""Pairs from which `auto` streams: below, whole matrices stay in a CPU's caches and cost little memory."""
 
 
 class _TwoTemperatures(nn.Module):
@@ -33,6 +38,11 @@ class _TwoTemperatures(nn.Module):
         image, text = (settings, None) if isinstance(settings, Setting) else settings
         self.image = Temperature(*image)
         self.text = self.image if text is None else Temperature(*text)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Return both values, the very same tensor twice where one serves both."""
+        image = self.image()
+        return image, image if self.text is self.image else self.text()
 
     def named(self, prefix: str) -> dict[str, Temperature]:
         """Return each parameter once: `prefix`, or `prefix.image` and `prefix.text`."""
@@ -66,6 +76,8 @@ class CUSALoss(nn.Module):
         usa_temperature: the student's in USA: one, (image, text), or `csa` to share CSA's parameters.
         teacher_temperature: of the soft labels: one, or (image, text).
         usa_teacher_temperature: of USA's soft labels, where they are not CSA's.
+        impl: `plain` makes B x B matrices; `streamed` computes the same in O(B D) memory (see `streamed`); `auto`
+            streams large batches.
 
     Raises:
         ConfigError: for a negative weight or an unknown mode.
@@ -92,6 +104,7 @@ class CUSALoss(nn.Module):
         usa_temperature: Setting | Pair | Literal["csa"] = USA,
         teacher_temperature: Setting | Pair = TEACHER,
         usa_teacher_temperature: Setting | Pair | None = None,
+        impl: Implementation = "auto",
     ) -> None:
         super().__init__()
         for name, weight in (("alpha", alpha), ("beta", beta), ("infonce_weight", infonce_weight)):
@@ -101,6 +114,7 @@ class CUSALoss(nn.Module):
             "reduction": (reduction, ("standard", "release")),
             "fusion": (fusion, ("each", "add", "dot")),
             "divergence": (divergence, ("kl", "cross_entropy", "cross_entropy_release")),
+            "impl": (impl, ("auto", "plain", "streamed")),
         }
         for name, (value, words) in allowed.items():
             if value not in words:
@@ -116,6 +130,7 @@ class CUSALoss(nn.Module):
         self.reduction: Reduction = reduction
         self.fusion: Fusion = fusion
         self.divergence: Divergence = divergence
+        self.impl: Implementation = impl
         self.infonce_temperature = Temperature(*temperature)
         self.csa_temperatures = _TwoTemperatures(csa_temperature)
         self.teacher_temperatures = _TwoTemperatures(teacher_temperature)
@@ -197,12 +212,14 @@ class CUSALoss(nn.Module):
             for temperature in self.temperatures().values():
                 temperature.clamp_()
         with torch.autocast(image.device.type, enabled=False):
-            terms = self._terms(image, text, image_uni, text_uni, teacher_image, teacher_text, image_ids)
+            large = self.impl == "streamed" or (self.impl == "auto" and len(image) >= STREAMED_FROM)
+            compute = self._streamed_terms if large else self._plain_terms
+            terms = compute(image, text, image_uni, text_uni, teacher_image, teacher_text, image_ids)
         zero = image.new_zeros((), dtype=_wide(image).dtype)
         found = {name: terms.get(name, zero) for name in ("infonce", "csa", "usa")}
         return {"loss": found["infonce"] + found["csa"] + found["usa"], **found}
 
-    def _terms(
+    def _plain_terms(
         self,
         image: Tensor,
         text: Tensor,
@@ -254,6 +271,49 @@ class CUSALoss(nn.Module):
                 divergence=self.divergence,
             )
         return terms
+
+    def _streamed_terms(
+        self,
+        image: Tensor,
+        text: Tensor,
+        image_uni: Tensor | None,
+        text_uni: Tensor | None,
+        teacher_image: Tensor | None,
+        teacher_text: Tensor | None,
+        image_ids: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Return the same without a B x B matrix."""
+        dtype = _wide(image).dtype
+
+        def unit(rows: Tensor | None, needed: float) -> Tensor | None:
+            return normalize(rows.to(dtype), dim=1) if rows is not None and needed else None
+
+        teacher = self.teacher_temperatures()
+        shared = self.usa_teacher_temperatures is self.teacher_temperatures
+        terms = streamed(
+            normalize(image.to(dtype), dim=1),
+            normalize(text.to(dtype), dim=1),
+            unit(image_uni, self.beta),
+            unit(text_uni, self.beta),
+            unit(teacher_image, self.alpha + self.beta),
+            unit(teacher_text, self.alpha + self.beta),
+            image_ids,
+            temperature=self.infonce_temperature(),
+            csa_temperatures=self.csa_temperatures(),
+            usa_temperatures=self.usa_temperatures(),
+            teacher_temperatures=teacher,
+            usa_teacher_temperatures=teacher if shared else self.usa_teacher_temperatures(),
+            modes=Modes(
+                bool(self.infonce_weight),
+                bool(self.alpha),
+                bool(self.beta),
+                self.reduction,
+                self.fusion,
+                self.divergence,
+            ),
+        )
+        weights = {"infonce": self.infonce_weight, "csa": self.alpha, "usa": self.beta}
+        return {name: weight * term for (name, weight), term in zip(weights.items(), terms, strict=True) if weight}
 
     @torch.no_grad()
     def diagnostics(

@@ -55,7 +55,8 @@ class Temperature(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the value: a 0-d tensor."""
-        return self.value
+        # A copy: the next forward's clamp must not spoil a graph that has not been walked back yet.
+        return self.value.clone()
 
 
 def shared(image: Setting, text: Setting) -> Setting:

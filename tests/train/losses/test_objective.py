@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cusa.errors import ConfigError
-from cusa.train.losses import CUSALoss, Setting
+from cusa.train.losses import CUSALoss, Setting, streamed
 from cusa.train.optimizer import parameter_groups
 from cusa.train.schedule import cosine
 from tests.train.losses import reference
@@ -34,19 +34,26 @@ def test_every_configuration_of_the_reference_is_tested(golden: Path) -> None:
         assert there == {name for wanted, name in CASES if wanted == size}
 
 
+@pytest.fixture(params=["plain", "streamed"])
+def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every reference number is asked of both ways to compute; tiles of 7 rows make a batch of 8 two of them."""
+    monkeypatch.setattr(streamed, "TILE", 7)
+    return request.param
+
+
 @pytest.mark.parametrize(("size", "name"), CASES)
-def test_equals_the_reference__float32(golden: Path, size: int, name: str) -> None:
+def test_equals_the_reference__float32(golden: Path, size: int, name: str, impl: str) -> None:
     case = reference.Case(golden / "01_losses" / f"losses_b{size}.npz")
-    loss = reference.objective(reference.configurations(golden)[name])
+    loss = reference.objective(reference.configurations(golden)[name], impl=impl)
     terms = loss(**case.inputs(with_ids=not name.endswith("_diag")))
     terms["loss"].backward()
     _compare(case, f"{name}/", loss, terms)
 
 
 @pytest.mark.parametrize(("size", "name"), CASES)
-def test_equals_the_reference__float64(golden: Path, size: int, name: str) -> None:
+def test_equals_the_reference__float64(golden: Path, size: int, name: str, impl: str) -> None:
     case = reference.Case(golden / "01_losses" / f"losses_b{size}.npz", torch.float64)
-    loss = reference.objective(reference.configurations(golden)[name]).double()
+    loss = reference.objective(reference.configurations(golden)[name], impl=impl).double()
     terms = loss(**case.inputs(with_ids=not name.endswith("_diag")))
     terms["loss"].backward()
     compared = 0
@@ -103,20 +110,20 @@ def _near_of_maximum(ours: Tensor, theirs: np.ndarray, tolerance: float = 2e-5) 
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_equals_the_reference__one_process_on_both_ranks_rows(golden: Path, reduction: str) -> None:
+def test_equals_the_reference__one_process_on_both_ranks_rows(golden: Path, reduction: str, impl: str) -> None:
     case = reference.Case(golden / "01_losses" / "losses_2ranks_b8.npz")
-    loss = _published(reduction)
+    loss = _published(reduction, impl)
     terms = loss(**case.inputs())
     terms["loss"].backward()
     _compare(case, f"global_single_process/{reduction}/", loss, terms)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_equals_the_reference__each_rank_on_its_own_rows(golden: Path, reduction: str) -> None:
+def test_equals_the_reference__each_rank_on_its_own_rows(golden: Path, reduction: str, impl: str) -> None:
     heads: dict[str, list[Tensor]] = {}
     for rank in range(2):
         case = reference.Case(golden / "01_losses" / "losses_2ranks_b8.npz")
-        loss = _published(reduction)
+        loss = _published(reduction, impl)
         rows = slice(8 * rank, 8 * rank + 8)
         terms = loss(**case.inputs(rows))
         terms["loss"].backward()
@@ -137,11 +144,13 @@ def test_equals_the_reference__each_rank_on_its_own_rows(golden: Path, reduction
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_equals_the_reference__gathered_features_whose_gradient_stays_home(golden: Path, reduction: str) -> None:
+def test_equals_the_reference__gathered_features_without_their_gradient(
+    golden: Path, reduction: str, impl: str
+) -> None:
     # What the release's gather does, without processes: the other rank's rows are there, but detached.
     for rank in range(2):
         case = reference.Case(golden / "01_losses" / "losses_2ranks_b8.npz")
-        loss = _published(reduction)
+        loss = _published(reduction, impl)
         rows = slice(8 * rank, 8 * rank + 8)
         mine = torch.zeros(16, 1, dtype=torch.bool)
         mine[rows] = True
@@ -154,15 +163,15 @@ def test_equals_the_reference__gathered_features_whose_gradient_stays_home(golde
         _compare(case, f"all_gather/{reduction}/rank{rank}/", loss, terms, rows)
 
 
-def _published(reduction: str) -> CUSALoss:
-    return CUSALoss.release() if reduction == "mean" else CUSALoss.paper()
+def _published(reduction: str, impl: str) -> CUSALoss:
+    return CUSALoss.release(impl=impl) if reduction == "mean" else CUSALoss.paper(impl=impl)
 
 
-def test_training_follows_the_reference_step_by_step(golden: Path) -> None:
+def test_training_follows_the_reference_step_by_step(golden: Path, impl: str) -> None:
     case = reference.Case(golden / "01_losses" / "training_trace.npz")
     arrays = case.arrays
     meta = json.loads(str(arrays["meta_json"]))
-    loss = reference.objective(meta["config"])
+    loss = reference.objective(meta["config"], impl=impl)
     wanted = meta["optimizer"]
     named = {f"temperature.{name}": module.value for name, module in loss.temperatures().items()}
     groups = parameter_groups(
@@ -209,7 +218,7 @@ def _batch(size: int = 6, seed: int = 0, dtype: torch.dtype = torch.float32) -> 
     return batch | {"image_ids": torch.arange(size) // 2}
 
 
-def test_equals_loops_over_plain_floats() -> None:
+def test_equals_loops_over_plain_floats(impl: Any) -> None:
     batch = _batch(dtype=torch.float64)
     plain = {name: rows.tolist() for name, rows in batch.items()}
     loss = CUSALoss(
@@ -219,6 +228,7 @@ def test_equals_loops_over_plain_floats() -> None:
         csa_temperature=(Setting(0.2, 0.1, 1), Setting(0.3, 0.1, 1)),
         usa_temperature=(Setting(0.4, 0.1, 1), Setting(0.6, 0.1, 1)),
         teacher_temperature=(Setting(0.5, 0.1, 1, False), Setting(0.7, 0.1, 1, False)),
+        impl=impl,
     ).double()
     for module in loss.temperatures().values():  # float32 rounding of the settings is not under test
         module.value.data = torch.tensor(round(module.value.item(), 6), dtype=torch.float64)
@@ -298,11 +308,24 @@ def test_an_empty_batch_is_refused() -> None:
 @pytest.mark.parametrize(
     "options",
     [{"alpha": -1}, {"beta": math.nan}, {"infonce_weight": math.inf}, {"reduction": "sum"}, {"fusion": "max"}]
-    + [{"divergence": "js"}, {"temperature": Setting(0.1, 0, 1)}, {"usa_temperature": "infonce"}],
+    + [{"divergence": "js"}, {"impl": "tiled"}, {"temperature": Setting(0.1, 0, 1)}, {"usa_temperature": "infonce"}],
 )
 def test_an_impossible_option_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"allowed|must be|at least"):
         CUSALoss(**options)
+
+
+def test_two_batches_may_be_walked_back_at_once(impl: Any) -> None:
+    loss, apart = CUSALoss(impl=impl), CUSALoss(impl=impl)
+    (loss(**_batch(seed=1))["loss"] + loss(**_batch(seed=2))["loss"]).backward()
+    for seed in (1, 2):
+        apart(**_batch(seed=seed))["loss"].backward()
+    for name, temperature in loss.temperatures().items():
+        if temperature.value.requires_grad:
+            ours, theirs = temperature.value.grad, apart.temperatures()[name].value.grad
+            assert ours is not None
+            assert theirs is not None
+            assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
 
 
 def test_learned_state_survives_saving(tmp_path: Path) -> None:
@@ -316,12 +339,19 @@ def test_learned_state_survives_saving(tmp_path: Path) -> None:
     assert "usa" not in again.temperatures()
 
 
-def test_autocast_does_not_reach_the_loss() -> None:
-    batch = _batch(64)
-    expected = CUSALoss()(**batch)
-    with torch.autocast("cpu", torch.bfloat16):
-        observed = CUSALoss()(**batch)
-    assert {name: term.item() for name, term in observed.items()} == {name: t.item() for name, t in expected.items()}
+def test_autocast_does_not_reach_the_loss(impl: Any) -> None:
+    found = []
+    for enabled in (False, True):
+        batch, loss = _batch(64), CUSALoss(impl=impl)
+        batch["image"].requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            terms = loss(**batch)
+            if impl == "streamed":
+                terms["loss"].backward()
+        found.append(({name: term.item() for name, term in terms.items()}, batch["image"].grad))
+    assert found[0][0] == found[1][0]
+    if impl == "streamed":  # its backward multiplies matrices of its own
+        assert torch.equal(found[0][1], found[1][1])
 
 
 def test_bfloat16_embeddings_cost_their_rounding_only() -> None:
