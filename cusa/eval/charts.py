@@ -8,7 +8,7 @@ Series = Sequence[tuple[float, float]]
 """Points (x, y), x rising."""
 
 _WIDTH, _HEIGHT = 420, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 30
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 12, 30
 
 
 def line_chart(title: str, series: Mapping[str, Series], *, x_label: str = "step") -> str:
@@ -77,4 +77,4 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 def _short(value: float) -> str:
     if value and (abs(value) >= 10_000 or abs(value) < 0.001):
         return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
-    return f"{value:g}"
+    return f"{value:.5g}"

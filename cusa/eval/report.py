@@ -255,7 +255,7 @@ def _results(runs: Sequence[_Run], differences: Sequence[_Differences]) -> str:
             spaces = " / ".join(dict.fromkeys(str(run.result["tasks"].get(task, {}).get("space", "?")) for run in runs))
             rows.append(
                 [
-                    f"{escape(METRIC_WORDS.get(task, task))}<br><span class='small soft'>{escape(found['protocol'])}. "
+                    f"{escape(METRIC_WORDS.get(task, task))}<br><span class='small soft plain'>{escape(found['protocol'])}. "
                     f"Space: {escape(spaces)}. {found['queries']:,} queries.</span>"
                 ]
             )
@@ -269,13 +269,23 @@ def _results(runs: Sequence[_Run], differences: Sequence[_Differences]) -> str:
 def _metrics(runs: Sequence[_Run]) -> Iterable[tuple[str, str, str]]:
     """Give (task, "", "") before each task, then (task, metric, path in the differences)."""
     for task in dict.fromkeys(task for run in runs for task in run.result["tasks"]):
-        names = dict.fromkeys(name for run in runs for name in run.result["tasks"].get(task, {}).get("metrics", {}))
+        found = {name for run in runs for name in run.result["tasks"].get(task, {}).get("metrics", {})}
+        names = sorted(found, key=_place)
         if not names:
             continue
         yield task, "", ""
         for name in names:
             uni = task in ("image-to-image", "text-to-text")
             yield task, name, f"uni-modal/{task}/{name}" if uni else f"{task}/{name}"
+
+
+def _place(name: str) -> tuple[int, int, int]:
+    """Order metrics as papers do: RSUM, then each direction's R@K by K, R-Precision, mAP@R, median rank."""
+    direction, _, metric = name.rpartition("/")
+    kinds = ("rsum", "r@", "r_precision", "map_at_r", "median_rank")
+    kind = next(number for number, start in enumerate(kinds) if metric.startswith(start))
+    digits = metric.partition("@")[2]
+    return ("", "image-to-text", "text-to-image").index(direction), kind, int(digits) if digits.isdigit() else 0
 
 
 def _metric_words(name: str) -> str:

@@ -38,7 +38,7 @@ th, td { padding:8px 14px; text-align:right; border-bottom:1px solid var(--line)
 th:first-child, td:first-child { text-align:left; white-space:normal; min-width:11rem; }
 td.words, th.words { text-align:left; white-space:normal; min-width:12rem; }
 thead th { color:var(--soft); font-weight:550; font-size:.8rem; } tbody tr:last-child td { border-bottom:0; }
-tr.group td { background:var(--tint); font-weight:600; }
+.plain { font-weight:400; } tr.group td { background:var(--tint); font-weight:600; }
 .charts { display:grid; grid-template-columns:repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap:14px; }
 figure { margin:0; } .chart { background:var(--card); border:1px solid var(--line); border-radius:14px;
   padding:14px 16px; } .chart figcaption { font-weight:600; font-size:.92rem; margin-bottom:6px; }
@@ -52,14 +52,15 @@ figure { margin:0; } .chart { background:var(--card); border:1px solid var(--lin
 .gallery { display:grid; grid-template-columns:repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap:14px; }
 .pair { background:var(--card); border:1px solid var(--line); border-radius:14px; padding:14px; min-width:0; }
 .pair .row { display:grid; grid-template-columns:1fr 1fr; gap:10px; }
-.pair img, .hits img { width:100%; height:auto; border-radius:8px; display:block; background:var(--line); }
+.pair img, .hits img { width:100%; aspect-ratio:1; object-fit:cover; border-radius:8px; display:block;
+  background:var(--line); }
 .caption { font-size:.88rem; margin:.45em 0 0; overflow-wrap:anywhere; } .say { font-size:.98rem; margin:.7em 0 .3em; }
 .numbers { display:flex; flex-wrap:wrap; gap:2px 12px; font-size:.8rem; color:var(--soft); margin-top:8px; }
 .badge { display:inline-block; font-size:.74rem; font-weight:600; padding:1px 8px; border-radius:99px;
   border:1px solid currentColor; } .badge.good { color:var(--good); } .badge.missed { color:var(--missed); }
 .badge.bad { color:var(--bad); }
 .query { background:var(--card); border:1px solid var(--line); border-radius:14px; padding:16px; margin:0 0 14px; }
-.query > .asked { display:flex; gap:14px; align-items:center; } .query > .asked img { width:84px; border-radius:8px; }
+.query > .asked { display:flex; gap:14px; align-items:center; } .query > .asked img { width:96px; border-radius:8px; }
 .answers { display:grid; grid-template-columns:repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap:16px; }
 .hits { display:grid; grid-template-columns:repeat(5, 1fr); gap:8px; } .hits > div { min-width:0; }
 .hits img { border:3px solid transparent; } .hits .good img { border-color:var(--good); }

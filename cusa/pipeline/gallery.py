@@ -14,6 +14,9 @@ from cusa.manifests.samples import Split
 from cusa.models.preprocess import UNDECODABLE, decode_rgb
 
 _SIDE = 320  # pixels of a thumbnail's longer side: sharp at half that on a phone's screen
+_STYLE = """<style>.pair { display:flex; flex-direction:column; } .pair .say { margin:0 0 .6em; }
+.pair .row img { aspect-ratio:5/4; object-fit:contain; background:var(--tint); }
+.pair .row + .numbers { margin-top:auto; padding-top:8px; }</style>"""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def write(
             ) from error
 
     body = [
+        _STYLE,
         "<h1>Probably missing matches</h1>",
         f'<p class="soft">Split <b>{escape(split.name)}</b> of {escape(split.work.name)}. Training takes every caption '
         "of another image for wrong. The teachers think that these are right: image and caption belong together "
@@ -94,15 +98,15 @@ def _figures(summary: dict[str, Any]) -> str:
     truth = summary["truth"]
     if truth is not None:
         best = truth["rankings"].get("score")
-        bound = "" if truth["complete"] else "at least "
         found = f"{truth['among_candidates']:,} of them are candidates"
         boxes.append(("known missing matches", f"{truth['false_negatives']:,}", found))
-        if best is not None:
-            chance = f"{bound or 'a random order: '}{truth['chance']:.4f}" if not bound else "most pairs never judged"
-            boxes.append(("average precision", f"{bound and '≥ '}{best['average_precision']:.3f}", chance))
+        if best is not None and truth["complete"]:
+            chance = f"a random order: {truth['chance']:.4f}"
+            boxes.append(("average precision", f"{best['average_precision']:.3f}", chance))
+        elif best is not None:
             boxes.append(("median rank", f"{best['median_rank']:,.0f}", "of a known missing match, by score"))
         batch = truth["batch"]
-        shown = f"{bound and '≥ '}{batch['per_row']:.2f}"
+        shown = f"{'' if truth['complete'] else '≥ '}{batch['per_row']:.2f}"
         boxes.append((f"wrong negatives a row, batch of {batch['size']}", shown, "on average, for a random batch"))
     inner = "".join(
         f'<div class="card"><div class="label">{escape(label)}</div><div class="big">{escape(value)}</div>'
