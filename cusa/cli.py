@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cusa.errors import ConfigError, CusaError
+from cusa.errors import ConfigError, CusaError, DataError, nearest
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -158,6 +158,76 @@ def extract_teachers(
             )
             for opened in [Split(work, name) for name in split or splits(work)]
             for modality, teacher in wanted
+        ]
+    _report(*outcomes, as_json=as_json)
+
+
+@app.command()
+def index(
+    work: Work,
+    split: Splits = None,
+    teacher: Annotated[list[str] | None, typer.Option(help="Only this teacher; repeatable. Default: all.")] = None,
+    neighbours: Annotated[int, typer.Option(help="Neighbours a row, itself left out.")] = 50,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find every row's nearest neighbours by each teacher, exactly, and keep the FAISS index."""
+    from cusa.manifests import tables
+    from cusa.manifests.samples import Split, splits
+    from cusa.pipeline import index as stage
+    from cusa.pipeline.config import IndexConfig
+
+    config = _validated(IndexConfig, neighbours=neighbours)
+    outcomes = []
+    with _Console() as console:
+        for opened in [Split(work, name) for name in split or splits(work)]:
+            there = tables.teachers(opened)
+            if not there:
+                raise DataError(
+                    f"{opened.folder} has no teacher to index. Run `cusa extract-teachers {work} --image TEACHER "
+                    "--text TEACHER`.",
+                    split=opened.name,
+                )
+            for name in teacher or there:
+                if name not in there:
+                    raise ConfigError(f"{opened.folder} has no teacher {name!r}. {nearest(name, there)}.", teacher=name)
+                outcomes.append(stage.run(config, split=opened, teacher=name, force=force, on_event=console.event))
+    _report(*outcomes, as_json=as_json)
+
+
+@app.command()
+def audit(
+    work: Work,
+    split: Splits = None,
+    image: Annotated[str, typer.Option(help="Image teacher; `none` to do without. Default: the only one.")] = "",
+    text: Annotated[str, typer.Option(help="Text teacher; `none` to do without. Default: the only one.")] = "",
+    truth: Annotated[
+        Path | None, typer.Option(help="Known matches: a table, or a folder of ECCV Caption / CxC files.")
+    ] = None,
+    neighbours: Annotated[int, typer.Option(help="Depth of the neighbourhoods that are joined.")] = 50,
+    minimum_score: Annotated[float, typer.Option(help="Candidates below are not written, 0 to 1.")] = 0.0,
+    gallery: Annotated[int, typer.Option(help="Candidates shown as pictures.")] = 60,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find candidate false negatives: captions of other images that are probably true of an image."""
+    from cusa.manifests.samples import Split, splits
+    from cusa.pipeline import audit as stage
+    from cusa.pipeline.config import AuditConfig
+
+    config = _validated(AuditConfig, neighbours=neighbours, minimum_score=minimum_score, gallery=gallery)
+    with _Console() as console:
+        outcomes = [
+            stage.run(
+                config,
+                split=Split(work, name),
+                image=image,
+                text=text,
+                truth=truth,
+                force=force,
+                on_event=console.event,
+            )
+            for name in split or splits(work)
         ]
     _report(*outcomes, as_json=as_json)
 

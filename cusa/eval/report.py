@@ -255,7 +255,8 @@ def _results(runs: Sequence[_Run], differences: Sequence[_Differences]) -> str:
             spaces = " / ".join(dict.fromkeys(str(run.result["tasks"].get(task, {}).get("space", "?")) for run in runs))
             rows.append(
                 [
-                    f"{escape(METRIC_WORDS.get(task, task))}<br><span class='small soft plain'>{escape(found['protocol'])}. "
+                    f"{escape(METRIC_WORDS.get(task, task))}<br>"
+                    f"<span class='small soft plain'>{escape(found['protocol'])}. "
                     f"Space: {escape(spaces)}. {found['queries']:,} queries.</span>"
                 ]
             )
