@@ -1,0 +1,113 @@
+"""What a query answers, and how it is written: as an aligned table, CSV, JSON or Markdown."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cusa.errors import ConfigError, nearest
+
+FORMATS = ("table", "csv", "json", "markdown")
+
+_WIDEST = 80  # letters of a cell in a table; CSV and JSON hold everything
+_LIST_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The rows of one query."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+    notes: tuple[str, ...] = ()
+    """Full sentences for a person: which views are empty, and what would fill them."""
+
+
+def render(answer: Answer, form: str) -> str:
+    """Write an answer.
+
+    Args:
+        answer: the rows.
+        form: one of `FORMATS`. `table` and `markdown` shorten long cells; `csv` and `json` hold everything.
+
+    Returns:
+        Text that ends with a line break.
+
+    Raises:
+        ConfigError: if there is no such format.
+    """
+    if form not in FORMATS:
+        raise ConfigError(f"There is no format {form!r}. {nearest(form, FORMATS)}", format=form)
+    if form == "json":
+        records = [dict(zip(answer.columns, map(_plain, row), strict=True)) for row in answer.rows]
+        return json.dumps(records, indent=1, ensure_ascii=False, default=str) + "\n"
+    if form == "csv":
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(answer.columns)
+        writer.writerows([_in_csv(cell) for cell in row] for row in answer.rows)
+        return buffer.getvalue()
+    cells = [[_short(cell) for cell in row] for row in answer.rows]
+    if form == "markdown":
+        lines = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in [answer.columns, *cells]]
+        lines.insert(1, ["---"] * len(answer.columns))
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return _aligned(answer.columns, cells, [_is_numeric(column) for column in zip(*answer.rows, strict=True)])
+
+
+def _aligned(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
+    numeric = numeric or [False] * len(columns)
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        return "  ".join(padded).rstrip() + "\n"
+
+    rule = "  ".join("-" * width for width in widths) + "\n"
+    return line(columns) + rule + "".join(map(line, cells))
+
+
+def _is_numeric(column: Sequence[Any]) -> bool:
+    there = [value for value in column if value is not None]
+    return bool(there) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in there)
+
+
+def _short(value: Any) -> str:
+    """Return a cell of a table: one line, no longer than a person reads."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        more = f", ... {len(value)} in all" if len(value) > _LIST_SHOWN else ""
+        return f"[{', '.join(_short(item) for item in value[:_LIST_SHOWN])}{more}]"
+    if isinstance(value, dict):
+        return ", ".join(f"{_short(key)}: {_short(item)}" for key, item in value.items())
+    text = " ".join(str(value).split())
+    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON knows: no NaN, no infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value
+
+
+def _in_csv(value: Any) -> Any:
+    return (
+        json.dumps(_plain(value), ensure_ascii=False, default=str) if isinstance(value, list | tuple | dict) else value
+    )
