@@ -12,7 +12,7 @@ from cusa.errors import ConfigError, nearest
 
 FORMATS = ("table", "csv", "json", "markdown")
 
-_WIDEST = 80  # letters of a cell in a table; CSV and JSON hold everything
+_WIDEST = 120  # letters of a cell in a table; CSV and JSON hold everything
 _LIST_SHOWN = 4
 
 
@@ -90,7 +90,7 @@ def _short(value: Any) -> str:
         more = f", ... {len(value)} in all" if len(value) > _LIST_SHOWN else ""
         return f"[{', '.join(_short(item) for item in value[:_LIST_SHOWN])}{more}]"
     if isinstance(value, dict):
-        return ", ".join(f"{_short(key)}: {_short(item)}" for key, item in value.items())
+        value = ", ".join(f"{_short(key)}: {_short(item)}" for key, item in value.items())
     text = " ".join(str(value).split())
     text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"

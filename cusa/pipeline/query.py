@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cusa.errors import ConfigError, CusaError, DataError, nearest
 from cusa.pipeline.answer import FORMATS, Answer, render
-from cusa.pipeline.views import MACROS, View, identifier, literal, work_views
+from cusa.pipeline.views import BROKEN, MACROS, View, identifier, literal, work_views
 
 if TYPE_CHECKING:
     import duckdb
@@ -70,11 +70,11 @@ class Database:
         return Answer(columns, rows, self._notes(query))
 
     def overview(self) -> Answer:
-        """Return what there is to query: each view, its columns, what a row is."""
+        """Return what there is to query: each view, what a row is, its columns."""
         rows = []
         for view in self.views:
             described = self.run(f"DESCRIBE SELECT * FROM {identifier(view.name)}").rows
-            columns = ", ".join(f"{name} {kind}" for name, kind, *_ in described)
+            columns = ", ".join(name for name, *_ in described)
             rows.append((view.name, f"empty: run {view.missing}" if view.missing else view.what, columns))
         return Answer(["view", "a row is", "columns"], rows)
 
@@ -104,15 +104,12 @@ class Database:
         import duckdb
 
         message = str(error)
-        if (
-            isinstance(error, duckdb.InvalidInputException)
-            and " is no readable " in message + " "
-            or " lacks the " in message
-        ):
-            return DataError(message.removeprefix("Invalid Input Error: "), query=query)
-        if isinstance(error, duckdb.IOException) or "file system operations are disabled" in message:
-            reads = "SQL here reads the tables of the work folder only. " if "disabled" in message else ""
-            return (ConfigError if reads else DataError)(f"{reads}{message}", query=query)
+        if BROKEN in message:
+            return DataError(message.partition(BROKEN)[2], query=query)
+        if isinstance(error, duckdb.PermissionException):
+            return ConfigError(f"SQL here reads nothing but the tables of the work folder. {message}", query=query)
+        if isinstance(error, duckdb.IOException):
+            return DataError(f"A table cannot be read to its end; make it again with --force. {message}", query=query)
         names = [view.name for view in self.views]
         if unknown := _UNKNOWN_TABLE.search(message):
             place = message.partition("\n\n")[2]

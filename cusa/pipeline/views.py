@@ -165,9 +165,9 @@ def _teacher_views(folders: Mapping[str, Path], made_by: str) -> list[View]:
     """Return a view for each teacher, its embeddings as arrays of a fixed size."""
     found: dict[str, list[Source]] = {}
     for split, folder in folders.items():
-        for teacher in sorted((folder / "teachers").glob("*/")):
-            if parts := tuple(sorted(teacher.glob("[0-9]*.parquet"))):
-                found.setdefault(teacher.name, []).append(Source({"split": split}, parts))
+        for tables_of in sorted((folder / "teachers").glob("*/")):
+            if parts := tuple(sorted(tables_of.glob("[0-9]*.parquet"))):
+                found.setdefault(tables_of.name, []).append(Source({"split": split}, parts))
     views: dict[str, View] = {}
     for teacher, sources in sorted(found.items()):
         name = "teacher_" + re.sub(r"[^a-z0-9]+", "_", teacher.lower()).strip("_")
