@@ -224,3 +224,13 @@ def test_types_may_differ() -> None:
 def test_a_teacher_that_knows_nothing_makes_uniform_labels() -> None:
     inputs = _inputs(9, 0, torch.float64) | {"teacher_image": torch.zeros(9, 8, dtype=torch.float64)}
     _assert_near(_everything("streamed", {}, inputs), _everything("plain", {}, inputs), 1e-12)
+
+
+def test_rows_of_zeros_stay_finite_at_the_lowest_temperature() -> None:
+    cold = Setting(0.01, 0.01, 1.0)
+    inputs = _inputs(9, 0, torch.float32)
+    for name in ("teacher_image", "image_uni"):
+        inputs[name] = torch.zeros_like(inputs[name]).requires_grad_(name == "image_uni")
+    options = {"teacher_temperature": cold, "usa_temperature": cold}
+    found = _everything("streamed", options, inputs)
+    assert all(torch.isfinite(x).all() for x in found.values())
