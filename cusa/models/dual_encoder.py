@@ -159,9 +159,7 @@ class DualEncoder(Student):
         """Normalise (B, 3, S, S) uint8 to float32."""
         if arrays.device.type == "cpu":
             return torch.from_numpy(self.preprocess.normalise(arrays.numpy()))
-        mean = torch.tensor(self.preprocess.mean, device=arrays.device)[:, None, None]
-        std = torch.tensor(self.preprocess.std, device=arrays.device)[:, None, None]
-        return (arrays.to(torch.float32) / 255 - mean) / std
+        return _normalise(arrays, self.preprocess)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Clean and tokenise captions: `input_ids` (B, L), and `attention_mask` where the towers read one.
@@ -204,6 +202,13 @@ class DualEncoder(Student):
             features_BD = self.heads[space][end](features_BD)  # type: ignore[index]
         # Under autocast the features are bf16; cosines of bf16 rows would be off by a percent.
         return F.normalize(features_BD.float(), dim=-1)
+
+
+def _normalise(arrays: Tensor, preprocess: Preprocess) -> Tensor:
+    """Do what `Preprocess.normalise` does, on the arrays' own device."""
+    mean = torch.tensor(preprocess.mean, device=arrays.device)[:, None, None]
+    std = torch.tensor(preprocess.std, device=arrays.device)[:, None, None]
+    return (arrays.to(torch.float32) / 255 - mean) / std
 
 
 def _pooled(features: Any) -> Tensor:

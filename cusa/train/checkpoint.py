@@ -78,6 +78,7 @@ def load(folder: Path, *, identity: Identity) -> tuple[int, dict[str, Any], tupl
         Steps done and the state, or 0 and an empty state if there is none; and a sentence for each that was broken.
 
     Raises:
+        DataError: if there are checkpoints and none is whole.
         StaleError: if the latest whole one belongs to other settings or inputs; the message names what changed.
     """
     notes: list[str] = []
@@ -97,14 +98,19 @@ def load(folder: Path, *, identity: Identity) -> tuple[int, dict[str, Any], tupl
             if store.sha256_file(place / "state.pt") != meta["sha256"]:
                 raise DataError(f"{place / 'state.pt'} is not what was written.", path=place)
             state = torch.load(place / "state.pt", map_location="cpu", weights_only=True)
-        except StaleError:
+        except (StaleError, MemoryError):
             raise
         except Exception as error:  # a damaged archive raises almost anything: OSError, RuntimeError, pickle's own...
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             notes.append(f"The checkpoint {place} is broken and was passed over: {first}")
             continue
         return step, state, tuple(notes)
-    return 0, {}, tuple(notes)
+    if notes:
+        raise DataError(
+            f"No checkpoint in {folder} can be read. {' '.join(notes)}. Restore one, or start again with --force.",
+            path=folder,
+        )
+    return 0, {}, ()
 
 
 def random_state() -> dict[str, Any]:

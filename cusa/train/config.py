@@ -45,6 +45,9 @@ class LossConfig(_Config):
     divergence: Literal["kl", "cross_entropy", "cross_entropy_release"] = Field(
         default="kl", description="of CSA and USA from the soft labels"
     )
+    impl: Literal["auto", "plain", "streamed"] = Field(
+        default="auto", description="B x B matrices, or the same numbers in tiles; auto = tiles for large batches"
+    )
     temperature: TemperatureConfig = Field(
         default=TemperatureConfig(initial=0.05, minimum=0.01, maximum=0.10), description="of InfoNCE"
     )

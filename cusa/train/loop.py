@@ -172,6 +172,7 @@ def make_loss(config: LossConfig) -> CUSALoss:
         reduction=config.reduction,
         fusion=config.fusion,
         divergence=config.divergence,
+        impl=config.impl,
         temperature=setting(config.temperature),
         csa_temperature=csa if config.csa_temperatures == "one" else (csa, setting(config.csa_text_temperature)),
         usa_temperature={"csa": "csa", "one": usa, "separate": separate_usa}[config.usa_temperatures],  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from transformers import CLIPModel
 from cusa.errors import ConfigError, DataError
 from cusa.models import student as students
 from cusa.models.config import StudentConfig
-from cusa.models.dual_encoder import DualEncoder
+from cusa.models.dual_encoder import DualEncoder, _normalise
 
 CAPTIONS = ["A red square.", "a blue circle, left of a red square", "Two green triangles!", "a yellow star on grass"]
 SMALL = StudentConfig(
@@ -141,6 +141,12 @@ def test_a_hugging_face_folder_is_a_student(tmp_path: Path) -> None:
     tuned = students.create(SMALL.model_copy(update={"name": str(tmp_path / "model")}), captions=[], uni=True, seed=0)
     assert tuned.has_uni
     assert tuned.training
+
+
+def test_pixels_are_the_same_on_every_device() -> None:
+    student = _make()
+    arrays = torch.from_numpy(np.stack([student.image_array(picture) for picture in _pictures()]))
+    torch.testing.assert_close(_normalise(arrays, student.preprocess), student.pixels(arrays), rtol=0, atol=1e-6)
 
 
 def test_frozen_temperature_of_the_tower() -> None:

@@ -83,9 +83,8 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path, capfd: pytest.Capt
     torch.save({"student": _Evil()}, place / "state.pt")
     meta = store.read_json(place / "meta.json")
     store.write_json(place / "meta.json", {**meta, "sha256": store.sha256_file(place / "state.pt")})
-    step, _, notes = checkpoint.load(tmp_path, identity=SELF)
-    assert step == 0
-    assert "passed over" in notes[0]
+    with pytest.raises(DataError, match=r"No checkpoint in .* can be read.*step-000000001 is broken.*--force"):
+        checkpoint.load(tmp_path, identity=SELF)
     assert "executed" not in capfd.readouterr().out
 
 
