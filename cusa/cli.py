@@ -5,6 +5,7 @@ inside the commands, so that `cusa --help` answers at once.
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from cusa.pipeline.stage import Outcome
+
+
+# Read when torch's thread pool starts: threads that wait for each other sleep instead of spinning, which on a busy
+# machine costs several times the work itself and on an idle one next to nothing.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class _Commands(TyperGroup):
@@ -315,6 +321,23 @@ def report(
         _json(vars(written))
     else:
         _print(f"report: {written.page}{'' if written.fresh else ' is up to date'}")
+
+
+@app.command()
+def sql(
+    work: Work,
+    query: Annotated[str, typer.Argument(help="One statement; without it, the views are shown.")] = "",
+    runs: Annotated[list[Path] | None, typer.Option("--run", help="Run folder; default: `runs` beside WORK.")] = None,
+    form: Annotated[str, typer.Option("--format", help="table, csv, json or markdown.")] = "table",
+) -> None:
+    """Ask in SQL: DuckDB with a typed view for each table, read only."""
+    from cusa.pipeline.query import connect, render
+
+    with connect(work, runs=runs) as database:
+        answer = database.run(query) if query else database.overview()
+    _print(render(answer, form).rstrip("\n"))
+    for note in answer.notes:
+        _say(note)
 
 
 @app.command("list")

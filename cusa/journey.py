@@ -116,8 +116,13 @@ def train(
     from cusa.train import loop
 
     book.unlink(missing_ok=True)
-    store.write_json(out / "recipe.json", recipe.model_dump(mode="json"))
-    store.write_json(out / "run.json", {"data": str(work.resolve()), "teachers": names})
+
+    def describe() -> None:
+        store.write_json(out / "recipe.json", recipe.model_dump(mode="json"))
+        store.write_json(out / "run.json", {"data": str(work.resolve()), "teachers": names})
+
+    if force or not (out / loop.CHECKPOINTS_FOLDER).is_dir():
+        describe()  # else the loop first makes sure that the checkpoints belong to this recipe
     student = students.create(recipe.student, captions=split.texts, uni=bool(recipe.loss.beta), seed=recipe.train.seed)
     done = loop.run(
         recipe.train,
@@ -134,6 +139,7 @@ def train(
         on_metrics=on_metrics,
         should_stop=should_stop,
     )
+    describe()
     counts = {
         "steps": done.steps,
         "steps_done_now": done.steps - done.started_at,

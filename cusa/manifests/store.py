@@ -203,7 +203,7 @@ def _named_os_errors(path: Path) -> Iterator[None]:
                 "Free some space or choose another --out, and run the same command again.",
                 path=path,
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise DataError(
                 f"{path} cannot be written ({error.strerror}). Choose another --out, or mend the folder's permissions.",
                 path=path,
