@@ -42,7 +42,8 @@ def render(answer: Answer, form: str) -> str:
     if form not in FORMATS:
         raise ConfigError(f"There is no format {form!r}. {nearest(form, FORMATS)}", format=form)
     if form == "json":
-        records = [dict(zip(answer.columns, map(_plain, row), strict=True)) for row in answer.rows]
+        names = _distinct(answer.columns)
+        records = [dict(zip(names, map(_plain, row), strict=True)) for row in answer.rows]
         return json.dumps(records, indent=1, ensure_ascii=False, default=str) + "\n"
     if form == "csv":
         buffer = io.StringIO()
@@ -105,6 +106,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     return value
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """Return the names with a number added to those that stand twice, as in a join's `key`."""
+    out: list[str] = []
+    for column in columns:
+        name, number = column, 1
+        while name in out:
+            name, number = f"{column}_{number}", number + 1
+        out.append(name)
+    return out
 
 
 def _in_csv(value: Any) -> Any:
