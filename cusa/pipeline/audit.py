@@ -192,7 +192,7 @@ def sentences(summary: dict[str, Any]) -> tuple[str, ...]:
         f"({share:.1%}); score: {summary['score']}."
     ]
     out += [
-        f"There is no {modality} teacher, so the {modality} similarity is missing and the score does without it."
+        f"No {modality} teacher was used: the {modality} similarity is missing and the score does without it."
         for modality, name in summary["teachers"].items()
         if name is None
     ]
