@@ -1,0 +1,98 @@
+"""Recipes: composition, overrides, and errors that name the dotted path and the nearest valid name."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from cusa import recipe
+from cusa.errors import ConfigError
+from cusa.pipeline.config import ScenesConfig
+
+
+def _write(folder: Path, name: str, text: str) -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def test_load__a_packaged_recipe_and_its_base() -> None:
+    cusa, infonce = recipe.load("scenes-cusa"), recipe.load("scenes-infonce")
+    assert cusa.student == infonce.student
+    assert cusa.train == infonce.train
+    assert cusa.teachers == infonce.teachers
+    assert (infonce.loss.alpha, infonce.loss.beta) == (0, 0)
+    assert cusa.loss.alpha > 0
+    assert cusa.loss.beta > 0
+
+
+def test_load__the_paper_s_figures_are_the_defaults(tmp_path: Path) -> None:
+    loss = recipe.load(_write(tmp_path, "empty.toml", "")).loss
+    assert (loss.alpha, loss.beta, loss.reduction, loss.fusion) == (0.1, 0.5, "standard", "each")
+    infonce, csa, usa, teacher = (
+        loss.temperature,
+        loss.csa_image_temperature,
+        loss.usa_image_temperature,
+        loss.teacher_image_temperature,
+    )
+    assert (infonce.initial, infonce.minimum, infonce.maximum) == (0.05, 0.01, 0.10)
+    assert (csa.initial, csa.minimum, csa.maximum) == (0.45, 0.10, 0.99)
+    assert (usa.initial, usa.minimum, usa.maximum) == (0.45, 0.10, 1.00)
+    assert (teacher.initial, teacher.learned) == (1.0, False)
+
+
+def test_load__overrides_are_toml_and_win(tmp_path: Path) -> None:
+    _write(tmp_path, "base.toml", "[train]\nsteps = 7\nlr = 0.5\n")
+    path = _write(tmp_path, "mine.toml", 'base = ["base.toml"]\n[train]\nsteps = 8\n')
+    loaded = recipe.load(path, ["train.lr=0.25", "student.name=some/model", "loss.csa_temperatures=separate"])
+    assert loaded.name == "mine"
+    assert (loaded.train.steps, loaded.train.lr) == (8, 0.25)
+    assert loaded.student.name == "some/model"
+    assert loaded.loss.csa_temperatures == "separate"
+    with pytest.raises(ValidationError):
+        loaded.name = "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("[train]\nstpes = 3", [], r"Unknown key 'train\.stpes'\. Did you mean 'train\.steps'\?"),
+        ("[trian]\nsteps = 3", [], r"Unknown key 'trian'\. Did you mean 'train'\?"),
+        ("[loss.temperature]\ninitail = 3", [], r"Unknown key 'loss\.temperature\.initail'"),
+        ("", ["train.stpes=3"], r"Unknown key 'train\.stpes'"),
+        ("[train]\nlr = -1", [], r"train\.lr = -1: Input should be greater than 0"),
+        ("[train]\nbatch = 'many'", [], r"train\.batch = 'many'"),
+        ("[loss]\nreduction = 'mean'", [], r"loss\.reduction = 'mean': Input should be 'standard' or 'release'"),
+        ("[loss]\nalpha = nan", [], r"loss\.alpha"),
+        ("[train", [], "is no TOML"),
+        ("base = 'x'", [], "must be a list"),
+        ("base = ['nowhere.toml']", [], "no recipe file"),
+        ("", ["train.steps"], "is no assignment"),
+        ("", ["name.x=3"], "name holds a value, not a section|name"),
+    ],
+)
+def test_load__errors_name_the_path_and_the_way_out(
+    tmp_path: Path, text: str, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipe.load(_write(tmp_path, "r.toml", text), overrides)
+
+
+def test_load__a_recipe_that_is_its_own_base_is_refused(tmp_path: Path) -> None:
+    _write(tmp_path, "a.toml", 'base = ["b.toml"]')
+    _write(tmp_path, "b.toml", 'base = ["a.toml"]')
+    with pytest.raises(ConfigError, match="is its own base"):
+        recipe.load(str(tmp_path / "a.toml"))
+
+
+def test_load__unknown_names_are_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'tiny'"):
+        recipe.load("tinny")
+    with pytest.raises(ConfigError, match="There is no recipe file"):
+        recipe.load("nowhere/tiny.toml")
+
+
+def test_section__reads_settings_over_a_base() -> None:
+    assert recipe.section(ScenesConfig, ["train=5"]).train == 5
+    assert recipe.section(ScenesConfig, ["train=5"], base={"seed": 3, "train": 9}).seed == 3
+    with pytest.raises(ConfigError, match="Unknown key 'trian'.*Did you mean 'train'"):
+        recipe.section(ScenesConfig, ["trian=5"])
