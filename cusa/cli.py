@@ -301,6 +301,7 @@ def eval_(
             [
                 (name, f"{value:.2f}", "{:.2f} to {:.2f}".format(*intervals[name]) if intervals.get(name) else "")
                 for name, value in found["metrics"].items()
+                if value is not None
             ],
         )
 

@@ -1,5 +1,6 @@
 """One evaluation of a student on a split: encoded once, every number with its protocol, every query's rank on disk."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -196,7 +197,8 @@ def _task(name: str, numbers: Mapping[str, float], space: str, protocol: str, qu
         "space": space,
         "protocol": protocol,
         "queries": queries,
-        "metrics": {key: round(value, 4) for key, value in numbers.items()},
+        # JSON has no NaN: a number that no query defines is null.
+        "metrics": {key: None if math.isnan(value) else round(value, 4) for key, value in numbers.items()},
     }
 
 

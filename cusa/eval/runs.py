@@ -1,0 +1,148 @@
+"""What is known of evaluated runs: read from their folders, and put into words."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cusa.errors import DataError
+from cusa.manifests import ledger, schemas, store
+
+METRIC_WORDS = {
+    "cross-modal": "Cross-modal retrieval, the data set's own pairs",
+    "cross-modal-truth": "Cross-modal retrieval, every known match",
+    "image-to-image": "Image to image (uni-modal)",
+    "text-to-text": "Text to text (uni-modal)",
+}
+NAMES = {
+    "rsum": "RSUM",
+    "r_precision": "R-Precision",
+    "map_at_r": "mAP@R",
+    "median_rank": "median rank",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that is known of a run."""
+
+    folder: Path
+    name: str
+    recipe: Mapping[str, Any]
+    result: Mapping[str, Any]
+    per_query: pa.Table
+    metrics: pa.Table | None
+
+
+def read(folder: Path) -> Run:
+    """Read a run's recipe, metrics and results.
+
+    Raises:
+        DataError: if it was not evaluated.
+    """
+    result = folder / "eval" / "metrics.json"
+    if not result.is_file():
+        raise DataError(f"{folder} was not evaluated. Run `cusa eval {folder} --data WORK`.", path=folder)
+    metrics = folder / "metrics.parquet"
+    return Run(
+        folder,
+        folder.resolve().name,
+        store.read_json(folder / "recipe.json") if (folder / "recipe.json").is_file() else {},
+        store.read_json(result),
+        store.read_table(folder / "eval" / "per_query.parquet", columns=schemas.PER_QUERY.names, made_by="cusa eval"),
+        store.read_table(metrics, columns=schemas.METRICS.names) if metrics.is_file() else None,
+    )
+
+
+def same_split(runs: Sequence[Run]) -> None:
+    """Refuse runs whose numbers do not compare.
+
+    Raises:
+        DataError: if they were evaluated on different splits or by different protocols.
+    """
+    wanted = ("dataset", "split", "images", "captions", "protocol")
+    first = {name: runs[0].result.get(name) for name in wanted}
+    for other in runs[1:]:
+        theirs = {name: other.result.get(name) for name in wanted}
+        if theirs != first:
+            raise DataError(
+                f"{other.folder} was evaluated on {theirs} and {runs[0].folder} on {first}: their numbers do not "
+                "compare. Evaluate both on the same split with `cusa eval`, or report them apart.",
+                path=other.folder,
+            )
+
+
+def title(runs: Sequence[Run]) -> str:
+    """Return the report's title in plain words."""
+    result = runs[0].result
+    return f"{' against '.join(run.name for run in runs)} on {result['dataset']} {result['split']}"
+
+
+def value_of(run: Run, task: str, metric: str) -> float | None:
+    """Return one number of a run; None where it has none."""
+    value = run.result["tasks"].get(task, {}).get("metrics", {}).get(metric)
+    return None if value is None or math.isnan(value) else value
+
+
+def settings(run: Run) -> dict[str, str]:
+    """Return what a run was told and came to, as words by name."""
+    loss, train = run.recipe.get("loss", {}), run.recipe.get("train", {})
+    found = {"student": str(run.result.get("student", ""))}
+    book = ledger.read(run.folder / "ledger.json")
+    if book is not None:
+        if "parameters" in book.counts:
+            found["student"] += f", {book.counts['parameters']:,} parameters"
+        teachers = book.parameters.get("teachers", {})
+        found["teachers"] = ", ".join(name for name in teachers.values() if name) or "none"
+        found["steps"] = f"{book.counts.get('steps', 0):,}, best by validation: {book.counts.get('best_step', 0):,}"
+    if not loss:
+        return found
+    found["loss"] = f"InfoNCE ({loss['reduction']}) + {loss['alpha']:g} CSA + {loss['beta']:g} USA"
+    batch = train.get("batch", 0)
+    scale = batch if loss["reduction"] == "release" else 1
+    weights = f"1 : {loss['alpha'] * scale:g} : {loss['beta'] * scale:g}"
+    found["effective weights"] = f"{weights} at batch {batch}"
+    if loss["alpha"] or loss["beta"]:
+        found["temperature of the soft labels"] = f"{loss['teacher_image_temperature']['initial']:g}"
+        found["student temperatures at the start"] = (
+            f"CSA {loss['csa_image_temperature']['initial']:g}, USA {loss['usa_image_temperature']['initial']:g}"
+        )
+    found["seed"] = str(train.get("seed", ""))
+    return found
+
+
+def metrics_of(runs: Sequence[Run]) -> Iterable[tuple[str, str, str]]:
+    """Give (task, "", "") before each task, then (task, metric, path in the differences)."""
+    for task in dict.fromkeys(task for run in runs for task in run.result["tasks"]):
+        found = {name for run in runs for name in run.result["tasks"].get(task, {}).get("metrics", {})}
+        names = sorted(found, key=_place)
+        if not names:
+            continue
+        yield task, "", ""
+        for name in names:
+            uni = task in ("image-to-image", "text-to-text")
+            yield task, name, f"uni-modal/{task}/{name}" if uni else f"{task}/{name}"
+
+
+def _place(name: str) -> tuple[int, int, int]:
+    """Order metrics as papers do: RSUM, then each direction's R@K by K, R-Precision, mAP@R, median rank."""
+    direction, _, metric = name.rpartition("/")
+    kinds = ("rsum", "r@", "r_precision", "map_at_r", "median_rank")
+    kind = next(number for number, start in enumerate(kinds) if metric.startswith(start))
+    digits = metric.partition("@")[2]
+    return ("", "image-to-text", "text-to-image").index(direction), kind, int(digits) if digits.isdigit() else 0
+
+
+def metric_words(name: str) -> str:
+    """Return a metric's name for people."""
+    direction, _, metric = name.rpartition("/")
+    words = NAMES.get(metric, metric.upper())
+    return f"{direction.replace('-', ' ')}: {words}" if direction else words
+
+
+def cell(value: float | None) -> str:
+    """Return a number with two decimals; empty for none."""
+    return "" if value is None else f"{value:.2f}"
