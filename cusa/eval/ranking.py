@@ -6,6 +6,7 @@ items the same score finds nothing, and no score depends on the order of the row
 Legend: Q queries, G gallery items, K kept per query.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,9 @@ class Ranking:
 def score_blocks(query_QD: np.ndarray, gallery_GD: np.ndarray, block: int) -> Iterator[np.ndarray]:
     """Give the inner products of queries and gallery, `block` queries at a time: (<= block, G) float32.
 
+    Equal gallery rows get equal scores, to the bit. A matrix product alone does not give that: it rounds the columns at
+    the edge of its tiles differently, and two images' copies of one caption would be ordered by where they lie.
+
     Raises:
         DataError: if an embedding is not finite.
     """
@@ -48,8 +52,20 @@ def score_blocks(query_QD: np.ndarray, gallery_GD: np.ndarray, block: int) -> It
             raise DataError(
                 f"{bad} {name} embeddings hold NaN or infinity: the model diverged or its weights are broken."
             )
+    copies, originals = _copies(gallery_GD)
     for start in range(0, len(query_QD), block):
-        yield query_QD[start : start + block] @ gallery_GD.T
+        scores = query_QD[start : start + block] @ gallery_GD.T
+        scores[:, copies] = scores[:, originals]
+        yield scores
+
+
+def _copies(rows_GD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that repeat an earlier one, and the first row that each repeats."""
+    first: dict[bytes, int] = {}  # by digest: the rows themselves would be the gallery once more in memory
+    digests = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows_GD)
+    originals = np.array([first.setdefault(digest, number) for number, digest in enumerate(digests)], np.int64)
+    copies = np.flatnonzero(originals != np.arange(len(rows_GD)))
+    return copies, originals[copies]
 
 
 def rank(

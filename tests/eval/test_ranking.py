@@ -77,6 +77,23 @@ def test_rank__blocks_do_not_matter() -> None:
         np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
 
 
+@pytest.mark.parametrize("width", [64, 96, 512])
+def test_score_blocks__equal_rows_get_equal_scores_to_the_bit(width: int) -> None:
+    """A matrix product rounds columns at its edges differently, which would break ties by where a row lies."""
+    rng = np.random.default_rng(0)
+    queries, gallery = (rng.normal(size=(count, width)).astype(np.float32) for count in (64, 257))
+    for copy in (1, 129, 256):
+        gallery[copy] = gallery[0]
+    scores = np.concatenate(list(score_blocks(queries, gallery, 20)))
+    for copy in (1, 129, 256):
+        np.testing.assert_array_equal(scores[:, copy], scores[:, 0])
+    np.testing.assert_allclose(scores, queries.astype(np.float64) @ gallery.T.astype(np.float64), atol=2e-4)
+    # And so three wrong copies stand before the right one, wherever it lies.
+    ahead = (scores > scores[:, :1]).sum(1)
+    for right in (0, 1, 129, 256):
+        np.testing.assert_array_equal(rank([scores], [np.array([right])] * 64).rank, ahead + 4)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_score_blocks__embeddings_that_are_no_numbers_are_refused(bad: float) -> None:
     rows = np.ones((3, 2), dtype=np.float32)
