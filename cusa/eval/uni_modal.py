@@ -20,10 +20,18 @@ def siblings(caption_owner_C: np.ndarray, of_image: Sequence[np.ndarray]) -> lis
     return [of_image[owner][of_image[owner] != row] for row, owner in enumerate(caption_owner_C)]
 
 
-def same_label(labels: Sequence[str]) -> list[np.ndarray]:
-    """Return, for each image, the rows of the other images with its label."""
-    values = np.asarray(labels)
-    return [np.flatnonzero(values == label)[np.flatnonzero(values == label) != row] for row, label in enumerate(values)]
+def same_label(labels: Sequence[str | int | None]) -> list[np.ndarray]:
+    """Return, for each image, the rows of the other images with its label; none where the label is empty or None."""
+    members: dict[str | int, list[int]] = {}
+    for row, label in enumerate(labels):
+        if label is not None and label != "":
+            members.setdefault(label, []).append(row)
+    right = [np.array([], dtype=np.int64) for _ in labels]
+    for rows in members.values():
+        of_label = np.array(rows)
+        for row in rows:
+            right[row] = of_label[of_label != row]
+    return right
 
 
 def sharing_captions(

@@ -84,6 +84,9 @@ def test_right_answers__are_what_their_names_say() -> None:
     of_image = [np.array([0, 1]), np.array([2]), np.array([3, 4])]
     assert [rows.tolist() for rows in siblings(owner, of_image)] == [[1], [0], [], [4], [3]]
     assert [rows.tolist() for rows in same_label(["a", "b", "a"])] == [[2], [], [0]]
+    # No label is no class, but a class may be called 0.
+    assert [rows.tolist() for rows in same_label([0, 1, 0])] == [[2], [], [0]]
+    assert [rows.tolist() for rows in same_label(["a", "", "a", "", None])] == [[2], [], [0], [], []]
     # Caption 0 of image 0 is true of image 1, and caption 2 of image 1 of image 0; caption 3 of image 2 is true of
     # image 0, but no caption of image 0 is true of image 2.
     of_caption = [np.array([0, 1]), np.array([0]), np.array([0, 1]), np.array([0, 2]), np.array([2])]
