@@ -36,7 +36,7 @@ def encode(
     """Encode a split in the cross-modal space and, where the student has heads for it, in the uni-modal one.
 
     Args:
-        student: put into evaluation mode here, and back afterwards.
+        student: put into evaluation mode and onto the device here, and back afterwards.
         split: what to encode.
         config: batch size and device.
         uni: whether the uni-modal space is wanted.
@@ -45,7 +45,7 @@ def encode(
     Raises:
         DataError: if an image does not decode.
     """
-    was_training = student.training
+    was_training, home = student.training, next(student.parameters()).device
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     student.eval().to(device)
     spaces: tuple[Space, ...] = ("cross", "uni") if uni and student.has_uni else ("cross",)
@@ -72,7 +72,7 @@ def encode(
                 done += len(batch)
                 on_event(what, done, total)
     finally:
-        student.train(was_training)
+        student.train(was_training).to(home)
     return Embeddings(
         {space: np.concatenate(parts) for space, parts in images.items()},
         {space: np.concatenate(parts) for space, parts in texts.items()},

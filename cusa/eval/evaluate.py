@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,12 @@ from cusa.manifests.samples import Split
 if TYPE_CHECKING:
     from cusa.models.student import Student
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when a number changes its meaning; results of another protocol are computed again, never mixed."""
 
 TIES = "a wrong item with the same score stands before a right one"
+
+INTERVALS = "95 % percentile bootstrap over resampled images; captions move with their image, they are not independent"
 
 
 def run(
@@ -84,6 +85,7 @@ def run(
         "captions": split.num_captions,
         "protocol": PROTOCOL,
         "ties": TIES,
+        "interval": f"{INTERVALS}; {config.bootstrap:,} resamples, seed {config.seed}" if config.bootstrap else "none",
         "tasks": {task.pop("name"): task for task in tasks},
     }
     store.write_json(out / "metrics.json", result)
@@ -100,10 +102,14 @@ def run(
 
 
 def validate(student: "Student", split: Split, config: EvalConfig) -> dict[str, float]:
-    """Return R@K both ways and RSUM: what the training loop selects the best model by."""
+    """Return R@K both ways and RSUM: what the training loop selects the best model by.
+
+    The student is measured on the device it trains on, whatever the configuration says.
+    """
     from cusa.eval.encode import encode
 
-    embeddings = encode(student, split, config, uni=False)
+    here = config.model_copy(update={"device": str(next(student.parameters()).device)})
+    embeddings = encode(student, split, here, uni=False)
     of_image, of_caption = cross_modal.owned(split.caption_owner, split.num_images)
     both = cross_modal.rank_both_ways(embeddings.image["cross"], embeddings.text["cross"], of_image, of_caption, config)
     return cross_modal.recalls(both, config.ks)
@@ -123,13 +129,13 @@ def _tasks(
     of_image, of_caption = cross_modal.owned(owner, split.num_images)
     both = cross_modal.rank_both_ways(image["cross"], text["cross"], of_image, of_caption, config)
     i2t, t2i = both.image_to_text, both.text_to_image
-
-    def rsum(images: np.ndarray, captions: np.ndarray) -> float:
-        return sum(
-            metrics.recall_at_k(ranking.rank[rows], k)
-            for ranking, rows in ((i2t, images), (t2i, captions))
-            for k in config.ks
-        )
+    # The image that each query is or belongs to, by direction.
+    image_of = {
+        cross_modal.IMAGE_TO_TEXT: np.arange(split.num_images),
+        cross_modal.TEXT_TO_IMAGE: owner,
+        uni_modal.IMAGE_TO_IMAGE: np.arange(split.num_images),
+        uni_modal.TEXT_TO_TEXT: owner,
+    }
 
     task = _task(
         "cross-modal",
@@ -139,8 +145,8 @@ def _tasks(
         "captions of the split are ranked",
         split.num_images + split.num_captions,
     )
-    task["intervals"] = _recall_intervals(config, {cross_modal.IMAGE_TO_TEXT: i2t, cross_modal.TEXT_TO_IMAGE: t2i})
-    task["intervals"]["rsum"] = _rsum_interval(config, rsum, split)
+    directions = {cross_modal.IMAGE_TO_TEXT: i2t, cross_modal.TEXT_TO_IMAGE: t2i}
+    task["intervals"] = _intervals(config, directions, image_of, config.ks, prefix=True, rsum=True)
     yield task, _per_query("cross-modal", split, {cross_modal.IMAGE_TO_TEXT: i2t, cross_modal.TEXT_TO_IMAGE: t2i})
 
     true_image: list[np.ndarray] | None = None
@@ -156,7 +162,7 @@ def _tasks(
             "at the first R places, R being the query's number of right answers",
             len(owner) + split.num_images,
         )
-        task["intervals"] = _at_r_intervals(config, directions)
+        task["intervals"] = _intervals(config, directions, image_of, (1,), prefix=True, at_r=True)
         yield task, _per_query("cross-modal-truth", split, directions)
 
     ranking = uni_modal.rank_within(text[uni], uni_modal.siblings(owner, of_image), config)
@@ -167,7 +173,7 @@ def _tasks(
         "the other captions of the same image are right; the query itself is left out by identity",
         int((ranking.positives > 0).sum()),
     )
-    task["intervals"] = _at_r_intervals(config, {"": ranking})
+    task["intervals"] = _intervals(config, {uni_modal.TEXT_TO_TEXT: ranking}, image_of, config.ks, at_r=True)
     yield task, _per_query("uni-modal", split, {uni_modal.TEXT_TO_TEXT: ranking})
 
     labels = split.samples["label"].to_pylist()
@@ -187,7 +193,7 @@ def _tasks(
         f"{rule}; the query itself is left out by identity; queries without a right image are left out",
         int((ranking.positives > 0).sum()),
     )
-    task["intervals"] = _at_r_intervals(config, {"": ranking})
+    task["intervals"] = _intervals(config, {uni_modal.IMAGE_TO_IMAGE: ranking}, image_of, config.ks, at_r=True)
     yield task, _per_query("uni-modal", split, {uni_modal.IMAGE_TO_IMAGE: ranking})
 
 
@@ -202,48 +208,63 @@ def _task(name: str, numbers: Mapping[str, float], space: str, protocol: str, qu
     }
 
 
-def _interval(config: EvalConfig, statistic: Callable[[np.ndarray], float], queries: int) -> list[float] | None:
-    found = metrics.bootstrap_interval(statistic, queries, samples=config.bootstrap, seed=config.seed)
-    return None if found is None else [round(found[0], 4), round(found[1], 4)]
+def _intervals(
+    config: EvalConfig,
+    directions: Mapping[str, Ranking],
+    image_of: Mapping[str, np.ndarray],
+    ks: Sequence[int],
+    *,
+    prefix: bool = False,
+    rsum: bool = False,
+    at_r: bool = False,
+) -> dict[str, list[float] | None]:
+    """Return the interval of each mean over queries, by the metric's name; see `INTERVALS`.
 
-
-def _recall_intervals(config: EvalConfig, directions: Mapping[str, Ranking]) -> dict[str, Any]:
-    return {
-        f"{direction}/r@{k}": _interval(config, partial(_recall, ranking.rank, k), len(ranking.rank))
-        for direction, ranking in directions.items()
-        for k in config.ks
-    }
-
-
-def _recall(rank_Q: np.ndarray, k: int, rows: np.ndarray) -> float:
-    return metrics.recall_at_k(rank_Q[rows], k)
-
-
-def _rsum_interval(
-    config: EvalConfig, rsum: Callable[[np.ndarray, np.ndarray], float], split: Split
-) -> list[float] | None:
-    """Resample images and take their captions along: captions of one image are not independent."""
-    of_image, _ = cross_modal.owned(split.caption_owner, split.num_images)
-
-    def statistic(images: np.ndarray) -> float:
-        return rsum(images, np.concatenate([of_image[row] for row in images]))
-
-    return _interval(config, statistic, split.num_images)
-
-
-def _at_r_intervals(config: EvalConfig, directions: Mapping[str, Ranking]) -> dict[str, Any]:
-    found = {}
+    Args:
+        config: resamples and their seed.
+        directions: the rankings.
+        image_of: for each direction, the image row that each query is or belongs to.
+        ks: the K of R@K.
+        prefix: whether a metric's name begins with its direction.
+        rsum: whether the sum of all R@K is wanted.
+        at_r: whether R-Precision and mAP@R are wanted; then queries without a right item do not count.
+    """
+    found: dict[str, list[float] | None] = {}
+    recalls = []
     for direction, ranking in directions.items():
-        prefix = f"{direction}/" if direction else ""
-        has = np.flatnonzero(ranking.positives > 0)
-        for name, values in (("r_precision", ranking.r_precision), ("map_at_r", ranking.average_precision)):
-            known = values[has]
-            found[prefix + name] = _interval(config, partial(_mean, known), len(known))
+        start = f"{direction}/" if prefix else ""
+        values = {f"r@{k}": ((ranking.rank >= 1) & (ranking.rank <= k)).astype(float) for k in ks}
+        if at_r:
+            values = {name: np.where(ranking.positives > 0, value, np.nan) for name, value in values.items()}
+            values |= {"r_precision": ranking.r_precision, "map_at_r": ranking.average_precision}
+        for name, value in values.items():
+            by_image = _by_image(value, image_of[direction])
+            found[start + name] = _interval(config, [by_image])
+            if name.startswith("r@"):
+                recalls.append(by_image)
+    if rsum:
+        found["rsum"] = _interval(config, recalls)
     return found
 
 
-def _mean(values: np.ndarray, rows: np.ndarray) -> float:
-    return metrics.mean_percent(values[rows])
+def _by_image(value_Q: np.ndarray, image_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each image's sum of its queries' values and their number, NaN left out."""
+    known = ~np.isnan(value_Q)
+    num = int(image_Q.max()) + 1
+    return np.bincount(image_Q[known], value_Q[known], minlength=num), np.bincount(image_Q[known], minlength=num)
+
+
+def _interval(config: EvalConfig, terms: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[float] | None:
+    """Return the interval of a sum of means in percent, or None where nothing was counted."""
+    if not all(counts.any() for _, counts in terms):
+        return None
+
+    def statistic(images: np.ndarray) -> float:
+        shares = [(sums[images].sum(), counts[images].sum()) for sums, counts in terms]
+        return sum(100 * total / count if count else float("nan") for total, count in shares)
+
+    found = metrics.bootstrap_interval(statistic, len(terms[0][0]), samples=config.bootstrap, seed=config.seed)
+    return None if found is None else [round(found[0], 4), round(found[1], 4)]
 
 
 def _per_query(task: str, split: Split, directions: Mapping[str, Ranking]) -> pa.Table:

@@ -1,0 +1,237 @@
+"""A whole evaluation of a student whose embeddings are known, against plain loops over all pairs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from cusa.eval import evaluate
+from cusa.eval.config import EvalConfig
+from cusa.eval.encode import Embeddings, encode
+from cusa.manifests import schemas, store
+from cusa.manifests.samples import Split
+from tests import worlds
+from tests.eval.seers import Seer
+
+CONFIG = EvalConfig(batch_size=5, ks=(1, 3), block=7, top=4, bootstrap=60)
+
+
+def _world(folder: Path, *, truth: bool = False, **world: int) -> Split:
+    split = worlds.open_split(worlds.make_work(folder, **world), "test")
+    if truth:
+        # A caption is true of every picture of its colour: picture n has colour n mod 4, and so has its caption.
+        colour = [int(key.rpartition("_")[2]) % 4 for key in split.image_keys]
+        pairs = [
+            {"image_key": image, "caption_key": caption}
+            for row, image in enumerate(split.image_keys)
+            for caption, owner in zip(split.caption_keys, split.caption_owner, strict=True)
+            if colour[owner] == colour[row]
+        ]
+        store.write_table(split.folder / "truth.parquet", schemas.TRUTH.empty_table().from_pylist(pairs, schemas.TRUTH))
+    return split
+
+
+def _run(split: Split, out: Path, config: EvalConfig = CONFIG, **student: bool) -> dict[str, object]:
+    return evaluate.run(config, load=lambda: Seer(**student), student_digest="1", split=split, out=out)
+
+
+def _ranks(queries: np.ndarray, gallery: np.ndarray, right: list[set[int]], *, itself: bool) -> list[list[int]]:
+    """Return the places of each query's right items, by sorting everything."""
+    places = []
+    for query, own in enumerate(right):
+        scores = [float(np.float32(score)) for score in gallery @ queries[query]]
+        order = [g for g in range(len(gallery)) if not (itself and g == query)]
+        order.sort(key=lambda g: (-round(scores[g], 6), g in own))
+        places.append([place for place, g in enumerate(order, 1) if g in own])
+    return places
+
+
+def _recall(places: list[list[int]], k: int) -> float:
+    return 100 * sum(1 for found in places if found and found[0] <= k) / len(places)
+
+
+def _at_r(places: list[list[int]]) -> tuple[float, float]:
+    inside = [[place for place in found if place <= len(found)] for found in places]
+    precision = [len(hits) / len(found) for hits, found in zip(inside, places, strict=True)]
+    average = [
+        sum(number / place for number, place in enumerate(hits, 1)) / len(found)
+        for hits, found in zip(inside, places, strict=True)
+    ]
+    return 100 * sum(precision) / len(places), 100 * sum(average) / len(places)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Split, Path, dict, Embeddings]:
+    folder = tmp_path_factory.mktemp("scored")
+    split = _world(folder, truth=True, images=12, captions=3)
+    result = _run(split, folder / "eval")
+    return split, folder / "eval", result, encode(Seer(), split, CONFIG)
+
+
+def test_run__every_number_equals_plain_loops(scored: tuple[Split, Path, dict, Embeddings]) -> None:
+    split, _, result, seen = scored
+    images, captions, owner = split.num_images, split.num_captions, split.caption_owner
+    colour = [int(key.rpartition("_")[2]) % 4 for key in split.image_keys]
+    tasks = {name: task["metrics"] for name, task in result["tasks"].items()}
+    own = {
+        "image-to-text": [{c for c in range(captions) if owner[c] == i} for i in range(images)],
+        "text-to-image": [{int(owner[c])} for c in range(captions)],
+    }
+    true = {
+        "image-to-text": [{c for c in range(captions) if colour[owner[c]] == colour[i]} for i in range(images)],
+        "text-to-image": [{i for i in range(images) if colour[owner[c]] == colour[i]} for c in range(captions)],
+    }
+    sides = {"image-to-text": ("image", "text"), "text-to-image": ("text", "image")}
+    rows = {"image": seen.image, "text": seen.text}
+    total = 0.0
+    for direction, (source, target) in sides.items():
+        places = _ranks(rows[source]["cross"], rows[target]["cross"], own[direction], itself=False)
+        for k in CONFIG.ks:
+            assert tasks["cross-modal"][f"{direction}/r@{k}"] == pytest.approx(_recall(places, k), abs=1e-4)
+            total += _recall(places, k)
+        median = float(np.median([found[0] for found in places]))
+        assert tasks["cross-modal"][f"{direction}/median_rank"] == median
+        places = _ranks(rows[source]["cross"], rows[target]["cross"], true[direction], itself=False)
+        found = tasks["cross-modal-truth"]
+        assert found[f"{direction}/r@1"] == pytest.approx(_recall(places, 1), abs=1e-4)
+        precision, average = _at_r(places)
+        assert found[f"{direction}/r_precision"] == pytest.approx(precision, abs=1e-4)
+        assert found[f"{direction}/map_at_r"] == pytest.approx(average, abs=1e-4)
+    assert tasks["cross-modal"]["rsum"] == pytest.approx(total, abs=1e-3)
+    uni = {
+        "text-to-text": (
+            seen.text["uni"],
+            [{c for c in range(captions) if owner[c] == owner[q] and c != q} for q in range(captions)],
+        ),
+        "image-to-image": (
+            seen.image["uni"],
+            [{i for i in range(images) if colour[i] == colour[q] and i != q} for q in range(images)],
+        ),
+    }
+    for task, (embedded, right) in uni.items():
+        places = _ranks(embedded, embedded, right, itself=True)
+        for k in CONFIG.ks:
+            assert tasks[task][f"r@{k}"] == pytest.approx(_recall(places, k), abs=1e-4)
+        precision, average = _at_r(places)
+        assert tasks[task]["r_precision"] == pytest.approx(precision, abs=1e-4)
+        assert tasks[task]["map_at_r"] == pytest.approx(average, abs=1e-4)
+
+
+def test_run__the_student_is_neither_perfect_nor_lost(scored: tuple[Split, Path, dict, Embeddings]) -> None:
+    """Else the test above would prove little."""
+    metrics = scored[2]["tasks"]
+    for task, name in (("cross-modal", "rsum"), ("text-to-text", "r@1"), ("image-to-image", "r_precision")):
+        top = 400 if name == "rsum" else 100
+        assert 0 < metrics[task]["metrics"][name] < top
+
+
+def test_run__every_number_has_protocol_and_interval(scored: tuple[Split, Path, dict, Embeddings]) -> None:
+    split, out, result, _ = scored
+    assert "resampled images" in result["interval"]
+    for name, task in result["tasks"].items():
+        assert len(task["protocol"]) > 20
+        assert task["queries"] > 0
+        for metric, value in task["metrics"].items():
+            if metric.endswith("median_rank"):
+                continue
+            low, high = task["intervals"][metric]
+            assert low <= value <= high, (name, metric)
+    written = json.loads((out / "metrics.json").read_text())
+    assert written == {key: value for key, value in json.loads(json.dumps(result)).items() if key != "fresh"}
+    assert split.name == written["split"]
+
+
+def test_run__the_table_holds_every_query_and_its_best_items(scored: tuple[Split, Path, dict, Embeddings]) -> None:
+    split, out, result, seen = scored
+    table = pq.read_table(out / "per_query.parquet")
+    assert table.schema.names == schemas.PER_QUERY.names
+    rows = [row for row in table.to_pylist() if (row["task"], row["direction"]) == ("cross-modal", "text-to-image")]
+    assert [row["query_key"] for row in rows] == split.caption_keys
+    first = sum(row["rank"] == 1 for row in rows)
+    metrics = result["tasks"]["cross-modal"]["metrics"]
+    assert metrics["text-to-image/r@1"] == pytest.approx(100 * first / len(rows), abs=1e-4)
+    scores = seen.text["cross"] @ seen.image["cross"].T
+    for row, values in zip(rows, scores, strict=True):
+        assert len(row["top_keys"]) == CONFIG.top
+        assert row["top_similarities"] == pytest.approx(np.sort(values)[::-1][: CONFIG.top], abs=1e-5)
+    # The query is never its own answer, however near it is to itself.
+    for row in table.to_pylist():
+        if row["task"] == "uni-modal":
+            assert row["query_key"] not in row["top_keys"]
+
+
+def test_run__up_to_date_makes_no_student_and_a_change_makes_one(tmp_path: Path) -> None:
+    split = _world(tmp_path, images=4, captions=2)
+    made = []
+
+    def load() -> Seer:
+        made.append(1)
+        return Seer()
+
+    def again(config: EvalConfig = CONFIG, digest: str = "1") -> bool:
+        return bool(evaluate.run(config, load=load, student_digest=digest, split=split, out=tmp_path / "eval")["fresh"])
+
+    assert again()
+    assert not again()
+    assert len(made) == 1
+    assert again(digest="2")
+    assert again(CONFIG.model_copy(update={"ks": (1,)}), digest="2")
+    assert len(made) == 3
+
+
+def test_encode__each_image_and_caption_once_whatever_the_batch(tmp_path: Path) -> None:
+    split = _world(tmp_path, images=7, captions=3)
+    student, events = Seer(), []
+    student.train()
+    small = encode(student, split, CONFIG, on_event=lambda *event: events.append(event))
+    assert (student.images_seen, len(student.texts_seen)) == (7, 21)
+    assert student.texts_seen == split.texts
+    assert student.training
+    assert events[0][1] == 0
+    assert events[-1][1:] == (28, 28)
+    large = encode(Seer(), split, EvalConfig(batch_size=100))
+    for space in ("cross", "uni"):
+        np.testing.assert_allclose(small.image[space], large.image[space], atol=1e-6)
+        np.testing.assert_allclose(small.text[space], large.text[space], atol=1e-6)
+
+
+def test_run__without_uni_modal_heads_it_says_so(tmp_path: Path) -> None:
+    result = _run(_world(tmp_path, images=4, captions=2), tmp_path / "eval", uni=False)
+    assert result["tasks"]["text-to-text"]["space"] == "cross (no uni-modal head)"
+    assert "neither labels nor a truth table" in result["tasks"]["image-to-image"]["unavailable"]
+
+
+def test_run__numbers_that_nothing_defines_are_null_in_strict_json(tmp_path: Path) -> None:
+    """With one caption an image no caption has a sibling."""
+    _run(_world(tmp_path, images=4, captions=1), tmp_path / "eval")
+
+    def refuse(constant: str) -> float:
+        raise AssertionError(f"{constant} is no JSON")
+
+    written = json.loads((tmp_path / "eval/metrics.json").read_text(), parse_constant=refuse)
+    assert set(written["tasks"]["text-to-text"]["metrics"].values()) == {None}
+    assert set(written["tasks"]["text-to-text"]["intervals"].values()) == {None}
+
+
+def test_interval__copies_of_a_caption_tell_nothing_new() -> None:
+    """Captions of one image are not independent: ten of them that fare the same must not make a number surer."""
+    widths = []
+    for captions in (1, 10):
+        image = np.repeat(np.arange(24), captions)
+        hit = (image % 3 == 0).astype(float)
+        low, high = evaluate._interval(EvalConfig(bootstrap=300), [evaluate._by_image(hit, image)]) or (0, 0)
+        widths.append(high - low)
+    assert widths[0] > 10
+    assert widths[1] == pytest.approx(widths[0])
+
+
+def test_validate__stays_on_the_device_the_student_trains_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run told to train on the CPU of a machine with CUDA would lose its student to the other device."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    student = Seer()
+    found = evaluate.validate(student, _world(tmp_path, images=4, captions=2), CONFIG)
+    assert student.mix.device.type == "cpu"
+    assert found["rsum"] == pytest.approx(sum(value for name, value in found.items() if "/r@" in name))
