@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from cusa.errors import StaleError
 from cusa.eval import compare, report_markdown, report_page
 from cusa.eval.runs import Run, read, same_split, title
 from cusa.manifests import ledger, page, store
@@ -26,6 +27,7 @@ def run(folders: Sequence[Path], *, out: Path, work: Path | None = None, force: 
 
     Raises:
         DataError: if a run was not evaluated, or the runs were evaluated on different splits.
+        StaleError: if the work folder's split is not the one that was evaluated.
     """
     clock = ledger.Clock()
     book = out.with_suffix(".ledger.json")
@@ -39,7 +41,13 @@ def run(folders: Sequence[Path], *, out: Path, work: Path | None = None, force: 
     runs = [read(folder) for folder in folders]
     same_split(runs)
     split = Split(work, runs[0].result["split"]) if work is not None and work.is_dir() else None
-    differences = [compare.paired(runs[0].per_query, other.per_query) for other in runs[1:]]
+    if split is not None and split.digest != runs[0].evaluated.inputs.get("split"):
+        raise StaleError(
+            f"{split.folder} is not what {runs[0].folder} was evaluated on: it was made again since, or it is another "
+            f"work folder. Run `cusa eval {runs[0].folder} --data {work}` first, or name the right folder with --data.",
+            path=split.folder,
+        )
+    differences = [compare.paired(runs[0].per_query, other.per_query, ks=runs[0].ks) for other in runs[1:]]
     stages = _stages(runs, stage_ledgers)
     store.write_text(out, page.page(title(runs), report_page.body(runs, differences, split, stages)))
     markdown = out.with_suffix(".md")

@@ -27,7 +27,11 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Run:
-    """All that is known of a run."""
+    """All that is known of a run.
+
+    Attributes:
+        evaluated: the ledger of its evaluation: digests of split and known matches, K, versions.
+    """
 
     folder: Path
     name: str
@@ -35,17 +39,26 @@ class Run:
     result: Mapping[str, Any]
     per_query: pa.Table
     metrics: pa.Table | None
+    evaluated: ledger.Ledger
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """The K of its R@K."""
+        return tuple(self.evaluated.parameters["ks"])
 
 
 def read(folder: Path) -> Run:
     """Read a run's recipe, metrics and results.
 
     Raises:
-        DataError: if it was not evaluated.
+        DataError: if it was not evaluated, or not to the end.
     """
     result = folder / "eval" / "metrics.json"
     if not result.is_file():
         raise DataError(f"{folder} was not evaluated. Run `cusa eval {folder} --data WORK`.", path=folder)
+    evaluated = ledger.read(folder / "eval" / "ledger.json")
+    if evaluated is None:
+        raise DataError(f"The evaluation of {folder} did not finish. Run `cusa eval {folder}` again.", path=folder)
     metrics = folder / "metrics.parquet"
     return Run(
         folder,
@@ -54,6 +67,7 @@ def read(folder: Path) -> Run:
         store.read_json(result),
         store.read_table(folder / "eval" / "per_query.parquet", columns=schemas.PER_QUERY.names, made_by="cusa eval"),
         store.read_table(metrics, columns=schemas.METRICS.names) if metrics.is_file() else None,
+        evaluated,
     )
 
 
@@ -61,18 +75,31 @@ def same_split(runs: Sequence[Run]) -> None:
     """Refuse runs whose numbers do not compare.
 
     Raises:
-        DataError: if they were evaluated on different splits or by different protocols.
+        DataError: if they were evaluated on different splits, known matches or K, or by different protocols.
     """
-    wanted = ("dataset", "split", "images", "captions", "protocol")
-    first = {name: runs[0].result.get(name) for name in wanted}
+    first = _conditions(runs[0])
     for other in runs[1:]:
-        theirs = {name: other.result.get(name) for name in wanted}
-        if theirs != first:
+        theirs = _conditions(other)
+        differ = [name for name in first if first[name] != theirs[name]]
+        if differ:
             raise DataError(
-                f"{other.folder} was evaluated on {theirs} and {runs[0].folder} on {first}: their numbers do not "
-                "compare. Evaluate both on the same split with `cusa eval`, or report them apart.",
+                f"{other.folder} was evaluated on {_said(theirs, differ)} and {runs[0].folder} on "
+                f"{_said(first, differ)}: their numbers do not compare. Evaluate both on the same split, the same way, "
+                "with `cusa eval`, or report them apart.",
                 path=other.folder,
             )
+
+
+def _conditions(run: Run) -> dict[str, Any]:
+    """Return everything that must be equal for numbers to compare; a name and counts do not tell data apart."""
+    told = {name: run.result.get(name) for name in ("dataset", "split", "images", "captions", "protocol")}
+    content = {"content of the split": "split", "known matches": "truth"}
+    return {**told, "K": run.ks, **{words: run.evaluated.inputs.get(name) for words, name in content.items()}}
+
+
+def _said(conditions: Mapping[str, Any], names: Sequence[str]) -> str:
+    digests = ("content of the split", "known matches")
+    return ", ".join(f"{name} {str(conditions[name])[:12] if name in digests else conditions[name]}" for name in names)
 
 
 def title(runs: Sequence[Run]) -> str:
@@ -98,9 +125,14 @@ def settings(run: Run) -> dict[str, str]:
         teachers = book.parameters.get("teachers", {})
         found["teachers"] = ", ".join(name for name in teachers.values() if name) or "none"
         found["steps"] = f"{book.counts.get('steps', 0):,}, best by validation: {book.counts.get('best_step', 0):,}"
-    if not loss:
-        return found
-    found["loss"] = f"InfoNCE ({loss['reduction']}) + {loss['alpha']:g} CSA + {loss['beta']:g} USA"
+    if loss:
+        found |= _loss_settings(loss, train)
+    found["versions"] = _versions(book or run.evaluated)
+    return found
+
+
+def _loss_settings(loss: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, str]:
+    found = {"loss": f"InfoNCE ({loss['reduction']}) + {loss['alpha']:g} CSA + {loss['beta']:g} USA"}
     batch = train.get("batch", 0)
     scale = batch if loss["reduction"] == "release" else 1
     weights = f"1 : {loss['alpha'] * scale:g} : {loss['beta'] * scale:g}"
@@ -112,6 +144,11 @@ def settings(run: Run) -> dict[str, str]:
         )
     found["seed"] = str(train.get("seed", ""))
     return found
+
+
+def _versions(book: ledger.Ledger) -> str:
+    wanted = ("cusa", "python", "torch", "transformers")
+    return ", ".join(f"{name} {book.versions[name]}" for name in wanted if name in book.versions)
 
 
 def metrics_of(runs: Sequence[Run]) -> Iterable[tuple[str, str, str]]:
