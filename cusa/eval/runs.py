@@ -125,9 +125,9 @@ def settings(run: Run) -> dict[str, str]:
         teachers = book.parameters.get("teachers", {})
         found["teachers"] = ", ".join(name for name in teachers.values() if name) or "none"
         found["steps"] = f"{book.counts.get('steps', 0):,}, best by validation: {book.counts.get('best_step', 0):,}"
+    found["versions"] = _versions(book or run.evaluated)
     if loss:
         found |= _loss_settings(loss, train)
-    found["versions"] = _versions(book or run.evaluated)
     return found
 
 
