@@ -16,7 +16,8 @@ def line_chart(title: str, series: Mapping[str, Series], *, x_label: str = "step
 
     Args:
         title: stands above the chart.
-        series: name -> points; points that are not finite are left out. The first four names get colours of their own.
+        series: name -> points; points that are not finite are left out, and so is a name without any, but it keeps
+            its colour. The first four names have colours of their own.
         x_label: unit of x.
 
     Returns:
@@ -25,6 +26,7 @@ def line_chart(title: str, series: Mapping[str, Series], *, x_label: str = "step
     kept = {
         name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in series.items()
     }
+    place = {name: number % 4 for number, name in enumerate(series)}
     kept = {name: points for name, points in kept.items() if points}
     if not kept:
         return ""
@@ -49,10 +51,10 @@ def line_chart(title: str, series: Mapping[str, Series], *, x_label: str = "step
         if left <= tick <= right:
             x, _ = at(tick, low)
             parts.append(f'<text class="tick" x="{x}" y="{_HEIGHT - 12}" text-anchor="middle">{_short(tick)}</text>')
-    for number, points in enumerate(kept.values()):
+    for name, points in kept.items():
         path = " ".join(f"{x},{y}" for x, y in (at(*point) for point in points))
-        parts.append(f'<polyline class="line c{number % 4}" points="{path}"/>')
-    legend = "".join(f'<span class="key c{number % 4}">{escape(name)}</span>' for number, name in enumerate(kept))
+        parts.append(f'<polyline class="line c{place[name]}" points="{path}"/>')
+    legend = "".join(f'<span class="key c{place[name]}">{escape(name)}</span>' for name in kept)
     words = "; ".join(f"{name} ends at {points[-1][1]:.4g}" for name, points in kept.items())
     return (
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'

@@ -87,9 +87,9 @@ def _cards(runs: Sequence[Run], differences: Sequence[Differences]) -> str:
 
 
 def _what_ran(runs: Sequence[Run]) -> str:
-    settings = [settings(run) for run in runs]
-    names = dict.fromkeys(name for found in settings for name in found)
-    rows = [[escape(name), *(escape(found.get(name, "")) for found in settings)] for name in names]
+    told = [settings(run) for run in runs]
+    names = dict.fromkeys(name for found in told for name in found)
+    rows = [[escape(name), *(escape(found.get(name, "")) for found in told)] for name in names]
     notes = [
         f"<p><b>{escape(run.name)}.</b> {escape(run.recipe['description'])}</p>"
         for run in runs
@@ -166,9 +166,10 @@ def _curves(runs: Sequence[Run]) -> Iterable[str]:
     )
     drawn = []
     for heading, name in wanted:
-        series = {run.name: points for run in known if len(points := _points(run, name)) > 1}
+        # A run without the term keeps its place, so that each run has one colour in all charts.
+        series = {run.name: _points(run, name) for run in known}
         if name == "infonce":
-            series = {run.name: _unscaled(run, series[run.name]) for run in known if run.name in series}
+            series = {run.name: _unscaled(run, series[run.name]) for run in known}
         drawn.append(charts.line_chart(heading, series))
     yield "<h2>Training</h2><div class='charts'>" + "".join(drawn) + "</div>"
 
@@ -176,7 +177,8 @@ def _curves(runs: Sequence[Run]) -> Iterable[str]:
 def _points(run: Run, name: str) -> list[tuple[float, float]]:
     assert run.metrics is not None
     rows = zip(*(run.metrics[column].to_pylist() for column in ("step", "name", "value")), strict=True)
-    return [(step, value) for step, metric, value in rows if metric == name]
+    points = [(step, value) for step, metric, value in rows if metric == name]
+    return points if any(value for _, value in points) else []
 
 
 def _unscaled(run: Run, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

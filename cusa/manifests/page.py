@@ -27,7 +27,7 @@ h3 { font-size:1rem; margin:1.6em 0 .5em; }
 p { max-width:70ch; margin:.4em 0 .9em; } .soft { color:var(--soft); } small, .small { font-size:.85rem; }
 code { font:.88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap:anywhere; }
 a { color:var(--a); }
-.cards { display:grid; grid-template-columns:repeat(auto-fit, minmax(210px, 1fr)); gap:14px; margin:1.2em 0; }
+.cards { display:grid; grid-template-columns:repeat(auto-fit, minmax(180px, 1fr)); gap:14px; margin:1.2em 0; }
 .card { background:var(--card); border:1px solid var(--line); border-radius:14px; padding:16px 18px; min-width:0; }
 .card .label { color:var(--soft); font-size:.82rem; } .card .big { font-size:1.75rem; font-weight:650;
   letter-spacing:-.02em; font-variant-numeric:tabular-nums; } .card .note { font-size:.82rem; color:var(--soft); }
