@@ -37,6 +37,8 @@ class Student(nn.Module, abc.ABC):
     """Whether it has uni-modal heads; without, the `uni` space is the `cross` space."""
     width: int
     """D of the cross-modal embedding."""
+    truncated: int = 0
+    """Captions that `tokenize` has cut so far because they were longer than the student reads."""
 
     @abc.abstractmethod
     def image_array(self, image: Image.Image) -> np.ndarray:
@@ -112,7 +114,8 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Student:
     """Load a trained student.
 
     Args:
-        name: a run folder, a model folder that `save` wrote, a Hugging Face folder of a dual encoder, or a hub name.
+        name: a run folder, a model folder that `save` wrote, a Hugging Face folder of a dual encoder, a hub name, or a
+            checkpoint file in OpenAI's CLIP format (the authors' CUSA checkpoints too).
         device: where its weights go.
 
     Returns:
@@ -135,6 +138,8 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Student:
                 path=folder,
             )
         student = kinds[kind].load(folder)
+    elif path.is_file():
+        student = DualEncoder.from_checkpoint(path)
     elif path.is_dir() and not (path / "config.json").is_file():
         trained = " Its training has not yet saved a model." if (path / "checkpoints").is_dir() else ""
         raise DataError(
