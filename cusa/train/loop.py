@@ -16,16 +16,16 @@ from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 from cusa.models.student import Student
 from cusa.train import checkpoint, schedule, step
-from cusa.train.config import LossConfig, TemperatureConfig, TrainConfig
+from cusa.train.config import LossConfig, TrainConfig
 from cusa.train.gather import TeacherRows
-from cusa.train.losses import CUSALoss, Setting
 from cusa.train.metrics import METRICS_FILE, TENSORBOARD_FOLDER, Metrics, OnMetrics, Pace
+from cusa.train.objective_from_config import make_loss
 from cusa.train.order import Order
 from cusa.train.session import CHECKPOINTS_FOLDER, Session, settings
 from cusa.train.stream import PairStream, available_threads, batches
 from cusa.train.validation import MODEL_FOLDER, Validate, measure
 
-__all__ = ["CHECKPOINTS_FOLDER", "METRICS_FILE", "MODEL_FOLDER", "Trained", "make_loss", "run"]
+__all__ = ["CHECKPOINTS_FOLDER", "METRICS_FILE", "MODEL_FOLDER", "Trained", "run"]
 
 
 @dataclass(frozen=True)
@@ -143,33 +143,6 @@ def run(
         return Trained(steps, session.started_at, best.step, best.values, session.last, session.remarks())
     finally:
         checkpoint.set_random_state(before)
-
-
-def make_loss(config: LossConfig) -> CUSALoss:
-    """Make the loss that a recipe describes."""
-
-    def setting(temperature: TemperatureConfig) -> Setting:
-        return Setting(temperature.initial, temperature.minimum, temperature.maximum, temperature.learned)
-
-    csa = setting(config.csa_image_temperature)
-    usa = setting(config.usa_image_temperature)
-    teacher = setting(config.teacher_image_temperature)
-    separate_usa = (usa, setting(config.usa_text_temperature))
-    return CUSALoss(
-        alpha=config.alpha,
-        beta=config.beta,
-        infonce_weight=config.infonce_weight,
-        reduction=config.reduction,
-        fusion=config.fusion,
-        divergence=config.divergence,
-        impl=config.impl,
-        temperature=setting(config.temperature),
-        csa_temperature=csa if config.csa_temperatures == "one" else (csa, setting(config.csa_text_temperature)),
-        usa_temperature={"csa": "csa", "one": usa, "separate": separate_usa}[config.usa_temperatures],  # type: ignore[arg-type]
-        teacher_temperature=(
-            teacher if config.teacher_temperatures == "one" else (teacher, setting(config.teacher_text_temperature))
-        ),
-    )
 
 
 def _train(
