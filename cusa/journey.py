@@ -150,7 +150,7 @@ def train(
     outputs = [out / "recipe.json", out / "run.json", out / loop.METRICS_FILE]
     outputs += [file for file in (out / loop.MODEL_FOLDER).rglob("*") if file.is_file()]
     written = clock.finish(book, stage="train", inputs=inputs, parameters=told, outputs=outputs, counts=counts)
-    return outcome(out, written, why=str(why), notes=done.notes)
+    return outcome(out, written, why=str(why), notes=(*done.notes, *student.remarks()))
 
 
 def evaluate(

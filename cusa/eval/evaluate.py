@@ -11,11 +11,13 @@ import pyarrow as pa
 from cusa.eval import cross_modal, metrics, uni_modal
 from cusa.eval.config import EvalConfig
 from cusa.eval.ranking import Ranking
+from cusa.eval.scores import Cosines, Scores
 from cusa.manifests import ledger, schemas, store
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 
 if TYPE_CHECKING:
+    from cusa.eval.encode import Embeddings
     from cusa.models.student import Student
 
 PROTOCOL = 2
@@ -69,11 +71,12 @@ def run(
     truth = store.read_table(truth_path, columns=schemas.TRUTH.names).to_pydict() if truth_path.is_file() else None
     student = load()
     embeddings = encode(student, split, config, on_event=on_event)
+    scores, score = _cross_scores(student, split, config, embeddings, on_event)
     space, words = student.space_of("uni-modal")
     tasks, tables = [], []
     total = 4 if truth else 3
     on_event("rank", 0, total)
-    for task, table in _tasks(config, split, embeddings.image, embeddings.text, space, words, truth):
+    for task, table in _tasks(config, split, scores, score, embeddings, space, words, truth):
         tasks.append(task)
         tables.append(table)
         on_event("rank", len(tasks), total)
@@ -86,6 +89,7 @@ def run(
         "protocol": PROTOCOL,
         "ties": TIES,
         "interval": f"{INTERVALS}; {config.bootstrap:,} resamples, seed {config.seed}" if config.bootstrap else "none",
+        "remarks": list(student.remarks()),
         "tasks": {task.pop("name"): task for task in tasks},
     }
     store.write_json(out / "metrics.json", result)
@@ -111,23 +115,39 @@ def validate(student: "Student", split: Split, config: EvalConfig) -> dict[str, 
     here = config.model_copy(update={"device": str(next(student.parameters()).device)})
     embeddings = encode(student, split, here, uni=False)
     of_image, of_caption = cross_modal.owned(split.caption_owner, split.num_images)
-    both = cross_modal.rank_both_ways(embeddings.image["cross"], embeddings.text["cross"], of_image, of_caption, config)
-    return cross_modal.recalls(both, config.ks)
+    scores, _ = _cross_scores(student, split, here, embeddings)
+    return cross_modal.recalls(cross_modal.rank_both_ways(scores, of_image, of_caption, config), config.ks)
+
+
+def _cross_scores(
+    student: "Student", split: Split, config: EvalConfig, embeddings: "Embeddings", on_event: OnEvent = ignore
+) -> tuple[Scores, str]:
+    """Return what ranks across modalities, and how to say so beside a number."""
+    from cusa.eval import pairs
+
+    if student.scores_pairs:
+        return pairs.all_pairs(student, split, config, on_event=on_event), "pairs"
+    first = Cosines(embeddings.image["cross"], embeddings.text["cross"])
+    if student.reranks and config.rerank:
+        return pairs.rerank(student, split, first, config, on_event=on_event), f"cross, top {config.rerank} re-ranked"
+    return first, "cross"
 
 
 def _tasks(
     config: EvalConfig,
     split: Split,
-    image: Mapping[str, np.ndarray],
-    text: Mapping[str, np.ndarray],
+    scores: Scores,
+    score: str,
+    embeddings: "Embeddings",
     uni: str,
     uni_words: str,
     truth: Mapping[str, Sequence[str]] | None,
 ) -> Any:
     """Give each task's numbers and its per-query table."""
+    image, text = embeddings.image, embeddings.text
     owner = split.caption_owner
     of_image, of_caption = cross_modal.owned(owner, split.num_images)
-    both = cross_modal.rank_both_ways(image["cross"], text["cross"], of_image, of_caption, config)
+    both = cross_modal.rank_both_ways(scores, of_image, of_caption, config)
     i2t, t2i = both.image_to_text, both.text_to_image
     # The image that each query is or belongs to, by direction.
     image_of = {
@@ -140,7 +160,7 @@ def _tasks(
     task = _task(
         "cross-modal",
         cross_modal.recalls(both, config.ks),
-        "cross",
+        score,
         "R@K both ways: a query is a hit if any of its own captions (its own image) is among the first K; all "
         "captions of the split are ranked",
         split.num_images + split.num_captions,
@@ -152,12 +172,12 @@ def _tasks(
     true_image: list[np.ndarray] | None = None
     if truth is not None:
         true_image, true_caption = cross_modal.matched(truth, split.image_keys, split.caption_keys)
-        full = cross_modal.rank_both_ways(image["cross"], text["cross"], true_image, true_caption, config, at_r=True)
+        full = cross_modal.rank_both_ways(scores, true_image, true_caption, config, at_r=True)
         directions = {cross_modal.IMAGE_TO_TEXT: full.image_to_text, cross_modal.TEXT_TO_IMAGE: full.text_to_image}
         task = _task(
             "cross-modal-truth",
             cross_modal.under_truth(full),
-            "cross",
+            score,
             "every known match counts as right, not only the data set's own pairs; R-Precision and mAP@R look "
             "at the first R places, R being the query's number of right answers",
             len(owner) + split.num_images,

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -177,6 +177,11 @@ class DualEncoder(Student):
     def image_array(self, image: Image.Image) -> np.ndarray:
         """Scale and cut an RGB image: (3, S, S) uint8."""
         return self.preprocess.square(image)
+
+    def tower(self, end: Literal["image", "text"]) -> list[nn.Parameter]:
+        """Return a tower's parameters, its projection included, by the names that Hugging Face gives them."""
+        starts = ("vision", "visual") if end == "image" else ("text",)
+        return [value for name, value in self.backbone.named_parameters() if name.startswith(starts)]
 
     def pixels(self, arrays: Tensor) -> Tensor:
         """Normalise (B, 3, S, S) uint8 to float32."""

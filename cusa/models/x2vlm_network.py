@@ -173,13 +173,13 @@ class _Text(nn.Module):
 
     def below(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
         hidden, bias = self.embeddings(ids_BL), _mask_bias(mask_BL)
-        for layer in list(self.encoder["layer"])[: self._below]:
+        for layer in list(self.encoder["layer"].children())[: self._below]:
             hidden = layer(hidden, bias)
         return hidden
 
     def fuse(self, hidden_PLW: Tensor, mask_PL: Tensor, image_PTV: Tensor) -> Tensor:
         bias = _mask_bias(mask_PL)
-        for layer in list(self.encoder["layer"])[self._below :]:
+        for layer in list(self.encoder["layer"].children())[self._below :]:
             hidden_PLW = layer(hidden_PLW, bias, image_PTV)
         return hidden_PLW
 

@@ -9,6 +9,7 @@ from cusa.errors import DataError
 from cusa.train.batch import Batch
 from cusa.train.config import TrainConfig
 from cusa.train.session import Session
+from cusa.train.terms import terms as loss_terms
 
 
 def take(session: Session, batch: Batch, config: TrainConfig, *, rate: float) -> dict[str, Tensor]:
@@ -32,10 +33,14 @@ def take(session: Session, batch: Batch, config: TrainConfig, *, rate: float) ->
     pixels = session.student.pixels(batch.images.to(device))
     tokens = {name: values.to(device) for name, values in batch.tokens.items()}
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-        embeddings = session.student(pixels, tokens)
-    terms: dict[str, Tensor] = session.loss(
-        **embeddings, **teachers(batch, device), image_ids=batch.image_ids.to(device, non_blocking=True)
-    )
+        out = session.student(pixels, tokens)
+        terms = loss_terms(
+            session.student,
+            session.loss,
+            out,
+            **teachers(batch, device),
+            image_ids=batch.image_ids.to(device, non_blocking=True),
+        )
     total = terms["loss"]
     if not math.isfinite(float(total.detach())):
         raise _no_number(session, batch, terms)
