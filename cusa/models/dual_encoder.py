@@ -162,7 +162,7 @@ class DualEncoder(Student):
 
         with store.whole_folder(folder) as place:
             try:
-                with _quiet():
+                with quiet():
                     self.backbone.save_pretrained(place)  # type: ignore[operator]
                     self._tokenizer.save_pretrained(place)
                 if len(self.heads):
@@ -195,17 +195,20 @@ class DualEncoder(Student):
         Raises:
             DataError: if nothing is left of a caption once cleaned.
         """
-        text = self.card["text"]
-        if text["transform"] == "clean":
-            texts = [clean_caption(words, text["max_words"]) for words in texts]
-        if text["repair"]:
-            texts = [repair(words) for words in texts]
+        text, texts = self.card["text"], self.cleaned(texts)
         with _TOKENIZING:
             tokens = self._tokenizer(
-                list(texts), padding=text["padding"], truncation=True, max_length=text["context"], return_tensors="pt"
+                texts, padding=text["padding"], truncation=True, max_length=text["context"], return_tensors="pt"
             )
             self.truncated += sum(bool(encoding.overflowing) for encoding in tokens.encodings or ())
         return {name: tokens[name] for name in text["inputs"]}
+
+    def cleaned(self, texts: Sequence[str]) -> list[str]:
+        """Return captions as the tokenizer gets them."""
+        text = self.card["text"]
+        if text["transform"] == "clean":
+            texts = [clean_caption(words, text["max_words"]) for words in texts]
+        return [repair(words) for words in texts] if text["repair"] else list(texts)
 
     def encode_image(self, pixels_BCHW: Tensor, space: Space = "cross") -> Tensor:
         """Embed images: (B, D) float32 unit rows; without uni-modal heads both spaces are the cross-modal one."""
@@ -329,7 +332,7 @@ def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
 
     where: dict[str, Any] = {"revision": revision} if revision else {}
     try:
-        with _quiet():
+        with quiet():
             backbone = AutoModel.from_pretrained(name, trust_remote_code=False, **where)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError... for a bad model
@@ -348,7 +351,7 @@ def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' own progress bars off the terminal, which is the command line's to write to."""
     from transformers.utils import logging
 
