@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cusa import cli, journey, recipe
+from cusa import cli, journey, recipe, scoring
 from cusa.manifests import store
 from cusa.models import student as students
 from cusa.models.sgraf import Sgraf
@@ -47,7 +47,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("saf", ["student.kind=sgraf", "student.sgraf.module=saf"]),
     ):
         journey.train(recipe.load("tiny", [*SMALL, *told]), work=work, out=folder / name)
-    journey.evaluate(str(folder / "clip"), work=work)
+    scoring.evaluate(str(folder / "clip"), data=[work])
     return folder
 
 
@@ -75,8 +75,8 @@ def test_export__an_sgr_and_an_saf_become_sgraf(runs: Path, tmp_path: Path) -> N
     student = students.load(tmp_path / "sgraf")
     assert isinstance(student, Sgraf)
     assert sorted(student.networks) == ["saf", "sgr"]
-    found = journey.evaluate(
-        str(tmp_path / "sgraf"), work=runs / "work", out=tmp_path / "eval", settings=["bootstrap=0"]
+    (found,) = scoring.evaluate(
+        str(tmp_path / "sgraf"), data=[runs / "work"], out=tmp_path / "eval", settings=["bootstrap=0"]
     )
     assert found["tasks"]["cross-modal"]["space"] == "pairs"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cusa import journey, recipe
+from cusa import journey, recipe, scoring
 from cusa.errors import ConfigError, DataError
 from cusa.manifests import store
 from cusa.models import student as students
@@ -41,7 +41,7 @@ def test_the_pages_adapter_trains_and_is_evaluated(mine: None, tmp_path: Path) -
     losses = [row["value"] for row in rows if row["name"] == "loss"]
     assert losses[-1] < 0.8 * losses[0]
     assert store.read_json(tmp_path / "run" / "model" / "student.json")["kind"] == "mine:Mean"
-    found = journey.evaluate(str(tmp_path / "run"), work=work)
+    (found,) = scoring.evaluate(str(tmp_path / "run"), data=[work])
     assert found["student"] == "mean"
     assert found["tasks"]["cross-modal"]["queries"] == 12 + 36
     again = students.load(tmp_path / "run")
