@@ -11,7 +11,7 @@ import numpy as np
 from cusa.eval import metrics
 from cusa.eval.config import EvalConfig
 from cusa.eval.ranking import Ranking, rank
-from cusa.eval.scores import Cosines, Scores
+from cusa.eval.scores import Scores
 
 IMAGE_TO_TEXT = "image-to-text"
 TEXT_TO_IMAGE = "text-to-image"
@@ -61,28 +61,6 @@ def matched(
 
 
 def rank_both_ways(
-    image_ID: np.ndarray,
-    text_CD: np.ndarray,
-    of_image: Sequence[np.ndarray],
-    of_caption: Sequence[np.ndarray],
-    config: EvalConfig,
-    *,
-    at_r: bool = False,
-) -> TwoWays:
-    """Rank captions for every image and images for every caption.
-
-    Args:
-        image_ID: unit rows.
-        text_CD: unit rows.
-        of_image: right caption rows of each image.
-        of_caption: right image rows of each caption.
-        config: block size and K.
-        at_r: whether R-Precision and mAP@R are wanted.
-    """
-    return rank_scores(Cosines(image_ID, text_CD), of_image, of_caption, config, at_r=at_r)
-
-
-def rank_scores(
     scores: Scores,
     of_image: Sequence[np.ndarray],
     of_caption: Sequence[np.ndarray],
@@ -90,7 +68,7 @@ def rank_scores(
     *,
     at_r: bool = False,
 ) -> TwoWays:
-    """Do what `rank_both_ways` does, whatever the scores come from.
+    """Rank captions for every image and images for every caption.
 
     Args:
         scores: of all images with all captions.

@@ -82,6 +82,48 @@ class Reranked:
         return _rerank(self.first.of_captions(block), self.images_CK, self.image_scores_CK)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some images and captions of other scores, in the order given."""
+
+    whole: Scores
+    images: np.ndarray
+    captions: np.ndarray
+
+    def of_images(self, block: int) -> Iterator[np.ndarray]:
+        return _some(self.whole.of_images(block), self.images, self.captions, block)
+
+    def of_captions(self, block: int) -> Iterator[np.ndarray]:
+        return _some(self.whole.of_captions(block), self.captions, self.images, block)
+
+
+def _some(blocks: Iterator[np.ndarray], queries: np.ndarray, answers: np.ndarray, block: int) -> Iterator[np.ndarray]:
+    """Give the rows of some queries, in their order, each with some answers."""
+    kept: dict[int, np.ndarray] = {}
+    wanted, start = np.sort(queries), 0
+    for scores in blocks:
+        mine = wanted[(wanted >= start) & (wanted < start + len(scores))]
+        kept.update(zip(mine.tolist(), scores[mine - start][:, answers], strict=True))
+        start += len(scores)
+    for at in range(0, len(queries), block):
+        yield np.stack([kept[int(query)] for query in queries[at : at + block]])
+
+
+def part(scores: Scores, images: np.ndarray, captions: np.ndarray) -> Scores:
+    """Return the scores of some images with some captions.
+
+    Args:
+        scores: of everything.
+        images: rows, in the order wanted, none twice.
+        captions: likewise. A second ranking (`Reranked`) keeps the candidates it had among everything.
+    """
+    if isinstance(scores, Cosines):
+        return Cosines(scores.image_ID[images], scores.text_CD[captions])
+    if isinstance(scores, Table):
+        return Table(scores.scores_IC[np.ix_(images, captions)])
+    return _Part(scores, images, captions)
+
+
 def candidates(blocks: Iterator[np.ndarray], k: int) -> np.ndarray:
     """Return the rows of each query's k best items, best first, the lower row first among equals: (queries, k)."""
     found = []

@@ -15,7 +15,7 @@ from cusa.errors import DataError
 from cusa.eval import cross_modal, eccv, intervals, uni_modal
 from cusa.eval.config import EvalConfig
 from cusa.eval.ranking import Ranking
-from cusa.eval.scores import Cosines, Scores
+from cusa.eval.scores import Scores
 from cusa.manifests import schemas
 from cusa.manifests.samples import Split
 
@@ -34,9 +34,6 @@ TASKS = {
 COCO = ("coco-5k", "coco-1k", "cxc", "eccv-caption")
 """Those that need the official lists of COCO's test split."""
 
-PAIRS = "pairs"
-"""Said in place of a space where a student scores pairs by a network."""
-
 _ALL_CAPTIONS = (
     "R@K both ways: a query is a hit if any of its own captions (its own image) is among the first K; all captions of "
     "the split are ranked"
@@ -50,28 +47,23 @@ class Embedded:
     Attributes:
         image: space -> (images, D) unit rows.
         text: space -> (captions, D) unit rows.
+        scores: of all images with all captions: cosines, or whatever else the student ranks by.
+        score: the same for people.
         uni: the space of uni-modal tasks.
         uni_words: the same for people.
         truth: every known match (`image_key`, `caption_key`), or None.
         truths: the ground truths of COCO's test split, or None.
-        scores: what ranks across modalities, where it is not the cosine of the cross-modal space.
-        scored_by: the same for people.
     """
 
     split: Split
     image: Mapping[str, np.ndarray]
     text: Mapping[str, np.ndarray]
+    scores: Scores
+    score: str
     uni: str
     uni_words: str
     truth: Mapping[str, Sequence[str]] | None = None
     truths: eccv.GroundTruths | None = None
-    scores: Scores | None = None
-    scored_by: str = "cross"
-
-    @property
-    def cross(self) -> Scores:
-        """What ranks across modalities."""
-        return self.scores or Cosines(self.image["cross"], self.text["cross"])
 
 
 @dataclass(frozen=True)
@@ -114,11 +106,11 @@ def _cross_modal(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> 
         yield _unavailable("cross-modal", "the split has no captions")
         return
     of_image, of_caption = cross_modal.owned(split.caption_owner, split.num_images)
-    both = cross_modal.rank_scores(seen.cross, of_image, of_caption, config)
+    both = cross_modal.rank_both_ways(seen.scores, of_image, of_caption, config)
     directions = {cross_modal.IMAGE_TO_TEXT: both.image_to_text, cross_modal.TEXT_TO_IMAGE: both.text_to_image}
     found = intervals.of_rankings(config, directions, _image_of(split), config.ks, prefix=True, rsum=True)
     queries = split.num_images + split.num_captions
-    summary = _summary(cross_modal.recalls(both, config.ks), found, seen.scored_by, _ALL_CAPTIONS, queries)
+    summary = _summary(cross_modal.recalls(both, config.ks), found, seen.score, _ALL_CAPTIONS, queries)
     yield Answer("cross-modal", summary, per_query("cross-modal", split, directions))
 
 
@@ -128,7 +120,7 @@ def _under_truth(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> 
         yield _unavailable(name, f"{split.folder / 'truth.parquet'} does not exist: no match is known beyond the pairs")
         return
     of_image, of_caption = cross_modal.matched(seen.truth, split.image_keys, split.caption_keys)
-    both = cross_modal.rank_scores(seen.cross, of_image, of_caption, config, at_r=True)
+    both = cross_modal.rank_both_ways(seen.scores, of_image, of_caption, config, at_r=True)
     directions = {cross_modal.IMAGE_TO_TEXT: both.image_to_text, cross_modal.TEXT_TO_IMAGE: both.text_to_image}
     found = intervals.of_rankings(config, directions, _image_of(split), (1,), prefix=True, at_r=True)
     protocol = (
@@ -136,7 +128,7 @@ def _under_truth(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> 
         "R places, R being the query's number of right answers"
     )
     summary = _summary(
-        cross_modal.under_truth(both), found, seen.scored_by, protocol, split.num_images + split.num_captions
+        cross_modal.under_truth(both), found, seen.score, protocol, split.num_images + split.num_captions
     )
     yield Answer(name, summary, per_query(name, split, directions))
 
@@ -144,20 +136,18 @@ def _under_truth(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> 
 def _coco(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
     split = seen.split
     try:
-        if seen.scored_by == PAIRS:
-            raise DataError("the student scores pairs, and this task ranks by cosine; the task cross-modal has its R@K")
         if seen.truths is None:
             raise DataError("no ground truth was given: install eccv-caption, or give its files with --data FOLDER")
         gallery = eccv.Gallery(seen.truths, *coco_ids(split))
     except DataError as error:
         yield from (_unavailable(name, str(error)) for name in COCO if name in wanted)
         return
-    for scored in eccv.score(seen.image["cross"], seen.text["cross"], gallery, seen.truths, config):
+    for scored in eccv.score(seen.scores, gallery, seen.truths, config):
         if scored.name not in wanted:
             continue
         if scored.rankings is None:
             summary = _summary(
-                scored.numbers, {}, "cross", scored.protocol, len(gallery.images) + len(gallery.captions)
+                scored.numbers, {}, seen.score, scored.protocol, len(gallery.images) + len(gallery.captions)
             )
             yield Answer(scored.name, summary, schemas.PER_QUERY.empty_table())
             continue
@@ -174,7 +164,7 @@ def _coco(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterato
         found = intervals.of_rankings(
             config, directions, image_of, (1,) if at_r else config.ks, prefix=True, rsum=not at_r, at_r=at_r
         )
-        summary = _summary(scored.numbers, found, "cross", scored.protocol, sum(map(len, rows.values())))
+        summary = _summary(scored.numbers, found, seen.score, scored.protocol, sum(map(len, rows.values())))
         galleries = {cross_modal.IMAGE_TO_TEXT: gallery.captions, cross_modal.TEXT_TO_IMAGE: gallery.images}
         yield Answer(scored.name, summary, per_query(scored.name, split, directions, rows=rows, galleries=galleries))
 
