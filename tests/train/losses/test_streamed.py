@@ -27,6 +27,14 @@ modes = st.fixed_dictionaries(
         "infonce_weight": st.sampled_from([1.0, 0.7, 0.0]),
     }
 )
+false_negatives: Any = st.sampled_from(
+    [
+        {},
+        {"false_negatives": "mask", "mask_text": 0.1, "mask_image": 0.3},
+        {"false_negatives": "mask", "mask_text": "positive"},
+        {"false_negatives": "positive"},
+    ]
+)
 
 
 def _inputs(size: int, seed: int, dtype: torch.dtype, groups: int = 0) -> dict[str, Any]:
@@ -67,12 +75,31 @@ def _assert_near(
         assert error <= tolerance * max(theirs.abs().max().item(), least), name
 
 
-@given(st.integers(2, 20), st.integers(1, 9), st.integers(0, 6), st.integers(0, 10**6), modes)
-@settings(max_examples=150, deadline=None)
-def test_equals_whole_matrices__float64(size: int, tile: int, groups: int, seed: int, options: dict[str, Any]) -> None:
+@given(
+    st.integers(2, 20),
+    st.integers(1, 9),
+    st.integers(0, 6),
+    st.integers(0, 10**6),
+    modes,
+    false_negatives,
+    st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_equals_whole_matrices__float64(
+    size: int, tile: int, groups: int, seed: int, modes: dict[str, Any], false_negatives: dict[str, Any], cold: bool
+) -> None:
+    options = modes | false_negatives
     inputs = _inputs(size, seed, torch.float64, groups)
+    if options.get("false_negatives") == "positive":
+        random = torch.Generator().manual_seed(seed)
+        inputs["image_ids"] = torch.arange(size) if inputs["image_ids"] is None else inputs["image_ids"]
+        inputs["text_ids"] = torch.arange(size)
+        inputs["positive_pairs"] = torch.randint(0, size, (size, 2), generator=random)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "TILE", tile)
+        if cold:  # as below 1/40: a running maximum in place of one shift for all rows
+            patch.setattr(tiles.Tiles, "_is_warm", lambda self, temperature: False)
+        patch.setattr(tiles, "KEPT_BYTES", 1000 * (seed % 3))
         observed = _everything("streamed", options, inputs)
     # Gradients of temperatures are differences of sums of size 1 / temperature^2 and more.
     _assert_near(observed, _everything("plain", options, inputs), 1e-12, least=0.1)
