@@ -251,6 +251,7 @@ def train(
         list[str] | None,
         typer.Option(metavar="KEY", help="Recipe key in which the checkpoint may differ; repeatable."),
     ] = None,
+    test: Annotated[bool, typer.Option("--test", help="Score the best model on the test split at the end.")] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -267,6 +268,7 @@ def train(
             force=force,
             resume=resume,
             allow_changed=allow_changed or (),
+            test=test,
             on_event=console.event,
             on_metrics=console.metrics,
             should_stop=stopping.asked,

@@ -76,15 +76,16 @@ def train(
     force: bool = False,
     resume: str = "auto",
     allow_changed: Sequence[str] = (),
+    test: bool = False,
     on_event: OnEvent = ignore,
     on_metrics: Callable[[int, Mapping[str, float]], None] = lambda step, values: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Train the recipe's student on a work folder, validating on its validation split; test once at the end.
+    """Train the recipe's student on a work folder, validating on its validation split.
 
     Writes the run's folder: `recipe.json` (as resolved), `run.json` (on which data), `model`, `checkpoints`,
-    `metrics.parquet`, `tensorboard`, and `eval` where the recipe's test split is there (`data.test=` leaves it out).
-    Run again it goes on where it was, or is up to date. Started by `torchrun`, all ranks call it and rank 0 writes.
+    `metrics.parquet`, `tensorboard`. Run again it goes on where it was, or is up to date. Started by `torchrun`, all
+    ranks call it and rank 0 writes.
 
     Args:
         recipe: everything the run depends on besides the data.
@@ -93,6 +94,7 @@ def train(
         force: start anew.
         resume: `auto` goes on from the latest whole checkpoint or starts; `must` refuses to start without one.
         allow_changed: recipe keys in which the checkpoint may differ, also those of the splits and teachers.
+        test: score the best model on the recipe's test split, once, when training is done.
         on_event: hears of every step.
         on_metrics: hears every row of metrics.
         should_stop: when true, the step's checkpoint is written and StoppedError raised.
@@ -104,11 +106,15 @@ def train(
         raise ConfigError(f"--resume is {resume!r}; allowed: auto, must.", key="resume")
     told = (recipe, work, out, force, resume, allow_changed, on_event, on_metrics, should_stop)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return _train(*told)
-    from cusa.train import ranks
+        done = _train(*told)
+    else:
+        from cusa.train import ranks
 
-    with ranks.joined(recipe.train.device):
-        return _train(*told)
+        with ranks.joined(recipe.train.device):
+            done = _train(*told)
+    if test and os.environ.get("RANK", "0") == "0":
+        evaluate(str(out), work=work, on_event=on_event)
+    return done
 
 
 def _train(
@@ -192,8 +198,6 @@ def _train(
         written = ledger.read(book)
         assert written is not None
         return outcome(out, written, why=str(why), notes=done.notes)
-    if recipe.data.test in splits(work):
-        evaluate(str(out), work=work, on_event=on_event)
     written = clock.finish(book, stage="train", inputs=inputs, parameters=told, outputs=outputs, counts=counts)
     ranks.barrier()
     return outcome(out, written, why=str(why), notes=done.notes)
