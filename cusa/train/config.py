@@ -45,6 +45,25 @@ class LossConfig(_Config):
     divergence: Literal["kl", "cross_entropy", "cross_entropy_release"] = Field(
         default="kl", description="of CSA and USA from the soft labels"
     )
+    false_negatives: Literal["soft", "mask", "positive"] = Field(
+        default="soft",
+        description="what InfoNCE makes of foreign pairs that may be true: nothing, pairs a teacher calls near leave "
+        "its denominators, or listed pairs become positives",
+    )
+    mask_image: float | Literal["positive"] | None = Field(
+        default=None,
+        description="mask: image teacher's cosine from which a foreign pair leaves; positive = as near as the own "
+        "image",
+    )
+    mask_text: float | Literal["positive"] | None = Field(
+        default=None,
+        description="mask: text teacher's cosine; positive = as near as the image's own captions are to each other",
+    )
+    negatives: Literal["local", "global", "release"] = Field(
+        default="global",
+        description="with several ranks: each its own pairs only (as the authors ran it), those of all ranks with "
+        "their gradient, or the authors' gather",
+    )
     impl: Literal["auto", "plain", "streamed"] = Field(
         default="auto", description="B x B matrices, or the same numbers in tiles; auto = tiles for large batches"
     )
@@ -68,6 +87,19 @@ class LossConfig(_Config):
         default=_TEACHER, description="the image teacher's: lower makes sharper soft labels"
     )
     teacher_text_temperature: TemperatureConfig = Field(default=_TEACHER, description="the text teacher's")
+
+    @model_validator(mode="after")
+    def _mask_has_thresholds(self) -> "LossConfig":
+        thresholds = (self.mask_image, self.mask_text)
+        if (self.false_negatives == "mask") == (thresholds == (None, None)):
+            raise ValueError(
+                f"false_negatives is {self.false_negatives!r}, mask_image {self.mask_image!r} and mask_text "
+                f"{self.mask_text!r}; 'mask' needs a threshold, and no other needs one"
+            )
+        for threshold in thresholds:
+            if isinstance(threshold, float) and not -1 <= threshold <= 1:
+                raise ValueError(f"a mask's threshold is {threshold}; it is a cosine, from -1 to 1")
+        return self
 
 
 class TrainConfig(_Config):

@@ -59,3 +59,18 @@ def test_a_temperature_starts_within_its_bounds() -> None:
         ValidationError, match=r"initial 0\.05 is not between minimum 0\.1 and maximum 1\.0; set the three"
     ):
         TemperatureConfig(initial=0.05, minimum=0.1, maximum=1)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"false_negatives": "mask"},
+        {"mask_text": 0.5},
+        {"false_negatives": "mask", "mask_text": 1.5},
+        {"false_negatives": "mask", "mask_image": "near"},
+    ],
+)
+def test_a_mask_has_thresholds_that_are_cosines(fields: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="mask"):
+        LossConfig.model_validate(fields)
+    assert LossConfig.model_validate({"false_negatives": "mask", "mask_text": "positive"}).mask_image is None

@@ -22,6 +22,10 @@ def test_make_loss_gives_every_setting_its_place() -> None:
         fusion="dot",
         divergence="cross_entropy",
         impl="streamed",
+        false_negatives="mask",
+        mask_image=0.9,
+        mask_text="positive",
+        negatives="local",
         temperature=temperature(0.01),
         csa_temperatures="separate",
         csa_image_temperature=temperature(0.02),
@@ -35,6 +39,7 @@ def test_make_loss_gives_every_setting_its_place() -> None:
     loss = make_loss(config)
     assert (loss.alpha, loss.beta, loss.infonce_weight) == (0.2, 0.3, 0.4)
     assert (loss.reduction, loss.fusion) == ("release", "dot")
+    assert (loss.false_negatives, loss.nearness, loss.negatives) == ("mask", (0.9, "positive"), "local")
     assert (loss.divergence, loss.impl) == ("cross_entropy", "streamed")
     assert _settings(loss) == {
         "infonce": (0.01, 0.005, 0.02, True),

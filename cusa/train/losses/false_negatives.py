@@ -212,28 +212,36 @@ def pull(image: Tensor, text: Tensor, image_ids_B: Tensor | None, rows: slice, e
     Returns:
         A scalar in float64.
     """
-    drawn = image.new_zeros((), dtype=_exact(image))
+    exact = image.dtype if image.device.type == "mps" else torch.float64
+    if image_ids_B is None:
+        image_ids_B = torch.arange(len(image), device=image.device)
+    # Groups are numbered by where their id first stands in order: no shape depends on the data.
+    group_B = torch.searchsorted(image_ids_B.sort().values, image_ids_B)
+    ones_B = torch.ones_like(image[:, 0])
+    count_G = torch.zeros_like(ones_B).index_put((group_B,), ones_B, accumulate=True)
+    if extra is None:
+        # All items of a group have the same target, so sums over groups are enough.
+        image_G, text_G = (
+            torch.zeros_like(each).index_put((group_B,), each, accumulate=True) for each in (image, text)
+        )
+        weight_G = 1 / count_G.clamp(min=1)[:, None]
+        if rows == slice(0, len(image)):
+            return 2 * (image_G * text_G * weight_G).sum(dtype=exact)
+        pairs = ((image, text_G), (text, image_G))
+        drawn = [(own[rows] * (other * weight_G)[group_B[rows]]).sum(dtype=exact) for own, other in pairs]
+        return drawn[0] + drawn[1]
+    drawn = []
     for (own_Q, other_Q), own, other in zip(_both(extra), (image, text), (text, image), strict=True):
-        if image_ids_B is None:
-            sums, count_B = other, torch.ones_like(other[:, 0])
-        else:
-            # Groups are numbered by where their id first stands in order: no shape depends on the data.
-            group_B = torch.searchsorted(image_ids_B.sort().values, image_ids_B)
-            ones_B = torch.ones_like(other[:, 0])
-            sums = torch.zeros_like(other).index_put((group_B,), other, accumulate=True)[group_B]
-            count_B = torch.zeros_like(ones_B).index_put((group_B,), ones_B, accumulate=True)[group_B]
-        if own_Q is not None and other_Q is not None:
-            sums = sums.index_put((own_Q,), other[other_Q], accumulate=True)
-            count_B = count_B.index_put((own_Q,), torch.ones_like(other[other_Q, 0]), accumulate=True)
-        drawn = drawn + (own[rows] * (sums[rows] / count_B[rows, None])).sum(dtype=drawn.dtype)
-    return drawn
+        assert own_Q is not None
+        assert other_Q is not None
+        sums = torch.zeros_like(other).index_put((group_B,), other, accumulate=True)[group_B]
+        sums = sums.index_put((own_Q,), other[other_Q], accumulate=True)
+        count_B = count_G[group_B].index_put((own_Q,), torch.ones_like(other[other_Q, 0]), accumulate=True)
+        drawn.append((own[rows] * (sums[rows] / count_B[rows, None])).sum(dtype=exact))
+    return drawn[0] + drawn[1]
 
 
 def _both(extra: Extra | None) -> tuple[tuple[Tensor | None, Tensor | None], tuple[Tensor | None, Tensor | None]]:
     """Return the extra positives as seen from the images, then from the texts."""
     image_Q, text_Q = extra or (None, None)
     return (image_Q, text_Q), (text_Q, image_Q)
-
-
-def _exact(rows: Tensor) -> torch.dtype:
-    return rows.dtype if rows.device.type == "mps" else torch.float64

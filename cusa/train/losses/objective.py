@@ -127,7 +127,7 @@ class CUSALoss(nn.Module):
         false_negatives: FalseNegatives = "soft",
         mask_image: Threshold = None,
         mask_text: Threshold = None,
-        negatives: Negatives = "local",
+        negatives: Negatives = "global",
         impl: Implementation = "auto",
     ) -> None:
         super().__init__()
@@ -189,8 +189,8 @@ class CUSALoss(nn.Module):
 
     @classmethod
     def release(cls, **options: Any) -> "CUSALoss":
-        """Make the loss as the authors' released configurations have it: InfoNCE divided by B once more."""
-        return cls(**{"alpha": 0.1, "beta": 0.5, "reduction": "release", **options})
+        """Make the loss as the authors' released configurations have it: InfoNCE / B, local negatives."""
+        return cls(**{"alpha": 0.1, "beta": 0.5, "reduction": "release", "negatives": "local", **options})
 
     def temperatures(self) -> dict[str, Temperature]:
         """Return every temperature that a used term reads, once, by name."""

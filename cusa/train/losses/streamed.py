@@ -59,7 +59,7 @@ class _Streamed(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*tensors)
         with torch.autocast(_device_type(tensors), enabled=False):
-            ctx.tiles = Tiles(modes, alike, rows, near, tensors, keep=any(ctx.needs_input_grad))
+            ctx.tiles = Tiles(modes, alike, rows, near, tensors)
             ctx.tiles.measure()
             values = ctx.tiles.values()
         ctx.tiles.release_inputs()

@@ -20,8 +20,6 @@ from cusa.train.losses.tile_parts import Cross, Direction, Label, Soft, Tile, cu
 TILE = 512
 """Rows of a tile on a CPU: a dozen float32 tiles stay in its caches."""
 TILE_ON_DEVICE = 4096
-KEPT_BYTES = 64 << 20
-"""Products of the first pass that the second need not compute again, at most; whatever the batch."""
 
 
 class Tiles:
@@ -33,7 +31,6 @@ class Tiles:
         rows: of the batch: whose softmaxes count. The columns are all.
         near: what leaves InfoNCE's denominators; None: nothing.
         tensors: four embeddings, two teachers, nine temperatures.
-        keep: whether there will be a second pass.
     """
 
     def __init__(
@@ -43,8 +40,6 @@ class Tiles:
         rows: slice,
         near: Near | None,
         tensors: Sequence[Tensor | None],
-        *,
-        keep: bool,
     ) -> None:
         self.modes, self.rows, self.near = modes, rows, near if modes.infonce else None
         self.bind(tensors)
@@ -59,8 +54,6 @@ class Tiles:
         self.nce = [self._direction(items, 0) for items in ("image", "text")] if modes.infonce else []
         self.csa = self._taught(alike[1:3], alike[5:7], sources) if modes.csa else []
         self.usa = self._taught(alike[3:5], alike[7:9], ("image", "text")) if modes.usa else []
-        self._kept: dict[tuple[str, int, int], Tensor] = {}
-        self._room = KEPT_BYTES if keep else 0
 
     def bind(self, tensors: Sequence[Tensor | None]) -> None:
         """Take up the inputs."""
@@ -113,16 +106,6 @@ class Tiles:
             for columns in foreign:
                 yield Tile(rows, columns, ((rows, 1),))
 
-    def _product(self, name: str, tile: Tile, left: Tensor, right: Tensor) -> Tensor:
-        key = (name, tile.rows.start, tile.columns.start)
-        made = self._kept.get(key)
-        if made is None:
-            made = left[tile.rows] @ right[tile.columns].T
-            if (size := made.numel() * made.element_size()) <= self._room:
-                self._room -= size
-                self._kept[key] = made
-        return made
-
     def _sources(self, tile: Tile) -> dict[str, Tensor]:
         """Return the teachers' cosines on one tile, as far as they are asked for."""
         found: dict[str, Tensor] = {}
@@ -130,7 +113,7 @@ class Tiles:
             asked = self.near is not None and (self.near.image_B, self.near.text_B)[modality == "text"] is not None
             if self.labels or asked:
                 assert teacher is not None
-                found[modality] = self._product(f"teacher {modality}", tile, teacher, teacher)
+                found[modality] = teacher[tile.rows] @ teacher[tile.columns].T
         if self.labels and self.modes.fusion != "each":
             found["fused"] = fuse(found["image"], found["text"], self.modes.fusion)[0]
         return found
@@ -146,11 +129,11 @@ class Tiles:
         if not (self.nce or self.csa):
             return []
         rows, columns = tile.rows, tile.columns
-        by_image = self._product("image text", tile, self.image, self.text)
+        by_image = self.image[rows] @ self.text[columns].T
         if rows == columns:
             return [Cross(by_image, "image", {"image": (rows, 1), "text": (rows, 0)})]
         # As texts x images, so that its rows and columns are those of the symmetric tiles.
-        by_text = self._product("text image", tile, self.text, self.image)
+        by_text = self.text[rows] @ self.image[columns].T
         places = [{kind: (rows, 1)} for kind in ("image", "text")]
         if len(tile.axes) == 2:
             places = [{"image": (rows, 1), "text": (columns, 0)}, {"text": (rows, 1), "image": (columns, 0)}]
@@ -217,7 +200,7 @@ class Tiles:
     def _uni_product(self, direction: Direction, tile: Tile) -> Tensor:
         uni = self.uni[direction.items]
         assert uni is not None
-        return self._product(f"uni {direction.items}", tile, uni, uni)
+        return uni[tile.rows] @ uni[tile.columns].T
 
     def values(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return sums over this process's rows: InfoNCE's log-normalisers, CSA, USA."""

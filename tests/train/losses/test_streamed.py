@@ -99,7 +99,6 @@ def test_equals_whole_matrices__float64(
         patch.setattr(tiles, "TILE", tile)
         if cold:  # as below 1/40: a running maximum in place of one shift for all rows
             patch.setattr(tiles.Tiles, "_is_warm", lambda self, temperature: False)
-        patch.setattr(tiles, "KEPT_BYTES", 1000 * (seed % 3))
         observed = _everything("streamed", options, inputs)
     # Gradients of temperatures are differences of sums of size 1 / temperature^2 and more.
     _assert_near(observed, _everything("plain", options, inputs), 1e-12, least=0.1)
