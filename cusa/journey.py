@@ -132,7 +132,7 @@ def _train(
     split, val = Split(work, recipe.data.train), Split(work, recipe.data.val)
     inputs = {"the training split": split.digest, "the validation split": val.digest}
     names = {"image": "", "text": ""}
-    if recipe.loss.alpha or recipe.loss.beta:
+    if recipe.loss.alpha or recipe.loss.beta or recipe.loss.false_negatives == "mask":
         for modality, name in (("image", recipe.teachers.image), ("text", recipe.teachers.text)):
             names[modality] = tables.choose_teacher(split, modality, name)
             inputs[f"the {modality} teacher"] = tables.teacher_digest(split, names[modality])

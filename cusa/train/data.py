@@ -63,7 +63,7 @@ class Data:
             DataError, StaleError: if a table is missing, broken, or of another state of the split.
         """
         chosen: dict[str, str] = {}
-        if loss.alpha or loss.beta:
+        if loss.alpha or loss.beta or loss.false_negatives == "mask":
             chosen = {kind: tables.choose_teacher(split, kind, name) for kind, name in teachers.items()}
         if ranks.rank():
             ranks.barrier()

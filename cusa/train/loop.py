@@ -109,6 +109,12 @@ def run(
         )
     if not (loss.infonce_weight or loss.alpha or loss.beta):
         raise ConfigError("All weights of the loss are 0. Set loss.infonce_weight, loss.alpha or loss.beta.")
+    if loss.false_negatives == "positive":
+        raise ConfigError(
+            "loss.false_negatives is 'positive', which needs a list of pairs that training by recipe does not read. "
+            "Set soft or mask, or give `positive_pairs` to CUSALoss in a loop of your own.",
+            key="loss.false_negatives",
+        )
     if force and must_resume:
         raise ConfigError("--force starts anew and --resume must goes on: leave one of them out.", key="resume")
     before = checkpoint.random_state()
@@ -128,8 +134,6 @@ def run(
             checkpoint.seed_all(config.seed + ranks.rank())
             prepare(student.to(device), config)
             objective = make_loss(loss).to(device)
-            if ranks.world() > 1:
-                objective.negatives = "global"  # as one process with the whole batch would see them
             session = Session(
                 config, student=student, loss=objective, out=out, identity=identity, on_device=data.on_device
             )
