@@ -64,8 +64,10 @@ class LossConfig(_Config):
         description="with several ranks: each its own pairs only (as the authors ran it), those of all ranks with "
         "their gradient, or the authors' gather",
     )
-    impl: Literal["auto", "plain", "streamed"] = Field(
-        default="auto", description="B x B matrices, or the same numbers in tiles; auto = tiles for large batches"
+    impl: Literal["auto", "plain", "streamed", "triton"] = Field(
+        default="auto",
+        description="B x B matrices, or the same numbers in tiles; auto = tiles for large batches; triton = by kernels "
+        "for CUDA, not yet timed on one",
     )
     temperature: TemperatureConfig = Field(
         default=TemperatureConfig(initial=0.05, minimum=0.01, maximum=0.10), description="of InfoNCE"

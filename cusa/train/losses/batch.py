@@ -28,6 +28,8 @@ class Modes:
     reduction: Reduction = "standard"
     fusion: Fusion = "each"
     divergence: Divergence = "kl"
+    kernels: bool = False
+    """Whether Triton's kernels stream, where they cover the rest."""
 
 
 class Embeddings(NamedTuple):

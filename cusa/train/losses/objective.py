@@ -20,7 +20,7 @@ from cusa.train.losses.plain import plain
 from cusa.train.losses.streamed import streamed
 from cusa.train.losses.temperature import Setting, Temperature
 
-Implementation = Literal["auto", "plain", "streamed"]
+Implementation = Literal["auto", "plain", "streamed", "triton"]
 Pair = tuple[Setting, Setting]
 """Settings of the image and of the text direction."""
 
@@ -93,7 +93,8 @@ class CUSALoss(nn.Module):
             with all their pairs. `release`: what the authors' code does when told to gather: every rank computes the
             whole, and keeps the gradient of its own rows only, which leaves 1/W of it after averaging.
         impl: `plain` makes B x B matrices; `streamed` computes the same in O(B D) memory (see `streamed`); `auto`
-            streams large batches.
+            streams large batches; `triton` streams by CUDA kernels that are checked in an interpreter only (see
+            `kernels`) and that `auto` does not choose.
 
     Raises:
         ConfigError: for a negative weight, an unknown mode, or a threshold that means nothing.
@@ -140,7 +141,7 @@ class CUSALoss(nn.Module):
             "divergence": (divergence, ("kl", "cross_entropy", "cross_entropy_release")),
             "false_negatives": (false_negatives, ("soft", "mask", "positive")),
             "negatives": (negatives, ("local", "global", "release")),
-            "impl": (impl, ("auto", "plain", "streamed")),
+            "impl": (impl, ("auto", "plain", "streamed", "triton")),
         }
         for name, (value, words) in allowed.items():
             if value not in words:
@@ -257,7 +258,7 @@ class CUSALoss(nn.Module):
                 temperature.clamp_()
         with torch.autocast(image.device.type, enabled=False):
             batch = self._batch(given, image_ids, text_ids, positive_pairs)
-            large = self.impl == "streamed" or (self.impl == "auto" and batch.size >= STREAMED_FROM)
+            large = self.impl in ("streamed", "triton") or (self.impl == "auto" and batch.size >= STREAMED_FROM)
             unweighted = (streamed if large else plain)(batch, self._temperatures(), self._modes())
             weights = (self.infonce_weight, self.alpha, self.beta)
             found = torch.stack([weight * term for weight, term in zip(weights, unweighted, strict=True)])
@@ -300,7 +301,13 @@ class CUSALoss(nn.Module):
 
     def _modes(self) -> Modes:
         return Modes(
-            bool(self.infonce_weight), bool(self.alpha), bool(self.beta), self.reduction, self.fusion, self.divergence
+            bool(self.infonce_weight),
+            bool(self.alpha),
+            bool(self.beta),
+            self.reduction,
+            self.fusion,
+            self.divergence,
+            kernels=self.impl == "triton",
         )
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from cusa.train.losses.batch import Batch, Modes, Temperatures
 from cusa.train.losses.false_negatives import Near, pull
+from cusa.train.losses.kernel_tiles import KernelTiles, covers
 from cusa.train.losses.tiles import Tiles
 
 
@@ -59,7 +60,11 @@ class _Streamed(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*tensors)
         with torch.autocast(_device_type(tensors), enabled=False):
-            ctx.tiles = Tiles(modes, alike, rows, near, tensors)
+            image = tensors[0]
+            assert image is not None
+            # Four embeddings, two teachers and five temperatures stand before those of the soft labels.
+            kind = KernelTiles if covers(modes, rows, image, near, ctx.needs_input_grad[15:]) else Tiles
+            ctx.tiles = kind(modes, alike, rows, near, tensors)
             ctx.tiles.measure()
             values = ctx.tiles.values()
         ctx.tiles.release_inputs()
