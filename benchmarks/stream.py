@@ -6,7 +6,6 @@ Ratios within one run; writes benchmarks/results/stream-<machine>-<date>.json.
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,10 +20,13 @@ THREADS = 2
 
 
 def status() -> dict[str, float]:
-    """Return this process's memory in MiB: the peak with mapped files, and what is its own now."""
+    """Return this process's memory in MiB: the peak with mapped files, and what is its own now.
+
+    Not `ru_maxrss`, which a new process inherits from the one that started it.
+    """
     fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     return {
-        "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_rss": int(fields["VmHWM"].split()[0]) / 1024,
         "own": int(fields["RssAnon"].split()[0]) / 1024,
     }
 
