@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
-"""Numbers of the large matrix products; `auto` is float16 on CUDA, where it halves time and memory, float32 elsewhere."""
+"""Numbers of the large matrix products; `auto` is float16 on CUDA (half the time and memory), float32 elsewhere."""
 
 
 class Device:

@@ -15,9 +15,8 @@ from cusa.models import weights_file
 from cusa.models.device import Device, Precision
 from cusa.models.image_teacher import ImageTeacher
 from cusa.models.preprocess import Preprocess
-from cusa.models.weights_file import WeightsFile
+from cusa.models.weights_file import UNICOM_FILES, WeightsFile
 
-_RELEASES = "https://github.com/deepglint/unicom/releases/download"
 TOKENS = "-tokens"
 """Ending of a name that asks for the flattened patch tokens instead of the compact embedding."""
 
@@ -45,38 +44,10 @@ class UnicomSize:
 
 
 UNICOM = {
-    "unicom-vit-b-32": UnicomSize(
-        *(224, 32, 768, 12, 12, 512),
-        WeightsFile(
-            "FP16-ViT-B-32.pt",
-            f"{_RELEASES}/b32/FP16-ViT-B-32.pt",
-            "f9d5696a9b58dbbbefee2d31615ca59084f2895a0fdd2ca4c235e0f9b2793f7a",
-        ),
-    ),
-    "unicom-vit-b-16": UnicomSize(
-        *(224, 16, 768, 12, 12, 768),
-        WeightsFile(
-            "FP16-ViT-B-16.pt",
-            f"{_RELEASES}/b16/FP16-ViT-B-16.pt",
-            "c04f324f7c3b4435667236ec6c0eca1cd62f9d64fbfc2d06f8e8e60e6497edef",
-        ),
-    ),
-    "unicom-vit-l-14": UnicomSize(
-        *(224, 14, 1024, 24, 16, 768),
-        WeightsFile(
-            "FP16-ViT-L-14.pt",
-            f"{_RELEASES}/l14/FP16-ViT-L-14.pt",
-            "ff3ab62ff782876460099e6e0ee17b73a7c01109de2fffd595f16f4129404bbd",
-        ),
-    ),
-    "unicom-vit-l-14-336": UnicomSize(
-        *(336, 14, 1024, 24, 16, 768),
-        WeightsFile(
-            "FP16-ViT-L-14-336px.pt",
-            f"{_RELEASES}/l14_336px/FP16-ViT-L-14-336px.pt",
-            "3916ab5aed3b522fc90345be8b4457fe5dad60801ad2af5a6871c0c096e8d7ea",
-        ),
-    ),
+    "unicom-vit-b-32": UnicomSize(224, 32, 768, 12, 12, 512, UNICOM_FILES["unicom-vit-b-32"]),
+    "unicom-vit-b-16": UnicomSize(224, 16, 768, 12, 12, 768, UNICOM_FILES["unicom-vit-b-16"]),
+    "unicom-vit-l-14": UnicomSize(224, 14, 1024, 24, 16, 768, UNICOM_FILES["unicom-vit-l-14"]),
+    "unicom-vit-l-14-336": UnicomSize(336, 14, 1024, 24, 16, 768, UNICOM_FILES["unicom-vit-l-14-336"]),
 }
 """The released networks by name."""
 

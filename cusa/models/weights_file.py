@@ -25,6 +25,33 @@ class WeightsFile:
     sha256: str
 
 
+_UNICOM = "https://github.com/deepglint/unicom/releases/download"
+
+UNICOM_FILES = {
+    "unicom-vit-b-32": WeightsFile(
+        "FP16-ViT-B-32.pt",
+        f"{_UNICOM}/b32/FP16-ViT-B-32.pt",
+        "f9d5696a9b58dbbbefee2d31615ca59084f2895a0fdd2ca4c235e0f9b2793f7a",
+    ),
+    "unicom-vit-b-16": WeightsFile(
+        "FP16-ViT-B-16.pt",
+        f"{_UNICOM}/b16/FP16-ViT-B-16.pt",
+        "c04f324f7c3b4435667236ec6c0eca1cd62f9d64fbfc2d06f8e8e60e6497edef",
+    ),
+    "unicom-vit-l-14": WeightsFile(
+        "FP16-ViT-L-14.pt",
+        f"{_UNICOM}/l14/FP16-ViT-L-14.pt",
+        "ff3ab62ff782876460099e6e0ee17b73a7c01109de2fffd595f16f4129404bbd",
+    ),
+    "unicom-vit-l-14-336": WeightsFile(
+        "FP16-ViT-L-14-336px.pt",
+        f"{_UNICOM}/l14_336px/FP16-ViT-L-14-336px.pt",
+        "3916ab5aed3b522fc90345be8b4457fe5dad60801ad2af5a6871c0c096e8d7ea",
+    ),
+}
+"""The checkpoints of Unicom's authors, by the teacher's name."""
+
+
 def weights_folder() -> Path:
     """Return the folder where published weights are looked for and kept: $CUSA_WEIGHTS, or ~/.cache/cusa/weights."""
     return Path(os.environ.get(FOLDER_VARIABLE) or "~/.cache/cusa/weights").expanduser()
