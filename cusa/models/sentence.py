@@ -65,9 +65,8 @@ class SentenceTeacher:
         self.width = int(self._model.get_embedding_dimension() or 0)
         self._prompt = (self._model.prompts or {}).get(self._model.default_prompt_name or "") or None
         self._told = name
-        self._tokenizing = (
-            threading.Lock()
-        )  # a fast tokenizer that two threads set up at once raises "Already borrowed"
+        # A fast tokenizer that two threads set up at once raises "Already borrowed".
+        self._tokenizing = threading.Lock()
 
     @property
     def precision(self) -> str:

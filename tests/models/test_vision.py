@@ -23,22 +23,11 @@ SMALL = {
 }
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-DINO = {
-    "do_resize": True,
-    "size": {"shortest_edge": 40},
-    "do_center_crop": True,
-    "crop_size": {"height": 32, "width": 32},
-}
-CLIP = {
-    "do_resize": True,
-    "size": {"shortest_edge": 32},
-    "do_center_crop": True,
-    "crop_size": {"height": 32, "width": 32},
-}
+CROP = {"do_resize": True, "resample": 3, "do_center_crop": True, "crop_size": {"height": 32, "width": 32}}
 SQUARE = {"do_resize": True, "size": {"height": 32, "width": 32}}
 PROCESSORS = {
-    "dinov2": {"image_processor_type": "BitImageProcessor", "resample": 3, **DINO, **IMAGENET},
-    "mlcd": {"image_processor_type": "CLIPImageProcessor", "resample": 3, **CLIP},
+    "dinov2": {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 40}, **CROP, **IMAGENET},
+    "mlcd": {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}, **CROP},
     "siglip": {"image_processor_type": "SiglipImageProcessor", "resample": 3, **SQUARE, **HALF},
     "dinov3": {"image_processor_type": "DINOv3ViTImageProcessor", "resample": 2, **SQUARE, **IMAGENET},
 }

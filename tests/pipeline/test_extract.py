@@ -42,8 +42,8 @@ def _run(
 
 
 def test_run__rows_are_the_images_and_captions_in_order(work: Path) -> None:
-    assert _run(work, "colours", "image").counts == {"rows": 9, "computed": 9, "width": 3}
-    assert _run(work, "words", "text").counts == {"rows": 45, "computed": 45, "width": 5}
+    assert {"rows": 9, "computed": 9, "width": 3}.items() <= _run(work, "colours", "image").counts.items()
+    assert {"rows": 45, "computed": 45, "width": 5}.items() <= _run(work, "words", "text").counts.items()
     split = Split(work, "train")
     images = tables.read_teacher(split, "colours")
     texts = tables.read_teacher(split, "words")
