@@ -16,7 +16,7 @@ from cusa.manifests.events import OnEvent, ignore
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 
-_RETRIES = 3  # of a unit whose Ray worker died
+_RETRIES = 2  # of a unit whose Ray worker died
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def run_units(
         on_event: hears of every finished unit.
 
     Raises:
-        CusaError: if a worker was killed from outside; on Ray, if that happened to the same unit four times.
+        CusaError: if a worker was killed from outside; on Ray, if that happened to the same unit three times.
     """
     total = sum(map(weigh, units))
     on_event(what, 0, total)

@@ -132,6 +132,10 @@ def _run(
         else:
             function = functools.partial(do_unit_in_worker, job)
         before = told
+
+        def finished(_: str, done: int, __: int, before: int = before) -> None:
+            on_event(what, before + done, total)
+
         results = run_units(
             function,
             units,
@@ -140,7 +144,7 @@ def _run(
             engine=engine,
             gpus=True,
             weigh=lambda unit: len(unit.compute),
-            on_event=ignore if here else lambda _, done, __, before=before: on_event(what, before + done, total),
+            on_event=ignore if here else finished,
         )
         if not here:
             told = before + sum(len(unit.compute) for unit in units)

@@ -206,9 +206,9 @@ def _join(features: Features, split: Split, modality: str) -> tuple[str, np.ndar
             best = (hits, kind, next((name for name, row in zip(wanted, found, strict=True) if row < 0), ""))
     total = split.num_images if modality == "image" else split.num_captions
     raise DataError(
-        f"{features.path} lacks rows of split {split.name!r}: {best[0]:,} of {total:,} were found by {best[1]}, not for "
-        f"example {best[2]!r}. Its own identifiers look like {', '.join(map(repr, features.ids[:3]))}. Every row of the "
-        "split needs a vector; choose splits with --split.",
+        f"{features.path} lacks rows of split {split.name!r}: {best[0]:,} of {total:,} were found by {best[1]}, not "
+        f"for example {best[2]!r}. Its own identifiers look like {', '.join(map(repr, features.ids[:3]))}. "
+        "Every row of the split needs a vector; choose splits with --split.",
         path=features.path,
         split=split.name,
     )
