@@ -4,6 +4,8 @@ import functools
 import multiprocessing
 import os
 import signal
+import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -135,6 +137,8 @@ def _on_ray(
     ray = _ray()
     mine = not ray.is_initialized()
     if mine:
+        _answers(address)
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address=address or "local",
@@ -144,11 +148,10 @@ def _on_ray(
                 configure_logging=False,
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"No Ray cluster answers at --address {address or 'local'}: {str(error).splitlines()[0]} "
-                "Start one with `ray start --head`, or leave --address out.",
-                address=address,
-            ) from error
+            raise _no_cluster(address or "local", error) from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray puts its own there; ours stops as Ctrl-C does
     try:
         there = ray.cluster_resources()
         with_gpu = gpus and there.get("GPU", 0) >= 1
@@ -174,6 +177,25 @@ def _on_ray(
     finally:
         if mine:
             ray.shutdown()
+
+
+def _answers(address: str) -> None:
+    """Make sure that something listens at host:port; Ray itself would try for minutes, and end the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"No Ray cluster answers at --address {address}: {str(error).splitlines()[0]}. "
+        "Start one with `ray start --head`, or leave --address out.",
+        address=address,
+    )
 
 
 class _Worker:
