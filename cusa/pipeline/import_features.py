@@ -91,7 +91,7 @@ def _read_numpy(path: Path, ids: Path | None) -> tuple[list[object], np.ndarray]
     except (ValueError, OSError, EOFError) as error:
         if isinstance(error, ConfigError | DataError):
             raise
-        objects = "Object arrays" in str(error) or "pickle" in str(error)
+        objects = any(word in str(error) for word in ("Object arrays", "Python objects", "pickle"))
         way_out = (
             "It holds Python objects (a pickled dictionary?), which are never loaded: they may run code. Convert it "
             "where you trust it: np.savez(FILE, ids=np.array(list(d)), embeddings=np.concatenate(list(d.values())))."
