@@ -1,6 +1,7 @@
 """Features that were computed elsewhere, as teacher tables: joined to the split by identifier, never by order alone."""
 
 import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def _read_numpy(path: Path, ids: Path | None) -> tuple[list[object], np.ndarray]
         if ids.suffix.lower() == ".npy":
             return np.load(ids, allow_pickle=False).tolist(), vectors
         return list(ids.read_text(encoding="utf-8").splitlines()), vectors
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, ConfigError | DataError):
             raise
         objects = any(word in str(error) for word in ("Object arrays", "Python objects", "pickle"))
