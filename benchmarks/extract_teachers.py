@@ -3,8 +3,8 @@
 Usage: python benchmarks/extract_teachers.py SHARED [--small]
 
 SHARED holds `data/coco-mini`. The bare pass runs over batches that are decoded, tokenised and sorted by length already.
-Pairs of (bare, extraction) are measured in turn; the ratio is the median over the pairs, since other work on the machine
-comes and goes. Memory is the peak of a process of its own.
+Pairs of (bare, extraction) are measured in turn; the ratio is the median over the pairs, since other work on the
+machine comes and goes. Memory is the peak of a process of its own.
 """
 
 import argparse

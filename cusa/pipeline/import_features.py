@@ -78,7 +78,8 @@ def read_features(path: Path, ids: Path | None = None) -> Features:
 def _read_numpy(path: Path, ids: Path | None) -> tuple[list[object], np.ndarray]:
     try:
         if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
+            # Opened here: numpy leaves the file open where it is no archive.
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 where, what = (_named(path, names, list(arrays)) for names in (_IDS, _VECTORS))
                 return arrays[where].tolist(), arrays[what]
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Extraction killed with SIGKILL at thirty random moments, and run again: the same bytes, nothing left over."""
+"""Extraction killed with SIGKILL at random moments, and run again: the same bytes, nothing left over."""
 
 import os
 import random
@@ -12,12 +12,12 @@ from pathlib import Path
 from cusa.pipeline.config import ShardConfig
 from tests.worlds import make_work, write_karpathy
 
-KILLS = 30
+KILLS = int(os.environ.get("CUSA_KILLS", "8"))  # 30 before a release: CUSA_KILLS=30
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_run__killed_anywhere_ends_with_the_bytes_of_an_undisturbed_run(tmp_path: Path) -> None:
-    """A helper process forks: a start of Python for each of sixty runs would take minutes."""
+    """A helper process forks: a start of Python for each run would take minutes."""
     from cusa.pipeline import readers, shard
 
     work = make_work(tmp_path, images=12, splits=("train",), config=ShardConfig(max_images=4, workers=1))
