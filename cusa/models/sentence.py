@@ -12,8 +12,6 @@ from cusa.errors import DataError
 from cusa.models.device import Device, Precision, unit_rows
 from cusa.models.teachers import model_provenance, split_revision, teacher_name
 
-_BATCH = 64  # texts a forward pass where the caller does not cut batches itself
-
 
 class SentenceTeacher:
     """A sentence-transformers model as a teacher of texts.
@@ -22,6 +20,7 @@ class SentenceTeacher:
         name: a hub name such as `all-mpnet-base-v2`, or a folder in the sentence-transformers layout.
         precision: numbers of the matrix products.
         device: a torch device; CUDA if there is one when empty.
+        batch_size: texts a forward pass of `encode`.
 
     Raises:
         DataError: if the folder or hub name holds no such model.
@@ -31,7 +30,7 @@ class SentenceTeacher:
 
     modality = "text"
 
-    def __init__(self, name: str, *, precision: Precision = "auto", device: str = "") -> None:
+    def __init__(self, name: str, *, precision: Precision = "auto", device: str = "", batch_size: int = 64) -> None:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 
@@ -65,6 +64,7 @@ class SentenceTeacher:
         self.width = int(self._model.get_embedding_dimension() or 0)
         self._prompt = (self._model.prompts or {}).get(self._model.default_prompt_name or "") or None
         self._told = name
+        self._batch_size = batch_size
         # A fast tokenizer that two threads set up at once raises "Already borrowed".
         self._tokenizing = threading.Lock()
 
@@ -100,8 +100,9 @@ class SentenceTeacher:
     def encode(self, items: Sequence[Any]) -> np.ndarray:
         """Embed texts: (n, width) float32 unit rows; equal texts are computed once."""
         distinct = sorted(dict.fromkeys(items), key=len)
-        starts = range(0, len(distinct), _BATCH)
-        blocks = [self.embed(self.prepare(distinct[start : start + _BATCH])) for start in starts]
+        size = self._batch_size
+        starts = range(0, len(distinct), size)
+        blocks = [self.embed(self.prepare(distinct[start : start + size])) for start in starts]
         rows = np.concatenate(blocks) if blocks else np.zeros((0, self.width), dtype=np.float32)
         where = {text: row for row, text in enumerate(distinct)}
         return rows[[where[text] for text in items]]
