@@ -23,6 +23,7 @@ from cusa.errors import ConfigError, CusaError, DataError, nearest
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from cusa.pipeline.engine import Engine
     from cusa.pipeline.stage import Outcome
 
 
@@ -61,6 +62,8 @@ app = typer.Typer(
 Work = Annotated[Path, typer.Argument(metavar="WORK", help="Work folder that `cusa shard` wrote.")]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Only this split; repeatable. Default: all.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing changed.")]
+EngineKind = Annotated[str, typer.Option("--engine", help="Where to work: local, or ray.")]
+EngineAddress = Annotated[str, typer.Option("--address", help="Ray cluster: auto or host:port; empty starts one here.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override; repeatable.")]
 
@@ -111,6 +114,8 @@ def shard(
     max_images: Annotated[int, typer.Option(help="Images a tar at most.")] = 1000,
     max_pixels: Annotated[int, typer.Option(help="Images with more pixels are dropped undecoded.")] = 100_000_000,
     workers: Annotated[int, typer.Option(help="Processes; 0 = one a core.")] = 0,
+    engine: EngineKind = "local",
+    address: EngineAddress = "",
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -122,7 +127,8 @@ def shard(
     config = _validated(ShardConfig, max_images=max_images, max_pixels=max_pixels, workers=workers)
     with _Console() as console:
         reading = readers.read(layout, source, images)
-        outcome = stage.run(config, reading=reading, out=out, force=force, on_event=console.event)
+        where = _engine(engine, address)
+        outcome = stage.run(config, reading=reading, out=out, force=force, engine=where, on_event=console.event)
     _report(outcome, as_json=as_json)
 
 
@@ -134,23 +140,63 @@ def extract_teachers(
     split: Splits = None,
     transform: Annotated[str, typer.Option(help="Captions as the text teacher reads them: clean or none.")] = "clean",
     dtype: Annotated[str, typer.Option(help="Numbers in the tables: float16 or float32.")] = "float16",
-    batch_size: Annotated[int, typer.Option(help="Items a call of the teacher.")] = 256,
+    precision: Annotated[str, typer.Option(help="Numbers the model calculates with; auto: float16 on CUDA.")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Items a pass of the teacher.")] = 64,
+    weights: Annotated[str, typer.Option(help="File of a teacher's published weights, or its folder (Unicom).")] = "",
+    import_: Annotated[
+        Path | None, typer.Option("--import", help="Take features from this .npz, .npy or .parquet instead.")
+    ] = None,
+    ids: Annotated[Path | None, typer.Option(help="Of --import FILE.npy: a file with an identifier a line.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes, for example one a GPU; 0 = this one.")] = 0,
+    engine: EngineKind = "local",
+    address: EngineAddress = "",
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed every image and caption once with frozen uni-modal teachers."""
-    from functools import cache
+    from functools import cache, partial
 
+    from cusa.manifests import store
     from cusa.manifests.samples import Split, splits
     from cusa.models.teachers import load_teacher
-    from cusa.pipeline import extract
+    from cusa.pipeline import extract, import_features
     from cusa.pipeline.config import ExtractConfig
 
     wanted = [("image", name) for name in image or ()] + [("text", name) for name in text or ()]
     if not wanted:
         raise ConfigError("Name at least one teacher: --image NAME or --text NAME; `cusa list teachers` shows them.")
-    config = _validated(ExtractConfig, batch_size=batch_size, dtype=dtype, transform=transform)
-    load = cache(load_teacher)  # one teacher serves every split
+    config = _validated(
+        ExtractConfig,
+        batch_size=batch_size,
+        dtype=dtype,
+        transform=transform,
+        precision=precision,
+        weights=weights,
+        workers=workers,
+    )
+    if import_ is not None:
+        if len(wanted) != 1:
+            raise ConfigError("--import goes with one teacher's name: --image NAME or --text NAME.")
+        features, sha256 = import_features.read_features(import_, ids), store.sha256_file(import_)
+        with _Console() as console:
+            outcomes = [
+                import_features.run(
+                    config,
+                    split=Split(work, name),
+                    features=features,
+                    sha256=sha256,
+                    teacher=wanted[0][1],
+                    modality=wanted[0][0],
+                    force=force,
+                    on_event=console.event,
+                )
+                for name in split or splits(work)
+            ]
+        _report(*outcomes, as_json=as_json)
+        return
+    where = _engine(engine, address)
+    # One teacher serves every split.
+    load = cache(partial(load_teacher, weights=config.weights, precision=config.precision))
     with _Console() as console:
         outcomes = [
             extract.run(
@@ -159,6 +205,7 @@ def extract_teachers(
                 teacher=teacher,
                 modality=modality,
                 force=force,
+                engine=where,
                 on_event=console.event,
                 load=load,
             )
@@ -421,6 +468,15 @@ def _validated(model: type[Any], **values: Any) -> Any:
         found = error.errors()[0]
         option = "--" + str(found["loc"][0]).replace("_", "-")
         raise ConfigError(f"{option} {found['input']}: {found['msg']}.", option=option) from None
+
+
+def _engine(kind: str, address: str) -> "Engine":
+    """Return the engine that the options name."""
+    from cusa.pipeline.engine import Engine
+
+    if kind not in ("local", "ray"):
+        raise ConfigError(f"--engine {kind}: {nearest(kind, ('local', 'ray'))}.", option="--engine")
+    return Engine(kind, address)  # type: ignore[arg-type]
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -80,7 +80,8 @@ def teacher_table(key: str, width: int, dtype: str) -> pa.Schema:
         dtype: `float16` or `float32`.
     """
     number = {"float16": pa.float16(), "float32": pa.float32()}[dtype]
-    return pa.schema([(key, pa.string()), ("embedding", pa.list_(number, width))])
+    # `content`: SHA-256 of the image's bytes or of the text as the teacher read it. Equal content, equal row.
+    return pa.schema([(key, pa.string()), ("embedding", pa.list_(number, width)), ("content", pa.binary(32))])
 
 
 def neighbour_table(key: str) -> pa.Schema:

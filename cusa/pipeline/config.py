@@ -36,10 +36,17 @@ class ShardConfig(Config):
 class ExtractConfig(Config):
     """Embeddings of the frozen teachers."""
 
-    batch_size: int = Field(default=256, ge=1, description="items a call of the teacher")
+    batch_size: int = Field(default=64, ge=1, description="items a pass of the teacher")
     dtype: Literal["float16", "float32"] = Field(default="float16", description="numbers in the table")
     transform: Literal["clean", "none"] = Field(
         default="clean", description="captions as the text teacher reads them; the paper's: clean"
+    )
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        default="auto", description="numbers the model calculates with; auto: float16 on CUDA, float32 elsewhere"
+    )
+    weights: str = Field(default="", description="the file of a teacher's published weights, or its folder (Unicom)")
+    workers: int = Field(
+        default=0, ge=0, description="processes, for example one a GPU; 0 = this one (on Ray: one a GPU, else a core)"
     )
 
 

@@ -19,7 +19,7 @@ from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.records import Drop, ImageRecord
 from cusa.models.captions import clean_caption
 from cusa.pipeline.config import ShardConfig
-from cusa.pipeline.engine import run_units
+from cusa.pipeline.engine import LOCAL, Engine, run_units
 from cusa.pipeline.readers import Reading
 from cusa.pipeline.stage import Outcome, outcome
 
@@ -40,7 +40,13 @@ class _Unit:
 
 
 def run(
-    config: ShardConfig, *, reading: Reading, out: Path, force: bool = False, on_event: OnEvent = ignore
+    config: ShardConfig,
+    *,
+    reading: Reading,
+    out: Path,
+    force: bool = False,
+    engine: Engine = LOCAL,
+    on_event: OnEvent = ignore,
 ) -> Outcome:
     """Write every split of a data set as tars with tables.
 
@@ -52,6 +58,7 @@ def run(
         reading: what a reader found.
         out: the work folder.
         force: write again even if nothing changed.
+        engine: where the tars are made; on a cluster, `out` and the images must be reachable from every machine.
         on_event: hears of every finished tar.
 
     Returns:
@@ -81,7 +88,7 @@ def run(
         if force:
             for mark in (out / name / ".units").glob("*.json"):
                 mark.unlink()
-    results = run_units(_write_unit, units, what="shard", workers=config.workers, on_event=on_event)
+    results = run_units(_write_unit, units, what="shard", workers=config.workers, engine=engine, on_event=on_event)
 
     written: list[Path] = []
     counts: dict[str, int] = dict.fromkeys(
