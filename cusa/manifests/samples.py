@@ -108,6 +108,11 @@ class Split:
         Raises:
             DataError: if the tar is missing or shorter than its table says.
         """
+        if not self._bytes[row]:
+            raise DataError(
+                f"{self.image_keys[row]} has no image: {self.folder} holds texts alone. Use it with text teachers.",
+                path=self.folder,
+            )
         shard = self._shard[row]
         wanted = int(self._bytes[row])
         data = os.pread(self._tar(shard), wanted, int(self._offset[row]))

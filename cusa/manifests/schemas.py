@@ -48,6 +48,9 @@ SHARDS = pa.schema(
     ]
 )
 
+DUPLICATES = pa.schema([("sha256", pa.string()), ("split", pa.string()), ("key", pa.string())])
+"""Every image whose bytes another image of the work folder has too."""
+
 TRUTH = pa.schema([("image_key", pa.string()), ("caption_key", pa.string())])
 """Every pair known to match, the data set's own pairs included."""
 
