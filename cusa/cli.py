@@ -97,17 +97,32 @@ def demo(
 
 @app.command()
 def download(
-    name: Annotated[str, typer.Argument(help="Data set; `cusa list datasets` shows them.")],
+    name: Annotated[str, typer.Argument(help="Data set (`cusa list datasets` shows them), or a manifest's TOML file.")],
     out: Annotated[Path, typer.Option(help="Folder for the raw files.")],
+    lock: Annotated[
+        Path | None, typer.Option(help="`lock.json` of another machine: the files must be the same.")
+    ] = None,
+    retry: Annotated[str, typer.Option(help="`failed`: try only the files that failed.")] = "",
     settings: Settings = None,
     force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Bring a data set's raw files. `scenes` is drawn here and now, from a seed."""
+    """Bring a data set's raw files, checked and unpacked. `scenes` is drawn here and now, from a seed."""
     from cusa import journey
 
+    if retry not in ("", "failed"):
+        raise ConfigError(f"--retry {retry!r}: `failed` is what can be tried again.", option="--retry")
     with _Console() as console:
-        outcome = journey.download(name, out=out, settings=settings or (), force=force, on_event=console.event)
-    _report(outcome)
+        outcome = journey.download(
+            name,
+            out=out,
+            lock=lock,
+            only_failed=bool(retry),
+            settings=settings or (),
+            force=force,
+            on_event=console.event,
+        )
+    _report(outcome, as_json=as_json)
 
 
 @app.command()
@@ -169,6 +184,30 @@ def shard(
             reading = readers.read(layout, source, images, told)
         outcome = stage.run(config, reading=reading, out=out, append=append, force=force, on_event=console.event)
     _report(outcome, as_json=as_json)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(parser=_place, help="Raw files, a work folder or a run.")],
+    workers: Annotated[int, typer.Option(help="Processes; 0 = one a core.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Check every digest, every tar member and every row; name what differs, and exit with 1 if anything does."""
+    from cusa.pipeline import verify as stage
+
+    with _Console() as console:
+        done = stage.run(folder, workers=workers, on_event=console.event)
+    if as_json:
+        _json({**vars(done), "findings": [vars(finding) for finding in done.findings]})
+    else:
+        for finding in done.findings:
+            _print(f"{finding.path}{f': {finding.what}' if finding.what else ''}: {finding.detail}")
+        state = f"{len(done.findings)} things differ" if done.findings else "all as it was written"
+        _print(
+            f"verify: {folder}: {done.files:,} files, {done.bytes / 2**20:,.1f} MiB, {done.samples:,} samples: {state}"
+        )
+    if done.findings:
+        raise typer.Exit(1)
 
 
 @app.command("extract-teachers")

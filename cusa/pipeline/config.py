@@ -21,6 +21,15 @@ class ScenesConfig(Config):
     size: int = Field(default=96, ge=32, le=512, description="pixels a side")
 
 
+class DownloadConfig(Config):
+    """Fetching a data set's files."""
+
+    workers: int = Field(default=4, ge=1, le=32, description="files at once")
+    retries: int = Field(default=5, ge=0, description="further tries for each URL")
+    first_wait: float = Field(default=1.0, ge=0, description="seconds before the first further try; doubles each time")
+    timeout: float = Field(default=30.0, gt=0, description="seconds without a byte after which a try is given up")
+
+
 class ReadConfig(Config):
     """What a reader cannot see in the files."""
 
