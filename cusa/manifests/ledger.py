@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cusa.manifests import store
+from cusa.manifests.paths import named_remote_errors
 
 _LIBRARIES = (
     "cusa",
@@ -95,8 +96,9 @@ class Clock:
 
 def read(path: Path) -> Ledger | None:
     """Read a ledger; None if the stage never finished or its ledger is unreadable."""
-    if not path.is_file():
-        return None
+    with named_remote_errors(path):
+        if not path.is_file():
+            return None
     try:
         return Ledger(**store.read_json(path))
     except (ValueError, TypeError):

@@ -70,7 +70,8 @@ def write_teacher_part(
 def read_part_metadata(path: Path) -> dict[str, str]:
     """Return the provenance written into one part; empty if the file is missing or broken."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        with path.open("rb") as file:
+            metadata = pq.read_schema(file).metadata or {}
     except (pa.ArrowException, OSError):
         return {}
     return {k.decode(): v.decode() for k, v in metadata.items() if not k.startswith(b"ARROW")}

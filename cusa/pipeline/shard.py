@@ -138,9 +138,11 @@ def _why(
         return "--force"
     # What was appended is part of the folder; the source it was first made of need not know of it.
     why = ledger.why_not_current(out / LEDGER, inputs={**inputs, **more}, parameters=parameters)
-    if (why and more) or appending.is_interrupted(out):
+    if appending.is_interrupted(out):
+        why, more = "an append was interrupted", {"": ""}
+    if why and more:
         raise StaleError(
-            f"{out} was appended to; sharding it anew ({why or 'an append was interrupted'}) would lose those rows. "
+            f"{out} was appended to; sharding it anew ({why}) would lose those rows. "
             "Add rows with --append, or start again from this source alone with --force.",
             path=out,
         )

@@ -92,7 +92,9 @@ def run(folder: Path, *, workers: int = 0, on_event: OnEvent = ignore) -> Verifi
     found += [Finding(_name(folder, rest), "", "left by a stage that was killed") for rest in _leftovers(folder)]
     found += [finding for part in parts for finding in part.findings]
     unique = tuple(sorted(set(found), key=lambda one: (one.path, one.what, one.detail)))
-    return Verified(len(tars) + len(jobs), sum(part.bytes for part in parts), sum(part.samples for part in parts), unique)
+    return Verified(
+        len(tars) + len(jobs), sum(part.bytes for part in parts), sum(part.samples for part in parts), unique
+    )
 
 
 @dataclass(frozen=True)
