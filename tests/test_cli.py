@@ -22,16 +22,14 @@ def cusa(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_answers_at_once() -> None:
-    fastest = min(_seconds("--help") for _ in range(3))
-    # A generous bound: torch alone takes longer than this to import.
-    assert fastest < 1.0
-
-
-def _seconds(*arguments: str) -> float:
-    start = time.perf_counter()
-    done = cusa(*arguments)
+    """What costs time is importing; the seconds themselves depend on the machine and are no test."""
+    command = [sys.executable, "-X", "importtime", *CUSA[1:], "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0
-    return time.perf_counter() - start
+    assert "extract-teachers" in done.stdout
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "typer" in imported
+    assert not imported & {"torch", "transformers", "faiss", "duckdb", "pyarrow", "scipy", "numpy", "PIL", "pydantic"}
 
 
 def test_shard__prints_data_to_stdout_and_progress_to_stderr(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ Series = Sequence[tuple[float, float]]
 """Points (x, y), x rising."""
 
 _WIDTH, _HEIGHT = 420, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 12, 30
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 22, 12, 30
 
 
 def line_chart(title: str, series: Mapping[str, Series], *, x_label: str = "step") -> str:

@@ -73,6 +73,7 @@ def rank(
     relevant: Sequence[np.ndarray],
     *,
     exclude: np.ndarray | None = None,
+    num_right: np.ndarray | None = None,
     top: int = 10,
     at_r: bool = True,
 ) -> Ranking:
@@ -82,6 +83,8 @@ def rank(
         blocks: consecutive rows of the score matrix, (b, G) each; higher is nearer.
         relevant: for each query the gallery rows of its right items.
         exclude: for each query the one gallery row that is the query itself and is left out; -1 for none.
+        num_right: R of each query where it is more than its right items in the gallery: a ground truth may name items
+            that the gallery lacks, and they count as not found.
         top: K.
         at_r: whether R-Precision and mAP@R are wanted; NaN otherwise.
 
@@ -91,7 +94,7 @@ def rank(
     num = len(relevant)
     out = Ranking(
         rank=np.zeros(num, np.int64),
-        positives=np.array([len(rows) for rows in relevant], np.int64),
+        positives=np.array([len(rows) for rows in relevant], np.int64) if num_right is None else num_right,
         r_precision=np.full(num, np.nan),
         average_precision=np.full(num, np.nan),
         top=np.full((num, top), -1, np.int64),
@@ -119,18 +122,21 @@ def _rank_one(scores: np.ndarray, right: np.ndarray, out: Ranking, row: int, at_
         out.top[row, :kept] = best
         out.top_scores[row, :kept] = scores[best]
     if not len(right):
+        if at_r and out.positives[row]:
+            out.r_precision[row] = out.average_precision[row] = 0
         return
     right_scores = scores[right]
     best_score = right_scores.max()
     ahead = np.count_nonzero(scores >= best_score) - np.count_nonzero(right_scores >= best_score)
     out.rank[row] = 1 + int(ahead)
     if at_r:
-        out.r_precision[row], out.average_precision[row] = _at_r(scores, right, right_scores)
+        num_right = int(out.positives[row])
+        out.r_precision[row], out.average_precision[row] = _at_r(scores, right, right_scores, num_right)
 
 
-def _at_r(scores: np.ndarray, right: np.ndarray, right_scores: np.ndarray) -> tuple[float, float]:
+def _at_r(scores: np.ndarray, right: np.ndarray, right_scores: np.ndarray, num_right: int) -> tuple[float, float]:
     """Return R-Precision and the precision averaged over the first R places."""
-    places = len(right)
+    places = min(num_right, len(scores))
     threshold = np.partition(scores, len(scores) - places)[len(scores) - places]
     above = scores > threshold
     hits_above = np.sort(right_scores[right_scores > threshold])[::-1]
@@ -145,4 +151,4 @@ def _at_r(scores: np.ndarray, right: np.ndarray, right_scores: np.ndarray) -> tu
     if hits_at:
         place = np.concatenate([place, places - hits_at + np.arange(1, hits_at + 1)])
     hits = len(place)
-    return hits / places, float((np.arange(1, hits + 1) / place).sum() / places)
+    return hits / num_right, float((np.arange(1, hits + 1) / place).sum() / num_right)

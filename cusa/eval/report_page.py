@@ -2,21 +2,19 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
-from cusa.eval import charts, compare
+from cusa.eval import charts, compare, report_audit
 from cusa.eval.runs import METRIC_WORDS, Run, cell, metric_words, metrics_of, settings, title, value_of
-from cusa.manifests import page, schemas, store
+from cusa.manifests import page
 from cusa.manifests.keys import split_caption_key
 from cusa.manifests.samples import Split
 
 Differences = Mapping[str, compare.Difference]
 """Task, direction and metric -> how much higher a run is than the first."""
 _EXAMPLES = 6
-_CANDIDATES = 12
 
 
 def body(
@@ -52,7 +50,7 @@ def body(
     yield from _curves(runs)
     if split is not None:
         yield from _examples(runs, split)
-        yield from _audit(split)
+        yield from report_audit.section(split)
     yield "<h2>Time and memory</h2>"
     yield page.table(("stage", "on", "seconds", "peak memory", "finished"), stages, words=(1,))
     yield "<footer><p>Written by cusa. Method: Huang, Nie, Wang, Shang: Cross-Modal and Uni-Modal Soft-Label Alignment "
@@ -192,7 +190,7 @@ def _examples(runs: Sequence[Run], split: Split) -> Iterable[str]:
     """Show queries that the runs answer differently, and some that they do not."""
     from cusa.models.preprocess import decode_rgb
 
-    truth = _truth(split)
+    known = report_audit.known_matches(split)
     words = dict(zip(split.caption_keys, split.texts, strict=True))
     row_of = {key: row for row, key in enumerate(split.image_keys)}
 
@@ -202,11 +200,12 @@ def _examples(runs: Sequence[Run], split: Split) -> Iterable[str]:
     def kind(image: str, caption: str) -> str:
         if split_caption_key(caption)[0] == image:
             return "good"
-        return "missed" if (image, caption) in truth else "bad"
+        return "missed" if (image, caption) in known.pairs else "bad"
 
-    yield "<h2>Examples</h2><p>Queries drawn at random, half of them among those that the runs rank differently. "
+    half = ", half of them among those that the runs rank differently" if len(runs) > 1 else ""
+    yield f"<h2>Examples</h2><p>Queries drawn at random{half}. "
     yield "<span class='badge good'>own pair</span> <span class='badge missed'>true, though the data set does not pair "
-    yield "it</span>; the others are wrong" + ("" if truth else ", or true without anyone knowing") + ".</p>"
+    yield "it</span>; the others are wrong" + ("" if known.complete else ", or true without anyone knowing") + ".</p>"
     for direction in ("text-to-image", "image-to-text"):
         answers = [_answers(run, direction) for run in runs]
         chosen = _choose(answers)
@@ -249,70 +248,3 @@ def _choose(answers: Sequence[Mapping[str, tuple[int, list[str]]]]) -> list[str]
     chosen = list(rng.permutation(differ)[: _EXAMPLES // 2])
     rest = [key for key in rng.permutation(keys) if key not in chosen]
     return [str(key) for key in [*chosen, *rest][:_EXAMPLES]]
-
-
-def _truth(split: Split) -> set[tuple[str, str]]:
-    path = split.folder / "truth.parquet"
-    if not path.is_file():
-        return set()
-    table = store.read_table(path, columns=schemas.TRUTH.names)
-    return set(zip(table["image_key"].to_pylist(), table["caption_key"].to_pylist(), strict=True))
-
-
-def _audit(split: Split) -> Iterable[str]:
-    """Show what the audit found, where it ran."""
-    from cusa.models.preprocess import decode_rgb
-
-    folder = split.folder / "audit"
-    if not (folder / "candidates.parquet").is_file():
-        return
-    yield "<h2>The audit: candidate false negatives</h2><p>Pairs that the data set does not make although the teachers "
-    yield "say that they belong together. The score is the geometric mean of both similarities.</p>"
-    if (folder / "summary.json").is_file():
-        rows = [[escape(name), escape(value)] for name, value in _flat(store.read_json(folder / "summary.json"))]
-        yield page.table(("figure", "value"), rows)
-    table = store.read_table(folder / "candidates.parquet", columns=schemas.CANDIDATES.names)
-    best = table.sort_by([("score", "descending")]).slice(0, _CANDIDATES).to_pylist()
-    truth = _truth(split)
-    row_of = {key: row for row, key in enumerate(split.image_keys)}
-    words = dict(zip(split.caption_keys, split.texts, strict=True))
-    cards = []
-    for row in best:
-        image, owner, caption = row["image_key"], row["owner_image_key"], row["caption_key"]
-        if image not in row_of or owner not in row_of or caption not in words:
-            continue
-        mark = ""
-        if truth:
-            true = (image, caption) in truth
-            mark = f'<span class="badge {"missed" if true else "bad"}">{"true" if true else "not true"}</span>'
-        pictures = "".join(
-            f"<div>{page.picture(page.thumbnail(decode_rgb(split.image_bytes(row_of[key]))), key)}"
-            f'<div class="small soft">{words_}</div></div>'
-            for key, words_ in ((image, "this image"), (owner, "the caption's own"))
-        )
-        numbers = "".join(
-            f"<span>{name} {row[column]:.2f}</span>"
-            for name, column in (("score", "score"), ("image", "image_similarity"), ("text", "text_similarity"))
-            if row[column] is not None
-        )
-        cards.append(
-            f'<div class="pair"><div class="row">{pictures}</div><div class="caption">“{escape(words[caption])}”</div>'
-            f'<div class="numbers">{numbers}{mark}</div></div>'
-        )
-    yield f'<div class="gallery" style="margin-top:14px">{"".join(cards)}</div>'
-
-
-def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Give every leaf of nested figures as (words, value)."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            words = f"{prefix}{str(name).replace('_', ' ')}"
-            yield from _flat(inner, f"{words}, " if isinstance(inner, Mapping | list) else words)
-    elif isinstance(value, list):
-        yield prefix.rstrip(", "), ", ".join(str(item) for item in value)
-    elif isinstance(value, float):
-        yield prefix, f"{value:,.4g}"
-    elif isinstance(value, int) and not isinstance(value, bool):
-        yield prefix, f"{value:,}"
-    elif value is not None:
-        yield prefix, str(value)

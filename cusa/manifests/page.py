@@ -115,6 +115,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: Iterab
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def card(label: str, value: str, note: str = "") -> str:
+    """Return one large number with its name; plain words, escaped here."""
+    return (
+        f'<div class="card"><div class="label">{escape(label)}</div><div class="big">{escape(value)}</div>'
+        f'<div class="note">{escape(note)}</div></div>'
+    )
+
+
 def thumbnail(image: Image.Image, *, side: int = 160) -> str:
     """Return an RGB image as a data URI, its longer side at most `side` pixels."""
     small = image.copy()

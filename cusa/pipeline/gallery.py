@@ -108,11 +108,7 @@ def _figures(summary: dict[str, Any]) -> str:
         batch = truth["batch"]
         shown = f"{'' if truth['complete'] else '≥ '}{batch['per_row']:.2f}"
         boxes.append((f"wrong negatives a row, batch of {batch['size']}", shown, "on average, for a random batch"))
-    inner = "".join(
-        f'<div class="card"><div class="label">{escape(label)}</div><div class="big">{escape(value)}</div>'
-        f'<div class="note">{escape(note)}</div></div>'
-        for label, value, note in boxes
-    )
+    inner = "".join(page.card(*box) for box in boxes)
     return f'<div class="cards">{inner}</div>'
 
 

@@ -42,7 +42,7 @@ def _evaluated(folder: Path, work: Path, *, seed: int = 0, ks: tuple[int, ...] =
     return folder
 
 
-class _Tags(HTMLParser):
+class Tags(HTMLParser):
     """Collects what a browser would build."""
 
     def __init__(self, page: str) -> None:
@@ -60,7 +60,7 @@ class _Tags(HTMLParser):
 
 def test_run__captions_are_words_and_nothing_else(tmp_path: Path) -> None:
     work = _work(tmp_path, before=HOSTILE)
-    page = _Tags(report.run([_evaluated(tmp_path / "run", work)], out=tmp_path / "r.html", work=work)[0].read_text())
+    page = Tags(report.run([_evaluated(tmp_path / "run", work)], out=tmp_path / "r.html", work=work)[0].read_text())
     assert HOSTILE.strip() in page.words
     assert not [tag for tag, _ in page.tags if tag in ("script", "iframe", "object", "link")]
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
@@ -75,7 +75,7 @@ def test_run__one_run_without_recipe_curves_audit_or_truth_is_a_page(tmp_path: P
     run = _evaluated(tmp_path / "run", work)
     path, fresh = report.run([run], out=tmp_path / "r.html", work=work if with_work else None)
     assert fresh
-    page = _Tags(path.read_text())
+    page = Tags(path.read_text())
     rsum = store.read_json(run / "eval/metrics.json")["tasks"]["cross-modal"]["metrics"]["rsum"]
     assert f"{rsum:.2f}" in page.words
     assert f"| {rsum:.2f} |" in path.with_suffix(".md").read_text()
@@ -91,7 +91,7 @@ def test_run__marks_what_is_true_though_not_paired(tmp_path: Path) -> None:
     ]
     store.write_table(split.folder / "truth.parquet", pa.Table.from_pylist(everything, schemas.TRUTH))
     path, _ = report.run([_evaluated(tmp_path / "run", work)], out=tmp_path / "r.html", work=work)
-    marks = [attributes.get("class") for tag, attributes in _Tags(path.read_text()).tags if tag in ("li", "div")]
+    marks = [attributes.get("class") for tag, attributes in Tags(path.read_text()).tags if tag in ("li", "div")]
     assert "missed" in marks
     assert "good" in marks
     assert "bad" not in marks  # every caption is true of every image

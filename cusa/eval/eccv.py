@@ -1,0 +1,223 @@
+"""COCO under four ground truths: 5K and 1K as everybody does, CxC, and ECCV Caption.
+
+All four are asked of one gallery: the 5,000 test images and their 25,000 official captions, five an image. COCO has
+further captions (a sixth, a seventh); the official lists leave them out, and so do these tasks.
+
+Legend: I images, C captions of the split; Q queries of a ground truth.
+"""
+
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cusa.errors import DataError
+from cusa.eval import cross_modal
+from cusa.eval.config import EvalConfig
+from cusa.eval.cross_modal import TwoWays
+from cusa.eval.ranking import rank, score_blocks
+from cusa.manifests import store
+
+Matches = Mapping[int, Sequence[int]]
+"""COCO id of a query -> COCO ids of its right answers."""
+
+FOLDS = 5
+_FILES = {"coco": "original", "cxc": "cxc", "eccv": "eccv"}
+
+
+@dataclass(frozen=True)
+class GroundTruths:
+    """The official files of ECCV Caption 0.1.0, or ones cut to fewer images in the same layout.
+
+    Attributes:
+        caption_ids: the gallery's captions in the official order, which the five folds of COCO 1K are cut from.
+        image_to_text: `coco`, `cxc`, `eccv` -> matches.
+        text_to_image: likewise.
+    """
+
+    caption_ids: np.ndarray
+    image_to_text: Mapping[str, Matches]
+    text_to_image: Mapping[str, Matches]
+
+
+def official_folder() -> Path | None:
+    """Return the folder of the ground truth inside the installed `eccv_caption` package; None without it.
+
+    Only its data are read: the package itself is not imported.
+    """
+    found = importlib.util.find_spec("eccv_caption")
+    places = list(found.submodule_search_locations or ()) if found else []
+    return Path(places[0]) / "data" if places else None
+
+
+def is_ground_truth(folder: Path) -> bool:
+    """Tell whether a folder is in the layout that `read` reads."""
+    return (folder / "coco_test_ids.npy").is_file() and (folder / "eccv_image_to_caption.json").is_file()
+
+
+def read(folder: Path) -> GroundTruths:
+    """Read `coco_test_ids.npy` and the six JSON files.
+
+    Raises:
+        DataError: if one is missing, broken, or of another layout.
+    """
+    path = folder / "coco_test_ids.npy"
+    try:
+        ids = np.load(path, allow_pickle=False)
+        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"it holds {ids.dtype} of shape {ids.shape}, not one row of integers")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read: {error}. Restore it.", path=path) from error
+    return GroundTruths(
+        ids.astype(np.int64),
+        {name: _matches(folder / f"{file}_image_to_caption.json") for name, file in _FILES.items()},
+        {name: _matches(folder / f"{file}_caption_to_image.json") for name, file in _FILES.items()},
+    )
+
+
+def _matches(path: Path) -> dict[int, list[int]]:
+    content = store.read_json(path)
+    try:
+        return {int(query): sorted({int(answer) for answer in answers}) for query, answers in content.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is not in ECCV Caption's layout, an object of id -> list of ids ({error}). Restore it.", path=path
+        ) from error
+
+
+class Gallery:
+    """The rows of a split that a ground truth speaks of, in the official order.
+
+    Args:
+        truths: the ground truths.
+        image_ids: (I,) COCO id of each image row; -1 for none.
+        caption_ids: (C,) COCO id of each caption row; -1 for none.
+
+    Raises:
+        DataError: if the split lacks an image or a caption of the official lists: the numbers would compare with
+            nobody's.
+
+    Attributes:
+        images: image rows, in the order in which the official captions name them.
+        captions: caption rows in the official order.
+    """
+
+    def __init__(self, truths: GroundTruths, image_ids: Sequence[int], caption_ids: Sequence[int]) -> None:
+        image_row = {number: row for row, number in enumerate(image_ids) if number >= 0}
+        caption_row = {number: row for row, number in enumerate(caption_ids) if number >= 0}
+        own = truths.text_to_image["coco"]
+        unowned = [int(number) for number in truths.caption_ids if int(number) not in own]
+        if unowned:
+            raise DataError(f"The ground truth gives caption {unowned[0]} no image ({len(unowned)} such captions).")
+        owners = list(dict.fromkeys(own[int(number)][0] for number in truths.caption_ids))
+        lost_captions = [number for number in truths.caption_ids if int(number) not in caption_row]
+        lost_images = [number for number in owners if number not in image_row]
+        if lost_captions or lost_images:
+            raise DataError(
+                f"the split has {len(owners) - len(lost_images):,} of the {len(owners):,} images and "
+                f"{len(truths.caption_ids) - len(lost_captions):,} of the {len(truths.caption_ids):,} captions that "
+                "this ground truth is defined on. Give the whole COCO test split, or a ground truth cut to this one "
+                "with --data FOLDER"
+            )
+        self.images = np.array([image_row[number] for number in owners], np.int64)
+        self.captions = np.array([caption_row[int(number)] for number in truths.caption_ids], np.int64)
+        self.image_ids = owners
+        self.caption_ids = [int(number) for number in truths.caption_ids]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One ground truth's numbers, and what stands behind them.
+
+    Attributes:
+        name: `coco-5k`, `coco-1k`, `cxc`, `eccv-caption`.
+        protocol: in a sentence.
+        numbers: metric -> percent.
+        rankings: of the queries below; None for COCO 1K, which has five of them.
+        image_queries: image rows of the split, as the image-to-text ranking has them.
+        text_queries: caption rows of the split, likewise.
+    """
+
+    name: str
+    protocol: str
+    numbers: Mapping[str, float]
+    rankings: TwoWays | None
+    image_queries: np.ndarray
+    text_queries: np.ndarray
+
+
+def score(
+    image_ID: np.ndarray, text_CD: np.ndarray, gallery: Gallery, truths: GroundTruths, config: EvalConfig
+) -> Iterator[Scored]:
+    """Give the four families' numbers, equal to those of the `eccv_caption` package on whole rankings.
+
+    Args:
+        image_ID: unit rows, cross-modal.
+        text_CD: unit rows, cross-modal.
+        gallery: which rows count.
+        truths: the ground truths.
+        config: block size and K.
+
+    Source: Chun et al., ECCV 2022, arXiv:2204.03359 (ECCV Caption); Parekh et al., EACL 2021 (CxC). The authors of
+    CUSA cut the rankings at 50; these are whole, which changes nothing but where R is larger than 50.
+    """
+    images, texts = image_ID[gallery.images], text_CD[gallery.captions]
+    for name, title, protocol in (
+        ("coco", "coco-5k", "COCO's own pairs; the five official captions an image are ranked"),
+        ("cxc", "cxc", "COCO's own pairs and those that CxC's raters found as well"),
+        ("eccv", "eccv-caption", "matches that machines proposed and people verified; queries of ECCV Caption alone"),
+    ):
+        both, image_queries, text_queries = _rank(images, texts, gallery, truths, name, config)
+        found = cross_modal.under_truth(both) if name == "eccv" else cross_modal.recalls(both, config.ks)
+        sized = f"{protocol}; {len(image_queries):,} image and {len(text_queries):,} caption queries"
+        yield Scored(title, sized, found, both, gallery.images[image_queries], gallery.captions[text_queries])
+        if name == "coco":
+            yield _folds(images, texts, gallery, truths, config)
+
+
+def _rank(
+    images: np.ndarray, texts: np.ndarray, gallery: Gallery, truths: GroundTruths, name: str, config: EvalConfig
+) -> tuple[TwoWays, np.ndarray, np.ndarray]:
+    """Rank the queries of one ground truth; return also which places of the gallery they are."""
+    sides = (
+        (images, texts, gallery.image_ids, gallery.caption_ids, truths.image_to_text[name]),
+        (texts, images, gallery.caption_ids, gallery.image_ids, truths.text_to_image[name]),
+    )
+    rankings, asked = [], []
+    for queries, answers, query_ids, answer_ids, matches in sides:
+        place = {number: row for row, number in enumerate(answer_ids)}
+        rows = np.array([row for row, number in enumerate(query_ids) if number in matches], np.int64)
+        right = [matches[query_ids[row]] for row in rows]
+        relevant = [np.array([place[answer] for answer in answers_ if answer in place], np.int64) for answers_ in right]
+        rankings.append(
+            rank(
+                score_blocks(queries[rows], answers, config.block),
+                relevant,
+                num_right=np.array([len(answers_) for answers_ in right], np.int64),
+                top=config.top,
+                at_r=name == "eccv",
+            )
+        )
+        asked.append(rows)
+    return TwoWays(*rankings), asked[0], asked[1]
+
+
+def _folds(images: np.ndarray, texts: np.ndarray, gallery: Gallery, truths: GroundTruths, config: EvalConfig) -> Scored:
+    """Return COCO 1K: the mean over five folds of consecutive official captions, each with its own images."""
+    own = truths.text_to_image["coco"]
+    place = {number: row for row, number in enumerate(gallery.image_ids)}
+    owner = np.array([place[own[number][0]] for number in gallery.caption_ids], np.int64)
+    size = len(owner) // FOLDS
+    found: list[dict[str, float]] = []
+    for fold in range(FOLDS):
+        captions = np.arange(fold * size, (fold + 1) * size)
+        members, local = np.unique(owner[captions], return_inverse=True)
+        of_image, of_caption = cross_modal.owned(local, len(members))
+        both = cross_modal.rank_both_ways(images[members], texts[captions], of_image, of_caption, config)
+        found.append(cross_modal.recalls(both, config.ks))
+    mean = {name: float(np.mean([numbers[name] for numbers in found])) for name in found[0]} if size else {}
+    protocol = f"mean of {FOLDS} folds of {size:,} consecutive official captions and their images, each its own gallery"
+    empty = np.array([], np.int64)
+    return Scored("coco-1k", protocol, mean, None, empty, empty)
