@@ -187,18 +187,41 @@ def table_batches(path: Path, *, columns: list[str] | None = None) -> Iterator[p
     """
     with _parquet_file(path) as file:
         for number in range(file.num_row_groups):
-            yield file.read_row_group(number, columns=columns)
+            yield file.read_row_group(number, columns=columns, use_threads=False)
+
+
+def read_rows(path: Path, rows: range, *, columns: list[str] | None = None) -> pa.Table:
+    """Read some rows of a Parquet table and no row group that holds none of them.
+
+    Args:
+        path: the file.
+        rows: which, counted from 0, step 1.
+        columns: which to read; all if None.
+
+    Raises:
+        DataError: if it is missing or broken, or has no such rows.
+    """
+    with _parquet_file(path) as file:
+        blocks, first = [], 0
+        for number in range(file.num_row_groups):
+            size = file.metadata.row_group(number).num_rows
+            start, stop = max(rows.start, first), min(rows.stop, first + size)
+            if start < stop:
+                table = file.read_row_group(number, columns=columns, use_threads=False)
+                blocks.append(table.slice(start - first, stop - start))
+            first += size
+        if first < rows.stop:
+            raise DataError(f"{path} has {first} rows, {rows.stop} are needed. Make it again.", path=path)
+        return pa.concat_tables(blocks) if blocks else file.schema_arrow.empty_table()
 
 
 @contextlib.contextmanager
 def _parquet_file(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        with (
-            named_remote_errors(path),
-            path.open("rb") as opened,
-            pq.ParquetFile(opened, page_checksum_verification=True) as file,
-        ):
-            yield file
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(named_remote_errors(path))
+            source = stack.enter_context(path.open("rb")) if is_remote(path) else path
+            yield stack.enter_context(pq.ParquetFile(source, page_checksum_verification=True))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Run the stage that writes it.", path=path) from None
     except (pa.ArrowException, OSError) as error:

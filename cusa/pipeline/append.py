@@ -46,9 +46,13 @@ class Base:
         return 1 + int(Path(names[-1]).stem) if names else 0
 
 
-def is_interrupted(out: Path) -> bool:
-    """Tell whether an append to a folder was killed."""
-    return (out / NOTE).is_file()
+def interrupted(out: Path) -> dict[str, Any] | None:
+    """Return the note of an append that was killed, if one was; one that ended but for its note is none."""
+    if not (out / NOTE).is_file():
+        return None
+    told = store.read_json(out / NOTE)
+    done = ledger.read(out / "shard.ledger.json")
+    return None if done and told["addition"] in appended(done.inputs).values() else told
 
 
 def appended(inputs: Mapping[str, str]) -> dict[str, str]:
@@ -73,8 +77,7 @@ def begin(out: Path, *, addition: str, parameters: Mapping[str, Any]) -> tuple[B
         ConfigError: if the parameters are others than the folder's.
     """
     note = out / NOTE
-    if note.is_file():
-        told = store.read_json(note)
+    if (told := interrupted(out)) is not None:
         base = Base(Ledger(**told["ledger"]), told["rows"])
         if told["addition"] != addition:
             raise StaleError(

@@ -101,6 +101,7 @@ def run(
             with guard:
                 known[file.path] = {"bytes": row.bytes, "sha256": row.sha256, "url": row.url}
                 store.write_json(out / LOCK, known)  # at once: a kill must not forget what came
+            fetch.forget(out / file.path)
         return row
 
     with ThreadPoolExecutor(config.workers) as pool:
@@ -140,7 +141,7 @@ def _bring(
 ) -> _Row:
     """Fetch one file, or look at the one that is there."""
     path = out / file.path
-    row = _Row(file.path, url=str(locked.get("url", "")))
+    row = _Row(file.path, url=str(locked.get("url", "") or fetch.came_from(path)))
     size = file.bytes if file.bytes is not None else locked.get("bytes")
     expected = Expected(size, file.sha256 or str(locked.get("sha256", "")), file.md5)
     if path.is_file() and not (force and file.urls):

@@ -69,7 +69,7 @@ def fetch(
     on_bytes: Callable[[int, int | None], None] = lambda done, total: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Fetched:
-    """Fetch a file from the first URL that gives it whole and right.
+    """Fetch a file from the first URL that gives it whole and right; `came_from` knows which until `forget` is called.
 
     Each URL is tried `config.retries` times, waiting twice as long each time, from where the last try was cut.
 
@@ -102,6 +102,19 @@ def fetch(
             sleep(max(after, wait * (0.5 + random.random() / 2)))
             wait = min(wait * 2, _PATIENCE)
     raise FetchError("; ".join(reasons), again=False)
+
+
+def came_from(path: Path) -> str:
+    """Return the URL that a file came from, while `forget` was not called for it; else an empty text."""
+    try:
+        return str(json.loads(leftovers(path)[1].read_text(encoding="utf-8"))["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def forget(path: Path) -> None:
+    """Remove what is kept beside a file that came, once it is written down elsewhere where it came from."""
+    _forget(*leftovers(path))
 
 
 def leftovers(path: Path) -> tuple[Path, Path]:
@@ -164,7 +177,7 @@ def _try(
         with part.open("r+b" if start else "wb") as file:
             file.seek(start)
             file.truncate()
-            while chunk := response.read(_CHUNK):
+            while chunk := response.read1(_CHUNK):  # what is there: a cut must not lose it
                 file.write(chunk)
                 sha256.update(chunk)
                 md5.update(chunk)
@@ -184,7 +197,6 @@ def _try(
             raise FetchError(f"the file is another one: {what} {is_}, expected {wanted}", again=start > 0)
     with store.whole_file(path) as temporary:
         part.replace(temporary)
-    _forget(part, note)
     return Fetched(done, sha256.hexdigest(), url)
 
 

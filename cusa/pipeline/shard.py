@@ -74,6 +74,7 @@ def run(
         old = ledger.read(book)
         why = _why(out, inputs, addition, parameters, old, append=append, force=force)
         if why is None and old is not None:
+            _tidy(out, old)
             return outcome(out, old)
         base = None
         there = Counter[str]()
@@ -110,10 +111,17 @@ def run(
             counts={name: total[name] for name in _COUNTS} | {"shards": sum(f.suffix == ".tar" for f in written)},
             digests=_tar_digests(out, names),
         )
-        for name in names:
-            store.remove_folder(out / name / tar.UNITS)
-        appending.end(out)
+        _tidy(out, done)
     return outcome(out, done, why=str(why), notes=notes)
+
+
+def _tidy(out: Path, done: ledger.Ledger) -> None:
+    """Remove what only an unfinished run needs; a kill after the ledger leaves that to the next run."""
+    for name in done.outputs:
+        folder, _, file = name.rpartition("/")
+        if file == "samples.parquet" and (out / folder / tar.UNITS).is_dir():
+            store.remove_folder(out / folder / tar.UNITS)
+    appending.end(out)
 
 
 def _why(
@@ -138,7 +146,7 @@ def _why(
         return "--force"
     # What was appended is part of the folder; the source it was first made of need not know of it.
     why = ledger.why_not_current(out / LEDGER, inputs={**inputs, **more}, parameters=parameters)
-    if appending.is_interrupted(out):
+    if appending.interrupted(out):
         why, more = "an append was interrupted", {"": ""}
     if why and more:
         raise StaleError(

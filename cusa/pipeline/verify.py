@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import pyarrow as pa
 
 from cusa.errors import DataError
 from cusa.manifests import ledger, schemas, store, tables
@@ -160,25 +159,15 @@ def _check_tables(folder: Path, split: Path, found: list[Finding]) -> int:
 def _rows_of(split: Path, number: int) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
     """Return a tar's row, and its samples and captions, holding little more than these."""
     shards = store.read_table(split / "shards.parquet", columns=schemas.SHARDS.names).to_pylist()
-    row = shards[number]
-    out = []
+    row, found = shards[number], []
     for column, file, schema in (
         ("images", "samples.parquet", schemas.SAMPLES),
         ("captions", "captions.parquet", schemas.CAPTIONS),
     ):
-        skip = sum(shard[column] for shard in shards[:number])
-        wanted = row[column]
-        blocks: list[pa.Table] = []
-        for table in store.table_batches(split / file, columns=schema.names):
-            if not wanted:
-                break
-            part = table.slice(skip, wanted)
-            skip = max(0, skip - table.num_rows)
-            wanted -= part.num_rows
-            if part.num_rows:
-                blocks.append(part)
-        out.append([one for block in blocks for one in block.to_pylist()])
-    return row, out[0], out[1]
+        first = sum(shard[column] for shard in shards[:number])
+        rows = store.read_rows(split / file, range(first, first + row[column]), columns=schema.names)
+        found.append(rows.to_pylist())
+    return row, found[0], found[1]
 
 
 def _tar(folder: Path, split: Path, number: int) -> _Part:

@@ -98,7 +98,10 @@ def server() -> Iterator[Server]:
 def _get(server: Server, path: Path, *names: str, **told: Any) -> fetch.Fetched:
     config = told.pop("config", FAST)
     urls = tuple(server.root + name for name in names)
-    return fetch.fetch(path, urls, expected=fetch.Expected(**told), config=config, sleep=lambda seconds: None)
+    got = fetch.fetch(path, urls, expected=fetch.Expected(**told), config=config, sleep=lambda seconds: None)
+    assert fetch.came_from(path) == got.url
+    fetch.forget(path)
+    return got
 
 
 def _alone(path: Path) -> bool:
@@ -115,6 +118,7 @@ def test_fetch__a_whole_file_and_its_digest(server: Server, tmp_path: Path) -> N
         config=FAST,
         on_bytes=lambda done, total: heard.append(done),
     )
+    fetch.forget(path)
     assert (got.bytes, got.sha256) == (len(BODY), hashlib.sha256(BODY).hexdigest())
     assert _alone(path)
     assert heard[-1] == len(BODY)
@@ -166,6 +170,7 @@ def test_fetch__busy_servers_are_asked_again(server: Server, tmp_path: Path, sta
     )
     url = (server.root + "/plain.bin",)
     fetch.fetch(tmp_path / "a.bin", url, expected=fetch.Expected(), config=FAST, sleep=waits.append)
+    fetch.forget(tmp_path / "a.bin")
     assert waits == [7.0, 7.0]
     assert _alone(tmp_path / "a.bin")
 
