@@ -352,28 +352,50 @@ def train(
 @app.command("eval")
 def eval_(
     name: Annotated[str, typer.Argument(metavar="RUN", help="A run, a model folder, or a hub name.")],
-    work: Annotated[Path, typer.Option("--data", help="Work folder to score on.")],
+    data: Annotated[
+        list[Path], typer.Option("--data", help="Work folder, STS folder, or ECCV Caption ground truth; repeatable.")
+    ],
+    tasks: Annotated[
+        list[str] | None, typer.Option("--tasks", help="Names with commas, or all. Default: what the data allow.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Split; default: the run's test split.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of the results; default: `eval` in the run.")] = None,
     settings: Settings = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score a student: R@K both ways, RSUM, uni-modal retrieval, and all of it under every known match."""
-    from cusa import journey
+    """Score a student: retrieval by own pairs and every known match, COCO, CxC, ECCV Caption, classes, STS."""
+    from cusa import scoring
 
     with _Console() as console:
-        result = journey.evaluate(
-            name, work=work, split=split, out=out, settings=settings or (), force=force, on_event=console.event
+        results = scoring.evaluate(
+            name,
+            data=data,
+            tasks=[task.strip() for names in tasks or () for task in names.split(",") if task.strip()],
+            split=split,
+            out=out,
+            settings=settings or (),
+            force=force,
+            on_event=console.event,
         )
     if as_json:
-        _json(result)
+        _json(results[0] if len(results) == 1 else results)
         return
+    for result in results:
+        _print_evaluation(result)
+
+
+def _print_evaluation(result: Mapping[str, Any]) -> None:
+    """Print one data folder's numbers, each task with its protocol."""
     state = "" if result["fresh"] else " (up to date)"
-    _print(
-        f"eval: {result['out']}{state}: {result['student']} on {result['dataset']} {result['split']}, "
-        f"{result['images']:,} images, {result['captions']:,} captions; ties: {result['ties']}"
-    )
+    where = result["out"] or "not kept, for want of --out"
+    if "pairs" in result:
+        size = f"{result['pairs']:,} pairs"
+    else:
+        size = (
+            f"{result['split']}, {result['images']:,} images, {result['captions']:,} captions; ties: {result['ties']}"
+        )
+    _print(f"eval: {where}{state}: {result['student']} on {result['dataset']} {size}")
     for task, found in result["tasks"].items():
         if "unavailable" in found:
             _print(f"\n{task}: not available: {found['unavailable']}")
@@ -416,8 +438,11 @@ def sql(
     form: Annotated[str, typer.Option("--format", help="table, csv, json or markdown.")] = "table",
 ) -> None:
     """Ask in SQL: DuckDB with a typed view for each table, read only."""
+    from cusa.manifests.paths import is_remote
     from cusa.pipeline.query import connect, render
 
+    if is_remote(work):
+        raise ConfigError(f"SQL reads tables on this machine; copy those of {work} here first.", work=str(work))
     with connect(work, runs=runs) as database:
         answer = database.run(query) if query else database.overview()
     _print(render(answer, form).rstrip("\n"))

@@ -6,22 +6,16 @@ Each function returns values and tells progress through `on_event`; none prints.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cusa import recipe as recipes
+from cusa import scoring
 from cusa.errors import ConfigError, DataError, nearest
-from cusa.eval.config import EvalConfig
 from cusa.manifests import ledger, store, tables
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split, splits
 from cusa.pipeline.stage import Outcome, outcome
 from cusa.recipe import Recipe
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    from cusa.models.student import Student
 
 SCENES = "drawn scenes with five captions each; every match between any two is known"
 """The data set `scenes`, which is made and not fetched."""
@@ -178,64 +172,6 @@ def train(
     return outcome(out, written, why=str(why), notes=done.notes)
 
 
-def evaluate(
-    name: str,
-    *,
-    work: Path,
-    split: str = "",
-    out: Path | None = None,
-    settings: Iterable[str] = (),
-    force: bool = False,
-    on_event: OnEvent = ignore,
-) -> dict[str, Any]:
-    """Score a run, a model folder or a hub model on a work folder.
-
-    Args:
-        name: a run folder, a model folder, or a hub name.
-        work: the work folder.
-        split: the split; a run's own test split, else `test`, when empty.
-        out: where the results go; `eval` in the run's folder, or `eval/NAME` in the work folder.
-        settings: `key=value` of `cusa.eval.config.EvalConfig`.
-        force: score again.
-        on_event: hears of every batch.
-
-    Returns:
-        What `metrics.json` holds, with `out` and `fresh`.
-
-    Raises:
-        DataError: if the model or the split is not there.
-    """
-    from cusa.eval import evaluate as stage
-    from cusa.models.teachers import teacher_name
-
-    run = Path(name)
-    config = recipes.section(EvalConfig, settings)
-    if (run / "recipe.json").is_file():
-        own = store.read_json(run / "recipe.json")
-        config = recipes.section(EvalConfig, settings, base=own.get("eval", {}))
-        split = split or own.get("data", {}).get("test", "")
-        folder = run / "model"
-        if not folder.is_dir():
-            raise DataError(
-                f"{run} has no model yet: its training has not come to its first validation. Run `cusa train` again.",
-                path=run,
-            )
-        digest = store.sha256_folder(folder)
-        out = out or run / "eval"
-    else:
-        digest = store.sha256_folder(run) if run.is_dir() else name
-        out = out or work / "eval" / teacher_name(name)
-
-    def load() -> "Student":
-        from cusa.models import student
-
-        return student.load(name)
-
-    opened = Split(work, split or "test")
-    result = stage.run(config, load=load, student_digest=digest, split=opened, out=out, force=force, on_event=on_event)
-    return {**result, "out": str(out)}
-
-
 @dataclass(frozen=True)
 class Report:
     """Where a report lies."""
@@ -325,7 +261,7 @@ def demo(
     for number, name in enumerate(DEMO_RECIPES, 1):
         say(f"Training {number} of {len(DEMO_RECIPES)}: {name}, same seed, same steps.")
         train(recipes.load(name, [f"train.seed={seed}"]), work=work, out=runs / name, on_event=on_event)
-        results[name] = evaluate(str(runs / name), work=work, on_event=on_event)
+        (results[name],) = scoring.evaluate(str(runs / name), data=[work], on_event=on_event)
     say("Writing the report.")
     written = report([runs / name for name in DEMO_RECIPES], work=work, out=out / "report.html")
     return Demo(written.page, _compare(results))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cusa import journey, recipe
+from cusa import journey, recipe, scoring
 from cusa.manifests import store
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split, splits
@@ -77,7 +77,8 @@ def _train(out: Path, on_event: OnEvent = ignore) -> bool:
 
 
 def _eval(out: Path, on_event: OnEvent = ignore) -> bool:
-    return bool(journey.evaluate(str(out / "runs/cusa"), work=out / "data", on_event=on_event)["fresh"])
+    (result,) = scoring.evaluate(str(out / "runs/cusa"), data=[out / "data"], on_event=on_event)
+    return bool(result["fresh"])
 
 
 def _report(out: Path, on_event: OnEvent = ignore) -> bool:

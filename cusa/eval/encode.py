@@ -1,5 +1,6 @@
 """Every image and every caption of a split through a student, once."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,9 +75,29 @@ def encode(
     finally:
         student.train(was_training).to(home)
     return Embeddings(
-        {space: np.concatenate(parts) for space, parts in images.items()},
-        {space: np.concatenate(parts) for space, parts in texts.items()},
+        {space: _joined(parts, student.width) for space, parts in images.items()},
+        {space: _joined(parts, student.width) for space, parts in texts.items()},
     )
+
+
+def text_encoder(student: "Student", config: EvalConfig, space: "Space") -> Callable[[Sequence[str]], np.ndarray]:
+    """Return a function from texts to unit rows (texts, D) in one space; the student moves to its device for good.
+
+    Texts are cleaned and cut as the student's own captions are. The authors' release leaves STS sentences uncleaned.
+    """
+    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    student.eval().to(device)
+
+    def encode_texts(texts: Sequence[str]) -> np.ndarray:
+        with torch.inference_mode():
+            tokens = {name: values.to(device) for name, values in student.tokenize(texts).items()}
+            return np.asarray(student.encode_text(tokens, space).float().cpu().numpy())
+
+    return encode_texts
+
+
+def _joined(parts: list[np.ndarray], width: int) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
 
 
 def _picture(split: Split, row: int) -> Image.Image:

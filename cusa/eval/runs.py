@@ -16,12 +16,17 @@ METRIC_WORDS = {
     "cross-modal-truth": "Cross-modal retrieval, every known match",
     "image-to-image": "Image to image (uni-modal)",
     "text-to-text": "Text to text (uni-modal)",
+    "coco-5k": "COCO 5K",
+    "coco-1k": "COCO 1K",
+    "cxc": "Crisscrossed Captions (CxC)",
+    "eccv-caption": "ECCV Caption",
 }
 NAMES = {
     "rsum": "RSUM",
     "r_precision": "R-Precision",
     "map_at_r": "mAP@R",
     "median_rank": "median rank",
+    "release_r@1": "R@1 by the release's rule",
 }
 
 
@@ -167,7 +172,7 @@ def metrics_of(runs: Sequence[Run]) -> Iterable[tuple[str, str, str]]:
 def _place(name: str) -> tuple[int, int, int]:
     """Order metrics as papers do: RSUM, then each direction's R@K by K, R-Precision, mAP@R, median rank."""
     direction, _, metric = name.rpartition("/")
-    kinds = ("rsum", "r@", "r_precision", "map_at_r", "median_rank")
+    kinds = ("rsum", "r@", "r_precision", "map_at_r", "median_rank", "release_r@")
     kind = next(number for number, start in enumerate(kinds) if metric.startswith(start))
     digits = metric.partition("@")[2]
     return ("", "image-to-text", "text-to-image").index(direction), kind, int(digits) if digits.isdigit() else 0

@@ -34,6 +34,16 @@ def same_label(labels: Sequence[str | int | None]) -> list[np.ndarray]:
     return right
 
 
+def labelled(queries: Sequence[str | int | None], gallery: Sequence[str | int | None]) -> list[np.ndarray]:
+    """Return, for each query's label, the gallery rows that have it; none where the label is empty or None."""
+    members: dict[str | int, list[int]] = {}
+    for row, label in enumerate(gallery):
+        if label is not None and label != "":
+            members.setdefault(label, []).append(row)
+    nothing: list[int] = []
+    return [np.array(nothing if label is None else members.get(label, nothing), np.int64) for label in queries]
+
+
 def sharing_captions(
     of_image: Sequence[np.ndarray], of_caption: Sequence[np.ndarray], caption_owner_C: np.ndarray
 ) -> list[np.ndarray]:
@@ -70,6 +80,34 @@ def rank_within(rows_ND: np.ndarray, relevant: Sequence[np.ndarray], config: Eva
     """
     itself = np.arange(len(rows_ND))
     return rank(score_blocks(rows_ND, rows_ND, config.block), relevant, exclude=itself, top=config.top)
+
+
+def rank_between(
+    queries_QD: np.ndarray, gallery_GD: np.ndarray, relevant: Sequence[np.ndarray], config: EvalConfig
+) -> Ranking:
+    """Rank a gallery that holds none of the queries (In-Shop).
+
+    Args:
+        queries_QD: unit rows.
+        gallery_GD: unit rows.
+        relevant: right gallery rows of each query.
+        config: block size and K.
+    """
+    return rank(score_blocks(queries_QD, gallery_GD, config.block), relevant, top=config.top)
+
+
+def second_nearest_rank1(rows_ND: np.ndarray, labels: Sequence[str | int | None], config: EvalConfig) -> float:
+    """Return R@1 in percent as the authors' release computes it, to stand beside ours.
+
+    The nearest row is dropped whatever it is and the second is judged: of two exact duplicates a query may be its own
+    answer. Rows whose label no other row has stay in the denominator, as misses. Equal scores: the lower row first
+    (the release's order among them is not defined).
+    """
+    nobody = [np.array([], np.int64)] * len(rows_ND)
+    ranking = rank(score_blocks(rows_ND, rows_ND, config.block), nobody, top=2, at_r=False)
+    second = ranking.top[:, 1]
+    hits = [at >= 0 and labels[at] == labels[row] for row, at in enumerate(second)]
+    return float(100 * np.mean(hits)) if hits else float("nan")
 
 
 def scores(ranking: Ranking, ks: Sequence[int]) -> dict[str, float]:

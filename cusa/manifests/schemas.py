@@ -138,3 +138,13 @@ PER_QUERY = pa.schema(
         ("top_similarities", pa.list_(pa.float32())),
     ]
 )
+
+STS_PAIRS = pa.schema(
+    [
+        ("set", pa.string()),  # as papers print it: STS12, STS-B
+        ("subset", pa.string()),
+        ("line", pa.int64()),  # of the subset's file, from 1
+        ("gold", pa.float64()),
+        ("cosine", pa.float32()),
+    ]
+)

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cusa.eval import evaluate
+from cusa.eval import evaluate, intervals
 from cusa.eval.config import EvalConfig
 from cusa.eval.encode import Embeddings, encode
 from cusa.manifests import schemas, store
@@ -222,7 +222,7 @@ def test_interval__copies_of_a_caption_tell_nothing_new() -> None:
     for captions in (1, 10):
         image = np.repeat(np.arange(24), captions)
         hit = (image % 3 == 0).astype(float)
-        low, high = evaluate._interval(EvalConfig(bootstrap=300), [evaluate._by_image(hit, image)]) or (0, 0)
+        low, high = intervals.of_sum(EvalConfig(bootstrap=300), [intervals.by_image(hit, image)]) or (0, 0)
         widths.append(high - low)
     assert widths[0] > 10
     assert widths[1] == pytest.approx(widths[0])

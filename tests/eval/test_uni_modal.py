@@ -8,7 +8,7 @@ import pytest
 from cusa.eval.config import EvalConfig
 from cusa.eval.metrics import recall_at_k
 from cusa.eval.ranking import rank, score_blocks
-from cusa.eval.uni_modal import rank_within, same_label, sharing_captions, siblings
+from cusa.eval.uni_modal import labelled, rank_within, same_label, second_nearest_rank1, sharing_captions, siblings
 
 CASES = [
     "self",
@@ -48,6 +48,20 @@ def test_rank_within__lies_in_the_reference_bounds(golden: Path, case: str) -> N
         assert found == pytest.approx(_by_hand(rows, labels, bool(stored["l2norm"])), abs=100 * 2 / len(rows))
     else:
         assert worst - 1e-9 <= found <= best + 1e-9
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "self_no_l2norm"])
+def test_second_nearest_rank1__is_the_release_s_figure(golden: Path, case: str) -> None:
+    stored = np.load(golden / f"04_image_retrieval/{case}.npz", allow_pickle=False)
+    rows = _unit(stored["query"]).astype(np.float32)
+    found = second_nearest_rank1(rows, stored["query_label"].tolist(), EvalConfig(block=50))
+    worst, best = np.sort(stored.get("rank1_bounds", [stored["rank1"], stored["rank1"]]))
+    assert worst - 1e-9 <= found <= best + 1e-9
+
+
+def test_labelled__an_empty_label_is_right_for_nobody() -> None:
+    found = [rows.tolist() for rows in labelled(["a", "", None, "b", 3], ["b", "a", "", None, "a", 3])]
+    assert found == [[1, 4], [], [], [0], [5]]
 
 
 def _by_hand(rows: np.ndarray, labels: np.ndarray, unit: bool) -> float:

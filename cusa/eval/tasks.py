@@ -1,0 +1,297 @@
+"""The tasks on one embedded split: what is asked, what counts as right, in which space.
+
+Legend: Q queries of a task.
+"""
+
+import math
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cusa.errors import DataError
+from cusa.eval import cross_modal, eccv, intervals, uni_modal
+from cusa.eval.config import EvalConfig
+from cusa.eval.ranking import Ranking
+from cusa.manifests import schemas
+from cusa.manifests.samples import Split
+
+TASKS = {
+    "cross-modal": "R@K both ways and RSUM by the data set's own pairs",
+    "cross-modal-truth": "R@1, R-Precision and mAP@R both ways by every known match",
+    "coco-5k": "R@K on COCO's 5,000 test images, five captions each",
+    "coco-1k": "the mean of five folds of it",
+    "cxc": "R@K by the matches of Crisscrossed Captions",
+    "eccv-caption": "R@1, R-Precision and mAP@R by the matches of ECCV Caption",
+    "text-to-text": "captions of the same image, in the uni-modal space",
+    "image-to-image": "images of the same class (CUB, SOP, In-Shop, iNaturalist) or match, in the uni-modal space",
+}
+"""Tasks on a work folder, in the order they are told in."""
+
+COCO = ("coco-5k", "coco-1k", "cxc", "eccv-caption")
+"""Those that need the official lists of COCO's test split."""
+
+_ALL_CAPTIONS = (
+    "R@K both ways: a query is a hit if any of its own captions (its own image) is among the first K; all captions of "
+    "the split are ranked"
+)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A split as a student sees it, and what is known of it.
+
+    Attributes:
+        image: space -> (images, D) unit rows.
+        text: space -> (captions, D) unit rows.
+        uni: the space of uni-modal tasks.
+        uni_words: the same for people.
+        truth: every known match (`image_key`, `caption_key`), or None.
+        truths: the ground truths of COCO's test split, or None.
+    """
+
+    split: Split
+    image: Mapping[str, np.ndarray]
+    text: Mapping[str, np.ndarray]
+    uni: str
+    uni_words: str
+    truth: Mapping[str, Sequence[str]] | None = None
+    truths: eccv.GroundTruths | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One task's outcome.
+
+    Attributes:
+        summary: metrics, intervals, protocol, space, queries; or only `unavailable`: why there are none.
+        table: a row a query, `schemas.PER_QUERY`.
+    """
+
+    task: str
+    summary: Mapping[str, Any]
+    table: pa.Table
+
+
+def answers(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+    """Give each wanted task's outcome; one that cannot be done says why, and the others go on.
+
+    Args:
+        seen: the embedded split.
+        config: K, block, resamples.
+        wanted: names of `TASKS`.
+    """
+    groups: tuple[tuple[tuple[str, ...], Callable[[Embedded, EvalConfig, Container[str]], Iterator[Answer]]], ...] = (
+        (("cross-modal",), _cross_modal),
+        (("cross-modal-truth",), _under_truth),
+        (COCO, _coco),
+        (("text-to-text",), _text_to_text),
+        (("image-to-image",), _image_to_image),
+    )
+    for names, ask in groups:
+        if any(name in wanted for name in names):
+            yield from ask(seen, config, wanted)
+
+
+def _cross_modal(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+    split = seen.split
+    if not split.num_captions:
+        yield _unavailable("cross-modal", "the split has no captions")
+        return
+    of_image, of_caption = cross_modal.owned(split.caption_owner, split.num_images)
+    both = cross_modal.rank_both_ways(seen.image["cross"], seen.text["cross"], of_image, of_caption, config)
+    directions = {cross_modal.IMAGE_TO_TEXT: both.image_to_text, cross_modal.TEXT_TO_IMAGE: both.text_to_image}
+    found = intervals.of_rankings(config, directions, _image_of(split), config.ks, prefix=True, rsum=True)
+    queries = split.num_images + split.num_captions
+    summary = _summary(cross_modal.recalls(both, config.ks), found, "cross", _ALL_CAPTIONS, queries)
+    yield Answer("cross-modal", summary, per_query("cross-modal", split, directions))
+
+
+def _under_truth(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+    name, split = "cross-modal-truth", seen.split
+    if seen.truth is None:
+        yield _unavailable(name, f"{split.folder / 'truth.parquet'} does not exist: no match is known beyond the pairs")
+        return
+    of_image, of_caption = cross_modal.matched(seen.truth, split.image_keys, split.caption_keys)
+    both = cross_modal.rank_both_ways(seen.image["cross"], seen.text["cross"], of_image, of_caption, config, at_r=True)
+    directions = {cross_modal.IMAGE_TO_TEXT: both.image_to_text, cross_modal.TEXT_TO_IMAGE: both.text_to_image}
+    found = intervals.of_rankings(config, directions, _image_of(split), (1,), prefix=True, at_r=True)
+    protocol = (
+        "every known match counts as right, not only the data set's own pairs; R-Precision and mAP@R look at the first "
+        "R places, R being the query's number of right answers"
+    )
+    summary = _summary(cross_modal.under_truth(both), found, "cross", protocol, split.num_images + split.num_captions)
+    yield Answer(name, summary, per_query(name, split, directions))
+
+
+def _coco(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+    split = seen.split
+    try:
+        if seen.truths is None:
+            raise DataError("no ground truth was given: install eccv-caption, or give its files with --data FOLDER")
+        gallery = eccv.Gallery(seen.truths, *coco_ids(split))
+    except DataError as error:
+        yield from (_unavailable(name, str(error)) for name in COCO if name in wanted)
+        return
+    for scored in eccv.score(seen.image["cross"], seen.text["cross"], gallery, seen.truths, config):
+        if scored.name not in wanted:
+            continue
+        if scored.rankings is None:
+            summary = _summary(
+                scored.numbers, {}, "cross", scored.protocol, len(gallery.images) + len(gallery.captions)
+            )
+            yield Answer(scored.name, summary, schemas.PER_QUERY.empty_table())
+            continue
+        rows = {cross_modal.IMAGE_TO_TEXT: scored.image_queries, cross_modal.TEXT_TO_IMAGE: scored.text_queries}
+        directions = {
+            cross_modal.IMAGE_TO_TEXT: scored.rankings.image_to_text,
+            cross_modal.TEXT_TO_IMAGE: scored.rankings.text_to_image,
+        }
+        # Only the images that a query stands for are resampled.
+        asked = [scored.image_queries, split.caption_owner[scored.text_queries]]
+        places = np.unique(np.concatenate(asked), return_inverse=True)[1]
+        image_of = dict(zip(rows, np.split(places, [len(asked[0])]), strict=True))
+        at_r = scored.name == "eccv-caption"
+        found = intervals.of_rankings(
+            config, directions, image_of, (1,) if at_r else config.ks, prefix=True, rsum=not at_r, at_r=at_r
+        )
+        summary = _summary(scored.numbers, found, "cross", scored.protocol, sum(map(len, rows.values())))
+        galleries = {cross_modal.IMAGE_TO_TEXT: gallery.captions, cross_modal.TEXT_TO_IMAGE: gallery.images}
+        yield Answer(scored.name, summary, per_query(scored.name, split, directions, rows=rows, galleries=galleries))
+
+
+def _text_to_text(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+    name, split = "text-to-text", seen.split
+    if not split.num_captions:
+        yield _unavailable(name, "the split has no captions")
+        return
+    of_image, _ = cross_modal.owned(split.caption_owner, split.num_images)
+    ranking = uni_modal.rank_within(seen.text[seen.uni], uni_modal.siblings(split.caption_owner, of_image), config)
+    protocol = "the other captions of the same image are right; the query itself is left out by identity"
+    found = intervals.of_rankings(config, {name: ranking}, _image_of(split), config.ks, at_r=True)
+    queries = int((ranking.positives > 0).sum())
+    summary = _summary(uni_modal.scores(ranking, config.ks), found, seen.uni_words, protocol, queries)
+    yield Answer(name, summary, per_query("uni-modal", split, {name: ranking}))
+
+
+def _image_to_image(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+    name, split = "image-to-image", seen.split
+    rows = seen.image[seen.uni]
+    labels = split.samples["label"].to_pylist()
+    roles = split.samples["role"].to_numpy(zero_copy_only=False)
+    queries, gallery = np.flatnonzero(roles == "query"), np.flatnonzero(roles == "gallery")
+    numbers: dict[str, float] = {}
+    if any(labels) and len(queries) and len(gallery):
+        right = uni_modal.labelled([labels[row] for row in queries], [labels[row] for row in gallery])
+        ranking = uni_modal.rank_between(rows[queries], rows[gallery], right, config)
+        rule = f"gallery images with the query's label are right; {len(gallery):,} gallery images, no query among them"
+    else:
+        queries = gallery = np.arange(split.num_images)
+        if any(labels):
+            right, rule = uni_modal.same_label(labels), "images with the same label are right"
+            theirs = uni_modal.second_nearest_rank1(rows, labels, config)
+            numbers = {"release_r@1": theirs}
+        elif seen.truth is not None:
+            of_image, of_caption = cross_modal.matched(seen.truth, split.image_keys, split.caption_keys)
+            right = uni_modal.sharing_captions(of_image, of_caption, split.caption_owner)
+            rule = "two images belong together if each owns a caption that is true of the other"
+        else:
+            yield _unavailable(name, "the split has neither labels nor a truth table")
+            return
+        rule += "; the query itself is left out by identity"
+        ranking = uni_modal.rank_within(rows, right, config)
+    numbers = {**uni_modal.scores(ranking, config.ks), **numbers}
+    found = intervals.of_rankings(config, {name: ranking}, {name: np.arange(len(queries))}, config.ks, at_r=True)
+    protocol = f"{rule}; queries without a right image are left out"
+    if "release_r@1" in numbers:
+        protocol += "; release R@1 = the authors' rule: the second nearest image, whatever the first is, of all queries"
+    summary = _summary(numbers, found, seen.uni_words, protocol, int((ranking.positives > 0).sum()))
+    table = per_query("uni-modal", split, {name: ranking}, rows={name: queries}, galleries={name: gallery})
+    yield Answer(name, summary, table)
+
+
+def coco_ids(split: Split) -> tuple[list[int], list[int]]:
+    """Return the COCO id of each image (the number its key ends with) and of each caption; -1 where there is none."""
+    images = [key.rpartition("/")[2] for key in split.image_keys]
+    captions = split.captions["caption_id"].to_pylist()
+    return _numbers(images), _numbers(captions)
+
+
+def _numbers(names: Sequence[str]) -> list[int]:
+    return [int(name) if name.isascii() and name.isdecimal() else -1 for name in names]
+
+
+def _image_of(split: Split) -> dict[str, np.ndarray]:
+    """Return the image that each query is or belongs to, by direction."""
+    images, owner = np.arange(split.num_images), split.caption_owner
+    return {
+        cross_modal.IMAGE_TO_TEXT: images,
+        cross_modal.TEXT_TO_IMAGE: owner,
+        uni_modal.IMAGE_TO_IMAGE: images,
+        uni_modal.TEXT_TO_TEXT: owner,
+    }
+
+
+def _unavailable(task: str, why: str) -> Answer:
+    return Answer(task, {"unavailable": why}, schemas.PER_QUERY.empty_table())
+
+
+def _summary(
+    numbers: Mapping[str, float],
+    found: Mapping[str, list[float] | None],
+    space: str,
+    protocol: str,
+    queries: int,
+) -> dict[str, Any]:
+    return {
+        "space": space,
+        "protocol": protocol,
+        "queries": queries,
+        # JSON has no NaN: a number that no query defines is null.
+        "metrics": {key: None if math.isnan(value) else round(value, 4) for key, value in numbers.items()},
+        "intervals": dict(found),
+    }
+
+
+def per_query(
+    task: str,
+    split: Split,
+    directions: Mapping[str, Ranking],
+    *,
+    rows: Mapping[str, np.ndarray] | None = None,
+    galleries: Mapping[str, np.ndarray] | None = None,
+) -> pa.Table:
+    """Return the rankings as rows of `schemas.PER_QUERY`.
+
+    Args:
+        task: its name in the table.
+        split: for the keys.
+        directions: name -> ranking.
+        rows: the split's rows that were asked, by direction; all where None.
+        galleries: the split's rows that were ranked, by direction; all where None.
+    """
+    tables = []
+    for direction, ranking in directions.items():
+        source, target = direction.split("-to-")
+        keys = {"image": split.image_keys, "text": split.caption_keys}
+        asked = range(len(keys[source])) if rows is None else rows[direction]
+        ranked = np.arange(len(keys[target])) if galleries is None else galleries[direction]
+        best = [[keys[target][ranked[at]] for at in top if at >= 0] for top in ranking.top]
+        columns = [
+            pa.array([task] * len(ranking.rank), pa.string()),
+            pa.array([direction] * len(ranking.rank), pa.string()),
+            pa.array([keys[source][row] for row in asked], pa.string()),
+            pa.array(ranking.rank),
+            pa.array(ranking.positives),
+            pa.array(ranking.r_precision, from_pandas=True),
+            pa.array(ranking.average_precision, from_pandas=True),
+            pa.array(best, pa.list_(pa.string())),
+            pa.array(
+                [scores[top >= 0] for scores, top in zip(ranking.top_scores, ranking.top, strict=True)],
+                pa.list_(pa.float32()),
+            ),
+        ]
+        tables.append(pa.Table.from_arrays(columns, schema=schemas.PER_QUERY))
+    return pa.concat_tables(tables)
