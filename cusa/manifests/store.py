@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         _fsync(path.parent)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed stages left unfinished in `folder` itself (not below it)."""
+def sweep(folder: Path, *, keep: Collection[Path] = ()) -> None:
+    """Remove what killed stages left unfinished in `folder` itself (not below it), but for what can be gone on from."""
     if not is_remote(folder):  # uploads leave nothing unfinished
         for leftover in folder.glob(f"{TEMPORARY}*"):
-            _remove(leftover)
+            if leftover not in keep:
+                _remove(leftover)
 
 
 def remove_folder(folder: Path) -> None:

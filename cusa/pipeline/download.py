@@ -83,6 +83,14 @@ def run(
         return outcome(out, old)
     store.make_folder(out)
     book.unlink(missing_ok=True)
+    half = {path for file in dataset.files for path in fetch.leftovers(out / file.path)}
+    for folder in {
+        out,
+        out / CONTENTS,
+        *(path.parent for path in half),
+        *(out / (f.unpack or "") for f in dataset.files),
+    }:
+        store.sweep(folder, keep=half)
     before = _rows_before(out)
     _enough_space(dataset, out)
 

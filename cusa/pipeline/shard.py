@@ -161,6 +161,7 @@ def _write(
     config: ShardConfig, plan: Plan, out: Path, base: Base | None, *, force: bool, on_event: OnEvent
 ) -> tuple[list[Path], Counter[str]]:
     """Write the tars and tables of every split that the plan names; return the files and what was kept and dropped."""
+    store.sweep(out)
     units: dict[Path, list[tar.Unit]] = {}
     for folder in [out / name for name in plan.splits()]:
         store.sweep(folder)

@@ -27,7 +27,7 @@ from cusa.pipeline.config import ShardConfig
 from tests.pipeline.test_download import BODY, Server, _manifest
 from tests.worlds import make_work, write_karpathy
 
-KILLS = int(os.environ.get("CUSA_KILLS", "4"))
+KILLS = int(os.environ.get("CUSA_KILLS", "3"))
 ROOT = Path(__file__).resolve().parents[2]
 
 SHARD = """
