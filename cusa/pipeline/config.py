@@ -21,6 +21,28 @@ class ScenesConfig(Config):
     size: int = Field(default=96, ge=32, le=512, description="pixels a side")
 
 
+class DownloadConfig(Config):
+    """Fetching a data set's files."""
+
+    workers: int = Field(default=4, ge=1, le=32, description="files at once")
+    retries: int = Field(default=5, ge=0, description="further tries for each URL")
+    first_wait: float = Field(default=1.0, ge=0, description="seconds before the first further try; doubles each time")
+    timeout: float = Field(default=30.0, gt=0, description="seconds without a byte after which a try is given up")
+
+
+class ReadConfig(Config):
+    """What a reader cannot see in the files."""
+
+    dataset: str = Field(default="", description="first half of every key; default: what the source is called")
+    split: str = Field(default="", description="split of rows that name none; default: by the file's name, else train")
+    image_column: str = Field(default="image", description="of a table: the image's path")
+    caption_column: str = Field(default="caption", description="of a table: a caption, or a list of them")
+    split_column: str = Field(default="split", description="of a table, where it has it")
+    label_column: str = Field(default="label", description="of a table, where it has it")
+    id_column: str = Field(default="id", description="of a table, where it has it: the image's own name in its key")
+    train_classes: str = Field(default="1-100", description="of CUB: classes that train; all others test")
+
+
 class ShardConfig(Config):
     """From images and captions to tars and tables."""
 
@@ -30,6 +52,15 @@ class ShardConfig(Config):
         default=100_000_000, ge=1, description="images with more pixels are dropped before decoding"
     )
     min_side: int = Field(default=8, ge=1, description="images with a shorter side are dropped (pixels)")
+    check: Literal["structure", "decode"] = Field(
+        default="structure",
+        description="proof that an image is whole: its structure to the end mark (decoded where that proves nothing), "
+        "or decoding every one",
+    )
+    resize: int = Field(
+        default=0, ge=0, description="shorter side in pixels to scale larger images to; 0 = as they are"
+    )
+    quality: int = Field(default=92, ge=1, le=100, description="of the JPEGs that resizing makes")
     workers: int = Field(default=0, ge=0, description="processes; 0 = one a core")
 
 
