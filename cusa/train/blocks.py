@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cusa.train.permutation import derive_key, permute
+from cusa.train.permutation import derive_key, permute, scatter
 
 
 class Blocks:
@@ -56,7 +56,13 @@ class Blocks:
             positions = self._within_windows(positions, ends, seed, epoch)
         place = np.searchsorted(ends, positions, side="right")
         block = blocks[place]
-        found = self._starts[block] + positions - (ends[place] - self._sizes[block])
+        size = self._sizes[block]
+        inside = positions - (ends[place] - size)
+        if self.apart:
+            # A block's pairs go to consecutive steps; turned by another amount each epoch, they meet other pairs there.
+            key = np.uint64(derive_key(seed, "turn", epoch))
+            inside = (inside + (scatter(block.astype(np.uint64) + key) >> np.uint64(2)).astype(np.int64) % size) % size
+        found = self._starts[block] + inside
         return found if self._rows is None else self._rows[found]
 
     def _shuffle(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,26 +3,26 @@
 Legend: B pairs a step.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from cusa.errors import ConfigError, StoppedError
-from cusa.manifests import store, tables
+from cusa.manifests import store
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 from cusa.models.student import Student
-from cusa.train import checkpoint, schedule, step
+from cusa.train import checkpoint, ranks, schedule, step
 from cusa.train.config import LossConfig, TrainConfig
-from cusa.train.gather import TeacherRows
+from cusa.train.data import Data
 from cusa.train.metrics import METRICS_FILE, TENSORBOARD_FOLDER, Metrics, OnMetrics, Pace
 from cusa.train.objective_from_config import make_loss
-from cusa.train.order import Order
+from cusa.train.prepare import prepare
 from cusa.train.session import CHECKPOINTS_FOLDER, Session, settings
-from cusa.train.stream import PairStream, available_threads, batches
+from cusa.train.stream import available_threads, batches
 from cusa.train.validation import MODEL_FOLDER, Validate, measure
 
 __all__ = ["CHECKPOINTS_FOLDER", "METRICS_FILE", "MODEL_FOLDER", "Trained", "run"]
@@ -43,6 +43,8 @@ class Trained:
     """The last row of training metrics."""
     notes: tuple[str, ...]
     """Full sentences a person should read: broken checkpoints, images that could not be read."""
+    seen: str
+    """A fingerprint of which pairs were seen in which step, the same for every number of workers and ranks."""
 
 
 def run(
@@ -55,8 +57,11 @@ def run(
     teacher_image: str = "",
     teacher_text: str = "",
     digests: Mapping[str, str] | None = None,
+    also_settings: Mapping[str, Any] | None = None,
     validate: Validate | None = None,
     force: bool = False,
+    must_resume: bool = False,
+    allow_changed: Collection[str] = (),
     on_event: OnEvent = ignore,
     on_metrics: OnMetrics = lambda step, values: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -65,7 +70,8 @@ def run(
 
     Writes `out/checkpoints`, `out/metrics.parquet`, `out/tensorboard` and `out/model` (the best by validation). Killed
     at any moment and called again with the same arguments it goes on from its last checkpoint; on a CPU it ends with
-    the same bits.
+    the same bits. Started by `torchrun`, every rank calls it; rank 0 writes, and the result is that of one process with
+    the same global batch, rounding apart.
 
     Args:
         config: order, optimiser, schedule, checkpoints.
@@ -76,8 +82,11 @@ def run(
         teacher_image: name of the image teacher; empty = the split's only one. Not read where the loss needs none.
         teacher_text: likewise.
         digests: what else the run depends on, name -> digest; a checkpoint with others is refused.
+        also_settings: what else of the recipe it depends on, dotted key -> value; likewise.
         validate: called every `validate_every` steps and at the end.
         force: start anew, whatever is there.
+        must_resume: refuse to start where there is no checkpoint to go on from.
+        allow_changed: recipe keys and inputs in which a checkpoint may differ; see `checkpoint.load`.
         on_event: hears `("train", steps done, steps)`.
         on_metrics: hears every row of metrics.
         should_stop: asked after every step; when true, a checkpoint is saved and StoppedError raised.
@@ -87,7 +96,8 @@ def run(
 
     Raises:
         ConfigError: if the recipe asks what the student or the split cannot give.
-        DataError: if the loss is no number (the keys of the batch are named), or too many images cannot be decoded.
+        DataError: if the loss is no number (the keys of the batch are named), too many images cannot be decoded, or
+            another rank went away.
         StaleError: if `out` holds checkpoints of another recipe, split or teacher.
         StoppedError: if it was asked to stop.
     """
@@ -99,72 +109,89 @@ def run(
         )
     if not (loss.infonce_weight or loss.alpha or loss.beta):
         raise ConfigError("All weights of the loss are 0. Set loss.infonce_weight, loss.alpha or loss.beta.")
-    order = Order(split.num_captions, config.batch, config.seed, config.drop_last)
-    steps = config.steps or config.epochs * order.steps_per_epoch
-    if force:
-        for name in (CHECKPOINTS_FOLDER, MODEL_FOLDER, TENSORBOARD_FOLDER):
-            store.remove_folder(out / name)
-        (out / METRICS_FILE).unlink(missing_ok=True)
-    rows = {}
-    if loss.alpha or loss.beta:
-        for modality, name in (("image", teacher_image), ("text", teacher_text)):
-            teacher = tables.choose_teacher(split, modality, name)
-            rows[modality] = TeacherRows(split, teacher, fallback=out / "cache")
-    identity = checkpoint.Identity(
-        settings=settings(train=config, loss=loss),
-        digests={
-            "the training split": split.digest,
-            **{f"the {modality} teacher": teacher.digest for modality, teacher in rows.items()},
-            **(digests or {}),
-        },
-    )
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    stream = PairStream(
-        split,
-        order,
-        student,
-        teacher_image=rows.get("image"),
-        teacher_text=rows.get("text"),
-        cache_bytes=config.cache_mib << 20,
-    )
+    if loss.false_negatives == "positive":
+        raise ConfigError(
+            "loss.false_negatives is 'positive', which needs a list of pairs that training by recipe does not read. "
+            "Set soft or mask, or give `positive_pairs` to CUSALoss in a loop of your own.",
+            key="loss.false_negatives",
+        )
+    if force and must_resume:
+        raise ConfigError("--force starts anew and --resume must goes on: leave one of them out.", key="resume")
     before = checkpoint.random_state()
     try:
-        checkpoint.seed_all(config.seed)
-        session = Session(
-            config, student=student.to(device), loss=make_loss(loss).to(device), out=out, identity=identity
-        )
-        session.resume()
-        store.sweep(out)
-        metrics = Metrics(out, done=session.done, on_metrics=on_metrics)
-        session.notes += metrics.notes
-        with metrics:
-            _train(session, config, stream, order, split, steps, metrics, validate, on_event, should_stop)
-        best = session.best
-        return Trained(steps, session.started_at, best.step, best.values, session.last, session.remarks())
+        with ranks.joined(config.device) as device:
+            first = ranks.rank() == 0
+            if force and first:
+                for name in (CHECKPOINTS_FOLDER, MODEL_FOLDER, TENSORBOARD_FOLDER):
+                    store.remove_folder(out / name)
+                (out / METRICS_FILE).unlink(missing_ok=True)
+            ranks.barrier()
+            data = Data.open(config, loss, split, student, {"image": teacher_image, "text": teacher_text}, out, device)
+            identity = checkpoint.Identity(
+                settings=settings(train=config, loss=loss) | dict(also_settings or {}),
+                digests={"the training split": split.digest, **data.digests, **(digests or {})},
+            )
+            checkpoint.seed_all(config.seed + ranks.rank())
+            prepare(student.to(device), config)
+            objective = make_loss(loss).to(device)
+            session = Session(
+                config, student=student, loss=objective, out=out, identity=identity, on_device=data.on_device
+            )
+            session.resume(allow_changed=allow_changed, must=must_resume)
+            if first:
+                store.sweep(out)
+            metrics = Metrics(out, done=session.done, on_metrics=on_metrics, wandb=config.wandb) if first else None
+            with metrics or nullcontext():
+                if metrics is not None:
+                    session.notes += metrics.notes
+                    if data.met and not session.done:
+                        metrics.log(0, data.met)
+                _train(
+                    session,
+                    data,
+                    split,
+                    metrics,
+                    validate=validate,
+                    on_event=on_event if first else ignore,
+                    should_stop=should_stop,
+                )
+            best, seen = session.best, sum(ranks.everyones(session.seen)) % (1 << 64)
+            return Trained(
+                session.done,
+                session.started_at,
+                best.step,
+                best.values,
+                session.last,
+                (*session.remarks(), *data.notes),
+                f"{seen:016x}",
+            )
     finally:
         checkpoint.set_random_state(before)
 
 
 def _train(
     session: Session,
-    config: TrainConfig,
-    stream: PairStream,
-    order: Order,
+    data: Data,
     split: Split,
-    steps: int,
-    metrics: Metrics,
+    metrics: Metrics | None,
+    *,
     validate: Validate | None,
     on_event: OnEvent,
     should_stop: Callable[[], bool],
 ) -> None:
     """Take the steps that are left."""
+    config, order = session.config, data.order
+    steps = config.steps or config.epochs * order.steps_per_epoch
     validate_every = config.validate_every or order.steps_per_epoch
     checkpoint_every = config.checkpoint_every or validate_every
     on_event("train", session.done, steps)
     threads = config.workers or available_threads()
-    with closing(batches(stream, session.done, steps, threads=threads)) as flow:
+    first_part = session.done * config.accumulate
+    with closing(batches(data.stream, first_part, steps * config.accumulate, threads=threads)) as flow:
         pace = Pace()
-        for batch in pace.around(flow):
+        coming = pace.around(flow)
+        while session.done < steps:
+            parts = list(islice(coming, config.accumulate))
             rate = schedule.cosine(
                 session.done,
                 steps=steps,
@@ -173,22 +200,27 @@ def _train(
                 warmup_steps=config.warmup_steps,
                 steps_per_epoch=order.steps_per_epoch if config.schedule == "epoch" else None,
             )
-            session.count_bad(batch, split, allowed=config.max_undecodable)
-            terms = step.take(session, batch, config, rate=rate)
+            for part in parts:
+                session.saw(part, split)
+            terms = step.take(session, parts, rate=rate)
             session.done += 1
             done, last = session.done, session.done == steps
             if done % config.log_every == 0 or last or done == 1:
-                session.last = step.describe(session, batch, terms, rate=rate) | pace.read()
-                metrics.log(done, session.last)
+                session.last = step.describe(session, parts[-1], terms, rate=rate) | pace.read(session.device)
+                if metrics is not None:
+                    metrics.log(done, session.last)
                 pace.start()
             if validate is not None and (done % validate_every == 0 or last):
-                values = measure(session.student, validate)
-                session.best.consider(session.student, done, values)
-                metrics.log(done, {f"val.{name}": value for name, value in values.items()})
+                with session.validated() as student:
+                    values = measure(student, validate)
+                    session.best.consider(student, done, values)
+                if metrics is not None:
+                    metrics.log(done, {f"val.{name}": value for name, value in values.items()})
                 pace.start()
-            stopping = not last and should_stop()
+            stopping = ranks.any_of(not last and should_stop(), session.device)
             if done % checkpoint_every == 0 or last or stopping:
-                metrics.save()  # first: resumed, rows after the checkpoint's step are dropped
+                if metrics is not None:
+                    metrics.save()  # first: resumed, rows after the checkpoint's step are dropped
                 session.save()
             on_event("train", done, steps)
             if stopping:
@@ -199,4 +231,6 @@ def _train(
                 )
     best = session.best
     if validate is None and (best.step != steps or not best.folder.is_dir()):
-        best.keep(session.student, steps)
+        with session.validated() as student:
+            best.keep(student, steps)
+    ranks.barrier()

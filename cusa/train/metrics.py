@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
-from cusa.errors import CusaError
+from cusa.errors import ConfigError, CusaError
 from cusa.manifests import schemas, store
 from cusa.manifests.ledger import peak_memory_bytes
 from cusa.train.batch import Batch
@@ -31,14 +32,20 @@ class Metrics:
         out: the run's folder.
         done: steps done already; rows after them, which a killed run wrote, are dropped.
         on_metrics: hears every row.
+        wandb: name of a Weights & Biases project that also gets them; empty = none.
+
+    Raises:
+        ConfigError: if `wandb` is named and not installed.
     """
 
-    def __init__(self, out: Path, *, done: int, on_metrics: OnMetrics) -> None:
+    def __init__(self, out: Path, *, done: int, on_metrics: OnMetrics, wandb: str = "") -> None:
         self.notes: tuple[str, ...] = ()
         self._out = out
         self._done = done
         self._on_metrics = on_metrics
         self._writer: SummaryWriter | None = None
+        self._project = wandb
+        self._wandb: Any = None
         self._rows = self._earlier_rows() if done else []
 
     def __enter__(self) -> "Metrics":
@@ -47,11 +54,15 @@ class Metrics:
         # Points that a killed run wrote after its last checkpoint are hidden: they come again.
         purge_step = self._done + 1 if self._done else None
         self._writer = SummaryWriter(str(self._out / TENSORBOARD_FOLDER), purge_step=purge_step)
+        if self._project:
+            self._wandb = _join_wandb(self._project, self._out)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._writer is not None:
             self._writer.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if kind is None else 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Take the values of one step."""
@@ -59,6 +70,8 @@ class Metrics:
         self._rows += [(step, name, float(value)) for name, value in values.items()]
         for name, value in values.items():
             self._writer.add_scalar(name.replace(".", "/", 1), value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
         self._on_metrics(step, values)
 
     def save(self) -> None:
@@ -78,6 +91,20 @@ class Metrics:
         return list(zip(*(table[name].to_pylist() for name in schemas.METRICS.names), strict=True))
 
 
+def _join_wandb(project: str, out: Path) -> Any:
+    """Start or go on with the run of a folder in a Weights & Biases project; its name there is the folder's digest."""
+    try:
+        import wandb  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        raise ConfigError(
+            f"train.wandb is {project!r}, but wandb is not installed. Run `pip install 'cusa[wandb]'`, or set "
+            "train.wandb=''.",
+            key="train.wandb",
+        ) from None
+    name = store.digest(str(out.resolve()))[:16]
+    return wandb.init(project=project, name=out.name, id=name, resume="allow", dir=str(out))
+
+
 class Pace:
     """How fast steps go, and how much of the time they wait for data."""
 
@@ -94,7 +121,7 @@ class Pace:
             self._waited += time.perf_counter() - asked
             if batch is None:
                 return
-            self._pairs += len(batch.keys)
+            self._pairs += batch.pairs
             yield batch
 
     def start(self) -> None:
@@ -103,11 +130,18 @@ class Pace:
         self._waited = 0.0
         self._pairs = 0
 
-    def read(self) -> dict[str, float]:
-        """Return what was measured since `start`, and the memory that the process has needed at most."""
+    def read(self, device: torch.device) -> dict[str, float]:
+        """Return what was measured since `start` (all ranks' pairs, this rank's waiting), and the most memory needed.
+
+        Args:
+            device: whose memory counts beside that of the process.
+        """
         seconds = max(time.perf_counter() - self._since, 1e-9)
-        return {
+        found = {
             "samples_per_second": self._pairs / seconds,
             "data_wait_share": self._waited / seconds,
             "peak_memory_bytes": float(peak_memory_bytes()),
         }
+        if device.type == "cuda":
+            found["peak_device_memory_bytes"] = float(torch.cuda.max_memory_allocated(device))
+        return found

@@ -25,7 +25,7 @@ def permute(positions: np.ndarray, *, size: int, key: int) -> np.ndarray:
     """
     assert 0 < size <= 1 << 62, size
     half = max(_FEWEST_BITS, -(-(size - 1).bit_length() // 2))
-    rounds = _mix(np.uint64(key) + np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    rounds = scatter(np.uint64(key) + np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     out = _feistel(np.atleast_1d(np.asarray(positions)).astype(np.uint64), half, rounds)
     outside = np.flatnonzero(out >= size)
     while outside.size:
@@ -44,11 +44,11 @@ def _feistel(numbers: np.ndarray, half: int, rounds: np.ndarray) -> np.ndarray:
     bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = numbers >> bits, numbers & mask
     for key in rounds:
-        left, right = right, left ^ (_mix(right + key) & mask)
+        left, right = right, left ^ (scatter(right + key) & mask)
     return (left << bits) | right
 
 
-def _mix(numbers: np.ndarray) -> np.ndarray:
+def scatter(numbers: np.ndarray) -> np.ndarray:
     """Scatter 64 bits over 64 bits: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

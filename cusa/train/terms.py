@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from cusa.models.student import Student
 from cusa.train.losses import CUSALoss, csa, infonce, usa
-from cusa.train.losses.objective import cosines
 
 
 def terms(
@@ -119,3 +119,9 @@ def match_labels(loss: CUSALoss, teacher_image_BB: Tensor, teacher_text_BB: Tens
     both = ((teacher_image_BB, loss.teacher_temperatures.image()), (teacher_text_BB, loss.teacher_temperatures.text()))
     image, text = (loss.alpha * ((cosine_BB - 1) / tau).exp().clamp(max=1) for cosine_BB, tau in both)
     return image, text
+
+
+def cosines(rows_BD: Tensor, columns_BD: Tensor) -> Tensor:
+    """Return the cosine of every row with every column, (B, B), in float32 at least; a row of zeros is 0 to all."""
+    rows, columns = (each if each.dtype == torch.float64 else each.float() for each in (rows_BD, columns_BD))
+    return normalize(rows, dim=1) @ normalize(columns, dim=1).T

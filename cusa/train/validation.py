@@ -7,7 +7,7 @@ import torch
 
 from cusa.errors import ConfigError, nearest
 from cusa.models.student import Student
-from cusa.train import checkpoint
+from cusa.train import checkpoint, ranks
 
 Validate = Callable[[Student], Mapping[str, float]]
 """Measures a student, given in evaluation mode on its device: name -> number."""
@@ -46,17 +46,22 @@ class Best:
             self.keep(student, step)
 
     def keep(self, student: Student, step: int) -> None:
-        """Write the model."""
+        """Write the model; of several ranks the first alone does."""
         self.step = step
-        student.save(self.folder)
+        if ranks.rank() == 0:
+            student.save(self.folder)
 
 
 def measure(student: Student, validate: Validate) -> dict[str, float]:
-    """Validate in evaluation mode without touching the training's random numbers."""
-    state = checkpoint.random_state()
-    student.eval()
-    with torch.no_grad():
-        values = {name: float(value) for name, value in validate(student).items()}
-    student.train()
-    checkpoint.set_random_state(state)
-    return values
+    """Validate in evaluation mode without touching the training's random numbers.
+
+    Of several ranks the first alone does the work and tells the others. The student is left in evaluation mode.
+    """
+    values: dict[str, float] = {}
+    if ranks.rank() == 0:
+        state = checkpoint.random_state()
+        student.eval()
+        with torch.no_grad():
+            values = {name: float(value) for name, value in validate(student).items()}
+        checkpoint.set_random_state(state)
+    return ranks.everyones(values)[0]

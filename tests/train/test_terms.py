@@ -11,8 +11,7 @@ from cusa.models import student as students
 from cusa.models.config import SgrafConfig, StudentConfig
 from cusa.train.config import LossConfig
 from cusa.train.losses import CUSALoss, Setting
-from cusa.train.losses.objective import cosines
-from cusa.train.terms import match_labels, terms
+from cusa.train.terms import cosines, match_labels, terms
 from tests.train.conftest import STUDENT, Train
 
 SGRAF = SgrafConfig(
