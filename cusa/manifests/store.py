@@ -173,12 +173,13 @@ def check_table(path: Path, *, columns: list[str], made_by: str = "") -> int:
         DataError: if it is missing, truncated, no Parquet, or lacks a column.
     """
     try:
-        metadata = pq.read_metadata(path)
-    except (pa.ArrowException, OSError):
-        metadata = None
-    if metadata is None or not set(columns) <= set(metadata.schema.to_arrow_schema().names):
+        with _parquet_file(path) as file:
+            names, rows = set(file.schema_arrow.names), file.metadata.num_rows
+    except DataError:
+        names, rows = set(), 0
+    if not set(columns) <= names:
         read_table(path, columns=columns, made_by=made_by)  # says what is wrong
-    return 0 if metadata is None else metadata.num_rows
+    return rows
 
 
 def num_rows(path: Path) -> int:

@@ -246,9 +246,8 @@ def read_teacher(split: Split, teacher: str) -> TeacherTable:
 
 def _column(path: Path, column: str) -> Iterator[str]:
     """Give a column's values without holding the table."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=[column]):
-            yield from batch.column(0).to_pylist()
+    for table in store.table_batches(path, columns=[column]):
+        yield from table[column].to_pylist()
 
 
 def embedding_matrix(table: pa.Table) -> np.ndarray:
