@@ -341,6 +341,26 @@ def _print_evaluation(result: Mapping[str, Any]) -> None:
 
 
 @app.command()
+def export(
+    name: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run, a model folder, a checkpoint file, or a hub name.")
+    ],
+    to: Annotated[str, typer.Option(help="folder (ours), hf, or sentence-transformers.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    space: Annotated[str, typer.Option(help="sentence-transformers: cross or uni.")] = "cross",
+    ensemble: Annotated[str, typer.Option(help="A second run: an SGR and an SAF become SGRAF.")] = "",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a trained student for another library, loaded again and compared to 1e-5, with a model card."""
+    from cusa import journey
+
+    with _Console():
+        found = journey.export(name, to=to, out=out, space=space, ensemble=ensemble, force=force)
+    _report(found, as_json=as_json)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Evaluated runs; the first is the baseline.")],
     work: Annotated[Path | None, typer.Option("--data", help="Work folder; default: the one the run names.")] = None,

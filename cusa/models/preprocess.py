@@ -75,6 +75,20 @@ def decode_rgb(data: bytes, *, max_pixels: int = 200_000_000, draft: int = 0) ->
         return upright.convert("RGB")
 
 
+def decode(data: bytes, *, draft: int = 0) -> Image.Image | np.ndarray:
+    """Decode a shard's member: an image as `decode_rgb` gives it, or the array of a `.npy` member.
+
+    Raises:
+        OSError, ValueError...: one of `UNDECODABLE`; for an array also if it holds objects instead of numbers.
+    """
+    if not data.startswith(b"\x93NUMPY"):
+        return decode_rgb(data, draft=draft)
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise ValueError(f"the array holds {array.dtype}, or numbers that are not finite")
+    return array
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How an RGB image becomes a student's input.
@@ -106,6 +120,11 @@ class Preprocess:
 
     def square(self, image: Image.Image) -> np.ndarray:
         """Scale and cut an RGB image: (3, S, S) uint8, what a cache keeps."""
+        if isinstance(image, np.ndarray):
+            raise DataError(
+                f"The shards hold arrays of shape {image.shape} (region features), and this student reads pictures. "
+                "Set student.kind=sgraf, or shard the pictures."
+            )
         assert image.mode == "RGB", image.mode
         if self.fit == "squash":
             cut = image.resize((self.size, self.size), _RESAMPLE[self.resample])

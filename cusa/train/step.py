@@ -10,6 +10,7 @@ from cusa.errors import DataError
 from cusa.train import ranks
 from cusa.train.batch import Batch
 from cusa.train.session import Session
+from cusa.train.terms import terms as loss_terms
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -83,10 +84,14 @@ def _terms(session: Session, part: Batch) -> dict[str, Tensor]:
     pixels = session.student.pixels(part.images.to(device))
     tokens = {name: values.to(device) for name, values in part.tokens.items()}
     with torch.autocast(device.type, dtype=_TYPES.get(precision), enabled=precision in _TYPES):
-        embeddings = session.student(pixels, tokens)
-    return session.loss(
-        **embeddings, **_teachers(session, part), image_ids=part.image_ids.to(device, non_blocking=True)
-    )
+        out = session.student(pixels, tokens)
+        return loss_terms(
+            session.student,
+            session.loss,
+            out,
+            **_teachers(session, part),
+            image_ids=part.image_ids.to(device, non_blocking=True),
+        )
 
 
 def _teachers(session: Session, part: Batch) -> dict[str, Tensor]:

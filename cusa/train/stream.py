@@ -10,16 +10,15 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from cusa.errors import CusaError, DataError
 from cusa.manifests.samples import Split
-from cusa.models.preprocess import UNDECODABLE, decode_rgb
+from cusa.models.preprocess import UNDECODABLE, decode
 from cusa.train.batch import Batch, Substitute
 from cusa.train.gather import TeacherRows
 from cusa.train.order import Order
@@ -31,8 +30,8 @@ _ATTEMPTS = 20  # stand-ins for one pair; a split where twenty in a row fail is 
 class Reader(Protocol):
     """The reading side of a student."""
 
-    def image_array(self, image: Image.Image) -> np.ndarray:
-        """Turn an RGB image into the array that a batch stacks."""
+    def image_array(self, image: Any) -> np.ndarray:
+        """Turn an RGB image, or the array of a `.npy` member, into the array that a batch stacks."""
         ...
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -146,7 +145,7 @@ class PairStream:
             return self._kept[image]
         data = self._bytes(image)
         try:
-            array = self._reader.image_array(decode_rgb(data, draft=self._draft))
+            array = self._reader.image_array(decode(data, draft=self._draft))
         except CusaError:
             raise
         except UNDECODABLE as error:
