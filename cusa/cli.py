@@ -23,6 +23,7 @@ from cusa.errors import ConfigError, CusaError, DataError, nearest
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from cusa.pipeline.engine import Engine
     from cusa.pipeline.stage import Outcome
 
 
@@ -58,9 +59,19 @@ app = typer.Typer(
     help="Image-text retrieval that knows its negatives are not all negative.",
 )
 
-Work = Annotated[Path, typer.Argument(metavar="WORK", help="Work folder that `cusa shard` wrote.")]
+
+def _place(text: str) -> Path:
+    """Return a path, or the place that a URL names."""
+    from cusa.manifests.paths import place
+
+    return place(text)
+
+
+Work = Annotated[Path, typer.Argument(metavar="WORK", parser=_place, help="Work folder that `cusa shard` wrote.")]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Only this split; repeatable. Default: all.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing changed.")]
+EngineKind = Annotated[str, typer.Option("--engine", help="Where to work: local, or ray.")]
+EngineAddress = Annotated[str, typer.Option("--address", help="Ray cluster: auto or host:port; empty starts one here.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override; repeatable.")]
 
@@ -89,41 +100,127 @@ def demo(
 
 @app.command()
 def download(
-    name: Annotated[str, typer.Argument(help="Data set; `cusa list datasets` shows them.")],
+    name: Annotated[str, typer.Argument(help="Data set (`cusa list datasets` shows them), or a manifest's TOML file.")],
     out: Annotated[Path, typer.Option(help="Folder for the raw files.")],
+    lock: Annotated[
+        Path | None, typer.Option(help="`lock.json` of another machine: the files must be the same.")
+    ] = None,
+    retry: Annotated[str, typer.Option(help="`failed`: try only the files that failed.")] = "",
     settings: Settings = None,
     force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Bring a data set's raw files. `scenes` is drawn here and now, from a seed."""
+    """Bring a data set's raw files, checked and unpacked. `scenes` is drawn here and now, from a seed."""
     from cusa import journey
 
+    if retry not in ("", "failed"):
+        raise ConfigError(f"--retry {retry!r}: `failed` is what can be tried again.", option="--retry")
     with _Console() as console:
-        outcome = journey.download(name, out=out, settings=settings or (), force=force, on_event=console.event)
-    _report(outcome)
+        outcome = journey.download(
+            name,
+            out=out,
+            lock=lock,
+            only_failed=bool(retry),
+            settings=settings or (),
+            force=force,
+            on_event=console.event,
+        )
+    _report(outcome, as_json=as_json)
 
 
 @app.command()
 def shard(
-    layout: Annotated[str, typer.Argument(help="How the source is laid out; `cusa list layouts` shows them.")],
-    source: Annotated[Path, typer.Argument(help="The annotation file.")],
-    images: Annotated[Path, typer.Option(help="Folder that the annotation's image paths start from.")],
-    out: Annotated[Path, typer.Option(help="Work folder to write.")],
+    layout: Annotated[
+        str,
+        typer.Argument(help="How the source is laid out (`cusa list layouts`), or `subset`: a part of a work folder."),
+    ],
+    source: Annotated[Path, typer.Argument(parser=_place, help="Annotation file, or the folder that holds it.")],
+    out: Annotated[Path, typer.Option(parser=_place, help="Work folder to write.")],
+    images: Annotated[
+        Path | None, typer.Option(parser=_place, help="Folder that image paths start from. Default: the source's.")
+    ] = None,
+    dataset: Annotated[
+        str, typer.Option(help="Data set's name, first half of every key. Default: by the source.")
+    ] = "",
+    split: Annotated[str, typer.Option(help="Split of rows that name none. Default: by the file's name.")] = "",
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column", metavar="WHAT=NAME", help="Of a table: image, caption, split, label or id; repeatable."
+        ),
+    ] = None,
+    train_classes: Annotated[str, typer.Option(help="Of CUB: the classes that train; all others test.")] = "1-100",
     max_images: Annotated[int, typer.Option(help="Images a tar at most.")] = 1000,
+    max_bytes: Annotated[int, typer.Option(help="Bytes a tar at most.")] = 256 << 20,
     max_pixels: Annotated[int, typer.Option(help="Images with more pixels are dropped undecoded.")] = 100_000_000,
+    check: Annotated[str, typer.Option(help="Proof that images are whole: structure, or decode (slow).")] = "structure",
+    resize: Annotated[int, typer.Option(help="Shorter side of larger images, re-encoded; 0 = bytes as they are.")] = 0,
+    quality: Annotated[int, typer.Option(help="JPEG quality of resized images.")] = 92,
+    keys: Annotated[Path | None, typer.Option(help="Of `subset`: a file with a key a line.")] = None,
+    query: Annotated[str, typer.Option("--sql", help="Of `subset`: a query whose first column is keys.")] = "",
+    append: Annotated[bool, typer.Option("--append", help="Add new images to OUT; what is there stays.")] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0 = one a core.")] = 0,
+    engine: EngineKind = "local",
+    address: EngineAddress = "",
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Write images and captions as deterministic WebDataset tars with Parquet tables beside them."""
     from cusa.pipeline import readers
     from cusa.pipeline import shard as stage
-    from cusa.pipeline.config import ShardConfig
+    from cusa.pipeline.config import ReadConfig, ShardConfig
 
-    config = _validated(ShardConfig, max_images=max_images, max_pixels=max_pixels, workers=workers)
+    config = _validated(
+        ShardConfig,
+        max_images=max_images,
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        check=check,
+        resize=resize,
+        quality=quality,
+        workers=workers,
+    )
+    names = _columns(columns or ())
     with _Console() as console:
-        reading = readers.read(layout, source, images)
-        outcome = stage.run(config, reading=reading, out=out, force=force, on_event=console.event)
+        if layout == "subset":
+            reading = readers.read_subset(source, _keys(source, keys, query))
+        else:
+            told = _validated(ReadConfig, dataset=dataset, split=split, train_classes=train_classes, **names)
+            reading = readers.read(layout, source, images, told)
+        outcome = stage.run(
+            config,
+            reading=reading,
+            out=out,
+            append=append,
+            force=force,
+            engine=_engine(engine, address),
+            on_event=console.event,
+        )
     _report(outcome, as_json=as_json)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(parser=_place, help="Raw files, a work folder or a run.")],
+    workers: Annotated[int, typer.Option(help="Processes; 0 = one a core.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Check every digest, every tar member and every row; name what differs, and exit with 1 if anything does."""
+    from cusa.pipeline import verify as stage
+
+    with _Console() as console:
+        done = stage.run(folder, workers=workers, on_event=console.event)
+    if as_json:
+        _json({**vars(done), "findings": [vars(finding) for finding in done.findings]})
+    else:
+        for finding in done.findings:
+            _print(f"{finding.path}{f': {finding.what}' if finding.what else ''}: {finding.detail}")
+        state = f"{len(done.findings)} things differ" if done.findings else "all as it was written"
+        _print(
+            f"verify: {folder}: {done.files:,} files, {done.bytes / 2**20:,.1f} MiB, {done.samples:,} samples: {state}"
+        )
+    if done.findings:
+        raise typer.Exit(1)
 
 
 @app.command("extract-teachers")
@@ -134,23 +231,63 @@ def extract_teachers(
     split: Splits = None,
     transform: Annotated[str, typer.Option(help="Captions as the text teacher reads them: clean or none.")] = "clean",
     dtype: Annotated[str, typer.Option(help="Numbers in the tables: float16 or float32.")] = "float16",
-    batch_size: Annotated[int, typer.Option(help="Items a call of the teacher.")] = 256,
+    precision: Annotated[str, typer.Option(help="Numbers the model calculates with; auto: float16 on CUDA.")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Items a pass of the teacher.")] = 64,
+    weights: Annotated[str, typer.Option(help="File of a teacher's published weights, or its folder (Unicom).")] = "",
+    import_: Annotated[
+        Path | None, typer.Option("--import", help="Take features from this .npz, .npy or .parquet instead.")
+    ] = None,
+    ids: Annotated[Path | None, typer.Option(help="Of --import FILE.npy: a file with an identifier a line.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes, for example one a GPU; 0 = this one.")] = 0,
+    engine: EngineKind = "local",
+    address: EngineAddress = "",
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed every image and caption once with frozen uni-modal teachers."""
-    from functools import cache
+    from functools import cache, partial
 
+    from cusa.manifests import store
     from cusa.manifests.samples import Split, splits
     from cusa.models.teachers import load_teacher
-    from cusa.pipeline import extract
+    from cusa.pipeline import extract, import_features
     from cusa.pipeline.config import ExtractConfig
 
     wanted = [("image", name) for name in image or ()] + [("text", name) for name in text or ()]
     if not wanted:
         raise ConfigError("Name at least one teacher: --image NAME or --text NAME; `cusa list teachers` shows them.")
-    config = _validated(ExtractConfig, batch_size=batch_size, dtype=dtype, transform=transform)
-    load = cache(load_teacher)  # one teacher serves every split
+    config = _validated(
+        ExtractConfig,
+        batch_size=batch_size,
+        dtype=dtype,
+        transform=transform,
+        precision=precision,
+        weights=weights,
+        workers=workers,
+    )
+    if import_ is not None:
+        if len(wanted) != 1:
+            raise ConfigError("--import goes with one teacher's name: --image NAME or --text NAME.")
+        features, sha256 = import_features.read_features(import_, ids), store.sha256_file(import_)
+        with _Console() as console:
+            outcomes = [
+                import_features.run(
+                    config,
+                    split=Split(work, name),
+                    features=features,
+                    sha256=sha256,
+                    teacher=wanted[0][1],
+                    modality=wanted[0][0],
+                    force=force,
+                    on_event=console.event,
+                )
+                for name in split or splits(work)
+            ]
+        _report(*outcomes, as_json=as_json)
+        return
+    where = _engine(engine, address)
+    # One teacher serves every split.
+    load = cache(partial(load_teacher, weights=config.weights, precision=config.precision))
     with _Console() as console:
         outcomes = [
             extract.run(
@@ -159,6 +296,7 @@ def extract_teachers(
                 teacher=teacher,
                 modality=modality,
                 force=force,
+                engine=where,
                 on_event=console.event,
                 load=load,
             )
@@ -386,8 +524,11 @@ def sql(
     form: Annotated[str, typer.Option("--format", help="table, csv, json or markdown.")] = "table",
 ) -> None:
     """Ask in SQL: DuckDB with a typed view for each table, read only."""
+    from cusa.manifests.paths import is_remote
     from cusa.pipeline.query import connect, render
 
+    if is_remote(work):
+        raise ConfigError(f"SQL reads tables on this machine; copy those of {work} here first.", work=str(work))
     with connect(work, runs=runs) as database:
         answer = database.run(query) if query else database.overview()
     _print(render(answer, form).rstrip("\n"))
@@ -421,6 +562,41 @@ def _validated(model: type[Any], **values: Any) -> Any:
         found = error.errors()[0]
         option = "--" + str(found["loc"][0]).replace("_", "-")
         raise ConfigError(f"{option} {found['input']}: {found['msg']}.", option=option) from None
+
+
+def _engine(kind: str, address: str) -> "Engine":
+    """Return the engine that the options name."""
+    from cusa.pipeline.engine import Engine
+
+    if kind not in ("local", "ray"):
+        raise ConfigError(f"--engine {kind}: {nearest(kind, ('local', 'ray'))}.", option="--engine")
+    return Engine(kind, address)  # type: ignore[arg-type]
+
+
+def _columns(told: Iterable[str]) -> dict[str, str]:
+    """Turn `image=url` into `image_column="url"`."""
+    allowed = ("image", "caption", "split", "label", "id")
+    found = {}
+    for pair in told:
+        what, equals, name = pair.partition("=")
+        if not (equals and name) or what not in allowed:
+            raise ConfigError(f"--column {pair!r} is not WHAT=NAME. {nearest(what, allowed)}.", option="--column")
+        found[f"{what}_column"] = name
+    return found
+
+
+def _keys(work: Path, file: Path | None, query: str) -> list[str]:
+    """Return the keys of a subset, from a file or a query."""
+    if (file is None) == (not query):
+        raise ConfigError("A subset is named by --keys FILE or by --sql QUERY: give one of them.")
+    if file is not None:
+        if not file.is_file():
+            raise DataError(f"{file} does not exist. It should hold one key a line.", path=file)
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    from cusa.pipeline.query import connect
+
+    with connect(work) as database:
+        return [str(row[0]) for row in database.run(query).rows]
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

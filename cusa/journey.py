@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cusa import recipe as recipes
 from cusa import scoring
@@ -18,30 +18,52 @@ from cusa.manifests.samples import Split, splits
 from cusa.pipeline.stage import Outcome, outcome
 from cusa.recipe import Recipe
 
-if TYPE_CHECKING:
-    pass
-
-DATASETS = {"scenes": "drawn scenes with five captions each; every match between any two is known"}
-"""Data sets that `cusa download` brings."""
+SCENES = "drawn scenes with five captions each; every match between any two is known"
+"""The data set `scenes`, which is made and not fetched."""
 
 
 def download(
-    name: str, *, out: Path, settings: Iterable[str] = (), force: bool = False, on_event: OnEvent = ignore
+    name: str,
+    *,
+    out: Path,
+    lock: Path | None = None,
+    only_failed: bool = False,
+    settings: Iterable[str] = (),
+    force: bool = False,
+    on_event: OnEvent = ignore,
 ) -> Outcome:
     """Bring a data set's raw files into `out`.
 
     Args:
-        name: one of `DATASETS`.
-        out: folder of the raw files; written whole.
-        settings: `key=value` of the data set's configuration.
+        name: `scenes`, a packaged manifest, or the path of one.
+        out: folder of the raw files.
+        lock: digests that another machine recorded.
+        only_failed: try only the files that failed the last time.
+        settings: `key=value` of `ScenesConfig`, or of `DownloadConfig` for a manifest.
         force: bring it again.
-        on_event: hears of every image.
+        on_event: hears of every image, or of bytes.
 
     Raises:
         ConfigError: for an unknown data set or setting.
+        DataError: if a file could not be fetched or a person has to bring it.
     """
-    if name not in DATASETS:
-        raise ConfigError(f"There is no data set {name!r} to bring. {nearest(name, DATASETS)}", dataset=name)
+    if name != "scenes":
+        from cusa.manifests import datasets
+        from cusa.pipeline import download as stage
+        from cusa.pipeline.config import DownloadConfig
+
+        if name not in datasets.names() and not name.endswith(".toml"):
+            allowed = ("scenes", *datasets.names())
+            raise ConfigError(f"There is no data set {name!r} to bring. {nearest(name, allowed)}", dataset=name)
+        return stage.run(
+            recipes.section(DownloadConfig, settings),
+            dataset=datasets.load(name),
+            out=out,
+            lock=lock,
+            only_failed=only_failed,
+            force=force,
+            on_event=on_event,
+        )
     from cusa.pipeline import scenes
     from cusa.pipeline.config import ScenesConfig
 
@@ -194,7 +216,7 @@ def _train(
         ranks.barrier()
         written = ledger.read(book)
         assert written is not None
-        return outcome(out, written, why=str(why), notes=(*done.notes, *student.remarks()))
+        return outcome(out, written, why=str(why), notes=done.notes)
     written = clock.finish(book, stage="train", inputs=inputs, parameters=told, outputs=outputs, counts=counts)
     ranks.barrier()
     return outcome(out, written, why=str(why), notes=(*done.notes, *student.remarks()))
@@ -403,7 +425,7 @@ def catalogue(what: str, work: Path | None = None) -> tuple[tuple[str, ...], lis
 
     header: tuple[str, ...] = ("name", "what it is")
     tables_: dict[str, Callable[[], list[tuple[str, ...]]]] = {
-        "datasets": lambda: list(DATASETS.items()),
+        "datasets": lambda: [("scenes", SCENES, "", ""), *_datasets()],
         "layouts": lambda: [(name, _first_sentence(reader)) for name, reader in READERS.items()],
         "recipes": lambda: [(name, recipes.load(name).description) for name in recipes.packaged()],
         "teachers": lambda: list(CATALOGUE.items()),
@@ -412,7 +434,7 @@ def catalogue(what: str, work: Path | None = None) -> tuple[tuple[str, ...], lis
     if what not in tables_:
         raise ConfigError(f"There is no list of {what!r}. {nearest(what, tables_)}", what=what)
     if work is None:
-        return header, tables_[what]()
+        return (*header, "counts", "licence") if what == "datasets" else header, tables_[what]()
     if what == "teachers":
         opened = [Split(work, name) for name in splits(work)]
         found: list[tuple[str, ...]] = [
@@ -427,6 +449,18 @@ def catalogue(what: str, work: Path | None = None) -> tuple[tuple[str, ...], lis
                 counted[place] = counted.get(place, 0) + 1
         return ("split", "kind", "reason", "rows"), [(*place, str(rows)) for place, rows in sorted(counted.items())]
     raise ConfigError(f"--data does not go with {what!r}; it goes with teachers and drop-reasons.", what=what)
+
+
+def _datasets() -> list[tuple[str, ...]]:
+    """Return name, title, images a split, and terms of each packaged manifest."""
+    from cusa.manifests import datasets
+
+    rows: list[tuple[str, ...]] = []
+    for name in datasets.names():
+        told = datasets.load(name)
+        counts = ", ".join(f"{split} {count.images:,}" for split, count in told.counts.items() if count.images)
+        rows.append((name, told.title, counts, told.licence))
+    return rows
 
 
 def _first_sentence(function: Callable[..., Any]) -> str:

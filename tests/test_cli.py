@@ -248,6 +248,9 @@ def test_list__shows_what_there_is(taught: Path) -> None:
         (("extract-teachers", "--image", "offline-ngrams"), "reads texts, not images"),
         (("extract-teachers", "--image", "unicom"), "There is no image teacher 'unicom'"),
         (("extract-teachers", "--text", "offline-ngrams", "--dtype", "float8"), "--dtype float8"),
+        (("extract-teachers", "--text", "offline-ngrams", "--engine", "rai"), "Did you mean 'ray'"),
+        (("extract-teachers", "--image", "mine", "--import", "nowhere.npz"), "nowhere.npz does not exist"),
+        (("extract-teachers", "--image", "unicom-vit-b-32", "--weights", "nowhere.pt"), "nowhere.pt does not exist"),
     ],
 )
 def test_stages__wrong_input_names_the_way_out(taught: Path, arguments: tuple[str, ...], words: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cusa.manifests import store
+from cusa.manifests.paths import named_remote_errors
 
 _LIBRARIES = (
     "cusa",
@@ -42,6 +43,8 @@ class Ledger:
     """Largest resident size of the process, its finished children included."""
     versions: Mapping[str, str] = field(default_factory=dict)
     finished: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of each output, for `cusa verify`."""
 
 
 class Clock:
@@ -59,6 +62,7 @@ class Clock:
         parameters: Mapping[str, Any],
         outputs: list[Path],
         counts: Mapping[str, int | float],
+        digests: Mapping[str, str] | None = None,
     ) -> Ledger:
         """Write the ledger of a finished stage to `path`, the last file a stage writes.
 
@@ -69,7 +73,11 @@ class Clock:
             parameters: what it was told.
             outputs: the files it wrote.
             counts: what a reader wants to know: rows kept, rows dropped...
+            digests: SHA-256 of outputs that are known already, by their name in the ledger; others are computed.
         """
+        known = dict(digests or {})
+        for file in sorted(outputs):
+            known.setdefault(file.relative_to(path.parent).as_posix(), "")
         ledger = Ledger(
             stage=stage,
             inputs=dict(inputs),
@@ -79,6 +87,7 @@ class Clock:
             seconds=round(time.perf_counter() - self._start, 3),
             peak_memory_bytes=peak_memory_bytes(),
             versions=_versions(),
+            digests={name: known[name] or store.sha256_file(path.parent / name) for name in sorted(known)},
             finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
         store.write_json(path, asdict(ledger))
@@ -87,8 +96,9 @@ class Clock:
 
 def read(path: Path) -> Ledger | None:
     """Read a ledger; None if the stage never finished or its ledger is unreadable."""
-    if not path.is_file():
-        return None
+    with named_remote_errors(path):
+        if not path.is_file():
+            return None
     try:
         return Ledger(**store.read_json(path))
     except (ValueError, TypeError):

@@ -1,7 +1,11 @@
 """What flows from a reader into shards: one image with its captions, or the reason why it was refused."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from cusa.manifests.paths import place
 
 
 @dataclass(frozen=True)
@@ -19,13 +23,35 @@ class ImageRecord:
 
     key: str
     split: str
-    path: Path
+    path: Path | None
+    """The file that holds the image; None for a sample of texts alone."""
     source: str
     """The image's name in the data set's own words, for error messages and provenance."""
     captions: tuple[CaptionRecord, ...]
     label: str = ""
     role: str = ""
     """`query` or `gallery` where a protocol divides a split; else empty."""
+    offset: int = 0
+    """The image's first byte in `path`: an image may lie in a tar, a region's features in an array of many."""
+    length: int | None = None
+    """The image's bytes; None = to the end of the file."""
+    array: tuple[int, ...] = ()
+    """Shape of float32 numbers, little-endian, that the bytes are instead of an encoded image: (regions, width)."""
+
+    def to_json(self) -> list[Any]:
+        """Return the record as plain values, for a plan that a worker reads."""
+        captions = [[caption.caption_id, caption.text] for caption in self.captions]
+        where = None if self.path is None else str(self.path)
+        names = [self.key, self.split, where, self.source, captions, self.label, self.role]
+        return [*names, self.offset, self.length, list(self.array)]
+
+    @classmethod
+    def from_json(cls, values: Sequence[Any]) -> "ImageRecord":
+        """Make a record of what `to_json` gave."""
+        key, split, path, source, captions, label, role, offset, length, array = values
+        texts = tuple(CaptionRecord(name, text) for name, text in captions)
+        where = None if path is None else place(path)
+        return cls(key, split, where, source, texts, label, role, offset, length, tuple(array))
 
 
 @dataclass(frozen=True)
@@ -43,6 +69,15 @@ class Drop:
     detail: str
     """The particulars, in words."""
 
+    def row(self) -> dict[str, str]:
+        """Return the drop as a table holds it, with its split."""
+        return {name: utf8(value) for name, value in vars(self).items()}
+
+
+def utf8(text: str) -> str:
+    """Replace what no table can hold: half a surrogate pair, or the bytes of a name in another encoding."""
+    return text.encode("utf-8", "replace").decode()
+
 
 REASONS = {
     "missing": "the file does not exist or cannot be opened",
@@ -54,5 +89,7 @@ REASONS = {
     "no-captions": "the image owns no usable caption",
     "empty-caption": "nothing is left of the caption once cleaned",
     "duplicate-key": "an earlier row has the same key",
+    "not-finite": "the features hold a number that is not finite",
+    "no-score": "the pair of texts has no score",
     "bad-row": "the row lacks a field or has one of the wrong type",
 }

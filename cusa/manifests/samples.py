@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from cusa.errors import DataError
 from cusa.manifests import schemas, store
+from cusa.manifests.paths import is_remote, named_remote_errors
 
 SPLIT_FILES = ("shards.parquet", "samples.parquet", "captions.parquet")
 
@@ -23,9 +24,11 @@ def splits(work: Path) -> list[str]:
         DataError: if the folder holds none.
     """
     order = {"train": 0, "restval": 1, "val": 2, "test": 3}
-    found = [file.parent.name for file in work.glob("*/samples.parquet")] if work.is_dir() else []
+    with named_remote_errors(work):
+        there = work.is_dir()
+        found = [file.parent.name for file in work.glob("*/samples.parquet")] if there else []
     if not found:
-        what = "holds no split" if work.is_dir() else "does not exist"
+        what = "holds no split" if there else "does not exist"
         raise DataError(f"{work} {what}. Make one with `cusa shard ... --out {work}`.", path=work)
     return sorted(found, key=lambda name: (order.get(name, 9), name))
 
@@ -126,6 +129,11 @@ class Split:
         Raises:
             DataError: if the tar is missing or shorter than its table says.
         """
+        if not self._bytes[row]:
+            raise DataError(
+                f"{self.image_keys[row]} has no image: {self.folder} holds texts alone. Use it with text teachers.",
+                path=self.folder,
+            )
         return self.bytes_at(self._shard[row], int(self._offset[row]), int(self._bytes[row]), key=self.image_keys[row])
 
     def bytes_at(self, shard: str, offset: int, size: int, *, key: str) -> bytes:
@@ -140,7 +148,7 @@ class Split:
         Raises:
             DataError: if the tar is missing or ends before the range does.
         """
-        data = os.pread(self._tar(shard), size, offset)
+        data = self._read(shard, offset, size)
         if len(data) != size:
             raise DataError(
                 f"{self.folder / shard} ends within {key}. Make it again with `cusa shard ... --force`.",
@@ -183,6 +191,14 @@ class Split:
     @cached_property
     def _bytes(self) -> np.ndarray:
         return self.samples["image_bytes"].to_numpy()
+
+    def _read(self, shard: str, offset: int, size: int) -> bytes:
+        """Return some bytes of a tar: from the file, or with one range request from where it lies."""
+        if not is_remote(self.folder):
+            return os.pread(self._tar(shard), size, offset)
+        path = self.folder / shard
+        with named_remote_errors(path):
+            return path.fs.cat_file(path.path, start=offset, end=offset + size)  # type: ignore[attr-defined]
 
     def _tar(self, shard: str) -> int:
         if shard not in self._tars:

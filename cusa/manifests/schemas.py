@@ -48,6 +48,23 @@ SHARDS = pa.schema(
     ]
 )
 
+DUPLICATES = pa.schema([("sha256", pa.string()), ("split", pa.string()), ("key", pa.string())])
+"""Every image whose bytes another image of the work folder has too."""
+
+SOURCES = pa.schema(
+    [
+        ("path", pa.string()),  # in the data set's folder
+        ("url", pa.string()),  # where it came from; empty if by hand
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("status", pa.string()),  # `there`, `failed`, or `by-hand` where a person has to bring it
+        ("error", pa.string()),
+    ]
+)
+
+CONTENTS = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string())])
+"""What an archive was unpacked to; its own SHA-256 stands in the metadata."""
+
 TRUTH = pa.schema([("image_key", pa.string()), ("caption_key", pa.string())])
 """Every pair known to match, the data set's own pairs included."""
 
@@ -80,7 +97,8 @@ def teacher_table(key: str, width: int, dtype: str) -> pa.Schema:
         dtype: `float16` or `float32`.
     """
     number = {"float16": pa.float16(), "float32": pa.float32()}[dtype]
-    return pa.schema([(key, pa.string()), ("embedding", pa.list_(number, width))])
+    # `content`: SHA-256 of the image's bytes or of the text as the teacher read it. Equal content, equal row.
+    return pa.schema([(key, pa.string()), ("embedding", pa.list_(number, width)), ("content", pa.binary(32))])
 
 
 def neighbour_table(key: str) -> pa.Schema:

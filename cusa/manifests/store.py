@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cusa.errors import DataError
+from cusa.manifests.paths import is_remote, named_remote_errors
 
 TEMPORARY = ".partial-"
 """Every unfinished file or folder begins with this; `sweep` removes what a killed stage left."""
@@ -26,15 +28,24 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary name to write to; on success fsync it and rename it to `path`, else remove it.
 
     Args:
-        path: the final name; its folder is made.
+        path: the final name; its folder is made. One that lies elsewhere is uploaded.
 
     Yields:
-        The temporary name, in the same folder.
+        The temporary name, in the same folder or, for an upload, on this machine.
 
     Raises:
         DataError: if the folder cannot be written or the disk is full.
     """
-    with _named_os_errors(path), _temporary(path) as temporary:
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="cusa-upload-") as folder:
+            local = Path(folder) / path.name
+            local.touch()
+            yield local
+            # A store shows an object when all of it has arrived.
+            with named_remote_errors(path):
+                path.fs.put_file(str(local), path.path)  # type: ignore[attr-defined]
+        return
+    with named_os_errors(path), _temporary(path) as temporary:
         temporary.touch()
         yield temporary
         _fsync(temporary)
@@ -45,7 +56,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder to fill; on success it becomes `path` (replacing an older one), else it is removed."""
-    with _named_os_errors(path), _temporary(path) as temporary:
+    with named_os_errors(path), _temporary(path) as temporary:
         temporary.mkdir()
         yield temporary
         for file in temporary.rglob("*"):
@@ -59,15 +70,27 @@ def whole_folder(path: Path) -> Iterator[Path]:
         _fsync(path.parent)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed stages left unfinished in `folder` itself (not below it)."""
-    for leftover in folder.glob(f"{TEMPORARY}*"):
-        _remove(leftover)
+def sweep(folder: Path, *, keep: Collection[Path] = ()) -> None:
+    """Remove what killed stages left unfinished in `folder` itself (not below it), but for what can be gone on from."""
+    if not is_remote(folder):  # uploads leave nothing unfinished
+        for leftover in folder.glob(f"{TEMPORARY}*"):
+            if leftover not in keep:
+                _remove(leftover)
 
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder and all below it, if it is there."""
-    shutil.rmtree(folder, ignore_errors=True)
+    if is_remote(folder):
+        with named_remote_errors(folder), contextlib.suppress(FileNotFoundError):
+            folder.fs.rm(folder.path, recursive=True)  # type: ignore[attr-defined]
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; a store needs none."""
+    if not is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -97,8 +120,18 @@ def read_json(path: Path) -> Any:
 
 def write_table(path: Path, table: pa.Table, *, rows_per_group: int = 65536) -> None:
     """Write a Parquet table whole; the same table gives the same bytes."""
-    with whole_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=rows_per_group)
+    with table_writer(path, table.schema) as writer:
+        writer.write_table(table, row_group_size=rows_per_group)
+
+
+@contextlib.contextmanager
+def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Give a writer of a Parquet table that is whole when the block ends; each page carries a sum of its bytes."""
+    with (
+        whole_file(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        yield writer
 
 
 def read_table(path: Path, *, columns: list[str] | None = None, made_by: str = "") -> pa.Table:
@@ -113,10 +146,15 @@ def read_table(path: Path, *, columns: list[str] | None = None, made_by: str = "
         DataError: if it is missing, truncated, no Parquet, or lacks a column.
     """
     way_out = f"Run `{made_by}`." if made_by else "Run the stage that writes it."
-    if not path.is_file():
-        raise DataError(f"{path} does not exist. {way_out}", path=path)
+    with named_remote_errors(path):
+        if not path.is_file():
+            raise DataError(f"{path} does not exist. {way_out}", path=path)
     try:
-        table = pq.read_table(path, columns=columns)
+        if is_remote(path):
+            with path.open("rb") as file:
+                table = pq.read_table(file, columns=columns, page_checksum_verification=True)
+        else:
+            table = pq.read_table(path, columns=columns, page_checksum_verification=True)
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
         again = way_out.replace("`.", " --force`.")
         raise DataError(f"{path} is no readable Parquet table: {_first_line(error)} {again}", path=path) from error
@@ -143,9 +181,75 @@ def check_table(path: Path, *, columns: list[str], made_by: str = "") -> int:
     return 0 if metadata is None else metadata.num_rows
 
 
+def num_rows(path: Path) -> int:
+    """Return the rows of a Parquet table without reading them.
+
+    Raises:
+        DataError: if it is missing or broken.
+    """
+    with _parquet_file(path) as file:
+        return file.metadata.num_rows
+
+
+def table_batches(path: Path, *, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Give a Parquet table one row group after another, so that it needs not be held.
+
+    Args:
+        path: the file.
+        columns: which to read; all if None.
+
+    Raises:
+        DataError: if it is missing or broken; rows before the break have been given.
+    """
+    with _parquet_file(path) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number, columns=columns, use_threads=False)
+
+
+def read_rows(path: Path, rows: range, *, columns: list[str] | None = None) -> pa.Table:
+    """Read some rows of a Parquet table and no row group that holds none of them.
+
+    Args:
+        path: the file.
+        rows: which, counted from 0, step 1.
+        columns: which to read; all if None.
+
+    Raises:
+        DataError: if it is missing or broken, or has no such rows.
+    """
+    with _parquet_file(path) as file:
+        blocks, first = [], 0
+        for number in range(file.num_row_groups):
+            size = file.metadata.row_group(number).num_rows
+            start, stop = max(rows.start, first), min(rows.stop, first + size)
+            if start < stop:
+                table = file.read_row_group(number, columns=columns, use_threads=False)
+                blocks.append(table.slice(start - first, stop - start))
+            first += size
+        if first < rows.stop:
+            raise DataError(f"{path} has {first} rows, {rows.stop} are needed. Make it again.", path=path)
+        return pa.concat_tables(blocks) if blocks else file.schema_arrow.empty_table()
+
+
+@contextlib.contextmanager
+def _parquet_file(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(named_remote_errors(path))
+            source = stack.enter_context(path.open("rb")) if is_remote(path) else path
+            yield stack.enter_context(pq.ParquetFile(source, page_checksum_verification=True))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Run the stage that writes it.", path=path) from None
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} is no readable Parquet table: {_first_line(error)} Run the stage that writes it with --force.",
+            path=path,
+        ) from error
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
+    with named_remote_errors(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -207,7 +311,8 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _named_os_errors(path: Path) -> Iterator[None]:
+def named_os_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into an error that says so."""
     try:
         yield
     except OSError as error:

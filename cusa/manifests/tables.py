@@ -37,7 +37,13 @@ class TeacherTable:
 
 
 def write_teacher_part(
-    path: Path, *, modality: str, keys: list[str], embeddings: np.ndarray, metadata: Mapping[str, str]
+    path: Path,
+    *,
+    modality: str,
+    keys: list[str],
+    contents: pa.Array,
+    embeddings: np.ndarray,
+    metadata: Mapping[str, str],
 ) -> None:
     """Write the table of one shard, whole.
 
@@ -45,14 +51,15 @@ def write_teacher_part(
         path: for example `train/teachers/NAME/00000.parquet`.
         modality: `image` or `text`.
         keys: image or caption keys, in the shard's order.
+        contents: SHA-256 of what each row was made from, `pa.binary(32)`.
         embeddings: (rows, width) float16 or float32.
         metadata: provenance, `shard_sha256` among it.
 
     Raises:
-        DataError: if a row is not finite or is zero, with its key.
+        DataError: if a row is not finite, is zero or one number repeated, or all rows are the same; with its key.
     """
-    assert len(keys) == len(embeddings), (len(keys), embeddings.shape)
-    norms = np.linalg.norm(embeddings.astype(np.float32), axis=1)
+    assert len(keys) == len(embeddings) == len(contents), (len(keys), embeddings.shape, len(contents))
+    norms = row_norms(embeddings)
     bad = np.flatnonzero(~(np.abs(norms - 1) < 1e-2))
     if bad.size:
         raise DataError(
@@ -60,21 +67,77 @@ def write_teacher_part(
             f"({bad.size} such rows). A teacher must return finite, unit-length rows.",
             key=keys[bad[0]],
         )
+    refuse_blind_rows(keys, contents, embeddings, teacher=metadata.get("teacher", ""))
     width = embeddings.shape[1]
     schema = schemas.teacher_table(KEY_OF[modality], width, str(embeddings.dtype))
     flat = pa.array(embeddings.reshape(-1), type=schema.field("embedding").type.value_type)
-    columns = [pa.array(keys, pa.string()), pa.FixedSizeListArray.from_arrays(flat, width)]
+    columns = [pa.array(keys, pa.string()), pa.FixedSizeListArray.from_arrays(flat, width), contents]
     table = pa.Table.from_arrays(columns, schema=schema.with_metadata(dict(metadata)))
     store.write_table(path, table, rows_per_group=max(1, _GROUP_BYTES // (width * embeddings.itemsize)))
 
 
+def row_norms(embeddings: np.ndarray) -> np.ndarray:
+    """Return the length of each row, (rows,) float32, a block of rows at a time."""
+    step = max(1, _GROUP_BYTES // (4 * embeddings.shape[1]))
+    blocks = [embeddings[start : start + step].astype(np.float32) for start in range(0, len(embeddings), step)]
+    return np.concatenate([np.sqrt(np.einsum("nd,nd->n", rows, rows)) for rows in blocks] or [np.zeros(0, np.float32)])
+
+
+_MANY = 16  # different images or texts that a teacher must not map to one and the same row
+
+
+def refuse_blind_rows(keys: list[str], contents: pa.Array, embeddings: np.ndarray, *, teacher: str) -> None:
+    """Refuse what a teacher gives that sees nothing: one number repeated, or the same row whatever it is shown.
+
+    Raises:
+        DataError: with the key of the first such row.
+    """
+    if not len(keys):
+        return
+    flat = np.flatnonzero((embeddings == embeddings[:, :1]).all(axis=1)) if embeddings.shape[1] > 1 else np.zeros(0)
+    if flat.size:
+        raise DataError(
+            f"Teacher {teacher!r} gave {keys[int(flat[0])]!r} a constant row, one number repeated ({flat.size} such "
+            "rows). Its weights or its preprocessing are broken.",
+            key=keys[int(flat[0])],
+        )
+    if (embeddings == embeddings[0]).all() and len(contents.unique()) >= _MANY:
+        raise DataError(
+            f"Teacher {teacher!r} gave {len(keys)} rows that are all the same, from {keys[0]!r} on, though what it was "
+            "shown differs. Its weights or its preprocessing are broken.",
+            key=keys[0],
+        )
+
+
 def read_part_metadata(path: Path) -> dict[str, str]:
     """Return the provenance written into one part; empty if the file is missing or broken."""
+    return describe_part(path)[0]
+
+
+def describe_part(path: Path) -> tuple[dict[str, str], int]:
+    """Return the provenance of one part and its rows, without reading them; nothing and 0 if it is missing or broken.
+
+    A file that was cut anywhere has lost its end, and with it the footer that this reads.
+    """
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        with path.open("rb") as opened, pq.ParquetFile(opened) as file:
+            metadata, rows = file.schema_arrow.metadata or {}, file.metadata.num_rows
+            return {k.decode(): v.decode() for k, v in metadata.items() if not k.startswith(b"ARROW")}, rows
     except (pa.ArrowException, OSError):
-        return {}
-    return {k.decode(): v.decode() for k, v in metadata.items() if not k.startswith(b"ARROW")}
+        return {}, 0
+
+
+def part_width(path: Path) -> int:
+    """Return the numbers an embedding of a part has, read from its footer.
+
+    Raises:
+        DataError: if it is missing or broken.
+    """
+    try:
+        with path.open("rb") as opened:
+            return pq.read_schema(opened).field("embedding").type.list_size
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DataError(f"{path} is no readable teacher table ({error}). Make it again.", path=path) from error
 
 
 def teachers(split: Split) -> dict[str, str]:

@@ -191,7 +191,7 @@ def tokenizer(context: int = 77) -> Any:
     from transformers import CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    packed = resources.files("cusa.models") / "weights" / "clip-merges.txt.gz"
+    packed = resources.files("cusa.models") / "vocabularies" / "clip-merges.txt.gz"
     pairs: Any = [tuple(line.split()) for line in gzip.decompress(packed.read_bytes()).decode().splitlines()]
     letters = list(bytes_to_unicode().values())
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in pairs), _START, _END]

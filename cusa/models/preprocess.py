@@ -78,6 +78,10 @@ def decode_rgb(data: bytes, *, max_pixels: int = 200_000_000, draft: int = 0) ->
 def decode(data: bytes, *, draft: int = 0) -> Image.Image | np.ndarray:
     """Decode a shard's member: an image as `decode_rgb` gives it, or the array of a `.npy` member.
 
+    Args:
+        data: the whole member.
+        draft: of images, as in `decode_rgb`.
+
     Raises:
         OSError, ValueError...: one of `UNDECODABLE`; for an array also if it holds objects instead of numbers.
     """

@@ -1,14 +1,16 @@
 """Text teachers: any sentence-transformers model, Sentence-BERT's `all-mpnet-base-v2` being the paper's."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from cusa.errors import DataError
-from cusa.manifests import store
-from cusa.models.teachers import teacher_name
+from cusa.models.device import Device, Precision, unit_rows
+from cusa.models.teachers import model_provenance, split_revision, teacher_name
 
 
 class SentenceTeacher:
@@ -16,8 +18,9 @@ class SentenceTeacher:
 
     Args:
         name: a hub name such as `all-mpnet-base-v2`, or a folder in the sentence-transformers layout.
+        precision: numbers of the matrix products.
         device: a torch device; CUDA if there is one when empty.
-        batch_size: texts a forward pass.
+        batch_size: texts a forward pass of `encode`.
 
     Raises:
         DataError: if the folder or hub name holds no such model.
@@ -27,7 +30,7 @@ class SentenceTeacher:
 
     modality = "text"
 
-    def __init__(self, name: str, *, device: str = "", batch_size: int = 64) -> None:
+    def __init__(self, name: str, *, precision: Precision = "auto", device: str = "", batch_size: int = 64) -> None:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 
@@ -41,9 +44,14 @@ class SentenceTeacher:
                 "SentenceTransformer.save wrote, or a hub name such as all-mpnet-base-v2.",
                 path=name,
             )
+        plain, revision = split_revision(name)
+        self._device = Device(precision, device)
         try:
             self._model = SentenceTransformer(
-                str(path) if path.is_dir() else name, device=device or None, trust_remote_code=False
+                str(path) if path.is_dir() else plain,
+                device=str(self._device.torch),
+                revision=revision or None,
+                trust_remote_code=False,
             )
         except (OSError, ValueError) as error:
             raise DataError(
@@ -51,30 +59,59 @@ class SentenceTeacher:
                 "Check the name, the network, or give a local folder.",
                 teacher=name,
             ) from error
+        self._device.place(self._model)
         self.name = teacher_name(name)
         self.width = int(self._model.get_embedding_dimension() or 0)
+        self._prompt = (self._model.prompts or {}).get(self._model.default_prompt_name or "") or None
+        self._told = name
         self._batch_size = batch_size
-        self._path = path if path.is_dir() else None
-        self._revision = name
+        # A fast tokenizer that two threads set up at once raises "Already borrowed".
+        self._tokenizing = threading.Lock()
+
+    @property
+    def precision(self) -> str:
+        """Numbers of the matrix products."""
+        return self._device.precision
+
+    def lengths(self, items: Sequence[str]) -> np.ndarray:
+        """Return the number of tokens of each text, in the order given: (n,) int64."""
+        tokenizer = self._model.tokenizer
+        if not callable(tokenizer):
+            return np.array([len(text) for text in items], dtype=np.int64)
+        most = self._model.max_seq_length
+        with self._tokenizing:
+            rows = tokenizer(list(items), truncation=most is not None, max_length=most)["input_ids"] if items else []
+        return np.array([len(row) for row in rows], dtype=np.int64)
+
+    def prepare(self, items: Sequence[str]) -> dict[str, Any]:
+        """Tokenise a batch as the model's own `encode` does."""
+        with self._tokenizing:
+            return self._model.preprocess(list(items), prompt=self._prompt)
+
+    @torch.inference_mode()
+    def embed(self, prepared: dict[str, Any], *, exact: bool = False) -> np.ndarray:
+        """Embed what `prepare` returned in one pass: (n, width) float32 unit rows; in float32 if `exact`."""
+        send = self._device.send
+        # The modules write their results into the dictionary: it is copied, so that it can be embedded again.
+        features = {key: send(value) if isinstance(value, torch.Tensor) else value for key, value in prepared.items()}
+        with self._device.autocast(exact=exact):
+            return unit_rows(self._model(features)["sentence_embedding"][:, : self.width])
 
     def encode(self, items: Sequence[Any]) -> np.ndarray:
         """Embed texts: (n, width) float32 unit rows; equal texts are computed once."""
-        distinct = list(dict.fromkeys(items))
-        rows = self._model.encode(
-            distinct,
-            batch_size=self._batch_size,
-            normalize_embeddings=True,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-        )
+        distinct = sorted(dict.fromkeys(items), key=len)
+        size = self._batch_size
+        starts = range(0, len(distinct), size)
+        blocks = [self.embed(self.prepare(distinct[start : start + size])) for start in starts]
+        rows = np.concatenate(blocks) if blocks else np.zeros((0, self.width), dtype=np.float32)
         where = {text: row for row, text in enumerate(distinct)}
-        return np.asarray(rows, dtype=np.float32)[[where[text] for text in items]]
+        return rows[[where[text] for text in items]]
 
     def provenance(self) -> dict[str, str]:
         """Say what made the vectors."""
+        prompt = f", prompt {self._prompt!r}" if self._prompt else ""
         return {
-            "teacher": self._revision if self._path is None else self.name,
-            "revision": "local folder" if self._path else "hub default",
-            "weights_sha256": store.sha256_folder(self._path) if self._path else "unknown (hub)",
-            "preprocessing": f"sentence-transformers tokenizer, {self._model.max_seq_length} tokens at most",
+            **model_provenance(self._told),
+            "preprocessing": f"sentence-transformers tokenizer, {self._model.max_seq_length} tokens at most{prompt}",
+            "precision": self.precision,
         }

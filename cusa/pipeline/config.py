@@ -21,6 +21,28 @@ class ScenesConfig(Config):
     size: int = Field(default=96, ge=32, le=512, description="pixels a side")
 
 
+class DownloadConfig(Config):
+    """Fetching a data set's files."""
+
+    workers: int = Field(default=4, ge=1, le=32, description="files at once")
+    retries: int = Field(default=5, ge=0, description="further tries for each URL")
+    first_wait: float = Field(default=1.0, ge=0, description="seconds before the first further try; doubles each time")
+    timeout: float = Field(default=30.0, gt=0, description="seconds without a byte after which a try is given up")
+
+
+class ReadConfig(Config):
+    """What a reader cannot see in the files."""
+
+    dataset: str = Field(default="", description="first half of every key; default: what the source is called")
+    split: str = Field(default="", description="split of rows that name none; default: by the file's name, else train")
+    image_column: str = Field(default="image", description="of a table: the image's path")
+    caption_column: str = Field(default="caption", description="of a table: a caption, or a list of them")
+    split_column: str = Field(default="split", description="of a table, where it has it")
+    label_column: str = Field(default="label", description="of a table, where it has it")
+    id_column: str = Field(default="id", description="of a table, where it has it: the image's own name in its key")
+    train_classes: str = Field(default="1-100", description="of CUB: classes that train; all others test")
+
+
 class ShardConfig(Config):
     """From images and captions to tars and tables."""
 
@@ -30,16 +52,32 @@ class ShardConfig(Config):
         default=100_000_000, ge=1, description="images with more pixels are dropped before decoding"
     )
     min_side: int = Field(default=8, ge=1, description="images with a shorter side are dropped (pixels)")
+    check: Literal["structure", "decode"] = Field(
+        default="structure",
+        description="proof that an image is whole: its structure to the end mark (decoded where that proves nothing), "
+        "or decoding every one",
+    )
+    resize: int = Field(
+        default=0, ge=0, description="shorter side in pixels to scale larger images to; 0 = as they are"
+    )
+    quality: int = Field(default=92, ge=1, le=100, description="of the JPEGs that resizing makes")
     workers: int = Field(default=0, ge=0, description="processes; 0 = one a core")
 
 
 class ExtractConfig(Config):
     """Embeddings of the frozen teachers."""
 
-    batch_size: int = Field(default=256, ge=1, description="items a call of the teacher")
+    batch_size: int = Field(default=64, ge=1, description="items a pass of the teacher")
     dtype: Literal["float16", "float32"] = Field(default="float16", description="numbers in the table")
     transform: Literal["clean", "none"] = Field(
         default="clean", description="captions as the text teacher reads them; the paper's: clean"
+    )
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        default="auto", description="numbers the model calculates with; auto: float16 on CUDA, float32 elsewhere"
+    )
+    weights: str = Field(default="", description="the file of a teacher's published weights, or its folder (Unicom)")
+    workers: int = Field(
+        default=0, ge=0, description="processes, for example one a GPU; 0 = this one (on Ray: one a GPU, else a core)"
     )
 
 

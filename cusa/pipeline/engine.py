@@ -1,18 +1,36 @@
-"""Mapping a function over units of work, in processes, in the units' order."""
+"""Mapping a function over units of work, in the units' order: in processes of this machine, or on a Ray cluster."""
 
+import functools
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
-from cusa.errors import CusaError
+from cusa.errors import ConfigError, CusaError
 from cusa.manifests.events import OnEvent, ignore
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
+
+_RETRIES = 2  # of a unit whose Ray worker died
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where units are worked on."""
+
+    kind: Literal["local", "ray"] = "local"
+    address: str = ""
+    """Of a Ray cluster: `auto`, or host:port; empty starts one on this machine for as long as the stage takes."""
+
+
+LOCAL = Engine()
 
 
 def run_units(
@@ -21,37 +39,69 @@ def run_units(
     *,
     what: str,
     workers: int = 0,
+    engine: Engine = LOCAL,
+    gpus: bool = False,
+    weigh: Callable[[Unit], int] = lambda unit: 1,
     on_event: OnEvent = ignore,
 ) -> list[Result]:
     """Apply `function` to every unit and return the results in the units' order.
 
+    A worker is kept from its first unit to its last, so what `function` caches in its module (a loaded model) is loaded
+    once a worker.
+
     Args:
-        function: a module-level function; it must leave whole files only, so that a killed run can be repeated.
+        function: a module-level function, or a `functools.partial` of one; it must leave whole files only, so that a
+            killed run can be repeated. On a cluster it must reach its files from every machine.
         units: picklable descriptions of the work.
         what: what is being done, for progress and errors.
-        workers: processes; 0 = one a core. With one worker or one unit all runs in this process.
+        workers: processes; 0 = one a core, or with `gpus` one a GPU. One local worker is this process.
+        engine: where they run.
+        gpus: give each worker one GPU of its own, if there are any.
+        weigh: how much of the progress a unit is.
         on_event: hears of every finished unit.
 
     Raises:
-        CusaError: if a worker was killed from outside.
+        CusaError: if a worker was killed from outside; on Ray, if that happened to the same unit three times.
     """
-    workers = min(workers or available_cores(), len(units))
-    on_event(what, 0, len(units))
-    if workers <= 1:
-        results = []
-        for done, unit in enumerate(units, 1):
-            results.append(function(unit))
-            on_event(what, done, len(units))
-        return results
+    total = sum(map(weigh, units))
+    on_event(what, 0, total)
+    if not units:
+        return []
+    if engine.kind == "ray":
+        finished = _on_ray(function, units, what, workers, engine.address, gpus)
+    else:
+        workers = min(workers or available_cores(), len(units))
+        finished = _here(function, units) if workers <= 1 else _in_processes(function, units, what, workers, gpus)
+    results: dict[int, Result] = {}
+    done = 0
+    for number, result in finished:
+        results[number] = result
+        done += weigh(units[number])
+        on_event(what, done, total)
+    return [results[number] for number in range(len(units))]
+
+
+def available_cores() -> int:
+    """Return the cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _here(function: Callable[[Unit], Result], units: Sequence[Unit]) -> Iterator[tuple[int, Result]]:
+    for number, unit in enumerate(units):
+        yield number, function(unit)
+
+
+def _in_processes(
+    function: Callable[[Unit], Result], units: Sequence[Unit], what: str, workers: int, gpus: bool
+) -> Iterator[tuple[int, Result]]:
     # Spawn, not fork: a forked child of a process with threads (torch, arrow) can hang.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_signals_to_the_parent)
+    started = context.Value("i", 0)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(started, workers, gpus))
     try:
-        futures = [pool.submit(function, unit) for unit in units]
-        for done, future in enumerate(as_completed(futures), 1):
-            future.result()
-            on_event(what, done, len(units))
-        return [future.result() for future in futures]
+        futures = {pool.submit(function, unit): number for number, unit in enumerate(units)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise CusaError(
             f"A worker of '{what}' was killed, most likely for want of memory. Finished units are kept: run the same "
@@ -61,11 +111,125 @@ def run_units(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def available_cores() -> int:
-    """Return the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _leave_signals_to_the_parent() -> None:
+def _start(started: Any, workers: int, gpus: bool) -> None:
+    """Prepare a worker process, before it imports anything heavy."""
     # Ctrl-C reaches the whole process group; the parent stops handing out units and the one in hand is finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Workers that each take all cores only wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // workers)))
+    if gpus:
+        with started.get_lock():
+            number = started.value
+            started.value += 1
+        visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)] if visible else str(number)
+
+
+def _on_ray(
+    function: Callable[[Unit], Result],
+    units: Sequence[Unit],
+    what: str,
+    workers: int,
+    address: str,
+    gpus: bool,
+) -> Iterator[tuple[int, Result]]:
+    """Hand units to actors as they become free; Ray restarts an actor that died and gives it its unit again."""
+    ray = _ray()
+    mine = not ray.is_initialized()
+    if mine:
+        _answers(address)
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(
+                address=address or "local",
+                num_cpus=None if address else max(workers, available_cores()),
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise _no_cluster(address or "local", error) from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray puts its own there; ours stops as Ctrl-C does
+    try:
+        there = ray.cluster_resources()
+        with_gpu = gpus and there.get("GPU", 0) >= 1
+        wanted = workers or int(there["GPU"] if with_gpu else there.get("CPU", 1))
+        options = {"num_cpus": 1, "num_gpus": int(with_gpu), "max_restarts": -1, "max_task_retries": _RETRIES}
+        actor = ray.remote(_Worker).options(**options)
+        actors = [actor.remote(function) for _ in range(min(max(1, wanted), len(units)))]
+        waiting = iter(range(len(units)))
+        running: dict[Any, tuple[int, Any]] = {}
+
+        def give(worker: Any) -> None:
+            number = next(waiting, None)
+            if number is not None:
+                running[worker.work.remote(units[number])] = (number, worker)
+
+        for worker in actors:
+            give(worker)
+        while running:
+            ready, _ = ray.wait(list(running), num_returns=1)
+            number, worker = running.pop(ready[0])
+            yield number, _result(ray, ready[0], what)
+            give(worker)
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def _answers(address: str) -> None:
+    """Make sure that something listens at host:port; Ray itself would try for minutes, and end the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"No Ray cluster answers at --address {address}: {str(error).splitlines()[0]}. "
+        "Start one with `ray start --head`, or leave --address out.",
+        address=address,
+    )
+
+
+class _Worker:
+    """What lives in a Ray actor: the function, with whatever its module keeps loaded."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+
+    def work(self, unit: Any) -> Any:
+        return self._function(unit)
+
+
+def _result(ray: Any, reference: Any, what: str) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise (cause if isinstance(cause, CusaError) else error) from None
+    except ray.exceptions.RayError as error:
+        raise CusaError(
+            f"A Ray worker of '{what}' died {_RETRIES + 1} times at the same unit, most likely for want of memory "
+            f"({str(error).splitlines()[0]}). Finished units are kept: run the same command again, with fewer workers."
+        ) from error
+
+
+@functools.cache
+def _ray() -> Any:
+    # No word of our use to anybody; no metrics of its own processes either.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # The workers get GPUs by asking; a worker that asked for none must not see any.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("--engine ray needs Ray: pip install 'cusa[ray]', or use --engine local.") from error
+    return ray

@@ -1,16 +1,19 @@
-"""Extraction: the embeddings of a frozen teacher, once an image or caption, beside the shards they belong to."""
+"""Extraction: the embeddings of a frozen teacher, once an image or text, beside the shards they belong to."""
 
-from collections.abc import Callable
+import functools
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
-
-from cusa.errors import DataError
 from cusa.manifests import ledger, store, tables
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 from cusa.models.teachers import Teacher, load_teacher, teacher_name, weights_digest
+from cusa.pipeline import extract_plan
 from cusa.pipeline.config import ExtractConfig
+from cusa.pipeline.engine import LOCAL, Engine, run_units
+from cusa.pipeline.extract_plan import Unit
+from cusa.pipeline.extract_rows import Done, Job, do_unit, do_unit_in_worker
 from cusa.pipeline.stage import Outcome, outcome
 
 
@@ -21,25 +24,27 @@ def run(
     teacher: str,
     modality: str,
     force: bool = False,
+    engine: Engine = LOCAL,
     on_event: OnEvent = ignore,
     load: Callable[[str, str], Teacher] = load_teacher,
 ) -> Outcome:
     """Write the teacher tables of one split, one part a shard, rows in the shard's order.
 
-    A part that is already there, made by the same teacher from the same shard, is kept; so a killed run goes on where
-    it was, and a grown data set costs what was added.
+    Each distinct image or text is embedded once. Rows whose content an older part of the same teacher holds are copied
+    from there; so a grown data set costs what was added. A killed run goes on where it was, with the same batches.
 
     Args:
-        config: batch size, number type, text transform.
+        config: batch size, numbers, text transform, workers.
         split: the split to embed.
         teacher: name or folder, see `cusa.models.teachers.load_teacher`.
         modality: `image` or `text`.
         force: embed again even if nothing changed.
-        on_event: hears of every batch.
-        load: makes the teacher; called only if there is something to embed.
+        engine: where the parts are made; workers of their own load the teacher by its name.
+        on_event: hears of every batch, or from workers of every part.
+        load: makes the teacher in this process; called only if there is something to embed.
 
     Returns:
-        The outcome; counts has the rows and those that were computed now.
+        The outcome; counts has the rows and those that were computed now, notes the fidelity of the numbers.
 
     Raises:
         DataError: if an image cannot be decoded or the teacher gives a row that is not of unit length.
@@ -48,93 +53,125 @@ def run(
     name = teacher_name(teacher)
     folder = split.folder / "teachers" / name
     transform = config.transform if modality == "text" else "rgb"
-    weights = weights_digest(teacher)
     inputs = {"split": split.digest}
-    parameters = {
+    stamp = {
         "teacher": name,
         "modality": modality,
-        "weights_sha256": weights,
+        "weights_sha256": weights_digest(teacher),
         "dtype": config.dtype,
         "transform": transform,
+        "precision_asked": config.precision,
     }
     book = folder / "ledger.json"
-    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=parameters)
+    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=stamp)
     old = ledger.read(book)
     if why is None and old is not None:
+        store.remove_folder(folder / extract_plan.WORKSHOP)
         return outcome(folder, old)
 
-    store.sweep(folder)
-    total = split.num_images if modality == "image" else split.num_captions
-    what = f"{name} on {split.name}"
-    model: Teacher | None = None
-    parts, computed, done = [], 0, 0
-    on_event(what, 0, total)
-    for shard, sha256, images, captions in split.shard_rows():
-        path = folder / f"{Path(shard).stem}.parquet"
-        rows = images if modality == "image" else captions
-        stamp = {**{key: str(value) for key, value in parameters.items()}, "shard": shard, "shard_sha256": sha256}
-        if force or not _is_whole(path, stamp, len(rows)):
-            model = model or load(teacher, modality)
-            blocks = []
-            for start in range(rows.start, rows.stop, config.batch_size):
-                batch = range(start, min(start + config.batch_size, rows.stop))
-                blocks.append(_encode(model, split, modality, batch, transform).astype(config.dtype))
-                done += len(batch)
-                on_event(what, done, total)
-            keys = split.image_keys if modality == "image" else split.caption_keys
-            tables.write_teacher_part(
-                path,
-                modality=modality,
-                keys=keys[rows.start : rows.stop],
-                embeddings=np.concatenate(blocks),
-                metadata={**model.provenance(), **stamp},
-            )
-            computed += len(rows)
-        else:
-            done += len(rows)
-            on_event(what, done, total)
-        parts.append(path)
-    for stale in set(folder.glob("[0-9]*.parquet")) - set(parts):
+    kept = functools.cache(load)
+    if not stamp["weights_sha256"]:
+        kept(teacher, modality)  # a hub model lies on this disk only once it was loaded
+        stamp["weights_sha256"] = weights_digest(teacher)
+    if old is not None:  # what a finished run left of its workshop is no part of this run
+        store.remove_folder(folder / extract_plan.WORKSHOP)
+        book.unlink()
+    pool = extract_plan.begin(folder, split, stamp, modality, force=force)
+    every = extract_plan.contents(split, modality, transform)
+    shared, parts = extract_plan.units(folder, split, every, pool, stamp, modality)
+    del every
+    job = Job(split.work.resolve(), split.name, split.digest, teacher, modality, transform, config)
+    computed = _run(job, [shared, parts], split=split, engine=engine, on_event=on_event, load=kept)
+
+    written = [extract_plan.part_path(folder, shard) for shard, *_ in split.shard_rows()]
+    for stale in set(folder.glob("[0-9]*.parquet")) - set(written):
         stale.unlink()
-    counts = {"rows": total, "computed": computed, "width": _width(parts[0])}
-    written = clock.finish(
-        book, stage="extract-teachers", inputs=inputs, parameters=parameters, outputs=parts, counts=counts
+    card = _card(written)
+    total = split.num_images if modality == "image" else split.num_captions
+    width = tables.part_width(written[0]) if written else 0
+    done = clock.finish(
+        book,
+        stage="extract-teachers",
+        inputs=inputs,
+        parameters=stamp,
+        outputs=written,
+        counts={"rows": total, "computed": computed, "width": width, **card},
     )
-    return outcome(folder, written, why=str(why))
+    store.remove_folder(folder / extract_plan.WORKSHOP)
+    return outcome(folder, done, why=str(why), notes=_notes(card, config.dtype))
 
 
-def _encode(model: Teacher, split: Split, modality: str, rows: range, transform: str) -> np.ndarray:
-    if modality == "text":
-        from cusa.models.captions import TRANSFORMS
+def _run(
+    job: Job,
+    stages: list[list[Unit]],
+    *,
+    split: Split,
+    engine: Engine,
+    on_event: OnEvent,
+    load: Callable[[str, str], Teacher],
+) -> int:
+    """Do all units; return how many rows were computed."""
+    total = sum(len(unit.compute) for units in stages for unit in units)
+    here = engine.kind == "local" and job.config.workers <= 1
+    what = f"{teacher_name(job.teacher)} on {job.split}"
+    told = 0
+    on_event(what, 0, total)
 
-        return model.encode([TRANSFORMS[transform](split.texts[row]) for row in rows])
-    from cusa.models.preprocess import decode_rgb
+    def heard(rows: int) -> None:
+        nonlocal told
+        told += rows
+        on_event(what, told, total)
 
-    pictures = []
-    for row in rows:
-        try:
-            pictures.append(decode_rgb(split.image_bytes(row)))
-        except (OSError, SyntaxError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(
-                f"{split.image_keys[row]} in {split.folder} does not decode any more ({error}): the tar was damaged "
-                "after sharding. Make it again with `cusa shard ... --force`.",
-                key=split.image_keys[row],
-            ) from error
-    return model.encode(pictures)
+    computed = 0
+    for units in stages:
+        function: Callable[[Unit], Done]
+        if here:
+            function = functools.partial(
+                do_unit, job, split=split, load=lambda: load(job.teacher, job.modality), on_rows=heard
+            )
+        else:
+            function = functools.partial(do_unit_in_worker, job)
+        before = told
+
+        def finished(_: str, done: int, __: int, before: int = before) -> None:
+            on_event(what, before + done, total)
+
+        results = run_units(
+            function,
+            units,
+            what=what,
+            workers=1 if here else job.config.workers,
+            engine=engine,
+            gpus=True,
+            weigh=lambda unit: len(unit.compute),
+            on_event=ignore if here else finished,
+        )
+        if not here:
+            told = before + sum(len(unit.compute) for unit in units)
+        computed += sum(result.computed for result in results)
+    return computed
 
 
-def _is_whole(path: Path, stamp: dict[str, str], rows: int) -> bool:
-    """Tell whether a part was made by the same teacher from the same shard and can be read to its end."""
-    metadata = tables.read_part_metadata(path)
-    if any(metadata.get(key) != value for key, value in stamp.items()):
-        return False
-    try:
-        return store.read_table(path).num_rows == rows
-    except DataError:
-        return False
+def _card(parts: list[Path]) -> dict[str, float]:
+    """Join the fidelity cards of all parts: how far stored rows are from rows computed and kept in float32."""
+    cards = [json.loads(tables.read_part_metadata(part).get("fidelity", "{}")) for part in parts]
+    cards = [card for card in cards if card]
+    if not cards:
+        return {}
+    rows = sum(card["rows"] for card in cards)
+    return {
+        "fidelity_rows": rows,
+        "fidelity_mean_row": sum(card["mean_row"] * card["rows"] for card in cards) / rows,
+        "fidelity_worst_row": max(card["worst_row"] for card in cards),
+        "fidelity_worst_pair": max(card["worst_pair"] for card in cards),
+    }
 
 
-def _width(path: Path) -> int:
-    return store.read_table(path, columns=["embedding"]).schema.field("embedding").type.list_size
+def _notes(card: Mapping[str, float], dtype: str) -> tuple[str, ...]:
+    if not card:
+        return ()
+    return (
+        f"Fidelity of {dtype} against float32 on a sample of {card['fidelity_rows']:,} rows: 1 - cosine of a row "
+        f"{card['fidelity_worst_row']:.1e} at most ({card['fidelity_mean_row']:.1e} on average), cosines of pairs off "
+        f"by {card['fidelity_worst_pair']:.1e} at most.",
+    )

@@ -1,46 +1,50 @@
 """Sharding: images with their captions into deterministic WebDataset tars, and the tables that describe them."""
 
-import hashlib
-import io
-import tarfile
-import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image, UnidentifiedImageError
 
-from cusa.errors import DataError
-from cusa.manifests import keys, ledger, samples, schemas, store
+from cusa.errors import DataError, StaleError
+from cusa.manifests import ledger, schemas, store
 from cusa.manifests.events import OnEvent, ignore
-from cusa.manifests.records import Drop, ImageRecord
-from cusa.models.captions import clean_caption
+from cusa.manifests.paths import named_remote_errors
+from cusa.manifests.samples import SPLIT_FILES
+from cusa.pipeline import append as appending
+from cusa.pipeline import plan as plans
+from cusa.pipeline import tar
+from cusa.pipeline.append import Base
 from cusa.pipeline.config import ShardConfig
-from cusa.pipeline.engine import run_units
+from cusa.pipeline.engine import LOCAL, Engine, run_units
+from cusa.pipeline.plan import Plan
 from cusa.pipeline.readers import Reading
 from cusa.pipeline.stage import Outcome, outcome
 
-_FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-_BLOCK = 512  # a tar's
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """One tar to be written."""
-
-    folder: Path
-    number: int
-    records: tuple[ImageRecord, ...]
-    config: ShardConfig
-    plan: str
-    """Digest of everything the tar depends on; the unit's mark repeats it."""
+LEDGER = "shard.ledger.json"
+DUPLICATES = "duplicates.parquet"
+_SCHEMAS = {
+    "samples.parquet": schemas.SAMPLES,  # first opened, last to appear: where it is, a split is taken to be whole
+    "captions.parquet": schemas.CAPTIONS,
+    "drops.parquet": schemas.DROPS,
+    "shards.parquet": schemas.SHARDS,
+}
+_COUNTS = [f"{kind}s_{what}" for kind in ("image", "caption") for what in ("read", "kept", "dropped")]
+_ROWS = 10_000  # handled at once
 
 
 def run(
-    config: ShardConfig, *, reading: Reading, out: Path, force: bool = False, on_event: OnEvent = ignore
+    config: ShardConfig,
+    *,
+    reading: Reading,
+    out: Path,
+    append: bool = False,
+    force: bool = False,
+    engine: Engine = LOCAL,
+    on_event: OnEvent = ignore,
 ) -> Outcome:
     """Write every split of a data set as tars with tables.
 
@@ -48,10 +52,12 @@ def run(
     inputs give the same bytes, whatever the number of processes. A killed run goes on where it was.
 
     Args:
-        config: sizes and bounds.
+        config: sizes, bounds, and how images are stored.
         reading: what a reader found.
         out: the work folder.
+        append: keep what the folder holds, byte for byte, and write only images it does not have, into new tars.
         force: write again even if nothing changed.
+        engine: where the tars are made; on a cluster, `out` and the images must be reachable from every machine.
         on_event: hears of every finished tar.
 
     Returns:
@@ -59,289 +65,184 @@ def run(
 
     Raises:
         DataError: if nothing at all could be kept, or `out` cannot be written.
+        StaleError: if the folder was appended to, and this would lose what was.
     """
     clock = ledger.Clock()
-    book = out / "shard.ledger.json"
+    book = out / LEDGER
     parameters = {"dataset": reading.dataset, **config.model_dump(exclude={"workers"})}
-    inputs = {**reading.files, "images": store.digest([_fingerprint(record) for record in reading.images])}
-    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=parameters)
-    old = ledger.read(book)
-    if why is None and old is not None:
-        return outcome(out, old)
+    with plans.make(reading.rows, on_event=on_event) as plan:
+        inputs = {**reading.files, "images": plan.digest}
+        addition = store.digest(inputs)
+        old = ledger.read(book)
+        why = _why(out, inputs, addition, parameters, old, append=append, force=force)
+        if why is None and old is not None:
+            _tidy(out, old)
+            return outcome(out, old)
+        base = None
+        there = Counter[str]()
+        if append:
+            base, inputs = appending.begin(out, addition=addition, parameters=parameters)
+            parameters = dict(base.old.parameters)
+            there = appending.without_what_is_there(plan, out, base)
+        else:
+            appending.end(out)
+        # From here until the new ledger the work folder counts as unfinished.
+        book.unlink(missing_ok=True)
+        written, counts = _write(config, plan, out, base, force=force, engine=engine, on_event=on_event)
+        for kind in ("image", "caption"):
+            now = [counts[f"{kind}s_{what}"] for what in ("kept", "dropped")]
+            counts[f"{kind}s_read"] = plan.read[kind]
+            assert plan.read[kind] == sum(now) + there[kind], (kind, plan.read, counts, there)
+        if not counts["images_kept"] and not base:
+            raise DataError(_why_nothing(plan, out, counts), path=out)
+        for name, table in reading.truth.items():
+            if (out / name / "samples.parquet").is_file():
+                written.append(_write_truth(table, out / name, base))
+        if old is not None or base:
+            written = _with_older(out, base.old if base else old, written, keep=base is not None)
+        names = sorted({file.parent.name for file in written if file.name == "samples.parquet"})
+        duplicates, copies, across = _write_duplicates(plan, out, names)
+        notes = _notes(out, counts, there, copies, across)
+        total = _count(out, names) if base else counts
+        done = clock.finish(
+            book,
+            stage="shard",
+            inputs=inputs,
+            parameters=parameters,
+            outputs=[*written, duplicates],
+            counts={name: total[name] for name in _COUNTS} | {"shards": sum(f.suffix == ".tar" for f in written)},
+            digests=_tar_digests(out, names),
+        )
+        _tidy(out, done)
+    return outcome(out, done, why=str(why), notes=notes)
 
-    # From here until the new ledger the work folder counts as unfinished: without its tables no later stage reads it.
-    book.unlink(missing_ok=True)
-    names = sorted({record.split for record in reading.images} | {drop.split for drop in reading.drops})
-    units = [unit for name in names for unit in _units(config, reading.images, out / name, name)]
-    for name in names:
-        store.sweep(out / name)
-        store.sweep(out / name / ".units")
-        for file in samples.SPLIT_FILES:
-            (out / name / file).unlink(missing_ok=True)
-        if force:
-            for mark in (out / name / ".units").glob("*.json"):
-                mark.unlink()
-    results = run_units(_write_unit, units, what="shard", workers=config.workers, on_event=on_event)
 
-    written: list[Path] = []
-    counts: dict[str, int] = dict.fromkeys(
-        ("images_read", "images_kept", "images_dropped", "captions_read", "captions_kept", "captions_dropped"), 0
-    )
-    counts["images_read"] = len(reading.images) + sum(drop.kind == "image" for drop in reading.drops)
-    counts["captions_read"] = sum(len(record.captions) for record in reading.images)
-    counts["captions_read"] += sum(drop.kind == "caption" for drop in reading.drops)
-    for name in names:
-        folder = out / name
-        mine = [result for unit, result in zip(units, results, strict=True) if unit.folder == folder]
-        drops = [vars(drop) for drop in reading.drops if drop.split == name]
-        written += _write_tables(folder, mine, drops, counts)
-        if name in reading.truth:
-            written.append(_write_truth(reading.truth[name], folder))
-    assert counts["images_read"] == counts["images_kept"] + counts["images_dropped"], counts
-    assert counts["captions_read"] == counts["captions_kept"] + counts["captions_dropped"], counts
-    if not counts["images_kept"]:
-        first = next((d for r in results for d in r["drops"]), None)
-        because = f" The first: {first['source']}: {first['reason']} ({first['detail']})." if first else ""
-        raise DataError(
-            f"None of the {counts['images_read']} images could be kept.{because} Check --images; "
-            f"{out / names[0] / 'drops.parquet' if names else out} has every reason.",
+def _tidy(out: Path, done: ledger.Ledger) -> None:
+    """Remove what only an unfinished run needs; a kill after the ledger leaves that to the next run."""
+    for name in done.outputs:
+        folder, _, file = name.rpartition("/")
+        if file == "samples.parquet" and (out / folder / tar.UNITS).is_dir():
+            store.remove_folder(out / folder / tar.UNITS)
+    appending.end(out)
+
+
+def _why(
+    out: Path,
+    inputs: Mapping[str, str],
+    addition: str,
+    parameters: Mapping[str, Any],
+    old: ledger.Ledger | None,
+    *,
+    append: bool,
+    force: bool,
+) -> str | None:
+    """Say why the folder must be written; None if it is up to date."""
+    more = appending.appended(old.inputs) if old else {}
+    if append:
+        if old is None or addition not in more.values():
+            return "rows to append"
+        if broken := ledger.why_not_current(out / LEDGER, inputs=old.inputs, parameters=old.parameters):
+            raise DataError(f"{out}: {broken}. Restore it, or shard anew with --force.", path=out)
+        return None
+    if force:
+        return "--force"
+    # What was appended is part of the folder; the source it was first made of need not know of it.
+    why = ledger.why_not_current(out / LEDGER, inputs={**inputs, **more}, parameters=parameters)
+    if appending.interrupted(out):
+        why, more = "an append was interrupted", {"": ""}
+    if why and more:
+        raise StaleError(
+            f"{out} was appended to; sharding it anew ({why}) would lose those rows. "
+            "Add rows with --append, or start again from this source alone with --force.",
             path=out,
         )
-    if old is not None:
-        for stale in old.outputs.keys() - {file.relative_to(out).as_posix() for file in written}:
-            (out / stale).unlink(missing_ok=True)
-    counts["shards"] = sum(bool(result["samples"]) for result in results)
-    done = clock.finish(book, stage="shard", inputs=inputs, parameters=parameters, outputs=written, counts=counts)
-    for name in names:
-        store.remove_folder(out / name / ".units")
-    return outcome(out, done, why=str(why), notes=_notes(out, names, counts))
+    return why
 
 
-def _units(config: ShardConfig, records: Iterable[ImageRecord], folder: Path, split: str) -> list[_Unit]:
-    """Cut a split into tars: sorted by key, at most `max_images` and about `max_bytes` each."""
-    groups: list[list[ImageRecord]] = [[]]
-    size = 0
-    for record in sorted((r for r in records if r.split == split), key=lambda r: r.key):
-        bytes_ = record.path.stat().st_size if record.path.is_file() else 0
-        if groups[-1] and (len(groups[-1]) >= config.max_images or size + bytes_ > config.max_bytes):
-            groups.append([])
-            size = 0
-        groups[-1].append(record)
-        size += bytes_
+def _write(
+    config: ShardConfig, plan: Plan, out: Path, base: Base | None, *, force: bool, engine: Engine, on_event: OnEvent
+) -> tuple[list[Path], Counter[str]]:
+    """Write the tars and tables of every split that the plan names; return the files and what was kept and dropped."""
+    store.sweep(out)
+    units: dict[Path, list[tar.Unit]] = {}
+    for folder in [out / name for name in plan.splits()]:
+        store.sweep(folder)
+        store.sweep(folder / tar.UNITS)
+        if force:
+            store.remove_folder(folder / tar.UNITS)
+        if base is None:
+            for file in _SCHEMAS:
+                (folder / file).unlink(missing_ok=True)
+        units[folder] = _units(config, plan, folder, base.first_number(folder) if base else 0)
+    every = [unit for of_split in units.values() for unit in of_split]
+    run_units(tar.write, every, what="shard", workers=config.workers, engine=engine, on_event=on_event)
+    written, counts = [], Counter[str]()
+    for folder, of_split in units.items():
+        written += [unit.tar for unit in of_split if unit.tar.is_file()]
+        written += _write_tables(folder, of_split, plan, base, counts)
+    return written, counts
+
+
+def _units(config: ShardConfig, plan: Plan, folder: Path, first: int) -> list[tar.Unit]:
+    """Cut a split into tars and write down what each is to hold."""
     told = config.model_dump(exclude={"workers"})
-    return [
-        _Unit(folder, number, tuple(group), config, store.digest([told, [_fingerprint(record) for record in group]]))
-        for number, group in enumerate(groups)
-        if group
-    ]
-
-
-def _fingerprint(record: ImageRecord) -> list[Any]:
-    """Return what tells whether a record changed, without reading its image."""
-    try:
-        stat = record.path.stat()
-        file = [stat.st_size, stat.st_mtime_ns]
-    except OSError:
-        file = [-1, 0]
-    texts = [[caption.caption_id, caption.text] for caption in record.captions]
-    return [record.key, record.split, str(record.path), record.label, record.role, *file, texts]
-
-
-def _write_unit(unit: _Unit) -> dict[str, Any]:
-    """Write one tar and its mark; return the mark: rows of samples, captions and drops."""
-    tar = unit.folder / f"{unit.number:05d}.tar"
-    mark = unit.folder / ".units" / f"{unit.number:05d}.json"
-    if mark.is_file():
-        try:
-            done = store.read_json(mark)
-        except DataError:
-            done = {}
-        if done.get("plan") == unit.plan and (
-            not done["samples"] or (tar.is_file() and tar.stat().st_size == done["bytes"])
-        ):
-            return done
-    result: dict[str, Any] = {"plan": unit.plan, "shard": tar.name, "samples": [], "captions": [], "drops": []}
-    with store.whole_file(tar) as temporary:
-        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
-            for record in unit.records:
-                _add(archive, tar.name, record, unit.config, result)
-        result["bytes"] = temporary.stat().st_size
-        result["sha256"] = store.sha256_file(temporary)
-    if not result["samples"]:
-        tar.unlink()
-    store.write_json(mark, result)
-    return result
-
-
-def _add(
-    archive: tarfile.TarFile, shard: str, record: ImageRecord, config: ShardConfig, result: dict[str, Any]
-) -> None:
-    """Add one image and its captions to the tar, or say why not."""
-    captions, drops = _usable_captions(record)
-    try:
-        data, ext, width, height = read_image(record, config)
-        if not captions and not record.label:
-            raise _Refused("no-captions", f"{len(record.captions)} captions, none usable")
-    except _Refused as refused:
-        # The image's loss takes its remaining captions along: each is a row of its own.
-        lost = [
-            Drop(
-                record.split,
-                keys.caption_key(record.key, c["position"]),
-                record.source,
-                "caption",
-                refused.reason,
-                "its image was dropped",
-            )
-            for c in captions
-        ]
-        image = Drop(record.split, record.key, record.source, "image", refused.reason, refused.detail)
-        result["drops"] += [vars(drop) for drop in (image, *drops, *lost)]
-        return
-    sha256 = hashlib.sha256(data).hexdigest()
-    offset = _add_member(archive, f"{record.key}.{ext}", data)
-    described = samples.sample_json(
-        key=record.key,
-        captions=[{k: c[k] for k in ("caption_key", "caption_id", "text")} for c in captions],
-        height=height,
-        label=record.label,
-        sha256=sha256,
-        width=width,
-    )
-    _add_member(archive, f"{record.key}.json", described)
-    result["drops"] += [vars(drop) for drop in drops]
-    result["captions"] += captions
-    result["samples"].append(
-        {
-            "key": record.key,
-            "shard": shard,
-            "image_offset": offset,
-            "image_bytes": len(data),
-            "ext": ext,
-            "width": width,
-            "height": height,
-            "sha256": sha256,
-            "source": record.source.encode("utf-8", "replace").decode(),
-            "label": record.label,
-            "role": record.role,
-        }
-    )
-
-
-def _usable_captions(record: ImageRecord) -> tuple[list[dict[str, Any]], list[Drop]]:
-    kept, drops = [], []
-    for position, caption in enumerate(record.captions):
-        key = keys.caption_key(record.key, position)
-        text = caption.text.strip()
-        try:
-            clean_caption(text)
-        except DataError:
-            detail = f"{caption.text[:80]!r}, id {caption.caption_id or 'none'}"
-            drops.append(Drop(record.split, key, record.source, "caption", "empty-caption", detail))
-            continue
-        kept.append(
-            {
-                "caption_key": key,
-                "key": record.key,
-                "position": position,
-                "caption_id": caption.caption_id,
-                "text": text.encode("utf-8", "replace").decode(),
-            }
-        )
-    return kept, drops
-
-
-class _Refused(Exception):
-    """An image that cannot be kept."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
-
-
-def read_image(record: ImageRecord, config: ShardConfig) -> tuple[bytes, str, int, int]:
-    """Read an image's bytes and prove that they decode, within bounds known before decoding.
-
-    Returns:
-        The file's bytes, its extension by content, width and height as stored.
-    """
-    try:
-        data = record.path.read_bytes()
-    except OSError as error:
-        raise _Refused("missing", error.strerror or str(error)) from error
-    with warnings.catch_warnings():
-        # Pillow warns of large pictures and odd metadata; the bound below is ours, and the rest is no defect.
-        warnings.simplefilter("ignore")
-        try:
-            image = Image.open(io.BytesIO(data), formats=tuple(_FORMATS))
-        except Image.DecompressionBombError as error:
-            raise _Refused("too-large", str(error)) from error
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise _Refused(*_what_else(data)) from error
-        width, height = image.size
-        if width * height > config.max_pixels:
-            raise _Refused("too-large", f"{width} x {height} pixels, {config.max_pixels} allowed")
-        if min(width, height) < config.min_side:
-            raise _Refused("too-small", f"{width} x {height} pixels, a side of {config.min_side} needed")
-        try:
-            image.load()
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError) as error:
-            raise _Refused("truncated", str(error).splitlines()[0] if str(error) else "the data ends early") from error
-    # A JPEG with further pictures behind it (MPO) opens as its first one.
-    return data, _FORMATS.get(str(image.format), "jpg"), width, height
-
-
-def _what_else(data: bytes) -> tuple[str, str]:
-    """Say what bytes are that are no JPEG, PNG or WebP, without decoding them."""
-    if not data:
-        return "not-an-image", "the file is empty"
-    try:
-        return "unsupported-format", f"{Image.open(io.BytesIO(data)).format}; JPEG, PNG and WebP are kept"
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return "not-an-image", f"begins with {data[:16]!r}"
-
-
-def _add_member(archive: tarfile.TarFile, name: str, data: bytes) -> int:
-    """Add a file with fixed owner, mode and time; return the offset of its first byte in the tar."""
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    info.mode = 0o644
-    archive.addfile(info, io.BytesIO(data))
-    return archive.offset - -(-len(data) // _BLOCK) * _BLOCK
+    units = []
+    cut = plan.tars(folder.name, max_images=config.max_images, max_bytes=config.max_bytes)
+    for number, (digest, rows) in enumerate(cut, first):
+        units.append(tar.Unit(folder, number, config, store.digest([told, digest])))
+        with store.named_os_errors(units[-1].rows), named_remote_errors(units[-1].rows):
+            store.make_folder(units[-1].rows.parent)
+            units[-1].rows.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    return units
 
 
 def _write_tables(
-    folder: Path, results: Sequence[dict[str, Any]], drops: list[dict[str, Any]], counts: dict[str, int]
+    folder: Path, units: Sequence[tar.Unit], plan: Plan, base: Base | None, counts: Counter[str]
 ) -> list[Path]:
-    kept = [result for result in results if result["samples"]]
-    drops = [*drops, *(drop for result in results for drop in result["drops"])]
-    shards = [
-        {
-            "shard": result["shard"],
-            "bytes": result["bytes"],
-            "sha256": result["sha256"],
-            "images": len(result["samples"]),
-            "captions": len(result["captions"]),
+    """Write a split's tables from its units' marks, a row group a tar; they appear together."""
+    with contextlib.ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(store.table_writer(folder / name, schema)) for name, schema in _SCHEMAS.items()
         }
-        for result in kept
-    ]
-    rows = {
-        "drops.parquet": (drops, schemas.DROPS),
-        "captions.parquet": ([row for result in kept for row in result["captions"]], schemas.CAPTIONS),
-        "shards.parquet": (shards, schemas.SHARDS),
-        "samples.parquet": ([row for result in kept for row in result["samples"]], schemas.SAMPLES),
-    }
-    for name, (table, schema) in rows.items():
-        store.write_table(folder / name, pa.Table.from_pylist(table, schema=schema))
-    counts["images_kept"] += len(rows["samples.parquet"][0])
-    counts["captions_kept"] += len(rows["captions.parquet"][0])
-    counts["images_dropped"] += sum(drop["kind"] == "image" for drop in drops)
-    counts["captions_dropped"] += sum(drop["kind"] == "caption" for drop in drops)
-    return [folder / name for name in rows] + [folder / result["shard"] for result in kept]
+
+        def add(name: str, rows: list[dict[str, Any]]) -> None:
+            if rows:
+                writers[name].write_table(pa.Table.from_pylist(rows, schema=_SCHEMAS[name]))
+
+        if base:
+            for name in SPLIT_FILES:
+                for table in base.tables(folder, name):
+                    writers[name].write_table(table)
+        kept: set[str] = set()
+        collected: list[dict[str, Any]] = []
+
+        def refuse(rows: list[dict[str, Any]]) -> None:
+            for row in rows:
+                counts[f"{row['kind']}s_dropped"] += 1
+            if base:
+                collected.extend(rows)
+            else:
+                add("drops.parquet", rows)
+
+        for rows in plans.chunks(plan.drops(folder.name), _ROWS):
+            refuse(rows)
+        for unit in units:
+            mark = store.read_json(unit.mark)
+            refuse(mark["drops"])
+            counts["images_kept"] += len(mark["samples"])
+            counts["captions_kept"] += len(mark["captions"])
+            if mark["samples"]:
+                row = {"shard": mark["shard"], "bytes": mark["bytes"], "sha256": mark["sha256"]}
+                add("shards.parquet", [{**row, "images": len(mark["samples"]), "captions": len(mark["captions"])}])
+                add("samples.parquet", mark["samples"])
+                add("captions.parquet", mark["captions"])
+                kept.update(row["key"] for row in mark["samples"] if base)
+        if base:
+            add("drops.parquet", appending.old_and_new_drops(base, folder, kept, collected))
+    return [folder / name for name in _SCHEMAS]
 
 
-def _write_truth(source: Path, folder: Path) -> Path:
+def _write_truth(source: Path, folder: Path, base: Base | None) -> Path:
     """Copy the known matches of the images and captions that were kept."""
     truth = store.read_table(source, columns=schemas.TRUTH.names)
     for column, file, key in (
@@ -350,23 +251,92 @@ def _write_truth(source: Path, folder: Path) -> Path:
     ):
         kept = store.read_table(folder / file, columns=[key])[key].combine_chunks()
         truth = truth.filter(pc.is_in(truth[column], value_set=kept))
-    store.write_table(folder / "truth.parquet", truth.cast(schemas.TRUTH))
-    return folder / "truth.parquet"
+    truth, path = truth.cast(schemas.TRUTH), folder / "truth.parquet"
+    if base and path.is_file():
+        truth = pa.concat_tables([store.read_table(path), truth]).group_by(schemas.TRUTH.names).aggregate([])
+        truth = truth.sort_by([(name, "ascending") for name in schemas.TRUTH.names]).cast(schemas.TRUTH)
+    store.write_table(path, truth)
+    return path
 
 
-def _notes(out: Path, names: list[str], counts: dict[str, int]) -> tuple[str, ...]:
-    notes = [
-        f"Images: {counts['images_read']} read = {counts['images_kept']} kept + {counts['images_dropped']} dropped. "
-        f"Captions: {counts['captions_read']} read = {counts['captions_kept']} kept + "
-        f"{counts['captions_dropped']} dropped."
+def _write_duplicates(plan: Plan, out: Path, names: Iterable[str]) -> tuple[Path, int, int]:
+    """Write down every image whose bytes another one has too; return the file, the copies, and those in other splits.
+
+    One image of each content is the original and no copy, the first by split and key.
+    """
+    for name in names:
+        columns = ["sha256", "key", "ext"]
+        for table in store.table_batches(out / name / "samples.parquet", columns=columns):
+            for sha256, key, ext in zip(*(table[column].to_pylist() for column in columns), strict=True):
+                if ext:
+                    plan.content(sha256, name, key)
+    copies = across = 0
+    first = ("", "")
+    with store.table_writer(out / DUPLICATES, schemas.DUPLICATES) as writer:
+        for rows in plans.chunks(plan.equal_contents(), _ROWS):
+            writer.write_table(
+                pa.Table.from_pylist([dict(zip(schemas.DUPLICATES.names, row, strict=True)) for row in rows])
+            )
+            for sha256, split, _ in rows:
+                if sha256 != first[0]:
+                    first = (sha256, split)
+                else:
+                    copies += 1
+                    across += split != first[1]
+    return out / DUPLICATES, copies, across
+
+
+def _why_nothing(plan: Plan, out: Path, counts: Mapping[str, int]) -> str:
+    first = next(
+        (row for name in plan.splits() for row in store.read_table(out / name / "drops.parquet").to_pylist()), None
+    )
+    because = f" The first: {first['source']}: {first['reason']} ({first['detail']})." if first else ""
+    return (
+        f"None of the {counts['images_read']} images could be kept.{because} Check --images; "
+        f"{out}/<split>/drops.parquet has every reason."
+    )
+
+
+def _with_older(out: Path, old: ledger.Ledger | None, written: list[Path], *, keep: bool) -> list[Path]:
+    """Return what was written with what an append keeps; where nothing is kept, older files are removed."""
+    older = [out / name for name in (old.outputs if old else ()) if name != DUPLICATES]
+    older = [file for file in older if file not in set(written)]
+    if keep:
+        return [*written, *older]
+    for file in older:
+        file.unlink(missing_ok=True)
+    return written
+
+
+def _count(out: Path, names: Iterable[str]) -> Counter[str]:
+    """Count what a folder holds after an append, all its sources together."""
+    total = Counter[str]()
+    for name in names:
+        total["images_kept"] += store.num_rows(out / name / "samples.parquet")
+        total["captions_kept"] += store.num_rows(out / name / "captions.parquet")
+        for table in store.table_batches(out / name / "drops.parquet", columns=["kind"]):
+            total.update(f"{kind}s_dropped" for kind in table["kind"].to_pylist())
+    for kind in ("images", "captions"):
+        total[f"{kind}_read"] = total[f"{kind}_kept"] + total[f"{kind}_dropped"]
+    return total
+
+
+def _tar_digests(out: Path, names: Iterable[str]) -> dict[str, str]:
+    tables = ((name, store.read_table(out / name / "shards.parquet")) for name in names)
+    return {f"{name}/{row['shard']}": row["sha256"] for name, table in tables for row in table.to_pylist()}
+
+
+def _notes(out: Path, counts: Mapping[str, int], there: Mapping[str, int], copies: int, across: int) -> tuple[str, ...]:
+    sums = [
+        f"{kind.capitalize()}s: {counts[f'{kind}s_read']} read = {counts[f'{kind}s_kept']} kept + "
+        f"{counts[f'{kind}s_dropped']} dropped{f' + {there[kind]} there already' if there[kind] else ''}."
+        for kind in ("image", "caption")
     ]
+    notes = [" ".join(sums)]
     if counts["images_dropped"] or counts["captions_dropped"]:
         notes.append(f"The reasons stand in {out}/<split>/drops.parquet.")
-    owners: dict[str, str] = {}
-    shared = 0
-    for name in names:
-        for sha256 in store.read_table(out / name / "samples.parquet", columns=["sha256"])["sha256"].to_pylist():
-            shared += owners.setdefault(sha256, name) != name
-    if shared:
-        notes.append(f"{shared} images stand in more than one split (same bytes): test figures on them are not honest.")
+    if copies:
+        notes.append(f"{copies} images have the bytes of another one; {out}/{DUPLICATES} names them.")
+    if across:
+        notes.append(f"{across} images stand in more than one split (same bytes): test figures on them are not honest.")
     return tuple(notes)

@@ -123,6 +123,5 @@ def match_labels(loss: CUSALoss, teacher_image_BB: Tensor, teacher_text_BB: Tens
 
 def cosines(rows_BD: Tensor, columns_BD: Tensor) -> Tensor:
     """Return the cosine of every row with every column, (B, B), in float32 at least; a row of zeros is 0 to all."""
-    wide = [rows if rows.dtype == torch.float64 else rows.float() for rows in (rows_BD, columns_BD)]
-    with torch.autocast(rows_BD.device.type, enabled=False):
-        return normalize(wide[0], dim=1) @ normalize(wide[1], dim=1).T
+    rows, columns = (each if each.dtype == torch.float64 else each.float() for each in (rows_BD, columns_BD))
+    return normalize(rows, dim=1) @ normalize(columns, dim=1).T

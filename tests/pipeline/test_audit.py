@@ -166,6 +166,7 @@ def test_run__neighbours_beyond_the_data_are_all_pairs(tmp_path: Path) -> None:
 
 def test_run__all_captions_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.worlds.COLOURS", {"red": (200, 40, 40)})
+    monkeypatch.setattr("tests.worlds.Words.width", 2)
     work = make_work(tmp_path, images=6, splits=("train",), captions=1)
     split = Split(work, "train")
     same = split.captions.set_column(4, "text", pa.array(["A red wall."] * 6))

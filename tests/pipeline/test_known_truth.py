@@ -54,7 +54,7 @@ def test_find_truth__named_then_own_then_none(split: Split, tmp_path: Path) -> N
 def test_read_truth__eccv_caption_on_coco(shared: Path, tmp_path: Path) -> None:
     coco = shared / "data/coco-mini"
     reading = readers.read("karpathy", coco / "dataset_coco.json", coco)
-    test = readers.Reading("coco", [r for r in reading.images if r.split == "test"], [], reading.files)
+    test = readers.Reading("coco", [r for r in reading.images if r.split == "test"], reading.files)
     shard.run(ShardConfig(workers=1), reading=test, out=tmp_path)
     split = Split(tmp_path, "test")
     truth = read_truth(split, coco / "eccv_caption")

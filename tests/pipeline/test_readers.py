@@ -71,15 +71,6 @@ def test_read_karpathy__a_bad_caption_leaves_its_image(tmp_path: Path) -> None:
     assert [(drop.kind, drop.reason) for drop in reading.drops] == [("caption", "bad-row")] * 3
 
 
-def test_read_karpathy__the_second_of_a_key_is_dropped_with_its_captions(tmp_path: Path) -> None:
-    reading = _read(tmp_path, [GOOD, {**GOOD, "split": "test"}])
-    assert len(reading.images) == 1
-    assert [(drop.kind, drop.reason) for drop in reading.drops] == [
-        ("image", "duplicate-key"),
-        ("caption", "duplicate-key"),
-    ]
-
-
 def test_read__wrong_files_and_names_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no layout 'karpaty'.*Did you mean 'karpathy'"):
         readers.read("karpaty", tmp_path, tmp_path)

@@ -21,7 +21,7 @@ from cusa.errors import DataError
 from cusa.manifests import ledger, schemas, store
 from cusa.manifests.records import REASONS
 from cusa.manifests.samples import Split
-from cusa.pipeline import readers, shard
+from cusa.pipeline import readers, shard, tar
 from cusa.pipeline.config import ShardConfig
 from cusa.pipeline.stage import Outcome
 from tests.worlds import make_work, write_karpathy
@@ -101,23 +101,23 @@ def test_run__a_killed_run_goes_on_and_ends_with_the_same_bytes(
     source = write_karpathy(tmp_path / "raw")
     _run(source, tmp_path / "whole", max_images=4)
     written: list[str] = []
-    real = shard._write_unit
+    real = tar.write
 
-    def dies_at_third(unit: shard._Unit) -> dict[str, object]:
+    def dies_at_third(unit: tar.Unit) -> int:
         if len(written) == 2:
             (unit.folder / f"{store.TEMPORARY}rest.tar").write_bytes(b"half a tar")
             raise KeyboardInterrupt
         written.append(f"{unit.folder.name}/{unit.number}")
         return real(unit)
 
-    monkeypatch.setattr(shard, "_write_unit", dies_at_third)
+    monkeypatch.setattr(tar, "write", dies_at_third)
     with pytest.raises(KeyboardInterrupt):
         _run(source, tmp_path / "killed", max_images=4)
     with pytest.raises(DataError):
         Split(tmp_path / "killed", "test")
     touched = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").rglob("0*.tar")}
     assert len(touched) == 2
-    monkeypatch.setattr(shard, "_write_unit", real)
+    monkeypatch.setattr(tar, "write", real)
     _run(source, tmp_path / "killed", max_images=4)
     assert _bytes(tmp_path / "killed") == _bytes(tmp_path / "whole")
     assert {p: p.stat().st_mtime_ns for p in touched} == touched, "finished tars are kept, not written again"
@@ -273,11 +273,11 @@ def test_run__known_matches_come_along_for_what_is_kept(tmp_path: Path) -> None:
 
 def test_split__a_missing_or_cut_tar_is_named(tmp_path: Path) -> None:
     work = make_work(tmp_path, images=3)
-    tar = work / "test/00000.tar"
-    tar.write_bytes(tar.read_bytes()[:700])
+    cut = work / "test/00000.tar"
+    cut.write_bytes(cut.read_bytes()[:700])
     with pytest.raises(DataError, match=r"00000\.tar ends within mini/picture_0006"):
         Split(work, "test").image_bytes(0)
-    tar.unlink()
+    cut.unlink()
     with pytest.raises(DataError, match=r"00000\.tar cannot be opened"):
         Split(work, "test").image_bytes(0)
     with pytest.raises(DataError, match="no split 'dev'; it has train, val, test"):

@@ -1,0 +1,67 @@
+"""From a data set's own files to image records: one file a layout, every row kept or dropped with its reason."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cusa.errors import ConfigError, DataError, nearest
+from cusa.manifests.paths import named_remote_errors
+from cusa.pipeline.config import ReadConfig
+from cusa.pipeline.readers import (
+    coco,
+    cub,
+    flickr,
+    folder,
+    inaturalist,
+    inshop,
+    karpathy,
+    regions,
+    release,
+    sop,
+    sts,
+    table,
+    webdataset,
+)
+from cusa.pipeline.readers.reading import Reading
+from cusa.pipeline.readers.work import read_subset
+
+__all__ = ["READERS", "Reading", "read", "read_subset"]
+
+READERS: dict[str, Callable[[Path, Path, ReadConfig], Reading]] = {
+    "karpathy": karpathy.read,
+    "coco": coco.read,
+    "release": release.read,
+    "flickr": flickr.read,
+    "table": table.read,
+    "folder": folder.read,
+    "webdataset": webdataset.read,
+    "cub": cub.read,
+    "sop": sop.read,
+    "in-shop": inshop.read,
+    "inaturalist": inaturalist.read,
+    "sts": sts.read,
+    "regions": regions.read,
+}
+"""Layouts by name, as `cusa shard` takes them."""
+
+
+def read(layout: str, source: Path, images: Path | None = None, config: ReadConfig | None = None) -> Reading:
+    """Read a data set.
+
+    Args:
+        layout: one of `READERS`.
+        source: the annotation file, or the folder that holds it.
+        images: the folder that the annotation's paths start from; the source, or its folder, when None.
+        config: what the reader cannot see in the files.
+
+    Raises:
+        ConfigError: if there is no such layout.
+        DataError: if the annotation cannot be read at all.
+    """
+    if layout not in READERS:
+        raise ConfigError(f"There is no layout {layout!r}. {nearest(layout, READERS)}", layout=layout)
+    with named_remote_errors(source):
+        if images is None:
+            images = source if source.is_dir() else source.parent
+        if not images.is_dir():
+            raise DataError(f"The image folder {images} does not exist. Give it with --images.", path=images)
+        return READERS[layout](source, images, config or ReadConfig())

@@ -1,0 +1,79 @@
+"""Karpathy's JSON: one object with every image, its split and its sentences."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cusa.errors import DataError
+from cusa.manifests import json_stream, keys
+from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
+from cusa.pipeline.config import ReadConfig
+from cusa.pipeline.readers.reading import BAD_ROW, Reading, Row, Rows, digests, inside, refused_row, split_name, text
+
+
+def read(source: Path, images: Path, config: ReadConfig) -> Reading:
+    """Read Karpathy's JSON (COCO, Flickr30K, Flickr8K, `scenes`).
+
+    Splits are named as in the file, `restval` joins `train` as every paper does. An image's key is its COCO id where
+    there is one, else its file name's stem. Tables `truth-<split>.parquet` beside the file come along.
+
+    Args:
+        source: for example `dataset_coco.json`.
+        images: the folder above `filepath`, or the images' own folder where `filepath` is absent.
+        config: the data set's name, where the file has none.
+
+    Raises:
+        DataError: if the file is no JSON of this layout.
+    """
+    name, found = config.dataset, False
+    for member, value in json_stream.items(source):
+        found = found or member == "images"
+        if member == "dataset" and value:
+            name = name or str(value)
+    if not found:
+        raise DataError(
+            f"{source} is no Karpathy file: it needs a list 'images' with filename, split and sentences.", path=source
+        )
+    dataset = name or source.stem.removeprefix("dataset_")
+    truth = {path.stem.removeprefix("truth-"): path for path in sorted(source.parent.glob("truth-*.parquet"))}
+    files = digests(source.parent, [source, *truth.values()])
+    return Reading(dataset, Rows(lambda: _rows(source, dataset, images)), files, truth)
+
+
+def _rows(source: Path, dataset: str, images: Path) -> Iterator[Row]:
+    number = 0
+    for member, row in json_stream.items(source):
+        if member != "images":
+            continue
+        try:
+            record, refused = _record(row, dataset, images)
+        except BAD_ROW as error:
+            yield from refused_row(_split_of(row), f"{source.name} images[{number}]", error, _sentences(row))
+        else:
+            yield record
+            yield from refused
+        number += 1
+
+
+def _record(row: Any, dataset: str, images: Path) -> tuple[ImageRecord, list[Drop]]:
+    filename = text(row["filename"], "filename")
+    folder = text(row.get("filepath", ""), "filepath")
+    key = keys.image_key(dataset, f"{int(row['cocoid']):012d}" if "cocoid" in row else Path(filename).stem)
+    split, source = _split_of(row), (Path(folder) / filename).as_posix()
+    path = inside(images, source)
+    captions, drops = [], []
+    for sentence in _sentences(row):
+        try:
+            captions.append(CaptionRecord(str(sentence.get("sentid", "")), text(sentence["raw"], "raw")))
+        except (KeyError, TypeError, AttributeError):
+            drops.append(Drop(split, key, source, "caption", "bad-row", f"no text in {sentence!r:.200}"))
+    return ImageRecord(key, split, path, source, tuple(captions)), drops
+
+
+def _sentences(row: Any) -> list[Any]:
+    sentences = row.get("sentences") if isinstance(row, dict) else None
+    return sentences if isinstance(sentences, list) else []
+
+
+def _split_of(row: Any) -> str:
+    return split_name(row.get("split") if isinstance(row, dict) else None)

@@ -1,0 +1,150 @@
+"""Whatever is changed after it was written is found, and named."""
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cusa.errors import DataError
+from cusa.manifests import store
+from cusa.manifests.samples import Split, splits
+from cusa.pipeline import extract, index, verify
+from cusa.pipeline.config import ExtractConfig, IndexConfig, ShardConfig
+from tests.worlds import Colours, Words, make_work
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = make_work(tmp_path_factory.mktemp("verify"), images=6, config=ShardConfig(workers=1, max_images=4))
+    for name in splits(work):
+        for teacher in (Colours(), Words()):
+            extract.run(
+                ExtractConfig(),
+                split=Split(work, name),
+                teacher=teacher.name,
+                modality=teacher.modality,
+                load=lambda name, modality, teacher=teacher: teacher,
+            )
+    index.run(IndexConfig(neighbours=3), split=Split(work, "test"), teacher="words")
+    return work
+
+
+@pytest.fixture
+def work(whole: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole, tmp_path / "work")
+    return tmp_path / "work"
+
+
+def _findings(work: Path) -> list[tuple[str, str, str]]:
+    return [(f.path, f.what, f.detail) for f in verify.run(work, workers=1).findings]
+
+
+def test_run__what_was_written_is_as_it_was_written(whole: Path) -> None:
+    done = verify.run(whole, workers=2)
+    assert done.findings == ()
+    assert done.samples == 18
+    assert done.bytes > sum(tar.stat().st_size for tar in whole.glob("*/*.tar"))
+
+
+def test_run__every_flipped_byte_of_a_tar_is_named(work: Path) -> None:
+    tar = work / "train/00000.tar"
+    data = tar.read_bytes()
+    with tarfile.open(tar) as archive:
+        places = {
+            member.offset_data + offset: member.name
+            for member in archive
+            for offset in (0, member.size // 2, member.size - 1)
+        }
+    for place, name in list(places.items())[::3]:
+        tar.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        found = _findings(work)
+        assert {path for path, _, _ in found} == {"train/00000.tar"}
+        assert name in {what for _, what, _ in found}, (place, found)
+    for place in range(0, len(data), 1531):
+        tar.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
+        assert {path for path, _, _ in _findings(work)} == {"train/00000.tar"}, place
+
+
+@pytest.mark.parametrize("file", ["samples", "captions", "shards", "drops"])
+def test_run__every_flipped_byte_and_every_cut_of_a_table_is_named(work: Path, file: str) -> None:
+    path = work / f"test/{file}.parquet"
+    data = path.read_bytes()
+    step = max(1, len(data) // 12)
+    for place in range(0, len(data), step):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert any(found[0].startswith(("test/" + file, "test")) for found in _findings(work)), place
+        path.write_bytes(data[:place])
+        assert any(found[0].startswith(("test/" + file, "test")) for found in _findings(work)), place
+
+
+def test_run__every_cut_and_flip_of_a_teacher_table_is_named(work: Path) -> None:
+    path = work / "val/teachers/words/00001.parquet"
+    data = path.read_bytes()
+    for place in range(0, len(data), len(data) // 9):
+        for broken in (data[:place], data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]):
+            path.write_bytes(broken)
+            assert {found[0] for found in _findings(work)} == {"val/teachers/words/00001.parquet"}, place
+
+
+def test_run__what_is_missing_too_much_or_left_over_is_named(work: Path) -> None:
+    (work / "train/00001.tar").unlink()
+    (work / "val/00007.tar").write_bytes(b"no table names me")
+    (work / f"val/{store.TEMPORARY}abc.tar").write_bytes(b"half")
+    (work / "test/index/neighbours-words.parquet").unlink()
+    found = {(path, detail) for path, _, detail in _findings(work)}
+    assert found >= {
+        ("train/00001.tar", "missing"),
+        ("val/00007.tar", "no table names this tar"),
+        (f"val/{store.TEMPORARY}abc.tar", "left by a stage that was killed"),
+        ("test/index/neighbours-words.parquet", "missing"),
+    }
+
+
+def test_run__tables_that_say_something_else_are_named(work: Path) -> None:
+    # A table that is whole in itself, its ledger gone: only comparing rows with members can tell.
+    (work / "shard.ledger.json").unlink()
+    path = work / "test/captions.parquet"
+    rows = pq.read_table(path).to_pylist()
+    rows[7]["text"] = "another caption"
+    store.write_table(path, pq.read_table(path).from_pylist(rows, schema=pq.read_schema(path)))
+    ((place, what, detail),) = [found for found in _findings(work) if found[1]]
+    assert (place, what) == ("test/00000.tar", f"{rows[7]['key']}.json")
+    assert "something else" in detail
+
+
+def test_run__a_stale_or_wrong_teacher_row_is_named(work: Path) -> None:
+    shutil.rmtree(work / "train/index", ignore_errors=True)
+    path = work / "train/teachers/colours/00000.parquet"
+    (path.parent / "ledger.json").unlink()
+    table = pq.read_table(path)
+    store.write_table(path, table.take([1, 0, 2, 3]))
+    assert _findings(work) == [
+        ("train/teachers/colours/00000.parquet", "row 0", "keys in another order than the shard's")
+    ]
+    store.write_table(path, table.replace_schema_metadata({"modality": "image", "shard_sha256": "0" * 64}))
+    assert "stale" in _findings(work)[0][2]
+    store.write_table(path, table.slice(0, 3))
+    assert "3 rows, the shard has 4" in _findings(work)[0][2]
+
+
+def test_run__a_folder_with_nothing_to_verify_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        verify.run(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds nothing to verify"):
+        verify.run(tmp_path)
+
+
+def test_run__raw_files_are_held_to_their_lock(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "a.bin").write_bytes(b"abc")
+    lock = {"a.bin": {"bytes": 3, "sha256": store.sha256_file(raw / "a.bin"), "url": ""}}
+    (raw / "lock.json").write_text(json.dumps(lock))
+    assert _findings(raw) == []
+    (raw / "a.bin").write_bytes(b"abd")
+    assert _findings(raw)[0][0] == "a.bin"
+    (raw / "lock.json").write_text("[1")
+    assert _findings(raw)[0][0] == "lock.json"
