@@ -138,6 +138,8 @@ def run(
                 config, student=student, loss=objective, out=out, identity=identity, on_device=data.on_device
             )
             session.resume(allow_changed=allow_changed, must=must_resume)
+            if ranks.world() > 1 and student.has_own_loss:
+                session.notes += ("This student's own loss compares the pairs of each rank only, not of all ranks.",)
             if first:
                 store.sweep(out)
             metrics = Metrics(out, done=session.done, on_metrics=on_metrics, wandb=config.wandb) if first else None
