@@ -291,10 +291,18 @@ def train(
     work: Annotated[Path, typer.Option("--data", help="Work folder with shards and teacher tables.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     settings: Settings = None,
+    resume: Annotated[
+        str, typer.Option(help="auto: go on from the latest whole checkpoint, or start; must: never start without one.")
+    ] = "auto",
+    allow_changed: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Recipe key in which the checkpoint may differ; repeatable."),
+    ] = None,
+    test: Annotated[bool, typer.Option("--test", help="Score the best model on the test split at the end.")] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a student by a recipe; run again, it goes on where it was."""
+    """Train a student by a recipe; run again, it goes on where it was. For several ranks: torchrun -m cusa train ..."""
     from cusa import journey
     from cusa import recipe as recipes
 
@@ -305,11 +313,15 @@ def train(
             work=work,
             out=out,
             force=force,
+            resume=resume,
+            allow_changed=allow_changed or (),
+            test=test,
             on_event=console.event,
             on_metrics=console.metrics,
             should_stop=stopping.asked,
         )
-    _report(outcome, as_json=as_json)
+    if os.environ.get("RANK", "0") == "0":
+        _report(outcome, as_json=as_json)
 
 
 @app.command("eval")
@@ -373,6 +385,26 @@ def _print_evaluation(result: Mapping[str, Any]) -> None:
                 if value is not None
             ],
         )
+
+
+@app.command()
+def export(
+    name: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run, a model folder, a checkpoint file, or a hub name.")
+    ],
+    to: Annotated[str, typer.Option(help="folder (ours), hf, or sentence-transformers.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    space: Annotated[str, typer.Option(help="sentence-transformers: cross or uni.")] = "cross",
+    ensemble: Annotated[str, typer.Option(help="A second run: an SGR and an SAF become SGRAF.")] = "",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a trained student for another library, loaded again and compared to 1e-5, with a model card."""
+    from cusa import journey
+
+    with _Console():
+        found = journey.export(name, to=to, out=out, space=space, ensemble=ensemble, force=force)
+    _report(found, as_json=as_json)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 Each function returns values and tells progress through `on_event`; none prints. `cusa.cli` calls them.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,9 @@ def train(
     work: Path,
     out: Path,
     force: bool = False,
+    resume: str = "auto",
+    allow_changed: Sequence[str] = (),
+    test: bool = False,
     on_event: OnEvent = ignore,
     on_metrics: Callable[[int, Mapping[str, float]], None] = lambda step, values: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -77,13 +81,17 @@ def train(
     """Train the recipe's student on a work folder, validating on its validation split.
 
     Writes the run's folder: `recipe.json` (as resolved), `run.json` (on which data), `model`, `checkpoints`,
-    `metrics.parquet`, `tensorboard`. Run again it goes on where it was, or is up to date.
+    `metrics.parquet`, `tensorboard`. Run again it goes on where it was, or is up to date. Started by `torchrun`, all
+    ranks call it and rank 0 writes.
 
     Args:
         recipe: everything the run depends on besides the data.
         work: work folder with the splits and teachers the recipe names.
         out: the run's folder.
         force: start anew.
+        resume: `auto` goes on from the latest whole checkpoint or starts; `must` refuses to start without one.
+        allow_changed: recipe keys in which the checkpoint may differ, also those of the splits and teachers.
+        test: score the best model on the recipe's test split, once, when training is done.
         on_event: hears of every step.
         on_metrics: hears every row of metrics.
         should_stop: when true, the step's checkpoint is written and StoppedError raised.
@@ -91,11 +99,37 @@ def train(
     Raises:
         CusaError: see `cusa.train.loop.run`.
     """
+    if resume not in ("auto", "must"):
+        raise ConfigError(f"--resume is {resume!r}; allowed: auto, must.", key="resume")
+    told = (recipe, work, out, force, resume, allow_changed, on_event, on_metrics, should_stop)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        done = _train(*told)
+    else:
+        from cusa.train import ranks
+
+        with ranks.joined(recipe.train.device):
+            done = _train(*told)
+    if test and os.environ.get("RANK", "0") == "0":
+        scoring.evaluate(str(out), data=[work], on_event=on_event)
+    return done
+
+
+def _train(
+    recipe: Recipe,
+    work: Path,
+    out: Path,
+    force: bool,
+    resume: str,
+    allow_changed: Sequence[str],
+    on_event: OnEvent,
+    on_metrics: Callable[[int, Mapping[str, float]], None],
+    should_stop: Callable[[], bool],
+) -> Outcome:
     clock = ledger.Clock()
     split, val = Split(work, recipe.data.train), Split(work, recipe.data.val)
     inputs = {"the training split": split.digest, "the validation split": val.digest}
     names = {"image": "", "text": ""}
-    if recipe.loss.alpha or recipe.loss.beta:
+    if recipe.loss.alpha or recipe.loss.beta or recipe.loss.false_negatives == "mask":
         for modality, name in (("image", recipe.teachers.image), ("text", recipe.teachers.text)):
             names[modality] = tables.choose_teacher(split, modality, name)
             inputs[f"the {modality} teacher"] = tables.teacher_digest(split, names[modality])
@@ -110,17 +144,24 @@ def train(
 
     from cusa.eval.evaluate import validate
     from cusa.models import student as students
-    from cusa.train import loop
+    from cusa.train import loop, ranks
 
-    book.unlink(missing_ok=True)
+    ranks.barrier()  # all have read the ledger
+    first = ranks.rank() == 0
+    if first:
+        book.unlink(missing_ok=True)
 
     def describe() -> None:
+        if not first:
+            return
         store.write_json(out / "recipe.json", recipe.model_dump(mode="json"))
         store.write_json(out / "run.json", {"data": str(work.resolve()), "teachers": names})
 
     if force or not (out / loop.CHECKPOINTS_FOLDER).is_dir():
         describe()  # else the loop first makes sure that the checkpoints belong to this recipe
-    student = students.create(recipe.student, captions=split.texts, uni=bool(recipe.loss.beta), seed=recipe.train.seed)
+    student = students.create(
+        recipe.student, captions=_Later(split), uni=bool(recipe.loss.beta), seed=recipe.train.seed
+    )
     done = loop.run(
         recipe.train,
         recipe.loss,
@@ -129,9 +170,12 @@ def train(
         out=out,
         teacher_image=names["image"],
         teacher_text=names["text"],
-        digests={"the student's configuration": store.digest(told["student"]), "the validation split": val.digest},
+        digests={"the validation split": val.digest},
+        also_settings={f"student.{key}": value for key, value in told["student"].items()},
         validate=lambda model: validate(model, val, recipe.eval),
         force=force,
+        must_resume=resume == "must",
+        allow_changed=allow_changed,
         on_event=on_event,
         on_metrics=on_metrics,
         should_stop=should_stop,
@@ -146,8 +190,85 @@ def train(
     }
     outputs = [out / "recipe.json", out / "run.json", out / loop.METRICS_FILE]
     outputs += [file for file in (out / loop.MODEL_FOLDER).rglob("*") if file.is_file()]
+    if not first:
+        ranks.barrier()
+        written = ledger.read(book)
+        assert written is not None
+        return outcome(out, written, why=str(why), notes=done.notes)
     written = clock.finish(book, stage="train", inputs=inputs, parameters=told, outputs=outputs, counts=counts)
-    return outcome(out, written, why=str(why), notes=done.notes)
+    ranks.barrier()
+    return outcome(out, written, why=str(why), notes=(*done.notes, *student.remarks()))
+
+
+def export(name: str, *, to: str, out: Path, space: str = "cross", ensemble: str = "", force: bool = False) -> Outcome:
+    """Write a student as a folder for other libraries, compared with the student once loaded again.
+
+    Args:
+        name: a run folder, a model folder, a checkpoint file, or a hub name.
+        to: `folder` (our own), `hf` or `sentence-transformers`.
+        out: the folder; replaced whole.
+        space: of a sentence-transformers folder, `cross` or `uni`.
+        ensemble: a second run; an SGR and an SAF become SGRAF.
+        force: write it again.
+
+    Raises:
+        ConfigError: for another format or space, or a student that cannot be written so.
+        DataError: if a model is not there, or the export gives other rows than the student.
+    """
+    from cusa.models import export as stage
+    from cusa.models import student as students
+    from cusa.models.sgraf import Sgraf
+
+    if space not in ("cross", "uni"):
+        raise ConfigError(f"There is no space {space!r}. {nearest(space, ('cross', 'uni'))}.", space=space)
+    clock = ledger.Clock()
+    book = out / "ledger.json"
+    parts = [part for part in (name, ensemble) if part]
+    inputs = {f"student {number}": _student_digest(part) for number, part in enumerate(parts, 1)}
+    parameters = {"to": to, "space": space}
+    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=parameters)
+    old = ledger.read(book)
+    if why is None and old is not None:
+        return outcome(out, old)
+    loaded = [students.load(part) for part in parts]
+    student = loaded[0]
+    if ensemble:
+        one, other = loaded
+        if not (isinstance(one, Sgraf) and isinstance(other, Sgraf)):
+            raise ConfigError("--ensemble joins two runs of kind sgraf, one SGR and one SAF.", ensemble=ensemble)
+        student = Sgraf.ensemble(one, other)
+    facts: dict[str, Any] = {}
+    for key, place in (("recipe", "recipe.json"), ("run", "run.json"), ("metrics", "eval/metrics.json")):
+        if (Path(name) / place).is_file():
+            facts[key] = store.read_json(Path(name) / place)
+    facts["data"] = Path(facts.get("run", {}).get("data", "")).name
+    stage.run(student, to, out, space=space, facts=facts)  # type: ignore[arg-type]
+    counts = {"parameters": sum(parameter.numel() for parameter in student.parameters())}
+    outputs = [file for file in out.rglob("*") if file.is_file()]
+    done = clock.finish(book, stage="export", inputs=inputs, parameters=parameters, outputs=outputs, counts=counts)
+    return outcome(out, done, why=str(why))
+
+
+def _student_digest(name: str) -> str:
+    path = Path(name)
+    if (path / "model").is_dir():
+        return store.sha256_folder(path / "model")
+    if path.is_dir():
+        return store.sha256_folder(path)
+    return store.sha256_file(path) if path.is_file() else name
+
+
+class _Later(Sequence[str]):
+    """A split's captions, read when somebody asks: only a student from scratch does."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+
+    def __len__(self) -> int:
+        return self._split.num_captions
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._split.texts[index]
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ def _scored_by(name: str, run: Path | None, settings: Iterable[str]) -> tuple[Ev
         config = recipes.section(EvalConfig, settings, base=own.get("eval", {}))
         return config, store.sha256_folder(run / "model"), own
     folder = Path(name).expanduser()
-    digest = store.sha256_folder(folder) if folder.is_dir() else name
+    digest = store.sha256_folder(folder) if folder.is_dir() else store.sha256_file(folder) if folder.is_file() else name
     return recipes.section(EvalConfig, settings), digest, {}
 
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cusa import journey, recipe, scoring
+from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests import store
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split, splits
@@ -196,6 +197,28 @@ def _comparable(folder: Path) -> dict[str, object]:
         else:
             found[name] = store.sha256_file(path)
     return found
+
+
+def test_train__resume_changes_and_the_test_at_the_end(travelled: dict[str, Path], tmp_path: Path) -> None:
+    work, out = travelled["end"] / "data", tmp_path / "run"
+    told = recipe.load("scenes-cusa", [*RECIPE, "train.steps=2"])
+    with pytest.raises(DataError, match="holds no checkpoint"):
+        journey.train(told, work=work, out=out, resume="must")
+    with pytest.raises(ConfigError, match="'maybe'; allowed: auto, must"):
+        journey.train(told, work=work, out=out, resume="maybe")
+    journey.train(told, work=work, out=out)
+    assert not (out / "eval").exists()
+    wider = recipe.load("scenes-cusa", [*RECIPE, "train.steps=2", "student.head_std=0.03"])
+    with pytest.raises(
+        StaleError, match=r"student\.head_std was 0\.02 and is now 0\.03.*--allow-changed student\.head_std"
+    ):
+        journey.train(wider, work=work, out=out)
+    done = journey.train(wider, work=work, out=out, allow_changed=["student.head_std"], resume="must", test=True)
+    assert "student.head_std was 0.02 and is now 0.03, as was allowed" in done.notes[0]
+    assert store.read_json(out / "recipe.json")["student"]["head_std"] == 0.03
+    scores = store.read_json(out / "eval" / "metrics.json")
+    assert scores["split"] == "test"
+    assert not journey.train(wider, work=work, out=out, test=True).fresh
 
 
 def test_report__two_runs_hostile_names_and_missing_pieces(tmp_path: Path, travelled: dict[str, Path]) -> None:

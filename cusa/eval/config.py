@@ -14,6 +14,9 @@ class EvalConfig(BaseModel):
     )
     block: int = Field(default=1024, ge=1, description="queries ranked at once")
     top: int = Field(default=10, ge=1, le=1000, description="nearest items kept for each query")
+    rerank: int = Field(
+        default=16, ge=0, description="candidates of a query that a fusion encoder scores again; 0 = none"
+    )
     bootstrap: int = Field(default=1000, ge=0, description="resamples of the queries for intervals; 0 = none")
     seed: int = Field(default=0, ge=0, description="of the resamples")
     device: str = Field(default="", description="torch device; empty = CUDA if there is one")

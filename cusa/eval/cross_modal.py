@@ -10,7 +10,8 @@ import numpy as np
 
 from cusa.eval import metrics
 from cusa.eval.config import EvalConfig
-from cusa.eval.ranking import Ranking, rank, score_blocks
+from cusa.eval.ranking import Ranking, rank
+from cusa.eval.scores import Scores
 
 IMAGE_TO_TEXT = "image-to-text"
 TEXT_TO_IMAGE = "text-to-image"
@@ -60,8 +61,7 @@ def matched(
 
 
 def rank_both_ways(
-    image_ID: np.ndarray,
-    text_CD: np.ndarray,
+    scores: Scores,
     of_image: Sequence[np.ndarray],
     of_caption: Sequence[np.ndarray],
     config: EvalConfig,
@@ -71,16 +71,15 @@ def rank_both_ways(
     """Rank captions for every image and images for every caption.
 
     Args:
-        image_ID: unit rows.
-        text_CD: unit rows.
+        scores: of all images with all captions.
         of_image: right caption rows of each image.
         of_caption: right image rows of each caption.
         config: block size and K.
         at_r: whether R-Precision and mAP@R are wanted.
     """
     return TwoWays(
-        rank(score_blocks(image_ID, text_CD, config.block), of_image, top=config.top, at_r=at_r),
-        rank(score_blocks(text_CD, image_ID, config.block), of_caption, top=config.top, at_r=at_r),
+        rank(scores.of_images(config.block), of_image, top=config.top, at_r=at_r),
+        rank(scores.of_captions(config.block), of_caption, top=config.top, at_r=at_r),
     )
 
 

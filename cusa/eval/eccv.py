@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from cusa.errors import DataError
 from cusa.eval import cross_modal
 from cusa.eval.config import EvalConfig
 from cusa.eval.cross_modal import TwoWays
-from cusa.eval.ranking import rank, score_blocks
+from cusa.eval.ranking import rank
+from cusa.eval.scores import Scores, part
 from cusa.manifests import store
 
 Matches = Mapping[int, Sequence[int]]
@@ -148,14 +150,11 @@ class Scored:
     text_queries: np.ndarray
 
 
-def score(
-    image_ID: np.ndarray, text_CD: np.ndarray, gallery: Gallery, truths: GroundTruths, config: EvalConfig
-) -> Iterator[Scored]:
+def score(scores: Scores, gallery: Gallery, truths: GroundTruths, config: EvalConfig) -> Iterator[Scored]:
     """Give the four families' numbers, equal to those of the `eccv_caption` package on whole rankings.
 
     Args:
-        image_ID: unit rows, cross-modal.
-        text_CD: unit rows, cross-modal.
+        scores: of all images of the split with all its captions.
         gallery: which rows count.
         truths: the ground truths.
         config: block size and K.
@@ -163,48 +162,58 @@ def score(
     Source: Chun et al., ECCV 2022, arXiv:2204.03359 (ECCV Caption); Parekh et al., EACL 2021 (CxC). The authors of
     CUSA cut the rankings at 50; these are whole, which changes nothing but where R is larger than 50.
     """
-    images, texts = image_ID[gallery.images], text_CD[gallery.captions]
     for name, title, protocol in (
         ("coco", "coco-5k", "COCO's own pairs; the five official captions an image are ranked"),
         ("cxc", "cxc", "COCO's own pairs and those that CxC's raters found as well"),
         ("eccv", "eccv-caption", "matches that machines proposed and people verified; queries of ECCV Caption alone"),
     ):
-        both, image_queries, text_queries = _rank(images, texts, gallery, truths, name, config)
+        both, image_queries, text_queries = _rank(scores, gallery, truths, name, config)
         found = cross_modal.under_truth(both) if name == "eccv" else cross_modal.recalls(both, config.ks)
         sized = f"{protocol}; {len(image_queries):,} image and {len(text_queries):,} caption queries"
         yield Scored(title, sized, found, both, gallery.images[image_queries], gallery.captions[text_queries])
         if name == "coco":
-            yield _folds(images, texts, gallery, truths, config)
+            yield _folds(scores, gallery, truths, config)
 
 
 def _rank(
-    images: np.ndarray, texts: np.ndarray, gallery: Gallery, truths: GroundTruths, name: str, config: EvalConfig
+    scores: Scores, gallery: Gallery, truths: GroundTruths, name: str, config: EvalConfig
 ) -> tuple[TwoWays, np.ndarray, np.ndarray]:
     """Rank the queries of one ground truth; return also which places of the gallery they are."""
-    sides = (
-        (images, texts, gallery.image_ids, gallery.caption_ids, truths.image_to_text[name]),
-        (texts, images, gallery.caption_ids, gallery.image_ids, truths.text_to_image[name]),
+    images = _asked(gallery.image_ids, gallery.caption_ids, truths.image_to_text[name])
+    captions = _asked(gallery.caption_ids, gallery.image_ids, truths.text_to_image[name])
+    of_images = part(scores, gallery.images[images.rows], gallery.captions).of_images(config.block)
+    of_captions = part(scores, gallery.images, gallery.captions[captions.rows]).of_captions(config.block)
+    at_r = name == "eccv"
+    both = TwoWays(
+        rank(of_images, images.relevant, num_right=images.num_right, top=config.top, at_r=at_r),
+        rank(of_captions, captions.relevant, num_right=captions.num_right, top=config.top, at_r=at_r),
     )
-    rankings, asked = [], []
-    for queries, answers, query_ids, answer_ids, matches in sides:
-        place = {number: row for row, number in enumerate(answer_ids)}
-        rows = np.array([row for row, number in enumerate(query_ids) if number in matches], np.int64)
-        right = [matches[query_ids[row]] for row in rows]
-        relevant = [np.array([place[answer] for answer in answers_ if answer in place], np.int64) for answers_ in right]
-        rankings.append(
-            rank(
-                score_blocks(queries[rows], answers, config.block),
-                relevant,
-                num_right=np.array([len(answers_) for answers_ in right], np.int64),
-                top=config.top,
-                at_r=name == "eccv",
-            )
-        )
-        asked.append(rows)
-    return TwoWays(*rankings), asked[0], asked[1]
+    return both, images.rows, captions.rows
 
 
-def _folds(images: np.ndarray, texts: np.ndarray, gallery: Gallery, truths: GroundTruths, config: EvalConfig) -> Scored:
+class _Asked(NamedTuple):
+    """The queries of one direction.
+
+    Attributes:
+        rows: (Q,) places in the gallery.
+        relevant: places of their right answers.
+        num_right: (Q,) right answers, those that the gallery lacks included.
+    """
+
+    rows: np.ndarray
+    relevant: list[np.ndarray]
+    num_right: np.ndarray
+
+
+def _asked(query_ids: Sequence[int], answer_ids: Sequence[int], matches: Matches) -> _Asked:
+    place = {number: row for row, number in enumerate(answer_ids)}
+    rows = [row for row, number in enumerate(query_ids) if number in matches]
+    right = [matches[query_ids[row]] for row in rows]
+    relevant = [np.array([place[one] for one in answers if one in place], np.int64) for answers in right]
+    return _Asked(np.array(rows, np.int64), relevant, np.array([len(answers) for answers in right], np.int64))
+
+
+def _folds(scores: Scores, gallery: Gallery, truths: GroundTruths, config: EvalConfig) -> Scored:
     """Return COCO 1K: the mean over five folds of consecutive official captions, each with its own images."""
     own = truths.text_to_image["coco"]
     place = {number: row for row, number in enumerate(gallery.image_ids)}
@@ -215,7 +224,8 @@ def _folds(images: np.ndarray, texts: np.ndarray, gallery: Gallery, truths: Grou
         captions = np.arange(fold * size, (fold + 1) * size)
         members, local = np.unique(owner[captions], return_inverse=True)
         of_image, of_caption = cross_modal.owned(local, len(members))
-        both = cross_modal.rank_both_ways(images[members], texts[captions], of_image, of_caption, config)
+        some = part(scores, gallery.images[members], gallery.captions[captions])
+        both = cross_modal.rank_both_ways(some, of_image, of_caption, config)
         found.append(cross_modal.recalls(both, config.ks))
     mean = {name: float(np.mean([numbers[name] for numbers in found])) for name in found[0]} if size else {}
     protocol = f"mean of {FOLDS} folds of {size:,} consecutive official captions and their images, each its own gallery"

@@ -9,12 +9,14 @@ import pyarrow as pa
 from cusa.errors import ConfigError, nearest
 from cusa.eval import cross_modal, eccv, intervals
 from cusa.eval.config import EvalConfig
+from cusa.eval.scores import Cosines, Scores
 from cusa.eval.tasks import COCO, TASKS, Embedded, answers, coco_ids
 from cusa.manifests import ledger, schemas, store
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 
 if TYPE_CHECKING:
+    from cusa.eval.encode import Embeddings
     from cusa.models.student import Student
 
 PROTOCOL = 3
@@ -83,8 +85,9 @@ def run(
     truths = eccv.read(official) if official is not None and not set(COCO).isdisjoint(wanted) else None
     student = load()
     embeddings = encode(student, split, config, on_event=on_event)
+    scores, score = _cross_scores(student, split, config, embeddings, on_event)
     space, words = student.space_of("uni-modal")
-    seen = Embedded(split, embeddings.image, embeddings.text, space, words, truth, truths)
+    seen = Embedded(split, embeddings.image, embeddings.text, scores, score, space, words, truth, truths)
     found, tables = {}, [schemas.PER_QUERY.empty_table()]
     on_event("rank", 0, len(wanted))
     for answer in answers(seen, config, wanted):
@@ -101,6 +104,7 @@ def run(
         "protocol": PROTOCOL,
         "ties": TIES,
         "interval": resampled if config.bootstrap else "none",
+        "remarks": list(student.remarks()),
         "tasks": found,
     }
     store.write_json(out / "metrics.json", result)
@@ -126,8 +130,24 @@ def validate(student: "Student", split: Split, config: EvalConfig) -> dict[str, 
     here = config.model_copy(update={"device": str(next(student.parameters()).device)})
     embeddings = encode(student, split, here, uni=False)
     of_image, of_caption = cross_modal.owned(split.caption_owner, split.num_images)
-    both = cross_modal.rank_both_ways(embeddings.image["cross"], embeddings.text["cross"], of_image, of_caption, config)
-    return cross_modal.recalls(both, config.ks)
+    scores, _ = _cross_scores(student, split, here, embeddings)
+    return cross_modal.recalls(cross_modal.rank_both_ways(scores, of_image, of_caption, config), config.ks)
+
+
+def _cross_scores(
+    student: "Student", split: Split, config: EvalConfig, embeddings: "Embeddings", on_event: OnEvent = ignore
+) -> tuple[Scores, str]:
+    """Return what ranks across modalities, and how to say so beside a number."""
+    from cusa.eval import pairs
+
+    first = Cosines(embeddings.image["cross"], embeddings.text["cross"])
+    if not split.num_captions:
+        return first, "cross"
+    if student.scores_pairs:
+        return pairs.all_pairs(student, split, config, on_event=on_event), "pairs"
+    if student.reranks and config.rerank:
+        return pairs.rerank(student, split, first, config, on_event=on_event), f"cross, top {config.rerank} re-ranked"
+    return first, "cross"
 
 
 def _allowed(split: Split, has_truth: bool, ground_truth: Path | None) -> list[str]:

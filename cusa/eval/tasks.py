@@ -15,6 +15,7 @@ from cusa.errors import DataError
 from cusa.eval import cross_modal, eccv, intervals, uni_modal
 from cusa.eval.config import EvalConfig
 from cusa.eval.ranking import Ranking
+from cusa.eval.scores import Scores
 from cusa.manifests import schemas
 from cusa.manifests.samples import Split
 
@@ -46,6 +47,8 @@ class Embedded:
     Attributes:
         image: space -> (images, D) unit rows.
         text: space -> (captions, D) unit rows.
+        scores: of all images with all captions: cosines, or whatever else the student ranks by.
+        score: the same for people.
         uni: the space of uni-modal tasks.
         uni_words: the same for people.
         truth: every known match (`image_key`, `caption_key`), or None.
@@ -55,6 +58,8 @@ class Embedded:
     split: Split
     image: Mapping[str, np.ndarray]
     text: Mapping[str, np.ndarray]
+    scores: Scores
+    score: str
     uni: str
     uni_words: str
     truth: Mapping[str, Sequence[str]] | None = None
@@ -101,11 +106,11 @@ def _cross_modal(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> 
         yield _unavailable("cross-modal", "the split has no captions")
         return
     of_image, of_caption = cross_modal.owned(split.caption_owner, split.num_images)
-    both = cross_modal.rank_both_ways(seen.image["cross"], seen.text["cross"], of_image, of_caption, config)
+    both = cross_modal.rank_both_ways(seen.scores, of_image, of_caption, config)
     directions = {cross_modal.IMAGE_TO_TEXT: both.image_to_text, cross_modal.TEXT_TO_IMAGE: both.text_to_image}
     found = intervals.of_rankings(config, directions, _image_of(split), config.ks, prefix=True, rsum=True)
     queries = split.num_images + split.num_captions
-    summary = _summary(cross_modal.recalls(both, config.ks), found, "cross", _ALL_CAPTIONS, queries)
+    summary = _summary(cross_modal.recalls(both, config.ks), found, seen.score, _ALL_CAPTIONS, queries)
     yield Answer("cross-modal", summary, per_query("cross-modal", split, directions))
 
 
@@ -115,14 +120,16 @@ def _under_truth(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> 
         yield _unavailable(name, f"{split.folder / 'truth.parquet'} does not exist: no match is known beyond the pairs")
         return
     of_image, of_caption = cross_modal.matched(seen.truth, split.image_keys, split.caption_keys)
-    both = cross_modal.rank_both_ways(seen.image["cross"], seen.text["cross"], of_image, of_caption, config, at_r=True)
+    both = cross_modal.rank_both_ways(seen.scores, of_image, of_caption, config, at_r=True)
     directions = {cross_modal.IMAGE_TO_TEXT: both.image_to_text, cross_modal.TEXT_TO_IMAGE: both.text_to_image}
     found = intervals.of_rankings(config, directions, _image_of(split), (1,), prefix=True, at_r=True)
     protocol = (
         "every known match counts as right, not only the data set's own pairs; R-Precision and mAP@R look at the first "
         "R places, R being the query's number of right answers"
     )
-    summary = _summary(cross_modal.under_truth(both), found, "cross", protocol, split.num_images + split.num_captions)
+    summary = _summary(
+        cross_modal.under_truth(both), found, seen.score, protocol, split.num_images + split.num_captions
+    )
     yield Answer(name, summary, per_query(name, split, directions))
 
 
@@ -135,12 +142,12 @@ def _coco(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterato
     except DataError as error:
         yield from (_unavailable(name, str(error)) for name in COCO if name in wanted)
         return
-    for scored in eccv.score(seen.image["cross"], seen.text["cross"], gallery, seen.truths, config):
+    for scored in eccv.score(seen.scores, gallery, seen.truths, config):
         if scored.name not in wanted:
             continue
         if scored.rankings is None:
             summary = _summary(
-                scored.numbers, {}, "cross", scored.protocol, len(gallery.images) + len(gallery.captions)
+                scored.numbers, {}, seen.score, scored.protocol, len(gallery.images) + len(gallery.captions)
             )
             yield Answer(scored.name, summary, schemas.PER_QUERY.empty_table())
             continue
@@ -157,7 +164,7 @@ def _coco(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterato
         found = intervals.of_rankings(
             config, directions, image_of, (1,) if at_r else config.ks, prefix=True, rsum=not at_r, at_r=at_r
         )
-        summary = _summary(scored.numbers, found, "cross", scored.protocol, sum(map(len, rows.values())))
+        summary = _summary(scored.numbers, found, seen.score, scored.protocol, sum(map(len, rows.values())))
         galleries = {cross_modal.IMAGE_TO_TEXT: gallery.captions, cross_modal.TEXT_TO_IMAGE: gallery.images}
         yield Answer(scored.name, summary, per_query(scored.name, split, directions, rows=rows, galleries=galleries))
 

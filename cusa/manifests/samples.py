@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from cusa.errors import DataError
@@ -51,11 +52,28 @@ class Split:
         self.folder = work / name
         made_by = f"cusa shard ... --out {work}"
         columns = [schemas.SHARDS.names, schemas.SAMPLES.names, schemas.CAPTIONS.names]
-        self.shards, self.samples, self.captions = (
-            store.read_table(self.folder / file, columns=names, made_by=made_by)
+        _, self._num_images, self._num_captions = (
+            store.check_table(self.folder / file, columns=names, made_by=made_by)
             for file, names in zip(SPLIT_FILES, columns, strict=True)
         )
         self._tars: dict[str, int] = {}
+
+    # The large tables are read when they are asked for: training reads them row by row from files.
+
+    @cached_property
+    def shards(self) -> pa.Table:
+        """One row a tar."""
+        return store.read_table(self.folder / SPLIT_FILES[0], columns=schemas.SHARDS.names)
+
+    @cached_property
+    def samples(self) -> pa.Table:
+        """One row an image."""
+        return store.read_table(self.folder / SPLIT_FILES[1], columns=schemas.SAMPLES.names)
+
+    @cached_property
+    def captions(self) -> pa.Table:
+        """One row a caption."""
+        return store.read_table(self.folder / SPLIT_FILES[2], columns=schemas.CAPTIONS.names)
 
     @cached_property
     def digest(self) -> str:
@@ -68,12 +86,12 @@ class Split:
     @property
     def num_images(self) -> int:
         """Images in the split."""
-        return self.samples.num_rows
+        return self._num_images
 
     @property
     def num_captions(self) -> int:
         """Captions in the split, all images together."""
-        return self.captions.num_rows
+        return self._num_captions
 
     @cached_property
     def image_keys(self) -> list[str]:
@@ -108,15 +126,26 @@ class Split:
         Raises:
             DataError: if the tar is missing or shorter than its table says.
         """
-        shard = self._shard[row]
-        wanted = int(self._bytes[row])
-        data = os.pread(self._tar(shard), wanted, int(self._offset[row]))
-        if len(data) != wanted:
+        return self.bytes_at(self._shard[row], int(self._offset[row]), int(self._bytes[row]), key=self.image_keys[row])
+
+    def bytes_at(self, shard: str, offset: int, size: int, *, key: str) -> bytes:
+        """Return a range of a tar's bytes.
+
+        Args:
+            shard: the tar's name.
+            offset: of the first byte.
+            size: how many.
+            key: whose they are, for the error message.
+
+        Raises:
+            DataError: if the tar is missing or ends before the range does.
+        """
+        data = os.pread(self._tar(shard), size, offset)
+        if len(data) != size:
             raise DataError(
-                f"{self.folder / shard} ends within {self.image_keys[row]}. "
-                "Make it again with `cusa shard ... --force`.",
+                f"{self.folder / shard} ends within {key}. Make it again with `cusa shard ... --force`.",
                 path=self.folder / shard,
-                key=self.image_keys[row],
+                key=key,
             )
         return data
 

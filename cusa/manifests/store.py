@@ -128,6 +128,21 @@ def read_table(path: Path, *, columns: list[str] | None = None, made_by: str = "
     return table
 
 
+def check_table(path: Path, *, columns: list[str], made_by: str = "") -> int:
+    """Make sure that a Parquet table is there with its columns, without reading it; return its number of rows.
+
+    Raises:
+        DataError: if it is missing, truncated, no Parquet, or lacks a column.
+    """
+    try:
+        metadata = pq.read_metadata(path)
+    except (pa.ArrowException, OSError):
+        metadata = None
+    if metadata is None or not set(columns) <= set(metadata.schema.to_arrow_schema().names):
+        read_table(path, columns=columns, made_by=made_by)  # says what is wrong
+    return 0 if metadata is None else metadata.num_rows
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

@@ -1,7 +1,8 @@
 """Teacher tables: unit vectors keyed to the rows of a split, refused when they belong to another one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -180,8 +181,18 @@ def teacher_digest(split: Split, teacher: str) -> str:
     return store.digest([(part.name, read_part_metadata(part)) for part in sorted(folder.glob("[0-9]*.parquet"))])
 
 
-def read_teacher(split: Split, teacher: str) -> TeacherTable:
-    """Read all parts of a teacher over a split and check that they belong to it.
+@dataclass(frozen=True)
+class TeacherPart:
+    """The rows of one teacher over one shard; see `TeacherTable`."""
+
+    modality: str
+    keys: list[str]
+    embeddings: np.ndarray
+    metadata: Mapping[str, str]
+
+
+def read_parts(split: Split, teacher: str) -> Iterator[TeacherPart]:
+    """Read a teacher over a split part by part, and check that each belongs to it.
 
     Args:
         split: the split.
@@ -197,8 +208,8 @@ def read_teacher(split: Split, teacher: str) -> TeacherTable:
     if modality is None:
         have = ", ".join(teachers(split)) or "none"
         raise DataError(f"{split.folder} has no teacher {teacher!r}; it has {have}. Run `{again}`.", teacher=teacher)
-    all_keys = split.image_keys if modality == "image" else split.caption_keys
-    keys, blocks, metadata = [], [], {}
+    file, column = ("samples.parquet", "key") if modality == "image" else ("captions.parquet", "caption_key")
+    split_keys = _column(split.folder / file, column)
     for shard, sha256, images, captions in split.shard_rows():
         path = folder / f"{Path(shard).stem}.parquet"
         table = store.read_table(path, made_by=again)
@@ -209,19 +220,35 @@ def read_teacher(split: Split, teacher: str) -> TeacherTable:
                 f"the shard has {sha256[:12]}). Run `{again}` to make it again.",
                 path=path,
             )
-        rows = images if modality == "image" else captions
         part_keys = table[KEY_OF[modality]].to_pylist()
-        expected = all_keys[rows.start : rows.stop]
+        expected = list(islice(split_keys, len(images if modality == "image" else captions)))
         if len(part_keys) < len(expected):
             lost = sorted(set(expected) - set(part_keys))
             raise DataError(f"{path} lacks {len(lost)} rows, the first {lost[0]!r}. Run `{again} --force`.", path=path)
         if part_keys != expected:
             raise StaleError(f"{path} has its keys in another order than {shard}. Run `{again} --force`.", path=path)
-        keys += part_keys
-        blocks.append(embedding_matrix(table))
-    if not blocks:
+        yield TeacherPart(modality, part_keys, embedding_matrix(table), metadata)
+
+
+def read_teacher(split: Split, teacher: str) -> TeacherTable:
+    """Read all parts of a teacher over a split and check that they belong to it; see `read_parts`."""
+    parts = list(read_parts(split, teacher))
+    if not parts:
         raise DataError(f"{split.folder} has no shards, so no teacher can be read.", path=split.folder)
-    return TeacherTable(teacher, modality, keys, np.concatenate(blocks), metadata)
+    return TeacherTable(
+        teacher,
+        parts[-1].modality,
+        [key for part in parts for key in part.keys],
+        np.concatenate([part.embeddings for part in parts]),
+        parts[-1].metadata,
+    )
+
+
+def _column(path: Path, column: str) -> Iterator[str]:
+    """Give a column's values without holding the table."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=[column]):
+            yield from batch.column(0).to_pylist()
 
 
 def embedding_matrix(table: pa.Table) -> np.ndarray:

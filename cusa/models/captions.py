@@ -35,5 +35,24 @@ def clean_caption(text: str, max_words: int = 64) -> str:
     return cleaned
 
 
+def repair(text: str) -> str:
+    """Mend a text's encoding as CLIP's reference tokenizer does before it splits it.
+
+    ftfy undoes mojibake, curly quotes and ligatures; HTML entities are resolved twice (captions from the web are often
+    escaped twice); white space at the ends goes. Hugging Face's tokenizer leaves this out, and gives other ids for such
+    texts.
+
+    Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, as
+    their tokenizer computes it.
+    """
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text.strip()  # nothing to mend, and ftfy costs more than tokenising
+    import html
+
+    import ftfy
+
+    return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+
+
 TRANSFORMS = {"none": lambda text: text, "clean": clean_caption}
 """Text transforms by name, as a teacher table's `transform` records them."""

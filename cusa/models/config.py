@@ -5,15 +5,63 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
+class SgrafConfig(BaseModel):
+    """The similarity networks; the defaults are the reference's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    module: Literal["sgr", "saf"] = Field(default="sgr", description="reasoning, or filtration")
+    regions_from: str = Field(
+        default="shard",
+        min_length=1,
+        description="`shard` = .npy members; `patches` = the picture's own patches; else hub name or folder of a "
+        "Hugging Face vision model, frozen, whose grid features are the regions",
+    )
+    regions: int = Field(default=36, ge=1, description="regions of an image at most; a square number for pictures")
+    region_width: int = Field(default=2048, ge=1, description="numbers of a region in the shards")
+    patch: int = Field(default=8, ge=1, description="patches: pixels a side of each")
+    word_width: int = Field(default=300, ge=1, description="numbers of a word's vector")
+    width: int = Field(default=1024, ge=1, description="of the shared embedding")
+    similarity_width: int = Field(default=256, ge=1, description="of a similarity vector")
+    steps: int = Field(default=3, ge=1, description="SGR: steps of reasoning")
+    dropout: float = Field(default=0.4, ge=0, lt=1, description="of word vectors and pooling")
+    margin: float = Field(default=0.2, ge=0, description="of the hinge loss")
+    negatives: Literal["hardest", "all"] = Field(default="hardest", description="of the hinge loss")
+    min_count: int = Field(default=4, ge=1, description="words seen less often are unknown (reference: 4)")
+    vocabulary: str = Field(default="", description="JSON of the reference's vocabulary; empty = built from the data")
+    max_unknown: float = Field(default=0.05, ge=0, le=1, description="share of unknown words above which you are told")
+
+
+class MatchingConfig(BaseModel):
+    """X2-VLM: a dual encoder with a fusion encoder on top."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: Literal["scratch", "base", "large"] = Field(
+        default="scratch", description="scratch = the sizes above; base and large as published"
+    )
+    image_size: int = Field(default=384, ge=16, description="base, large: pixels a side")
+    fusion_layers: int = Field(default=2, ge=1, description="scratch: layers that read both")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="of the text and fusion layers")
+    tokenizer: str = Field(
+        default="bert-base-uncased", min_length=1, description="base, large: hub name or folder of the tokenizer"
+    )
+
+
 class StudentConfig(BaseModel):
     """The model that learns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: str = Field(
+        default="dual-encoder",
+        min_length=1,
+        description="dual-encoder, sgraf, x2vlm, blip, or module:Class of your own (docs/students.md)",
+    )
     name: str = Field(
         default="scratch",
         min_length=1,
-        description="hub name or folder of a Hugging Face dual encoder; `scratch` = a CLIP of random weights",
+        description="hub name, folder or checkpoint file it starts from; `scratch` = random weights",
     )
     revision: str = Field(default="", description="hub revision; empty = the default branch")
     cross_head: bool = Field(
@@ -24,6 +72,10 @@ class StudentConfig(BaseModel):
         default="auto",
         description="LayerNorm + Linear for the uni-modal embedding that USA teaches; auto = if USA's weight is not 0",
     )
+    base_loss: Literal["own", "infonce"] = Field(
+        default="own", description="what CUSA is added to: the model's own loss, or InfoNCE on its scores"
+    )
+    freeze: Literal["none", "image", "text", "both"] = Field(default="none", description="towers that do not learn")
     head_std: float = Field(default=0.02, gt=0, description="deviation of a new head's weights")
     captions: Literal["clean", "none"] = Field(default="clean", description="captions before tokenising")
     max_words: int = Field(default=64, ge=1, description="words kept of a cleaned caption (paper: 64)")
@@ -38,6 +90,9 @@ class StudentConfig(BaseModel):
     width: int = Field(default=128, ge=4, description="scratch: width of the shared embedding")
     context: int = Field(default=40, ge=4, description="scratch: tokens a caption at most, the two marks included")
     vocabulary: int = Field(default=5000, ge=8, description="scratch: words at most, the most frequent ones")
+
+    sgraf: SgrafConfig = SgrafConfig()
+    x2vlm: MatchingConfig = MatchingConfig()
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "StudentConfig":

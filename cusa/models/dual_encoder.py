@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from cusa.errors import DataError
 from cusa.manifests import store
-from cusa.models import vocabulary
-from cusa.models.captions import clean_caption
+from cusa.models import openai_clip, vocabulary
+from cusa.models.captions import clean_caption, repair
 from cusa.models.config import StudentConfig
 from cusa.models.preprocess import Preprocess
 from cusa.models.student import CARD, Space, Student
@@ -90,18 +90,41 @@ class DualEncoder(Student):
         # The caller's random numbers stay as they are; towers and heads draw from seeds of their own.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            heads: dict[str, Tensor] = {}
             if config.name == "scratch":
                 backbone, tokenizer, card = _from_scratch(config, captions)
+            elif Path(config.name).is_file():
+                backbone, tokenizer, card, heads = _from_checkpoint(Path(config.name))
             else:
                 backbone, tokenizer, card = _from_hugging_face(config.name, revision=config.revision)
             torch.manual_seed(seed + 1)
+            # Heads that a checkpoint brings go on learning; others are new.
+            known = {name: value for name, value in heads.items() if name.partition(".")[0] in spaces}
             card = {**card, "heads": spaces, "text": {**card["text"], **text}}
-            return DualEncoder(backbone, tokenizer, card, head_std=config.head_std).train()
+            student = DualEncoder(backbone, tokenizer, card, head_std=config.head_std).train()
+            student.heads.load_state_dict(known, strict=False)
+            return student
 
     @staticmethod
     def from_hugging_face(name: str) -> "DualEncoder":
         """Take a Hugging Face model as it is, without heads; see `cusa.models.student.load`."""
         return DualEncoder(*_from_hugging_face(name))
+
+    @staticmethod
+    def from_checkpoint(path: Path, *, tokenizer: Any = None) -> "DualEncoder":
+        """Read a file in OpenAI's CLIP format, or the authors' CUSA checkpoint with its heads.
+
+        Args:
+            path: what `cusa.models.openai_clip.read` reads.
+            tokenizer: for a vocabulary that is not OpenAI's.
+
+        Raises:
+            DataError: if the file is of another kind, or its vocabulary is unknown and no tokenizer is given.
+        """
+        backbone, found, card, heads = _from_checkpoint(path, tokenizer=tokenizer)
+        student = DualEncoder(backbone, found, card)
+        student.heads.load_state_dict(heads)
+        return student
 
     @staticmethod
     def load(folder: Path) -> "DualEncoder":
@@ -139,7 +162,7 @@ class DualEncoder(Student):
 
         with store.whole_folder(folder) as place:
             try:
-                with _quiet():
+                with quiet():
                     self.backbone.save_pretrained(place)  # type: ignore[operator]
                     self._tokenizer.save_pretrained(place)
                 if len(self.heads):
@@ -155,6 +178,11 @@ class DualEncoder(Student):
         """Scale and cut an RGB image: (3, S, S) uint8."""
         return self.preprocess.square(image)
 
+    def tower(self, end: Literal["image", "text"]) -> list[nn.Parameter]:
+        """Return a tower's parameters, its projection included, by the names that Hugging Face gives them."""
+        starts = ("vision", "visual") if end == "image" else ("text",)
+        return [value for name, value in self.backbone.named_parameters() if name.startswith(starts)]
+
     def pixels(self, arrays: Tensor) -> Tensor:
         """Normalise (B, 3, S, S) uint8 to float32."""
         if arrays.device.type == "cpu":
@@ -167,14 +195,20 @@ class DualEncoder(Student):
         Raises:
             DataError: if nothing is left of a caption once cleaned.
         """
+        text, texts = self.card["text"], self.cleaned(texts)
+        with _TOKENIZING:
+            tokens = self._tokenizer(
+                texts, padding=text["padding"], truncation=True, max_length=text["context"], return_tensors="pt"
+            )
+            self.truncated += sum(bool(encoding.overflowing) for encoding in tokens.encodings or ())
+        return {name: tokens[name] for name in text["inputs"]}
+
+    def cleaned(self, texts: Sequence[str]) -> list[str]:
+        """Return captions as the tokenizer gets them."""
         text = self.card["text"]
         if text["transform"] == "clean":
             texts = [clean_caption(words, text["max_words"]) for words in texts]
-        with _TOKENIZING:
-            tokens = self._tokenizer(
-                list(texts), padding=text["padding"], truncation=True, max_length=text["context"], return_tensors="pt"
-            )
-        return {name: tokens[name] for name in text["inputs"]}
+        return [repair(words) for words in texts] if text["repair"] else list(texts)
 
     def encode_image(self, pixels_BCHW: Tensor, space: Space = "cross") -> Tensor:
         """Embed images: (B, D) float32 unit rows; without uni-modal heads both spaces are the cross-modal one."""
@@ -251,7 +285,7 @@ def _from_scratch(config: StudentConfig, captions: Sequence[str]) -> tuple[nn.Mo
             },
         )
     )
-    return backbone, tokenizer, _card("scratch", backbone, Preprocess(config.image_size), config.context)
+    return backbone, tokenizer, _card("scratch", backbone, Preprocess(config.image_size), config.context, tokenizer)
 
 
 def _from_hugging_face(name: str, *, revision: str = "") -> tuple[nn.Module, Any, dict[str, Any]]:
@@ -266,7 +300,30 @@ def _from_hugging_face(name: str, *, revision: str = "") -> tuple[nn.Module, Any
         found = cached_file(name, path.name, revision=revision or None, _raise_exceptions_for_missing_entries=False)
         fields = store.read_json(Path(found)) if found else {}
     preprocess = Preprocess.from_hugging_face(fields, image_size=config.vision_config.image_size)
-    return backbone, tokenizer, _card(name, backbone, preprocess, config.text_config.max_position_embeddings)
+    return backbone, tokenizer, _card(name, backbone, preprocess, config.text_config.max_position_embeddings, tokenizer)
+
+
+def _from_checkpoint(path: Path, *, tokenizer: Any = None) -> tuple[nn.Module, Any, dict[str, Any], dict[str, Tensor]]:
+    """Return towers, tokenizer, card and heads of a checkpoint file."""
+    clip, heads, temperatures = openai_clip.split(openai_clip.read(path))
+    backbone = openai_clip.to_hugging_face(clip)
+    config: Any = backbone.config
+    context = config.text_config.max_position_embeddings
+    if tokenizer is None:
+        words = config.text_config.vocab_size
+        if words != openai_clip.VOCABULARY:
+            raise DataError(
+                f"{path} has a vocabulary of {words:,} ids; only OpenAI's of {openai_clip.VOCABULARY:,} is known here. "
+                "Pass its tokenizer: DualEncoder.from_checkpoint(path, tokenizer=...).",
+                path=path,
+            )
+        tokenizer = openai_clip.tokenizer(context)
+    preprocess = Preprocess(config.vision_config.image_size)
+    card = _card(path.stem, backbone, preprocess, context, tokenizer)
+    card["heads"] = [space for space in ("cross", "uni") if any(name.startswith(f"{space}.") for name in heads)]
+    if temperatures:
+        card["temperatures"] = temperatures
+    return backbone, tokenizer, card, heads
 
 
 def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
@@ -275,7 +332,7 @@ def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
 
     where: dict[str, Any] = {"revision": revision} if revision else {}
     try:
-        with _quiet():
+        with quiet():
             backbone = AutoModel.from_pretrained(name, trust_remote_code=False, **where)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError... for a bad model
@@ -294,7 +351,7 @@ def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' own progress bars off the terminal, which is the command line's to write to."""
     from transformers.utils import logging
 
@@ -307,8 +364,10 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _card(name: str, backbone: nn.Module, preprocess: Preprocess, context: int) -> dict[str, Any]:
+def _card(name: str, backbone: nn.Module, preprocess: Preprocess, context: int, tokenizer: Any) -> dict[str, Any]:
     """Say what a folder needs to be read again, heads apart."""
+    from transformers import CLIPTokenizer
+
     config: Any = backbone.config
     siglip = str(config.model_type).startswith("siglip")
     width = getattr(config, "projection_dim", None) or config.text_config.projection_size
@@ -322,6 +381,7 @@ def _card(name: str, backbone: nn.Module, preprocess: Preprocess, context: int) 
         "text": {
             "transform": "clean",
             "max_words": 64,
+            "repair": isinstance(tokenizer, CLIPTokenizer),
             "context": int(context),
             "padding": "max_length" if siglip else "longest",
             "inputs": ["input_ids"] if siglip else ["input_ids", "attention_mask"],

@@ -29,7 +29,7 @@ _RESAMPLE = {
 }
 
 
-def decode_rgb(data: bytes, *, max_pixels: int = 200_000_000) -> Image.Image:
+def decode_rgb(data: bytes, *, max_pixels: int = 200_000_000, draft: int = 0) -> Image.Image:
     """Decode an image as everyone in this package sees it: upright, three channels of 8 bits.
 
     The EXIF orientation is applied; greyscale, palette and CMYK become RGB; 16-bit greys keep their upper 8 bits;
@@ -39,6 +39,8 @@ def decode_rgb(data: bytes, *, max_pixels: int = 200_000_000) -> Image.Image:
     Args:
         data: a whole JPEG, PNG, WebP, GIF, BMP or TIFF file.
         max_pixels: larger images are refused before they are decoded.
+        draft: let the JPEG decoder itself scale down, to 1/2, 1/4 or 1/8, as far as both sides keep this many pixels:
+            faster, but not the pixels that full decoding and resizing give. 0 = full size.
 
     Returns:
         A loaded RGB image.
@@ -57,6 +59,8 @@ def decode_rgb(data: bytes, *, max_pixels: int = 200_000_000) -> Image.Image:
             raise ValueError("the bytes are no image that Pillow knows") from error  # its own words name an address
         if image.width * image.height > max_pixels:
             raise ValueError(f"the image has {image.width} x {image.height} pixels, {max_pixels} allowed")
+        if draft:
+            image.draft(None, (draft, draft))  # does nothing for other formats
         image.load()
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "RGB" and "transparency" not in upright.info:
@@ -69,6 +73,24 @@ def decode_rgb(data: bytes, *, max_pixels: int = 200_000_000) -> Image.Image:
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
             return Image.alpha_composite(white, rgba).convert("RGB")
         return upright.convert("RGB")
+
+
+def decode(data: bytes, *, draft: int = 0) -> Image.Image | np.ndarray:
+    """Decode a shard's member: an image as `decode_rgb` gives it, or the array of a `.npy` member.
+
+    Args:
+        data: the whole member.
+        draft: of images, as in `decode_rgb`.
+
+    Raises:
+        OSError, ValueError...: one of `UNDECODABLE`; for an array also if it holds objects instead of numbers.
+    """
+    if not data.startswith(b"\x93NUMPY"):
+        return decode_rgb(data, draft=draft)
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise ValueError(f"the array holds {array.dtype}, or numbers that are not finite")
+    return array
 
 
 @dataclass(frozen=True)
@@ -102,6 +124,11 @@ class Preprocess:
 
     def square(self, image: Image.Image) -> np.ndarray:
         """Scale and cut an RGB image: (3, S, S) uint8, what a cache keeps."""
+        if isinstance(image, np.ndarray):
+            raise DataError(
+                f"The shards hold arrays of shape {image.shape} (region features), and this student reads pictures. "
+                "Set student.kind=sgraf, or shard the pictures."
+            )
         assert image.mode == "RGB", image.mode
         if self.fit == "squash":
             cut = image.resize((self.size, self.size), _RESAMPLE[self.resample])

@@ -4,28 +4,40 @@ Legend: B pairs or items, D width of an embedding, C H W channels and pixels of 
 """
 
 import abc
-from collections.abc import Sequence
+import importlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cusa.errors import ConfigError, DataError
+from cusa.errors import ConfigError, DataError, nearest
 from cusa.manifests import store
 from cusa.models.config import StudentConfig
 
 Space = Literal["cross", "uni"]
 """`cross`: images and texts side by side. `uni`: images among images, texts among texts (what USA teaches)."""
 
+KINDS = {
+    "dual-encoder": "cusa.models.dual_encoder:DualEncoder",
+    "sgraf": "cusa.models.sgraf:Sgraf",
+    "x2vlm": "cusa.models.x2vlm:X2vlm",
+    "blip": "cusa.models.blip:Blip",
+}
+"""Kinds of students and the class of each; any other kind is a `module:Class` of someone else's."""
+
 CARD = "student.json"
 """In every model folder: which class reads it, its preprocessing, and which heads serve which task."""
 
 
 class Student(nn.Module, abc.ABC):
-    """A model of images and texts that CUSA can train; someone else's joins by these methods.
+    """A model of images and texts that CUSA can train; someone else's joins by the abstract methods.
+
+    A dual encoder needs no more than these: its loss is InfoNCE, its score a cosine. What others need besides is
+    switched on by four class attributes, each with the methods that it asks for; see docs/students.md.
 
     The reading side (`image_array`, `tokenize`) is apart from the computing side, so that a loader's threads can do it
     and so that decoded images can be kept as bytes.
@@ -37,6 +49,17 @@ class Student(nn.Module, abc.ABC):
     """Whether it has uni-modal heads; without, the `uni` space is the `cross` space."""
     width: int
     """D of the cross-modal embedding."""
+    truncated: int = 0
+    """Captions that `tokenize` has cut so far because they were longer than the student reads."""
+
+    has_own_loss: bool = False
+    """Whether `base_loss` stands where InfoNCE would."""
+    soft_labels: Literal["similarity", "matching"] = "similarity"
+    """Where CSA acts: on the batch's similarities, or on the labels of a matching loss (`base_loss` gets them)."""
+    scores_pairs: bool = False
+    """Whether its score is `pair_scores`, not a cosine; `forward` then gives `similarity` (B, B)."""
+    reranks: bool = False
+    """Whether `match` scores the first candidates once more."""
 
     @abc.abstractmethod
     def image_array(self, image: Image.Image) -> np.ndarray:
@@ -66,6 +89,52 @@ class Student(nn.Module, abc.ABC):
             `image`, `text` (B, D), and with uni-modal heads `image_uni`, `text_uni`: unit rows in float32.
         """
 
+    def base_loss(
+        self, out: Mapping[str, Any], *, image_ids: Tensor, match_labels: tuple[Tensor, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Compute the model's own loss from what `forward` gave; needed with `has_own_loss`.
+
+        Args:
+            out: of `forward`; may hold more than the loss reads.
+            image_ids: (B,), equal for pairs of the same image.
+            match_labels: with `soft_labels = "matching"` and a weight of CSA, (B, B) labels in [0, 1] of image i with
+                text j in the image-to-text direction, and of text i with image j in the other.
+
+        Returns:
+            Named 0-d terms whose sum is the loss.
+        """
+        raise NotImplementedError(f"{type(self).__name__} says has_own_loss and has no base_loss")
+
+    def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Compute what `pair_scores` or `match` reads of images, each (B, ...); needed with either."""
+        raise NotImplementedError(f"{type(self).__name__} has no image_parts")
+
+    def text_parts(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute what `pair_scores` or `match` reads of captions, each (B, ...); needed with either."""
+        raise NotImplementedError(f"{type(self).__name__} has no text_parts")
+
+    def pair_scores(self, images: Mapping[str, Tensor], texts: Mapping[str, Tensor]) -> Tensor:
+        """Score all pairs of I images and C captions: (I, C); needed with `scores_pairs`."""
+        raise NotImplementedError(f"{type(self).__name__} says scores_pairs and has no pair_scores")
+
+    def match(self, images: Mapping[str, Tensor], texts: Mapping[str, Tensor]) -> Tensor:
+        """Return (P, 2) logits of image i with caption i, column 1 saying yes; needed with `reranks`."""
+        raise NotImplementedError(f"{type(self).__name__} says reranks and has no match")
+
+    def tower(self, end: Literal["image", "text"]) -> Sequence[nn.Parameter]:
+        """Return the parameters that `student.freeze` keeps as they are; heads are none of them."""
+        raise ConfigError(
+            f"student.freeze={end!r} is not possible: {type(self).__name__} does not say which parameters are its "
+            f"{end} tower. Set student.freeze=none.",
+            key="student.freeze",
+        )
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return full sentences a person should read: captions cut, words unknown."""
+        if not self.truncated:
+            return ()
+        return (f"{self.truncated} captions (counted each time they were read) were longer than the student reads.",)
+
     @abc.abstractmethod
     def save(self, folder: Path) -> None:
         """Write everything `load` needs, whole."""
@@ -94,25 +163,63 @@ def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: i
         The student, on the CPU, in training mode.
 
     Raises:
-        ConfigError: if the heads that the loss needs are forbidden.
+        ConfigError: if the heads that the loss needs are forbidden, or the kind is unknown.
         DataError: if the name or folder holds no such model.
     """
-    from cusa.models.dual_encoder import DualEncoder
-
     if uni and config.uni_head == "never":
         raise ConfigError(
             "loss.beta is not 0, but student.uni_head is 'never': USA needs the uni-modal heads. "
             "Set student.uni_head=auto or loss.beta=0.",
             key="student.uni_head",
         )
-    return DualEncoder.create(config, captions=captions, uni=uni or config.uni_head == "always", seed=seed)
+    made = kind_class(config.kind).create(config, captions=captions, uni=uni or config.uni_head == "always", seed=seed)
+    ends: tuple[Literal["image", "text"], ...] = ("image", "text")
+    for end in ends:
+        if config.freeze in (end, "both"):
+            for parameter in made.tower(end):
+                parameter.requires_grad_(False)
+    if config.base_loss == "infonce":
+        made.has_own_loss = False
+        made.soft_labels = "similarity"
+    return made
+
+
+def kind_class(kind: str) -> Any:
+    """Return the class of a kind of student.
+
+    Args:
+        kind: one of `KINDS`, or `module:Class`, a class of someone else's with `create` and `load`; naming it runs
+            that module's code.
+
+    Raises:
+        ConfigError: if there is no such kind, module or class.
+    """
+    place = KINDS.get(kind, kind)
+    module, colon, name = place.partition(":")
+    if not colon:
+        raise ConfigError(
+            f"There is no kind of student {kind!r}. {nearest(kind, KINDS)}, or module:Class.", key="student.kind"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"The student {kind!r} is not there: {error}. Write module:Class, the module being importable from where "
+            "you start (PYTHONPATH=.).",
+            key="student.kind",
+        ) from error
+    for method in ("create", "load"):
+        if not callable(getattr(found, method, None)):
+            raise ConfigError(f"The student {kind!r} has no method {method}; see docs/students.md.", key="student.kind")
+    return found
 
 
 def load(name: str | Path, *, device: str | torch.device = "cpu") -> Student:
     """Load a trained student.
 
     Args:
-        name: a run folder, a model folder that `save` wrote, a Hugging Face folder of a dual encoder, or a hub name.
+        name: a run folder, a model folder that `save` wrote, a Hugging Face folder of a dual encoder, a hub name, or a
+            checkpoint file in OpenAI's CLIP format (the authors' CUSA checkpoints too).
         device: where its weights go.
 
     Returns:
@@ -123,18 +230,18 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Student:
     """
     from cusa.models.dual_encoder import DualEncoder
 
-    kinds = {"dual-encoder": DualEncoder}
     path = Path(name).expanduser()
     student: Student
     folder = next((place for place in (path, path / "model") if (place / CARD).is_file()), None)
     if folder is not None:
         kind = store.read_json(folder / CARD).get("kind")
-        if kind not in kinds:
-            raise DataError(
-                f"{folder / CARD} describes a student of kind {kind!r}; this version knows {', '.join(kinds)}.",
-                path=folder,
-            )
-        student = kinds[kind].load(folder)
+        try:
+            found = kind_class(str(kind))
+        except ConfigError as error:
+            raise DataError(f"{folder / CARD} describes a student of kind {kind!r}. {error}", path=folder) from error
+        student = found.load(folder)
+    elif path.is_file():
+        student = DualEncoder.from_checkpoint(path)
     elif path.is_dir() and not (path / "config.json").is_file():
         trained = " Its training has not yet saved a model." if (path / "checkpoints").is_dir() else ""
         raise DataError(

@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 from cusa.errors import DataError
 from cusa.manifests import ledger, schemas, store, tables
 from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.neighbours import read_neighbours
 from cusa.manifests.samples import Split
 from cusa.models.captions import clean_caption
 from cusa.pipeline import gallery
 from cusa.pipeline.audit_figures import batch_false_negatives, ranking_figures
 from cusa.pipeline.candidates import Candidates, Finder, Modality, found, joined
 from cusa.pipeline.config import AuditConfig
-from cusa.pipeline.index import read_neighbours
 from cusa.pipeline.known_truth import KnownTruth, find_truth, read_truth, truth_digest, write_truth
 from cusa.pipeline.stage import Outcome, outcome
 from cusa.pipeline.vectors import unit_rows

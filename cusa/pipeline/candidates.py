@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from cusa.pipeline.index import Neighbours
+from cusa.manifests.neighbours import Neighbours
 
 
 @dataclass(frozen=True)

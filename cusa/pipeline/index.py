@@ -3,16 +3,14 @@
 Shapes: N rows of a teacher table, D its width, K neighbours kept a row; Q rows searched at once, S places searched.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from cusa.errors import DataError, StaleError
 from cusa.manifests import ledger, schemas, store, tables
 from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.neighbours import Neighbours, neighbour_path, neighbour_stamp
 from cusa.manifests.samples import Split
 from cusa.pipeline.config import IndexConfig
 from cusa.pipeline.stage import Outcome, outcome
@@ -23,19 +21,6 @@ if TYPE_CHECKING:
 
 _ROWS_A_BLOCK = 4096
 _DECIMALS = 6  # similarities that agree so far are ties: float32 products differ in the 7th digit from block to block
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """The nearest rows of every row of a teacher table, itself left out.
-
-    Attributes:
-        ids: (N, K) int64 row numbers, nearest first; ties in the order of their rows.
-        similarities: (N, K) float32 cosines.
-    """
-
-    ids: np.ndarray
-    similarities: np.ndarray
 
 
 def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False, on_event: OnEvent = ignore) -> Outcome:
@@ -57,7 +42,7 @@ def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False,
     """
     clock = ledger.Clock()
     folder = split.folder / "index"
-    stamp = _stamp(split, teacher)
+    stamp = neighbour_stamp(split, teacher)
     inputs = {"split": stamp["split"], "teacher": stamp["teacher_digest"]}
     parameters = {"teacher": teacher, **config.model_dump()}
     book = folder / f"{teacher}.ledger.json"
@@ -71,7 +56,7 @@ def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False,
     table = tables.read_teacher(split, teacher)
     rows_ND = unit_rows(table)
     index = _flat(rows_ND)
-    files = [folder / f"{teacher}.faiss", _path(split, teacher)]
+    files = [folder / f"{teacher}.faiss", neighbour_path(split, teacher)]
     with store.whole_file(files[0]) as temporary:
         import faiss
 
@@ -102,61 +87,6 @@ def nearest_rows(rows_ND: np.ndarray, k: int, *, what: str = "index", on_event: 
         (N, min(k, N - 1)) row numbers and cosines.
     """
     return _search(_flat(rows_ND), rows_ND, k, what, on_event)
-
-
-def read_neighbours(split: Split, teacher: str, *, depth: int) -> Neighbours:
-    """Read the neighbour table of a teacher, cut to a depth.
-
-    Args:
-        split: the split.
-        teacher: the teacher's name.
-        depth: neighbours wanted a row; fewer come back only where the split has no more rows.
-
-    Raises:
-        DataError: if the table is missing or broken, or less deep than wanted.
-        StaleError: if it was made from other teacher tables or another split.
-    """
-    path = _path(split, teacher)
-    made_by = f"cusa index {split.work} --split {split.name}"
-    table = store.read_table(path, columns=["neighbours"], made_by=made_by)
-    found = tables.read_part_metadata(path)
-    stamp = _stamp(split, teacher)
-    for name, what in (("split", "state of the split"), ("teacher_digest", f"table of teacher {teacher!r}")):
-        if found.get(name) != stamp[name]:
-            raise StaleError(f"{path} was made from another {what}. Run `{made_by}`.", path=path, teacher=teacher)
-    column = table["neighbours"].combine_chunks()
-    ids, distances = (column.field(name).flatten().to_numpy() for name in ("ids", "distances"))
-    rows = table.num_rows
-    expected = split.num_images if stamp["modality"] == "image" else split.num_captions
-    width = len(ids) // max(rows, 1)
-    if rows != expected or len(ids) != rows * width or (ids.size and (ids.min() < 0 or ids.max() >= rows)):
-        raise DataError(
-            f"{path} has not one whole row for each of {expected} rows. Run `{made_by} --force`.", path=path
-        )
-    deep = max(0, min(depth, rows - 1))
-    if width < deep:
-        raise DataError(
-            f"{path} has {width} neighbours a row and {depth} are asked for. Run `{made_by} --neighbours {depth}`, or "
-            f"ask for at most {width}.",
-            path=path,
-            neighbours=depth,
-        )
-    similarities_NK = (1 - distances).reshape(rows, width)[:, :deep]
-    return Neighbours(ids.reshape(rows, width)[:, :deep], similarities_NK.astype(np.float32))
-
-
-def _path(split: Split, teacher: str) -> Path:
-    return split.folder / "index" / f"neighbours-{teacher}.parquet"
-
-
-def _stamp(split: Split, teacher: str) -> dict[str, str]:
-    """Return what a neighbour table says of its making."""
-    return {
-        "teacher": teacher,
-        "modality": tables.teachers(split).get(teacher, ""),
-        "teacher_digest": tables.teacher_digest(split, teacher),
-        "split": split.digest,
-    }
 
 
 def _flat(rows_ND: np.ndarray) -> "faiss.IndexFlatIP":

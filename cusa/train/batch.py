@@ -20,10 +20,17 @@ class Substitute:
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's pairs of one step. Legend: B pairs, L tokens, S pixels a side, E and F widths of the teachers."""
+    """One rank's pairs of one part of a step.
+
+    Legend: B pairs, L tokens, S pixels a side, E and F widths of the teachers.
+    """
 
     step: int
     """Counted from 0."""
+    part: int
+    """Which part of the step, counted from 0."""
+    pairs: int
+    """Of this part, all ranks together."""
     keys: tuple[str, ...]
     """(B) caption keys; the image's key is the part before `#`."""
     images: Tensor
@@ -32,8 +39,10 @@ class Batch:
     """What the student's `tokenize` made, each (B, L)."""
     image_ids: Tensor
     """(B) int64, the image's row in the split: equal where two captions of one image meet."""
+    rows: Tensor
+    """(B) int64, the captions' rows in the split."""
     teacher_image: Tensor | None
-    """(B, E) float32, or None where the loss asks no image teacher."""
+    """(B, E) float32; None where the loss asks no image teacher, or its rows are on the device."""
     teacher_text: Tensor | None
-    """(B, F) float32, or None where the loss asks no text teacher."""
+    """(B, F) float32, or None, likewise."""
     substitutes: tuple[Substitute, ...] = ()

@@ -5,7 +5,7 @@ SHA-256 of the state, and what it belongs to). The folder appears under its name
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from cusa.errors import DataError, StaleError
+from cusa.errors import ConfigError, DataError, StaleError, nearest
 from cusa.manifests import store
 
-_FORMAT = 1
+_FORMAT = 2
+
+KEYS_OF_INPUTS = {
+    "the training split": "data.train",
+    "the validation split": "data.val",
+    "the image teacher": "teachers.image",
+    "the text teacher": "teachers.text",
+    "the neighbour tables": "train.neighbour_similarity",
+}
+"""Inputs in words -> the recipe key by which `allow_changed` names them."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +76,26 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(place.name[5:]) for place in folder.glob("step-*") if place.name[5:].isdigit())
 
 
-def load(folder: Path, *, identity: Identity) -> tuple[int, dict[str, Any], tuple[str, ...]]:
+def load(
+    folder: Path, *, identity: Identity, allow_changed: Collection[str] = ()
+) -> tuple[int, dict[str, Any], tuple[str, ...]]:
     """Read the latest checkpoint that is whole.
 
     Args:
         folder: the run's `checkpoints` folder; may not exist.
         identity: what the run is now.
+        allow_changed: recipe keys and inputs (see `KEYS_OF_INPUTS`) that may differ.
 
     Returns:
-        Steps done and the state, or 0 and an empty state if there is none; and a sentence for each that was broken.
+        Steps done and the state, or 0 and an empty state if there is none; and a sentence for each that was broken,
+        and for what differs with leave.
 
     Raises:
+        ConfigError: if `allow_changed` names what no checkpoint depends on.
         DataError: if there are checkpoints and none is whole.
         StaleError: if the latest whole one belongs to other settings or inputs; the message names what changed.
     """
+    _check_names(allow_changed, identity)
     notes: list[str] = []
     for step in reversed(steps(folder)):
         place = folder / f"step-{step:09d}"
@@ -88,12 +103,15 @@ def load(folder: Path, *, identity: Identity) -> tuple[int, dict[str, Any], tupl
             meta = store.read_json(place / "meta.json")
             _check(place, meta, step)
             changed = _changes(meta, identity)
-            if changed:
+            refused = [words for key, words in changed.items() if not {key, KEYS_OF_INPUTS.get(key)} & {*allow_changed}]
+            if refused:
                 raise StaleError(
-                    f"{place} belongs to another run: {'; '.join(changed)}. Go on with what it was made from, "
-                    "choose another --out, or start again with --force.",
+                    f"{place} belongs to another run: {'; '.join(refused)}. Go on with what it was made from, "
+                    "choose another --out, start again with --force, or allow the change by name with --allow-changed "
+                    f"{next(KEYS_OF_INPUTS.get(key, key) for key, words in changed.items() if words in refused)}."
+                    f"{_earlier(folder, step, identity)}",
                     path=place,
-                    changed=changed,
+                    changed=refused,
                 )
             if store.sha256_file(place / "state.pt") != meta["sha256"]:
                 raise DataError(f"{place / 'state.pt'} is not what was written.", path=place)
@@ -104,6 +122,7 @@ def load(folder: Path, *, identity: Identity) -> tuple[int, dict[str, Any], tupl
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             notes.append(f"The checkpoint {place} is broken and was passed over: {first}")
             continue
+        notes += [f"From step {step} on {words}, as was allowed." for words in changed.values()]
         return step, state, tuple(notes)
     if notes:
         raise DataError(
@@ -171,13 +190,33 @@ def _check(place: Path, meta: Any, step: int) -> None:
         raise DataError(f"{place / 'meta.json'} is no meta file of this format and step.", path=place)
 
 
-def _changes(meta: Mapping[str, Any], identity: Identity) -> list[str]:
-    """Say in words what differs between a checkpoint's identity and the present one."""
-    changed = []
+def _changes(meta: Mapping[str, Any], identity: Identity) -> dict[str, str]:
+    """Say in words what differs between a checkpoint's identity and the present one, by key or input."""
+    changed = {}
     then, now = meta["settings"], dict(identity.settings)
     for key in sorted({*then, *now}):
         if then.get(key) != now.get(key):
-            changed.append(f"{key} was {then.get(key)!r} and is now {now.get(key)!r}")
+            changed[key] = f"{key} was {then.get(key)!r} and is now {now.get(key)!r}"
     then, now = meta["digests"], dict(identity.digests)
-    changed += [f"{name} changed" for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
-    return changed
+    return changed | {name: f"{name} changed" for name in sorted({*then, *now}) if then.get(name) != now.get(name)}
+
+
+def _earlier(folder: Path, step: int, identity: Identity) -> str:
+    """Offer the latest checkpoint before a step that does belong to the present run, if there is one."""
+    for earlier in reversed([there for there in steps(folder) if there < step]):
+        try:
+            meta = store.read_json(folder / f"step-{earlier:09d}" / "meta.json")
+            if not _changes(meta, identity):
+                return f" Step {earlier} does belong to this one: move the later ones away to go on from there."
+        except (DataError, KeyError, TypeError, AttributeError):
+            continue
+    return ""
+
+
+def _check_names(allow_changed: Collection[str], identity: Identity) -> None:
+    known = {*identity.settings, *identity.digests, *KEYS_OF_INPUTS.values()}
+    for name in allow_changed:
+        if name not in known:
+            raise ConfigError(
+                f"--allow-changed {name!r} is nothing that a checkpoint depends on. {nearest(name, known)}", key=name
+            )

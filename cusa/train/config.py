@@ -45,8 +45,29 @@ class LossConfig(_Config):
     divergence: Literal["kl", "cross_entropy", "cross_entropy_release"] = Field(
         default="kl", description="of CSA and USA from the soft labels"
     )
-    impl: Literal["auto", "plain", "streamed"] = Field(
-        default="auto", description="B x B matrices, or the same numbers in tiles; auto = tiles for large batches"
+    false_negatives: Literal["soft", "mask", "positive"] = Field(
+        default="soft",
+        description="what InfoNCE makes of foreign pairs that may be true: nothing, pairs a teacher calls near leave "
+        "its denominators, or listed pairs become positives",
+    )
+    mask_image: float | Literal["positive"] | None = Field(
+        default=None,
+        description="mask: image teacher's cosine from which a foreign pair leaves; positive = as near as the own "
+        "image",
+    )
+    mask_text: float | Literal["positive"] | None = Field(
+        default=None,
+        description="mask: text teacher's cosine; positive = as near as the image's own captions are to each other",
+    )
+    negatives: Literal["local", "global", "release"] = Field(
+        default="global",
+        description="with several ranks: each its own pairs only (as the authors ran it), those of all ranks with "
+        "their gradient, or the authors' gather",
+    )
+    impl: Literal["auto", "plain", "streamed", "triton"] = Field(
+        default="auto",
+        description="B x B matrices, or the same numbers in tiles; auto = tiles for large batches; triton = by kernels "
+        "for CUDA, not yet timed on one",
     )
     temperature: TemperatureConfig = Field(
         default=TemperatureConfig(initial=0.05, minimum=0.01, maximum=0.10), description="of InfoNCE"
@@ -69,12 +90,28 @@ class LossConfig(_Config):
     )
     teacher_text_temperature: TemperatureConfig = Field(default=_TEACHER, description="the text teacher's")
 
+    @model_validator(mode="after")
+    def _mask_has_thresholds(self) -> "LossConfig":
+        thresholds = (self.mask_image, self.mask_text)
+        if (self.false_negatives == "mask") == (thresholds == (None, None)):
+            raise ValueError(
+                f"false_negatives is {self.false_negatives!r}, mask_image {self.mask_image!r} and mask_text "
+                f"{self.mask_text!r}; 'mask' needs a threshold, and no other needs one"
+            )
+        for threshold in thresholds:
+            if isinstance(threshold, float) and not -1 <= threshold <= 1:
+                raise ValueError(f"a mask's threshold is {threshold}; it is a cosine, from -1 to 1")
+        return self
+
 
 class TrainConfig(_Config):
     """The loop: order, optimiser, schedule, checkpoints."""
 
     FREE: ClassVar[frozenset[str]] = frozenset(
-        {"workers", "cache_mib", "log_every", "keep_checkpoints", "checkpoint_every", "device"}
+        {
+            *("workers", "cache_mib", "teacher_mib", "log_every", "keep_checkpoints", "checkpoint_every", "device"),
+            *("gradient_checkpointing", "compile", "wandb"),
+        }
     )
     """Keys that a resumed run may change: they alter neither what is seen nor what is computed (a device's rounding
     apart)."""
@@ -84,6 +121,25 @@ class TrainConfig(_Config):
     steps: int = Field(default=0, ge=0, description="optimiser steps; 0 = as many as `epochs` gives")
     epochs: int = Field(default=30, ge=1, description="passes over all pairs, where `steps` is 0")
     drop_last: bool = Field(default=True, description="leave out an epoch's last pairs that fill no batch")
+    shuffle_window: int = Field(
+        default=0, ge=0, description="shards shuffled together, to keep reads local; 0 = all pairs of the split"
+    )
+    batches: Literal["random", "apart", "close"] = Field(
+        default="random",
+        description="near neighbours by the teachers' index: wherever they fall, in different batches, or in the same",
+    )
+    neighbour_similarity: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="cosine of a teacher from which two images' pairs count as near, 0 = 0.8 where `batches` asks; "
+        "their share in a batch is measured where it is set",
+    )
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="parts of a step that are computed one after another, each with negatives of its own part only",
+    )
 
     lr: float = Field(default=1e-5, gt=0, description="highest learning rate (paper, CLIP: 1e-5)")
     min_lr: float = Field(default=1e-6, ge=0, description="learning rate at the end (paper, CLIP: 1e-6)")
@@ -100,7 +156,22 @@ class TrainConfig(_Config):
     beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's")
     eps: float = Field(default=1e-8, gt=0, description="AdamW's")
     clip_norm: float = Field(default=0.0, ge=0, description="gradients are scaled to at most this norm; 0 = never")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="of the towers; the loss stays in fp32")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="of the towers; the loss stays in fp32; fp16 scales it so that gradients survive"
+    )
+    ema: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay of an average of the weights, which is validated and saved; 0 = none",
+    )
+    freeze: tuple[str, ...] = Field(
+        default=(), description="beginnings of the names of the student's parameters that do not learn"
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute the towers' layers again in the backward pass instead of keeping them"
+    )
+    compile: bool = Field(default=False, description="let torch.compile make kernels for the student")
     device: str = Field(default="", description="torch device; empty = CUDA if there is one")
 
     validate_every: int = Field(default=0, ge=0, description="steps between validations; 0 = every epoch")
@@ -111,12 +182,37 @@ class TrainConfig(_Config):
 
     workers: int = Field(default=0, ge=0, description="threads that read and decode; 0 = half the cores, 8 at most")
     cache_mib: int = Field(default=1024, ge=0, description="memory for decoded images; a small set fits whole")
+    teacher_mib: int = Field(
+        default=0,
+        ge=0,
+        description="memory on the device for teacher tables that fit whole; else rows come from a file",
+    )
+    decode: Literal["exact", "scaled"] = Field(
+        default="exact",
+        description="JPEGs at full size, or scaled down while decoding as far as the student's input allows: faster, "
+        "other pixels; evaluation always decodes exactly",
+    )
     max_undecodable: float = Field(
         default=0.01, ge=0, le=1, description="share of the images that may fail to decode before training stops"
     )
+    wandb: str = Field(default="", description="Weights & Biases project that also gets the metrics; empty = none")
 
     @model_validator(mode="after")
     def _rates_fit(self) -> "TrainConfig":
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; set the two together")
+        return self
+
+    @model_validator(mode="after")
+    def _order_fits(self) -> "TrainConfig":
+        if self.shuffle_window and self.batches != "random":
+            raise ValueError(
+                f"shuffle_window {self.shuffle_window} and batches {self.batches!r} are two orders of the same pairs; "
+                "set shuffle_window=0, or batches='random'"
+            )
+        if self.accumulate > self.batch // 2:
+            raise ValueError(
+                f"accumulate {self.accumulate} leaves parts of less than two pairs of a batch of {self.batch}; set it "
+                f"to at most {self.batch // 2}"
+            )
         return self

@@ -7,8 +7,10 @@ holding the table in memory. The operating system's page cache decides what stay
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from cusa.errors import DataError
+from cusa.errors import DataError, StaleError
 from cusa.manifests import store, tables
 from cusa.manifests.samples import Split
 
@@ -45,6 +47,22 @@ class TeacherRows:
         """Return (n, width) float32 copies of the given rows."""
         return self._rows[rows].astype(np.float32)
 
+    def on(self, device: torch.device, *, budget: int) -> Tensor | None:
+        """Return all rows on a device, in the type that the tables have, or None if they are more than a budget.
+
+        Args:
+            device: where.
+            budget: bytes.
+        """
+        if self._rows.nbytes > budget:
+            return None
+        return torch.from_numpy(np.array(self._rows)).to(device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return self._rows.nbytes
+
     def __getstate__(self) -> dict[str, object]:
         # A mapping would be copied whole into a worker process; it is opened again there.
         return {**self.__dict__, "_rows": None}
@@ -65,12 +83,13 @@ def _is_whole(path: Path) -> bool:
 
 def _build(split: Split, teacher: str, places: list[Path]) -> Path:
     """Write the cache to the first place that can be written, in place of older ones of the same teacher."""
-    embeddings = tables.read_teacher(split, teacher).embeddings
     refusal: OSError | DataError | None = None
     for place in places:
         try:
-            with store.whole_file(place) as temporary, temporary.open("wb") as file:
-                np.save(file, embeddings, allow_pickle=False)
+            with store.whole_file(place) as temporary:
+                _write(split, teacher, temporary)
+        except StaleError:
+            raise
         except (DataError, OSError) as error:
             refusal = error
             continue
@@ -81,3 +100,29 @@ def _build(split: Split, teacher: str, places: list[Path]) -> Path:
         return place
     assert refusal is not None
     raise refusal
+
+
+def _write(split: Split, teacher: str, path: Path) -> None:
+    """Write all rows as one array, a part at a time."""
+    count = 0
+    with path.open("wb") as file:
+        dtype, width = np.dtype(np.float16), 0
+        for part in tables.read_parts(split, teacher):
+            rows = part.embeddings
+            if not width:
+                dtype, width = rows.dtype, rows.shape[1]
+                total = split.num_images if part.modality == "image" else split.num_captions
+                np.lib.format.write_array_header_2_0(
+                    file,
+                    {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total, width)},
+                )
+            if rows.shape[1] != width or rows.dtype != dtype:
+                raise DataError(
+                    f"Teacher {teacher!r} of {split.folder} has rows of {width} and of {rows.shape[1]} numbers, "
+                    f"{dtype} and {rows.dtype}. Run `cusa extract-teachers {split.work} --force`.",
+                    teacher=teacher,
+                )
+            file.write(np.ascontiguousarray(rows).tobytes())
+            count += len(rows)
+    if not count:
+        raise DataError(f"{split.folder} has no shards, so no teacher can be read.", path=split.folder)

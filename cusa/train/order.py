@@ -1,41 +1,16 @@
-"""Which pairs a training step sees: a pure function of seed, step and the number of pairs, free to seek.
+"""Which pairs a training step sees: a pure function of seed, step and the split, free to seek.
 
-An epoch is a permutation of all pairs. It is never stored: a keyed Feistel network permutes the numbers below a power
-of four, and numbers outside the manifest walk on along their cycle until they fall inside (Black and Rogaway, CT-RSA
-2002). So step 10^6 of 10^8 pairs costs what step 0 costs. Neither workers nor ranks nor history enter.
+An epoch is a permutation of all pairs, or of blocks of them. It is never stored, so step 10^6 of 10^8 pairs costs what
+step 0 costs. Neither workers nor ranks nor history enter.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from cusa.errors import ConfigError
-
-_ROUNDS = 10
-_FEWEST_BITS = 3  # a half: networks over fewer numbers are visibly less than random
-
-
-def permute(positions: np.ndarray, *, size: int, key: int) -> np.ndarray:
-    """Map positions 0 ... size-1 one to one onto 0 ... size-1.
-
-    Args:
-        positions: (n,) integers below `size`.
-        size: how many numbers are permuted, at most 2^62.
-        key: 64 bits; another key is another permutation.
-
-    Returns:
-        (n,) int64.
-    """
-    assert 0 < size <= 1 << 62, size
-    half = max(_FEWEST_BITS, -(-(size - 1).bit_length() // 2))
-    rounds = _mix(np.uint64(key) + np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    out = _feistel(np.atleast_1d(np.asarray(positions)).astype(np.uint64), half, rounds)
-    outside = np.flatnonzero(out >= size)
-    while outside.size:
-        out[outside] = _feistel(out[outside], half, rounds)
-        outside = outside[out[outside] >= size]
-    return out.astype(np.int64)
+from cusa.train.blocks import Blocks
+from cusa.train.permutation import derive_key, permute
 
 
 @dataclass(frozen=True)
@@ -47,6 +22,7 @@ class Order:
         batch: pairs a step, all ranks together.
         seed: another seed is another order.
         drop_last: leave out an epoch's last pairs where they fill no batch; else that batch is smaller.
+        blocks: pairs that are kept near each other or apart; None = an epoch is a permutation of all pairs.
 
     Raises:
         ConfigError: if not one batch can be filled.
@@ -56,8 +32,10 @@ class Order:
     batch: int
     seed: int
     drop_last: bool = True
+    blocks: Blocks | None = None
 
     def __post_init__(self) -> None:
+        assert self.blocks is None or self.blocks.pairs == self.pairs, (self.blocks.pairs, self.pairs)
         if self.steps_per_epoch < 1:
             raise ConfigError(
                 f"train.batch is {self.batch}, but the split has only {self.pairs} pairs, so with train.drop_last not "
@@ -75,23 +53,42 @@ class Order:
         """Return the epoch, counted from 0, that a step (from 0) belongs to."""
         return step // self.steps_per_epoch
 
-    def rows(self, step: int, *, rank: int = 0, world: int = 1) -> np.ndarray:
+    @property
+    def fewest(self) -> int:
+        """Pairs of an epoch's smallest step."""
+        rest = self.pairs % self.batch
+        if self.drop_last or not rest:
+            return self.batch
+        return self.pairs // self.steps_per_epoch if self.blocks is not None and self.blocks.apart else rest
+
+    def rows(self, step: int, *, rank: int = 0, world: int = 1, part: int = 0, parts: int = 1) -> np.ndarray:
         """Return the pairs of a step.
 
         Args:
             step: counted from 0 over all epochs.
-            rank: which part of the global batch, 0 ... world-1.
-            world: parts; consecutive slices whose sizes differ by at most one.
+            rank: which share of the part, 0 ... world-1.
+            world: shares; consecutive slices whose sizes differ by at most one.
+            part: which part of the global batch, where its parts are computed one after another.
+            parts: parts; consecutive slices whose sizes differ by at most one.
 
         Returns:
-            int64 (pairs of this rank,). The ranks' slices put together are the batch of one rank alone.
+            int64 (pairs of this rank,). The parts put together, and of each the ranks' shares, are the whole batch.
         """
         assert 0 <= rank < world, (rank, world)
+        assert 0 <= part < parts, (part, parts)
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        first = step_in_epoch * self.batch
-        count = min(self.batch, self.pairs - first)
-        mine = np.arange(first + count * rank // world, first + count * (rank + 1) // world)
-        return permute(mine, size=self.pairs, key=_key(self.seed, "epoch", epoch))
+        positions = _share(_share(self._positions(step_in_epoch), part, parts), rank, world)
+        if self.blocks is not None:
+            return self.blocks.at(positions, seed=self.seed, epoch=epoch)
+        return permute(positions, size=self.pairs, key=derive_key(self.seed, "epoch", epoch))
+
+    def _positions(self, step: int) -> np.ndarray:
+        """Return the positions in the epoch that a step of it takes."""
+        if self.blocks is not None and self.blocks.apart:
+            stop = self.steps_per_epoch * self.batch if self.drop_last else self.pairs
+            return np.arange(step, stop, self.steps_per_epoch)
+        first = step * self.batch
+        return np.arange(first, min(first + self.batch, self.pairs))
 
     def substitute(self, row: int, attempt: int) -> int:
         """Return the pair that stands in for one that cannot be read: the same one in every run.
@@ -100,24 +97,8 @@ class Order:
             row: the pair that failed.
             attempt: 1 for its first stand-in, 2 for that one's...
         """
-        return int(permute(np.array([row]), size=self.pairs, key=_key(self.seed, "substitute", attempt))[0])
+        return int(permute(np.array([row]), size=self.pairs, key=derive_key(self.seed, "substitute", attempt))[0])
 
 
-def _key(seed: int, purpose: str, number: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}/{number}".encode()).digest()[:8], "little")
-
-
-def _feistel(numbers: np.ndarray, half: int, rounds: np.ndarray) -> np.ndarray:
-    """Permute the numbers below 4^half: each round swaps the halves and mixes one into the other."""
-    bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
-    left, right = numbers >> bits, numbers & mask
-    for key in rounds:
-        left, right = right, left ^ (_mix(right + key) & mask)
-    return (left << bits) | right
-
-
-def _mix(numbers: np.ndarray) -> np.ndarray:
-    """Scatter 64 bits over 64 bits: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))
+def _share(positions: np.ndarray, number: int, of: int) -> np.ndarray:
+    return positions[len(positions) * number // of : len(positions) * (number + 1) // of]

@@ -10,19 +10,19 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from cusa.errors import CusaError, DataError
 from cusa.manifests.samples import Split
-from cusa.models.preprocess import UNDECODABLE, decode_rgb
+from cusa.models.preprocess import UNDECODABLE, decode
 from cusa.train.batch import Batch, Substitute
 from cusa.train.gather import TeacherRows
 from cusa.train.order import Order
+from cusa.train.pairs import Pairs
 
 _ATTEMPTS = 20  # stand-ins for one pair; a split where twenty in a row fail is not one to train on
 
@@ -30,8 +30,8 @@ _ATTEMPTS = 20  # stand-ins for one pair; a split where twenty in a row fail is 
 class Reader(Protocol):
     """The reading side of a student."""
 
-    def image_array(self, image: Image.Image) -> np.ndarray:
-        """Turn an RGB image into the array that a batch stacks."""
+    def image_array(self, image: Any) -> np.ndarray:
+        """Turn an RGB image, or the array of a `.npy` member, into the array that a batch stacks."""
         ...
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -50,8 +50,12 @@ class PairStream:
         teacher_text: rows by caption, or None.
         cache_bytes: memory for decoded images. Images are kept from row 0 on as far as it reaches; small sets fit
             whole and are decoded once. 0 keeps none.
-        rank: part of the global batch.
-        world: parts.
+        rank: share of the global batch.
+        world: shares.
+        parts: parts of a step that are computed one after another: `stream[i]` is part `i % parts` of step
+            `i // parts`.
+        draft: pixels a side that a JPEG decoded at a smaller scale must keep; 0 = decode at full size.
+        pairs: the split's rows; made here where they are not given.
     """
 
     def __init__(
@@ -65,6 +69,9 @@ class PairStream:
         cache_bytes: int = 0,
         rank: int = 0,
         world: int = 1,
+        parts: int = 1,
+        draft: int = 0,
+        pairs: Pairs | None = None,
     ) -> None:
         assert order.pairs == split.num_captions, (order.pairs, split.num_captions)
         self._split = split
@@ -72,37 +79,39 @@ class PairStream:
         self._reader = reader
         self._teacher_image = teacher_image
         self._teacher_text = teacher_text
-        self._rank, self._world = rank, world
+        self._rank, self._world, self._parts = rank, world, parts
+        self._draft = draft
+        self._pairs = Pairs(split) if pairs is None else pairs
         self._cache_bytes = cache_bytes
         self._kept: np.ndarray | None = None
         self._is_kept = np.zeros(0, dtype=bool)
         self._lock = threading.Lock()
         self._opened: set[str] = set()
-        # Columns are read on first use; threads must not race for that.
-        self._owner, self._texts = split.caption_owner, split.texts
-        self._image_keys, self._caption_keys = split.image_keys, split.caption_keys
-        self._shard: list[str] = split.samples["shard"].to_pylist()
 
-    def __getitem__(self, step: int) -> Batch:
-        """Return this rank's batch of a step, counted from 0.
+    def __getitem__(self, index: int) -> Batch:
+        """Return this rank's share of a part of a step, all counted from 0.
 
         Raises:
             DataError: if a tar is missing or short, or twenty pairs in a row cannot be decoded.
         """
-        rows = self._order.rows(step, rank=self._rank, world=self._world)
+        step, part = divmod(index, self._parts)
+        rows = self._order.rows(step, rank=self._rank, world=self._world, part=part, parts=self._parts)
         arrays, substitutes = [], []
         for place, row in enumerate(rows):
             array, used, failed = self._read(int(row))
             arrays.append(array)
             rows[place] = used
             substitutes += failed
-        owners = self._owner[rows]
+        owners = np.array(self._pairs.owner[rows])
         return Batch(
             step=step,
-            keys=tuple(self._caption_keys[row] for row in rows),
+            part=part,
+            pairs=len(self._order.rows(step, part=part, parts=self._parts)),
+            keys=tuple(self._pairs.caption_keys[row] for row in rows),
             images=torch.from_numpy(np.stack(arrays)),
-            tokens=self._reader.tokenize([self._texts[row] for row in rows]),
+            tokens=self._reader.tokenize([self._pairs.texts[row] for row in rows]),
             image_ids=torch.from_numpy(owners),
+            rows=torch.from_numpy(rows),
             teacher_image=None if self._teacher_image is None else torch.from_numpy(self._teacher_image[owners]),
             teacher_text=None if self._teacher_text is None else torch.from_numpy(self._teacher_text[rows]),
             substitutes=tuple(substitutes),
@@ -114,20 +123,20 @@ class PairStream:
         used = row
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                array = self._image(int(self._owner[used]))
+                array = self._image(int(self._pairs.owner[used]))
             except _UndecodableError as error:
                 failed.append((used, str(error)))
                 used = self._order.substitute(used, attempt)
                 continue
-            key = self._caption_keys[used]
-            images = [(int(self._owner[bad]), reason) for bad, reason in failed]
-            return array, used, [Substitute(self._image_keys[i], self._shard[i], why, key) for i, why in images]
-        image = int(self._owner[row])
+            pairs, key = self._pairs, self._pairs.caption_keys[used]
+            images = [(int(pairs.owner[bad]), reason) for bad, reason in failed]
+            return array, used, [Substitute(pairs.image_keys[i], pairs.shard(i), why, key) for i, why in images]
+        image = int(self._pairs.owner[row])
         raise DataError(
-            f"{_ATTEMPTS} images in a row cannot be decoded, the first {self._image_keys[image]} in "
-            f"{self._split.folder / self._shard[image]}: {failed[0][1]}. Make the shards again with "
+            f"{_ATTEMPTS} images in a row cannot be decoded, the first {self._pairs.image_keys[image]} in "
+            f"{self._split.folder / self._pairs.shard(image)}: {failed[0][1]}. Make the shards again with "
             "`cusa shard ... --force`.",
-            key=self._image_keys[image],
+            key=self._pairs.image_keys[image],
         )
 
     def _image(self, image: int) -> np.ndarray:
@@ -136,7 +145,7 @@ class PairStream:
             return self._kept[image]
         data = self._bytes(image)
         try:
-            array = self._reader.image_array(decode_rgb(data))
+            array = self._reader.image_array(decode(data, draft=self._draft))
         except CusaError:
             raise
         except UNDECODABLE as error:
@@ -150,11 +159,11 @@ class PairStream:
         return array
 
     def _bytes(self, image: int) -> bytes:
-        shard = self._shard[image]
+        shard = self._pairs.shard(image)
         if shard in self._opened:
-            return self._split.image_bytes(image)
+            return self._pairs.image_bytes(image)
         with self._lock:  # the first read of a tar opens it: once, whichever thread comes first
-            data = self._split.image_bytes(image)
+            data = self._pairs.image_bytes(image)
             self._opened.add(shard)
             return data
 
@@ -192,15 +201,15 @@ def available_threads() -> int:
 def batches(
     stream: PairStream, start: int, stop: int, *, threads: int = 1, ahead: int = 4
 ) -> Generator[Batch, None, None]:
-    """Give the batches of steps `start` to `stop` in order, made ahead of time by threads.
+    """Give `stream[start]` to `stream[stop - 1]` in order, made ahead of time by threads.
 
     Threads and not processes: decoding and resizing release the interpreter's lock, the kept images are shared, and
     nothing need be copied between processes. How many there are changes nothing in what is seen.
 
     Args:
         stream: where they come from.
-        start: first step.
-        stop: step after the last.
+        start: the first.
+        stop: the one after the last.
         threads: how many; 0 = none, each batch is made when it is asked for.
         ahead: batches ready at most.
 

@@ -10,6 +10,7 @@ import pytest
 from cusa.errors import DataError
 from cusa.eval import eccv
 from cusa.eval.config import EvalConfig
+from cusa.eval.scores import Cosines
 
 CONFIG = EvalConfig()
 
@@ -49,7 +50,7 @@ def test_score__equals_the_package_on_the_official_files(golden: Path, case: str
     images, texts, image_ids = _embeddings(truths, told)
     np.testing.assert_allclose(images[0, :3], told["embedding_checks"]["I_0_3"], atol=1e-9)
     gallery = eccv.Gallery(truths, image_ids, truths.caption_ids.tolist())
-    found = {scored.name: scored.numbers for scored in eccv.score(images, texts, gallery, truths, CONFIG)}
+    found = {scored.name: scored.numbers for scored in eccv.score(Cosines(images, texts), gallery, truths, CONFIG)}
     expected = told["expected"]["topK_50"]
     names = {"i2t": "image-to-text", "t2i": "text-to-image"}
     compared = 0
@@ -86,7 +87,7 @@ def test_score__cut_files_equal_plain_loops(shared: Path) -> None:
     rng = np.random.default_rng(0)
     images, texts = rng.standard_normal((len(image_ids), 8)), rng.standard_normal((len(captions), 8))
     gallery = eccv.Gallery(truths, image_ids, captions)
-    found = {scored.name: scored for scored in eccv.score(images, texts, gallery, truths, CONFIG)}
+    found = {scored.name: scored for scored in eccv.score(Cosines(images, texts), gallery, truths, CONFIG)}
     precisions, averages = [], []
     for image, right in truths.image_to_text["eccv"].items():
         scores = texts @ images[image_ids.index(image)]

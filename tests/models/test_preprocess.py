@@ -124,3 +124,21 @@ def test_hugging_face_files_are_read() -> None:
     assert Preprocess.from_hugging_face({}, image_size=64) == Preprocess(64)
     wide = {"crop_size": {"height": 224, "width": 224}, "do_center_crop": True, "size": {"shortest_edge": 256}}
     assert Preprocess.from_hugging_face(wide, image_size=0) == Preprocess(224, resize=256)
+
+
+def test_scaled_decoding_keeps_enough_pixels_and_nearly_the_picture() -> None:
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize((640, 480))
+    file = io.BytesIO()
+    coarse.save(file, "JPEG", quality=95)
+    exact, scaled = decode_rgb(file.getvalue()), decode_rgb(file.getvalue(), draft=112)
+    assert exact.size == (640, 480)
+    assert scaled.size == (160, 120)
+    assert scaled.mode == "RGB"
+    square = Preprocess(size=112).square
+    assert np.abs(square(exact).astype(int) - square(scaled).astype(int)).mean() < 3
+    assert decode_rgb(file.getvalue(), draft=481).size == (640, 480)
+    for other, mode in (("PNG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK")):
+        file = io.BytesIO()
+        coarse.convert(mode).save(file, other)
+        assert decode_rgb(file.getvalue(), draft=112).mode == "RGB"

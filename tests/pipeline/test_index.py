@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cusa.errors import DataError, StaleError
-from cusa.manifests import schemas, tables
+from cusa.manifests import neighbours, schemas, tables
 from cusa.manifests.samples import Split
 from cusa.pipeline import extract, index
 from cusa.pipeline.config import ExtractConfig, IndexConfig
@@ -81,7 +81,7 @@ def test_run__neighbours_are_what_a_loop_finds(work: Path) -> None:
             assert row["neighbours"]["ids"] == wanted
             assert row["neighbour_keys"] == [taught.keys[j] for j in wanted]
             np.testing.assert_allclose(np.add(row["similarities"], row["neighbours"]["distances"]), 1, atol=1e-6)
-        found = index.read_neighbours(split, teacher, depth=4)
+        found = neighbours.read_neighbours(split, teacher, depth=4)
         assert found.ids.tolist() == [wanted[:4] for wanted in expected]
         np.testing.assert_allclose(found.similarities, np.array(table["similarities"].to_pylist())[:, :4], atol=1e-6)
 
@@ -134,8 +134,8 @@ def test_run__one_image_has_no_neighbours_and_k_is_capped(tmp_path: Path) -> Non
     image, text = (index.run(IndexConfig(), split=split, teacher=name) for name in ("colours", "words"))
     assert image.notes == ("colours has 1 rows, so each has 0 neighbours, not the 50 asked for.",)
     assert text.notes == ("words has 5 rows, so each has 4 neighbours, not the 50 asked for.",)
-    assert index.read_neighbours(split, "colours", depth=50).ids.shape == (1, 0)
-    assert index.read_neighbours(split, "words", depth=50).ids.shape == (5, 4)
+    assert neighbours.read_neighbours(split, "colours", depth=50).ids.shape == (1, 0)
+    assert neighbours.read_neighbours(split, "words", depth=50).ids.shape == (5, 4)
 
 
 def test_run__again_is_up_to_date_until_something_changes(work: Path) -> None:
@@ -199,21 +199,21 @@ def test_read_neighbours__stale_shallow_missing_or_cut_tables_are_refused(work: 
     with pytest.raises(
         DataError, match=r"neighbours-noise\.parquet does not exist\. Run `cusa index .* --split train`"
     ):
-        index.read_neighbours(split, "noise", depth=3)
+        neighbours.read_neighbours(split, "noise", depth=3)
     index.run(IndexConfig(neighbours=3), split=split, teacher="noise")
     with pytest.raises(DataError, match=r"has 3 neighbours a row and 10 are asked for\. Run .*--neighbours 10"):
-        index.read_neighbours(split, "noise", depth=10)
+        neighbours.read_neighbours(split, "noise", depth=10)
     path = work / "train/index/neighbours-noise.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     with pytest.raises(DataError, match="no readable Parquet"):
-        index.read_neighbours(split, "noise", depth=3)
+        neighbours.read_neighbours(split, "noise", depth=3)
     path.write_bytes(whole)
     _extract(work, "noise", "image", dtype="float32")
     with pytest.raises(StaleError, match="made from another table of teacher 'noise'"):
-        index.read_neighbours(split, "noise", depth=3)
+        neighbours.read_neighbours(split, "noise", depth=3)
     index.run(IndexConfig(neighbours=3), split=split, teacher="noise")
-    assert index.read_neighbours(split, "noise", depth=3).ids.shape == (9, 3)
+    assert neighbours.read_neighbours(split, "noise", depth=3).ids.shape == (9, 3)
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.0])

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cusa.errors import ConfigError, CusaError, DataError
-from cusa.manifests import schemas, store, tables
+from cusa.manifests import neighbours, schemas, store, tables
 from cusa.manifests.samples import Split
-from cusa.pipeline import audit, index, query
+from cusa.pipeline import audit, query
 from cusa.pipeline.config import AuditConfig
 from tests.conftest import ROOT
 from tests.pipeline.audited import make_taught, teach
@@ -98,7 +98,7 @@ def test_run__float16_embeddings_come_as_typed_arrays(work: Path, database: quer
 
 def test_run__neighbours_are_one_a_row(work: Path, database: query.Database) -> None:
     split = Split(work, "train")
-    found = index.read_neighbours(split, "words", depth=4)
+    found = neighbours.read_neighbours(split, "words", depth=4)
     answer = database.run(
         "SELECT teacher, caption_key, rank, neighbour_caption_key FROM text_neighbours ORDER BY caption_key, rank"
     )

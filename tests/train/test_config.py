@@ -33,6 +33,20 @@ def test_free_keys_exist() -> None:
         ({"batch": 1}, "batch"),
         ({"step": 5}, "Extra inputs"),
         ({"decay": "all"}, "decay"),
+        ({"shuffle_window": 3, "batches": "apart"}, "shuffle_window 3 and batches 'apart' are two orders"),
+        ({"shuffle_window": -1}, "shuffle_window"),
+        ({"batches": "near"}, "batches"),
+        ({"neighbour_similarity": 1.5}, "neighbour_similarity"),
+        ({"batch": 8, "accumulate": 5}, "accumulate 5 leaves parts of less than two pairs.*at most 4"),
+        ({"accumulate": 0}, "accumulate"),
+        ({"precision": "int8"}, "precision"),
+        ({"ema": 1.0}, "ema"),
+        ({"freeze": 3}, "freeze"),
+        ({"gradient_checkpointing": "some"}, "gradient_checkpointing"),
+        ({"compile": "fast"}, "compile"),
+        ({"teacher_mib": -1}, "teacher_mib"),
+        ({"decode": "fast"}, "decode"),
+        ({"wandb": 3}, "wandb"),
     ],
 )
 def test_impossible_values_are_refused(fields: dict[str, object], words: str) -> None:
@@ -45,3 +59,18 @@ def test_a_temperature_starts_within_its_bounds() -> None:
         ValidationError, match=r"initial 0\.05 is not between minimum 0\.1 and maximum 1\.0; set the three"
     ):
         TemperatureConfig(initial=0.05, minimum=0.1, maximum=1)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"false_negatives": "mask"},
+        {"mask_text": 0.5},
+        {"false_negatives": "mask", "mask_text": 1.5},
+        {"false_negatives": "mask", "mask_image": "near"},
+    ],
+)
+def test_a_mask_has_thresholds_that_are_cosines(fields: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="mask"):
+        LossConfig.model_validate(fields)
+    assert LossConfig.model_validate({"false_negatives": "mask", "mask_text": "positive"}).mask_image is None

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from cusa.errors import ConfigError
-from cusa.train.order import Order, permute
+from cusa.train.order import Order
+from cusa.train.permutation import permute
 
 SIZES = st.integers(1, 700)
 KEYS = st.integers(0, 2**64 - 1)

@@ -171,3 +171,13 @@ def test_leaving_early_ends_the_threads(world: Path) -> None:
     assert next(flow).step == 0
     flow.close()
     assert threading.active_count() == before
+
+
+def test_parts_together_are_the_step(world: Path) -> None:
+    split = Split(world, "train")
+    whole = _stream(split)[2]
+    stream = _stream(split, parts=3)
+    parts = [stream[index] for index in (6, 7, 8)]
+    assert [(part.step, part.part, part.pairs) for part in parts] == [(2, 0, 2), (2, 1, 3), (2, 2, 3)]
+    assert whole.keys == tuple(key for part in parts for key in part.keys)
+    assert whole.rows.tolist() == [split.caption_keys.index(key) for key in whole.keys]

@@ -1,6 +1,7 @@
 """Cross-modal soft-label alignment: uni-modal teachers say how much an image and a foreign caption have in common.
 
 Legend: B pairs in the batch. Image row i, text column i are a pair; teacher matrices are image-image and text-text.
+Where several processes share a batch, R are the rows of one of them, and its matrices are (R, B).
 """
 
 from typing import Literal
@@ -25,6 +26,7 @@ def csa(
     teacher_text_temperature: Tensor | float = 1.0,
     fusion: Fusion = "each",
     divergence: Divergence = "kl",
+    text_similarity_BB: Tensor | None = None,
 ) -> Tensor:
     """Return the divergence of the student's cross-modal distributions from the teachers' uni-modal ones.
 
@@ -34,7 +36,7 @@ def csa(
     stays in every softmax. There is no factor of temperature squared, as other distillation losses have.
 
     Args:
-        similarity_BB: the student's cosines of images (rows) and texts (columns).
+        similarity_BB: the student's cosines of images (rows) and texts (columns); or (R, B), as the teachers' then are.
         teacher_image_BB: the image teacher's cosines; no gradient flows into them.
         teacher_text_BB: the text teacher's cosines; likewise.
         image_temperature: of the student, image-to-text direction; the paper learns one for both from 0.45.
@@ -43,6 +45,8 @@ def csa(
         teacher_text_temperature: of the text soft labels.
         fusion: `each` is the paper's; `add` and `dot` are described at `fuse`.
         divergence: `kl` is the paper's; the others are described at `soft_divergence`.
+        text_similarity_BB: the student's cosines of texts (rows) and images (columns); None: the transpose. Needed for
+            (R, B).
 
     Returns:
         A scalar; for `kl` at least 0, and 0 where student and teachers agree.
@@ -55,7 +59,8 @@ def csa(
     """
     image_BB, text_BB = fuse(teacher_image_BB, teacher_text_BB, fusion)
     to_text = soft_divergence(image_BB / teacher_image_temperature, similarity_BB / image_temperature, divergence)
-    to_image = soft_divergence(text_BB / teacher_text_temperature, similarity_BB.T / text_temperature, divergence)
+    back_BB = similarity_BB.T if text_similarity_BB is None else text_similarity_BB
+    to_image = soft_divergence(text_BB / teacher_text_temperature, back_BB / text_temperature, divergence)
     return (to_text + to_image) / 2
 
 
@@ -94,7 +99,7 @@ def soft_divergence(teacher_BB: Tensor, student_BB: Tensor, divergence: Divergen
         student_BB: logits of the student, temperature applied.
         divergence: `kl`: KL(teacher || student), summed over columns. `cross_entropy`: leaves the targets' own entropy
             in, which changes the value, and the gradient of teacher temperatures only. `cross_entropy_release`:
-            that divided by B, which is what a mean over all B x B elements amounts to.
+            that divided by B, the columns, which is what a mean over all elements amounts to.
 
     Returns:
         A scalar.
@@ -105,10 +110,10 @@ def soft_divergence(teacher_BB: Tensor, student_BB: Tensor, divergence: Divergen
     log_target_BB = teacher_BB.log_softmax(1)
     target_BB = log_target_BB.exp()
     if divergence == "kl":
-        return (target_BB * (log_target_BB - student_BB.log_softmax(1))).sum(1).mean()
+        return (target_BB * (log_target_BB - student_BB.log_softmax(1))).sum() / max(len(student_BB), 1)
     if divergence not in ("cross_entropy", "cross_entropy_release"):
         raise ConfigError(
             f"divergence is {divergence!r}; allowed: kl, cross_entropy, cross_entropy_release.", divergence=divergence
         )
     loss = cross_entropy(target_BB, student_BB)
-    return loss / len(student_BB) if divergence == "cross_entropy_release" else loss
+    return loss / student_BB.shape[1] if divergence == "cross_entropy_release" else loss

@@ -1,9 +1,8 @@
 """The whole objective: weights and temperatures around the three losses.
 
-Legend: B pairs in the batch, R rows of a block, D student width, E image teacher width, F text teacher width.
+Legend: B pairs in the batch, D student width, E image teacher width, F text teacher width.
 """
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -11,13 +10,17 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from cusa.errors import ConfigError
-from cusa.train.losses.csa import Divergence, Fusion, csa, fuse
-from cusa.train.losses.infonce import Reduction, infonce
-from cusa.train.losses.streamed import Modes, streamed
+from cusa.train.across_ranks import num_ranks, total
+from cusa.train.losses.batch import Batch, Embeddings, Modes, Negatives, Temperatures, ids_or_all_different, share
+from cusa.train.losses.csa import Divergence, Fusion
+from cusa.train.losses.diagnostics import describe
+from cusa.train.losses.false_negatives import FalseNegatives, Nearness, Threshold, find_listed, near
+from cusa.train.losses.infonce import Reduction
+from cusa.train.losses.plain import plain
+from cusa.train.losses.streamed import streamed
 from cusa.train.losses.temperature import Setting, Temperature
-from cusa.train.losses.usa import usa
 
-Implementation = Literal["auto", "plain", "streamed"]
+Implementation = Literal["auto", "plain", "streamed", "triton"]
 Pair = tuple[Setting, Setting]
 """Settings of the image and of the text direction."""
 
@@ -26,6 +29,7 @@ CSA = Setting(0.45, 0.10, 0.99)
 USA = (Setting(0.45, 0.10, 1.00), Setting(0.45, 0.10, 1.00))
 TEACHER = Setting(1.00, 0.10, 1.00, learned=False)
 
+TERMS = ("infonce", "csa", "usa")
 STREAMED_FROM = 2048
 """Pairs from which `auto` streams: below, whole matrices stay in a CPU's caches and cost little memory."""
 
@@ -76,11 +80,28 @@ class CUSALoss(nn.Module):
         usa_temperature: the student's in USA: one, (image, text), or `csa` to share CSA's parameters.
         teacher_temperature: of the soft labels: one, or (image, text).
         usa_teacher_temperature: of USA's soft labels, where they are not CSA's.
+        false_negatives: what InfoNCE makes of pairs that may be pairs after all. `soft`: nothing, the soft labels of
+            CSA and USA speak for them. `mask`: those a teacher calls near leave the denominators. `positive`: those
+            listed in `positive_pairs` become positives. CSA and USA are added in any case, by their weights.
+        mask_image: with `mask`: image teacher's cosine from which a foreign pair leaves, `positive` (as near as the own
+            image: duplicates only), or None: the image teacher is not asked.
+        mask_text: with `mask`: text teacher's cosine, `positive` (as near as the image's own captions are to each
+            other, the farthest of those in the batch), or None. See `false_negatives.Nearness`.
+        negatives: where several ranks share a batch. `local`: each has its own pairs alone as negatives, as the
+            authors' released configurations do. `global`: its own rows against the columns of all ranks, with the
+            gradient through them, so that W ranks give the loss and, averaged over ranks, the gradient of one process
+            with all their pairs. `release`: what the authors' code does when told to gather: every rank computes the
+            whole, and keeps the gradient of its own rows only, which leaves 1/W of it after averaging.
         impl: `plain` makes B x B matrices; `streamed` computes the same in O(B D) memory (see `streamed`); `auto`
-            streams large batches.
+            streams large batches; `triton` streams by CUDA kernels that are checked in an interpreter only (see
+            `kernels`) and that `auto` does not choose.
 
     Raises:
-        ConfigError: for a negative weight or an unknown mode.
+        ConfigError: for a negative weight, an unknown mode, or a threshold that means nothing.
+
+    With `global` and `release`, all ranks of the default process group call `forward` together; their batches may
+    differ in size, and be empty with `global`. Average the gradients of the temperatures over ranks as those of the
+    model: DistributedDataParallel around this module does.
 
     Embeddings are normalised here. A teacher's row of zeros makes its soft label uniform without a word, and one of NaN
     makes the loss NaN: looking for them would stall the device every step, so the teacher tables are checked instead
@@ -104,6 +125,10 @@ class CUSALoss(nn.Module):
         usa_temperature: Setting | Pair | Literal["csa"] = USA,
         teacher_temperature: Setting | Pair = TEACHER,
         usa_teacher_temperature: Setting | Pair | None = None,
+        false_negatives: FalseNegatives = "soft",
+        mask_image: Threshold = None,
+        mask_text: Threshold = None,
+        negatives: Negatives = "global",
         impl: Implementation = "auto",
     ) -> None:
         super().__init__()
@@ -114,7 +139,9 @@ class CUSALoss(nn.Module):
             "reduction": (reduction, ("standard", "release")),
             "fusion": (fusion, ("each", "add", "dot")),
             "divergence": (divergence, ("kl", "cross_entropy", "cross_entropy_release")),
-            "impl": (impl, ("auto", "plain", "streamed")),
+            "false_negatives": (false_negatives, ("soft", "mask", "positive")),
+            "negatives": (negatives, ("local", "global", "release")),
+            "impl": (impl, ("auto", "plain", "streamed", "triton")),
         }
         for name, (value, words) in allowed.items():
             if value not in words:
@@ -130,6 +157,16 @@ class CUSALoss(nn.Module):
         self.reduction: Reduction = reduction
         self.fusion: Fusion = fusion
         self.divergence: Divergence = divergence
+        self.false_negatives: FalseNegatives = false_negatives
+        self.nearness = Nearness(mask_image, mask_text)
+        if false_negatives == "mask":
+            self.nearness.check()
+        elif mask_image is not None or mask_text is not None:
+            raise ConfigError(
+                f"mask_image and mask_text are thresholds of false_negatives='mask'; it is {false_negatives!r}.",
+                key="false_negatives",
+            )
+        self.negatives: Negatives = negatives
         self.impl: Implementation = impl
         self.infonce_temperature = Temperature(*temperature)
         self.csa_temperatures = _TwoTemperatures(csa_temperature)
@@ -153,8 +190,8 @@ class CUSALoss(nn.Module):
 
     @classmethod
     def release(cls, **options: Any) -> "CUSALoss":
-        """Make the loss as the authors' released configurations have it: InfoNCE divided by B once more."""
-        return cls(**{"alpha": 0.1, "beta": 0.5, "reduction": "release", **options})
+        """Make the loss as the authors' released configurations have it: InfoNCE / B, local negatives."""
+        return cls(**{"alpha": 0.1, "beta": 0.5, "reduction": "release", "negatives": "local", **options})
 
     def temperatures(self) -> dict[str, Temperature]:
         """Return every temperature that a used term reads, once, by name."""
@@ -188,6 +225,8 @@ class CUSALoss(nn.Module):
         teacher_image: Tensor | None = None,
         teacher_text: Tensor | None = None,
         image_ids: Tensor | None = None,
+        text_ids: Tensor | None = None,
+        positive_pairs: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the objective of one batch.
 
@@ -196,208 +235,190 @@ class CUSALoss(nn.Module):
             text: (B, D) cross-modal text embeddings; row i belongs to image row i.
             image_uni: (B, any) uni-modal image embeddings; needed if beta is not 0.
             text_uni: (B, any) uni-modal text embeddings; likewise.
-            teacher_image: (B, E) embeddings of the image teacher; needed if alpha or beta is not 0.
+            teacher_image: (B, E) embeddings of the image teacher; needed if alpha or beta is not 0, or a mask asks it.
             teacher_text: (B, F) embeddings of the text teacher; likewise.
             image_ids: (B,) integers, equal for pairs that show the same image; None: all different.
+            text_ids: (B,) integers that name the captions; needed for `positive`, as are `image_ids`.
+            positive_pairs: (P, 2) integers, an image's id and a caption's id: pairs that are true although the data set
+                does not list them. They may name images and captions that the batch does not hold. Needed for
+                `positive`. With several ranks: those that touch this rank's batch are enough.
 
         Returns:
             `loss` and the terms it is the sum of, weights applied: `infonce`, `csa`, `usa`; a term with a weight of 0
-            is a 0 without gradient. Computed in float32 at least, also under autocast.
+            is a 0 without gradient. Computed in float32 at least, also under autocast. With `global` and `release` the
+            same numbers on every rank.
 
         Raises:
             ConfigError: if a needed input is missing or has another number of rows.
         """
-        self._check(image, text, image_uni, text_uni, teacher_image, teacher_text, image_ids)
+        given = Embeddings(image, text, image_uni, text_uni, teacher_image, teacher_text)
+        self._check(given, image_ids, text_ids, positive_pairs)
         if self.training:
             for temperature in self.temperatures().values():
                 temperature.clamp_()
         with torch.autocast(image.device.type, enabled=False):
-            large = self.impl == "streamed" or (self.impl == "auto" and len(image) >= STREAMED_FROM)
-            compute = self._streamed_terms if large else self._plain_terms
-            terms = compute(image, text, image_uni, text_uni, teacher_image, teacher_text, image_ids)
-        zero = image.new_zeros((), dtype=_wide(image).dtype)
-        found = {name: terms.get(name, zero) for name in ("infonce", "csa", "usa")}
-        return {"loss": found["infonce"] + found["csa"] + found["usa"], **found}
+            batch = self._batch(given, image_ids, text_ids, positive_pairs)
+            large = self.impl in ("streamed", "triton") or (self.impl == "auto" and batch.size >= STREAMED_FROM)
+            unweighted = (streamed if large else plain)(batch, self._temperatures(), self._modes())
+            weights = (self.infonce_weight, self.alpha, self.beta)
+            found = torch.stack([weight * term for weight, term in zip(weights, unweighted, strict=True)])
+            if self.negatives == "global":
+                found = total(found)
+        terms = {name: found[k] if weights[k] else found[k].detach() for k, name in enumerate(TERMS)}
+        return {"loss": terms["infonce"] + terms["csa"] + terms["usa"], **terms}
 
-    def _plain_terms(
-        self,
-        image: Tensor,
-        text: Tensor,
-        image_uni: Tensor | None,
-        text_uni: Tensor | None,
-        teacher_image: Tensor | None,
-        teacher_text: Tensor | None,
-        image_ids: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """Return the weighted terms whose weight is not 0."""
-        terms: dict[str, Tensor] = {}
-        if self.infonce_weight or self.alpha:
-            similarity_BB = cosines(image, text)
-        if self.infonce_weight:
-            terms["infonce"] = self.infonce_weight * infonce(
-                similarity_BB, image_ids, temperature=self.infonce_temperature(), reduction=self.reduction
-            )
-        if not (self.alpha or self.beta):
-            return terms
-        assert teacher_image is not None
-        assert teacher_text is not None
-        with torch.no_grad():
-            teacher_image_BB = cosines(teacher_image, teacher_image)
-            teacher_text_BB = cosines(teacher_text, teacher_text)
-        if self.alpha:
-            terms["csa"] = self.alpha * csa(
-                similarity_BB,
-                teacher_image_BB,
-                teacher_text_BB,
-                image_temperature=self.csa_temperatures.image(),
-                text_temperature=self.csa_temperatures.text(),
-                teacher_image_temperature=self.teacher_temperatures.image(),
-                teacher_text_temperature=self.teacher_temperatures.text(),
-                fusion=self.fusion,
-                divergence=self.divergence,
-            )
-        if self.beta:
-            assert image_uni is not None
-            assert text_uni is not None
-            terms["usa"] = self.beta * usa(
-                cosines(image_uni, image_uni),
-                cosines(text_uni, text_uni),
-                teacher_image_BB,
-                teacher_text_BB,
-                image_temperature=self.usa_temperatures.image(),
-                text_temperature=self.usa_temperatures.text(),
-                teacher_image_temperature=self.usa_teacher_temperatures.image(),
-                teacher_text_temperature=self.usa_teacher_temperatures.text(),
-                divergence=self.divergence,
-            )
-        return terms
-
-    def _streamed_terms(
-        self,
-        image: Tensor,
-        text: Tensor,
-        image_uni: Tensor | None,
-        text_uni: Tensor | None,
-        teacher_image: Tensor | None,
-        teacher_text: Tensor | None,
-        image_ids: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """Return the same without a B x B matrix."""
-        dtype = _wide(image).dtype
-
-        def unit(rows: Tensor | None, needed: float) -> Tensor | None:
-            return normalize(rows.to(dtype), dim=1) if rows is not None and needed else None
-
+    def _temperatures(self) -> Temperatures:
         teacher = self.teacher_temperatures()
         shared = self.usa_teacher_temperatures is self.teacher_temperatures
-        terms = streamed(
-            normalize(image.to(dtype), dim=1),
-            normalize(text.to(dtype), dim=1),
-            unit(image_uni, self.beta),
-            unit(text_uni, self.beta),
-            unit(teacher_image, self.alpha + self.beta),
-            unit(teacher_text, self.alpha + self.beta),
-            image_ids,
-            temperature=self.infonce_temperature(),
-            csa_temperatures=self.csa_temperatures(),
-            usa_temperatures=self.usa_temperatures(),
-            teacher_temperatures=teacher,
-            usa_teacher_temperatures=teacher if shared else self.usa_teacher_temperatures(),
-            modes=Modes(
-                bool(self.infonce_weight),
-                bool(self.alpha),
-                bool(self.beta),
-                self.reduction,
-                self.fusion,
-                self.divergence,
-            ),
+        return Temperatures(
+            self.infonce_temperature(),
+            self.csa_temperatures(),
+            self.usa_temperatures(),
+            teacher,
+            teacher if shared else self.usa_teacher_temperatures(),
         )
-        weights = {"infonce": self.infonce_weight, "csa": self.alpha, "usa": self.beta}
-        return {name: weight * term for (name, weight), term in zip(weights.items(), terms, strict=True) if weight}
+
+    def _batch(
+        self, given: Embeddings, image_ids: Tensor | None, text_ids: Tensor | None, positive_pairs: Tensor | None
+    ) -> Batch:
+        """Normalise what is needed, gather it from all ranks where they share it, and look at its false negatives."""
+        needed, dtype = self._needed(), _wide(given.image).dtype
+        optional = {name: getattr(given, name) for name, wanted in needed.items() if wanted}
+        rows = given._replace(**{**dict.fromkeys(needed), **optional}).unit(dtype)
+        listed = positive_pairs if self.false_negatives == "positive" and self.infonce_weight else None
+        rows, own, image_ids, text_ids, listed = share(rows, image_ids, text_ids, listed, self.negatives)
+        if not len(rows.image):
+            raise ConfigError("The batch has no rows; a loss over nothing is not defined.", key="image")
+        close, extra = None, None
+        if self.false_negatives == "mask" and self.infonce_weight:
+            ids = ids_or_all_different(image_ids, rows.image)
+            close = near(self.nearness, rows.teacher_image, rows.teacher_text, ids)
+        if listed is not None:
+            assert image_ids is not None
+            assert text_ids is not None
+            extra = find_listed(listed, image_ids, text_ids)
+        return Batch(rows, image_ids, own, close, extra)
+
+    def _modes(self) -> Modes:
+        return Modes(
+            bool(self.infonce_weight),
+            bool(self.alpha),
+            bool(self.beta),
+            self.reduction,
+            self.fusion,
+            self.divergence,
+            kernels=self.impl == "triton",
+        )
 
     @torch.no_grad()
     def diagnostics(
-        self, *, teacher_image: Tensor | None = None, teacher_text: Tensor | None = None, rows: int = 1024
+        self,
+        *,
+        teacher_image: Tensor | None = None,
+        teacher_text: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        text_ids: Tensor | None = None,
+        positive_pairs: Tensor | None = None,
+        rows: int = 0,
     ) -> dict[str, Tensor]:
-        """Describe temperatures and, given the batch's teachers, weights and soft labels.
+        """Describe temperatures and, given the batch's teachers, weights, soft labels and false negatives.
+
+        Never a collective: with several ranks it describes this rank's own batch, so that one rank alone may ask.
 
         Args:
             teacher_image: (B, E) as in `forward`.
             teacher_text: (B, F) as in `forward`.
-            rows: of the soft labels that are computed at a time.
+            image_ids: (B,) as in `forward`.
+            text_ids: (B,) as in `forward`.
+            positive_pairs: (P, 2) as in `forward`.
+            rows: of the B x B matrices that exist at a time; 0 = as many as fit 16 MiB.
 
         Returns:
-            `temperature.<name>`; `effective_weight.<term>` (see `effective_weights`); for the soft labels of CSA (of
-            USA where alpha is 0) `target_entropy.<modality>`, their mean entropy divided by log B (1 = uniform, 0 =
-            one-hot), and `target_off_diagonal.<modality>`, the mean mass they give to other pairs. Detached 0-d
-            tensors: reading them is the caller's wait for the device.
+            `temperature.<name>`; `effective_weight.<term>` (see `effective_weights`; of all ranks' batches where they
+            share them, taken to be as large as this one); for the soft labels of CSA (of USA where alpha is 0)
+            `target_entropy.<modality>`, their mean entropy divided by log B (1 = uniform, 0 = one-hot), and
+            `target_off_diagonal.<modality>`, the mean mass they give to other pairs; with `mask`, `share_masked`: of
+            the pairs of different images, the share that left; with `positive`, `extra_positives`: listed positives an
+            item, the mean over images and captions. Detached 0-d tensors: reading them is the caller's wait for the
+            device.
         """
         found = {f"temperature.{name}": temperature().detach() for name, temperature in self.temperatures().items()}
-        if teacher_image is None or teacher_text is None:
+        if self.false_negatives == "positive" and not (image_ids is None or text_ids is None or positive_pairs is None):
+            extra = find_listed(positive_pairs, image_ids, text_ids)
+            found["extra_positives"] = torch.tensor(len(extra.image_Q) / max(len(image_ids), 1))
+        both = [None if each is None else normalize(_wide(each), dim=1) for each in (teacher_image, teacher_text)]
+        size = next((len(each) for each in both if each is not None), 0)
+        if not size:
             return found
-        size = len(teacher_image)
-        for term, weight in self.effective_weights(size).items():
+        shared = num_ranks() if self.negatives != "local" else 1
+        for term, weight in self.effective_weights(size * shared).items():
             found[f"effective_weight.{term}"] = torch.tensor(weight)
-        if not (self.alpha or self.beta):
-            return found
-        temperatures = self.teacher_temperatures if self.alpha else self.usa_teacher_temperatures
-        fusion: Fusion = self.fusion if self.alpha else "each"
-        image, text = normalize(_wide(teacher_image), dim=1), normalize(_wide(teacher_text), dim=1)
-        entropy, own = image.new_zeros(2), image.new_zeros(2)
-        with torch.autocast(image.device.type, enabled=False):
-            for start in range(0, size, rows):
-                block = slice(start, start + rows)
-                taught = fuse(image[block] @ image.T, text[block] @ text.T, fusion)
-                for k, (teacher_RB, temperature) in enumerate(
-                    zip(taught, (temperatures.image(), temperatures.text()), strict=True)
-                ):
-                    log_target_RB = (teacher_RB / temperature).log_softmax(1)
-                    target_RB = log_target_RB.exp()
-                    entropy[k] -= (target_RB * log_target_RB).sum()
-                    own[k] += target_RB.diagonal(start).sum()
-        for k, modality in enumerate(("image", "text")):
-            found[f"target_entropy.{modality}"] = entropy[k] / (size * math.log(max(size, 2)))
-            found[f"target_off_diagonal.{modality}"] = 1 - own[k] / size
-        return found
+        labels = self.teacher_temperatures if self.alpha else self.usa_teacher_temperatures
+        close = None
+        if self.false_negatives == "mask" and self.infonce_weight:
+            asked = [
+                each for each, one in zip(both, self.nearness, strict=True) if one is not None and each is not None
+            ]
+            if asked:
+                close = near(self.nearness, both[0], both[1], ids_or_all_different(image_ids, asked[0]))
+        return found | describe(
+            both[0],
+            both[1],
+            temperatures=labels() if self.alpha or self.beta else None,
+            fusion=self.fusion if self.alpha else "each",
+            near=close,
+            rows=rows,
+        )
+
+    def _needed(self) -> dict[str, bool]:
+        """Tell which inputs, beside image and text, a term or a mask reads."""
+        soft = bool(self.alpha or self.beta)
+        masks = self.false_negatives == "mask" and bool(self.infonce_weight)
+        return {
+            "image_uni": bool(self.beta),
+            "text_uni": bool(self.beta),
+            "teacher_image": soft or (masks and self.nearness.image is not None),
+            "teacher_text": soft or (masks and self.nearness.text is not None),
+        }
 
     def _check(
-        self,
-        image: Tensor,
-        text: Tensor,
-        image_uni: Tensor | None,
-        text_uni: Tensor | None,
-        teacher_image: Tensor | None,
-        teacher_text: Tensor | None,
-        image_ids: Tensor | None,
+        self, given: Embeddings, image_ids: Tensor | None, text_ids: Tensor | None, positive_pairs: Tensor | None
     ) -> None:
+        image, text = given.image, given.text
         if image.ndim != 2 or image.shape != text.shape:
             raise ConfigError(
                 f"image is {tuple(image.shape)} and text {tuple(text.shape)}; both must be (B, D), row i of one "
                 "belonging to row i of the other."
             )
-        if not len(image):
-            raise ConfigError("The batch has no rows; a loss over nothing is not defined.", key="image")
-        needed = {
-            "image_uni": (image_uni, bool(self.beta), "beta"),
-            "text_uni": (text_uni, bool(self.beta), "beta"),
-            "teacher_image": (teacher_image, bool(self.alpha or self.beta), "alpha or beta"),
-            "teacher_text": (teacher_text, bool(self.alpha or self.beta), "alpha or beta"),
-        }
-        for name, (rows, wanted, because) in needed.items():
+        for name, wanted in self._needed().items():
+            rows = getattr(given, name)
             if wanted and rows is None:
+                because = "beta" if name.endswith("uni") else "alpha or beta"
+                if name.startswith("teacher") and not (self.alpha or self.beta):
+                    because = f"mask_{name.removeprefix('teacher_')}"
                 raise ConfigError(
-                    f"{name} is missing, and {because} is not 0. Pass it, or set the weight to 0.", key=name
+                    f"{name} is missing, and {because} is set. Pass it, or set {because} to "
+                    f"{'None' if because.startswith('mask') else '0'}.",
+                    key=name,
                 )
             if wanted and rows is not None and (rows.ndim != 2 or len(rows) != len(image)):
                 raise ConfigError(f"{name} is {tuple(rows.shape)}; it must be ({len(image)}, width).", key=name)
-        if image_ids is not None and image_ids.shape != (len(image),):
-            raise ConfigError(f"image_ids is {tuple(image_ids.shape)}; it must be ({len(image)},).", key="image_ids")
-
-
-def cosines(rows_BD: Tensor, columns_BD: Tensor) -> Tensor:
-    """Return the cosine of every row with every column, (B, B), in float32 at least; a row of zeros is 0 to all."""
-    rows = normalize(_wide(rows_BD), dim=1)
-    return rows @ (rows if columns_BD is rows_BD else normalize(_wide(columns_BD), dim=1)).T
+        listed = self.false_negatives == "positive" and bool(self.infonce_weight)
+        for name, ids in (("image_ids", image_ids), ("text_ids", text_ids)):
+            if listed and ids is None:
+                raise ConfigError(f"{name} is missing, and false_negatives is 'positive'. Pass it.", key=name)
+            if ids is not None and ids.shape != (len(image),):
+                raise ConfigError(f"{name} is {tuple(ids.shape)}; it must be ({len(image)},).", key=name)
+        if listed and positive_pairs is None:
+            raise ConfigError(
+                "positive_pairs is missing, and false_negatives is 'positive'. Pass (P, 2) ids of images and captions, "
+                "(0, 2) where none is listed.",
+                key="positive_pairs",
+            )
+        if positive_pairs is not None and (positive_pairs.ndim != 2 or positive_pairs.shape[1] != 2):
+            raise ConfigError(
+                f"positive_pairs is {tuple(positive_pairs.shape)}; it must be (P, 2).", key="positive_pairs"
+            )
 
 
 def _wide(rows: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Uni-modal soft-label alignment: what teachers find alike within a modality, the student's projectors find alike too.
 
-Legend: B pairs in the batch; all matrices are image-image or text-text.
+Legend: B pairs in the batch; all matrices are image-image or text-text. Where several processes share a batch, the
+matrices of one of them have its own rows only.
 """
 
 from torch import Tensor

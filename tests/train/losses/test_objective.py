@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cusa.errors import ConfigError
-from cusa.train.losses import CUSALoss, Setting, streamed
+from cusa.train.losses import CUSALoss, Setting, tiles
 from cusa.train.optimizer import parameter_groups
 from cusa.train.schedule import cosine
 from tests.train.losses import reference
@@ -37,7 +37,7 @@ def test_every_configuration_of_the_reference_is_tested(golden: Path) -> None:
 @pytest.fixture(params=["plain", "streamed"])
 def impl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every reference number is asked of both ways to compute; tiles of 7 rows make a batch of 8 two of them."""
-    monkeypatch.setattr(streamed, "TILE", 7)
+    monkeypatch.setattr(tiles, "TILE", 7)
     return request.param
 
 

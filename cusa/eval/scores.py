@@ -1,0 +1,148 @@
+"""Scores of all images with all captions, whatever the student scores by, in blocks of queries.
+
+Legend: I images, C captions, D width of the embedding, K candidates of a query.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from cusa.eval.ranking import score_blocks
+
+
+class Scores(Protocol):
+    """What ranks captions for images and images for captions."""
+
+    def of_images(self, block: int) -> Iterator[np.ndarray]:
+        """Give (<= block, C) scores, image by image."""
+        ...
+
+    def of_captions(self, block: int) -> Iterator[np.ndarray]:
+        """Give (<= block, I) scores, caption by caption."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cosines:
+    """Inner products of embeddings: what a dual encoder ranks by."""
+
+    image_ID: np.ndarray
+    text_CD: np.ndarray
+
+    def of_images(self, block: int) -> Iterator[np.ndarray]:
+        """Give (<= block, C) inner products."""
+        return score_blocks(self.image_ID, self.text_CD, block)
+
+    def of_captions(self, block: int) -> Iterator[np.ndarray]:
+        """Give (<= block, I) inner products."""
+        return score_blocks(self.text_CD, self.image_ID, block)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Every score, computed once: what a student that scores pairs ranks by."""
+
+    scores_IC: np.ndarray
+
+    def of_images(self, block: int) -> Iterator[np.ndarray]:
+        """Give rows."""
+        for start in range(0, len(self.scores_IC), block):
+            yield self.scores_IC[start : start + block]
+
+    def of_captions(self, block: int) -> Iterator[np.ndarray]:
+        """Give columns."""
+        for start in range(0, self.scores_IC.shape[1], block):
+            yield self.scores_IC[:, start : start + block].T
+
+
+@dataclass(frozen=True)
+class Reranked:
+    """A first ranking whose K best candidates of each query were scored again.
+
+    The candidates stand first, by their second score; all others keep the order of the first ranking behind them. (The
+    reference gives them all the same score, which is the same for R@K up to K.)
+    """
+
+    first: Scores
+    captions_IK: np.ndarray
+    """Caption rows of each image's candidates."""
+    caption_scores_IK: np.ndarray
+    images_CK: np.ndarray
+    """Image rows of each caption's candidates."""
+    image_scores_CK: np.ndarray
+
+    def of_images(self, block: int) -> Iterator[np.ndarray]:
+        """Give (<= block, C) scores, float64."""
+        return _rerank(self.first.of_images(block), self.captions_IK, self.caption_scores_IK)
+
+    def of_captions(self, block: int) -> Iterator[np.ndarray]:
+        """Give (<= block, I) scores, float64."""
+        return _rerank(self.first.of_captions(block), self.images_CK, self.image_scores_CK)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some images and captions of other scores, in the order given."""
+
+    whole: Scores
+    images: np.ndarray
+    captions: np.ndarray
+
+    def of_images(self, block: int) -> Iterator[np.ndarray]:
+        return _some(self.whole.of_images(block), self.images, self.captions, block)
+
+    def of_captions(self, block: int) -> Iterator[np.ndarray]:
+        return _some(self.whole.of_captions(block), self.captions, self.images, block)
+
+
+def _some(blocks: Iterator[np.ndarray], queries: np.ndarray, answers: np.ndarray, block: int) -> Iterator[np.ndarray]:
+    """Give the rows of some queries, in their order, each with some answers."""
+    kept: dict[int, np.ndarray] = {}
+    wanted, start = np.sort(queries), 0
+    for scores in blocks:
+        mine = wanted[(wanted >= start) & (wanted < start + len(scores))]
+        kept.update(zip(mine.tolist(), scores[mine - start][:, answers], strict=True))
+        start += len(scores)
+    for at in range(0, len(queries), block):
+        yield np.stack([kept[int(query)] for query in queries[at : at + block]])
+
+
+def part(scores: Scores, images: np.ndarray, captions: np.ndarray) -> Scores:
+    """Return the scores of some images with some captions.
+
+    Args:
+        scores: of everything.
+        images: rows, in the order wanted, none twice.
+        captions: likewise. A second ranking (`Reranked`) keeps the candidates it had among everything.
+    """
+    if isinstance(scores, Cosines):
+        return Cosines(scores.image_ID[images], scores.text_CD[captions])
+    if isinstance(scores, Table):
+        return Table(scores.scores_IC[np.ix_(images, captions)])
+    return _Part(scores, images, captions)
+
+
+def candidates(blocks: Iterator[np.ndarray], k: int) -> np.ndarray:
+    """Return the rows of each query's k best items, best first, the lower row first among equals: (queries, k)."""
+    found = []
+    for block in blocks:
+        for scores in block:
+            threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+            above = np.flatnonzero(scores > threshold)
+            best = np.concatenate([above, np.flatnonzero(scores == threshold)[: k - len(above)]])
+            found.append(best[np.lexsort((best, -scores[best]))])
+    return np.stack(found)
+
+
+def _rerank(blocks: Iterator[np.ndarray], rows: np.ndarray, again: np.ndarray) -> Iterator[np.ndarray]:
+    start = 0
+    for block in blocks:
+        some = slice(start, start + len(block))
+        scores = block.astype(np.float64)
+        # The best of the others ends one below the lowest second score.
+        scores -= scores.max(1, keepdims=True) - again[some].min(1, keepdims=True) + 1.0
+        np.put_along_axis(scores, rows[some], again[some].astype(np.float64), axis=1)
+        start += len(block)
+        yield scores

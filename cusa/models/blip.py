@@ -1,0 +1,208 @@
+"""Students of BLIP, from Hugging Face, through the same two stages as X2-VLM.
+
+Legend: B images or captions, P pairs, D width of the embedding, C H W channels and pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cusa.errors import DataError
+from cusa.models import folder as folders
+from cusa.models import vocabulary
+from cusa.models.captions import TRANSFORMS, clean_caption
+from cusa.models.config import StudentConfig
+from cusa.models.matching import Matching
+from cusa.models.preprocess import Preprocess
+from cusa.models.student import Space
+
+
+class Blip(Matching):
+    """BLIP's retrieval model, whose text encoder reads the image from its first layer on when it matches.
+
+    Args:
+        model: a `BlipForImageTextRetrieval`.
+        tokenizer: its tokenizer.
+        card: what `student.json` holds.
+
+    Source: Li et al., "BLIP", ICML 2022, arXiv 2201.12086. Momentum encoders and queues are left out; the temperature
+    is fixed at 0.07 where the checkpoint has none.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, card: Mapping[str, Any], *, head_std: float = 0.02) -> None:
+        super().__init__()
+        self.model = model
+        self.card = {**card, "config": model.config.to_dict()}
+        self.name = str(card["name"])
+        self.has_uni = bool(card["uni"])
+        self.width = int(model.config.image_text_hidden_size)
+        self.temp = nn.Parameter(torch.tensor(0.07))
+        widths = {"image": model.config.vision_config.hidden_size, "text": model.config.text_config.hidden_size}
+        self.uni = nn.ModuleDict({end: nn.Linear(wide, self.width) for end, wide in widths.items() if self.has_uni})
+        for layer in self.uni.children():
+            assert isinstance(layer, nn.Linear)
+            nn.init.normal_(layer.weight, std=head_std)
+        self.preprocess = Preprocess(model.config.vision_config.image_size, fit="squash")
+        self._tokenizer = tokenizer
+
+    @staticmethod
+    def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: int) -> "Blip":
+        """Make a student for training, from a hub name or folder or from scratch.
+
+        Raises:
+            DataError: if the model cannot be loaded.
+        """
+        from transformers import AutoTokenizer, BlipForImageTextRetrieval
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            tokenizer: Any
+            if config.name == "scratch":
+                said = [TRANSFORMS[config.captions](caption) for caption in captions]
+                tokenizer = vocabulary.build(said, size=config.vocabulary, context=config.context)
+                model = _scratch(config, tokenizer)
+            else:
+                try:
+                    model = BlipForImageTextRetrieval.from_pretrained(config.name)
+                    tokenizer = AutoTokenizer.from_pretrained(config.name, trust_remote_code=False)
+                except Exception as error:  # transformers raises almost anything
+                    raise DataError(
+                        f"{config.name!r} cannot be loaded as BLIP's retrieval model: "
+                        f"{str(error).strip().splitlines()[0]} Give Salesforce/blip-itm-base-coco or a folder of it.",
+                        name=config.name,
+                    ) from error
+            torch.manual_seed(seed + 1)
+            text = {"transform": config.captions, "max_words": config.max_words, "context": config.context}
+            card = {"kind": "blip", "name": config.name, "text": text, "uni": uni}
+            return Blip(model, tokenizer, card, head_std=config.head_std).train()
+
+    @staticmethod
+    def load(folder: Path) -> "Blip":
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: if a file is missing or broken.
+        """
+        from transformers import BlipConfig, BlipForImageTextRetrieval
+
+        card, state, tokenizer = folders.read(folder)
+        student = Blip(BlipForImageTextRetrieval(BlipConfig.from_dict(card["config"])), tokenizer, card)
+        folders.load_state(student, state, folder)
+        return student
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load` reads: whole or not at all."""
+        folders.write(folder, self.card, self, self._tokenizer)
+
+    def temperature(self) -> Tensor:
+        """Return the learned temperature, kept within [0.001, 0.5]."""
+        with torch.no_grad():
+            self.temp.clamp_(0.001, 0.5)
+        return self.temp
+
+    def image_array(self, image: Image.Image) -> np.ndarray:
+        """Squash an RGB image to (3, S, S) uint8."""
+        return self.preprocess.square(image)
+
+    def pixels(self, arrays: Tensor) -> Tensor:
+        """Normalise (B, 3, S, S) uint8 to float32."""
+        return torch.from_numpy(self.preprocess.normalise(arrays.cpu().numpy())).to(arrays.device)
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Clean and tokenise captions: `input_ids` and `attention_mask`, both (B, L)."""
+        text = self.card["text"]
+        if text["transform"] == "clean":
+            texts = [clean_caption(words, text["max_words"]) for words in texts]
+        tokens = vocabulary.encode(self._tokenizer, texts, context=text["context"])
+        self.truncated += tokens.cut
+        return {"input_ids": tokens.ids, "attention_mask": tokens.mask}
+
+    def tower(self, end: Literal["image", "text"]) -> list[nn.Parameter]:
+        """Return the parameters of one encoder."""
+        return list((self.model.vision_model if end == "image" else self.model.text_encoder).parameters())
+
+    def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return `tokens` (B, 1 + T, V)."""
+        return {"tokens": self.model.vision_model(pixel_values=pixels).last_hidden_state}
+
+    def text_parts(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return `ids` and `mask` (B, L): matching reads the words themselves."""
+        return {"ids": tokens["input_ids"], "mask": tokens["attention_mask"]}
+
+    def match(self, images: Mapping[str, Tensor], texts: Mapping[str, Tensor]) -> Tensor:
+        """Return (P, 2) logits, column 1 saying that image and caption belong together."""
+        seen = images["tokens"]
+        hidden = self.model.text_encoder(
+            input_ids=texts["ids"],
+            attention_mask=texts["mask"],
+            encoder_hidden_states=seen,
+            encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=seen.device),
+        ).last_hidden_state
+        return self.model.itm_head(hidden[:, 0]).float()
+
+    def encode_image(self, pixels_BCHW: Tensor, space: Space = "cross") -> Tensor:
+        """Embed images: (B, D) float32 unit rows."""
+        return self._project(self.image_parts(pixels_BCHW)["tokens"][:, 0], space, "image")
+
+    def encode_text(self, tokens: dict[str, Tensor], space: Space = "cross") -> Tensor:
+        """Embed captions: (B, D) float32 unit rows."""
+        return self._project(self._read(tokens), space, "text")
+
+    def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Any]:
+        """Return `image`, `text`, with uni-modal heads `image_uni`, `text_uni`, and the parts that `match` reads."""
+        images = self.image_parts(pixels_BCHW)
+        out: dict[str, Any] = {"image_parts": images, "text_parts": self.text_parts(tokens)}
+        for end, pooled in (("image", images["tokens"][:, 0]), ("text", self._read(tokens))):
+            out[end] = self._project(pooled, "cross", end)
+            if self.has_uni:
+                out[f"{end}_uni"] = self._project(pooled, "uni", end)
+        return out
+
+    def _read(self, tokens: dict[str, Tensor]) -> Tensor:
+        """Read captions without an image: (B, W)."""
+        return self.model.text_encoder(**tokens).last_hidden_state[:, 0]
+
+    def _project(self, pooled: Tensor, space: Space, end: str) -> Tensor:
+        heads = self.uni if space == "uni" and self.has_uni else None
+        projected = {"image": self.model.vision_proj, "text": self.model.text_proj} if heads is None else heads
+        return F.normalize(projected[end](pooled).float(), dim=-1)
+
+
+def _scratch(config: StudentConfig, tokenizer: Any) -> Any:
+    """Make a small BLIP with random weights."""
+    from transformers import BlipConfig, BlipForImageTextRetrieval
+
+    return BlipForImageTextRetrieval(
+        BlipConfig(
+            image_text_hidden_size=config.width,
+            projection_dim=config.width,
+            vision_config={
+                "image_size": config.image_size,
+                "patch_size": config.patch_size,
+                "hidden_size": config.image_width,
+                "intermediate_size": 4 * config.image_width,
+                "num_hidden_layers": config.image_layers,
+                "num_attention_heads": config.image_width // config.head_width,
+                "initializer_range": 0.02,  # the default of 1e-10 expects pre-trained weights
+            },
+            text_config={
+                "vocab_size": len(tokenizer),
+                "hidden_size": config.text_width,
+                "encoder_hidden_size": config.image_width,
+                "intermediate_size": 4 * config.text_width,
+                "num_hidden_layers": config.text_layers,
+                "num_attention_heads": config.text_width // config.head_width,
+                "max_position_embeddings": config.context,
+                "pad_token_id": tokenizer.pad_token_id,
+                "bos_token_id": tokenizer.bos_token_id,
+                "eos_token_id": tokenizer.eos_token_id,
+                "sep_token_id": tokenizer.eos_token_id,
+            },
+        )
+    )

@@ -1,0 +1,265 @@
+"""A student as a folder: our own, one for transformers, one for sentence-transformers; each with a model card.
+
+Each export is loaded again as its user would load it and compared with the student before it counts as done.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from cusa.errors import ConfigError, DataError, nearest
+from cusa.manifests import store
+from cusa.models import student as students
+from cusa.models.dual_encoder import DualEncoder, quiet
+from cusa.models.student import Space, Student
+
+FORMATS = ("folder", "hf", "sentence-transformers")
+_LIBRARY = {"folder": "cusa", "hf": "transformers", "sentence-transformers": "sentence-transformers"}
+TOLERANCE = 1e-5
+"""Largest difference of a unit row's number between the student and its export."""
+
+_TEXTS = ["a dog runs on grass", "two people at a table", "caf\u00e9 &amp; bar", "a red square left of a blue circle"]
+
+
+def run(
+    student: Student, to: str, out: Path, *, space: Space = "cross", facts: Mapping[str, Any] | None = None
+) -> float:
+    """Write an export.
+
+    Args:
+        student: in evaluation mode, on the CPU.
+        to: one of `FORMATS`.
+        out: the folder; replaced whole.
+        space: of a sentence-transformers folder.
+        facts: `recipe`, `data` and `metrics` of the run, for the model card; whatever is missing is left out.
+
+    Returns:
+        The largest difference between the student's rows and those of the folder, loaded again.
+
+    Raises:
+        ConfigError: for another format, or a student that cannot be written so.
+        DataError: if the loaded export gives other rows.
+    """
+    if to not in FORMATS:
+        raise ConfigError(f"There is no export to {to!r}. {nearest(to, FORMATS)}.", to=to)
+    if to == "hf" and not isinstance(student, DualEncoder):
+        raise ConfigError(
+            f"{type(student).__name__} is no model of transformers; its own folder (RUN/model) loads with "
+            "cusa.models.student.load. For encoding texts and pictures use --to sentence-transformers.",
+            to=to,
+        )
+    if space == "uni" and not student.has_uni:
+        raise ConfigError("This student has no uni-modal heads. Leave --space at cross.", space=space)
+    with store.whole_folder(out) as place:
+        if to == "sentence-transformers":
+            from sentence_transformers import SentenceTransformer
+
+            from cusa.models.sentence_module import StudentModule
+
+            SentenceTransformer(modules=[StudentModule(student, space)], device="cpu").save(
+                str(place), create_model_card=False
+            )
+            difference = _compare_sentence_transformers(student, place, space)
+        else:
+            student.save(place / "all")
+            for file in (place / "all").iterdir():
+                file.rename(place / file.name)
+            (place / "all").rmdir()
+            if isinstance(student, DualEncoder):
+                store.write_json(place / "preprocessor_config.json", processor_config(student))
+            compare = _compare_hf if isinstance(student, DualEncoder) and to == "hf" else _compare_loaded
+            difference = compare(student, place)  # type: ignore[arg-type]
+        if not difference <= TOLERANCE:
+            raise DataError(
+                f"The export to {to} gives rows that differ by {difference:.2g} from the student's; {TOLERANCE} is "
+                "allowed. Nothing was written."
+            )
+        store.write_text(place / "README.md", card(student, to, space=space, facts=facts or {}))
+    return difference
+
+
+def processor_config(student: DualEncoder) -> dict[str, Any]:
+    """Return what Hugging Face's image processor has to know; it rounds the crop's offset down, ours half to even."""
+    made = student.preprocess
+    side = {"height": made.size, "width": made.size}
+    crop = made.fit == "crop"
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": made.resize or made.size} if crop else side,
+        "do_center_crop": crop,
+        **({"crop_size": side} if crop else {}),
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "resample": int(getattr(Image.Resampling, made.resample.upper())),
+        "image_mean": list(made.mean),
+        "image_std": list(made.std),
+    }
+
+
+def card(student: Student, to: str, *, space: Space, facts: Mapping[str, Any]) -> str:
+    """Write the model card: how to load it, what it learned from and how, what it scored, what to cite."""
+    recipe = facts.get("recipe") or {}
+    lines = [
+        "---",
+        f"library_name: {_LIBRARY[to]}",
+        "pipeline_tag: feature-extraction",
+        "tags: [image-text-retrieval, cusa]",
+        "---",
+        "",
+        f"# {recipe.get('name', student.name)}",
+        "",
+        f"A student of kind `{_kind(student)}`, started from `{student.name}`, trained with cusa: cross-modal and "
+        "uni-modal soft-label alignment.",
+        "",
+        "## Use",
+        "",
+        "```python",
+        *_use(student, to, space),
+        "```",
+        "",
+    ]
+    loss = recipe.get("loss")
+    if loss:
+        lines += [
+            "## Training",
+            "",
+            f"Loss: {loss['infonce_weight']} x own loss or InfoNCE ({loss['reduction']}) + {loss['alpha']} x CSA + "
+            f"{loss['beta']} x USA. Data: {facts.get('data') or 'not recorded'}.",
+            "",
+            "```json",
+            json.dumps(recipe, indent=1, ensure_ascii=False),
+            "```",
+            "",
+        ]
+    tasks = (facts.get("metrics") or {}).get("tasks", {})
+    if tasks:
+        lines += ["## Evaluation", "", f"On `{facts['metrics'].get('dataset')}`, split `{facts['metrics']['split']}`."]
+        lines += ["", "| task | metric | value |", "| --- | --- | --- |"]
+        lines += [
+            f"| {task} | {name} | {value} |"
+            for task, found in tasks.items()
+            for name, value in found.get("metrics", {}).items()
+        ]
+        lines.append("")
+    return "\n".join(
+        [
+            *lines,
+            "## Citation",
+            "",
+            "Huang, Nie, Wang, Shang: Cross-Modal and Uni-Modal Soft-Label Alignment for Image-Text Retrieval. AAAI "
+            "2024, doi 10.1609/aaai.v38i16.29789.",
+            "",
+        ]
+    )
+
+
+def _kind(student: Student) -> str:
+    card: Mapping[str, Any] = getattr(student, "card", {})
+    return str(card.get("kind", type(student).__name__))
+
+
+def _use(student: Student, to: str, space: Space) -> list[str]:
+    if to == "sentence-transformers":
+        return [
+            "from sentence_transformers import SentenceTransformer",
+            "",
+            "# The code that it asks to trust is cusa's own, as installed; the folder holds none.",
+            "model = SentenceTransformer(FOLDER, trust_remote_code=True)",
+            f"rows = model.encode(['a dog on grass'])  # the {space}-modal space; PIL images likewise",
+        ]
+    if to == "folder":
+        return ["from cusa.models import student", "", "model = student.load(FOLDER)"]
+    heads = isinstance(student, DualEncoder) and len(student.heads) > 0
+    return [
+        "from transformers import AutoModel, AutoTokenizer",
+        "",
+        "model, tokenizer = AutoModel.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)",
+        *(
+            ["# The heads of CUSA lie in heads.safetensors; cusa.models.student.load(FOLDER) applies them."]
+            if heads
+            else []
+        ),
+    ]
+
+
+def _pictures() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    sizes = [(60, 80), (80, 61), (75, 79), (64, 64)]
+    return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+
+
+@torch.no_grad()
+def _compare_loaded(student: Student, folder: Path) -> float:
+    """Load the folder as a student and compare texts."""
+    again = students.load(folder)
+    spaces: tuple[Space, ...] = ("cross", "uni") if student.has_uni else ("cross",)
+    return max(
+        float(
+            (student.encode_text(student.tokenize(_TEXTS), space) - again.encode_text(again.tokenize(_TEXTS), space))
+            .abs()
+            .max()
+        )
+        for space in spaces
+    )
+
+
+@torch.no_grad()
+def _compare_hf(student: DualEncoder, folder: Path) -> float:
+    """Load the folder with transformers alone, put the heads on by hand, and compare."""
+    from safetensors.torch import load_file
+    from transformers import AutoModel, AutoTokenizer
+
+    with quiet():
+        model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    heads = load_file(folder / "heads.safetensors") if (folder / "heads.safetensors").is_file() else {}
+    pixels = torch.stack([student.image_transform(picture) for picture in _pictures()])
+    tokens = student.tokenize(_TEXTS)
+    text = student.card["text"]
+    again = tokenizer(
+        student.cleaned(_TEXTS),
+        padding=text["padding"],
+        truncation=True,
+        max_length=text["context"],
+        return_tensors="pt",
+    )
+    if not torch.equal(again["input_ids"], tokens["input_ids"]):
+        return float("inf")
+    found = {"image": model.get_image_features(pixel_values=pixels), "text": model.get_text_features(**tokens)}
+    worst = 0.0
+    spaces: tuple[Space, ...] = ("cross", "uni") if student.has_uni else ("cross",)
+    for space in spaces:
+        for end, ours in (("image", student.encode_image(pixels, space)), ("text", student.encode_text(tokens, space))):
+            rows = getattr(found[end], "pooler_output", found[end])
+            if f"{space}.{end}.linear.weight" in heads:
+                norm, linear = (f"{space}.{end}.{part}" for part in ("layernorm", "linear"))
+                rows = F.layer_norm(rows, rows.shape[-1:], heads[f"{norm}.weight"], heads[f"{norm}.bias"])
+                rows = F.linear(rows, heads[f"{linear}.weight"], heads[f"{linear}.bias"])
+            worst = max(worst, float((F.normalize(rows, dim=-1) - ours).abs().max()))
+    return worst
+
+
+@torch.no_grad()
+def _compare_sentence_transformers(student: Student, folder: Path, space: Space) -> float:
+    """Load the folder as `SentenceTransformer` and compare texts and pictures."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=True)
+    pictures = _pictures()
+    arrays = torch.from_numpy(np.stack([student.image_array(picture) for picture in pictures]))
+    ours = {
+        "image": student.encode_image(student.pixels(arrays), space),
+        "text": student.encode_text(student.tokenize(_TEXTS), space),
+    }
+    theirs = {
+        "image": model.encode(pictures, show_progress_bar=False),
+        "text": model.encode(_TEXTS, show_progress_bar=False),
+    }
+    return max(float(np.abs(ours[end].numpy() - theirs[end]).max()) for end in ours)

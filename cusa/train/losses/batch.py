@@ -1,0 +1,121 @@
+"""What a loss is computed from, whichever way: embeddings, ids, temperatures, modes.
+
+Legend: B pairs in the batch, that of all ranks where they share it; D width of an embedding.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cusa.train.across_ranks import PassesTo, gather, num_ranks, own_rows, rows_of_ranks
+from cusa.train.losses.csa import Divergence, Fusion
+from cusa.train.losses.false_negatives import Extra, Near
+from cusa.train.losses.infonce import Reduction
+
+Negatives = Literal["local", "global", "release"]
+
+
+@dataclass(frozen=True)
+class Modes:
+    """What the terms are, beside their temperatures."""
+
+    infonce: bool = True
+    csa: bool = True
+    usa: bool = True
+    reduction: Reduction = "standard"
+    fusion: Fusion = "each"
+    divergence: Divergence = "kl"
+    kernels: bool = False
+    """Whether Triton's kernels stream, where they cover the rest."""
+
+
+class Embeddings(NamedTuple):
+    """A batch as the tiles read it: unit rows of one type, float32 or float64; None where no term asks for them."""
+
+    image: Tensor
+    text: Tensor
+    image_uni: Tensor | None = None
+    text_uni: Tensor | None = None
+    teacher_image: Tensor | None = None
+    teacher_text: Tensor | None = None
+
+    def unit(self, dtype: torch.dtype) -> "Embeddings":
+        """Return the rows in one type, normalised; a row of zeros stays one."""
+        return Embeddings(*(each if each is None else normalize(each.to(dtype), dim=1) for each in self))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pairs, and whose softmaxes count."""
+
+    embeddings: Embeddings
+    image_ids: Tensor | None = None
+    """(B,) integers, equal for pairs of the same image; None: all different."""
+    rows: slice | None = None
+    """The rows that are averaged over, divided by B; None: all. The columns are all in any case."""
+    near: Near | None = None
+    """What leaves InfoNCE's denominators."""
+    extra: Extra | None = None
+    """Further positives of InfoNCE."""
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return len(self.embeddings.image)
+
+    @property
+    def own(self) -> slice:
+        """The rows that count."""
+        return slice(0, self.size) if self.rows is None else self.rows
+
+
+class Temperatures(NamedTuple):
+    """0-d tensors; where two are one parameter, the very same tensor saves work."""
+
+    infonce: Tensor
+    csa: tuple[Tensor, Tensor]
+    """Image to text, text to image."""
+    usa: tuple[Tensor, Tensor]
+    """Images, texts."""
+    teacher: tuple[Tensor, Tensor]
+    """Of CSA's soft labels: images, texts."""
+    usa_teacher: tuple[Tensor, Tensor]
+
+
+def ids_or_all_different(image_ids: Tensor | None, rows: Tensor) -> Tensor:
+    """Return the ids, or as many that are all different as there are rows."""
+    return torch.arange(len(rows), device=rows.device) if image_ids is None else image_ids
+
+
+def share(
+    rows: Embeddings,
+    image_ids: Tensor | None,
+    text_ids: Tensor | None,
+    listed: Tensor | None,
+    negatives: Negatives,
+) -> tuple[Embeddings, slice, Tensor | None, Tensor | None, Tensor | None]:
+    """Return the rows of all ranks where they are each other's negatives, and which of them count on this one.
+
+    Args:
+        rows: of this rank.
+        image_ids: (B,) or None on every rank.
+        text_ids: likewise.
+        listed: (P, 2) listed pairs of this rank, or None on every rank.
+        negatives: see `CUSALoss`.
+
+    Returns:
+        The arguments, gathered; with `global` this rank's rows count, with `release` all.
+    """
+    if negatives == "local" or num_ranks() == 1:
+        return rows, slice(0, len(rows.image)), image_ids, text_ids, listed
+    counts = rows_of_ranks(len(rows.image), rows.image.device)
+    passes_to: PassesTo = "every rank" if negatives == "global" else "own rows"
+    own = own_rows(counts) if negatives == "global" else slice(0, sum(counts))
+    everyone = Embeddings(*(each if each is None else gather(each, counts, passes_to=passes_to) for each in rows))  # type: ignore[arg-type]
+    image_ids, text_ids = (each if each is None else gather(each, counts) for each in (image_ids, text_ids))
+    if listed is not None:
+        listed = gather(listed, rows_of_ranks(len(listed), listed.device))
+    return everyone, own, image_ids, text_ids, listed

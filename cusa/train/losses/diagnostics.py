@@ -1,0 +1,74 @@
+"""How soft the labels are and how much is masked, a block of rows at a time.
+
+Legend: B pairs in the batch, R rows of a block.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from cusa.train.losses.csa import Fusion, fuse
+from cusa.train.losses.false_negatives import Near
+
+BLOCK_ELEMENTS = 1 << 22
+"""Of a block of a B x B matrix: 16 MiB in float32."""
+
+
+def describe(
+    image: Tensor | None,
+    text: Tensor | None,
+    *,
+    temperatures: tuple[Tensor, Tensor] | None,
+    fusion: Fusion = "each",
+    near: Near | None = None,
+    rows: int = 0,
+) -> dict[str, Tensor]:
+    """Return means over a batch's soft labels and masks.
+
+    Args:
+        image: (B, any) unit rows of the image teacher; None where neither soft labels nor a mask ask it.
+        text: (B, any) unit rows of the text teacher; likewise.
+        temperatures: of the soft labels, images' and texts'; None: there are no soft labels.
+        fusion: of the teachers.
+        near: thresholds of a mask; None: there is no mask.
+        rows: R; 0 = as many as `BLOCK_ELEMENTS` allows.
+
+    Returns:
+        `target_entropy.<modality>`, the mean entropy divided by log B; `target_off_diagonal.<modality>`, the mean mass
+        of other pairs; `share_masked`, of the pairs of different images.
+    """
+    first = image if image is not None else text
+    assert first is not None
+    size = len(first)
+    rows = rows or max(1, BLOCK_ELEMENTS // size)
+    entropy, own, masked, foreign = first.new_zeros(4, 2, dtype=_exact(first))
+    soft = temperatures is not None and image is not None and text is not None
+    with torch.autocast(first.device.type, enabled=False):
+        for start in range(0, size, rows):
+            block = slice(start, min(start + rows, size))
+            image_RB, text_RB = (None if each is None else each[block] @ each.T for each in (image, text))
+            if near is not None:
+                masked[0] += near.ignored(image_RB, text_RB, block, slice(0, size), 1).sum()
+                foreign[0] += (near.image_ids_B[block, None] != near.image_ids_B[None, :]).sum()
+            if not soft:
+                continue
+            assert temperatures is not None
+            assert image_RB is not None
+            assert text_RB is not None
+            for k, teacher_RB in enumerate(fuse(image_RB, text_RB, fusion)):
+                log_target_RB = (teacher_RB / temperatures[k]).log_softmax(1)
+                target_RB = log_target_RB.exp()
+                entropy[k] -= (target_RB * log_target_RB).sum()
+                own[k] += target_RB.diagonal(start).sum()
+    found = {}
+    for k, modality in enumerate(("image", "text") if soft else ()):
+        found[f"target_entropy.{modality}"] = entropy[k] / (size * math.log(max(size, 2)))
+        found[f"target_off_diagonal.{modality}"] = 1 - own[k] / size
+    if near is not None:
+        found["share_masked"] = masked[0] / foreign[0].clamp(min=1)
+    return found
+
+
+def _exact(rows: Tensor) -> torch.dtype:
+    return rows.dtype if rows.device.type == "mps" else torch.float64

@@ -1,0 +1,147 @@
+"""What a run tells of itself: rows of `metrics.parquet`, TensorBoard's curves, whoever else listens."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from cusa.errors import ConfigError, CusaError
+from cusa.manifests import schemas, store
+from cusa.manifests.ledger import peak_memory_bytes
+from cusa.train.batch import Batch
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+OnMetrics = Callable[[int, Mapping[str, float]], None]
+"""Hears of every row of metrics: steps done, name -> number."""
+
+METRICS_FILE = "metrics.parquet"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+class Metrics:
+    """The metrics of one run, kept until `save` writes them; a context that holds TensorBoard's file open.
+
+    Args:
+        out: the run's folder.
+        done: steps done already; rows after them, which a killed run wrote, are dropped.
+        on_metrics: hears every row.
+        wandb: name of a Weights & Biases project that also gets them; empty = none.
+
+    Raises:
+        ConfigError: if `wandb` is named and not installed.
+    """
+
+    def __init__(self, out: Path, *, done: int, on_metrics: OnMetrics, wandb: str = "") -> None:
+        self.notes: tuple[str, ...] = ()
+        self._out = out
+        self._done = done
+        self._on_metrics = on_metrics
+        self._writer: SummaryWriter | None = None
+        self._project = wandb
+        self._wandb: Any = None
+        self._rows = self._earlier_rows() if done else []
+
+    def __enter__(self) -> "Metrics":
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Points that a killed run wrote after its last checkpoint are hidden: they come again.
+        purge_step = self._done + 1 if self._done else None
+        self._writer = SummaryWriter(str(self._out / TENSORBOARD_FOLDER), purge_step=purge_step)
+        if self._project:
+            self._wandb = _join_wandb(self._project, self._out)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if kind is None else 1)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the values of one step."""
+        assert self._writer is not None
+        self._rows += [(step, name, float(value)) for name, value in values.items()]
+        for name, value in values.items():
+            self._writer.add_scalar(name.replace(".", "/", 1), value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=step)
+        self._on_metrics(step, values)
+
+    def save(self) -> None:
+        """Write the table, whole."""
+        columns = list(zip(*self._rows, strict=True)) or [(), (), ()]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, schemas.METRICS, strict=True)]
+        store.write_table(self._out / METRICS_FILE, pa.Table.from_arrays(arrays, schema=schemas.METRICS))
+
+    def _earlier_rows(self) -> list[tuple[int, str, float]]:
+        """Return the rows of metrics up to the checkpoint."""
+        try:
+            table = store.read_table(self._out / METRICS_FILE, columns=schemas.METRICS.names)
+        except CusaError as error:
+            self.notes += (f"The metrics before step {self._done} are lost: {error}",)
+            return []
+        table = table.filter(pc.less_equal(table["step"], self._done))
+        return list(zip(*(table[name].to_pylist() for name in schemas.METRICS.names), strict=True))
+
+
+def _join_wandb(project: str, out: Path) -> Any:
+    """Start or go on with the run of a folder in a Weights & Biases project; its name there is the folder's digest."""
+    try:
+        import wandb  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        raise ConfigError(
+            f"train.wandb is {project!r}, but wandb is not installed. Run `pip install 'cusa[wandb]'`, or set "
+            "train.wandb=''.",
+            key="train.wandb",
+        ) from None
+    name = store.digest(str(out.resolve()))[:16]
+    return wandb.init(project=project, name=out.name, id=name, resume="allow", dir=str(out))
+
+
+class Pace:
+    """How fast steps go, and how much of the time they wait for data."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+        self._waited = 0.0
+        self._pairs = 0
+
+    def around(self, flow: Iterator[Batch]) -> Iterator[Batch]:
+        """Give what `flow` gives, measuring how long it takes."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(flow, None)
+            self._waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            self._pairs += batch.pairs
+            yield batch
+
+    def start(self) -> None:
+        """Measure from now on."""
+        self._since = time.perf_counter()
+        self._waited = 0.0
+        self._pairs = 0
+
+    def read(self, device: torch.device) -> dict[str, float]:
+        """Return what was measured since `start` (all ranks' pairs, this rank's waiting), and the most memory needed.
+
+        Args:
+            device: whose memory counts beside that of the process.
+        """
+        seconds = max(time.perf_counter() - self._since, 1e-9)
+        found = {
+            "samples_per_second": self._pairs / seconds,
+            "data_wait_share": self._waited / seconds,
+            "peak_memory_bytes": float(peak_memory_bytes()),
+        }
+        if device.type == "cuda":
+            found["peak_device_memory_bytes"] = float(torch.cuda.max_memory_allocated(device))
+        return found

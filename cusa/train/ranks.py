@@ -1,0 +1,159 @@
+"""Several processes that train one model: who they are, and what they tell each other beside the loss.
+
+`torchrun` starts them and says in the environment how many there are. Every rank holds the whole model, reads its share
+of each step's pairs, and takes the same step. Rank 0 alone writes.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cusa.errors import ConfigError, DataError
+
+_BUCKET = 1 << 25  # numbers averaged at once: large messages, little memory
+
+
+def world() -> int:
+    """Return how many ranks there are, 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return which rank this is, 0 without a process group."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def started_together() -> bool:
+    """Tell whether `torchrun` started several ranks, whether or not they have met."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def joined(device: str = "") -> Iterator[torch.device]:
+    """Join the ranks that `torchrun` started; without it, be a world of one.
+
+    Args:
+        device: what the recipe asks for; empty = CUDA where there is one. Rank i of a machine takes its i-th CUDA
+            device.
+
+    Yields:
+        This rank's device.
+
+    Raises:
+        ConfigError: if there are more ranks on this machine than CUDA devices.
+        DataError: if another rank went away.
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not started_together():
+        yield place
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if place.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"Rank {local} of this machine has no CUDA device; there are {torch.cuda.device_count()}. Start "
+                f"torchrun with --nproc-per-node={torch.cuda.device_count()}, or set train.device=cpu.",
+                key="train.device",
+            )
+        place = torch.device("cuda", local)
+        torch.cuda.set_device(place)
+    if dist.is_initialized():
+        yield place
+        return
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    try:
+        yield place
+    except RuntimeError as error:
+        if not _is_lost_peer(error):
+            raise
+        raise DataError(
+            f"Rank {rank()} of {world()} lost another rank: {str(error).splitlines()[0]} Look at what that one said "
+            "last, and run the same command again to go on from the last checkpoint.",
+            rank=rank(),
+        ) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replace every gradient by its mean over ranks; one that a rank lacks counts as 0 there."""
+    if world() == 1:
+        return
+    for group in _buckets(parameters):
+        flat = torch.cat([grad.reshape(-1) for grad in group])
+        dist.all_reduce(flat)
+        flat /= world()
+        place = 0
+        for grad in group:
+            grad.copy_(flat[place : place + grad.numel()].view_as(grad))
+            place += grad.numel()
+
+
+def any_of(wish: bool, device: torch.device) -> bool:
+    """Tell whether any rank says yes."""
+    if world() == 1:
+        return wish
+    flag = torch.tensor(int(wish), device=device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag)
+
+
+def total(number: int, device: torch.device) -> int:
+    """Return the sum of every rank's number."""
+    if world() == 1:
+        return number
+    whole = torch.tensor(number, dtype=torch.int64, device=device)
+    dist.all_reduce(whole)
+    return int(whole)
+
+
+def everyones(value: Any) -> list[Any]:
+    """Return every rank's value, rank 0's first. The values are small and made by us; nothing is read from disk."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def share_weights(module: torch.nn.Module) -> None:
+    """Give every rank the parameters and buffers of rank 0."""
+    if world() > 1:
+        for value in module.state_dict().values():
+            dist.broadcast(value, src=0)
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if world() > 1:
+        dist.barrier()
+
+
+def _buckets(parameters: Iterable[torch.nn.Parameter]) -> Iterator[list[Tensor]]:
+    """Give gradients of one type in groups of bounded size, in the same order on every rank."""
+    group: list[Tensor] = []
+    size = 0
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        grad = parameter.grad
+        if group and (size + grad.numel() > _BUCKET or grad.dtype != group[0].dtype):
+            yield group
+            group, size = [], 0
+        group.append(grad)
+        size += grad.numel()
+    if group:
+        yield group
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    words = str(error).lower()
+    return isinstance(error, dist.DistError) or any(
+        sign in words for sign in ("connection closed by peer", "connection reset", "broken pipe", "gloo", "nccl")
+    )

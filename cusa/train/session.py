@@ -1,0 +1,251 @@
+"""The state of a run: everything that a step changes and a checkpoint holds."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cusa.errors import CusaError, DataError
+from cusa.manifests import store
+from cusa.manifests.samples import Split
+from cusa.models.student import Student
+from cusa.train import checkpoint, ranks
+from cusa.train.average import Average
+from cusa.train.batch import Batch
+from cusa.train.config import TrainConfig
+from cusa.train.losses import CUSALoss
+from cusa.train.optimizer import parameter_groups
+from cusa.train.prepare import train_mode
+from cusa.train.validation import Best
+
+CHECKPOINTS_FOLDER = "checkpoints"
+
+
+class Session:
+    """One run in progress.
+
+    Args:
+        config: optimiser and checkpoints.
+        student: on its device; trained in place.
+        loss: on the same device.
+        out: the run's folder.
+        identity: what its checkpoints belong to.
+        on_device: teacher tables that are on the device whole, by the loss's names for their rows.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        student: Student,
+        loss: CUSALoss,
+        out: Path,
+        identity: checkpoint.Identity,
+        on_device: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.config = config
+        self.student = student
+        self.loss = loss.train()
+        self.device = next(student.parameters()).device
+        self.on_device = on_device or {}
+        train_mode(student, config.freeze)
+        ranks.share_weights(student)
+        named = [*student.named_parameters("student"), *loss.named_parameters("loss")]
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(named, weight_decay=config.weight_decay, decay=config.decay),
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            # One kernel a parameter: on a small model the unfused loop is a noticeable part of a step.
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.average = Average(student, config.ema) if config.ema else None
+        self.best = Best(out, monitor=config.monitor)
+        self.done = 0
+        self.started_at = 0
+        self.last: dict[str, float] = {}
+        self.notes: tuple[str, ...] = ()
+        self.bad: dict[str, tuple[str, str]] = {}
+        """Image key -> shard and reason, of images that could not be decoded."""
+        self.seen = 0
+        """A sum over all pairs seen of a digest of step and caption key, modulo 2^64: equal for equal sequences."""
+        self._folder = out / CHECKPOINTS_FOLDER
+        self._saved_at = 0
+        self._identity = identity
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The folder of the checkpoint last written or read."""
+        return self._folder / f"step-{self._saved_at:09d}" if self._saved_at else None
+
+    def resume(self, *, allow_changed: Collection[str] = (), must: bool = False) -> None:
+        """Go on from the latest whole checkpoint, if there is one.
+
+        Args:
+            allow_changed: recipe keys and inputs that may differ from the checkpoint's.
+            must: refuse to start at step 0.
+
+        Raises:
+            ConfigError: if `allow_changed` names what no checkpoint depends on.
+            DataError: if none can be read, or it holds another model, or ranks see different ones.
+            StaleError: if it belongs to another recipe, split or teacher.
+        """
+        if self._folder.is_dir() and ranks.rank() == 0:
+            store.sweep(self._folder)
+        self.done, state, self.notes = checkpoint.load(
+            self._folder, identity=self._identity, allow_changed=allow_changed
+        )
+        everyones = ranks.everyones(self.done)
+        if len({*everyones}) > 1:
+            raise DataError(
+                f"The ranks find different checkpoints in {self._folder}: steps {everyones}. All of them must see the "
+                "same folder.",
+                path=self._folder,
+            )
+        self.started_at = self._saved_at = self.done
+        if not state:
+            if must:
+                raise DataError(
+                    f"{self._folder} holds no checkpoint to go on from. Check --out, or leave --resume auto.",
+                    path=self._folder,
+                )
+            return
+        configured = [{name: group[name] for name in _OPTIONS} for group in self.optimizer.param_groups]
+        try:
+            self.student.load_state_dict(state["student"])
+            self.loss.load_state_dict(state["loss"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not None:
+                self.average = Average(self.student, self.config.ema)  # where there was none before: of these weights
+                self.average.load_state_dict(state["average"] or self.average.state_dict())
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise DataError(
+                f"{self._folder} holds the state of another model: {str(error).splitlines()[0]} "
+                "Choose another --out, or start again with --force.",
+                path=self._folder,
+            ) from error
+        for group, options in zip(self.optimizer.param_groups, configured, strict=True):
+            group.update(options)  # what the recipe says now, where a change was allowed
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self._set_random_state([state["random"], *state["random_of_other_ranks"]])
+        self.bad = dict(state["bad"])
+        self.seen = state["seen"] if ranks.rank() == 0 else 0
+        self.last = dict(state["last"])
+        if self.best.folder.is_dir():
+            self.best.step, self.best.values = state["best_step"], dict(state["best"])
+
+    def save(self) -> None:
+        """Write a checkpoint: rank 0 does, with what it hears from the others.
+
+        Raises:
+            DataError: on every rank, if it cannot be written.
+        """
+        heard = ranks.everyones((checkpoint.random_state() if ranks.rank() else {}, self.seen))
+        self.seen = sum(seen for _, seen in heard) % (1 << 64) if ranks.rank() == 0 else 0
+        refusal = ""
+        if ranks.rank() == 0:
+            state = {
+                "student": self.student.state_dict(),
+                "loss": self.loss.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "average": {} if self.average is None else self.average.state_dict(),
+                "random": checkpoint.random_state(),
+                "random_of_other_ranks": [random for random, _ in heard[1:]],
+                "best_step": self.best.step,
+                "best": self.best.values,
+                "bad": self.bad,
+                "seen": self.seen,
+                "last": self.last,
+            }
+            try:
+                checkpoint.save(
+                    self._folder,
+                    step=self.done,
+                    state=state,
+                    identity=self._identity,
+                    keep=self.config.keep_checkpoints,
+                    also_keep=self.best.step,
+                )
+            except CusaError as error:
+                if ranks.world() == 1:
+                    raise
+                refusal = str(error)
+        refusal = ranks.everyones(refusal)[0]
+        if refusal:
+            raise DataError(refusal, path=self._folder)
+        self._saved_at = self.done
+
+    @contextmanager
+    def validated(self) -> Iterator[Student]:
+        """Give the student as it is validated and saved: with averaged weights where the recipe asks for them."""
+        if self.average is None:
+            yield self.student
+        else:
+            with self.average.in_place():
+                yield self.student
+        train_mode(self.student, self.config.freeze)
+
+    def saw(self, batch: Batch, split: Split) -> None:
+        """Remember a batch: its keys, and the images that could not be decoded.
+
+        Raises:
+            DataError: if these are more than `train.max_undecodable`, a share of the split's images, allows.
+        """
+        for key in batch.keys:
+            digest = hashlib.blake2b(f"{batch.step}/{key}".encode(), digest_size=8).digest()
+            self.seen = (self.seen + int.from_bytes(digest, "little")) % (1 << 64)
+        substitutes = batch.substitutes
+        if ranks.total(len(substitutes), self.device):
+            substitutes = tuple(substitute for theirs in ranks.everyones(substitutes) for substitute in theirs)
+        for substitute in substitutes:
+            self.bad[substitute.key] = (substitute.shard, substitute.reason)
+        if len(self.bad) > self.config.max_undecodable * split.num_images:
+            key, (shard, reason) = next(iter(self.bad.items()))
+            raise DataError(
+                f"{len(self.bad)} of {split.num_images} images cannot be decoded, more than train.max_undecodable="
+                f"{self.config.max_undecodable} allows; the first is {key} in {split.folder / shard}: {reason}. "
+                "Make the shards again with `cusa shard ... --force`, or allow more.",
+                keys=tuple(self.bad),
+            )
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what a person should read of the run, in full sentences."""
+        if not self.bad:
+            return self.notes
+        reasons: Counter[tuple[str, str]] = Counter(self.bad.values())
+        listed = "; ".join(f"{n} in {shard}: {reason}" for (shard, reason), n in reasons.most_common(5))
+        return (
+            *self.notes,
+            f"{len(self.bad)} images could not be decoded and others stood in for them ({listed}).",
+        )
+
+    def _set_random_state(self, states: list[dict[str, Any]]) -> None:
+        rank = ranks.rank()
+        if rank < len(states):
+            checkpoint.set_random_state(states[rank])
+        else:  # this rank was not there when the checkpoint was written
+            checkpoint.seed_all(self.config.seed + rank + self.done)
+
+
+_OPTIONS = ("weight_decay", "betas", "eps")
+
+
+def settings(**configs: Any) -> dict[str, Any]:
+    """Return configurations as dotted recipe keys, those that a resumed run may change left out."""
+    found: dict[str, Any] = {}
+    for name, config in configs.items():
+        free: frozenset[str] = getattr(config, "FREE", frozenset())
+        for key, value in config.model_dump(mode="json").items():
+            if isinstance(value, dict):
+                found |= {f"{name}.{key}.{part}": number for part, number in value.items()}
+            elif key not in free:
+                found[f"{name}.{key}"] = value
+    return found

@@ -1,0 +1,118 @@
+"""One step: embed, compare, differentiate, move."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cusa.errors import DataError
+from cusa.train import ranks
+from cusa.train.batch import Batch
+from cusa.train.session import Session
+from cusa.train.terms import terms as loss_terms
+
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def take(session: Session, parts: Sequence[Batch], *, rate: float) -> dict[str, Tensor]:
+    """Take one step: on all ranks together, on all parts one after another.
+
+    The gradient is the mean over the step's pairs, whichever way they are cut: each part weighs as many pairs as it
+    has, and what the ranks find for their shares is averaged.
+
+    Args:
+        session: what is moved.
+        parts: this rank's share of each part of the step; each part has negatives of its own only.
+        rate: learning rate.
+
+    Returns:
+        The terms of the loss, the norm of the gradients before clipping, and with fp16 the scale; 0-d and detached.
+
+    Raises:
+        DataError: if the loss is no finite number; the batch's keys are named.
+    """
+    for group in session.optimizer.param_groups:
+        group["lr"] = rate
+    session.optimizer.zero_grad(set_to_none=True)
+    pairs = sum(part.pairs for part in parts)
+    found: dict[str, Tensor] = {}
+    for part in parts:
+        terms = _terms(session, part)
+        if not math.isfinite(float(terms["loss"].detach())):
+            raise _no_number(session, part, terms)
+        share = part.pairs / pairs
+        session.scaler.scale(terms["loss"] * share).backward()
+        for name, term in terms.items():
+            found[name] = found.get(name, 0) + term.detach() * share
+    learned = [p for group in session.optimizer.param_groups for p in group["params"]]
+    ranks.average_gradients(learned)
+    session.scaler.unscale_(session.optimizer)
+    clip_norm = session.config.clip_norm
+    norm = nn.utils.get_total_norm([p.grad for p in learned if p.grad is not None])
+    if clip_norm:
+        nn.utils.clip_grads_with_norm_(learned, clip_norm, norm)
+    session.scaler.step(session.optimizer)  # left out where fp16 gradients overflowed; the scale then falls
+    session.scaler.update()
+    if session.average is not None:
+        session.average.update(session.done)
+    found["grad_norm"] = norm
+    if session.scaler.is_enabled():
+        found["loss_scale"] = torch.tensor(session.scaler.get_scale())
+    return found
+
+
+def describe(session: Session, part: Batch, terms: dict[str, Tensor], *, rate: float) -> dict[str, float]:
+    """Return a step's numbers: a function of state and batch alone. Soft labels are described by the part's own."""
+    values = {name: float(term) for name, term in terms.items()}
+    rows = _teachers(session, part)
+    described = session.loss.diagnostics(
+        teacher_image=rows.get("teacher_image"),
+        teacher_text=rows.get("teacher_text"),
+        image_ids=part.image_ids.to(session.device),
+    )
+    values |= {name: float(value) for name, value in described.items()}
+    weights = session.loss.effective_weights(part.pairs)
+    values |= {f"effective_weight.{name}": weight for name, weight in weights.items() if weight}
+    values["lr"] = rate
+    values["undecodable"] = float(len(session.bad))
+    return values
+
+
+def _terms(session: Session, part: Batch) -> dict[str, Tensor]:
+    device, precision = session.device, session.config.precision
+    pixels = session.student.pixels(part.images.to(device))
+    tokens = {name: values.to(device) for name, values in part.tokens.items()}
+    with torch.autocast(device.type, dtype=_TYPES.get(precision), enabled=precision in _TYPES):
+        out = session.student(pixels, tokens)
+        return loss_terms(
+            session.student,
+            session.loss,
+            out,
+            **_teachers(session, part),
+            image_ids=part.image_ids.to(device, non_blocking=True),
+        )
+
+
+def _teachers(session: Session, part: Batch) -> dict[str, Tensor]:
+    """Return the part's teacher rows on the device, by the loss's names for them."""
+    device = session.device
+    both = {"teacher_image": part.teacher_image, "teacher_text": part.teacher_text}
+    found = {name: rows.to(device, non_blocking=True) for name, rows in both.items() if rows is not None}
+    for name, table in session.on_device.items():
+        rows = part.image_ids if name == "teacher_image" else part.rows
+        found[name] = table[rows.to(device)].float()
+    return found
+
+
+def _no_number(session: Session, batch: Batch, terms: dict[str, Tensor]) -> DataError:
+    first = ", ".join(batch.keys[:8])
+    known = session.last_checkpoint
+    kept = f" The last good checkpoint is {known}." if known else ""
+    parts = ", ".join(f"{name} {float(term.detach()):.4g}" for name, term in terms.items())
+    return DataError(
+        f"The loss is no finite number at step {session.done + 1} ({parts}). The batch begins with {first}."
+        f"{kept} Lower train.lr, set train.clip_norm=1, or look at those images and captions.",
+        step=session.done + 1,
+        keys=batch.keys,
+    )

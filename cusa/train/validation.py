@@ -1,0 +1,67 @@
+"""Validation during training: it disturbs nothing, and the best model by it is the one that is kept."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from cusa.errors import ConfigError, nearest
+from cusa.models.student import Student
+from cusa.train import checkpoint, ranks
+
+Validate = Callable[[Student], Mapping[str, float]]
+"""Measures a student, given in evaluation mode on its device: name -> number."""
+
+MODEL_FOLDER = "model"
+
+
+class Best:
+    """The best model so far, in the run's `model` folder.
+
+    Args:
+        out: the run's folder.
+        monitor: validation number whose highest value marks the best.
+    """
+
+    def __init__(self, out: Path, *, monitor: str) -> None:
+        self.step = 0
+        self.values: dict[str, float] = {}
+        self.folder = out / MODEL_FOLDER
+        self._monitor = monitor
+
+    def consider(self, student: Student, step: int, values: Mapping[str, float]) -> None:
+        """Keep the model if its validation is the best so far.
+
+        Raises:
+            ConfigError: if validation does not give the number that is monitored.
+        """
+        if self._monitor not in values:
+            raise ConfigError(
+                f"train.monitor is {self._monitor!r}, which validation does not give. "
+                f"{nearest(self._monitor, values)}.",
+                key="train.monitor",
+            )
+        if not self.values or values[self._monitor] > self.values[self._monitor]:
+            self.values = dict(values)
+            self.keep(student, step)
+
+    def keep(self, student: Student, step: int) -> None:
+        """Write the model; of several ranks the first alone does."""
+        self.step = step
+        if ranks.rank() == 0:
+            student.save(self.folder)
+
+
+def measure(student: Student, validate: Validate) -> dict[str, float]:
+    """Validate in evaluation mode without touching the training's random numbers.
+
+    Of several ranks the first alone does the work and tells the others. The student is left in evaluation mode.
+    """
+    values: dict[str, float] = {}
+    if ranks.rank() == 0:
+        state = checkpoint.random_state()
+        student.eval()
+        with torch.no_grad():
+            values = {name: float(value) for name, value in validate(student).items()}
+        checkpoint.set_random_state(state)
+    return ranks.everyones(values)[0]

@@ -1,0 +1,125 @@
+"""Students that score pairs and students that re-rank, against plain loops over one image and one caption at a time."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cusa.eval import evaluate, pairs
+from cusa.eval.config import EvalConfig
+from cusa.eval.encode import encode, picture
+from cusa.eval.scores import Cosines
+from cusa.manifests.samples import Split
+from cusa.models import student as students
+from cusa.models.config import SgrafConfig, StudentConfig
+from tests import worlds
+
+SMALL = StudentConfig(
+    image_size=16,
+    patch_size=8,
+    image_width=16,
+    image_layers=1,
+    text_width=16,
+    text_layers=1,
+    head_width=8,
+    width=12,
+    sgraf=SgrafConfig(regions_from="patches", regions=4, patch=6, word_width=8, width=12, similarity_width=6),
+)
+CONFIG = EvalConfig(batch_size=5, rerank=3, block=4)
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    work = worlds.make_work(tmp_path_factory.mktemp("pairs"), images=7, captions=2, splits=("test",))
+    return Split(work, "test")
+
+
+def _student(kind: str, split: Split) -> Any:
+    return students.create(SMALL.model_copy(update={"kind": kind}), captions=split.texts, uni=False, seed=0).eval()
+
+
+def _parts(student: Any, split: Split, image: int, caption: int) -> tuple[Any, Any]:
+    array = torch.from_numpy(student.image_array(picture(split, image))[None])
+    return student.image_parts(student.pixels(array)), student.text_parts(student.tokenize([split.texts[caption]]))
+
+
+def test_all_pairs_are_scored_as_one_by_one(split: Split) -> None:
+    student = _student("sgraf", split)
+    table = pairs.all_pairs(student, split, CONFIG).scores_IC
+    with torch.no_grad():
+        for image in range(split.num_images):
+            for caption in range(split.num_captions):
+                alone = student.pair_scores(*_parts(student, split, image, caption))
+                assert table[image, caption] == pytest.approx(float(alone), abs=1e-6)
+
+
+def test_equal_captions_get_equal_scores(split: Split) -> None:
+    student = _student("sgraf", split)
+    split.texts[5] = split.texts[0]
+    table = pairs.all_pairs(student, split, CONFIG).scores_IC
+    np.testing.assert_array_equal(table[:, 5], table[:, 0])
+
+
+@pytest.mark.parametrize("kind", ["x2vlm", "blip"])
+def test_reranking_matches_the_candidates_once_each(split: Split, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = _student(kind, split)
+    counts: Counter[str] = Counter()
+    for name in ("image_parts", "text_parts", "match"):
+        real = getattr(student, name)
+
+        def counted(*args: Any, real: Any = real, name: str = name) -> Any:
+            found = real(*args)
+            counts[name] += len(next(iter(found.values()))) if isinstance(found, dict) else len(found)
+            return found
+
+        monkeypatch.setattr(student, name, counted)
+    embeddings = encode(student, split, CONFIG)
+    counts.clear()
+    first = Cosines(embeddings.image["cross"], embeddings.text["cross"])
+    found = pairs.rerank(student, split, first, CONFIG)
+    assert counts["image_parts"] == split.num_images
+    assert counts["text_parts"] == split.num_captions
+    wanted = {(i, c) for i, row in enumerate(found.captions_IK.tolist()) for c in row}
+    wanted |= {(i, c) for c, row in enumerate(found.images_CK.tolist()) for i in row}
+    assert counts["match"] == len(wanted)
+    monkeypatch.undo()
+    with torch.no_grad():
+        for image, row in enumerate(found.captions_IK.tolist()):
+            best = np.argsort(-(embeddings.image["cross"] @ embeddings.text["cross"].T)[image], kind="stable")[:3]
+            assert set(row) == set(best.tolist())
+            for caption, score in zip(row, found.caption_scores_IK[image], strict=True):
+                alone = student.match(*_parts(student, split, image, caption))[0, 1]
+                assert score == pytest.approx(float(alone), abs=1e-5)
+        for caption, row in enumerate(found.images_CK.tolist()):
+            for image, score in zip(row, found.image_scores_CK[caption], strict=True):
+                alone = student.match(*_parts(student, split, image, caption))[0, 1]
+                assert score == pytest.approx(float(alone), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sgraf", "x2vlm", "blip"])
+def test_evaluated_with_its_own_score_and_told_so(split: Split, kind: str, tmp_path: Path) -> None:
+    student = _student(kind, split)
+    student.save(tmp_path / "model")
+    config = CONFIG.model_copy(update={"bootstrap": 0})
+    result = evaluate.run(
+        config,
+        load=lambda: students.load(tmp_path / "model"),
+        student_digest="x",
+        split=split,
+        out=tmp_path / "eval",
+    )
+    task = result["tasks"]["cross-modal"]
+    assert task["space"] == {"sgraf": "pairs"}.get(kind, "cross, top 3 re-ranked")
+    assert evaluate.validate(student, split, config)["rsum"] == pytest.approx(task["metrics"]["rsum"], abs=1e-3)
+    if kind != "sgraf":
+        plain = evaluate.run(
+            config.model_copy(update={"rerank": 0}),
+            load=lambda: students.load(tmp_path / "model"),
+            student_digest="x",
+            split=split,
+            out=tmp_path / "plain",
+        )
+        assert plain["tasks"]["cross-modal"]["space"] == "cross"

@@ -1,0 +1,100 @@
+"""Exports, loaded by the libraries they are for and compared on real images and captions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+from torch.nn import functional as F
+from transformers import CLIPModel
+
+from cusa.errors import ConfigError, DataError
+from cusa.models import export
+from cusa.models import student as students
+from cusa.models.config import SgrafConfig, StudentConfig
+
+SMALL = StudentConfig(
+    image_size=16, patch_size=8, image_width=16, image_layers=1, text_width=16, text_layers=1, head_width=8, width=12
+)
+
+
+@pytest.fixture(scope="module")
+def real(shared: Path) -> tuple[list[Image.Image], list[str]]:
+    mini = shared / "data" / "coco-mini"
+    rows = json.loads((mini / "dataset_coco.json").read_text())["images"][:6]
+    pictures = [Image.open(mini / row["filepath"] / row["filename"]).convert("RGB") for row in rows]
+    return pictures, [row["sentences"][0]["raw"] for row in rows]
+
+
+def _student(kind: str, captions: list[str], *, uni: bool = True) -> Any:
+    told = {"kind": kind, "cross_head": True}
+    if kind == "sgraf":
+        told["sgraf"] = SgrafConfig(regions_from="patches", regions=4, patch=6, width=12, similarity_width=6)
+    return students.create(SMALL.model_copy(update=told), captions=captions, uni=uni, seed=0).eval()
+
+
+def test_transformers_reads_the_towers_and_the_heads_are_kept(real: Any, tmp_path: Path) -> None:
+    pictures, captions = real
+    student = _student("dual-encoder", captions)
+    facts = {"recipe": {"name": "mini"}, "metrics": {"split": "test", "dataset": "coco", "tasks": {}}}
+    assert export.run(student, "hf", tmp_path / "hf", facts=facts) <= 1e-5
+    clip = CLIPModel.from_pretrained(tmp_path / "hf").eval()
+    pixels, tokens = torch.stack([student.image_transform(picture) for picture in pictures]), student.tokenize(captions)
+    with torch.no_grad():
+        for end, rows in (("image", clip.get_image_features(pixels)), ("text", clip.get_text_features(**tokens))):
+            rows = rows.pooler_output
+            for space in ("cross", "uni"):
+                head = student.heads[space][end]
+                ours = student.encode_image(pixels, space) if end == "image" else student.encode_text(tokens, space)
+                torch.testing.assert_close(F.normalize(head(rows), dim=-1), ours, rtol=0, atol=1e-5)
+    again = students.load(tmp_path / "hf")
+    torch.testing.assert_close(again.encode_text(tokens, "uni"), student.encode_text(tokens, "uni"), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("space", ["cross", "uni"])
+@pytest.mark.parametrize("kind", ["dual-encoder", "x2vlm", "sgraf"])
+def test_sentence_transformers_encodes_texts_and_pictures(real: Any, tmp_path: Path, kind: str, space: Any) -> None:
+    pictures, captions = real
+    student = _student(kind, captions)
+    assert export.run(student, "sentence-transformers", tmp_path / "st", space=space) <= 1e-5
+    model = SentenceTransformer(str(tmp_path / "st"), device="cpu", trust_remote_code=True)
+    with torch.no_grad():
+        text = student.encode_text(student.tokenize(captions), space).numpy()
+        arrays = torch.from_numpy(np.stack([student.image_array(picture) for picture in pictures]))
+        image = student.encode_image(student.pixels(arrays), space).numpy()
+    np.testing.assert_allclose(model.encode(captions), text, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(model.encode(pictures), image, rtol=0, atol=1e-5)
+    assert model.get_embedding_dimension() == student.width
+
+
+def test_the_card_says_what_it_is(tmp_path: Path) -> None:
+    student = _student("dual-encoder", ["a dog"])
+    loss = {"infonce_weight": 1.0, "reduction": "standard", "alpha": 0.1, "beta": 0.5}
+    tasks = {"cross-modal": {"metrics": {"rsum": 123.4}}}
+    facts = {
+        "recipe": {"name": "mine", "loss": loss},
+        "data": "coco-mini",
+        "metrics": {"split": "test", "dataset": "coco", "tasks": tasks},
+    }
+    export.run(student, "hf", tmp_path / "hf", facts=facts)
+    page = (tmp_path / "hf" / "README.md").read_text()
+    for words in ("# mine", "0.1 x CSA", "coco-mini", "| cross-modal | rsum | 123.4 |", "10.1609/aaai.v38i16.29789"):
+        assert words in page
+
+
+def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = ["a dog", "a cat"]
+    with pytest.raises(ConfigError, match="Did you mean 'hf'"):
+        export.run(_student("dual-encoder", captions), "hff", tmp_path / "x")
+    with pytest.raises(ConfigError, match="no model of transformers"):
+        export.run(_student("x2vlm", captions), "hf", tmp_path / "x")
+    with pytest.raises(ConfigError, match="no uni-modal heads"):
+        export.run(_student("dual-encoder", captions, uni=False), "hf", tmp_path / "x", space="uni")
+    monkeypatch.setattr(export, "_compare_hf", lambda student, folder: 1e-3)
+    with pytest.raises(DataError, match=r"differ by 0\.001"):
+        export.run(_student("dual-encoder", captions), "hf", tmp_path / "x")
+    assert not (tmp_path / "x").exists()

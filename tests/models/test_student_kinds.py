@@ -1,0 +1,84 @@
+"""Students of someone else's: the adapter of docs/students.md, trained, saved, loaded and scored from outside."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cusa import journey, recipe, scoring
+from cusa.errors import ConfigError, DataError
+from cusa.manifests import store
+from cusa.models import student as students
+from cusa.models.config import StudentConfig
+from tests import worlds
+from tests.conftest import ROOT
+
+PAGE = ROOT / "docs" / "students.md"
+
+
+def _adapter() -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    return code
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "mine.py").write_text(_adapter())
+    monkeypatch.syspath_prepend(tmp_path / "outside")
+    yield
+    sys.modules.pop("mine", None)
+
+
+def test_the_pages_adapter_trains_and_is_evaluated(mine: None, tmp_path: Path) -> None:
+    work = worlds.make_work(tmp_path / "world", images=12, captions=3)
+    settings = ["student.kind=mine:Mean", "train.batch=8", "train.steps=30", "train.lr=0.01", "loss.alpha=0"]
+    told = recipe.load("tiny", [*settings, "loss.beta=0", "eval.bootstrap=0", "train.device=cpu"])
+    journey.train(told, work=work, out=tmp_path / "run")
+    rows = store.read_table(tmp_path / "run" / "metrics.parquet").to_pylist()
+    losses = [row["value"] for row in rows if row["name"] == "loss"]
+    assert losses[-1] < 0.8 * losses[0]
+    assert store.read_json(tmp_path / "run" / "model" / "student.json")["kind"] == "mine:Mean"
+    (found,) = scoring.evaluate(str(tmp_path / "run"), data=[work])
+    assert found["student"] == "mean"
+    assert found["tasks"]["cross-modal"]["queries"] == 12 + 36
+    again = students.load(tmp_path / "run")
+    assert type(again).__name__ == "Mean"
+
+
+def test_the_pages_adapter_is_short() -> None:
+    body = _adapter()[_adapter().index("class Mean") :]
+    assert sum(bool(line.strip()) for line in body.splitlines()) <= 42
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("nowhere:Mean", "No module named 'nowhere'"),
+        ("mine:Median", "has no attribute 'Median'"),
+        ("mine:np", "has no method create"),
+        ("sun-dial", "There is no kind of student 'sun-dial'"),
+    ],
+)
+def test_classes_that_are_not_there(mine: None, kind: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        students.create(StudentConfig(kind=kind), captions=["a"], uni=False, seed=0)
+
+
+def test_a_folder_of_a_class_that_is_gone(mine: None, tmp_path: Path) -> None:
+    student = students.create(StudentConfig(kind="mine:Mean"), captions=["a red wall"], uni=False, seed=0)
+    student.save(tmp_path / "model")
+    card = store.read_json(tmp_path / "model" / students.CARD)
+    store.write_json(tmp_path / "model" / students.CARD, {**card, "kind": "gone:Mean"})
+    with pytest.raises(DataError, match="kind 'gone:Mean'"):
+        students.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["clip-vit-b-32", "sgr", "saf", "x2vlm-base"])
+def test_recipes_of_the_papers_students_hold_its_weights(name: str) -> None:
+    told = recipe.load(name)
+    expected = {"clip-vit-b-32": (0.1, 0.5), "sgr": (0.6, 0.75), "saf": (1.0, 0.75), "x2vlm-base": (0.3, 0.75)}
+    assert (told.loss.alpha, told.loss.beta) == expected[name]
+    assert students.kind_class(told.student.kind)

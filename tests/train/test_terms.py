@@ -1,0 +1,164 @@
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from cusa.errors import ConfigError
+from cusa.manifests.samples import Split
+from cusa.models import student as students
+from cusa.models.config import SgrafConfig, StudentConfig
+from cusa.train.config import LossConfig
+from cusa.train.losses import CUSALoss, Setting
+from cusa.train.terms import cosines, match_labels, terms
+from tests.train.conftest import STUDENT, Train
+
+SGRAF = SgrafConfig(
+    regions_from="patches", regions=4, patch=6, word_width=8, width=12, similarity_width=6, steps=2, min_count=1
+)
+KINDS = {
+    "sgr": STUDENT.model_copy(update={"kind": "sgraf", "sgraf": SGRAF}),
+    "saf": STUDENT.model_copy(update={"kind": "sgraf", "sgraf": SGRAF.model_copy(update={"module": "saf"})}),
+    "x2vlm": STUDENT.model_copy(update={"kind": "x2vlm"}),
+    "blip": STUDENT.model_copy(update={"kind": "blip"}),
+}
+OWN = {"sgr": {"hinge"}, "saf": {"hinge"}, "x2vlm": {"itc", "itm"}, "blip": {"itc", "itm"}}
+
+
+def _first_and_last(out: Path, name: str) -> tuple[float, float]:
+    rows = [row for row in pq.read_table(out / "metrics.parquet").to_pylist() if row["name"] == name]
+    return rows[0]["value"], rows[-1]["value"]
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_trains_and_resumes_to_the_same_bits(
+    world: Path, train: Train, tmp_path: Path, kind: str, weights: tuple[float, float]
+) -> None:
+    split = Split(world, "train")
+    alpha, beta = weights
+    loss = LossConfig(alpha=alpha, beta=beta)
+
+    def fresh() -> students.Student:
+        return students.create(KINDS[kind], captions=split.texts, uni=beta > 0, seed=0)
+
+    done = train(tmp_path / "whole", student=fresh(), loss=loss, train={"steps": 6})
+    own, csa = OWN[kind], {"csa"} if alpha and kind not in ("x2vlm", "blip") else set()
+    assert {"loss", *own, *csa, *({"usa"} if beta else set())} <= set(done.last)
+    assert "infonce" not in done.last
+    if weights == (0.5, 0.5):
+        stops = iter([False, False, False, True])
+        with pytest.raises(Exception, match="stopped"):
+            train(
+                tmp_path / "cut", student=fresh(), loss=loss, train={"steps": 6}, should_stop=lambda: next(stops, False)
+            )
+        train(tmp_path / "cut", student=fresh(), loss=loss, train={"steps": 6})
+        states = [
+            torch.load(tmp_path / name / "checkpoints" / "step-000000006" / "state.pt", weights_only=True)["student"]
+            for name in ("whole", "cut")
+        ]
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_falls(world: Path, train: Train, tmp_path: Path, kind: str) -> None:
+    split = Split(world, "train")
+    student = students.create(KINDS[kind], captions=split.texts, uni=True, seed=0)
+    steps = 80 if kind == "blip" else 40  # it stays on a plateau first
+    train(tmp_path / "run", student=student, train={"steps": steps, "log_every": 1, "validate_every": steps})
+    first, last = _first_and_last(tmp_path / "run", "loss")
+    assert last < 0.97 * first
+
+
+def test_infonce_may_stand_where_the_own_loss_would(world: Path, train: Train, tmp_path: Path) -> None:
+    split = Split(world, "train")
+    for kind in ("sgr", "x2vlm"):
+        config = KINDS[kind].model_copy(update={"base_loss": "infonce"})
+        student = students.create(config, captions=split.texts, uni=True, seed=0)
+        done = train(tmp_path / kind, student=student, train={"steps": 3})
+        assert {"infonce", "csa", "usa"} <= set(done.last)
+        assert not {"hinge", "itm"} & set(done.last)
+
+
+@pytest.mark.parametrize("end", ["image", "text", "both"])
+def test_frozen_towers_do_not_move(world: Path, train: Train, tmp_path: Path, end: str) -> None:
+    split = Split(world, "train")
+    for name, config in (("dual", STUDENT), ("x2vlm", KINDS["x2vlm"])):
+        student = students.create(config.model_copy(update={"freeze": end}), captions=split.texts, uni=True, seed=0)
+        before = {key: value.clone() for key, value in student.state_dict().items()}
+        train(tmp_path / name, student=student, train={"steps": 3})
+        moved = {key for key, value in student.state_dict().items() if not torch.equal(value, before[key])}
+        image = {key for key in moved if "vision_model" in key or "vision_encoder" in key}
+        text = {key for key in moved if "text_model" in key or "text_encoder" in key}
+        assert bool(image) == (end == "text")
+        assert bool(text) == (end == "image")
+        assert moved  # heads learn
+
+
+def test_freezing_what_has_no_towers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="does not say which parameters"):
+        students.create(KINDS["sgr"].model_copy(update={"freeze": "image"}), captions=["a b"], uni=False, seed=0)
+
+
+def test_a_dual_encoders_terms_are_the_losss(world: Path) -> None:
+    split = Split(world, "train")
+    student = students.create(STUDENT, captions=split.texts, uni=True, seed=0).eval()
+    loss = CUSALoss(alpha=0.3, beta=0.2).eval()
+    tokens = student.tokenize(split.texts[:6])
+    out = student(torch.randn(6, 3, 16, 16), tokens)
+    given: dict[str, Any] = {
+        "teacher_image": torch.randn(6, 4),
+        "teacher_text": torch.randn(6, 3),
+        "image_ids": torch.arange(6) // 2,
+    }
+    for name, value in loss(**out, **given).items():
+        torch.testing.assert_close(terms(student, loss, out, **given)[name], value, rtol=0, atol=0)
+    # The long way, over similarities, comes to the same.
+    similarity = {**out, "similarity": cosines(out["image"], out["text"])}
+    for name, value in terms(student, loss, similarity, **given).items():
+        torch.testing.assert_close(value, loss(**out, **given)[name], rtol=1e-6, atol=1e-7)
+
+
+def test_match_labels_and_their_limits() -> None:
+    teacher = torch.nn.functional.normalize(torch.randn(5, 7), dim=1)
+    teacher[1] = teacher[0]
+    cosine = cosines(teacher, teacher)
+    one, other = match_labels(CUSALoss(alpha=0.3), cosine, cosine * 0 + 1)
+    soft = torch.softmax(cosine, 1)
+    torch.testing.assert_close(one, 0.3 * soft / soft.diagonal()[:, None])  # CSA's soft label, over that of the pair
+    assert float(one[0, 1]) == pytest.approx(0.3, rel=1e-5)  # equal to the teacher
+    torch.testing.assert_close(other, torch.full((5, 5), 0.3))
+    sharp = CUSALoss(alpha=0.3, teacher_temperature=Setting(0.001, 0.0001, 1.0, False))
+    almost, _ = match_labels(sharp, cosine, cosine)
+    apart = cosine < 0.9
+    assert float(almost[apart].max()) < 1e-6  # one-hot: the hard labels
+    assert float(match_labels(CUSALoss(alpha=0.0), cosine, cosine)[0].abs().max()) == 0
+
+
+def test_soft_labels_enter_the_matching_loss_alone(world: Path) -> None:
+    split = Split(world, "train")
+    student = students.create(KINDS["x2vlm"], captions=split.texts, uni=False, seed=0).eval()
+    out = student(torch.randn(6, 3, 16, 16), student.tokenize(split.texts[:6]))
+    teacher = torch.nn.functional.normalize(torch.rand(6, 3), dim=1)
+    found = {}
+    for alpha in (0.0, 0.3, 1.0):
+        torch.manual_seed(4)  # the same negatives
+        found[alpha] = terms(
+            student,
+            CUSALoss(alpha=alpha, beta=0.0),
+            out,
+            image_ids=torch.arange(6),
+            teacher_image=teacher,
+            teacher_text=teacher,
+        )
+    assert {"loss", "itc", "itm"} == set(found[0.3])
+    torch.testing.assert_close(found[0.3]["itc"], found[0.0]["itc"], rtol=0, atol=0)
+    mixed = 0.7 * found[0.0]["itm"] + 0.3 * found[1.0]["itm"]
+    torch.testing.assert_close(found[0.3]["itm"], mixed, rtol=1e-5, atol=1e-6)
+    assert float((found[0.3]["itm"] - found[0.0]["itm"]).detach().abs()) > 1e-4
+
+
+def test_student_config_knows_its_kinds() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'sgraf'"):
+        students.create(StudentConfig(kind="sgraff"), captions=["a"], uni=False, seed=0)
