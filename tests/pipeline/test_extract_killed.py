@@ -12,7 +12,7 @@ from pathlib import Path
 from cusa.pipeline.config import ShardConfig
 from tests.worlds import make_work, write_karpathy
 
-KILLS = int(os.environ.get("CUSA_KILLS", "8"))  # 30 before a release: CUSA_KILLS=30
+KILLS = 30
 ROOT = Path(__file__).resolve().parents[2]
 
 
