@@ -251,7 +251,13 @@ def _column(path: Path, column: str) -> Iterator[str]:
 
 
 def embedding_matrix(table: pa.Table) -> np.ndarray:
-    """Return the `embedding` column as (rows, width)."""
+    """Return the `embedding` column as (rows, width).
+
+    Raises:
+        DataError: if the column holds anything but lists of one length.
+    """
     column = table["embedding"].combine_chunks()
+    if not pa.types.is_fixed_size_list(column.type):
+        raise DataError(f"The column 'embedding' is {column.type}, not lists of one length: make the table again.")
     width = column.type.list_size
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(-1, width)

@@ -93,6 +93,7 @@ def test_what_kernels_do_not_cover_goes_through_tiles(options: dict[str, Any], i
     assert interpreter == []
 
 
-def test_kernels_without_cuda_are_refused() -> None:
+def test_kernels_without_cuda_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(ConfigError, match="impl=auto"):
         CUSALoss(impl="triton")(**_inputs())
