@@ -47,7 +47,9 @@ def validate(student: students.Student) -> dict[str, float]:
     return {"rsum": float(next(student.parameters()).detach().sum()), "other": 1.0}
 
 
-def _train(work: Path, out: Path, train: Mapping[str, Any], env: Mapping[str, str], tell: Connection) -> None:
+def _train(
+    work: Path, out: Path, train: Mapping[str, Any], env: Mapping[str, str], tell: Connection, waits_at: int
+) -> None:
     os.environ.update(env)
     torch.set_num_threads(1)
     split = Split(work, "train")
@@ -56,6 +58,12 @@ def _train(work: Path, out: Path, train: Mapping[str, Any], env: Mapping[str, st
     head = student.heads["uni"]["image"]  # type: ignore[index]
     head.linear = torch.nn.Sequential(head.linear, torch.nn.Dropout(train.get("dropout", 0.5)))
     config = TRAIN.model_copy(update={name: value for name, value in train.items() if name != "dropout"})
+
+    def hear(what: str, step: int, total: int) -> None:
+        tell.send(step)
+        if step == waits_at:
+            tell.recv()
+
     try:
         done = loop.run(
             config,
@@ -64,7 +72,7 @@ def _train(work: Path, out: Path, train: Mapping[str, Any], env: Mapping[str, st
             split=split,
             out=out,
             validate=validate,
-            on_event=lambda what, step, total: tell.send(step),
+            on_event=hear,
         )
         tell.send(done)
     except CusaError as error:
@@ -74,10 +82,18 @@ def _train(work: Path, out: Path, train: Mapping[str, Any], env: Mapping[str, st
 class Run:
     """One training process; `ends` gives what it came to, or the message of its error."""
 
-    def __init__(self, work: Path, out: Path, train: Mapping[str, Any], env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        work: Path,
+        out: Path,
+        train: Mapping[str, Any],
+        env: Mapping[str, str] | None = None,
+        *,
+        waits_at: int = -1,
+    ) -> None:
         _start_server()
-        self._ear, tell = CONTEXT.Pipe(duplex=False)
-        self.process = CONTEXT.Process(target=_train, args=(work, out, dict(train), dict(env or {}), tell))
+        self._line, tell = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(target=_train, args=(work, out, dict(train), dict(env or {}), tell, waits_at))
         self.process.start()
         tell.close()
 
@@ -89,6 +105,10 @@ class Run:
                 return False
             if heard >= step:
                 return True
+
+    def go_on(self) -> None:
+        """Let it go on from the step at which it waits."""
+        self._line.send("go on")
 
     def kill(self) -> None:
         assert self.process.pid is not None
@@ -104,18 +124,20 @@ class Run:
 
     def _hear(self) -> Any:
         try:
-            return self._ear.recv()
-        except EOFError:
+            return self._line.recv()
+        except (EOFError, ConnectionResetError):
             return None
 
 
-def together(work: Path, out: Path, train: Mapping[str, Any], *, world: int) -> list[Run]:
+def together(work: Path, out: Path, train: Mapping[str, Any], *, world: int, waits_at: int = -1) -> list[Run]:
     """Start several ranks, as torchrun would."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [Run(work, out, train, {**common, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(world)]
+    return [
+        Run(work, out, train, {**common, "RANK": str(r), "LOCAL_RANK": str(r)}, waits_at=waits_at) for r in range(world)
+    ]
 
 
 def killed(work: Path, out: Path, train: Mapping[str, Any], *, kills: int, seed: int) -> tuple[list[int], Any]:
@@ -128,7 +150,9 @@ def killed(work: Path, out: Path, train: Mapping[str, Any], *, kills: int, seed:
     steps = train.get("steps", TRAIN.steps)
     at = []
     for step in sorted(rng.choices(range(steps), k=kills)):
-        run = Run(work, out, {**train, "workers": rng.randint(1, 3), "cache_mib": rng.choice((0, 1, 64))})
+        changed = {"workers": rng.randint(1, 3), "cache_mib": rng.choice((0, 1, 64))}
+        # A run that ended before the kill would not be one that was killed: it waits after its last step.
+        run = Run(work, out, {**train, **changed}, waits_at=steps)
         if run.reaches(step):
             time.sleep(rng.uniform(0, 0.05))  # anywhere in the steps, validations and saves that follow
             at.append(step)

@@ -51,7 +51,7 @@ def test_killed_twenty_times_it_ends_with_the_same_bits(world: Path, tmp_path: P
 def test_two_ranks_go_on_with_what_one_began(world: Path, train: Train, tmp_path: Path) -> None:
     told = {"dropout": 0.0, "batch": 9, "drop_last": False, "accumulate": 2}
     alone = processes.Run(world, tmp_path / "one", told).ends()
-    begun = processes.Run(world, tmp_path / "both", {**told, "checkpoint_every": 1})
+    begun = processes.Run(world, tmp_path / "both", {**told, "checkpoint_every": 1}, waits_at=10)
     assert begun.reaches(4)
     begun.kill()
     results = [run.ends() for run in processes.together(world, tmp_path / "both", told, world=2)]
@@ -71,9 +71,10 @@ def test_two_ranks_go_on_with_what_one_began(world: Path, train: Train, tmp_path
 def test_a_lost_rank_is_named_and_two_ranks_end_with_the_same_bits(world: Path, tmp_path: Path) -> None:
     told = {"checkpoint_every": 1}
     whole = [run.ends() for run in processes.together(world, tmp_path / "whole", told, world=2)]
-    first, second = processes.together(world, tmp_path / "lost", told, world=2)
+    first, second = processes.together(world, tmp_path / "lost", told, world=2, waits_at=5)
     assert first.reaches(5)
-    second.kill()
+    second.kill()  # in the next step, where it waits for the first
+    first.go_on()
     words = first.ends()
     assert "Rank 0 of 2 lost another rank" in words
     assert "run the same command again" in words
