@@ -123,7 +123,7 @@ def describe_part(path: Path) -> tuple[dict[str, str], int]:
         with path.open("rb") as opened, pq.ParquetFile(opened) as file:
             metadata, rows = file.schema_arrow.metadata or {}, file.metadata.num_rows
             return {k.decode(): v.decode() for k, v in metadata.items() if not k.startswith(b"ARROW")}, rows
-    except (pa.ArrowException, OSError, UnicodeDecodeError):
+    except (pa.ArrowException, OSError, ValueError):  # the last: metadata that are no text
         return {}, 0
 
 
