@@ -101,7 +101,11 @@ def test_shard__a_signal_leaves_whole_files_and_the_next_run_goes_on(tmp_path: P
     options = ("--images", source.parent, "--workers", 1, "--max-images", 1)  # so many tars that a signal meets some
     work = tmp_path / "work"
     process = subprocess.Popen(
-        [*CUSA, *map(str, ("shard", "karpathy", source, "--out", work, *options))], stderr=subprocess.PIPE, text=True
+        [*CUSA, *map(str, ("shard", "karpathy", source, "--out", work, *options))],
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell without job control runs in the background ignores Ctrl-C, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while len(list(work.glob("train/*.tar"))) < 3 and time.monotonic() < deadline:
