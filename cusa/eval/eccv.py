@@ -20,7 +20,7 @@ from cusa.eval.config import EvalConfig
 from cusa.eval.cross_modal import TwoWays
 from cusa.eval.ranking import rank
 from cusa.eval.scores import Scores, part
-from cusa.manifests import store
+from cusa.manifests import coco_matches
 
 Matches = Mapping[int, Sequence[int]]
 """COCO id of a query -> COCO ids of its right answers."""
@@ -80,13 +80,7 @@ def read(folder: Path) -> GroundTruths:
 
 
 def _matches(path: Path) -> dict[int, list[int]]:
-    content = store.read_json(path)
-    try:
-        return {int(query): sorted({int(answer) for answer in answers}) for query, answers in content.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path} is not in ECCV Caption's layout, an object of id -> list of ids ({error}). Restore it.", path=path
-        ) from error
+    return {query: sorted(set(answers)) for query, answers in coco_matches.read(path).items()}
 
 
 class Gallery:

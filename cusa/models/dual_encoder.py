@@ -6,8 +6,7 @@ Legend: B pairs or items, D width of the embedding, L tokens, C H W channels and
 import errno
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from cusa.models import openai_clip, vocabulary
 from cusa.models.captions import clean_caption, repair
 from cusa.models.config import StudentConfig
 from cusa.models.preprocess import Preprocess
+from cusa.models.quiet import quiet
 from cusa.models.student import CARD, Space, Student
 
 _HEADS = "heads.safetensors"
@@ -348,20 +348,6 @@ def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
             name=name,
         )
     return backbone, tokenizer
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' own progress bars off the terminal, which is the command line's to write to."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _card(name: str, backbone: nn.Module, preprocess: Preprocess, context: int, tokenizer: Any) -> dict[str, Any]:

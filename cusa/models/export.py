@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from cusa.errors import ConfigError, DataError, nearest
 from cusa.manifests import store
 from cusa.models import student as students
-from cusa.models.dual_encoder import DualEncoder, quiet
+from cusa.models.dual_encoder import DualEncoder
+from cusa.models.quiet import quiet
 from cusa.models.student import Space, Student
 
 FORMATS = ("folder", "hf", "sentence-transformers")

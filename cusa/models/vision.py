@@ -1,7 +1,5 @@
 """Image teachers from Hugging Face: any vision model with a pooled output (DINOv2 and v3, MLCD, SigLIP, CLIP...)."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from cusa.manifests import store
 from cusa.models.device import Device, Precision
 from cusa.models.image_teacher import ImageTeacher
 from cusa.models.preprocess import Preprocess
+from cusa.models.quiet import quiet
 from cusa.models.teachers import model_provenance, split_revision, teacher_name
 
 
@@ -35,7 +34,7 @@ def load_vision(name: str, *, precision: Precision = "auto", device: str = "") -
     plain, revision = split_revision(name)
     where: dict[str, Any] = {"revision": revision} if revision else {}
     try:
-        with _quiet():
+        with quiet():
             network = AutoModel.from_pretrained(plain, trust_remote_code=False, **where)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError... for a bad model
         raise DataError(
@@ -92,17 +91,3 @@ def _preprocessor(name: str, revision: str) -> dict[str, Any]:
 
     found = cached_file(name, path.name, revision=revision or None, _raise_exceptions_for_missing_entries=False)
     return store.read_json(Path(found)) if found else {}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' own progress bars off the terminal, which is the command line's to write to."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cusa.errors import DataError
-from cusa.manifests import schemas, store
+from cusa.manifests import coco_matches, schemas, store
 from cusa.manifests.samples import Split
 
 _FILES = re.compile(r"(?P<name>.+)_(?P<query>image|caption)_to_(caption|image)\.json")
@@ -137,13 +136,7 @@ def _from_folder(split: Split, folder: Path) -> KnownTruth:
 
 
 def _pairs(path: Path) -> list[tuple[int, int]]:
-    content: Any = store.read_json(path)
-    try:
-        return [(int(query), int(answer)) for query, answers in content.items() for answer in answers]
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path} is not in ECCV Caption's layout, an object of id -> list of ids ({error}). Restore it.", path=path
-        ) from error
+    return [(query, answer) for query, answers in coco_matches.read(path).items() for answer in answers]
 
 
 def _unique(
