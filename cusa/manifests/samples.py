@@ -14,6 +14,7 @@ from cusa.errors import DataError
 from cusa.manifests import schemas, store
 from cusa.manifests.paths import is_remote, named_remote_errors
 
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 SPLIT_FILES = ("shards.parquet", "samples.parquet", "captions.parquet")
 
 
@@ -216,4 +217,4 @@ class Split:
 
 def sample_json(*, key: str, captions: list[dict[str, object]], **fields: object) -> bytes:
     """Return the `{key}.json` member of a sample: sorted keys, UTF-8, one line."""
-    return json.dumps({"key": key, "captions": captions, **fields}, sort_keys=True, ensure_ascii=False).encode()
+    return _encode({"key": key, "captions": captions, **fields}).encode()
