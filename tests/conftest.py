@@ -8,7 +8,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first imported, by whichever test does
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it; see cusa/cli.py
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it; see cusa/cli
 
 ROOT = Path(__file__).resolve().parents[1]
 

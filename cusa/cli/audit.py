@@ -1,0 +1,45 @@
+"""`cusa audit`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cusa.cli.console import Console, report_outcomes
+from cusa.cli.options import AsJson, Force, Splits, Work, validated
+
+
+def audit(
+    work: Work,
+    split: Splits = None,
+    image: Annotated[str, typer.Option(help="Image teacher; `none` to do without. Default: the only one.")] = "",
+    text: Annotated[str, typer.Option(help="Text teacher; `none` to do without. Default: the only one.")] = "",
+    truth: Annotated[
+        Path | None, typer.Option(help="Known matches: a table, or a folder of ECCV Caption / CxC files.")
+    ] = None,
+    neighbours: Annotated[int, typer.Option(help="Depth of the neighbourhoods that are joined.")] = 50,
+    minimum_score: Annotated[float, typer.Option(help="Candidates below are not written, 0 to 1.")] = 0.0,
+    gallery: Annotated[int, typer.Option(help="Candidates shown as pictures.")] = 60,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find candidate false negatives: captions of other images that are probably true of an image."""
+    from cusa.manifests.samples import Split, splits
+    from cusa.pipeline import audit as stage
+    from cusa.pipeline.config import AuditConfig
+
+    config = validated(AuditConfig, neighbours=neighbours, minimum_score=minimum_score, gallery=gallery)
+    with Console() as console:
+        outcomes = [
+            stage.run(
+                config,
+                split=Split(work, name),
+                image=image,
+                text=text,
+                truth=truth,
+                force=force,
+                on_event=console.event,
+            )
+            for name in split or splits(work)
+        ]
+    report_outcomes(*outcomes, as_json=as_json)

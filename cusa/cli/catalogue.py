@@ -1,0 +1,24 @@
+"""`cusa list`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cusa.cli.console import print_json, print_table
+from cusa.cli.options import AsJson
+
+
+def list_(
+    what: Annotated[str, typer.Argument(help="datasets, layouts, recipes, teachers or drop-reasons.")],
+    work: Annotated[Path | None, typer.Option("--data", help="Show what this work folder holds instead.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what there is to choose from, or what a work folder holds."""
+    from cusa import journey
+
+    header, rows = journey.catalogue(what, work)
+    if as_json:
+        print_json([dict(zip(header, row, strict=True)) for row in rows])
+    else:
+        print_table(header, rows)

@@ -1,0 +1,139 @@
+"""The terminal: data to stdout, progress to stderr. Nothing else of `cusa` prints."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from cusa.pipeline.stage import Outcome
+
+
+def say(text: str) -> None:
+    """Print a line of progress or of an error to stderr."""
+    print(text, file=sys.stderr)  # noqa: T201 (the one place that prints)
+
+
+def print_text(text: str) -> None:
+    """Print text to stdout."""
+    print(text)  # noqa: T201
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON to stdout."""
+    print_text(json.dumps(value, indent=1, default=str, ensure_ascii=False))
+
+
+def report_outcomes(*outcomes: "Outcome", as_json: bool = False) -> None:
+    """Print what stages did: a line each, or JSON."""
+    if as_json:
+        print_json([{**vars(outcome), "counts": dict(outcome.counts)} for outcome in outcomes])
+        return
+    for outcome in outcomes:
+        if not outcome.fresh:
+            print_text(f"{outcome.stage}: {outcome.out} is up to date")
+            continue
+        counts = ", ".join(f"{_number(value)} {name.replace('_', ' ')}" for name, value in outcome.counts.items())
+        print_text(f"{outcome.stage}: {outcome.out} ({outcome.why}; {outcome.seconds:.1f} s): {counts}")
+        for note in outcome.notes:
+            print_text(f"  {note}")
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def print_table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Print a plain aligned table to stdout."""
+    lines = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print_text("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+class Stopping:
+    """Turns the first SIGTERM or Ctrl-C into a wish that the training loop grants at the next step."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Stopping":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        say("stopping after this step; once more stops at once")
+
+    def asked(self) -> bool:
+        """Tell whether a signal came."""
+        return self._asked
+
+
+class Console:
+    """Progress on stderr: bars on a terminal, plain lines elsewhere."""
+
+    EVERY = 3.0  # seconds between two plain lines of the same work
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._last: dict[str, float] = {}
+        self._start = time.monotonic()
+
+    def __enter__(self) -> "Console":
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(elapsed_when_finished=True),
+            )
+            self._progress = Progress(*columns, console=Console(stderr=True))
+            self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def event(self, what: str, done: int, total: int) -> None:
+        """Show how far a piece of work is."""
+        if self._progress is not None:
+            if what not in self._tasks:
+                self._tasks[what] = self._progress.add_task(what, total=total)
+            self._progress.update(self._tasks[what], completed=done, total=total)
+            return
+        now = time.monotonic()
+        if done == total or now - self._last.get(what, 0.0) >= self.EVERY:
+            self._last[what] = now
+            say(f"[{now - self._start:6.1f} s] {what}: {done:,}/{total:,}")
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Show a validation between the bars."""
+        shown = {name: value for name, value in values.items() if name in ("val.rsum",)}
+        if shown:
+            self.say(f"step {step:,}: " + ", ".join(f"{name} {value:.1f}" for name, value in shown.items()))
+
+    def say(self, text: str) -> None:
+        """Show a sentence between the bars."""
+        if self._progress is not None:
+            self._progress.console.print(text, markup=False, highlight=False)
+        else:
+            say(f"[{time.monotonic() - self._start:6.1f} s] {text}")

@@ -1,0 +1,21 @@
+"""`cusa demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cusa.cli.console import Console, print_text
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("work/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the drawn data set and of both trainings.")] = 0,
+) -> None:
+    """Run the whole journey on drawn scenes: no network, no accelerator, no account."""
+    from cusa import journey
+
+    with Console() as console:
+        result = journey.demo(out, seed=seed, on_event=console.event, say=console.say)
+    print_text(result.summary)
+    print_text(f"\nreport: {result.report.resolve()}")

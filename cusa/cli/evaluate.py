@@ -1,0 +1,72 @@
+"""`cusa eval`, and how its numbers are printed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cusa.cli.console import Console, print_json, print_table, print_text
+from cusa.cli.options import AsJson, Force, Settings
+
+
+def eval_(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run, a model folder, or a hub name.")],
+    data: Annotated[
+        list[Path], typer.Option("--data", help="Work folder, STS folder, or ECCV Caption ground truth; repeatable.")
+    ],
+    tasks: Annotated[
+        list[str] | None, typer.Option("--tasks", help="Names with commas, or all. Default: what the data allow.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split; default: the run's test split.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder of the results; default: `eval` in the run.")] = None,
+    settings: Settings = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score a student: retrieval by own pairs and every known match, COCO, CxC, ECCV Caption, classes, STS."""
+    from cusa import scoring
+
+    with Console() as console:
+        results = scoring.evaluate(
+            name,
+            data=data,
+            tasks=[task.strip() for names in tasks or () for task in names.split(",") if task.strip()],
+            split=split,
+            out=out,
+            settings=settings or (),
+            force=force,
+            on_event=console.event,
+        )
+    if as_json:
+        print_json(results[0] if len(results) == 1 else results)
+        return
+    for result in results:
+        _print_evaluation(result)
+
+
+def _print_evaluation(result: Mapping[str, Any]) -> None:
+    """Print one data folder's numbers, each task with its protocol."""
+    state = "" if result["fresh"] else " (up to date)"
+    where = result["out"] or "not kept, for want of --out"
+    if "pairs" in result:
+        size = f"{result['pairs']:,} pairs"
+    else:
+        size = (
+            f"{result['split']}, {result['images']:,} images, {result['captions']:,} captions; ties: {result['ties']}"
+        )
+    print_text(f"eval: {where}{state}: {result['student']} on {result['dataset']} {size}")
+    for task, found in result["tasks"].items():
+        if "unavailable" in found:
+            print_text(f"\n{task}: not available: {found['unavailable']}")
+            continue
+        print_text(f"\n{task} ({found['space']} space, {found['queries']:,} queries): {found['protocol']}")
+        intervals = found.get("intervals", {})
+        print_table(
+            ("metric", "value", "95 % interval"),
+            [
+                (name, f"{value:.2f}", "{:.2f} to {:.2f}".format(*intervals[name]) if intervals.get(name) else "")
+                for name, value in found["metrics"].items()
+                if value is not None
+            ],
+        )

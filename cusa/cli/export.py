@@ -1,0 +1,28 @@
+"""`cusa export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cusa.cli.console import Console, report_outcomes
+from cusa.cli.options import AsJson, Force
+
+
+def export(
+    name: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run, a model folder, a checkpoint file, or a hub name.")
+    ],
+    to: Annotated[str, typer.Option(help="folder (ours), hf, or sentence-transformers.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    space: Annotated[str, typer.Option(help="sentence-transformers: cross or uni.")] = "cross",
+    ensemble: Annotated[str, typer.Option(help="A second run: an SGR and an SAF become SGRAF.")] = "",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a trained student for another library, loaded again and compared to 1e-5, with a model card."""
+    from cusa import journey
+
+    with Console():
+        found = journey.export(name, to=to, out=out, space=space, ensemble=ensemble, force=force)
+    report_outcomes(found, as_json=as_json)

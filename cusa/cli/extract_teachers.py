@@ -1,0 +1,92 @@
+"""`cusa extract-teachers`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cusa.cli.console import Console, report_outcomes
+from cusa.cli.options import AsJson, EngineAddress, EngineKind, Force, Splits, Work, engine_of, validated
+from cusa.errors import ConfigError
+
+
+def extract_teachers(
+    work: Work,
+    image: Annotated[list[str] | None, typer.Option(help="Image teacher: a name or folder; repeatable.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Text teacher: a name or folder; repeatable.")] = None,
+    split: Splits = None,
+    transform: Annotated[str, typer.Option(help="Captions as the text teacher reads them: clean or none.")] = "clean",
+    dtype: Annotated[str, typer.Option(help="Numbers in the tables: float16 or float32.")] = "float16",
+    precision: Annotated[str, typer.Option(help="Numbers the model calculates with; auto: float16 on CUDA.")] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Items a pass of the teacher.")] = 64,
+    weights: Annotated[str, typer.Option(help="File of a teacher's published weights, or its folder (Unicom).")] = "",
+    import_: Annotated[
+        Path | None, typer.Option("--import", help="Take features from this .npz, .npy or .parquet instead.")
+    ] = None,
+    ids: Annotated[Path | None, typer.Option(help="Of --import FILE.npy: a file with an identifier a line.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes, for example one a GPU; 0 = this one.")] = 0,
+    engine: EngineKind = "local",
+    address: EngineAddress = "",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Embed every image and caption once with frozen uni-modal teachers."""
+    from functools import cache, partial
+
+    from cusa.manifests import store
+    from cusa.manifests.samples import Split, splits
+    from cusa.models.teachers import load_teacher
+    from cusa.pipeline import extract, import_features
+    from cusa.pipeline.config import ExtractConfig
+
+    wanted = [("image", name) for name in image or ()] + [("text", name) for name in text or ()]
+    if not wanted:
+        raise ConfigError("Name at least one teacher: --image NAME or --text NAME; `cusa list teachers` shows them.")
+    config = validated(
+        ExtractConfig,
+        batch_size=batch_size,
+        dtype=dtype,
+        transform=transform,
+        precision=precision,
+        weights=weights,
+        workers=workers,
+    )
+    if import_ is not None:
+        if len(wanted) != 1:
+            raise ConfigError("--import goes with one teacher's name: --image NAME or --text NAME.")
+        features, sha256 = import_features.read_features(import_, ids), store.sha256_file(import_)
+        with Console() as console:
+            outcomes = [
+                import_features.run(
+                    config,
+                    split=Split(work, name),
+                    features=features,
+                    sha256=sha256,
+                    teacher=wanted[0][1],
+                    modality=wanted[0][0],
+                    force=force,
+                    on_event=console.event,
+                )
+                for name in split or splits(work)
+            ]
+        report_outcomes(*outcomes, as_json=as_json)
+        return
+    where = engine_of(engine, address)
+    # One teacher serves every split.
+    load = cache(partial(load_teacher, weights=config.weights, precision=config.precision))
+    with Console() as console:
+        outcomes = [
+            extract.run(
+                config,
+                split=opened,
+                teacher=teacher,
+                modality=modality,
+                force=force,
+                engine=where,
+                on_event=console.event,
+                load=load,
+            )
+            for opened in [Split(work, name) for name in split or splits(work)]
+            for modality, teacher in wanted
+        ]
+    report_outcomes(*outcomes, as_json=as_json)

@@ -1,0 +1,48 @@
+"""Options that several commands share, and how words become configurations."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cusa.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from cusa.pipeline.engine import Engine
+
+
+def parse_place(text: str) -> Path:
+    """Return a path, or the place that a URL names."""
+    from cusa.manifests.paths import place
+
+    return place(text)
+
+
+Work = Annotated[Path, typer.Argument(metavar="WORK", parser=parse_place, help="Work folder that `cusa shard` wrote.")]
+Splits = Annotated[list[str] | None, typer.Option("--split", help="Only this split; repeatable. Default: all.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing changed.")]
+EngineKind = Annotated[str, typer.Option("--engine", help="Where to work: local, or ray.")]
+EngineAddress = Annotated[str, typer.Option("--address", help="Ray cluster: auto or host:port; empty starts one here.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override; repeatable.")]
+
+
+def validated(model: type[Any], **values: Any) -> Any:
+    """Make a configuration from options, its complaints turned into ours."""
+    from pydantic import ValidationError
+
+    try:
+        return model(**values)
+    except ValidationError as error:
+        found = error.errors()[0]
+        option = "--" + str(found["loc"][0]).replace("_", "-")
+        raise ConfigError(f"{option} {found['input']}: {found['msg']}.", option=option) from None
+
+
+def engine_of(kind: str, address: str) -> "Engine":
+    """Return the engine that the options name."""
+    from cusa.pipeline.engine import Engine
+
+    if kind not in ("local", "ray"):
+        raise ConfigError(f"--engine {kind}: {nearest(kind, ('local', 'ray'))}.", option="--engine")
+    return Engine(kind, address)  # type: ignore[arg-type]

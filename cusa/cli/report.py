@@ -1,0 +1,26 @@
+"""`cusa report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cusa.cli.console import print_json, print_text
+from cusa.cli.options import AsJson, Force
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Evaluated runs; the first is the baseline.")],
+    work: Annotated[Path | None, typer.Option("--data", help="Work folder; default: the one the run names.")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the last run.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write one self-contained HTML page, and the same tables as Markdown."""
+    from cusa import journey
+
+    written = journey.report(runs, work=work, out=out, force=force)
+    if as_json:
+        print_json(vars(written))
+    else:
+        print_text(f"report: {written.page}{'' if written.fresh else ' is up to date'}")

@@ -1,0 +1,107 @@
+"""`cusa shard`, and what its options mean."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cusa.cli.console import Console, report_outcomes
+from cusa.cli.options import AsJson, EngineAddress, EngineKind, Force, engine_of, parse_place, validated
+from cusa.errors import ConfigError, DataError, nearest
+
+
+def shard(
+    layout: Annotated[
+        str,
+        typer.Argument(help="How the source is laid out (`cusa list layouts`), or `subset`: a part of a work folder."),
+    ],
+    source: Annotated[Path, typer.Argument(parser=parse_place, help="Annotation file, or the folder that holds it.")],
+    out: Annotated[Path, typer.Option(parser=parse_place, help="Work folder to write.")],
+    images: Annotated[
+        Path | None, typer.Option(parser=parse_place, help="Folder that image paths start from. Default: the source's.")
+    ] = None,
+    dataset: Annotated[
+        str, typer.Option(help="Data set's name, first half of every key. Default: by the source.")
+    ] = "",
+    split: Annotated[str, typer.Option(help="Split of rows that name none. Default: by the file's name.")] = "",
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column", metavar="WHAT=NAME", help="Of a table: image, caption, split, label or id; repeatable."
+        ),
+    ] = None,
+    train_classes: Annotated[str, typer.Option(help="Of CUB: the classes that train; all others test.")] = "1-100",
+    max_images: Annotated[int, typer.Option(help="Images a tar at most.")] = 1000,
+    max_bytes: Annotated[int, typer.Option(help="Bytes a tar at most.")] = 256 << 20,
+    max_pixels: Annotated[int, typer.Option(help="Images with more pixels are dropped undecoded.")] = 100_000_000,
+    check: Annotated[str, typer.Option(help="Proof that images are whole: structure, or decode (slow).")] = "structure",
+    resize: Annotated[int, typer.Option(help="Shorter side of larger images, re-encoded; 0 = bytes as they are.")] = 0,
+    quality: Annotated[int, typer.Option(help="JPEG quality of resized images.")] = 92,
+    keys: Annotated[Path | None, typer.Option(help="Of `subset`: a file with a key a line.")] = None,
+    query: Annotated[str, typer.Option("--sql", help="Of `subset`: a query whose first column is keys.")] = "",
+    append: Annotated[bool, typer.Option("--append", help="Add new images to OUT; what is there stays.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes; 0 = one a core.")] = 0,
+    engine: EngineKind = "local",
+    address: EngineAddress = "",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write images and captions as deterministic WebDataset tars with Parquet tables beside them."""
+    from cusa.pipeline import readers
+    from cusa.pipeline import shard as stage
+    from cusa.pipeline.config import ReadConfig, ShardConfig
+
+    config = validated(
+        ShardConfig,
+        max_images=max_images,
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        check=check,
+        resize=resize,
+        quality=quality,
+        workers=workers,
+    )
+    names = _columns(columns or ())
+    with Console() as console:
+        if layout == "subset":
+            reading = readers.read_subset(source, _keys(source, keys, query))
+        else:
+            told = validated(ReadConfig, dataset=dataset, split=split, train_classes=train_classes, **names)
+            reading = readers.read(layout, source, images, told)
+        outcome = stage.run(
+            config,
+            reading=reading,
+            out=out,
+            append=append,
+            force=force,
+            engine=engine_of(engine, address),
+            on_event=console.event,
+        )
+    report_outcomes(outcome, as_json=as_json)
+
+
+def _columns(told: Iterable[str]) -> dict[str, str]:
+    """Turn `image=url` into `image_column="url"`."""
+    allowed = ("image", "caption", "split", "label", "id")
+    found = {}
+    for pair in told:
+        what, equals, name = pair.partition("=")
+        if not (equals and name) or what not in allowed:
+            raise ConfigError(f"--column {pair!r} is not WHAT=NAME. {nearest(what, allowed)}.", option="--column")
+        found[f"{what}_column"] = name
+    return found
+
+
+def _keys(work: Path, file: Path | None, query: str) -> list[str]:
+    """Return the keys of a subset, from a file or a query."""
+    if (file is None) == (not query):
+        raise ConfigError("A subset is named by --keys FILE or by --sql QUERY: give one of them.")
+    if file is not None:
+        if not file.is_file():
+            raise DataError(f"{file} does not exist. It should hold one key a line.", path=file)
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    from cusa.pipeline.query import connect
+
+    with connect(work) as database:
+        return [str(row[0]) for row in database.run(query).rows]

@@ -1,0 +1,48 @@
+"""`cusa train`."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cusa.cli.console import Console, Stopping, report_outcomes
+from cusa.cli.options import AsJson, Force, Settings
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or the path of a TOML file.")],
+    work: Annotated[Path, typer.Option("--data", help="Work folder with shards and teacher tables.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    settings: Settings = None,
+    resume: Annotated[
+        str, typer.Option(help="auto: go on from the latest whole checkpoint, or start; must: never start without one.")
+    ] = "auto",
+    allow_changed: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Recipe key in which the checkpoint may differ; repeatable."),
+    ] = None,
+    test: Annotated[bool, typer.Option("--test", help="Score the best model on the test split at the end.")] = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a student by a recipe; run again, it goes on where it was. For several ranks: torchrun -m cusa train ..."""
+    from cusa import journey
+    from cusa import recipe as recipes
+
+    told = recipes.load(recipe, settings or ())
+    with Console() as console, Stopping() as stopping:
+        outcome = journey.train(
+            told,
+            work=work,
+            out=out,
+            force=force,
+            resume=resume,
+            allow_changed=allow_changed or (),
+            test=test,
+            on_event=console.event,
+            on_metrics=console.metrics,
+            should_stop=stopping.asked,
+        )
+    if os.environ.get("RANK", "0") == "0":
+        report_outcomes(outcome, as_json=as_json)
