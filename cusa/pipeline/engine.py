@@ -156,6 +156,7 @@ def _in_processes(
 
 def _start(started: Any, workers: int, gpus: bool) -> None:
     """Prepare a worker process, before it imports anything heavy."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C reaches the whole process group; the parent stops handing out units and the one in hand is finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Workers that each take all cores only wait for each other.
@@ -166,6 +167,14 @@ def _start(started: Any, workers: int, gpus: bool) -> None:
             started.value += 1
         visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)] if visible else str(number)
+
+
+def _end_with_parent() -> None:
+    """Leave at once when the parent is killed: the pool's queue would let a worker wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _on_ray(

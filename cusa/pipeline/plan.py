@@ -1,14 +1,13 @@
 """The plan of a sharding: every row a reader found, sorted by key on disk, cut into tars.
 
-What a reader gives is put into a small database in a temporary folder (SQLite: it sorts and finds equal keys without
-holding the rows), so memory does not grow with the data set.
+What a reader gives is put into a small temporary database (SQLite: it sorts and finds equal keys without holding the
+rows), so memory does not grow with the data set.
 """
 
 import contextlib
 import hashlib
 import json
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -154,17 +153,16 @@ def make(rows: Iterable[ImageRecord | Drop], *, on_event: OnEvent = ignore) -> I
         rows: what a reader gives.
         on_event: hears of every thousandth row; how many there will be is not known.
     """
-    with tempfile.TemporaryDirectory(prefix="cusa-plan-") as folder:
-        database = sqlite3.connect(f"{folder}/plan.sqlite", isolation_level=None)
-        try:
-            # Nothing here outlives the process: no journal, no waiting for the disk.
-            database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_TABLES}")
-            database.execute("BEGIN")
-            plan = Plan(database)
-            for number, row in enumerate(rows, 1):
-                plan.add(row)
-                if number % 1000 == 0:
-                    on_event("read", number, 0)
-            yield plan
-        finally:
-            database.close()
+    # A database without a name lies in a file without a name: it outlives no process, not even a killed one.
+    database = sqlite3.connect("", isolation_level=None)
+    try:
+        database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_TABLES}")
+        database.execute("BEGIN")
+        plan = Plan(database)
+        for number, row in enumerate(rows, 1):
+            plan.add(row)
+            if number % 1000 == 0:
+                on_event("read", number, 0)
+        yield plan
+    finally:
+        database.close()
