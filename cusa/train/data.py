@@ -79,7 +79,7 @@ class Data:
         digests = {f"the {kind} teacher": teacher.digest for kind, teacher in rows.items()}
         judged = None
         if loss.false_negatives == "positive":
-            judged, digests["the verdicts"] = read_judged(split, pairs.owner, device)
+            judged, digests["the verdicts"] = read_judged(split, device)
             notes += judged.notes
         order, met = _order(config, split, pairs, chosen or dict(teachers), digests)
         if order.fewest < ranks.world() * config.accumulate:

@@ -1,6 +1,5 @@
 """Verdicts as training reads them: which pairs are positives, which are left out, which images are one."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,12 +45,11 @@ class JudgedPairs:
         }
 
 
-def read_judged(split: Split, owner_M: np.ndarray, device: torch.device) -> tuple[JudgedPairs, str]:
+def read_judged(split: Split, device: torch.device) -> tuple[JudgedPairs, str]:
     """Read the verdicts of a split for training.
 
     Args:
         split: judged with `cusa review`.
-        owner_M: image row of each caption row.
         device: where the tensors go.
 
     Returns:
@@ -68,39 +66,15 @@ def read_judged(split: Split, owner_M: np.ndarray, device: torch.device) -> tupl
             f"{split.work} --split {split.name}`, or set soft or mask.",
             key="loss.false_negatives",
         )
-    image_row = {key: row for row, key in enumerate(split.image_keys)}
-    caption_row = {key: row for row, key in enumerate(split.caption_keys)}
-
-    def rows(*words: str) -> np.ndarray:
-        pairs = [(image_row[image], caption_row[caption]) for image, caption in found.pairs(*words)]
-        return np.array(pairs, dtype=np.int64).reshape(-1, 2)
-
-    copies = rows("duplicate")
-    same_N = merged(len(image_row), list(zip(copies[:, 0], owner_M[copies[:, 1]], strict=True)))
-    positive, ignored = rows("match"), rows(*IGNORED)
+    same_N = settled.same_images(split, found)
+    positive, ignored = (settled.judged_rows(split, found, *words) for words in (("match",), IGNORED))
     for pairs in (positive, ignored):
         pairs[:, 0] = same_N[pairs[:, 0]]
     # What is true of one of two copies is true of the other, whatever was said there.
-    width = max(len(caption_row), 1)
+    width = max(split.num_captions, 1)
     ignored = ignored[~np.isin(ignored @ [width, 1], positive @ [width, 1])]
     same, right, left = (torch.from_numpy(each).to(device) for each in (same_N, positive, ignored))
     return JudgedPairs(same, right, left, (_told(found, same_N), *found.notes())), found.digest
-
-
-def merged(number: int, couples: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Return for each of `number` rows the first row that couples tie it to, itself where none does."""
-    first = np.arange(number, dtype=np.int64)
-
-    def find(row: int) -> int:
-        while first[row] != row:
-            first[row] = first[first[row]]
-            row = int(first[row])
-        return row
-
-    for one, other in couples:
-        low, high = sorted((find(int(one)), find(int(other))))
-        first[high] = low
-    return np.array([find(row) for row in range(number)], dtype=np.int64)
 
 
 def _told(found: Judged, same_N: np.ndarray) -> str:

@@ -3,21 +3,19 @@
 import itertools
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cusa.errors import ConfigError, StaleError
 from cusa.manifests.samples import Split
+from cusa.manifests.settled import merged
 from cusa.manifests.verdicts import Journal, Verdict
 from cusa.models import student as students
 from cusa.train.config import LossConfig
-from cusa.train.judged import merged, read_judged
+from cusa.train.judged import read_judged
 from cusa.train.objective_from_config import make_loss
 from cusa.train.order import Order
 from cusa.train.stream import PairStream
@@ -51,7 +49,7 @@ def test_read_judged__names_rows(own_world: Path) -> None:
     with Journal(split.folder / "audit") as journal:
         journal.append(disputed)
         journal.append(gone)
-    found, digest = read_judged(split, split.caption_owner, torch.device("cpu"))
+    found, digest = read_judged(split, torch.device("cpu"))
     # Caption 3 belongs to image 1 of three captions each: images 1 and 5 are one.
     assert found.same_N.tolist() == [0, 1, 2, 3, 4, 1, 6, 7, 8, 9, 10, 11]
     assert sorted(map(tuple, found.positive.tolist())) == [(0, 12), (4, 0)]
@@ -59,20 +57,7 @@ def test_read_judged__names_rows(own_world: Path) -> None:
     assert "2 pairs became positives, 2 left the denominators, 1 images are one" in found.notes[0]
     assert "mini/gone" in found.notes[1]
     judge(split, {(9, 0): "match"}, start=60)
-    assert read_judged(split, split.caption_owner, torch.device("cpu"))[1] != digest
-
-
-@given(st.integers(1, 12), st.data())
-def test_merged__is_the_first_of_a_connected_component(number: int, data: Any) -> None:
-    row = st.integers(0, number - 1)
-    couples = data.draw(st.lists(st.tuples(row, row), max_size=15))
-    groups = [{row} for row in range(number)]
-    for _ in range(number):
-        for one, other in couples:
-            joined = groups[one] | groups[other]
-            for member in joined:
-                groups[member] = joined
-    assert merged(number, couples).tolist() == [min(group) for group in groups]
+    assert read_judged(split, torch.device("cpu"))[1] != digest
 
 
 def test_a_step_of_a_recipe_is_told_what_people_said(own_world: Path, train: Train, tmp_path: Path) -> None:
