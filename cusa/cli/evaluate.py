@@ -7,25 +7,32 @@ from typing import Annotated, Any
 import typer
 
 from cusa.cli.console import Console, print_json, print_table, print_text
-from cusa.cli.options import AsJson, Force, Settings
+from cusa.cli.options import AsJson, Force, Settings, local, parse_here
 
 
 def eval_(
     name: Annotated[str, typer.Argument(metavar="RUN", help="A run, a model folder, or a hub name.")],
     data: Annotated[
-        list[Path], typer.Option("--data", help="Work folder, STS folder, or ECCV Caption ground truth; repeatable.")
+        list[Path],
+        typer.Option(
+            "--data", parser=parse_here, help="Work folder, STS folder, or ECCV Caption ground truth; repeatable."
+        ),
     ],
     tasks: Annotated[
         list[str] | None, typer.Option("--tasks", help="Names with commas, or all. Default: what the data allow.")
     ] = None,
     split: Annotated[str, typer.Option(help="Split; default: the run's test split.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Folder of the results; default: `eval` in the run.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=local("--out"), help="Folder of the results; default: `eval` in the run.")
+    ] = None,
     settings: Settings = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Score a student: retrieval by own pairs and every known match, COCO, CxC, ECCV Caption, classes, STS."""
     from cusa import scoring
+
+    local("RUN")(name)
 
     with Console() as console:
         results = scoring.evaluate(
