@@ -24,6 +24,7 @@ from cusa.cli import (
     extract_teachers,
     index,
     report,
+    review,
     shard,
     sql,
     train,
@@ -86,6 +87,7 @@ app.command("extract-teachers")(extract_teachers.extract_teachers)
 app.command()(index.index)
 app.command()(calibrate.calibrate)
 app.command()(audit.audit)
+app.command()(review.review)
 app.command()(train.train)
 app.command("eval")(evaluate.eval_)
 app.command()(export.export)
