@@ -19,7 +19,7 @@ from cusa.pipeline.config import AuditConfig
 from cusa.pipeline.judged_sample import judge, write_sample
 from cusa.pipeline.known_truth import KnownTruth, find_truth, read_truth, truth_digest, write_truth
 from cusa.pipeline.neighbourhoods import Neighbourhoods, choose, digests, open_neighbourhoods, same, stamps
-from cusa.pipeline.ratings import Ratings, read_ratings
+from cusa.pipeline.ratings import Ratings, read_ratings, read_verdicts
 from cusa.pipeline.stage import Outcome, outcome
 
 __all__ = ["read_summary", "run", "sentences", "summarise"]
@@ -74,7 +74,7 @@ def run(
     model = calibration.read(calibrated) if calibrated is not None else None
     if model is not None and calibrated is not None:
         model.refuse_others(stamps(split, chosen), config.neighbours, calibrated)
-    judged = read_ratings(split, ratings) if ratings is not None else None
+    judged = read_ratings(split, ratings) if ratings is not None else read_verdicts(split)
     inputs = {"split": split.digest, "truth": truth_digest(source) if source else "", **digests(split, chosen)}
     inputs["calibration"] = store.sha256_file(calibrated) if calibrated is not None else ""
     inputs["judgements"] = _judgements_digest(judged)

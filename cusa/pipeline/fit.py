@@ -106,7 +106,8 @@ def _isotonic(decisions: np.ndarray, match_P: np.ndarray) -> tuple[np.ndarray, n
 
     Plain isotonic regression gives many pairs the very same probability, and a ranking by it would forget their order
     (Oron and Flournoy, "Centered isotonic regression", 2017). An outer level of 0 or 1 becomes (m + 1/2) / (n + 1), or
-    half of the way to the next level if that is nearer: no pair is certain. Beyond the outer centres it rises to the outer decisions by half of what is left to 0 and 1.
+    half of the way to the next level if that is nearer: no pair is certain. Beyond the outer centres the curve goes on
+    to the outer decisions by half of what is left to 0 and 1.
     """
     from sklearn.isotonic import IsotonicRegression
 

@@ -131,10 +131,10 @@ class Estimate:
 def estimate(sizes: np.ndarray, judged: np.ndarray, matches: np.ndarray, *, seed: int = 0) -> Estimate:
     """Estimate the matches among all pairs from those judged at random within strata.
 
-    Each stratum's share of matches has the posterior of a binomial with Jeffreys' prior, Beta(m + 1/2, n - m + 1/2);
-    pairs that were judged count as what they are. The total is the usual stratified estimate, sum of N m / n, the interval
-    the 2.5 and 97.5 percentiles of the sum over strata in 20,000 draws. A stratum of which fewer than five pairs were judged is left out: too
-    little is known of it.
+    The total is the usual stratified estimate, the sum of N m / n. For the interval each stratum's share of matches has
+    the posterior of a binomial with Jeffreys' prior, Beta(m + 1/2, n - m + 1/2), pairs that were judged count as what
+    they are, and 20,000 draws of the sum over strata give its 2.5 and 97.5 percentiles. A stratum of which fewer than
+    five pairs were judged is left out: too little is known of it.
 
     Source: stratified sampling as in Cochran, Sampling Techniques, chapter 5; the interval after Brown, Cai and
     DasGupta, Statistical Science 2001, who recommend Jeffreys' for small samples.

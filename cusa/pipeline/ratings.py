@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from cusa.errors import DataError
+from cusa.manifests import settled
 from cusa.manifests.samples import Split
+from cusa.manifests.settled import DISPUTED
 from cusa.pipeline.known_truth import read_truth
 
 MATCH_FROM = 3.0
@@ -18,6 +20,8 @@ CXC_CAVEAT = (
     "probability holds for pairs given their similarities, the share of matches among the rated pairs does not hold "
     "for all pairs. Pairs that nobody rated and that were drawn at random are taken for no match."
 )
+
+VERDICTS_CAVEAT = "Reviewers saw the pairs that the queue offered, not random ones."
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def read_ratings(split: Split, source: Path | None) -> Ratings:
         DataError: if there are none, or they are broken, or speak of other images.
     """
     if source is None:
-        verdicts = _from_verdicts(split)
+        verdicts = read_verdicts(split)
         if verdicts is not None:
             return verdicts
         own = split.folder / "truth.parquet"
@@ -80,8 +84,25 @@ def _from_truth(split: Split, source: Path) -> Ratings:
     return Ratings(images, captions, match, truth.complete, truth.source, truth.unknown)
 
 
-def _from_verdicts(split: Split) -> Ratings | None:
-    return None
+def read_verdicts(split: Split) -> Ratings | None:
+    """Return what reviewers settled: `match` and `duplicate` against `related` and `no match`; None without any.
+
+    Disputed and skipped pairs, and verdicts on keys that the split does not hold, are left out.
+
+    Raises:
+        DataError: if the verdicts cannot be read.
+    """
+    judged = settled.judged(split)
+    said = [(one.image_key, one.caption_key, one.positive) for one in judged.settled if one.verdict != DISPUTED]
+    images, captions = ({key: row for row, key in enumerate(keys)} for keys in (split.image_keys, split.caption_keys))
+    rows = sorted((images[image], captions[caption], match) for image, caption, match in said)
+    rows = [row for row in rows if split.caption_owner[row[1]] != row[0]]
+    if not rows:
+        return None
+    pairs = np.array(rows, dtype=np.int64)
+    return Ratings(
+        pairs[:, 0], pairs[:, 1], pairs[:, 2].astype(bool), False, "verdicts", len(judged.unknown), VERDICTS_CAVEAT
+    )
 
 
 def _from_cxc(split: Split, path: Path) -> Ratings:

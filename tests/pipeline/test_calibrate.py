@@ -20,7 +20,7 @@ from cusa.pipeline.ratings import read_ratings
 from tests.pipeline.audited import make_taught, teach
 from tests.worlds import COLOURS, make_work
 
-CONFIG = CalibrateConfig(neighbours=4, background=300)
+CONFIG = CalibrateConfig(neighbours=4, pairs=300, background=100)
 
 
 def write_truth(work: Path, name: str) -> None:
@@ -46,6 +46,21 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work
 
 
+@pytest.fixture(scope="module")
+def fitted(work: Path) -> str:
+    """A calibration file's text, fitted once."""
+    out = work / "calibration.json"
+    calibrate.run(CONFIG, split=Split(work, "val"), out=out)
+    return out.read_text()
+
+
+@pytest.fixture
+def out(fitted: str, tmp_path: Path) -> Path:
+    path = tmp_path / "calibration.json"
+    path.write_text(fitted)
+    return path
+
+
 def test_run__fits_on_one_split_and_tests_on_another(work: Path, tmp_path: Path) -> None:
     out = tmp_path / "calibration.json"
     told: dict[str, Any] = {"split": Split(work, "val"), "test": Split(work, "test"), "out": out}
@@ -61,9 +76,7 @@ def test_run__fits_on_one_split_and_tests_on_another(work: Path, tmp_path: Path)
     assert calibrate.run(CONFIG.model_copy(update={"seed": 1}), **told).why == "seed was 0 and is now 1"
 
 
-def test_run__the_audit_ranks_by_it_and_the_table_holds_it(work: Path, tmp_path: Path) -> None:
-    out = tmp_path / "calibration.json"
-    calibrate.run(CONFIG, split=Split(work, "val"), out=out)
+def test_run__the_audit_ranks_by_it_and_the_table_holds_it(work: Path, out: Path) -> None:
     split = Split(work, "test")
     outcome = audit.run(AuditConfig(neighbours=4, gallery=2), split=split, calibrated=out)
     table = pq.read_table(split.folder / "audit/candidates.parquet")
@@ -81,10 +94,8 @@ def test_run__the_audit_ranks_by_it_and_the_table_holds_it(work: Path, tmp_path:
     assert any("By p_positive" in note for note in outcome.notes)
 
 
-def test_probability__is_what_scikit_learn_predicts(work: Path, tmp_path: Path) -> None:
+def test_probability__is_what_scikit_learn_predicts(out: Path) -> None:
     """The written numbers, put back into the library, give the decision that we compute without it."""
-    out = tmp_path / "calibration.json"
-    calibrate.run(CONFIG, split=Split(work, "val"), out=out)
     made = calibration.read(out)
     values = np.random.default_rng(0).normal(size=(50, len(made.features)))
     model = LogisticRegression()
@@ -95,9 +106,7 @@ def test_probability__is_what_scikit_learn_predicts(work: Path, tmp_path: Path) 
     np.testing.assert_allclose(made.decision(values), model.decision_function(scaled), atol=1e-9)
 
 
-def test_refuse_others__other_teachers_or_depth(work: Path, tmp_path: Path) -> None:
-    out = tmp_path / "calibration.json"
-    calibrate.run(CONFIG, split=Split(work, "val"), out=out)
+def test_refuse_others__other_teachers_or_depth(work: Path, out: Path) -> None:
     split = Split(work, "test")
     with pytest.raises(StaleError, match=r"neighbourhoods of 4, and 3 are asked for"):
         audit.run(AuditConfig(neighbours=3), split=split, calibrated=out)
@@ -106,7 +115,9 @@ def test_refuse_others__other_teachers_or_depth(work: Path, tmp_path: Path) -> N
     content = json.loads(out.read_text())
     content["teachers"]["text"]["revision"] = "2"
     out.write_text(json.dumps(content))
-    with pytest.raises(StaleError, match=r"another text teacher: its revision is '2', here it is '1'\. Calibrate again"):
+    with pytest.raises(
+        StaleError, match=r"another text teacher: its revision is '2', here it is '1'\. Calibrate again"
+    ):
         audit.run(AuditConfig(neighbours=4), split=split, calibrated=out)
 
 
@@ -124,17 +135,15 @@ def test_refuse_others__other_teachers_or_depth(work: Path, tmp_path: Path) -> N
         {"more": 1},
     ],
 )
-def test_read__what_is_no_calibration_is_refused(work: Path, tmp_path: Path, broken: Any) -> None:
-    out = tmp_path / "calibration.json"
+def test_read__what_is_no_calibration_is_refused(out: Path, broken: Any) -> None:
     if isinstance(broken, dict):
-        calibrate.run(CONFIG, split=Split(work, "val"), out=out)
         broken = json.dumps({**json.loads(out.read_text()), **broken})
     out.write_text(broken)
     with pytest.raises(DataError, match=r"calibration\.json is (no|a broken)"):
         calibration.read(out)
 
 
-def test_run__one_modality_and_too_few_judgements(work: Path, tmp_path: Path) -> None:
+def test_run__one_modality_and_too_few_judgements(work: Path, tmp_path: Path, out: Path) -> None:
     out = tmp_path / "calibration.json"
     calibrate.run(CONFIG, split=Split(work, "val"), out=out, image="none")
     made = calibration.read(out)

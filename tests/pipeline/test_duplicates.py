@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cusa.manifests import schemas
-from cusa.manifests.neighbours import Neighbours
 from cusa.manifests.samples import Split
 from cusa.pipeline import audit, duplicates
 from cusa.pipeline.candidates import Modality

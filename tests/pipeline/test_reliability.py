@@ -29,7 +29,10 @@ def test_reliability__agrees_with_scikit_learn() -> None:
     found = reliability(p, match)
     assert found["brier"] == pytest.approx(brier_score_loss(match, p))
     assert found["average_precision"] == pytest.approx(average_precision_score(match, p))
-    assert found["precision_recall"][-1] == {"recall": 1.0, "precision": pytest.approx(found["matches"] / _last(p, match))}
+    assert found["precision_recall"][-1] == {
+        "recall": 1.0,
+        "precision": pytest.approx(found["matches"] / _last(p, match)),
+    }
     assert found["expected_calibration_error"] < 0.08
 
 
