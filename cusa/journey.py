@@ -155,7 +155,8 @@ def _train(
         for modality, name in (("image", recipe.teachers.image), ("text", recipe.teachers.text)):
             names[modality] = tables.choose_teacher(split, modality, name)
             inputs[f"the {modality} teacher"] = tables.teacher_digest(split, names[modality])
-    told = recipe.model_dump(mode="json", exclude={"name", "description", "eval", "teachers"})
+    told = recipe.model_dump(mode="json", exclude={"name", "description", "eval", "teachers", "expected", "parts"})
+    told["data"] = {key: told["data"][key] for key in ("train", "val", "test")}
     told["train"] = {key: value for key, value in told["train"].items() if key not in recipe.train.FREE}
     told["teachers"] = names
     book = out / "ledger.json"

@@ -25,6 +25,7 @@ from cusa.cli import (
     report,
     shard,
     sql,
+    sweep,
     train,
     verify,
 )
@@ -85,6 +86,7 @@ app.command("extract-teachers")(extract_teachers.extract_teachers)
 app.command()(index.index)
 app.command()(audit.audit)
 app.command()(train.train)
+app.command()(sweep.sweep)
 app.command("eval")(evaluate.eval_)
 app.command()(export.export)
 app.command()(report.report)
