@@ -7,6 +7,7 @@ belongs to the two together: epochs, the form of the data), `method/METHOD.toml`
 trained apart; its recipe holds theirs as `parts`.
 """
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -41,6 +42,7 @@ class DataConfig(_Section):
         description="what `cusa run` brings and shards (`cusa list datasets`, or a manifest's TOML file); empty = the "
         "work folder is there",
     )
+    settings: tuple[str, ...] = Field(default=(), description="`key=value` that bringing it is told (`download --set`)")
     also: tuple[str, ...] = Field(
         default=(), description="further data sets that `cusa run` scores on, where they have been brought"
     )
@@ -104,6 +106,28 @@ def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise ConfigError(_explain(error, keys()), recipe=name) from None
+
+
+def smoke_settings(kind: str) -> list[str]:
+    """Return what makes a recipe of a kind of student small: drawn scenes, their offline teachers, a tiny student.
+
+    Raises:
+        ConfigError: if there is no small student of this kind.
+    """
+    if kind not in pieces("smoke"):
+        raise ConfigError(f"There is no small student of kind {kind!r}. {nearest(kind, pieces('smoke'))}.", kind=kind)
+    return _assignments(_piece("smoke", kind), "")
+
+
+def _assignments(told: Mapping[str, Any], prefix: str) -> list[str]:
+    """Turn nested tables into `a.b=c`; JSON's values are TOML's too."""
+    found = []
+    for key, value in told.items():
+        if isinstance(value, dict):
+            found += _assignments(value, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key}={json.dumps(value)}")
+    return found
 
 
 def section(model: type[Model], overrides: Iterable[str], *, base: Mapping[str, Any] | None = None) -> Model:

@@ -217,13 +217,8 @@ def _one(
     except CusaError as error:
         return {"error": str(error), "seconds": None}
     book = ledger.read(folder / "ledger.json")
-    numbers: dict[str, Any] = {"error": "", "seconds": book.seconds if book else None}
-    for result in results:
-        own = result["data"] == str(data[0]) or "pairs" in result
-        for task, told in result["tasks"].items():
-            start = task if own else f"{result['dataset']}/{task}"
-            numbers |= {f"{start}/{name}": value for name, value in told.get("metrics", {}).items()}
-    return numbers
+    seconds = book.seconds if book else None
+    return {"error": "", "seconds": seconds, **scoring.figures(results, data[0])}
 
 
 def _places(told: Sequence[tuple[Cell, Recipe]]) -> list[str]:

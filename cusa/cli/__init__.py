@@ -22,7 +22,9 @@ from cusa.cli import (
     export,
     extract_teachers,
     index,
+    plan,
     report,
+    run,
     shard,
     sql,
     sweep,
@@ -79,6 +81,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 # In the order of the journey, which is the order of `cusa --help`.
 app.command()(demo.demo)
+app.command()(plan.plan)
+app.command()(run.run)
 app.command()(download.download)
 app.command()(shard.shard)
 app.command()(verify.verify)

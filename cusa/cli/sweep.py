@@ -27,12 +27,12 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Train and score a recipe over a grid, one run a cell, into one table; run again, it goes on where it was."""
-    from cusa import sweep as journey
+    from cusa import sweep as sweeps
 
     with Console() as console, Stopping() as stopping:
-        done = journey.run(
+        done = sweeps.run(
             recipe,
-            journey.parse_grid(grid),
+            sweeps.parse_grid(grid),
             data=data,
             out=out,
             settings=settings or (),
