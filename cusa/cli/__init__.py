@@ -24,6 +24,7 @@ from cusa.cli import (
     index,
     plan,
     report,
+    review,
     run,
     shard,
     sql,
@@ -89,6 +90,7 @@ app.command()(verify.verify)
 app.command("extract-teachers")(extract_teachers.extract_teachers)
 app.command()(index.index)
 app.command()(audit.audit)
+app.command()(review.review)
 app.command()(train.train)
 app.command()(sweep.sweep)
 app.command("eval")(evaluate.eval_)
