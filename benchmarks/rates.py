@@ -1,9 +1,10 @@
-"""What this machine does in a second, for the estimates of `cusa plan`; writes cusa/manifests/rates.toml.
+"""What one core of this machine does in a second, for the estimates of `cusa plan`; writes cusa/manifests/rates.toml.
 
     python benchmarks/rates.py 2-core-x86
 
 Networks of the published sizes with random weights: forward and backward for training (the optimiser's step left out),
-forward alone for teachers. Shards are made of noise as JPEGs of 640 x 480 pixels.
+forward alone for teachers. Shards are made of noise as JPEGs of 640 x 480 pixels. Seconds are CPU seconds of one
+thread, which others on the machine hardly change.
 """
 
 import sys
@@ -33,12 +34,12 @@ OUT = Path(__file__).parents[1] / "cusa" / "manifests" / "rates.toml"
 
 
 def seconds(function: Callable[[], object], repeats: int = 2) -> float:
-    """Return the shorter of some runs, after none to warm up: a rate that plans days need not be exact."""
+    """Return the shorter of some runs in CPU seconds: a rate that plans days need not be exact."""
     found = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         function()
-        found.append(time.perf_counter() - start)
+        found.append(time.process_time() - start)
     return min(found)
 
 
@@ -140,7 +141,7 @@ def toml(found: dict[str, object], prefix: str = "") -> list[str]:
 
 
 def main() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     text = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
     large = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
@@ -153,7 +154,7 @@ def main() -> None:
         "saf": sgraf("saf", 64),
         "x2vlm-base": x2vlm(2),
     }
-    head = "# What one machine does in a second, for the estimates of `cusa plan`. Written by benchmarks/rates.py.\n"
+    head = "# What one core does in a CPU second, for the estimates of `cusa plan`. Written by benchmarks/rates.py.\n"
     OUT.write_text(head + "\n".join(toml(found)) + "\n")
     print(OUT.read_text())
 

@@ -29,7 +29,7 @@ class Planned:
         why: why it is due or blocked; empty if it is up to date.
         bytes: to fetch; None if it fetches nothing or nobody knows.
         disk: bytes it will write, about; None if nobody knows.
-        seconds: about, on the machine of `source`; None where no rate was measured.
+        seconds: about, of one core of the machine of `source`; None where no rate was measured.
         source: where the seconds come from: the ledger of the last time, or the packaged rates.
         licence: terms to accept before; empty if there are none.
     """
@@ -158,7 +158,7 @@ def _costs(project: Project, stage: Stage, state: str, rates: Mapping[str, Any])
     if size is not None:
         costs = _ESTIMATES[stage.name](project, stage, size, rates)
     if costs.get("seconds") is not None:
-        costs["source"] = f"rates of {rates['machine']}"
+        costs["source"] = f"one core of {rates['machine']}"
     if before is not None:
         costs |= {"seconds": before.seconds, "disk": sum(before.outputs.values()), "source": "its last time here"}
     manifest = project.manifest() if stage.name == "download" else None
@@ -270,7 +270,7 @@ def _notes(project: Project, rates: Mapping[str, Any], smoke: bool) -> list[str]
             notes.append(f"{file.path} has to be brought by hand: {file.by_hand}")
     notes += [f"{name} is not there and will not be scored: {how}" for name, how in project.scored_on()[1].items()]
     notes.append(
-        f"Seconds are those of {rates['machine']}, measured {rates['date']}; an accelerator is far from it. Where none "
-        "are told, none were measured."
+        f"Times are CPU time of one core of {rates['machine']}, measured {rates['date']}, or of the last time here; "
+        "more cores share it, an accelerator is far from it. Where none are told, none were measured."
     )
     return notes

@@ -4,6 +4,7 @@ In `OUT`: `raw/DATA SET`, `data/DATA SET` (the work folder), `runs/RECIPE`. Each
 its name calls, and is up to date by that one's ledger.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -320,7 +321,11 @@ def _train(project: Project, ears: Ears) -> list[Outcome]:
 
 def _eval(project: Project, ears: Ears) -> list[Outcome]:
     folders, missing = project.scored_on()
-    results = scoring.evaluate(str(project.run), data=folders, force=project.force, on_event=ears.on_event)
+    told = project.recipe.eval.model_dump(mode="json")
+    settings = [f"{key}={json.dumps(value)}" for key, value in told.items()]
+    results = scoring.evaluate(
+        str(project.run), data=folders, settings=settings, force=project.force, on_event=ears.on_event
+    )
     ears.figures.update(scoring.figures(results, project.work))
     notes = tuple(f"{name} is not there, so it is not scored. Bring it: {how}" for name, how in missing.items())
     done = []

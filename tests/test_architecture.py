@@ -27,9 +27,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages": {"errors", "manifests", "models", "pipeline", "recipe", "scoring", "journey", "training"},
     "plan": {"errors", "manifests", "models", "stages"},
     "run": {"manifests", "pipeline", "stages"},
+    "doctor": set(),
     "cli": {
         *("errors", "manifests", "models", "pipeline", "train", "eval"),
-        *("recipe", "scoring", "journey", "training", "sweep", "stages", "plan", "run"),
+        *("recipe", "scoring", "journey", "training", "sweep", "stages", "plan", "run", "doctor"),
     },
     "__init__": {"train"},
     "__main__": {"cli"},

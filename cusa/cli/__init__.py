@@ -17,6 +17,7 @@ from cusa.cli import (
     audit,
     catalogue,
     demo,
+    doctor,
     download,
     evaluate,
     export,
@@ -98,6 +99,7 @@ app.command()(export.export)
 app.command()(report.report)
 app.command()(sql.sql)
 app.command("list")(catalogue.list_)
+app.command()(doctor.doctor)
 
 
 def main() -> None:
