@@ -159,6 +159,7 @@ def test_run__killed_in_training_goes_on_and_ends_with_the_same_bits(tmp_path: P
     settings = [*FEW, "train.steps=6", "train.validate_every=6", "train.checkpoint_every=1"]
     options = [part for setting in settings for part in ("--set", setting)]
     name = "sgr/coco/cusa"
+    whole = runs.run(name, out=out, name="whole", settings=settings, smoke=True)
     command = [sys.executable, "-c", "from cusa.cli import main; main()", "run", name, "--smoke", *options]
     shutil.copytree(out / "smoke" / "raw", tmp_path / "smoke" / "raw")
     shutil.copytree(out / "smoke" / "data", tmp_path / "smoke" / "data")
@@ -176,7 +177,6 @@ def test_run__killed_in_training_goes_on_and_ends_with_the_same_bits(tmp_path: P
     (trained,) = [outcome for outcome in done.outcomes if outcome.stage == "train"]
     assert 0 < trained.counts["steps_done_now"] < 6, "it went on from a checkpoint"
     assert not any(outcome.fresh for outcome in done.outcomes[:-3]), "what was finished was not done again"
-    whole = runs.run(name, out=out, name="whole", settings=settings, smoke=True)
     weights = [path / "model" / "model.safetensors" for path in (folder, out / "smoke/runs/whole")]
     assert store.sha256_file(weights[0]) == store.sha256_file(weights[1])
     assert done.figures == whole.figures
