@@ -115,6 +115,8 @@ def run(
             "Set soft or mask, or give `positive_pairs` to CUSALoss in a loop of your own.",
             key="loss.false_negatives",
         )
+    if student.has_own_loss or student.scores_pairs:
+        _refuse_what_pairs_cannot(config, loss, student)
     if force and must_resume:
         raise ConfigError("--force starts anew and --resume must goes on: leave one of them out.", key="resume")
     before = checkpoint.random_state()
@@ -169,6 +171,23 @@ def run(
             )
     finally:
         checkpoint.set_random_state(before)
+
+
+def _refuse_what_pairs_cannot(config: TrainConfig, loss: LossConfig, student: Student) -> None:
+    """Refuse what acts in CUSALoss's InfoNCE alone, where the student scores pairs or brings a loss of its own."""
+    kind = type(student).__name__
+    if loss.false_negatives == "mask":
+        raise ConfigError(
+            f"loss.false_negatives is 'mask', which InfoNCE over embeddings reads; {kind} scores pairs or brings a "
+            "loss of its own. Set loss.false_negatives=soft.",
+            key="loss.false_negatives",
+        )
+    if config.chunk:
+        raise ConfigError(
+            f"train.chunk is {config.chunk}, which needs embeddings that do not depend on the rest of the batch; "
+            f"{kind} compares pairs as it encodes them. Set train.chunk=0, or train.accumulate for smaller parts.",
+            key="train.chunk",
+        )
 
 
 def _train(

@@ -43,7 +43,7 @@ class Embeddings(NamedTuple):
 
     def unit(self, dtype: torch.dtype) -> "Embeddings":
         """Return the rows in one type, normalised; a row of zeros stays one."""
-        return Embeddings(*(each if each is None else _Unit.apply(each.to(dtype)) for each in self))
+        return Embeddings(*(each if each is None else _Unit.apply(each.to(dtype)) for each in self))  # type: ignore[arg-type]
 
 
 class _Unit(torch.autograd.Function):

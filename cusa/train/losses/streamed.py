@@ -101,7 +101,7 @@ def _add_drawn(given: Sequence[Tensor], found: Sequence[Tensor | None], grad: Te
     for columns in _columns(given[0]):
         narrow = [rows[:, columns].detach().requires_grad_() for rows in given]
         with torch.enable_grad():
-            drawn = pull(*narrow, *drawing)
+            drawn = pull(narrow[0], narrow[1], *drawing)
         for whole, part in zip(found, torch.autograd.grad(drawn, narrow, grad), strict=True):
             if whole is not None:
                 whole[:, columns] += part
