@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from cusa.cli import (
     audit,
+    calibrate,
     catalogue,
     demo,
     download,
@@ -23,6 +24,7 @@ from cusa.cli import (
     extract_teachers,
     index,
     report,
+    review,
     shard,
     sql,
     train,
@@ -83,7 +85,9 @@ app.command()(shard.shard)
 app.command()(verify.verify)
 app.command("extract-teachers")(extract_teachers.extract_teachers)
 app.command()(index.index)
+app.command()(calibrate.calibrate)
 app.command()(audit.audit)
+app.command()(review.review)
 app.command()(train.train)
 app.command("eval")(evaluate.eval_)
 app.command()(export.export)

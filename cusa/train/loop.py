@@ -109,12 +109,6 @@ def run(
         )
     if not (loss.infonce_weight or loss.alpha or loss.beta):
         raise ConfigError("All weights of the loss are 0. Set loss.infonce_weight, loss.alpha or loss.beta.")
-    if loss.false_negatives == "positive":
-        raise ConfigError(
-            "loss.false_negatives is 'positive', which needs a list of pairs that training by recipe does not read. "
-            "Set soft or mask, or give `positive_pairs` to CUSALoss in a loop of your own.",
-            key="loss.false_negatives",
-        )
     if student.has_own_loss or student.scores_pairs:
         _refuse_what_pairs_cannot(config, loss, student)
     if force and must_resume:
@@ -137,7 +131,13 @@ def run(
             prepare(student.to(device), config)
             objective = make_loss(loss).to(device)
             session = Session(
-                config, student=student, loss=objective, out=out, identity=identity, on_device=data.on_device
+                config,
+                student=student,
+                loss=objective,
+                out=out,
+                identity=identity,
+                on_device=data.on_device,
+                judged=data.judged,
             )
             session.resume(allow_changed=allow_changed, must=must_resume)
             if ranks.world() > 1 and student.has_own_loss:
@@ -176,10 +176,11 @@ def run(
 def _refuse_what_pairs_cannot(config: TrainConfig, loss: LossConfig, student: Student) -> None:
     """Refuse what acts in CUSALoss's InfoNCE alone, where the student scores pairs or brings a loss of its own."""
     kind = type(student).__name__
-    if loss.false_negatives == "mask":
+    if loss.false_negatives != "soft":
         raise ConfigError(
-            f"loss.false_negatives is 'mask', which InfoNCE over embeddings reads; {kind} scores pairs or brings a "
-            "loss of its own. Set loss.false_negatives=soft.",
+            f"loss.false_negatives is {loss.false_negatives!r}, which InfoNCE over embeddings knows what to do with; "
+            f"{kind} scores pairs or brings a loss of its own. Set soft, or drop judged images with `cusa shard "
+            "subset`.",
             key="loss.false_negatives",
         )
     if config.chunk:
