@@ -404,7 +404,6 @@ def test_run__killed_loses_and_doubles_nothing(tmp_path: Path) -> None:
         assert client.next()["progress"]["mine"] == len(acknowledged) + 1
         code, out, err = running.stop()
     assert code == 0, err
-    assert f"{len(acknowledged) + 1}" not in err
     assert "verdict-torn" in out
     table = pq.read_table(work / "train/audit/verdicts.parquet")
     assert table["id"].to_pylist() == [*acknowledged, f"verdict-{number:05d}"]
