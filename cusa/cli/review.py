@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import print_json, print_text, say
-from cusa.cli.options import AsJson, Work, local
+from cusa.cli.options import AsJson, Work
 
 
 def review(
@@ -20,8 +20,6 @@ def review(
 ) -> None:
     """Judge candidates on a page in the browser, one after the other: match, related, no match, duplicate or skip."""
     from cusa.pipeline.review import server
-
-    local("WORK")(str(work))  # a journal is appended to
 
     def ready(url: str) -> None:
         say(f"review: {url} (Ctrl-C ends it; every verdict is kept as soon as it is given)")
