@@ -76,7 +76,7 @@ class DualEncoder(Student):
             }
         )
         self.preprocess = Preprocess.from_json(card["preprocess"])
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         for name, parameter in self.backbone.named_parameters():
             # CLIP's own temperature and SigLIP's bias: the losses have temperatures of their own.
             if name in ("logit_scale", "logit_bias"):
@@ -164,7 +164,7 @@ class DualEncoder(Student):
             try:
                 with quiet():
                     self.backbone.save_pretrained(place)  # type: ignore[operator]
-                    self._tokenizer.save_pretrained(place)
+                    self.tokenizer.save_pretrained(place)
                 if len(self.heads):
                     heads = {name: value.detach().contiguous().cpu() for name, value in self.heads.state_dict().items()}
                     save_file(heads, place / _HEADS)
@@ -197,7 +197,7 @@ class DualEncoder(Student):
         """
         text, texts = self.card["text"], self.cleaned(texts)
         with _TOKENIZING:
-            tokens = self._tokenizer(
+            tokens = self.tokenizer(
                 texts, padding=text["padding"], truncation=True, max_length=text["context"], return_tensors="pt"
             )
             self.truncated += sum(bool(encoding.overflowing) for encoding in tokens.encodings or ())
@@ -218,16 +218,25 @@ class DualEncoder(Student):
         """Embed captions: (B, D) float32 unit rows; without uni-modal heads both spaces are the cross-modal one."""
         return self._project(_pooled(self.backbone.get_text_features(**tokens)), space, "text")  # type: ignore[operator]
 
+    def spaces_of_images(self, pixels_BCHW: Tensor) -> dict[Space, Tensor]:
+        """Embed images in every space there is a head for, the tower run once: (B, D) float32 unit rows each."""
+        features = _pooled(self.backbone.get_image_features(pixel_values=pixels_BCHW))  # type: ignore[operator]
+        return {space: self._project(features, space, "image") for space in self.spaces}
+
+    def spaces_of_texts(self, tokens: dict[str, Tensor]) -> dict[Space, Tensor]:
+        """Embed captions in every space there is a head for, the tower run once: (B, D) float32 unit rows each."""
+        features = _pooled(self.backbone.get_text_features(**tokens))  # type: ignore[operator]
+        return {space: self._project(features, space, "text") for space in self.spaces}
+
+    @property
+    def spaces(self) -> tuple[Space, ...]:
+        """The spaces it has rows of its own for."""
+        return ("cross", "uni") if self.has_uni else ("cross",)
+
     def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """Embed pairs for the loss; see `Student.forward`."""
-        features = {
-            "image": _pooled(self.backbone.get_image_features(pixel_values=pixels_BCHW)),  # type: ignore[operator]
-            "text": _pooled(self.backbone.get_text_features(**tokens)),  # type: ignore[operator]
-        }
-        out = {end: self._project(feature, "cross", end) for end, feature in features.items()}
-        if self.has_uni:
-            out |= {f"{end}_uni": self._project(feature, "uni", end) for end, feature in features.items()}
-        return out
+        rows = {"image": self.spaces_of_images(pixels_BCHW), "text": self.spaces_of_texts(tokens)}
+        return {end if space == "cross" else f"{end}_{space}": rows[end][space] for end in rows for space in rows[end]}
 
     def _project(self, features_BD: Tensor, space: Space, end: str) -> Tensor:
         if space not in self.heads:
