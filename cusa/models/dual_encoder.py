@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from cusa.errors import DataError
 from cusa.manifests import store
-from cusa.models import openai_clip, vocabulary
+from cusa.models import lora, openai_clip, vocabulary
 from cusa.models.captions import clean_caption, repair
 from cusa.models.config import StudentConfig
 from cusa.models.preprocess import Preprocess
@@ -156,18 +156,25 @@ class DualEncoder(Student):
         return student
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `load` reads and whose towers `transformers` reads: whole or not at all."""
+        """Write a folder that `load` reads and whose towers `transformers` reads: whole or not at all.
+
+        Adapters are merged into the towers there, and lie beside them for peft.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
+        adapted = lora.has_adapters(self.backbone)
+        merged = {"state_dict": lora.merged_state(self.backbone)} if adapted else {}
         with store.whole_folder(folder) as place:
             try:
                 with quiet():
-                    self.backbone.save_pretrained(place)  # type: ignore[operator]
+                    self.backbone.save_pretrained(place, **merged)  # type: ignore[operator]
                     self.tokenizer.save_pretrained(place)
                 if len(self.heads):
                     heads = {name: value.detach().contiguous().cpu() for name, value in self.heads.state_dict().items()}
                     save_file(heads, place / _HEADS)
+                if adapted:
+                    lora.write_adapters(self.backbone, place / lora.FOLDER)
             except SafetensorError as error:
                 # It wraps what the system said in words of its own.
                 full = os.strerror(errno.ENOSPC) in str(error)
@@ -178,10 +185,10 @@ class DualEncoder(Student):
         """Scale and cut an RGB image: (3, S, S) uint8."""
         return self.preprocess.square(image)
 
-    def tower(self, end: Literal["image", "text"]) -> list[nn.Parameter]:
-        """Return a tower's parameters, its projection included, by the names that Hugging Face gives them."""
+    def tower(self, end: Literal["image", "text"]) -> tuple[str, ...]:
+        """Return the names of a tower and its projection, as Hugging Face gives them."""
         starts = ("vision", "visual") if end == "image" else ("text",)
-        return [value for name, value in self.backbone.named_parameters() if name.startswith(starts)]
+        return tuple(f"backbone.{name}" for name, _ in self.backbone.named_children() if name.startswith(starts))
 
     def pixels(self, arrays: Tensor) -> Tensor:
         """Normalise (B, 3, S, S) uint8 to float32."""
