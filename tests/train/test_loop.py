@@ -95,7 +95,7 @@ def test_ten_steps_equal_a_plain_loop(world: Path, train: Train, tmp_path: Path)
     got = _weights(tmp_path / "run")
     expected = {**student.state_dict(), **loss.state_dict()}
     assert expected.keys() - got.keys() == {"backbone.logit_scale"}  # which does not learn
-    for name in got:
+    for name in expected.keys() & got.keys():
         if name.endswith("k_proj.bias"):
             continue  # a softmax does not see it: its gradient is rounding, which Adam scales up
         torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=1e-6)
