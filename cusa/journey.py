@@ -12,7 +12,7 @@ from typing import Any
 from cusa import recipe as recipes
 from cusa import scoring
 from cusa.errors import ConfigError, DataError, nearest
-from cusa.manifests import ledger, store, tables
+from cusa.manifests import ledger, settled, store, tables
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split, splits
 from cusa.pipeline.stage import Outcome, outcome
@@ -155,6 +155,8 @@ def _train(
         for modality, name in (("image", recipe.teachers.image), ("text", recipe.teachers.text)):
             names[modality] = tables.choose_teacher(split, modality, name)
             inputs[f"the {modality} teacher"] = tables.teacher_digest(split, names[modality])
+    if recipe.loss.false_negatives == "positive":
+        inputs["the verdicts"] = settled.judged(split).digest
     told = recipe.model_dump(mode="json", exclude={"name", "description", "eval", "teachers"})
     told["train"] = {key: value for key, value in told["train"].items() if key not in recipe.train.FREE}
     told["teachers"] = names
@@ -357,8 +359,8 @@ def demo(
     from functools import cache
 
     from cusa.models.teachers import load_teacher
-    from cusa.pipeline import audit, extract, index, readers, shard
-    from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig, ShardConfig
+    from cusa.pipeline import audit, calibrate, extract, index, readers, shard
+    from cusa.pipeline.config import AuditConfig, CalibrateConfig, ExtractConfig, IndexConfig, ShardConfig
 
     raw, work, runs = out / "raw", out / "data", out / "runs"
     say("Drawing the data set: 5,000 scenes, five captions each.")
@@ -376,8 +378,10 @@ def demo(
     for split in opened:
         for teacher in DEMO_TEACHERS.values():
             index.run(IndexConfig(), split=split, teacher=teacher, on_event=on_event)
-        if split.name == "test":
-            audit.run(AuditConfig(), split=split, on_event=on_event)
+    judged, test = Split(work, "val"), Split(work, "test")
+    sure = work / "calibration.json"  # val's truth stands for its ratings
+    calibrate.run(CalibrateConfig(pairs=5000), split=judged, out=sure, on_event=on_event)
+    audit.run(AuditConfig(), split=test, calibrated=sure, on_event=on_event)
     results = {}
     for number, name in enumerate(DEMO_RECIPES, 1):
         say(f"Training {number} of {len(DEMO_RECIPES)}: {name}, same seed, same steps.")

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from cusa.cli import (
     audit,
+    calibrate,
     catalogue,
     demo,
     download,
@@ -84,6 +85,7 @@ app.command()(shard.shard)
 app.command()(verify.verify)
 app.command("extract-teachers")(extract_teachers.extract_teachers)
 app.command()(index.index)
+app.command()(calibrate.calibrate)
 app.command()(audit.audit)
 app.command()(review.review)
 app.command()(train.train)

@@ -11,7 +11,7 @@ from cusa.eval import cross_modal, eccv, intervals
 from cusa.eval.config import EvalConfig
 from cusa.eval.scores import Cosines, Scores
 from cusa.eval.tasks import COCO, TASKS, Embedded, answers, coco_ids
-from cusa.manifests import ledger, schemas, store
+from cusa.manifests import ledger, schemas, settled, store
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 
@@ -63,13 +63,15 @@ def run(
     clock = ledger.Clock()
     book = out / "ledger.json"
     truth_path = split.folder / "truth.parquet"
+    judged = settled.judged(split)
     inputs = {
         "student": student_digest,
         "split": split.digest,
         "truth": store.sha256_file(truth_path) if truth_path.is_file() else "none",
         "ground truth": store.sha256_folder(ground_truth) if ground_truth else "package",
+        "verdicts": judged.digest if judged.settled else "none",
     }
-    wanted = list(tasks) or _allowed(split, truth_path.is_file(), ground_truth)
+    wanted = list(tasks) or _allowed(split, truth_path.is_file(), ground_truth, bool(judged.settled))
     parameters = {
         "protocol": PROTOCOL,
         "split": split.name,
@@ -87,7 +89,8 @@ def run(
     embeddings = encode(student, split, config, on_event=on_event)
     scores, score = _cross_scores(student, split, config, embeddings, on_event)
     space, words = student.space_of("uni-modal")
-    seen = Embedded(split, embeddings.image, embeddings.text, scores, score, space, words, truth, truths)
+    audited = settled.true_pairs(split, judged) if judged.settled else None
+    seen = Embedded(split, embeddings.image, embeddings.text, scores, score, space, words, truth, truths, audited)
     found, tables = {}, [schemas.PER_QUERY.empty_table()]
     on_event("rank", 0, len(wanted))
     for answer in answers(seen, config, wanted):
@@ -104,7 +107,7 @@ def run(
         "protocol": PROTOCOL,
         "ties": TIES,
         "interval": resampled if config.bootstrap else "none",
-        "remarks": list(student.remarks()),
+        "remarks": [*student.remarks(), *judged.notes()],
         "tasks": found,
     }
     store.write_json(out / "metrics.json", result)
@@ -150,10 +153,10 @@ def _cross_scores(
     return first, "cross"
 
 
-def _allowed(split: Split, has_truth: bool, ground_truth: Path | None) -> list[str]:
+def _allowed(split: Split, has_truth: bool, ground_truth: Path | None, is_judged: bool) -> list[str]:
     """Return the tasks that the split's data allow, and those that a user means by giving a ground truth."""
     names = ["text-to-text", "cross-modal"] if split.num_captions else []
-    names += ["image-to-image", *(["cross-modal-truth"] if has_truth else [])]
+    names += ["image-to-image", *(["cross-modal-truth"] if has_truth else []), *(["audited"] if is_judged else [])]
     official = eccv.official_folder()
     if ground_truth is not None or (official is not None and _is_official(split, official)):
         names += COCO

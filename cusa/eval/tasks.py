@@ -22,6 +22,7 @@ from cusa.manifests.samples import Split
 TASKS = {
     "cross-modal": "R@K both ways and RSUM by the data set's own pairs",
     "cross-modal-truth": "R@1, R-Precision and mAP@R both ways by every known match",
+    "audited": "R@K, RSUM, R-Precision and mAP@R both ways by own pairs and what people judged to match",
     "coco-5k": "R@K on COCO's 5,000 test images, five captions each",
     "coco-1k": "the mean of five folds of it",
     "cxc": "R@K by the matches of Crisscrossed Captions",
@@ -52,6 +53,7 @@ class Embedded:
         uni: the space of uni-modal tasks.
         uni_words: the same for people.
         truth: every known match (`image_key`, `caption_key`), or None.
+        audited: (P, 2) image and caption rows of own pairs and of those that people judged to match, or None.
         truths: the ground truths of COCO's test split, or None.
     """
 
@@ -64,6 +66,7 @@ class Embedded:
     uni_words: str
     truth: Mapping[str, Sequence[str]] | None = None
     truths: eccv.GroundTruths | None = None
+    audited: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def answers(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Itera
     groups: tuple[tuple[tuple[str, ...], Callable[[Embedded, EvalConfig, Container[str]], Iterator[Answer]]], ...] = (
         (("cross-modal",), _cross_modal),
         (("cross-modal-truth",), _under_truth),
+        (("audited",), _audited),
         (COCO, _coco),
         (("text-to-text",), _text_to_text),
         (("image-to-image",), _image_to_image),
@@ -131,6 +135,34 @@ def _under_truth(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> 
         cross_modal.under_truth(both), found, seen.score, protocol, split.num_images + split.num_captions
     )
     yield Answer(name, summary, per_query(name, split, directions))
+
+
+def _audited(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+    name, split = "audited", seen.split
+    if seen.audited is None:
+        yield _unavailable(name, f"nobody has judged a pair of {split.folder}: `cusa review` asks for verdicts")
+        return
+    images, captions = seen.audited.T
+    of_image, of_caption = _grouped(images, captions, split.num_images), _grouped(captions, images, split.num_captions)
+    both = cross_modal.rank_both_ways(seen.scores, of_image, of_caption, config, at_r=True)
+    directions = {cross_modal.IMAGE_TO_TEXT: both.image_to_text, cross_modal.TEXT_TO_IMAGE: both.text_to_image}
+    found = intervals.of_rankings(config, directions, _image_of(split), config.ks, prefix=True, rsum=True)
+    found |= intervals.of_rankings(config, directions, _image_of(split), (), prefix=True, at_r=True)
+    at_r = {key: value for key, value in cross_modal.under_truth(both).items() if not key.endswith("r@1")}
+    more = len(images) - split.num_captions
+    protocol = (
+        f"the data set's own pairs and {more:,} more that people judged to match count as right; who was not asked "
+        "about stays wrong; R@K and RSUM: a query is a hit if any right answer is among the first K"
+    )
+    queries = split.num_images + split.num_captions
+    summary = _summary({**cross_modal.recalls(both, config.ks), **at_r}, found, seen.score, protocol, queries)
+    yield Answer(name, summary, per_query(name, split, directions))
+
+
+def _grouped(queries: np.ndarray, answers: np.ndarray, number: int) -> list[np.ndarray]:
+    """Return the answers of each of `number` queries."""
+    order = np.argsort(queries, kind="stable")
+    return np.split(answers[order], np.searchsorted(queries[order], np.arange(1, number)))
 
 
 def _coco(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:

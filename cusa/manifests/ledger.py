@@ -20,6 +20,7 @@ _LIBRARIES = (
     "transformers",
     "sentence-transformers",
     "faiss-cpu",
+    "scikit-learn",
     "pyarrow",
     "duckdb",
     "numpy",

@@ -35,6 +35,8 @@ class Card:
     score: float
     duplicate_image: bool
     duplicate_caption: bool
+    p_positive: float
+    """Not a number without a calibration."""
     match: bool | None
     """True and False where it is known, None where nobody has judged."""
 
@@ -124,6 +126,8 @@ def _card(split: Split, card: Card, image: str, owner: str) -> str:
         badges.append(("missed", "same words"))
     marks = " ".join(f'<span class="badge {kind}">{text}</span>' for kind, text in badges)
     numbers = [("score", card.score), ("images", card.image_similarity), ("captions", card.text_similarity)]
+    if not math.isnan(card.p_positive):
+        numbers.insert(0, ("p", card.p_positive))
     shown = "".join(
         f"<span>{name} <b>{'–' if math.isnan(value) else f'{value:.3f}'}</b></span>" for name, value in numbers
     )

@@ -272,7 +272,7 @@ def test_room__the_queue_begins_where_a_verdict_is_worth_most(tmp_path: Path) ->
     table = pq.read_table(path)
     if "p_positive" in table.column_names:
         table = table.drop_columns("p_positive")
-    chances = [None if row % 5 == 0 else (row % 97) / 97 for row in range(table.num_rows)]
+    chances = [None if row % 5 == 0 else (row % 97) / 200 for row in range(table.num_rows)]
     pq.write_table(table.append_column("p_positive", pa.array(chances, pa.float32())), path)
     room = Room(Split(work, "train"))
     order = [one.p_positive for one in room.candidates.queue("").candidates]
