@@ -363,6 +363,12 @@ def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
             "such as openai/clip-vit-base-patch32.",
             name=name,
         )
+    if not isinstance(getattr(backbone.config.vision_config, "image_size", None), int):
+        raise DataError(
+            f"{name!r} is a {type(backbone).__name__} without a fixed image size (NaFlex), which is not read here. "
+            "Give its fixed-size sister, such as google/siglip2-base-patch16-224.",
+            name=name,
+        )
     return backbone, tokenizer
 
 
