@@ -284,7 +284,7 @@ def _candidate_view(raw: View, truth: Mapping[str, Path]) -> View:
     sql = (
         "SELECT c.split, c.image_key, c.caption_key, c.owner_image_key, w.text AS caption, o.text AS image_caption, "
         "c.image_similarity, c.text_similarity, c.cross_similarity, c.image_rank, c.text_rank, c.score, "
-        "c.p_positive, c.duplicate_image, c.duplicate_caption, "
+        "c.p_positive, c.worth, c.duplicate_image, c.duplicate_caption, "
         f"CASE WHEN t.image_key IS NOT NULL THEN true WHEN c.split IN ({judged}) THEN false END AS known_match "
         f"FROM ({raw.sql}) c "
         "LEFT JOIN captions w ON w.split = c.split AND w.caption_key = c.caption_key "
