@@ -141,6 +141,12 @@ class TrainConfig(_Config):
         ge=1,
         description="parts of a step that are computed one after another, each with negatives of its own part only",
     )
+    chunk: int = Field(
+        default=0,
+        ge=0,
+        description="pairs that are encoded at a time: every pair of a part stays a negative of every other, in the "
+        "activations' memory of a chunk, for a second forward pass; 0 = all at once",
+    )
 
     lr: float = Field(default=1e-5, gt=0, description="highest learning rate (paper, CLIP: 1e-5)")
     min_lr: float = Field(default=1e-6, ge=0, description="learning rate at the end (paper, CLIP: 1e-6)")

@@ -14,6 +14,7 @@ from cusa.models import student as students
 from cusa.models.config import LoraConfig
 from cusa.train import schedule
 from cusa.train.average import Average
+from cusa.train.config import LossConfig
 from cusa.train.gather import TeacherRows
 from cusa.train.learned import learned_state, load_learned
 from cusa.train.objective_from_config import make_loss
@@ -68,6 +69,28 @@ def test_parts_equal_a_plain_loop(world: Path, train: Train, tmp_path: Path) -> 
 def test_parts_of_the_last_small_step_hold_pairs(train: Train, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"smallest step has 1 pairs, too few for 1 ranks and train\.accumulate=2"):
         train(tmp_path / "run", train={"batch": 5, "drop_last": False, "accumulate": 2})
+
+
+def test_chunks_equal_the_whole(train: Train, tmp_path: Path) -> None:
+    done = {}
+    for name, told in (("whole", {}), ("chunks", {"chunk": 3}), ("large", {"chunk": 99})):
+        train(tmp_path / name, train={"log_every": 1, "clip_norm": 1.0, "accumulate": 2, **told})
+        done[name] = metrics(tmp_path / name)
+    for name in ("chunks", "large"):
+        assert done[name].keys() == done["whole"].keys()
+        for place, value in done["whole"].items():
+            if place[1] in ("loss", "infonce", "csa", "usa", "grad_norm"):
+                assert done[name][place] == pytest.approx(value, rel=2e-4), (name, place)
+
+
+def test_chunks_and_masks_need_embeddings(world: Path, train: Train, tmp_path: Path) -> None:
+    texts = Split(world, "train").texts
+    fused = students.create(STUDENT.model_copy(update={"kind": "x2vlm"}), captions=texts, uni=True, seed=0)
+    with pytest.raises(ConfigError, match="train.chunk is 4, which needs embeddings"):
+        train(tmp_path / "chunk", student=fused, train={"chunk": 4})
+    with pytest.raises(ConfigError, match="false_negatives is 'mask'"):
+        masked = LossConfig(alpha=0.5, beta=0.5, false_negatives="mask", mask_text=0.9)
+        train(tmp_path / "mask", student=fused, loss=masked)
 
 
 def test_fp16_scales_and_goes_on(train: Train, tmp_path: Path) -> None:
