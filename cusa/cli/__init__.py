@@ -25,6 +25,7 @@ from cusa.cli import (
     index,
     report,
     review,
+    search,
     shard,
     sql,
     train,
@@ -85,6 +86,7 @@ app.command()(shard.shard)
 app.command()(verify.verify)
 app.command("extract-teachers")(extract_teachers.extract_teachers)
 app.command()(index.index)
+app.command()(search.search)
 app.command()(calibrate.calibrate)
 app.command()(audit.audit)
 app.command()(review.review)
