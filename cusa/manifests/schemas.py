@@ -85,6 +85,7 @@ CANDIDATES = pa.schema(
         ("p_positive", pa.float32()),  # calibrated probability that a person calls it a match; null without one
         ("duplicate_image", pa.bool_()),  # the image and the caption's own image have the same bytes
         ("duplicate_caption", pa.bool_()),  # the caption's words are also a caption of the image
+        ("known_match", pa.bool_()),  # by the truth that the audit was given; null where nobody has judged
     ]
 )
 
