@@ -91,7 +91,7 @@ def write_candidates(folder: Path, keys: list[str], captions: list[str], rng: np
             duplicate = [pa.array(rng.random(len(part)) < 0.01) for _ in range(2)]
             columns = [strings(image, keys), strings(caption, captions), strings(caption // CAPTIONS, keys)]
             known = pa.array(rng.random(len(part)) < part)
-            columns += [*numbers, *ranks, pa.array(part), pa.array(part**2), *duplicate, known]
+            columns += [*numbers, *ranks, pa.array(part), pa.array(part**2), pa.array(part), *duplicate, known]
             writer.write_table(pa.table(columns, schema=schemas.CANDIDATES))
     groups = {"modality": ["image"] * 2000, "component": [row // 2 for row in range(2000)], "key": keys[:2000]}
     groups |= {"size": [2] * 2000, "exact": [False] * 2000, "similarity": [0.99] * 2000}

@@ -219,3 +219,20 @@ def _scored_by(name: str, run: Path | None, settings: Iterable[str]) -> tuple[Ev
 
 def _is_text_encoder(name: str) -> bool:
     return (Path(name).expanduser() / "modules.json").is_file()
+
+
+def figures(results: Iterable[Mapping[str, Any]], work: Path) -> dict[str, float]:
+    """Return every number of an evaluation by name: TASK/METRIC on the work folder and STS, else DATA SET/TASK/METRIC.
+
+    Args:
+        results: what `evaluate` returned.
+        work: the work folder whose tasks go without its data set's name.
+    """
+    found: dict[str, float] = {}
+    for result in results:
+        own = "pairs" in result or Path(result["data"]) == work
+        for task, told in result["tasks"].items():
+            start = task if own else f"{result['dataset']}/{task}"
+            numbers = told.get("metrics", {})
+            found |= {f"{start}/{name}": value for name, value in numbers.items() if value is not None}
+    return found

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any, NamedTuple
 
+from cusa.eval import report_loop
 from cusa.manifests import page, schemas, store, tables
 from cusa.manifests.samples import Split
 
@@ -21,8 +22,13 @@ def section(split: Split) -> Iterable[str]:
     """Give the section piece by piece, everything escaped; nothing where the split was not audited.
 
     Args:
-        split: the evaluated split; its `audit` folder is read.
+        split: the evaluated split; its `audit` folder is read, and what training on verdicts of any split was worth.
     """
+    yield from _of_split(split)
+    yield from report_loop.section(split.work)
+
+
+def _of_split(split: Split) -> Iterable[str]:
     folder = split.folder / "audit"
     if not ((folder / "candidates.parquet").is_file() and (folder / "summary.json").is_file()):
         return

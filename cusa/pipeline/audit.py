@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cusa.errors import DataError
-from cusa.manifests import ledger, schemas, store
+from cusa.manifests import ledger, schemas, settled, store
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 from cusa.models.captions import clean_caption
@@ -21,6 +21,7 @@ from cusa.pipeline.known_truth import KnownTruth, find_truth, read_truth, truth_
 from cusa.pipeline.neighbourhoods import Neighbourhoods, choose, digests, open_neighbourhoods, same, stamps
 from cusa.pipeline.ratings import Ratings, read_ratings, read_verdicts
 from cusa.pipeline.stage import Outcome, outcome
+from cusa.pipeline.worth import already_judged, worth
 
 __all__ = ["read_summary", "run", "sentences", "summarise"]
 
@@ -78,6 +79,7 @@ def run(
     inputs = {"split": split.digest, "truth": truth_digest(source) if source else "", **digests(split, chosen)}
     inputs["calibration"] = store.sha256_file(calibrated) if calibrated is not None else ""
     inputs["judgements"] = _judgements_digest(judged)
+    inputs["verdicts"] = settled.judged(split).digest
     if config.leaks:
         inputs |= duplicates.leak_inputs(split, chosen["image"])
     parameters = {**config.model_dump(), **chosen}
@@ -97,12 +99,14 @@ def run(
     summary["student"] = chosen["student"] or None
     files = [folder / name for name in ("candidates.parquet", "summary.json", "gallery.html")]
     written = [*files, *_duplicates(split, opened, chosen["image"], config, summary)]
-    _write_candidates(files[0], split, candidates, chosen, known)
+    judged_before = already_judged(split, candidates)
+    summary["judged_candidates"] = int(judged_before.sum())
+    _write_candidates(files[0], split, candidates, chosen, known, judged_before)
     if sampled := write_sample(folder, split, candidates, config):
         written.append(sampled)
     summary["missing"] = judge(split, candidates, config, judged)
     store.write_json(files[1], summary)
-    cards = _cards(split, candidates, opened.finder, known, config.gallery)
+    cards = _cards(split, candidates, opened.finder, known, judged_before, config.gallery)
     gallery.write(files[2], split=split, cards=cards, summary=summary, sentences=sentences(summary))
     if known is not None and source != split.folder / "truth.parquet":
         written.append(folder / "truth.parquet")
@@ -186,7 +190,12 @@ def _judgements_digest(judged: Ratings | None) -> str:
 
 
 def _write_candidates(
-    path: Path, split: Split, candidates: Candidates, chosen: dict[str, str], truth: KnownTruth | None
+    path: Path,
+    split: Split,
+    candidates: Candidates,
+    chosen: dict[str, str],
+    truth: KnownTruth | None,
+    judged: np.ndarray,
 ) -> None:
     """Write the table in pieces: the keys of many candidates are long, their row numbers are not."""
     known = np.zeros(len(candidates.score), dtype=bool)
@@ -211,6 +220,7 @@ def _write_candidates(
                 "text_rank": pa.array(part.text_rank, mask=part.text_rank == 0),
                 "score": pa.array(part.score),
                 "p_positive": pa.array(part.p_positive, from_pandas=True),
+                "worth": pa.array(worth(part.p_positive, judged[rows]), from_pandas=True),
                 "duplicate_image": pa.array(part.duplicate_image),
                 "duplicate_caption": pa.array(part.duplicate_caption),
                 "known_match": pa.array(known[rows], mask=unknown[rows]),
@@ -219,15 +229,15 @@ def _write_candidates(
 
 
 def _cards(
-    split: Split, candidates: Candidates, finder: Finder, truth: KnownTruth | None, number: int
+    split: Split, candidates: Candidates, finder: Finder, truth: KnownTruth | None, judged: np.ndarray, number: int
 ) -> list[gallery.Card]:
-    """Return the best candidates for the gallery, one for any two images, so that a page shows many of them."""
+    """Return the best candidates that nobody settled, one for any two images, so that a page shows many of them."""
     known = np.zeros(len(candidates.score), dtype=bool)
     if truth is not None:
         known = among(split, candidates, *truth.false_negatives(split.caption_owner))
     seen: set[tuple[int, int]] = set()
     cards: list[gallery.Card] = []
-    for row in range(len(candidates.score)):
+    for row in np.flatnonzero(~judged).tolist():
         if len(cards) == number:
             break
         image, caption = int(candidates.image[row]), int(candidates.caption[row])

@@ -138,6 +138,11 @@ def sentences(summary: dict[str, Any]) -> tuple[str, ...]:
         for modality, name in summary["teachers"].items()
         if name is None
     ]
+    if summary.get("judged_candidates"):
+        out.append(
+            f"{summary['judged_candidates']:,} candidates are judged already: the gallery leaves them out, and "
+            "`cusa review` asks about the others."
+        )
     if summary["duplicate_image_candidates"] or summary["duplicate_caption_candidates"]:
         out.append(
             f"{summary['duplicate_image_candidates']:,} candidates are between images with the same bytes, "

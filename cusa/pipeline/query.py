@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cusa.errors import ConfigError, CusaError, DataError, nearest
-from cusa.manifests import store
+from cusa.manifests import store, verdicts
 from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.samples import splits
 from cusa.pipeline.answer import FORMATS, Answer, render
 from cusa.pipeline.views import BROKEN, MACROS, VIEW_MACROS, View, identifier, literal, work_views
 
@@ -218,6 +219,9 @@ def connect(
     import duckdb
 
     beside = work.resolve().parent
+    for name in splits(work):
+        with contextlib.suppress(CusaError):  # a folder that cannot be written shows what it showed before
+            verdicts.publish(work / name / verdicts.FOLDER)
     views = work_views(
         work, find_runs(beside / "runs") if runs is None else runs, find_raw(beside) if raw is None else raw
     )
