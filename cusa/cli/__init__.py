@@ -23,6 +23,7 @@ from cusa.cli import (
     extract_teachers,
     index,
     report,
+    review,
     shard,
     sql,
     train,
@@ -84,6 +85,7 @@ app.command()(verify.verify)
 app.command("extract-teachers")(extract_teachers.extract_teachers)
 app.command()(index.index)
 app.command()(audit.audit)
+app.command()(review.review)
 app.command()(train.train)
 app.command("eval")(evaluate.eval_)
 app.command()(export.export)

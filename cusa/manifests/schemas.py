@@ -87,6 +87,26 @@ CANDIDATES = pa.schema(
     ]
 )
 
+VERDICTS = pa.schema(
+    [
+        ("id", pa.string()),  # one a verdict, made by the page
+        ("image_key", pa.string()),
+        ("caption_key", pa.string()),
+        ("verdict", pa.string()),  # match, related, no match, duplicate, skip; or undo, which takes one back
+        ("reviewer", pa.string()),
+        ("judged_at", pa.timestamp("ms")),  # UTC
+        ("undoes", pa.string()),  # id of the verdict that was taken back; null otherwise
+        ("score", pa.float32()),  # what was shown; null where there was no such number
+        ("image_similarity", pa.float32()),
+        ("text_similarity", pa.float32()),
+        ("image_rank", pa.int32()),
+        ("text_rank", pa.int32()),
+        ("p_positive", pa.float32()),
+        ("candidates_sha256", pa.string()),  # of the candidate table
+    ]
+)
+"""What people said of candidates, a row a verdict; see `cusa.manifests.verdicts`."""
+
 
 def teacher_table(key: str, width: int, dtype: str) -> pa.Schema:
     """Return the columns of a teacher table.

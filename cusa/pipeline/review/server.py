@@ -1,0 +1,264 @@
+"""The review over HTTP, on this machine alone: one page, its pictures, and a few answers in JSON."""
+
+import contextlib
+import json
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cusa.errors import ConfigError, CusaError, DataError
+from cusa.manifests import settled
+from cusa.manifests.page import CSS
+from cusa.manifests.samples import Split, splits
+from cusa.pipeline.review.queue import audited
+from cusa.pipeline.review.room import Room
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+HOST = "127.0.0.1"
+PORT = 8321
+_NAMES = ("127.0.0.1", "localhost", "[::1]")
+"""Hosts that a browser on this machine may have asked for; any other is a page that made its name point here."""
+_LONGEST_BODY = 16_384
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """What a session of reviewing came to."""
+
+    verdicts: Path | None
+    """The table, or None where nobody judged."""
+    pairs: int
+    """Pairs of the split that are judged, earlier sessions' included."""
+    positive: int
+    notes: tuple[str, ...]
+
+
+def run(
+    work: Path,
+    *,
+    split: str = "",
+    votes: int = 1,
+    limit: int = 20_000,
+    port: int = PORT,
+    reviewer: str = "",
+    where: str = "",
+    on_ready: Callable[[str], None] = lambda url: None,
+) -> Reviewed:
+    """Serve the review of a split until it is stopped (Ctrl-C).
+
+    Args:
+        work: the work folder.
+        split: which; the only one that was audited if empty.
+        votes: how many people are asked about each candidate.
+        limit: candidates a queue holds at most.
+        port: on this machine; 0 = any free one.
+        reviewer: the name that the page starts with.
+        where: the filter that the page starts with, in SQL.
+        on_ready: hears the page's address once it answers.
+
+    Raises:
+        ConfigError: if the port is taken, the filter is wrong, or the extra is not installed.
+        DataError: if nothing was audited, or verdicts cannot be written.
+        StaleError: if the candidates are of another state of the split.
+    """
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise ConfigError(f"The review needs its extra ({error}). Run `pip install 'cusa[review]'`.") from error
+
+    there = audited(work, splits(work))
+    if not split and len(there) != 1:
+        say = f"Name one of them with --split: {', '.join(there)}." if there else f"Run `cusa audit {work}`."
+        raise DataError(f"{work} has {len(there)} audited splits. {say}", work=work)
+    opened = Split(work, split or there[0])
+    listening = listen(port)
+    room: Room | None = None
+    try:
+        room = Room(opened, votes=votes, limit=limit)
+        room.candidates.queue(where)
+        taken = listening.getsockname()[1]
+        server = uvicorn.Server(
+            uvicorn.Config(
+                application(room, reviewer=reviewer, where=where),
+                lifespan="off",
+                ws="none",
+                loop="asyncio",
+                http="h11",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=5,
+            )
+        )
+        on_ready(f"http://{HOST}:{taken}/")
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+            server.run(sockets=[listening])
+        torn = room.journal.repaired
+    finally:
+        listening.close()
+        table = None if room is None else room.close()
+    found = settled.judged(opened)
+    notes = found.notes()
+    if torn:
+        notes += (f"A verdict that an earlier session was killed while writing was cut off: {torn[:80]!r}.",)
+    return Reviewed(table, len(found.settled), sum(one.positive for one in found.settled), notes)
+
+
+def listen(port: int) -> socket.socket:
+    """Return a socket that listens on this machine alone.
+
+    Raises:
+        ConfigError: if the port is taken.
+    """
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((HOST, port))
+        listening.listen(64)
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise ConfigError(
+            f"Port {port} cannot be used ({error}). Another review may be running: open http://{HOST}:{port}/, or "
+            "choose another --port (0 = any free one).",
+            key="port",
+        ) from error
+    return listening
+
+
+def application(room: Room, *, reviewer: str = "", where: str = "") -> "Starlette":
+    """Return the ASGI application.
+
+    Args:
+        room: what it serves.
+        reviewer: the name that the page starts with.
+        where: the filter that the page starts with.
+    """
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.middleware import Middleware
+    from starlette.responses import HTMLResponse, JSONResponse, Response
+    from starlette.routing import Route
+
+    page = resources.files("cusa.pipeline.review").joinpath("page.html").read_text(encoding="utf-8")
+    start = {"work": room.split.work.resolve().name, "split": room.split.name, "reviewer": reviewer, "where": where}
+
+    async def index(request: "Request") -> "Response":
+        nonce = secrets.token_urlsafe(16)
+        # As JSON in a script element that is data: `<` is written so that no content can end the element.
+        told = json.dumps(start).replace("<", "\\u003c")
+        policy = (
+            f"default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'nonce-{nonce}'; "
+            f"script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        body = page.replace("{{nonce}}", nonce).replace("{{css}}", CSS).replace("{{start}}", told)
+        return HTMLResponse(body, headers={"Content-Security-Policy": policy})
+
+    async def next_(request: "Request") -> "Response":
+        told = {name: request.query_params.get(name, "") for name in ("reviewer", "tab", "where")}
+        return JSONResponse(await run_in_threadpool(room.next, **told))
+
+    async def judge(request: "Request") -> "Response":
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            return JSONResponse({"error": "Send application/json."}, status_code=415)
+        return JSONResponse(await run_in_threadpool(room.judge, **_verdict(await request.body())))
+
+    async def image(request: "Request") -> "Response":
+        data, kind = await run_in_threadpool(room.image, request.query_params.get("key", ""))
+        return Response(data, media_type=kind, headers={"Cache-Control": "private, max-age=600"})
+
+    async def say(request: "Request", error: Exception) -> "Response":
+        status = 400 if isinstance(error, ConfigError) else 404 if request.url.path == "/image" else 500
+        return JSONResponse({"error": str(error)}, status_code=status)
+
+    return Starlette(
+        routes=[
+            Route("/", index, methods=["GET"]),
+            Route("/next", next_, methods=["GET"]),
+            Route("/image", image, methods=["GET"]),
+            Route("/verdicts", judge, methods=["POST"]),
+        ],
+        middleware=[Middleware(_Guard)],
+        exception_handlers={CusaError: say},
+        max_body_size=_LONGEST_BODY,
+    )
+
+
+def _verdict(body: bytes) -> dict[str, Any]:
+    """Read what the page posts.
+
+    Raises:
+        ConfigError: if it is something else.
+    """
+    names = {"id", "image_key", "caption_key", "verdict", "reviewer", "tab"}
+    try:
+        told = json.loads(body)
+        kept = {name: told[name] for name in names} | {name: told[name] for name in ("where", "undoes") if name in told}
+        if not all(isinstance(value, str) for value in kept.values()):
+            raise TypeError("all are texts")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"That is no verdict: {', '.join(sorted(names))} ({error}).") from error
+    return kept
+
+
+class _Guard:
+    """Lets in only pages of this very server, opened on this machine, and says to browsers what is not allowed.
+
+    A page of another origin can send requests here but must not be answered: its `Origin` tells. A name that was made
+    to point at this machine after the page was loaded (DNS rebinding) has the page's own origin: the `Host` tells.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.datastructures import Headers
+        from starlette.responses import JSONResponse
+
+        if scope["type"] != "http":
+            return
+        if why := _refused(Headers(scope=scope), scope["method"], scope["path"]):
+            await JSONResponse({"error": why}, status_code=403)(scope, receive, send)
+            return
+
+        async def sealed(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"x-frame-options", b"DENY"),
+                    (b"referrer-policy", b"no-referrer"),
+                    (b"cross-origin-resource-policy", b"same-origin"),
+                    (b"cross-origin-opener-policy", b"same-origin"),
+                ]
+                if not any(name == b"cache-control" for name, _ in message["headers"]):
+                    message["headers"].append((b"cache-control", b"no-store"))
+            await send(message)
+
+        await self._app(scope, receive, sealed)
+
+
+def _refused(headers: Any, method: str, path: str) -> str:
+    """Say why a request is not answered; empty if it is."""
+    host = headers.get("host", "")
+    name, colon, port = host.rpartition(":")
+    if (name if colon and port.isdigit() else host).lower() not in _NAMES:
+        return f"This page is for a browser on this machine: http://{HOST}, not {host[:80]!r}."
+    origin = headers.get("origin")
+    if origin is not None and origin != f"http://{host}":
+        return f"A page of {origin[:80]!r} may not ask here."
+    site = headers.get("sec-fetch-site", "none")
+    if site not in ("none", "same-origin") and (method, path) != ("GET", "/"):
+        return "A page of another site may not ask here."
+    return ""
+
+
+__all__ = ["HOST", "PORT", "Reviewed", "application", "run"]

@@ -1,0 +1,117 @@
+"""From several people's verdicts to one a pair."""
+
+from collections.abc import Sequence
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cusa.manifests import settled
+from cusa.manifests.samples import Split
+from cusa.manifests.settled import DISPUTED, Settled
+from cusa.manifests.verdicts import Journal, Verdict
+from tests.manifests.test_verdicts import make
+from tests.worlds import make_work
+
+
+def votes(*words: str) -> list[Verdict]:
+    return [
+        make(number, word, f"reviewer {number}", caption_key="mini/b#0") for number, word in enumerate(words) if word
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["match"], "match"),
+        (["match", "match", "no match"], "match"),
+        (["match", "no match"], DISPUTED),
+        (["match", "related", "no match"], DISPUTED),
+        (["match", "duplicate"], "match"),
+        (["match", "duplicate", "duplicate"], "duplicate"),
+        (["match", "duplicate", "no match"], "match"),
+        (["match", "duplicate", "no match", "no match"], DISPUTED),
+        (["no match", "skip"], "no match"),
+        (["related", "related", "no match"], "related"),
+    ],
+)
+def test_settle__needs_more_than_half(words: Sequence[str], answer: str) -> None:
+    for order in permutations(words):
+        (one,) = settled.settle(votes(*order))
+        assert one.verdict == answer
+        assert one.positive == (answer in ("match", "duplicate"))
+
+
+def test_settle__a_reviewers_last_word_counts_once() -> None:
+    rows = [
+        make(1, "no match", caption_key="mini/b#0"),
+        make(2, "match", caption_key="mini/b#0"),
+        make(3, "skip", caption_key="mini/b#0"),
+    ]
+    (one,) = settled.settle(rows)
+    assert one.votes == {"ada": "match"}
+    undone = [*rows, make(4, "undo", caption_key="mini/b#0", undoes="verdict-0002")]
+    assert settled.settle(undone)[0].votes == {"ada": "no match"}
+    again = [*undone, make(5, "undo", caption_key="mini/b#0", undoes="verdict-0001")]
+    assert settled.settle(again) == []
+    assert [row.verdict for row in settled.standing(again)] == ["skip"]
+
+
+@given(st.lists(st.sampled_from(["match", "related", "no match", "duplicate", "skip"]), min_size=1, max_size=7))
+def test_settle__never_against_more_than_half(words: list[str]) -> None:
+    spoken = [word for word in words if word != "skip"]
+    found = settled.settle(votes(*words))
+    assert len(found) == bool(spoken)
+    for one in found:
+        for word in set(spoken):
+            if 2 * spoken.count(word) > len(spoken):
+                assert one.verdict == word
+
+
+def _given(rows: Sequence[str]) -> list[Settled]:
+    """Return pairs from the columns of a table, a letter a vote and `.` for none."""
+    return [
+        Settled(
+            "i", f"c{column}", "", {f"r{row}": line[column] for row, line in enumerate(rows) if line[column] != "."}
+        )
+        for column in range(len(rows[0]))
+    ]
+
+
+def test_agreement__krippendorffs_own_example() -> None:
+    # Section C of his note: four observers, twelve units.
+    found = settled.agreement(_given(["123321412...", "1233224125.3", ".3332342251.", "12332441251."]))
+    assert found.pairs == 11
+    assert found.unanimous == 8
+    assert found.alpha == pytest.approx(0.743, abs=5e-4)
+
+
+def test_agreement__bounds() -> None:
+    assert settled.agreement([]) == settled.Agreement(0, 0, None)
+    assert settled.agreement(_given(["ab", "ab"])) == settled.Agreement(2, 2, 1.0)
+    assert settled.agreement(_given(["aa", "aa"])).alpha is None
+    assert settled.agreement(_given(["ab", "ba"])) == settled.Agreement(2, 0, pytest.approx(-0.5))
+    assert settled.agreement(_given(["ab.", "a.."])) == settled.Agreement(1, 1, None)
+
+
+def test_judged__keeps_and_reports_keys_that_are_gone(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=3, splits=("train",)), "train")
+    assert settled.judged(split).settled == ()
+    folder = split.folder / "audit"
+    folder.mkdir()
+    first, second = split.image_keys[0], split.caption_keys[-1]
+    with Journal(folder) as journal:
+        journal.append(make(1, image_key=first, caption_key=second))
+        journal.append(make(2, image_key="mini/gone", caption_key=second))
+        journal.append(make(3, image_key=first, caption_key="mini/gone#1"))
+        journal.append(make(4, "skip", image_key=first, caption_key=split.caption_keys[-2]))
+    found = settled.judged(split)
+    assert found.pairs("match") == [(first, second)]
+    assert len(found.unknown) == 2
+    assert found.skipped == {(first, split.caption_keys[-2])}
+    (note,) = found.notes()
+    assert "2 pairs" in note
+    assert "mini/gone" in note
+    assert found.digest != settled.judged(split, folder=tmp_path).digest

@@ -1,0 +1,474 @@
+"""The review over HTTP: who is answered, what is served, and that no verdict is lost or doubled."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cusa.errors import ConfigError, DataError, StaleError
+from cusa.manifests import schemas, store, verdicts
+from cusa.manifests.samples import Split
+from cusa.manifests.verdicts import Journal
+from cusa.pipeline.review import room as room_module
+from cusa.pipeline.review import server
+from cusa.pipeline.review.room import Room
+from tests.manifests.test_verdicts import make
+from tests.pipeline.review.served import Client, in_thread, make_audited, served
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Room]:
+    work = make_audited(tmp_path)
+    opened = Room(Split(work, "train"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def client(room: Room) -> Iterator[Client]:
+    with in_thread(room) as port:
+        yield Client(port)
+
+
+def test_page__is_one_file_that_asks_nobody_else(client: Client) -> None:
+    status, headers, body = client.ask("GET", "/")
+    assert status == 200
+    page = body.decode()
+    assert "{{" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe-inline" not in policy
+    nonce = policy.partition("script-src 'nonce-")[2].partition("'")[0]
+    assert page.count(f'nonce="{nonce}"') == 3
+    assert client.ask("GET", "/")[1]["content-security-policy"] != policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["cache-control"] == "no-store"
+
+
+def test_next__shows_the_candidate_as_the_tables_have_it(client: Client, room: Room) -> None:
+    split = room.split
+    rows = pq.read_table(room.candidates.path).to_pylist()
+    best = max(rows, key=lambda row: row["score"])["score"]
+    shown = client.next()["candidate"]
+    row = next(r for r in rows if (r["image_key"], r["caption_key"]) == (shown["image_key"], shown["caption_key"]))
+    assert row["score"] == best
+    assert shown["numbers"]["score"] == pytest.approx(row["score"])
+    assert shown["numbers"]["text_rank"] == row["text_rank"]
+    assert shown["numbers"]["p_positive"] is None
+    captions = {r["caption_key"]: r for r in split.captions.to_pylist()}
+    assert shown["caption"] == captions[shown["caption_key"]]["text"]
+    for name, key in (("own_captions", "image_key"), ("siblings", "owner_image_key")):
+        expected = [r["text"] for r in captions.values() if r["key"] == shown[key] and r["text"] != shown["caption"]]
+        assert shown[name] == expected
+    for key in (shown["image_key"], shown["owner_image_key"]):
+        status, headers, body = client.image(key)
+        assert (status, headers["content-type"]) == (200, "image/jpeg")
+        assert body == split.image_bytes(split.image_keys.index(key))
+
+
+def test_judge__is_on_the_disk_before_the_next_candidate(client: Client, room: Room) -> None:
+    first = client.next()["candidate"]
+    answer = client.judge(first, "match", "verdict-0001")
+    (row,) = verdicts.read(room.split.folder / "audit")
+    assert (row.image_key, row.caption_key, row.verdict) == (first["image_key"], first["caption_key"], "match")
+    assert row.reviewer == "ada"
+    assert row.score == first["numbers"]["score"]
+    assert row.candidates_sha256 == room.candidates.sha256
+    second = answer["candidate"]
+    assert second["caption_key"] != first["caption_key"] or second["image_key"] != first["image_key"]
+    assert answer["progress"]["done"] == answer["progress"]["mine"] == 1
+    again = client.judge(first, "match", "verdict-0001")
+    assert again["progress"]["mine"] == 1
+    assert len(verdicts.read(room.split.folder / "audit")) == 1
+
+
+def test_judge__undo_brings_the_candidate_back(client: Client, room: Room) -> None:
+    first = client.next()["candidate"]
+    client.judge(first, "match", "verdict-0001")
+    answer = client.judge(first, "undo", "verdict-0002", undoes="verdict-0001")
+    assert answer["candidate"]["caption_key"] == first["caption_key"]
+    assert answer["candidate"]["image_key"] == first["image_key"]
+    assert answer["progress"]["done"] == 0
+    assert answer["history"] == []
+    status, refused = client.post(
+        image_key=first["image_key"],
+        caption_key=first["caption_key"],
+        verdict="undo",
+        undoes="verdict-0001",
+        id="verdict-0003",
+    )
+    assert status == 400
+    assert "already" in refused["error"]
+
+
+def test_judge__refuses_what_is_no_verdict(client: Client, room: Room) -> None:
+    first = client.next()["candidate"]
+    pair = {"image_key": first["image_key"], "caption_key": first["caption_key"]}
+    for told, word in (
+        ({**pair, "verdict": "perhaps", "id": "verdict-0001"}, "perhaps"),
+        ({**pair, "verdict": "match", "id": "x"}, "id"),
+        ({**pair, "verdict": "match"}, "no verdict"),
+        ({**pair, "verdict": ["match"], "id": "verdict-0001"}, "no verdict"),
+        ({**pair, "caption_key": "mini/none#0", "verdict": "match", "id": "verdict-0001"}, "no candidate"),
+        ({**pair, "reviewer": "", "verdict": "match", "id": "verdict-0001"}, "reviewer"),
+    ):
+        status, answer = client.post(**told)
+        assert status == 400
+        assert word in answer["error"]
+    headers = {"Content-Type": "application/json"}
+    assert client.ask("POST", "/verdicts", b"{", headers)[0] == 400
+    assert client.ask("POST", "/verdicts", b"x" * 50_000, headers)[0] == 413
+    assert client.ask("POST", "/verdicts", b"{}", {"Content-Type": "text/plain"})[0] == 415  # what a form can send
+    assert client.ask("DELETE", "/verdicts")[0] == 405
+    assert verdicts.read(room.split.folder / "audit") == []
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "https://127.0.0.1"},
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example:80"},
+        {"Host": "evil.example:8321", "Origin": "http://evil.example:8321"},
+        {"Host": ""},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_guard__answers_no_other_origin(client: Client, room: Room, method: str, headers: dict[str, str]) -> None:
+    shown = room.candidates.queue("").candidates[0]
+    body = {"image_key": shown.image_key, "caption_key": shown.caption_key, "verdict": "match", "id": "verdict-0001"}
+    told = json.dumps({**body, "reviewer": "eve", "tab": "t"}).encode()
+    path = "/verdicts" if method == "POST" else f"/image?key={shown.image_key}"
+    status, answered, content = client.ask(method, path, told, {"Content-Type": "application/json", **headers})
+    assert status == 403
+    assert b"error" in content
+    assert "access-control-allow-origin" not in answered
+    assert verdicts.read(room.split.folder / "audit") == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "localhost:9000", "[::1]:9000", "LOCALHOST"])
+def test_guard__answers_this_machine(client: Client, host: str) -> None:
+    # Another port: the page may come through a tunnel.
+    assert client.ask("GET", "/", headers={"Host": host, "Origin": f"http://{host}"})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "mini/none",
+        "../../../../etc/passwd",
+        "/etc/passwd",
+        "samples.parquet",
+        "mini/picture_0000\0.jpg",
+        "%2e%2e%2f",
+    ],
+)
+def test_image__serves_keys_of_the_split_alone(client: Client, key: str) -> None:
+    status, _, body = client.image(key)
+    assert status == 404
+    assert b"has no image" in body
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/../../etc/passwd", "/page.html", "/%2e%2e/secret", "//etc/passwd"])
+def test_server__has_no_files(client: Client, path: str) -> None:
+    assert client.ask("GET", path)[0] == 404
+
+
+def test_next__filters_by_sql_and_points_at_a_mistake(client: Client, room: Room) -> None:
+    rows = pq.read_table(room.candidates.path).to_pylist()
+    few = [row for row in rows if row["image_rank"] == 1]
+    assert client.next("image_rank = 1 -- the nearest")["progress"]["candidates"] == len(few)
+    nothing = client.next("score > 7")
+    assert nothing["candidate"] is None
+    assert nothing["progress"]["asked"] == 0
+    for bad, said in (
+        ("scor > 1", "score"),
+        ("score > 1; DROP TABLE x", "One statement|syntax"),
+        ("1 = (SELECT count(*) FROM read_csv('/etc/passwd'))", "reads nothing but|cannot be read"),
+        ("x" * 3000, "3000 letters"),
+    ):
+        status, _, body = client.ask("GET", f"/next?reviewer=ada&tab=t&where={bad.replace(' ', '%20')}")
+        assert status == 400, body
+        assert any(word in json.loads(body)["error"] for word in said.split("|")), body
+
+
+def test_room__two_reviewers_and_two_tabs_never_look_at_the_same(room: Room) -> None:
+    seen: list[tuple[str, tuple[str, str]]] = []
+    lock = threading.Lock()
+    number = iter(range(10**6))
+
+    def work(port: int, reviewer: str, tab: str) -> None:
+        client = Client(port, reviewer, tab)
+        shown = client.next()["candidate"]
+        while shown is not None:
+            with lock:
+                seen.append((reviewer, (shown["image_key"], shown["caption_key"])))
+                own = f"verdict-{next(number):06d}"
+            shown = client.judge(shown, "match", own)["candidate"]
+
+    with in_thread(room) as port:
+        threads = [
+            threading.Thread(target=work, args=(port, who, tab))
+            for who, tab in (("ada", "one"), ("ada", "two"), ("bob", "three"))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        left = Client(port, "eve", "four").next()
+    every = [pair for _, pair in seen]
+    assert len(every) == len(set(every)) == len(room.candidates.queue("").candidates)
+    assert left["candidate"] is None
+    rows = verdicts.read(room.split.folder / "audit")
+    assert sorted((row.reviewer, (row.image_key, row.caption_key)) for row in rows) == sorted(seen)
+
+
+def test_room__several_votes_show_agreement(tmp_path: Path) -> None:
+    work = make_audited(tmp_path)
+    room = Room(Split(work, "train"), votes=2)
+    words = {"ada": ["match", "no match", "skip"], "bob": ["match", "related", "match"]}
+    shown: dict[str, list[str]] = {}
+    for reviewer, said in words.items():
+        state = room.next(reviewer=reviewer, tab=reviewer)
+        for number, word in enumerate(said):
+            candidate = state["candidate"]
+            shown.setdefault(reviewer, []).append(candidate["image_key"] + candidate["caption_key"])
+            state = room.judge(
+                id=f"{reviewer}-verdict-{number}",
+                image_key=candidate["image_key"],
+                caption_key=candidate["caption_key"],
+                verdict=word,
+                reviewer=reviewer,
+                tab=reviewer,
+            )
+    assert shown["ada"] == shown["bob"]
+    assert state["progress"]["shared"] == 2
+    assert state["progress"]["unanimous"] == 1
+    assert state["progress"]["done"] == 2
+    assert state["progress"]["verdicts"] == {"match": 2, "disputed": 1}
+    table = room.close()
+    assert table is not None
+    assert pq.read_table(table).num_rows == 6
+
+
+def test_room__the_queue_begins_where_a_verdict_is_worth_most(tmp_path: Path) -> None:
+    work = make_audited(tmp_path)
+    path = work / "train/audit/candidates.parquet"
+    table = pq.read_table(path)
+    if "p_positive" in table.column_names:
+        table = table.drop_columns("p_positive")
+    chances = [None if row % 5 == 0 else (row % 97) / 97 for row in range(table.num_rows)]
+    pq.write_table(table.append_column("p_positive", pa.array(chances, pa.float32())), path)
+    room = Room(Split(work, "train"))
+    order = [one.p_positive for one in room.candidates.queue("").candidates]
+    room.close()
+    if order[0] is None:
+        pytest.skip("this SQL view has no p_positive")
+    there = [chance for chance in order if chance is not None]
+    assert order[: len(there)] == there
+    assert there == sorted(there, key=lambda chance: -chance * (1 - chance))
+
+
+HOSTILE = [
+    "<script>document.title='owned'</script><img src=x onerror=alert(1)>",
+    "</script><script>alert(2)</script>",
+    "كلب أسود \u202e evil.txt \u2066 a dog",
+    "👩‍👩‍👧‍👦 🐕‍🦺 plays 🎾",
+    "a dog " * 17_000,
+    "'; DROP TABLE candidates; --",
+]
+
+
+def make_hostile(folder: Path) -> Path:
+    """Make an audited work folder with captions that want to be more than words."""
+    work = make_audited(folder)
+    split = Split(work, "train")
+    table = split.captions.to_pylist()
+    for number, row in enumerate(table):
+        row["text"] = HOSTILE[number % len(HOSTILE)]
+    path = split.folder / "captions.parquet"
+    store.write_table(path, pa.Table.from_pylist(table, schema=schemas.CAPTIONS))
+    # The candidates were made from these words as far as the table can tell.
+    candidates = split.folder / "audit/candidates.parquet"
+    old = pq.read_table(candidates)
+    told = {**(old.schema.metadata or {}), b"split": Split(work, "train").digest.encode()}
+    store.write_table(candidates, old.replace_schema_metadata(told))
+    return work
+
+
+def test_next__hostile_captions_arrive_as_words(tmp_path: Path) -> None:
+    room = Room(Split(make_hostile(tmp_path), "train"))
+    seen: set[str] = set()
+    with in_thread(room) as port:
+        client = Client(port)
+        state: dict[str, Any] = client.next()
+        for number in range(12):
+            seen.add(state["candidate"]["caption"])
+            state = client.judge(state["candidate"], "skip", f"verdict-{number:04d}")
+    room.close()
+    assert len(seen) > 2
+    assert seen <= set(HOSTILE)
+
+
+def test_run__killed_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    work = make_audited(tmp_path)
+    acknowledged: list[str] = []
+    with served(work, "--as", "ada") as running:
+        client = Client(running.port)
+        state = client.next()
+        number = 0
+
+        def go_on() -> None:
+            nonlocal state, number
+            try:
+                while True:
+                    own = f"verdict-{number:05d}"
+                    state = client.judge(state["candidate"], ("match", "no match", "skip")[number % 3], own)
+                    acknowledged.append(own)
+                    number += 1
+            except (OSError, AssertionError, ConnectionError, TypeError):
+                pass
+
+        worker = threading.Thread(target=go_on)
+        worker.start()
+        while len(acknowledged) < 8 and worker.is_alive():
+            worker.join(0.01)
+        running.kill()
+        worker.join()
+    asked_again = state["candidate"]
+    path = work / "train/audit/verdicts.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"id": "verdict-torn')  # what a power cut may leave
+    rows = verdicts.read(work / "train/audit")
+    assert [row.id for row in rows][: len(acknowledged)] == acknowledged
+    assert len(rows) - len(acknowledged) in (0, 1)
+    with served(work) as running:
+        client = Client(running.port)
+        # The page asks again with the id that had no answer, twice for good measure.
+        for _ in range(2):
+            client.judge(asked_again, ("match", "no match", "skip")[number % 3], f"verdict-{number:05d}")
+        assert client.next()["progress"]["mine"] == len(acknowledged) + 1
+        code, out, err = running.stop()
+    assert code == 0, err
+    assert f"{len(acknowledged) + 1}" not in err
+    assert "verdict-torn" in out
+    table = pq.read_table(work / "train/audit/verdicts.parquet")
+    assert table["id"].to_pylist() == [*acknowledged, f"verdict-{number:05d}"]
+
+
+def test_run__two_servers_on_one_folder(tmp_path: Path) -> None:
+    work = make_audited(tmp_path)
+    split = Split(work, "train")
+    one, other = Room(split), Room(split)
+    first = one.next(reviewer="ada", tab="a")["candidate"]
+    told = {"image_key": first["image_key"], "caption_key": first["caption_key"], "verdict": "match", "tab": "a"}
+    one.judge(id="verdict-0001", reviewer="ada", **told)
+    state = other.judge(id="verdict-0001", reviewer="ada", **told)
+    assert state["progress"]["mine"] == 1
+    assert other.next(reviewer="bob", tab="b")["candidate"]["caption_key"] != first["caption_key"] or (
+        other.next(reviewer="bob", tab="b")["candidate"]["image_key"] != first["image_key"]
+    )
+    one.close()
+    other.close()
+    assert pq.read_table(work / "train/audit/verdicts.parquet").num_rows == 1
+
+
+def test_run__a_port_in_use(tmp_path: Path) -> None:
+    work = make_audited(tmp_path)
+    with server.listen(0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"Port {port} cannot be used"):
+            server.run(work, port=port)
+        done = subprocess.run(
+            [sys.executable, "-m", "cusa", "review", str(work), "--port", str(port)], capture_output=True, text=True
+        )
+    assert done.returncode == 2
+    assert "--port" in done.stderr
+
+
+def test_run__nothing_to_judge_or_a_foreign_table(tmp_path: Path) -> None:
+    work = make_audited(tmp_path)
+    candidates = work / "train/audit/candidates.parquet"
+    with pytest.raises(ConfigError, match="score"):
+        server.run(work, port=0, where="scor > 1")
+    kept = candidates.read_bytes()
+    table = pq.read_table(candidates)
+    pq.write_table(table.replace_schema_metadata({"split": "0" * 64}), candidates)
+    with pytest.raises(StaleError, match="cusa audit"):
+        server.run(work, port=0)
+    pq.write_table(pa.table({"x": [1]}), candidates)
+    with pytest.raises(DataError, match="image_key"):
+        server.run(work, port=0)
+    candidates.unlink()
+    with pytest.raises(DataError, match="cusa audit"):
+        server.run(work, port=0)
+    candidates.write_bytes(kept)
+    (work / "train/audit/verdicts.jsonl").unlink()
+    (work / "train/audit/verdicts.jsonl").mkdir()  # as root reads and writes everything, a folder in the file's place
+    with pytest.raises(DataError, match="cannot be written"):
+        server.run(work, port=0)
+
+
+def test_room__no_candidates_and_keys_that_are_gone(tmp_path: Path) -> None:
+    work = make_audited(tmp_path)
+    split = Split(work, "train")
+    candidates = split.folder / "audit/candidates.parquet"
+    table = pq.read_table(candidates)
+    pq.write_table(table.slice(0, 0), candidates)
+    with Journal(split.folder / "audit") as journal:
+        journal.append(make(1, image_key="mini/gone"))
+    room = Room(split)
+    state = room.next(reviewer="ada", tab="a")
+    assert state["candidate"] is None
+    assert state["progress"]["asked"] == 0
+    assert state["history"][0]["image_key"] == "mini/gone"
+    undone = room.judge(
+        id="verdict-0002",
+        image_key="mini/gone",
+        caption_key="mini/b#1",
+        verdict="undo",
+        undoes="verdict-0001",
+        reviewer="ada",
+        tab="a",
+    )
+    assert undone["candidate"] is None
+    room.close()
+    foreign = table.slice(0, 1).set_column(0, "image_key", pa.array(["mini/gone"]))
+    pq.write_table(foreign.replace_schema_metadata(table.schema.metadata), candidates)
+    room = Room(split)
+    assert room.next(reviewer="ada", tab="a")["candidate"] is None
+    room.close()
+
+
+def test_image__other_formats_and_broken_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = make_audited(tmp_path)
+    room = Room(Split(work, "train"))
+    key = room.split.image_keys[0]
+    data, kind = room.image(key)
+    assert kind == "image/jpeg"
+    monkeypatch.setattr(room_module, "_BROWSERS_READ", {})
+    decoded, kind = room.image(key)
+    assert kind == "image/jpeg"
+    assert decoded[:3] == b"\xff\xd8\xff"
+    assert decoded != data
+    tar = work / "train" / str(room.split.samples["shard"][0])
+    tar.write_bytes(b"")
+    room.split.close()
+    with pytest.raises(DataError, match="ends within"):
+        room.image(key)
+    room.close()
