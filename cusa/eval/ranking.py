@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -42,6 +42,10 @@ class Ranking:
     average_precision: np.ndarray
     top: np.ndarray
     top_scores: np.ndarray
+
+    def of(self, queries: np.ndarray) -> "Ranking":
+        """Return some queries' ranking."""
+        return Ranking(*(getattr(self, field.name)[queries] for field in fields(self)))
 
 
 def score_blocks(query_QD: np.ndarray, gallery_GD: np.ndarray, block: int) -> Iterator[np.ndarray]:
@@ -93,6 +97,22 @@ def _copies(rows_GD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return alike[copies], originals[copies]
 
 
+@dataclass(frozen=True)
+class Truth:
+    """What counts as right for the queries of one ranking.
+
+    Attributes:
+        relevant: for each query the gallery rows of its right items, none twice.
+        num_right: R of each query where it is more than its right items in the gallery: a ground truth may name items
+            that the gallery lacks, and they count as not found.
+        at_r: whether R-Precision and mAP@R are wanted; NaN otherwise.
+    """
+
+    relevant: Sequence[np.ndarray]
+    num_right: np.ndarray | None = None
+    at_r: bool = True
+
+
 def rank(
     blocks: Iterable[np.ndarray],
     relevant: Sequence[np.ndarray],
@@ -106,61 +126,68 @@ def rank(
 
     Args:
         blocks: consecutive rows of the score matrix, (b, G) each; higher is nearer.
-        relevant: for each query the gallery rows of its right items, none twice.
+        relevant: see `Truth`.
         exclude: for each query the one gallery row that is the query itself and is left out; -1 for none.
-        num_right: R of each query where it is more than its right items in the gallery: a ground truth may name items
-            that the gallery lacks, and they count as not found.
+        num_right: see `Truth`.
         top: K.
-        at_r: whether R-Precision and mAP@R are wanted; NaN otherwise.
+        at_r: see `Truth`.
 
     Returns:
         The ranking; see the tie rule at the top of this file.
     """
-    num = len(relevant)
-    out = Ranking(
-        rank=np.zeros(num, np.int64),
-        positives=np.array([len(rows) for rows in relevant], np.int64) if num_right is None else num_right,
-        r_precision=np.full(num, np.nan),
-        average_precision=np.full(num, np.nan),
-        top=np.full((num, top), -1, np.int64),
-        top_scores=np.full((num, top), np.nan, np.float32),
-    )
-    with ThreadPoolExecutor(_THREADS) as pool:
-        _rank_blocks(pool, blocks, relevant, exclude, out, at_r)
-    return out
+    return rank_by_each(blocks, [Truth(relevant, num_right, at_r)], exclude=exclude, top=top)[0]
 
 
-def _rank_blocks(
-    pool: ThreadPoolExecutor,
-    blocks: Iterable[np.ndarray],
-    relevant: Sequence[np.ndarray],
-    exclude: np.ndarray | None,
-    out: Ranking,
-    at_r: bool,
-) -> None:
+def rank_by_each(
+    blocks: Iterable[np.ndarray], truths: Sequence[Truth], *, exclude: np.ndarray | None = None, top: int = 10
+) -> list[Ranking]:
+    """Rank the gallery once and judge it by several truths; see `rank`."""
+    num = len(truths[0].relevant)
+    found = []
+    for truth in truths:
+        positives = np.array([len(rows) for rows in truth.relevant], np.int64)
+        found.append(
+            Ranking(
+                rank=np.zeros(num, np.int64),
+                positives=positives if truth.num_right is None else truth.num_right,
+                r_precision=np.full(num, np.nan),
+                average_precision=np.full(num, np.nan),
+                top=np.full((num, top), -1, np.int64),
+                top_scores=np.full((num, top), np.nan, np.float32),
+            )
+        )
     row = 0
-    for block in blocks:
-        some = slice(row, row + len(block))
-        itself = np.full(len(block), -1) if exclude is None else exclude[some]
-        asked = np.flatnonzero(itself >= 0)
-        themselves = (asked, itself[asked])
-        if len(asked):
-            block = block if block.flags.writeable else block.copy()
-            kept = block[themselves]
-            block[themselves] = -np.inf
-        # Sweeps over memory gain from threads; each has its own rows.
-        cuts = np.linspace(0, len(block), _THREADS + 1).astype(int)
-        parts = [(start, stop) for start, stop in zip(cuts[:-1], cuts[1:], strict=True) if start < stop]
-        jobs = [
-            pool.submit(_rank_block, block[start:stop], relevant[row + start : row + stop], out, row + start, at_r)
-            for start, stop in parts
-        ]
-        for job in jobs:
-            job.result()
-        if len(asked):
-            block[themselves] = kept  # it may be part of somebody's table
-        row = some.stop
-    assert row == len(relevant), (row, len(relevant))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for block in blocks:
+            itself = np.full(len(block), -1) if exclude is None else exclude[row : row + len(block)]
+            asked = np.flatnonzero(itself >= 0)
+            themselves = (asked, itself[asked])
+            if len(asked):
+                block = block if block.flags.writeable else block.copy()
+                kept = block[themselves]
+                block[themselves] = -np.inf
+            # Sweeps over memory gain from threads; each has its own rows.
+            cuts = np.linspace(0, len(block), _THREADS + 1).astype(int).tolist()
+            jobs = [
+                pool.submit(
+                    _rank_block,
+                    block[start:stop],
+                    truth.relevant[row + start : row + stop],
+                    out,
+                    row + start,
+                    truth.at_r,
+                )
+                for truth, out in zip(truths, found, strict=True)
+                for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
+                if start < stop
+            ]
+            for job in jobs:
+                job.result()
+            if len(asked):
+                block[themselves] = kept  # it may be part of somebody's table
+            row += len(block)
+    assert row == num, (row, num)
+    return found
 
 
 def _rank_block(scores: np.ndarray, relevant: Sequence[np.ndarray], out: Ranking, first: int, at_r: bool) -> None:
@@ -236,7 +263,7 @@ def _floor(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def _keep_top(
     out: Ranking, first: int, query_n: np.ndarray, item_n: np.ndarray, score_n: np.ndarray, starts: np.ndarray
 ) -> None:
-    order = np.lexsort((item_n, -score_n, query_n))
+    order = np.lexsort((-score_n, query_n))  # stable: the candidates of a query come by row
     place = np.arange(len(order)) - starts[query_n]  # sorting kept every query's candidates together
     kept = (place < out.top.shape[1]) & np.isfinite(score_n[order])
     where = (first + query_n[kept], place[kept])
