@@ -12,7 +12,7 @@ from typing import Any
 from cusa import recipe as recipes
 from cusa import scoring
 from cusa.errors import ConfigError, DataError, nearest
-from cusa.manifests import ledger, store, tables
+from cusa.manifests import ledger, settled, store, tables
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split, splits
 from cusa.pipeline.stage import Outcome, outcome
@@ -155,6 +155,8 @@ def _train(
         for modality, name in (("image", recipe.teachers.image), ("text", recipe.teachers.text)):
             names[modality] = tables.choose_teacher(split, modality, name)
             inputs[f"the {modality} teacher"] = tables.teacher_digest(split, names[modality])
+    if recipe.loss.false_negatives == "positive":
+        inputs["the verdicts"] = settled.judged(split).digest
     told = recipe.model_dump(mode="json", exclude={"name", "description", "eval", "teachers"})
     told["train"] = {key: value for key, value in told["train"].items() if key not in recipe.train.FREE}
     told["teachers"] = names

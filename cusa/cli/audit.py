@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from cusa.cli.console import Console, report_outcomes
+from cusa.cli.console import Console, print_json, print_text, report_outcomes
 from cusa.cli.options import AsJson, Force, Splits, Work, validated
+from cusa.errors import DataError
 
 
 def audit(
@@ -20,6 +21,10 @@ def audit(
     neighbours: Annotated[int, typer.Option(help="Depth of the neighbourhoods that are joined.")] = 50,
     minimum_score: Annotated[float, typer.Option(help="Candidates below are not written, 0 to 1.")] = 0.0,
     gallery: Annotated[int, typer.Option(help="Candidates shown as pictures.")] = 60,
+    export_eccv: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Audit nothing: write the verdicts as a ground truth in ECCV's layout."),
+    ] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -28,6 +33,9 @@ def audit(
     from cusa.pipeline import audit as stage
     from cusa.pipeline.config import AuditConfig
 
+    if export_eccv is not None:
+        _export(work, split or splits(work), export_eccv, as_json=as_json)
+        return
     config = validated(AuditConfig, neighbours=neighbours, minimum_score=minimum_score, gallery=gallery)
     with Console() as console:
         outcomes = [
@@ -43,3 +51,25 @@ def audit(
             for name in split or splits(work)
         ]
     report_outcomes(*outcomes, as_json=as_json)
+
+
+def _export(work: Path, names: list[str], out: Path, *, as_json: bool) -> None:
+    """Write the verdicts of one split, or of several into a folder each."""
+    from cusa.manifests.samples import Split
+    from cusa.manifests.verdicts import FOLDER, read
+    from cusa.pipeline import export_matches
+
+    judged = [name for name in names if read(work / name / FOLDER)]
+    if not judged:
+        raise DataError(f"Nobody has judged a pair of {work}. Run `cusa review {work}`.", work=work)
+    done = [export_matches.run(Split(work, name), out / name if len(judged) > 1 else out) for name in judged]
+    if as_json:
+        print_json([vars(one) for one in done])
+        return
+    for one in done:
+        print_text(
+            f"audit: {one.files[0].parent}: {one.images:,} images and {one.captions:,} captions as queries, "
+            f"{one.pairs:,} true pairs, ids are {one.ids}"
+        )
+        for note in one.notes:
+            print_text(f"  {note}")

@@ -40,6 +40,12 @@ def shard(
     quality: Annotated[int, typer.Option(help="JPEG quality of resized images.")] = 92,
     keys: Annotated[Path | None, typer.Option(help="Of `subset`: a file with a key a line.")] = None,
     query: Annotated[str, typer.Option("--sql", help="Of `subset`: a query whose first column is keys.")] = "",
+    verdicts: Annotated[
+        str,
+        typer.Option(
+            help="Of `subset`: drop (judged duplicates, and captions true of other images too) or merge (duplicates)."
+        ),
+    ] = "",
     append: Annotated[bool, typer.Option("--append", help="Add new images to OUT; what is there stays.")] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0 = one a core.")] = 0,
     engine: EngineKind = "local",
@@ -65,7 +71,7 @@ def shard(
     names = _columns(columns or ())
     with Console() as console:
         if layout == "subset":
-            reading = readers.read_subset(source, _keys(source, keys, query))
+            reading = readers.read_subset(source, _keys(source, keys, query, verdicts), verdicts=verdicts)
         else:
             told = validated(ReadConfig, dataset=dataset, split=split, train_classes=train_classes, **names)
             reading = readers.read(layout, source, images, told)
@@ -93,10 +99,12 @@ def _columns(told: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _keys(work: Path, file: Path | None, query: str) -> list[str]:
-    """Return the keys of a subset, from a file or a query."""
+def _keys(work: Path, file: Path | None, query: str, verdicts: str) -> list[str] | None:
+    """Return the keys of a subset, from a file or a query; None for all, where verdicts say what becomes of them."""
+    if verdicts and file is None and not query:
+        return None
     if (file is None) == (not query):
-        raise ConfigError("A subset is named by --keys FILE or by --sql QUERY: give one of them.")
+        raise ConfigError("A subset is named by --keys FILE, --sql QUERY or --verdicts: give one of them.")
     if file is not None:
         if not file.is_file():
             raise DataError(f"{file} does not exist. It should hold one key a line.", path=file)

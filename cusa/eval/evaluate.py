@@ -15,7 +15,7 @@ from cusa.eval.config import NOT_IN_THE_NUMBERS, EvalConfig
 from cusa.eval.scores import Cosines, Scores
 from cusa.eval.share import ALONE, Share
 from cusa.eval.tasks import COCO, CXC, TASKS, Embedded, answers, coco_ids
-from cusa.manifests import cxc_ratings, datasets, ledger, schemas, store
+from cusa.manifests import cxc_ratings, datasets, ledger, schemas, settled, store
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 
@@ -77,15 +77,17 @@ def run(
     book = out / "ledger.json"
     truth_path = split.folder / "truth.parquet"
     rated = cxc_ratings.files(ratings, split.name) if ratings is not None else {}
+    judged = settled.judged(split)
     inputs = {
         "student": student_digest,
         "split": split.digest,
         "truth": store.sha256_file(truth_path) if truth_path.is_file() else "none",
         "ground truth": store.sha256_folder(ground_truth) if ground_truth else "package",
+        "verdicts": judged.digest if judged.settled else "none",
         "training split": "unknown" if train is None else train.digest,
         **{path.name: store.sha256_file(path) for path in rated.values()},
     }
-    wanted = list(tasks) or _allowed(split, truth_path.is_file(), ground_truth, bool(rated))
+    wanted = list(tasks) or _allowed(split, truth_path.is_file(), ground_truth, bool(rated), bool(judged.settled))
     parameters = {
         "protocol": PROTOCOL,
         "split": split.name,
@@ -125,6 +127,7 @@ def run(
             truth,
             truths,
             known,
+            judged,
             train,
             wanted,
             out,
@@ -144,6 +147,7 @@ def _finish(
     truth: Mapping[str, Sequence[str]] | None,
     truths: eccv.GroundTruths | None,
     ratings: Mapping[str, cxc_ratings.Ratings],
+    judged: settled.Judged,
     train: Split | None,
     wanted: Sequence[str],
     out: Path,
@@ -156,7 +160,17 @@ def _finish(
     scores, score = _cross_scores(model, split, config, embeddings, on_event)
     space, words = model.space_of("uni-modal")
     seen = Embedded(
-        split, embeddings.image, embeddings.text, scores, score, space, words, truth, truths, ratings or None
+        split,
+        embeddings.image,
+        embeddings.text,
+        scores,
+        score,
+        space,
+        words,
+        truth,
+        truths,
+        ratings=ratings or None,
+        audited=settled.true_pairs(split, judged) if judged.settled else None,
     )
     found, tables = {}, [schemas.PER_QUERY.empty_table()]
     on_event("rank", 0, len(wanted))
@@ -176,7 +190,7 @@ def _finish(
         "protocol": PROTOCOL,
         "ties": TIES,
         "interval": resampled if config.bootstrap else "none",
-        "remarks": _remarks(model, split, leaked, wanted, words),
+        "remarks": [*_remarks(model, split, leaked, wanted, words), *judged.notes()],
         "leakage": leaked,
         "tasks": found,
     }
@@ -264,13 +278,13 @@ def _cross_scores(
     return first, "cross"
 
 
-def _allowed(split: Split, has_truth: bool, ground_truth: Path | None, rated: bool) -> list[str]:
+def _allowed(split: Split, has_truth: bool, ground_truth: Path | None, rated: bool, is_judged: bool) -> list[str]:
     """Return the tasks that the split's data allow, and those that a user means by giving a ground truth."""
     names = ["text-to-text", "cross-modal"] if split.num_captions else []
     if split.num_captions and np.bincount(split.caption_owner).max() > 5:
         names.append("cross-modal-first-five")
     names += CXC if rated else ()
-    names += ["image-to-image", *(["cross-modal-truth"] if has_truth else [])]
+    names += ["image-to-image", *(["cross-modal-truth"] if has_truth else []), *(["audited"] if is_judged else [])]
     official = eccv.official_folder()
     if ground_truth is not None or (official is not None and _is_official(split, official)):
         names += COCO

@@ -21,6 +21,7 @@ TASKS = {
     "cross-modal": "R@K both ways and RSUM by the data set's own pairs, all captions",
     "cross-modal-first-five": "the same with the first five captions an image",
     "cross-modal-truth": "R@1, R-Precision and mAP@R both ways by every known match",
+    "audited": "R@K, RSUM, R-Precision and mAP@R both ways by own pairs and what people judged to match",
     "coco-5k": "R@K on COCO's 5,000 test images, five captions each",
     "coco-1k": "the mean of five folds of it",
     "cxc": "R@K by the matches of Crisscrossed Captions",
@@ -57,6 +58,7 @@ class Embedded:
         uni: the space of uni-modal tasks.
         uni_words: the same for people.
         truth: every known match (`image_key`, `caption_key`), or None.
+        audited: (P, 2) image and caption rows of own pairs and of those that people judged to match, or None.
         truths: the ground truths of COCO's test split, or None.
         ratings: Crisscrossed Captions' ratings of the split, by what is rated.
     """
@@ -71,6 +73,7 @@ class Embedded:
     truth: Mapping[str, Sequence[str]] | None = None
     truths: eccv.GroundTruths | None = None
     ratings: Mapping[str, Ratings] | None = None
+    audited: np.ndarray | None = None
 
 
 def answers(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
@@ -85,6 +88,7 @@ def answers(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Itera
         (("cross-modal",), _cross_modal),
         (("cross-modal-first-five",), _first_five),
         (("cross-modal-truth",), _under_truth),
+        (("audited",), _audited),
         (COCO, _coco),
         (CXC, _cxc),
         (("text-to-text",), _text_to_text),
@@ -161,6 +165,37 @@ def _under_truth(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> 
         cross_modal.under_truth(both), found, seen.score, protocol, split.num_images + split.num_captions
     )
     yield Answer(name, summary, per_query(name, split, directions))
+
+
+def _audited(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+    name, split = "audited", seen.split
+    if seen.scores is None:
+        yield unavailable(name, _TEXTS_ALONE)
+        return
+    if seen.audited is None:
+        yield unavailable(name, f"nobody has judged a pair of {split.folder}: `cusa review` asks for verdicts")
+        return
+    images, captions = seen.audited.T
+    of_image, of_caption = _grouped(images, captions, split.num_images), _grouped(captions, images, split.num_captions)
+    both = cross_modal.rank_both_ways(seen.scores, of_image, of_caption, config, at_r=True)
+    directions = {cross_modal.IMAGE_TO_TEXT: both.image_to_text, cross_modal.TEXT_TO_IMAGE: both.text_to_image}
+    found = intervals.of_rankings(config, directions, _image_of(split), config.ks, prefix=True, rsum=True)
+    found |= intervals.of_rankings(config, directions, _image_of(split), (), prefix=True, at_r=True)
+    at_r = {key: value for key, value in cross_modal.under_truth(both).items() if not key.endswith("r@1")}
+    more = len(images) - split.num_captions
+    protocol = (
+        f"the data set's own pairs and {more:,} more that people judged to match count as right; who was not asked "
+        "about stays wrong; R@K and RSUM: a query is a hit if any right answer is among the first K"
+    )
+    queries = split.num_images + split.num_captions
+    summary = summarise({**cross_modal.recalls(both, config.ks), **at_r}, found, seen.score, protocol, queries)
+    yield Answer(name, summary, per_query(name, split, directions))
+
+
+def _grouped(queries: np.ndarray, answers: np.ndarray, number: int) -> list[np.ndarray]:
+    """Return the answers of each of `number` queries."""
+    order = np.argsort(queries, kind="stable")
+    return np.split(answers[order], np.searchsorted(queries[order], np.arange(1, number)))
 
 
 def _coco(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:

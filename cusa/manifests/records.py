@@ -15,6 +15,8 @@ class CaptionRecord:
     caption_id: str
     """The data set's own id, for example COCO's annotation id; empty if it has none."""
     text: str
+    position: int | None = None
+    """The number in its key; None = its place among the image's captions."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class ImageRecord:
 
     def to_json(self) -> list[Any]:
         """Return the record as plain values, for a plan that a worker reads."""
-        captions = [[caption.caption_id, caption.text] for caption in self.captions]
+        captions = [
+            [one.caption_id, one.text, *([] if one.position is None else [one.position])] for one in self.captions
+        ]
         where = None if self.path is None else str(self.path)
         names = [self.key, self.split, where, self.source, captions, self.label, self.role]
         return [*names, self.offset, self.length, list(self.array)]
@@ -49,7 +53,7 @@ class ImageRecord:
     def from_json(cls, values: Sequence[Any]) -> "ImageRecord":
         """Make a record of what `to_json` gave."""
         key, split, path, source, captions, label, role, offset, length, array = values
-        texts = tuple(CaptionRecord(name, text) for name, text in captions)
+        texts = tuple(CaptionRecord(*caption) for caption in captions)
         where = None if path is None else place(path)
         return cls(key, split, where, source, texts, label, role, offset, length, tuple(array))
 
@@ -90,6 +94,7 @@ REASONS = {
     "empty-caption": "nothing is left of the caption once cleaned",
     "duplicate-key": "an earlier row has the same key",
     "not-finite": "the features hold a number that is not finite",
+    "judged": "people judged it a duplicate, or its words true of another image as well",
     "no-score": "the pair of texts has no score",
     "bad-row": "the row lacks a field or has one of the wrong type",
 }

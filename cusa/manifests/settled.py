@@ -1,9 +1,11 @@
 """From what several people said to one answer a pair, and how far they agree."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from cusa.manifests import store, verdicts
 from cusa.manifests.samples import Split
@@ -160,3 +162,50 @@ def judged(split: Split, *, folder: Path | None = None) -> Judged:
     skipped = {(row.image_key, row.caption_key) for row in standing(rows)} - seen
     digest = store.digest(sorted((one.image_key, one.caption_key, one.verdict) for one in settled))
     return Judged(settled, unknown, frozenset(skipped), digest)
+
+
+def merged(number: int, couples: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Return for each of `number` rows the first row that couples tie it to, itself where none does."""
+    first = np.arange(number, dtype=np.int64)
+
+    def find(row: int) -> int:
+        while first[row] != row:
+            first[row] = first[first[row]]
+            row = int(first[row])
+        return row
+
+    for one, other in couples:
+        low, high = sorted((find(int(one)), find(int(other))))
+        first[high] = low
+    return np.array([find(row) for row in range(number)], dtype=np.int64)
+
+
+def same_images(split: Split, found: Judged) -> np.ndarray:
+    """Return for each image row the first row of the images that people called one with it: int64 (images,)."""
+    rows = judged_rows(split, found, "duplicate")
+    return merged(split.num_images, list(zip(rows[:, 0], split.caption_owner[rows[:, 1]], strict=True)))
+
+
+def judged_rows(split: Split, found: Judged, *words: str) -> np.ndarray:
+    """Return image and caption row of the pairs with one of these verdicts: int64 (pairs, 2)."""
+    image_row = {key: row for row, key in enumerate(split.image_keys)}
+    caption_row = {key: row for row, key in enumerate(split.caption_keys)}
+    rows = [(image_row[image], caption_row[caption]) for image, caption in found.pairs(*words)]
+    return np.array(rows, dtype=np.int64).reshape(-1, 2)
+
+
+def true_pairs(split: Split, found: Judged) -> np.ndarray:
+    """Return every pair that is true by the data set or by its verdicts, image and caption row: int64 (pairs, 2).
+
+    A caption is true of its own image, of those it was judged to match, and of every image that is one with any of
+    these; sorted by image, then caption.
+    """
+    matches = judged_rows(split, found, "match")
+    captions = np.arange(split.num_captions)
+    pairs = np.concatenate([np.stack([split.caption_owner, captions], 1), matches])
+    same = same_images(split, found)
+    members: dict[int, list[int]] = {}
+    for row, first in enumerate(same.tolist()):
+        members.setdefault(first, []).append(row)
+    every = [(row, caption) for image, caption in pairs.tolist() for row in members[int(same[image])]]
+    return np.unique(np.array(every, dtype=np.int64).reshape(-1, 2), axis=0)

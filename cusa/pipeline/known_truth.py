@@ -107,12 +107,12 @@ def _from_table(split: Split, source: Path) -> KnownTruth:
 
 
 def _from_folder(split: Split, folder: Path) -> KnownTruth:
-    """Read ECCV Caption's layout; the split's image ids are the numbers in its keys, its caption ids a column."""
-    images = {
-        int(name): row for row, key in enumerate(split.image_keys) if (name := key.rpartition("/")[2]).isdecimal()
-    }
+    """Read ECCV Caption's layout, by our keys or by COCO's ids: the numbers in image keys, and a column of captions."""
+    images = {key: row for row, key in enumerate(split.image_keys)}
+    images |= {str(int(name)): row for key, row in images.items() if (name := key.rpartition("/")[2]).isdecimal()}
+    captions = {key: row for row, key in enumerate(split.caption_keys)}
     ids = split.captions["caption_id"].to_pylist()
-    captions = {int(name): row for row, name in enumerate(ids) if name.isdecimal()}
+    captions |= {str(int(name)): row for row, name in enumerate(ids) if name.isdecimal()}
     found, unknown, names = [], 0, set()
     for path in sorted(folder.glob("*.json")):
         match = _FILES.fullmatch(path.name)
@@ -135,8 +135,8 @@ def _from_folder(split: Split, folder: Path) -> KnownTruth:
     return _unique(split, rows[:, 0], rows[:, 1], False, f"{folder.name}: {', '.join(sorted(names))}", unknown)
 
 
-def _pairs(path: Path) -> list[tuple[int, int]]:
-    return [(query, answer) for query, answers in coco_matches.read(path).items() for answer in answers]
+def _pairs(path: Path) -> list[tuple[str, str]]:
+    return [(query, answer) for query, answers in coco_matches.read_named(path).items() for answer in answers]
 
 
 def _unique(

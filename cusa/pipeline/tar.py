@@ -154,7 +154,8 @@ def _add(
 def usable_captions(record: ImageRecord) -> tuple[list[dict[str, Any]], list[Drop]]:
     """Return an image's captions as rows of the table, and the reasons of those of which nothing is left."""
     kept, drops = [], []
-    for position, caption in enumerate(record.captions):
+    for place, caption in enumerate(record.captions):
+        position = place if caption.position is None else caption.position
         key = keys.caption_key(record.key, position)
         text = caption.text.strip()
         try:

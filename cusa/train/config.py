@@ -47,8 +47,9 @@ class LossConfig(_Config):
     )
     false_negatives: Literal["soft", "mask", "positive"] = Field(
         default="soft",
-        description="what InfoNCE makes of foreign pairs that may be true: nothing, pairs a teacher calls near leave "
-        "its denominators, or listed pairs become positives",
+        description="what InfoNCE makes of foreign pairs that may be true: nothing; pairs a teacher calls near leave "
+        "its denominators; or verdicts of `cusa review` speak: matches become positives, related and disputed pairs "
+        "leave the denominators, duplicates are one image",
     )
     mask_image: float | Literal["positive"] | None = Field(
         default=None,

@@ -16,6 +16,7 @@ from cusa.train import ranks
 from cusa.train.blocks import Blocks
 from cusa.train.config import LossConfig, TrainConfig
 from cusa.train.gather import TeacherRows
+from cusa.train.judged import JudgedPairs, read_judged
 from cusa.train.order import Order
 from cusa.train.pairs import Pairs
 from cusa.train.stream import PairStream
@@ -33,6 +34,8 @@ class Data:
     """Teacher tables that are on the device whole, by the loss's names for their rows."""
     digests: Mapping[str, str]
     """What the run depends on beside the split: name -> digest."""
+    judged: JudgedPairs | None
+    """What people said of pairs of the split, on the device; None where the loss does not ask."""
     met: Mapping[str, float]
     """How often near images meet, in this order and at random; empty where nobody asks."""
     notes: tuple[str, ...]
@@ -59,7 +62,8 @@ class Data:
             device: where teacher tables may stay.
 
         Raises:
-            ConfigError: if no batch can be filled, or not every rank has pairs in every part.
+            ConfigError: if no batch can be filled, or not every rank has pairs in every part, or the loss asks for
+                verdicts and nobody has judged.
             DataError, StaleError: if a table is missing, broken, or of another state of the split.
         """
         chosen: dict[str, str] = {}
@@ -71,7 +75,12 @@ class Data:
         rows = {kind: TeacherRows(split, teacher, fallback=out / "cache") for kind, teacher in chosen.items()}
         if not ranks.rank():
             ranks.barrier()
+        notes: list[str] = []
         digests = {f"the {kind} teacher": teacher.digest for kind, teacher in rows.items()}
+        judged = None
+        if loss.false_negatives == "positive":
+            judged, digests["the verdicts"] = read_judged(split, device)
+            notes += judged.notes
         order, met = _order(config, split, pairs, chosen or dict(teachers), digests)
         if order.fewest < ranks.world() * config.accumulate:
             raise ConfigError(
@@ -79,7 +88,7 @@ class Data:
                 f"accumulate={config.accumulate}. Set train.drop_last=true, or fewer parts.",
                 key="train.batch",
             )
-        on_device, notes, budget = {}, [], config.teacher_mib << 20
+        on_device, budget = {}, config.teacher_mib << 20
         for kind in rows if config.teacher_mib else ():
             table = rows[kind].on(device, budget=budget)
             if table is None:
@@ -103,7 +112,7 @@ class Data:
             draft=_draft(config, student),
             pairs=pairs,
         )
-        return Data(order, stream, on_device, digests, met, tuple(notes))
+        return Data(order, stream, on_device, digests, judged, met, tuple(notes))
 
 
 def _order(

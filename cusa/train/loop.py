@@ -109,10 +109,10 @@ def run(
         )
     if not (loss.infonce_weight or loss.alpha or loss.beta):
         raise ConfigError("All weights of the loss are 0. Set loss.infonce_weight, loss.alpha or loss.beta.")
-    if loss.false_negatives == "positive":
+    if loss.false_negatives == "positive" and (student.has_own_loss or student.scores_pairs):
         raise ConfigError(
-            "loss.false_negatives is 'positive', which needs a list of pairs that training by recipe does not read. "
-            "Set soft or mask, or give `positive_pairs` to CUSALoss in a loop of your own.",
+            "loss.false_negatives is 'positive', which InfoNCE over embeddings knows what to do with; this student "
+            "scores pairs or brings a loss of its own. Set soft, or drop judged images with `cusa shard subset`.",
             key="loss.false_negatives",
         )
     if force and must_resume:
@@ -135,7 +135,13 @@ def run(
             prepare(student.to(device), config)
             objective = make_loss(loss).to(device)
             session = Session(
-                config, student=student, loss=objective, out=out, identity=identity, on_device=data.on_device
+                config,
+                student=student,
+                loss=objective,
+                out=out,
+                identity=identity,
+                on_device=data.on_device,
+                judged=data.judged,
             )
             session.resume(allow_changed=allow_changed, must=must_resume)
             if ranks.world() > 1 and student.has_own_loss:

@@ -18,6 +18,7 @@ from cusa.train import checkpoint, ranks
 from cusa.train.average import Average
 from cusa.train.batch import Batch
 from cusa.train.config import TrainConfig
+from cusa.train.judged import JudgedPairs
 from cusa.train.losses import CUSALoss
 from cusa.train.optimizer import parameter_groups
 from cusa.train.prepare import train_mode
@@ -36,6 +37,7 @@ class Session:
         out: the run's folder.
         identity: what its checkpoints belong to.
         on_device: teacher tables that are on the device whole, by the loss's names for their rows.
+        judged: what people said of pairs of the split, on the device; None where the loss does not ask.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Session:
         out: Path,
         identity: checkpoint.Identity,
         on_device: Mapping[str, Tensor] | None = None,
+        judged: JudgedPairs | None = None,
     ) -> None:
         self.config = config
         self.student = student
         self.loss = loss.train()
         self.device = next(student.parameters()).device
         self.on_device = on_device or {}
+        self.judged = judged
         train_mode(student, config.freeze)
         ranks.share_weights(student)
         named = [*student.named_parameters("student"), *loss.named_parameters("loss")]

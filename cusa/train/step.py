@@ -65,11 +65,13 @@ def take(session: Session, parts: Sequence[Batch], *, rate: float) -> dict[str, 
 def describe(session: Session, part: Batch, terms: dict[str, Tensor], *, rate: float) -> dict[str, float]:
     """Return a step's numbers: a function of state and batch alone. Soft labels are described by the part's own."""
     values = {name: float(term) for name, term in terms.items()}
-    rows = _teachers(session, part)
+    rows, ids = _teachers(session, part), _ids(session, part)
     described = session.loss.diagnostics(
         teacher_image=rows.get("teacher_image"),
         teacher_text=rows.get("teacher_text"),
-        image_ids=part.image_ids.to(session.device),
+        image_ids=ids["image_ids"],
+        text_ids=ids.get("text_ids"),
+        positive_pairs=ids.get("positive_pairs"),
     )
     values |= {name: float(value) for name, value in described.items()}
     weights = session.loss.effective_weights(part.pairs)
@@ -90,8 +92,16 @@ def _terms(session: Session, part: Batch) -> dict[str, Tensor]:
             session.loss,
             out,
             **_teachers(session, part),
-            image_ids=part.image_ids.to(device, non_blocking=True),
+            **_ids(session, part),
         )
+
+
+def _ids(session: Session, part: Batch) -> dict[str, Tensor]:
+    """Return who is who in a part: image ids, and where people judged, what they said of its pairs."""
+    image_ids = part.image_ids.to(session.device, non_blocking=True)
+    if session.judged is None:
+        return {"image_ids": image_ids}
+    return session.judged.of(image_ids, part.rows.to(session.device, non_blocking=True))
 
 
 def _teachers(session: Session, part: Batch) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ def terms(
     image_ids: Tensor,
     teacher_image: Tensor | None = None,
     teacher_text: Tensor | None = None,
+    **listed: Tensor,
 ) -> dict[str, Tensor]:
     """Compute the loss of one batch.
 
@@ -36,13 +37,16 @@ def terms(
         image_ids: (B,), equal for pairs of the same image.
         teacher_image: (B, E), needed if alpha or beta is not 0.
         teacher_text: (B, F), likewise.
+        **listed: `text_ids`, `positive_pairs` and `ignored_pairs` of `CUSALoss`, for dual encoders alone.
 
     Returns:
         `loss` and the named terms it is the sum of, weights applied.
     """
     if not student.has_own_loss and "similarity" not in out:
         embeddings = {name: out[name] for name in ("image", "text", "image_uni", "text_uni") if name in out}
-        return loss(**embeddings, teacher_image=teacher_image, teacher_text=teacher_text, image_ids=image_ids)
+        teachers = {"teacher_image": teacher_image, "teacher_text": teacher_text}
+        return loss(**embeddings, **teachers, image_ids=image_ids, **listed)
+    assert not listed, "listed pairs are InfoNCE's over embeddings"
     if loss.training:
         for temperature in loss.temperatures().values():
             temperature.clamp_()

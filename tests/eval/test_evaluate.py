@@ -13,8 +13,10 @@ from cusa.eval.config import EvalConfig
 from cusa.eval.encode import Embeddings, encode
 from cusa.manifests import schemas, store
 from cusa.manifests.samples import Split
+from cusa.manifests.verdicts import Journal
 from tests import worlds
 from tests.eval.seers import Seer
+from tests.manifests.test_verdicts import make
 
 CONFIG = EvalConfig(batch_size=5, ks=(1, 3), block=7, top=4, bootstrap=60)
 
@@ -235,3 +237,42 @@ def test_validate__stays_on_the_device_the_student_trains_on(tmp_path: Path, mon
     found = evaluate.validate(student, _world(tmp_path, images=4, captions=2), CONFIG)
     assert student.mix.device.type == "cpu"
     assert found["rsum"] == pytest.approx(sum(value for name, value in found.items() if "/r@" in name))
+
+
+def test_run__audited_pairs_equal_plain_loops(tmp_path: Path) -> None:
+    split = _world(tmp_path, images=8, captions=3)
+    before = _run(split, tmp_path / "eval")
+    assert "audited" not in before["tasks"]
+    (split.folder / "audit").mkdir()
+    owner, captions = split.caption_owner, split.num_captions
+    # Every fifth foreign pair is judged to match; images 0 and 1 are one.
+    foreign = [(i, c) for i in range(8) for c in range(captions) if owner[c] != i]
+    matches = [pair for pair in foreign[::5] if pair != (0, 3)]
+    with Journal(split.folder / "audit") as journal:
+        for number, (image, caption) in enumerate([*matches, (0, 3)]):
+            keys = {"image_key": split.image_keys[image], "caption_key": split.caption_keys[caption]}
+            journal.append(make(number, "duplicate" if (image, caption) == (0, 3) else "match", **keys))
+    result = _run(split, tmp_path / "eval")
+    assert result["fresh"]
+    true = {(int(owner[c]), c) for c in range(captions)} | set(matches)
+    true |= {(1 - i, c) for i, c in true if i < 2}
+    of_image = [{c for c in range(captions) if (i, c) in true} for i in range(8)]
+    of_caption = [{i for i in range(8) if (i, c) in true} for c in range(captions)]
+    seen = encode(Seer(), split, CONFIG)
+    metrics = result["tasks"]["audited"]["metrics"]
+    total = 0.0
+    for direction, queries, gallery, right in (
+        ("image-to-text", seen.image["cross"], seen.text["cross"], of_image),
+        ("text-to-image", seen.text["cross"], seen.image["cross"], of_caption),
+    ):
+        places = _ranks(queries, gallery, right, itself=False)
+        for k in CONFIG.ks:
+            assert metrics[f"{direction}/r@{k}"] == pytest.approx(_recall(places, k), abs=1e-4)
+            total += _recall(places, k)
+        precision, average = _at_r(places)
+        assert metrics[f"{direction}/r_precision"] == pytest.approx(precision, abs=1e-4)
+        assert metrics[f"{direction}/map_at_r"] == pytest.approx(average, abs=1e-4)
+    assert metrics["rsum"] == pytest.approx(total, abs=1e-3)
+    assert metrics["rsum"] > result["tasks"]["cross-modal"]["metrics"]["rsum"]
+    assert set(result["tasks"]["audited"]["intervals"]) >= {name for name in metrics if "median" not in name}
+    assert not _run(split, tmp_path / "eval")["fresh"]

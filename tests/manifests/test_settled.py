@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from cusa.manifests import settled
 from cusa.manifests.samples import Split
-from cusa.manifests.settled import DISPUTED, Settled
+from cusa.manifests.settled import DISPUTED, Settled, merged
 from cusa.manifests.verdicts import Journal, Verdict
 from tests.manifests.test_verdicts import make
 from tests.worlds import make_work
@@ -115,3 +116,30 @@ def test_judged__keeps_and_reports_keys_that_are_gone(tmp_path: Path) -> None:
     assert "2 pairs" in note
     assert "mini/gone" in note
     assert found.digest != settled.judged(split, folder=tmp_path).digest
+
+
+@given(st.integers(1, 12), st.data())
+def test_merged__is_the_first_of_a_connected_component(number: int, data: Any) -> None:
+    row = st.integers(0, number - 1)
+    couples = data.draw(st.lists(st.tuples(row, row), max_size=15))
+    groups = [{row} for row in range(number)]
+    for _ in range(number):
+        for one, other in couples:
+            joined = groups[one] | groups[other]
+            for member in joined:
+                groups[member] = joined
+    assert merged(number, couples).tolist() == [min(group) for group in groups]
+
+
+def test_true_pairs__own_matches_and_what_follows_from_copies(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=4, captions=2, splits=("train",)), "train")
+    (split.folder / "audit").mkdir()
+    # Images 0 and 2 are one; caption 6 (of image 3) is true of image 2; caption 1 (of image 0) of image 1.
+    said = {(0, 4): "duplicate", (2, 6): "match", (1, 1): "match", (1, 7): "no match", (3, 0): "related"}
+    with Journal(split.folder / "audit") as journal:
+        for number, ((image, caption), word) in enumerate(said.items()):
+            keys = {"image_key": split.image_keys[image], "caption_key": split.caption_keys[caption]}
+            journal.append(make(number, word, **keys))
+    found = settled.true_pairs(split, settled.judged(split)).tolist()
+    expected = {0: {0, 1, 4, 5, 6}, 1: {1, 2, 3}, 2: {0, 1, 4, 5, 6}, 3: {6, 7}}
+    assert found == [[image, caption] for image, captions in expected.items() for caption in sorted(captions)]

@@ -1,28 +1,38 @@
 """A work folder read again: all of it, or the part that a list of keys names."""
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from cusa.errors import DataError
-from cusa.manifests import schemas, store
+from cusa.errors import ConfigError, DataError, nearest
+from cusa.manifests import schemas, settled, store
+from cusa.manifests.keys import caption_key, split_caption_key
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
 from cusa.manifests.samples import Split, splits
 from cusa.pipeline.readers.reading import Reading, Row, Rows
 
+VERDICTS = ("drop", "merge")
 
-def read_subset(work: Path, keys: Collection[str] | None = None) -> Reading:
+
+def read_subset(work: Path, keys: Collection[str] | None = None, *, verdicts: str = "") -> Reading:
     """Read the shards of a work folder, images by their byte range, splits as they are.
 
     Args:
         work: a work folder.
         keys: image or caption keys to keep; a caption's key keeps its image with all its captions. None keeps all.
+        verdicts: what becomes of what people judged. Of images that are one the first stays: `drop` leaves the others
+            out with their captions, `merge` gives their captions to the first. `drop` also leaves out captions that are
+            true of another image as well, unless none would be left. Empty: nothing.
 
     Returns:
-        The reading; a key that the folder does not hold is a drop.
+        The reading; a key that the folder does not hold is a drop, and so is what verdicts leave out.
 
     Raises:
-        DataError: if the folder is no work folder, or no keys are given.
+        ConfigError: if `verdicts` is none of these.
+        DataError: if the folder is no work folder, no keys are given, or nobody has judged.
     """
+    if verdicts and verdicts not in VERDICTS:
+        raise ConfigError(f"--verdicts {verdicts!r}. {nearest(verdicts, VERDICTS)}", option="--verdicts")
     wanted = None if keys is None else {key.partition("#")[0] for key in keys}
     if wanted is not None and not wanted:
         raise DataError("The subset names no key. Give a file with one key a line, or a query that finds some.")
@@ -30,26 +40,54 @@ def read_subset(work: Path, keys: Collection[str] | None = None) -> Reading:
     files = {f"{name}/{file}": store.sha256_file(work / name / file) for name in names for file in ("shards.parquet",)}
     if wanted is not None:
         files["keys"] = store.digest(sorted(wanted))
+    if verdicts:
+        judged = {name: settled.judged(Split(work, name)) for name in names}
+        if not any(found.settled for found in judged.values()):
+            raise DataError(f"Nobody has judged a pair of {work}. Run `cusa review {work}`.", work=work)
+        files["verdicts"] = store.digest([verdicts, *(found.digest for found in judged.values())])
     first = store.read_table(work / names[0] / "samples.parquet", columns=["key"])["key"].to_pylist()[:1]
     dataset = first[0].partition("/")[0] if first else work.name
     truth = {name: path for name in names if (path := work / name / "truth.parquet").is_file()}
-    return Reading(dataset, Rows(lambda: _rows(work, names, wanted)), files, truth)
+    return Reading(dataset, Rows(lambda: _rows(work, names, wanted, verdicts)), files, truth)
 
 
-def _rows(work: Path, names: list[str], wanted: set[str] | None) -> Iterator[Row]:
+def _rows(work: Path, names: list[str], wanted: set[str] | None, verdicts: str) -> Iterator[Row]:
     found = set()
     for name in names:
         split = Split(work, name)
+        said = _Said(split, verdicts)
         samples = split.samples.select(schemas.SAMPLES.names).to_pylist()
         captions: dict[str, list[CaptionRecord]] = {}
         for row in split.captions.to_pylist():
             if wanted is None or row["key"] in wanted:
-                captions.setdefault(row["key"], []).append(CaptionRecord(row["caption_id"], row["text"]))
-        for row in samples:
+                captions.setdefault(row["key"], []).append(
+                    CaptionRecord(row["caption_id"], row["text"], row["position"])
+                )
+        for number, row in enumerate(samples):
             if wanted is not None and row["key"] not in wanted:
                 continue
             found.add(row["key"])
-            texts = tuple(captions.get(row["key"], ()))
+            if (first := said.one_with(number)) is not None:
+                yield Drop(name, row["key"], row["source"], "image", "judged", f"it is one with {first}")
+                if verdicts == "drop":
+                    for caption in captions.get(row["key"], ()):
+                        detail = f"its image is one with {first}: {caption.text[:200]!r}"
+                        yield Drop(name, row["key"], row["source"], "caption", "judged", detail)
+                continue
+            kept = captions.get(row["key"], [])
+            if verdicts == "merge":
+                more = [caption for copy in said.copies(number) for caption in captions.get(copy, ())]
+                # Behind the image's own, whose keys stay.
+                last = max((caption.position or 0 for caption in kept), default=-1)
+                kept = kept + [replace(one, position=place) for place, one in enumerate(more, last + 1)]
+            elif left := said.ambiguous(row["key"], [caption.position or 0 for caption in kept]):
+                for caption in kept:
+                    if caption.position in left:
+                        key = caption_key(row["key"], caption.position or 0)
+                        detail = f"true of another image as well: {caption.text[:200]!r}"
+                        yield Drop(name, key, row["source"], "caption", "judged", detail)
+                kept = [caption for caption in kept if caption.position not in left]
+            texts = tuple(kept)
             tar = work / name / row["shard"] if row["ext"] else None
             offset, length = row["image_offset"], row["image_bytes"]
             array: tuple[int, ...] = ()
@@ -60,3 +98,36 @@ def _rows(work: Path, names: list[str], wanted: set[str] | None) -> Iterator[Row
             yield ImageRecord(*about, offset=offset, length=length, array=array)
     for key in sorted((wanted or set()) - found):
         yield Drop(names[0], key, str(work), "image", "missing", "the work folder has no such key")
+
+
+class _Said:
+    """What people said of one split, for `drop` or `merge`; nothing where the verdicts are not asked."""
+
+    def __init__(self, split: Split, verdicts: str) -> None:
+        self._keys = split.image_keys if verdicts else []
+        self._first: list[int] = []
+        self._copies: dict[int, list[str]] = {}
+        self._ambiguous: dict[str, set[int]] = {}
+        if not verdicts:
+            return
+        judged = settled.judged(split)
+        self._first = settled.same_images(split, judged).tolist()
+        for row, first in enumerate(self._first):
+            if row != first:
+                self._copies.setdefault(first, []).append(self._keys[row])
+        for _, caption in judged.pairs("match") if verdicts == "drop" else ():
+            key, place = split_caption_key(caption)
+            self._ambiguous.setdefault(key, set()).add(place)
+
+    def one_with(self, row: int) -> str | None:
+        """Return the image that a row is a copy of, None for an image of its own."""
+        return self._keys[self._first[row]] if self._first and self._first[row] != row else None
+
+    def copies(self, row: int) -> list[str]:
+        """Return the copies of an image."""
+        return self._copies.get(row, [])
+
+    def ambiguous(self, key: str, positions: list[int]) -> set[int]:
+        """Return the positions of an image's captions that are true of another image, the first kept if all are."""
+        found = self._ambiguous.get(key, set()).intersection(positions)
+        return found - {min(found)} if len(found) == len(positions) and found else found

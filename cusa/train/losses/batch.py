@@ -60,6 +60,8 @@ class Batch:
     """What leaves InfoNCE's denominators."""
     extra: Extra | None = None
     """Further positives of InfoNCE."""
+    ignored: Extra | None = None
+    """Listed pairs that leave InfoNCE's denominators."""
 
     @property
     def size(self) -> int:

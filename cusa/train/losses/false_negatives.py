@@ -188,7 +188,7 @@ def targets(image_ids_B: Tensor, rows: slice, extra: Extra | None, dtype: torch.
         dtype: of the result.
     """
     found = []
-    for own_Q, other_Q in _both(extra):
+    for own_Q, other_Q in both_ways(extra):
         same_RB = (image_ids_B[rows, None] == image_ids_B[None, :]).to(dtype)
         if own_Q is not None and other_Q is not None:
             inside = (own_Q >= rows.start) & (own_Q < rows.stop)
@@ -231,7 +231,7 @@ def pull(image: Tensor, text: Tensor, image_ids_B: Tensor | None, rows: slice, e
         drawn = [(own[rows] * (other * weight_G)[group_B[rows]]).sum(dtype=exact) for own, other in pairs]
         return drawn[0] + drawn[1]
     drawn = []
-    for (own_Q, other_Q), own, other in zip(_both(extra), (image, text), (text, image), strict=True):
+    for (own_Q, other_Q), own, other in zip(both_ways(extra), (image, text), (text, image), strict=True):
         assert own_Q is not None
         assert other_Q is not None
         sums = torch.zeros_like(other).index_put((group_B,), other, accumulate=True)[group_B]
@@ -241,7 +241,7 @@ def pull(image: Tensor, text: Tensor, image_ids_B: Tensor | None, rows: slice, e
     return drawn[0] + drawn[1]
 
 
-def _both(extra: Extra | None) -> tuple[tuple[Tensor | None, Tensor | None], tuple[Tensor | None, Tensor | None]]:
+def both_ways(extra: Extra | None) -> tuple[tuple[Tensor | None, Tensor | None], tuple[Tensor | None, Tensor | None]]:
     """Return the extra positives as seen from the images, then from the texts."""
     image_Q, text_Q = extra or (None, None)
     return (image_Q, text_Q), (text_Q, image_Q)

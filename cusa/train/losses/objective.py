@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from cusa.errors import ConfigError
 from cusa.train.across_ranks import num_ranks, total
@@ -15,6 +15,7 @@ from cusa.train.losses.batch import Batch, Embeddings, Modes, Negatives, Tempera
 from cusa.train.losses.csa import Divergence, Fusion
 from cusa.train.losses.diagnostics import describe
 from cusa.train.losses.false_negatives import FalseNegatives, Nearness, Threshold, find_listed, near
+from cusa.train.losses.ignored import without
 from cusa.train.losses.infonce import Reduction
 from cusa.train.losses.plain import plain
 from cusa.train.losses.streamed import streamed
@@ -82,7 +83,8 @@ class CUSALoss(nn.Module):
         usa_teacher_temperature: of USA's soft labels, where they are not CSA's.
         false_negatives: what InfoNCE makes of pairs that may be pairs after all. `soft`: nothing, the soft labels of
             CSA and USA speak for them. `mask`: those a teacher calls near leave the denominators. `positive`: those
-            listed in `positive_pairs` become positives. CSA and USA are added in any case, by their weights.
+            listed in `positive_pairs` become positives, those in `ignored_pairs` leave the denominators. CSA and USA
+            are added in any case, by their weights.
         mask_image: with `mask`: image teacher's cosine from which a foreign pair leaves, `positive` (as near as the own
             image: duplicates only), or None: the image teacher is not asked.
         mask_text: with `mask`: text teacher's cosine, `positive` (as near as the image's own captions are to each
@@ -227,6 +229,7 @@ class CUSALoss(nn.Module):
         image_ids: Tensor | None = None,
         text_ids: Tensor | None = None,
         positive_pairs: Tensor | None = None,
+        ignored_pairs: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the objective of one batch.
 
@@ -242,6 +245,8 @@ class CUSALoss(nn.Module):
             positive_pairs: (P, 2) integers, an image's id and a caption's id: pairs that are true although the data set
                 does not list them. They may name images and captions that the batch does not hold. Needed for
                 `positive`. With several ranks: those that touch this rank's batch are enough.
+            ignored_pairs: (P, 2) likewise: pairs of which nobody can say whether they are true. None: no such pair; on
+                every rank or on none.
 
         Returns:
             `loss` and the terms it is the sum of, weights applied: `infonce`, `csa`, `usa`; a term with a weight of 0
@@ -252,14 +257,19 @@ class CUSALoss(nn.Module):
             ConfigError: if a needed input is missing or has another number of rows.
         """
         given = Embeddings(image, text, image_uni, text_uni, teacher_image, teacher_text)
-        self._check(given, image_ids, text_ids, positive_pairs)
+        self._check(given, image_ids, text_ids, positive_pairs, ignored_pairs)
         if self.training:
             for temperature in self.temperatures().values():
                 temperature.clamp_()
         with torch.autocast(image.device.type, enabled=False):
-            batch = self._batch(given, image_ids, text_ids, positive_pairs)
+            batch = self._batch(given, image_ids, text_ids, positive_pairs, ignored_pairs)
             large = self.impl in ("streamed", "triton") or (self.impl == "auto" and batch.size >= STREAMED_FROM)
             unweighted = (streamed if large else plain)(batch, self._temperatures(), self._modes())
+            if batch.ignored is not None:
+                rows = batch.embeddings
+                change = without(rows.image, rows.text, batch.ignored, batch.own, self.infonce_temperature())
+                change = change / batch.size if self.reduction == "release" else change
+                unweighted = (unweighted[0] + change, *unweighted[1:])
             weights = (self.infonce_weight, self.alpha, self.beta)
             found = torch.stack([weight * term for weight, term in zip(weights, unweighted, strict=True)])
             if self.negatives == "global":
@@ -279,25 +289,35 @@ class CUSALoss(nn.Module):
         )
 
     def _batch(
-        self, given: Embeddings, image_ids: Tensor | None, text_ids: Tensor | None, positive_pairs: Tensor | None
+        self,
+        given: Embeddings,
+        image_ids: Tensor | None,
+        text_ids: Tensor | None,
+        positive_pairs: Tensor | None,
+        ignored_pairs: Tensor | None,
     ) -> Batch:
         """Normalise what is needed, gather it from all ranks where they share it, and look at its false negatives."""
         needed, dtype = self._needed(), _wide(given.image).dtype
         optional = {name: getattr(given, name) for name, wanted in needed.items() if wanted}
         rows = given._replace(**{**dict.fromkeys(needed), **optional}).unit(dtype)
-        listed = positive_pairs if self.false_negatives == "positive" and self.infonce_weight else None
+        listed = None
+        if positive_pairs is not None and self.false_negatives == "positive" and self.infonce_weight:
+            kinds = [positive_pairs, positive_pairs[:0] if ignored_pairs is None else ignored_pairs]
+            listed = torch.cat([pad(pairs, (0, 1), value=kind) for kind, pairs in enumerate(kinds)])
         rows, own, image_ids, text_ids, listed = share(rows, image_ids, text_ids, listed, self.negatives)
         if not len(rows.image):
             raise ConfigError("The batch has no rows; a loss over nothing is not defined.", key="image")
-        close, extra = None, None
+        close, extra, ignored = None, None, None
         if self.false_negatives == "mask" and self.infonce_weight:
             ids = ids_or_all_different(image_ids, rows.image)
             close = near(self.nearness, rows.teacher_image, rows.teacher_text, ids)
         if listed is not None:
             assert image_ids is not None
             assert text_ids is not None
-            extra = find_listed(listed, image_ids, text_ids)
-        return Batch(rows, image_ids, own, close, extra)
+            extra = find_listed(listed[listed[:, 2] == 0, :2], image_ids, text_ids)
+            if ignored_pairs is not None:
+                ignored = find_listed(listed[listed[:, 2] == 1, :2], image_ids, text_ids)
+        return Batch(rows, image_ids, own, close, extra, ignored)
 
     def _modes(self) -> Modes:
         return Modes(
@@ -382,7 +402,12 @@ class CUSALoss(nn.Module):
         }
 
     def _check(
-        self, given: Embeddings, image_ids: Tensor | None, text_ids: Tensor | None, positive_pairs: Tensor | None
+        self,
+        given: Embeddings,
+        image_ids: Tensor | None,
+        text_ids: Tensor | None,
+        positive_pairs: Tensor | None,
+        ignored_pairs: Tensor | None,
     ) -> None:
         image, text = given.image, given.text
         if image.ndim != 2 or image.shape != text.shape:
@@ -415,10 +440,9 @@ class CUSALoss(nn.Module):
                 "(0, 2) where none is listed.",
                 key="positive_pairs",
             )
-        if positive_pairs is not None and (positive_pairs.ndim != 2 or positive_pairs.shape[1] != 2):
-            raise ConfigError(
-                f"positive_pairs is {tuple(positive_pairs.shape)}; it must be (P, 2).", key="positive_pairs"
-            )
+        for name, pairs in (("positive_pairs", positive_pairs), ("ignored_pairs", ignored_pairs)):
+            if pairs is not None and (pairs.ndim != 2 or pairs.shape[1] != 2):
+                raise ConfigError(f"{name} is {tuple(pairs.shape)}; it must be (P, 2).", key=name)
 
 
 def _wide(rows: Tensor) -> Tensor:

@@ -68,7 +68,9 @@ def _once(options: dict[str, Any], inputs: dict[str, Tensor], listed: Tensor, pa
     if parallel:
         towers, loss = DistributedDataParallel(towers), DistributedDataParallel(loss)
     others = {name: inputs[name] for name in ("teacher_image", "teacher_text", "image_ids", "text_ids")}
-    terms = loss(**towers(inputs), **others, positive_pairs=listed)
+    # Other pairs than the listed ones, all of them on every rank.
+    ignored = torch.tensor([[0, 3], [2, 7], [5, 1], [1, 4]])
+    terms = loss(**towers(inputs), **others, positive_pairs=listed, ignored_pairs=ignored)
     terms["loss"].backward()
     named = [*towers.named_parameters(), *loss.named_parameters()]
     grads = {f"d {name.removeprefix('module.')}": p.grad for name, p in named if p.grad is not None}

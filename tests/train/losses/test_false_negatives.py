@@ -117,6 +117,43 @@ def test_listed_pairs_become_positives(seed: int, impl: Any) -> None:
     assert extra > 0
 
 
+@pytest.mark.parametrize("reduction", ["standard", "release"])
+@pytest.mark.parametrize("seed", range(4))
+def test_ignored_pairs_leave_the_denominators(seed: int, reduction: Any, impl: Any) -> None:
+    batch = _batch(seed=seed)
+    ids, size = batch["image_ids"].tolist(), len(batch["image_ids"])
+    texts = list(range(100, 100 + size))
+    random = torch.Generator().manual_seed(seed)
+    drawn = torch.stack(
+        [torch.randint(0, 9, (14,), generator=random), torch.randint(100, 112, (14,), generator=random)], 1
+    )
+    pairs, ignored = drawn[:5], drawn[5:]
+    positive, left = ({tuple(pair) for pair in each.tolist()} for each in (pairs, ignored))
+    total, similarity = 0.0, reference.cosines(batch["image"].tolist(), batch["text"].tolist())
+    for matrix, of in (
+        (similarity, lambda i, j: (ids[i], texts[j])),
+        (reference.transpose(similarity), lambda i, j: (ids[j], texts[i])),
+    ):
+        for i, row in enumerate(matrix):
+            own = {j for j in range(size) if ids[i] == ids[j] or of(i, j) in positive}
+            gone = {j for j in range(size) if ids[i] != ids[j] and of(i, j) in left}
+            norm = sum(math.exp(row[j] / 0.07) for j in range(size) if j not in gone)
+            total -= sum(row[j] / 0.07 - math.log(norm) for j in own) / len(own)
+    expected = total / (2 * size * (size if reduction == "release" else 1))
+    loss = _loss(impl, false_negatives="positive", reduction=reduction)
+    batch["image"].requires_grad_()
+    told = {"text_ids": torch.tensor(texts), "positive_pairs": pairs}
+    found = loss(**batch, **told, ignored_pairs=ignored)["infonce"]
+    assert found.item() == pytest.approx(expected, rel=1e-10)
+    (gradient,) = torch.autograd.grad(found, batch["image"])
+    assert torch.isfinite(gradient).all()
+    assert found.item() != loss(**batch, **told)["infonce"].item()
+    nothing = loss(**batch, **told, ignored_pairs=ignored[:0])["infonce"]
+    assert nothing.item() == loss(**batch, **told)["infonce"].item()
+    with pytest.raises(ConfigError, match="ignored_pairs"):
+        loss(**batch, **told, ignored_pairs=ignored[0])
+
+
 @given(seeds, sizes, st.integers(1, 6), st.integers(1, 6), st.integers(0, 20))
 @settings(max_examples=60, deadline=None)
 def test_find_listed_finds_what_loops_find(seed: int, size: int, images: int, texts: int, listed: int) -> None:
