@@ -32,6 +32,7 @@ class EmbeddingCache:
     def __init__(self, folder: Path, key: Mapping[str, str], *, limit: int) -> None:
         self._all = folder
         self._folder = folder / store.digest(dict(key))[:16]
+        self.name = self._folder.name
         self._key = dict(key)
         self._limit = limit
         self._clock = ledger.Clock()
@@ -49,35 +50,9 @@ class EmbeddingCache:
             Places among the contents (n,), and space -> (n, D) float32. A file that is broken is removed: its rows are
             computed again.
         """
-        place = {content: at for at, content in enumerate(contents)}
-        found: list[np.ndarray] = []
-        rows: dict[str, list[np.ndarray]] = {}
-        seen: set[int] = set()
-        for path in self._files(kind):
-            try:
-                table = store.read_table(path)
-                spaces = [name.removeprefix("embedding.") for name in table.column_names if name != "content"]
-                blocks = {
-                    name: tables.embedding_matrix(table.select([f"embedding.{name}"]).rename_columns(["embedding"]))
-                    for name in spaces
-                }
-                listed = [place.get(content, -1) for content in table["content"].to_pylist()]
-            except (DataError, KeyError):
-                path.unlink(missing_ok=True)
-                continue
-            mine = [(row, at) for row, at in enumerate(listed) if at >= 0 and at not in seen]
-            if not mine:
-                continue
-            os.utime(path)
-            seen.update(at for _, at in mine)
-            here = np.array([row for row, _ in mine])
-            found.append(np.array([at for _, at in mine], np.int64))
-            for name, block in blocks.items():
-                rows.setdefault(name, []).append(block[here])
-        self.reused += len(seen)
-        if not found:
-            return np.array([], np.int64), {}
-        return np.concatenate(found), {name: np.concatenate(parts) for name, parts in rows.items()}
+        places, rows = kept(self._folder, kind, contents)
+        self.reused += len(places)
+        return places, rows
 
     def write(self, kind: str, contents: Sequence[bytes], rows: Mapping[str, np.ndarray]) -> None:
         """Keep rows, in one file, if they fit.
@@ -101,7 +76,7 @@ class EmbeddingCache:
 
     def finish(self) -> None:
         """Write the ledger: what the rows were made by, how many there are, how many were used again."""
-        kept = [path for kind in ("image", "text") for path in self._files(kind)]
+        kept = [path for kind in ("image", "text") for path in _files(self._folder, kind)]
         if not kept:
             return
         store.sweep(self._folder)
@@ -115,9 +90,6 @@ class EmbeddingCache:
             counts={"rows": rows, "reused": self.reused, "computed": self.written},
         )
 
-    def _files(self, kind: str) -> list[Path]:
-        return sorted(self._folder.glob(f"{kind}-*.parquet"))
-
     def _make_room(self, need: int) -> None:
         """Remove files, those first that were not used for longest."""
         there = [(path.stat().st_mtime, path.stat().st_size, path) for path in self._all.glob("*/*.parquet")]
@@ -127,3 +99,39 @@ class EmbeddingCache:
                 return
             path.unlink(missing_ok=True)
             total -= size
+
+
+def kept(folder: Path, kind: str, contents: Sequence[bytes]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return which contents one model's folder knows and, space by space, their rows; see `EmbeddingCache.read`."""
+    place = {content: at for at, content in enumerate(contents)}
+    found: list[np.ndarray] = []
+    rows: dict[str, list[np.ndarray]] = {}
+    seen: set[int] = set()
+    for path in _files(folder, kind):
+        try:
+            table = store.read_table(path)
+            spaces = [name.removeprefix("embedding.") for name in table.column_names if name != "content"]
+            blocks = {
+                name: tables.embedding_matrix(table.select([f"embedding.{name}"]).rename_columns(["embedding"]))
+                for name in spaces
+            }
+            listed = [place.get(content, -1) for content in table["content"].to_pylist()]
+        except (DataError, KeyError):
+            path.unlink(missing_ok=True)
+            continue
+        mine = [(row, at) for row, at in enumerate(listed) if at >= 0 and at not in seen]
+        if not mine:
+            continue
+        os.utime(path)
+        seen.update(at for _, at in mine)
+        here = np.array([row for row, _ in mine])
+        found.append(np.array([at for _, at in mine], np.int64))
+        for name, block in blocks.items():
+            rows.setdefault(name, []).append(block[here])
+    if not found:
+        return np.array([], np.int64), {}
+    return np.concatenate(found), {name: np.concatenate(parts) for name, parts in rows.items()}
+
+
+def _files(folder: Path, kind: str) -> list[Path]:
+    return sorted(folder.glob(f"{kind}-*.parquet"))

@@ -134,6 +134,7 @@ def run(
             clock,
             inputs,
             parameters,
+            rows.name if rows is not None else None,
             on_event,
         )
     )
@@ -154,6 +155,7 @@ def _finish(
     clock: ledger.Clock,
     inputs: Mapping[str, str],
     parameters: Mapping[str, Any],
+    kept_in: str | None,
     on_event: OnEvent,
 ) -> dict[str, Any]:
     """Rank, count, and write the results."""
@@ -192,6 +194,7 @@ def _finish(
         "interval": resampled if config.bootstrap else "none",
         "remarks": [*_remarks(model, split, leaked, wanted, words), *judged.notes()],
         "leakage": leaked,
+        "embeddings": kept_in,
         "tasks": found,
     }
     store.write_json(out / "metrics.json", result)
