@@ -192,7 +192,7 @@ def _finish(
         "protocol": PROTOCOL,
         "ties": TIES,
         "interval": resampled if config.bootstrap else "none",
-        "remarks": [*_remarks(model, split, leaked, wanted, words), *judged.notes()],
+        "remarks": [*_remarks(model, split, leaked, wanted), *judged.notes()],
         "leakage": leaked,
         "embeddings": kept_in,
         "tasks": found,
@@ -224,12 +224,14 @@ def _refuse_doubles(split: Split) -> None:
 
 
 def _remarks(
-    model: "Student | TextModel", split: Split, leaked: dict[str, Any] | None, wanted: Sequence[str], space: str
+    model: "Student | TextModel", split: Split, leaked: dict[str, Any] | None, wanted: Sequence[str]
 ) -> list[str]:
     """Return the sentences a person should read beside the numbers."""
     found = list(model.remarks())
     if not getattr(model, "has_uni", True) and not {"text-to-text", "image-to-image", *CXC}.isdisjoint(wanted):
-        found.append(f"There are no uni-modal heads: uni-modal tasks use the {space}, as the paper's baseline does.")
+        found.append(
+            "There are no uni-modal heads: uni-modal tasks use the cross-modal space, as the paper's baseline."
+        )
     name = split.image_keys[0].partition("/")[0]
     counts = datasets.load(name).counts.get(split.name) if name in datasets.names() else None
     if counts is not None and counts.images and counts.images != split.num_images:

@@ -39,6 +39,7 @@ th:first-child, td:first-child { text-align:left; white-space:normal; min-width:
 td.words, th.words { text-align:left; white-space:normal; min-width:12rem; }
 thead th { color:var(--soft); font-weight:550; font-size:.8rem; } tbody tr:last-child td { border-bottom:0; }
 .plain { font-weight:400; } tr.group td { background:var(--tint); font-weight:600; }
+tr.group td > div { position:sticky; left:14px; white-space:normal; max-width:min(100%, calc(100vw - 62px)); }
 .charts { display:grid; grid-template-columns:repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap:14px; }
 figure { margin:0; } .chart { background:var(--card); border:1px solid var(--line); border-radius:14px;
   padding:14px 16px; } .chart figcaption { font-weight:600; font-size:.92rem; margin-bottom:6px; }
@@ -122,7 +123,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: Iterab
     lines = []
     for row in rows:
         if len(row) == 1:
-            lines.append(f'<tr class="group"><td colspan="{len(header)}">{row[0]}</td></tr>')
+            lines.append(f'<tr class="group"><td colspan="{len(header)}"><div>{row[0]}</div></td></tr>')
         else:
             cells = "".join(f"<td{kind(column)}>{cell}</td>" for column, cell in enumerate(row))
             lines.append(f"<tr>{cells}</tr>")
