@@ -1,6 +1,6 @@
 """The loop closed on `scenes`: audit, simulated reviewers of known error rate, training on their verdicts, evaluation.
 
-Usage: python benchmarks/verdict_loop.py WORK [--images 400] [--steps 400] [--seeds 1]
+Usage: python benchmarks/verdict_loop.py WORK [--images 250] [--steps 240] [--seeds 1]
 
 The training split is small, so that a reviewer's verdicts are many among its pairs. Reviewers see the candidates in the
 order of the audit's score and know the truth; each says the opposite of it with a known probability. Every student has
@@ -31,13 +31,13 @@ ROOT = Path(__file__).resolve().parent
 TEACHERS = {"image": "offline-scenes-image", "text": "offline-scenes-text"}
 REVIEWERS = {"never errs": (0.0, 1), "errs in 10 %": (0.1, 1), "three that err in 10 %": (0.1, 3)}
 """Name -> error rate, and how many are asked about each candidate."""
-SHARES = (0.02, 0.1, 0.4, 1.0)
+SHARES = (0.05, 0.3, 1.0)
 """Of the candidates, judged."""
 
 
 def make_data(work: Path, images: int) -> None:
     raw, data = work / "raw", work / "data"
-    journey.download("scenes", out=raw, settings=(f"train={images}", "val=200", "test=500"))
+    journey.download("scenes", out=raw, settings=(f"train={images}", "val=100", "test=300"))
     shard.run(ShardConfig(workers=1), reading=readers.read("karpathy", raw / "dataset_scenes.json", raw), out=data)
     for name in ("train", "val", "test"):
         split = Split(data, name)
@@ -93,8 +93,8 @@ def train_and_score(work: Path, name: str, seed: int, settings: list[str]) -> di
 def main() -> None:
     told = argparse.ArgumentParser()
     told.add_argument("work", type=Path)
-    told.add_argument("--images", type=int, default=400)
-    told.add_argument("--steps", type=int, default=400)
+    told.add_argument("--images", type=int, default=250)
+    told.add_argument("--steps", type=int, default=240)
     told.add_argument("--seeds", type=int, default=1)
     options = told.parse_args()
     work: Path = options.work
@@ -118,7 +118,7 @@ def main() -> None:
         points.append({"reviewers": kind, "judged": judged, **more, **mean, "seeds": found})
         print(json.dumps({key: value for key, value in points[-1].items() if key != "seeds"}), flush=True)
 
-    common = [f"train.steps={options.steps}", f"train.validate_every={options.steps // 4}"]
+    common = [f"train.steps={options.steps}", f"train.validate_every={options.steps}", "train.batch=64"]
     add("nobody", 0, "nobody", common)
     positive = [*common, "loss.false_negatives=positive"]
     for kind, (error, people) in REVIEWERS.items():

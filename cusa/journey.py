@@ -157,7 +157,8 @@ def _train(
             inputs[f"the {modality} teacher"] = tables.teacher_digest(split, names[modality])
     if recipe.loss.false_negatives == "positive":
         inputs["the verdicts"] = settled.judged(split).digest
-    told = recipe.model_dump(mode="json", exclude={"name", "description", "eval", "teachers"})
+    told = recipe.model_dump(mode="json", exclude={"name", "description", "eval", "teachers", "expected", "parts"})
+    told["data"] = {key: told["data"][key] for key in ("train", "val", "test")}
     told["train"] = {key: value for key, value in told["train"].items() if key not in recipe.train.FREE}
     told["teachers"] = names
     book = out / "ledger.json"
@@ -367,8 +368,8 @@ def demo(
     from functools import cache
 
     from cusa.models.teachers import load_teacher
-    from cusa.pipeline import audit, extract, index, readers, shard
-    from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig, ShardConfig
+    from cusa.pipeline import audit, calibrate, extract, index, readers, shard
+    from cusa.pipeline.config import AuditConfig, CalibrateConfig, ExtractConfig, IndexConfig, ShardConfig
 
     raw, work, runs = out / "raw", out / "data", out / "runs"
     say("Drawing the data set: 5,000 scenes, five captions each.")
@@ -386,8 +387,10 @@ def demo(
     for split in opened:
         for teacher in DEMO_TEACHERS.values():
             index.run(IndexConfig(), split=split, teacher=teacher, on_event=on_event)
-        if split.name == "test":
-            audit.run(AuditConfig(), split=split, on_event=on_event)
+    judged, test = Split(work, "val"), Split(work, "test")
+    sure = work / "calibration.json"  # val's truth stands for its ratings
+    calibrate.run(CalibrateConfig(pairs=5000), split=judged, out=sure, on_event=on_event)
+    audit.run(AuditConfig(), split=test, calibrated=sure, on_event=on_event)
     results = {}
     for number, name in enumerate(DEMO_RECIPES, 1):
         say(f"Training {number} of {len(DEMO_RECIPES)}: {name}, same seed, same steps.")
@@ -437,14 +440,15 @@ def catalogue(what: str, work: Path | None = None) -> tuple[tuple[str, ...], lis
     tables_: dict[str, Callable[[], list[tuple[str, ...]]]] = {
         "datasets": lambda: [("scenes", SCENES, "", ""), *_datasets()],
         "layouts": lambda: [(name, _first_sentence(reader)) for name, reader in READERS.items()],
-        "recipes": lambda: [(name, recipes.load(name).description) for name in recipes.packaged()],
+        "recipes": lambda: [(name, *_recipe_row(name)) for name in recipes.packaged()],
         "teachers": lambda: list(CATALOGUE.items()),
         "drop-reasons": lambda: list(REASONS.items()),
     }
     if what not in tables_:
         raise ConfigError(f"There is no list of {what!r}. {nearest(what, tables_)}", what=what)
     if work is None:
-        return (*header, "counts", "licence") if what == "datasets" else header, tables_[what]()
+        more = {"datasets": ("counts", "licence"), "recipes": ("expected",)}
+        return (*header, *more.get(what, ())), tables_[what]()
     if what == "teachers":
         opened = [Split(work, name) for name in splits(work)]
         found: list[tuple[str, ...]] = [
@@ -471,6 +475,13 @@ def _datasets() -> list[tuple[str, ...]]:
         counts = ", ".join(f"{split} {count.images:,}" for split, count in told.counts.items() if count.images)
         rows.append((name, told.title, counts, told.licence))
     return rows
+
+
+def _recipe_row(name: str) -> tuple[str, str]:
+    """Return what a recipe is, and the main ones of the figures it should come to."""
+    told = recipes.load(name)
+    main = [f"{metric} {value}" for metric, value in told.expected.items() if metric.endswith(("rsum", "average"))]
+    return told.description, ", ".join(main)
 
 
 def _first_sentence(function: Callable[..., Any]) -> str:

@@ -1,8 +1,17 @@
-"""One frozen, validated recipe from TOML files and `--set a.b=c`."""
+"""One frozen, validated recipe from TOML files and `--set a.b=c`.
 
+The paper's recipes are composed: `MODEL/DATA/METHOD`, for example `clip-vit-b-32/coco/cusa`. What each piece says is
+merged in this order, later words winning: `data/DATA.toml`, `model/MODEL.toml`, the model's own `[on.DATA]` (what
+belongs to the two together: epochs, the form of the data), `method/METHOD.toml`, and the published figures of
+`expected/MODEL.toml`. A user's `--set` comes last. A model with `ensemble = ["a", "b"]` is the mean of models that are
+trained apart; its recipe holds theirs as `parts`.
+"""
+
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,13 +24,28 @@ from cusa.train.config import LossConfig, TrainConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 
+KINDS = ("model", "data", "method")
+"""The pieces of a composed recipe's name, in its order."""
+
+_FOLDER = resources.files("cusa.manifests") / "recipes"
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DataConfig(_Section):
-    """Which splits of the work folder serve what."""
+    """Which splits of the work folder serve what, and where they come from."""
+
+    dataset: str = Field(
+        default="",
+        description="what `cusa run` brings and shards (`cusa list datasets`, or a manifest's TOML file); empty = the "
+        "work folder is there",
+    )
+    settings: tuple[str, ...] = Field(default=(), description="`key=value` that bringing it is told (`download --set`)")
+    also: tuple[str, ...] = Field(
+        default=(), description="further data sets that `cusa run` scores on, where they have been brought"
+    )
 
     train: str = Field(default="train", description="split to train on")
     val: str = Field(default="val", description="split that selects the best checkpoint")
@@ -46,17 +70,24 @@ class Recipe(_Section):
     loss: LossConfig = Field(default_factory=LossConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
+    expected: dict[str, float] = Field(
+        default_factory=dict,
+        description="published figures by metric, as `cusa sweep` names them: [DATA SET/]TASK/METRIC",
+    )
+    parts: tuple["Recipe", ...] = Field(
+        default=(), description="of an ensemble: the students that are trained apart and averaged"
+    )
 
 
 def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe and apply overrides.
 
-    A recipe may begin with `base = ["other"]`: recipes it starts from, by name or by path relative to itself; later
-    ones and the recipe's own keys win.
+    A recipe file may begin with `base = ["other"]`: recipes it starts from, by name or by path relative to itself;
+    later ones and the recipe's own keys win. Of a base it takes neither name, description nor expected figures.
 
     Args:
         name: the name of a packaged recipe (see `packaged`) or the path of a TOML file.
-        overrides: `a.b=c` each; c is read as TOML, and as a text where it is none.
+        overrides: `a.b=c` each; c is read as TOML, and as a text where it is none. They reach an ensemble's parts too.
 
     Returns:
         The recipe, every default filled in.
@@ -64,14 +95,39 @@ def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         ConfigError: for an unknown recipe, key or value; the message gives the dotted path and the nearest valid name.
     """
+    overrides = tuple(overrides)
     content = _read(name, None, ())
     for override in overrides:
         _set(content, override)
     content.setdefault("name", Path(name).stem)
+    if content.get("parts"):
+        content["parts"] = [load(part, overrides) for part in content["parts"]]
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise ConfigError(_explain(error, keys()), recipe=name) from None
+
+
+def smoke_settings(kind: str) -> list[str]:
+    """Return what makes a recipe of a kind of student small: drawn scenes, their offline teachers, a tiny student.
+
+    Raises:
+        ConfigError: if there is no small student of this kind.
+    """
+    if kind not in pieces("smoke"):
+        raise ConfigError(f"There is no small student of kind {kind!r}. {nearest(kind, pieces('smoke'))}.", kind=kind)
+    return _assignments(_piece("smoke", kind), "")
+
+
+def _assignments(told: Mapping[str, Any], prefix: str) -> list[str]:
+    """Turn nested tables into `a.b=c`; JSON's values are TOML's too."""
+    found = []
+    for key, value in told.items():
+        if isinstance(value, dict):
+            found += _assignments(value, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key}={json.dumps(value)}")
+    return found
 
 
 def section(model: type[Model], overrides: Iterable[str], *, base: Mapping[str, Any] | None = None) -> Model:
@@ -90,9 +146,30 @@ def section(model: type[Model], overrides: Iterable[str], *, base: Mapping[str, 
 
 
 def packaged() -> list[str]:
-    """Return the names of the recipes that come with the package."""
-    folder = resources.files("cusa.manifests") / "recipes"
+    """Return the names of the recipes that come with the package: whole ones, and every MODEL/DATA/METHOD."""
+    composed = ["/".join(names) for names in product(*(pieces(kind) for kind in KINDS))]
+    return [*pieces(""), *composed]
+
+
+def pieces(kind: str) -> list[str]:
+    """Return what can stand in one place of MODEL/DATA/METHOD.
+
+    Args:
+        kind: `model`, `data`, `method`; empty for the recipes that are whole in themselves.
+    """
+    folder = _FOLDER / kind if kind else _FOLDER
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def method_settings(method: str) -> list[str]:
+    """Return what a method sets, as overrides for any recipe: `baseline`, `csa` and `usa` take weights away.
+
+    Raises:
+        ConfigError: if there is no such method.
+    """
+    if method not in pieces("method"):
+        raise ConfigError(f"There is no method {method!r}. {nearest(method, pieces('method'))}.", method=method)
+    return [f"loss.{key}={value}" for key, value in _piece("method", method).get("loss", {}).items()]
 
 
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, str]:
@@ -120,8 +197,10 @@ def _read(name: str, relative_to: Path | None, seen: tuple[str, ...]) -> dict[st
                 f"There is no recipe file {path}. Packaged recipes: {', '.join(packaged())}.", recipe=name
             )
         text = path.read_text(encoding="utf-8")
+    elif name in pieces(""):
+        text = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
     elif name in packaged():
-        text = (resources.files("cusa.manifests") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        return _compose(name)
     else:
         raise ConfigError(
             f"There is no recipe {name!r}. {nearest(name, packaged())}, or a path ending in .toml.", recipe=name
@@ -136,7 +215,41 @@ def _read(name: str, relative_to: Path | None, seen: tuple[str, ...]) -> dict[st
     merged: dict[str, Any] = {}
     for base in bases:
         inherited = _read(base, path.parent if path.suffix == ".toml" else None, (*seen, name))
-        _merge(merged, {key: value for key, value in inherited.items() if key not in ("name", "description")})
+        if inherited.get("parts"):
+            raise ConfigError(
+                f"Recipe {name} starts from {base!r}, which is the mean of {', '.join(inherited['parts'])}. Start from "
+                "one of these.",
+                recipe=name,
+            )
+        own_only = ("name", "description", "expected")
+        _merge(merged, {key: value for key, value in inherited.items() if key not in own_only})
+    _merge(merged, own)
+    return merged
+
+
+def _compose(name: str) -> dict[str, Any]:
+    """Merge the pieces of MODEL/DATA/METHOD; see the module's first lines for the order."""
+    model, data, method = name.split("/")
+    told = {kind: _piece(kind, piece) for kind, piece in zip(KINDS, (model, data, method), strict=True)}
+    together = told["model"].pop("on", {}).get(data, {})
+    ensemble = told["model"].pop("ensemble", [])
+    words = " ".join(told[kind].pop("description") for kind in KINDS)
+    merged: dict[str, Any] = {}
+    for piece in (told["data"], told["model"], together, told["method"]):
+        _merge(merged, piece)
+    if not (merged["loss"]["alpha"] or merged["loss"]["beta"]):
+        merged.pop("teachers", None)  # nobody listens to them
+    figures = _piece("expected", model).get(data, {}).get(method, {})
+    parts = [f"{part}/{data}/{method}" for part in ensemble]
+    return {"name": name, "description": words, **merged, "expected": figures, "parts": parts}
+
+
+def _piece(kind: str, name: str) -> dict[str, Any]:
+    """Read one packaged piece, and the pieces of its kind that it starts from."""
+    own = tomllib.loads((_FOLDER / kind / f"{name}.toml").read_text(encoding="utf-8"))
+    merged: dict[str, Any] = {}
+    for base in own.pop("base", []):
+        _merge(merged, _piece(kind, base))
     _merge(merged, own)
     return merged
 

@@ -377,3 +377,22 @@ def _model(name: str, settings: Iterable[str]) -> _Model:
     folder = Path(name).expanduser()
     digest = store.sha256_folder(folder) if folder.is_dir() else store.sha256_file(folder) if folder.is_file() else name
     return _Model(name, None, {}, recipes.section(EvalConfig, settings), digest)
+
+
+def figures(results: Iterable[Mapping[str, Any]], work: Path) -> dict[str, float]:
+    """Return every number of an evaluation by name: TASK/METRIC on the work folder and STS, else DATA SET/TASK/METRIC.
+
+    Args:
+        results: what `evaluate` returned.
+        work: the work folder whose tasks go without its data set's name.
+    """
+    found: dict[str, float] = {}
+    for result in results:
+        if "tasks" not in result:
+            continue  # a folder that failed, or what was not given
+        own = "pairs" in result or Path(result["data"]) == work
+        for task, told in result["tasks"].items():
+            start = task if own else f"{result['dataset']}/{task}"
+            numbers = told.get("metrics", {})
+            found |= {f"{start}/{name}": value for name, value in numbers.items() if value is not None}
+    return found

@@ -23,7 +23,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "layouts": {"errors", "manifests", "pipeline"},
     "scoring": {"errors", "manifests", "models", "eval", "train", "recipe", "layouts"},
     "journey": {"errors", "manifests", "models", "pipeline", "train", "eval", "recipe", "scoring"},
-    "cli": {"errors", "manifests", "models", "pipeline", "train", "eval", "recipe", "scoring", "journey"},
+    "training": {"errors", "manifests", "pipeline", "train", "recipe", "scoring", "journey"},
+    "sweep": {"errors", "manifests", "pipeline", "recipe", "scoring", "training"},
+    "stages": {"errors", "manifests", "models", "pipeline", "recipe", "scoring", "journey", "training"},
+    "plan": {"errors", "manifests", "models", "stages"},
+    "run": {"manifests", "pipeline", "stages"},
+    "doctor": set(),
+    "cli": {
+        *("errors", "manifests", "models", "pipeline", "train", "eval"),
+        *("recipe", "scoring", "journey", "training", "sweep", "stages", "plan", "run", "doctor"),
+    },
     "__init__": {"train"},
     "__main__": {"cli"},
 }

@@ -35,7 +35,8 @@ def recipe_page() -> str:
         "# Recipe keys",
         "",
         "Written by `make docs` from the configuration classes. Every key can stand in a recipe's TOML file or be",
-        "given as `--set key=value`. Packaged recipes: " + ", ".join(f"`{name}`" for name in recipe.packaged()) + ".",
+        "given as `--set key=value`. Packaged recipes: " + ", ".join(f"`{name}`" for name in recipe.pieces("")) + ",",
+        "and the paper's, below.",
         "",
         "| key | default | meaning |",
         "| --- | --- | --- |",
@@ -43,7 +44,40 @@ def recipe_page() -> str:
     for key, meaning in recipe.keys().items():
         default = _default(recipe.Recipe, key.split("."))
         lines.append(f"| `{key}` | {default} | {meaning.replace('|', chr(92) + '|')} |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", *_composed()])
+
+
+FIGURES = {
+    "RSUM": ("coco-5k/rsum", "cross-modal/rsum"),
+    "ECCV mAP@R i2t": ("eccv-caption/image-to-text/map_at_r",),
+    "ECCV mAP@R t2i": ("eccv-caption/text-to-image/map_at_r",),
+    "CUB": ("cub/image-to-image/r@1",),
+    "SOP": ("sop/image-to-image/r@1",),
+    "In-Shop": ("in-shop/image-to-image/r@1",),
+    "iNaturalist": ("inaturalist-2018/image-to-image/r@1",),
+    "STS": ("sts/average",),
+}
+
+
+def _composed() -> list[str]:
+    """Return the paper's recipes with the main ones of their expected figures."""
+    lines = [
+        "## The paper's recipes",
+        "",
+        "`MODEL/DATA/METHOD`: "
+        + "; ".join(f"{kind} " + ", ".join(f"`{name}`" for name in recipe.pieces(kind)) for kind in recipe.KINDS)
+        + ". Each piece says in its description where it departs from the paper. Published figures (RSUM of COCO 5K or",
+        "Flickr30K 1K; R@1 of the image sets; `[expected]` has all of them):",
+        "",
+        "| recipe | " + " | ".join(FIGURES) + " |",
+        "| --- " * (1 + len(FIGURES)) + "|",
+    ]
+    for name in recipe.packaged():
+        if "/" in name:
+            told = recipe.load(name).expected
+            cells = [next((f"{told[key]:.1f}" for key in keys if key in told), "") for keys in FIGURES.values()]
+            lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return [*lines, ""]
 
 
 def _default(model: type[BaseModel], path: list[str]) -> str:

@@ -15,17 +15,22 @@ from typer.core import TyperGroup
 
 from cusa.cli import (
     audit,
+    calibrate,
     catalogue,
     demo,
+    doctor,
     download,
     evaluate,
     export,
     extract_teachers,
     index,
+    plan,
     report,
     review,
+    run,
     shard,
     sql,
+    sweep,
     train,
     verify,
 )
@@ -79,19 +84,24 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 # In the order of the journey, which is the order of `cusa --help`.
 app.command()(demo.demo)
+app.command()(plan.plan)
+app.command()(run.run)
 app.command()(download.download)
 app.command()(shard.shard)
 app.command()(verify.verify)
 app.command("extract-teachers")(extract_teachers.extract_teachers)
 app.command()(index.index)
+app.command()(calibrate.calibrate)
 app.command()(audit.audit)
 app.command()(review.review)
 app.command()(train.train)
+app.command()(sweep.sweep)
 app.command("eval")(evaluate.eval_)
 app.command()(export.export)
 app.command()(report.report)
 app.command()(sql.sql)
 app.command("list")(catalogue.list_)
+app.command()(doctor.doctor)
 
 
 def main() -> None:

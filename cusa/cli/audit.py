@@ -18,8 +18,18 @@ def audit(
     truth: Annotated[
         Path | None, typer.Option(help="Known matches: a table, or a folder of ECCV Caption / CxC files.")
     ] = None,
+    student: Annotated[str, typer.Option(help="An indexed student, whose neighbourhoods join the teachers'.")] = "",
+    calibration: Annotated[Path | None, typer.Option(help="File of `cusa calibrate`: gives p_positive.")] = None,
+    ratings: Annotated[
+        Path | None, typer.Option(help="Human judgements to estimate the missing positives from: CxC's CSV, a table.")
+    ] = None,
     neighbours: Annotated[int, typer.Option(help="Depth of the neighbourhoods that are joined.")] = 50,
+    per_image: Annotated[int, typer.Option(help="Candidates an image keeps at most, the best; 0 = all.")] = 1000,
     minimum_score: Annotated[float, typer.Option(help="Candidates below are not written, 0 to 1.")] = 0.0,
+    near_image: Annotated[float, typer.Option(help="Cosine from which images are near duplicates.")] = 0.97,
+    near_caption: Annotated[float, typer.Option(help="Cosine from which captions are near duplicates.")] = 0.97,
+    leaks: Annotated[bool, typer.Option(help="Look for images of this split in the others.")] = True,
+    sample: Annotated[int, typer.Option(help="Pairs to draw, in strata, for people to judge.")] = 0,
     gallery: Annotated[int, typer.Option(help="Candidates shown as pictures.")] = 60,
     export_eccv: Annotated[
         Path | None,
@@ -36,7 +46,17 @@ def audit(
     if export_eccv is not None:
         _export(work, split or splits(work), export_eccv, as_json=as_json)
         return
-    config = validated(AuditConfig, neighbours=neighbours, minimum_score=minimum_score, gallery=gallery)
+    config = validated(
+        AuditConfig,
+        neighbours=neighbours,
+        per_image=per_image,
+        minimum_score=minimum_score,
+        near_image=near_image,
+        near_caption=near_caption,
+        leaks=leaks,
+        sample=sample,
+        gallery=gallery,
+    )
     with Console() as console:
         outcomes = [
             stage.run(
@@ -44,7 +64,10 @@ def audit(
                 split=Split(work, name),
                 image=image,
                 text=text,
+                student=student,
                 truth=truth,
+                calibrated=calibration,
+                ratings=ratings,
                 force=force,
                 on_event=console.event,
             )

@@ -13,22 +13,28 @@ def index(
     work: Work,
     split: Splits = None,
     teacher: Annotated[list[str] | None, typer.Option(help="Only this teacher; repeatable. Default: all.")] = None,
+    student: Annotated[str, typer.Option(help="A student to embed and index too: a run, folder or hub name.")] = "",
     neighbours: Annotated[int, typer.Option(help="Neighbours a row, itself left out.")] = 50,
+    method: Annotated[str, typer.Option(help="auto, exact, ivf or hnsw; auto: exact up to a million rows.")] = "auto",
+    memory: Annotated[float, typer.Option(help="GiB that an approximate index may take.")] = 8.0,
+    latency: Annotated[float, typer.Option(help="Milliseconds a query of an approximate index may take.")] = 10.0,
+    recall: Annotated[float, typer.Option(help="Share of the exact neighbours that it must find.")] = 0.95,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find every row's nearest neighbours by each teacher, exactly, and keep the FAISS index."""
+    """Find every row's nearest neighbours by each teacher, and keep the FAISS index; added rows are added to it."""
     from cusa.manifests import tables
     from cusa.manifests.samples import Split, splits
     from cusa.pipeline import index as stage
+    from cusa.pipeline import student_index
     from cusa.pipeline.config import IndexConfig
 
-    config = validated(IndexConfig, neighbours=neighbours)
+    config = validated(IndexConfig, neighbours=neighbours, method=method, memory=memory, latency=latency, recall=recall)
     outcomes = []
     with Console() as console:
         for opened in [Split(work, name) for name in split or splits(work)]:
             there = tables.teachers(opened)
-            if not there:
+            if not there and not student:
                 raise DataError(
                     f"{opened.folder} has no teacher to index. Run `cusa extract-teachers {work} --image TEACHER "
                     "--text TEACHER`.",
@@ -38,4 +44,8 @@ def index(
                 if name not in there:
                     raise ConfigError(f"{opened.folder} has no teacher {name!r}. {nearest(name, there)}.", teacher=name)
                 outcomes.append(stage.run(config, split=opened, teacher=name, force=force, on_event=console.event))
+            if student:
+                outcomes.append(
+                    student_index.run(config, split=opened, student=student, force=force, on_event=console.event)
+                )
     report_outcomes(*outcomes, as_json=as_json)

@@ -1,29 +1,64 @@
 """`cusa sql`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cusa.cli.console import print_text, say
+from cusa.cli.console import Console, print_text, say
 from cusa.cli.options import Work
 from cusa.errors import ConfigError
 
 
 def sql(
     work: Work,
-    query: Annotated[str, typer.Argument(help="One statement; without it, the views are shown.")] = "",
+    query: Annotated[
+        str, typer.Argument(help="One statement; `-` reads it from stdin. Without it: a prompt, or the views.")
+    ] = "",
     runs: Annotated[list[Path] | None, typer.Option("--run", help="Run folder; default: `runs` beside WORK.")] = None,
-    form: Annotated[str, typer.Option("--format", help="table, csv, json or markdown.")] = "table",
+    raw: Annotated[
+        list[Path] | None, typer.Option("--raw", help="Folder of a download; default: those near WORK.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="table, csv, json, markdown, or parquet.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="File for the answer; --format parquet needs one.")] = None,
+    export: Annotated[Path | None, typer.Option(help="Copy every view into this DuckDB file, for other tools.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that a query may take; 0 = any.")] = 300.0,
+    write: Annotated[bool, typer.Option("--allow-write", help="Let statements write, and read other files.")] = False,
 ) -> None:
-    """Ask in SQL: DuckDB with a typed view for each table, read only."""
+    """Ask in SQL: DuckDB with a typed view for each table, read only unless told."""
+    from cusa.manifests import store
     from cusa.manifests.paths import is_remote
     from cusa.pipeline.query import connect, render
 
     if is_remote(work):
         raise ConfigError(f"SQL reads tables on this machine; copy those of {work} here first.", work=str(work))
-    with connect(work, runs=runs) as database:
-        answer = database.run(query) if query else database.overview()
-    print_text(render(answer, form).rstrip("\n"))
+    if timeout < 0:
+        raise ConfigError(f"--timeout {timeout:g}: seconds, 0 or more.", option="--timeout")
+    if form == "parquet" and out is None:
+        raise ConfigError("--format parquet needs --out FILE: it is no text.", option="--out")
+    if query == "-":
+        query = sys.stdin.read()
+    with connect(work, runs=runs, raw=raw, read_only=not write) as database:
+        if export is not None:
+            with Console() as console:
+                number = database.export(export, on_event=console.event)
+            print_text(f"sql: {export}: {number} tables")
+            return
+        if not query and out is None and sys.stdin.isatty() and sys.stdout.isatty():
+            from cusa.cli.prompt import prompt
+
+            prompt(database, form, limit=timeout)
+            return
+        if form == "parquet" and out is not None:
+            rows = database.save(query, out, limit=timeout)
+            print_text(f"sql: {out}: {rows:,} rows")
+            return
+        answer = database.run(query, limit=timeout) if query else database.overview()
+    text = render(answer, form)
+    if out is not None:
+        store.write_text(out, text)
+    else:
+        print_text(text.rstrip("\n"))
     for note in answer.notes:
         say(note)

@@ -27,12 +27,12 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a student by a recipe; run again, it goes on where it was. For several ranks: torchrun -m cusa train ..."""
-    from cusa import journey
     from cusa import recipe as recipes
+    from cusa import training
 
     told = recipes.load(recipe, settings or ())
     with Console() as console, Stopping() as stopping:
-        outcome = journey.train(
+        outcome = training.train(
             told,
             work=work,
             out=out,

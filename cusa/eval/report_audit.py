@@ -4,14 +4,17 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any, NamedTuple
 
+from cusa.eval import report_loop
 from cusa.manifests import page, schemas, store, tables
 from cusa.manifests.samples import Split
 
 _CANDIDATES = 12
 _RANKED_BY = {
+    "p_positive": "calibrated probability",
     "score": "joint score",
     "image_similarity": "image similarity alone",
     "text_similarity": "text similarity alone",
+    "cross_similarity": "student's similarity alone",
 }
 
 
@@ -19,8 +22,13 @@ def section(split: Split) -> Iterable[str]:
     """Give the section piece by piece, everything escaped; nothing where the split was not audited.
 
     Args:
-        split: the evaluated split; its `audit` folder is read.
+        split: the evaluated split; its `audit` folder is read, and what training on verdicts of any split was worth.
     """
+    yield from _of_split(split)
+    yield from report_loop.section(split.work)
+
+
+def _of_split(split: Split) -> Iterable[str]:
     folder = split.folder / "audit"
     if not ((folder / "candidates.parquet").is_file() and (folder / "summary.json").is_file()):
         return
@@ -30,6 +38,10 @@ def section(split: Split) -> Iterable[str]:
     yield _cards(summary)
     if summary["truth"] is not None:
         yield _rankings(summary)
+    if summary.get("calibration") is not None:
+        yield _calibration(summary["calibration"])
+    if summary.get("missing") is not None:
+        yield _missing(summary["missing"])
     yield _gallery(split)
 
 
@@ -46,6 +58,88 @@ def _cards(summary: Mapping[str, Any]) -> str:
         label = f"false negatives a row, batch of {batch['size']}"
         cards.append(page.card(label, f"{bound}{batch['per_row']:.2f}", "on average, for a random batch"))
     return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _calibration(found: Mapping[str, Any]) -> str:
+    """Return what the probabilities add up to, and how far they agree with judgements."""
+    fitted, expected = found["fitted"], found["expected"]
+    # The widest test there is: every candidate where all is known, else another split's ratings, else folds.
+    curve, where = found["out_of_fold"], f"on {fitted['split']}, each pair by a model that did not see its image"
+    if (tested := found["tested"]) is not None:
+        curve, where = tested, f"on {tested['split']} ({tested['ratings']})"
+    if found["reliability"] is not None:
+        curve, where = found["reliability"], "on every candidate of this split"
+    top = found["ceiling"]
+    cards = [page.card("expected missing positives", f"{expected['false_negatives']:,.0f}", "the probabilities' sum")]
+    if curve["pairs"]:
+        error = f"{curve['expected_calibration_error']:.3f}"
+        cards.append(page.card("expected calibration error", error, f"Brier score {curve['brier']:.3f}, {where}"))
+    cards.append(
+        page.card(
+            "R@1 ceiling",
+            f"{top['image-to-text']:.2f} / {top['text-to-image']:.2f}",
+            "image to text / text to image, of a model that ranks every match first",
+        )
+    )
+    words = (
+        f"<p>Fitted on {fitted['pairs']:,} judged pairs of {escape(fitted['split'])} ({fitted['matches']:,} matches; "
+        f"{escape(fitted['ratings'])}) and {fitted['background']:,} random ones. {escape(fitted['caveat'])}</p>"
+    )
+    curves = _curves(curve) if curve["pairs"] else ""
+    return f'<h3>How sure</h3>{words}<div class="cards">{"".join(cards)}</div>{curves}'
+
+
+def _curves(curve: Mapping[str, Any]) -> str:
+    """Return the reliability curve and precision against recall, as pictures."""
+    reliable = [(one["probability"], one["share"]) for one in curve["bins"]]
+    found = [(one["recall"], one["precision"]) for one in curve["precision_recall"]]
+    pictures = [_chart("Reliability: share of matches by probability", reliable, diagonal=True)]
+    if found:
+        pictures.append(_chart("Precision by recall", found))
+    return f'<div class="charts">{"".join(pictures)}</div>'
+
+
+def _chart(title: str, points: list[tuple[float, float]], *, diagonal: bool = False) -> str:
+    """Return points between 0 and 1 as a line over a grid."""
+
+    def at(x: float, y: float) -> str:
+        return f"{30 + 260 * x:.1f},{170 - 155 * y:.1f}"
+
+    grid = "".join(
+        f'<path class="grid" fill="none" d="M{at(0, y)} L{at(1, y)}"/>'
+        f'<text class="tick" x="2" y="{174 - 155 * y:.0f}">{y:g}</text>'
+        f'<text class="tick" text-anchor="middle" x="{30 + 260 * y:.0f}" y="188">{y:g}</text>'
+        for y in (0, 0.5, 1)
+    )
+    exact = f'<path class="grid" fill="none" stroke-dasharray="4 4" d="M{at(0, 0)} L{at(1, 1)}"/>' if diagonal else ""
+    line = f'<polyline class="line c0" points="{" ".join(at(*point) for point in points)}"/>'
+    dots = "".join(
+        '<circle r="2.5" fill="var(--a)" cx="{}" cy="{}"/>'.format(*at(*point).split(",")) for point in points
+    )
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 300 194" role="img" '
+        f'aria-label="{escape(title, quote=True)}">{grid}{exact}{line}{dots}</svg></figure>'
+    )
+
+
+def _missing(found: Mapping[str, Any]) -> str:
+    """Return the estimate of missing positives, stratum by stratum."""
+    low, high = found["interval"]
+    rows = [
+        [
+            escape(one["stratum"]),
+            f"{one['pairs']:,}",
+            f"{one['judged']:,}",
+            f"{one['matches']:,}",
+            f"{one['share']:.3f}",
+        ]
+        for one in found["strata"]
+    ]
+    words = (
+        f"<p>Missing positives, estimated from {found['judged']:,} judged pairs ({escape(found['source'])}): "
+        f"<b>{found['total']:,.0f}</b>, 95 % interval {low:,.0f} to {high:,.0f}. {escape(found['caveat'])}</p>"
+    )
+    return words + page.table(["stratum", "pairs", "judged", "matches", "estimated share"], rows)
 
 
 def _rankings(summary: Mapping[str, Any]) -> str:
@@ -77,7 +171,15 @@ def _gallery(split: Split) -> str:
     from cusa.models.preprocess import decode_rgb
 
     folder = split.folder / "audit"
-    columns = ["image_key", "caption_key", "owner_image_key", "image_similarity", "text_similarity", "score"]
+    columns = [
+        "image_key",
+        "caption_key",
+        "owner_image_key",
+        "image_similarity",
+        "text_similarity",
+        "score",
+        "p_positive",
+    ]
     # The table is written best score first.
     best = store.read_table(folder / "candidates.parquet", columns=columns).slice(0, 50 * _CANDIDATES).to_pylist()
     known = known_matches(split)
@@ -103,7 +205,12 @@ def _gallery(split: Split) -> str:
         )
         numbers = "".join(
             f"<span>{name} {row[column]:.2f}</span>"
-            for name, column in (("score", "score"), ("image", "image_similarity"), ("text", "text_similarity"))
+            for name, column in (
+                ("p", "p_positive"),
+                ("score", "score"),
+                ("image", "image_similarity"),
+                ("text", "text_similarity"),
+            )
             if row[column] is not None
         )
         cards.append(

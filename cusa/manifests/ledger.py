@@ -5,7 +5,9 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +22,7 @@ _LIBRARIES = (
     "transformers",
     "sentence-transformers",
     "faiss-cpu",
+    "scikit-learn",
     "pyarrow",
     "duckdb",
     "numpy",
@@ -94,6 +97,30 @@ class Clock:
         return ledger
 
 
+class NotCurrentError(Exception):
+    """What a stage raises instead of working while somebody is `asking`."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+_ASKING: ContextVar[bool] = ContextVar("asking", default=False)
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """Within it a stage does no work: it returns if it is up to date, and raises NotCurrentError with why if not.
+
+    So `cusa plan` hears from each stage itself what it would do, before anything is written.
+    """
+    token = _ASKING.set(True)
+    try:
+        yield
+    finally:
+        _ASKING.reset(token)
+
+
 def read(path: Path) -> Ledger | None:
     """Read a ledger; None if the stage never finished or its ledger is unreadable."""
     with named_remote_errors(path):
@@ -115,7 +142,17 @@ def why_not_current(path: Path, *, inputs: Mapping[str, str], parameters: Mappin
 
     Returns:
         A few words such as `never finished` or `train.tar changed`, or None.
+
+    Raises:
+        NotCurrentError: instead of returning words, while somebody is `asking`.
     """
+    why = _why_not_current(path, inputs, parameters)
+    if why is not None and _ASKING.get():
+        raise NotCurrentError(why)
+    return why
+
+
+def _why_not_current(path: Path, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> str | None:
     ledger = read(path)
     if ledger is None:
         return "never finished"
@@ -123,10 +160,10 @@ def why_not_current(path: Path, *, inputs: Mapping[str, str], parameters: Mappin
     if changed:
         return f"{sorted(changed)[0]} changed"
     wanted = _plain(parameters)
-    changed = [name for name in {*wanted, *ledger.parameters} if wanted.get(name) != ledger.parameters.get(name)]
-    if changed:
-        name = sorted(changed)[0]
-        return f"{name} was {ledger.parameters.get(name)!r} and is now {wanted.get(name)!r}"
+    different = _first_difference(dict(ledger.parameters), wanted)
+    if different is not None:
+        name, before, now = different
+        return f"{name} was {before!r} and is now {now!r}"
     for name, size in ledger.outputs.items():
         file = path.parent / name
         if not file.is_file():
@@ -140,6 +177,20 @@ def peak_memory_bytes() -> int:
     """Return the largest resident size so far of this process or of a finished child, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def _first_difference(
+    before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+) -> tuple[str, Any, Any] | None:
+    """Return the first key, by name, in which two nested tables differ, dotted, with both values."""
+    for name in sorted({*before, *now}):
+        one, other = before.get(name), now.get(name)
+        if one == other:
+            continue
+        if isinstance(one, dict) and isinstance(other, dict):
+            return _first_difference(one, other, f"{prefix}{name}.")
+        return f"{prefix}{name}", one, other
+    return None
 
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:

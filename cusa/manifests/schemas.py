@@ -81,7 +81,9 @@ CANDIDATES = pa.schema(
             "text_rank",
             pa.int32(),
         ),  # best of one of the image's captions among the caption's neighbours; null likewise
-        ("score", pa.float32()),  # geometric mean of the similarities, clipped to [0, 1]
+        ("score", pa.float32()),  # geometric mean of image and text similarity, clipped to [0, 1]
+        ("p_positive", pa.float32()),  # calibrated probability that a person calls it a match; null without one
+        ("worth", pa.float32()),  # of a verdict: p (1 - p); 0 where people settled it before the audit; else null
         ("duplicate_image", pa.bool_()),  # the image and the caption's own image have the same bytes
         ("duplicate_caption", pa.bool_()),  # the caption's words are also a caption of the image
     ]
@@ -106,6 +108,38 @@ VERDICTS = pa.schema(
     ]
 )
 """What people said of candidates, a row a verdict; see `cusa.manifests.verdicts`."""
+
+DUPLICATE_GROUPS = pa.schema(
+    [
+        ("modality", pa.string()),  # image or text
+        ("component", pa.int64()),  # equal numbers: one group; from 0 in each modality
+        ("key", pa.string()),  # of the image or caption
+        ("size", pa.int64()),  # rows of the group
+        ("exact", pa.bool_()),  # another row has the same content
+        ("similarity", pa.float32()),  # to the row's nearest neighbour; 1 where the content is the same
+    ]
+)
+
+LEAKS = pa.schema(
+    [
+        ("modality", pa.string()),
+        ("key", pa.string()),  # here
+        ("other_split", pa.string()),
+        ("other_key", pa.string()),  # there
+        ("similarity", pa.float32()),
+        ("exact", pa.bool_()),  # the same bytes or words, not only near
+    ]
+)
+
+AUDIT_SAMPLE = pa.schema(
+    [
+        ("image_key", pa.string()),
+        ("caption_key", pa.string()),
+        ("stratum", pa.string()),
+        ("weight", pa.float64()),  # open pairs that this one stands for
+    ]
+)
+"""Pairs drawn at random within strata, to be judged by people."""
 
 
 def teacher_table(key: str, width: int, dtype: str) -> pa.Schema:

@@ -38,7 +38,14 @@ def ranking_figures(values: np.ndarray, known: np.ndarray, *, num_known: int, nu
     }
 
 
-def batch_false_negatives(images: np.ndarray, caption_owner: np.ndarray, *, num_images: int, batch: int) -> float:
+def batch_false_negatives(
+    images: np.ndarray,
+    caption_owner: np.ndarray,
+    *,
+    num_images: int,
+    batch: int,
+    weights: np.ndarray | None = None,
+) -> float:
     """Return how many false negatives a batch holds on average.
 
     A batch is `batch` different captions drawn at random, each with its own image. Each ordered couple of its pairs
@@ -50,6 +57,7 @@ def batch_false_negatives(images: np.ndarray, caption_owner: np.ndarray, *, num_
         caption_owner: (captions,) the image row that owns each caption.
         num_images: images of the split.
         batch: pairs in a batch, at most the number of captions.
+        weights: (P,) the probability that each is one; all certain if None.
 
     Returns:
         The expectation, exact: B (B - 1) / (N (N - 1)) times the couples in the whole split, N captions.
@@ -58,5 +66,6 @@ def batch_false_negatives(images: np.ndarray, caption_owner: np.ndarray, *, num_
     batch = min(batch, number)
     if batch < 2:
         return 0.0
-    couples = np.bincount(caption_owner, minlength=num_images)[images].sum()
+    of_image = np.bincount(caption_owner, minlength=num_images)[images]
+    couples = of_image.sum() if weights is None else of_image @ weights
     return float(couples * batch * (batch - 1) / (number * (number - 1)))

@@ -3,8 +3,8 @@
 Shapes: N images, M captions, D/E widths of image and text teacher, K neighbours; C candidates of one image.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -20,6 +20,23 @@ class Modality:
 
 
 @dataclass(frozen=True)
+class CrossModal:
+    """What a student says: unit rows of both modalities in one space, and the nearest of the other modality.
+
+    Attributes:
+        images: (N, D) rows.
+        captions: (M, D) rows.
+        near_captions: (N, K) the nearest captions of each image.
+        near_images: (M, K') the nearest images of each caption.
+    """
+
+    images: np.ndarray
+    captions: np.ndarray
+    near_captions: np.ndarray
+    near_images: np.ndarray
+
+
+@dataclass(frozen=True)
 class Candidates:
     """Some candidates, a number each a field; `nan` similarities and rank 0 stand for none."""
 
@@ -31,7 +48,9 @@ class Candidates:
     text_similarity: np.ndarray
     image_rank: np.ndarray
     text_rank: np.ndarray
+    cross_similarity: np.ndarray
     score: np.ndarray
+    p_positive: np.ndarray
     duplicate_image: np.ndarray
     duplicate_caption: np.ndarray
 
@@ -41,10 +60,15 @@ class Candidates:
 
 
 def joined(parts: list[Candidates]) -> Candidates:
-    """Return all candidates, the best score first; equal scores in the order of image and caption rows."""
+    """Return all candidates, the best first: by `p_positive` where there is one, then by score, image and caption."""
     names = [field.name for field in fields(Candidates)]
-    whole = Candidates(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
-    return whole.take(np.lexsort((whole.caption, whole.image, -whole.score)))
+
+    def whole(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    order = np.lexsort((whole("caption"), whole("image"), -whole("score"), -np.nan_to_num(whole("p_positive"))))
+    # One field after the other: the numbers of many candidates are not held twice.
+    return Candidates(*(whole(name)[order] for name in names))
 
 
 def geometric_mean(*similarities: np.ndarray) -> np.ndarray:
@@ -63,12 +87,14 @@ class Finder:
 
     A pair of image i and caption c, whose own image j is another one, is a candidate if
     - i is among the nearest images of j or j among those of i, or
-    - c is among the nearest captions of a caption of i, or one of those among the nearest of c.
+    - c is among the nearest captions of a caption of i, or one of those among the nearest of c, or
+    - by a student, c is among the nearest captions of i, or i among the nearest images of c.
 
     Args:
         caption_owner: (M,) the image row that owns each caption.
         images: the image teacher over N images, or None.
         texts: the text teacher over M captions, or None.
+        cross: a cross-modal student, or None.
         image_content: (N,) equal numbers for images with the same bytes.
         caption_content: (M,) equal numbers for captions with the same words.
     """
@@ -81,18 +107,31 @@ class Finder:
         texts: Modality | None,
         image_content: np.ndarray,
         caption_content: np.ndarray,
+        cross: CrossModal | None = None,
     ) -> None:
         self._owner = caption_owner
-        self._images, self._texts = images, texts
+        self._images, self._texts, self._cross = images, texts, cross
         self._image_content, self._caption_content = image_content, caption_content
         self._owned = _Groups(caption_owner, len(image_content))
-        self._image_reverse = _reverse(images)
-        self._text_reverse = _reverse(texts)
+        self._image_reverse = _reverse(images.near.ids if images is not None else None)
+        self._text_reverse = _reverse(texts.near.ids if texts is not None else None)
+        self._cross_reverse = _reverse(cross.near_images if cross is not None else None, len(image_content))
 
-    def find(self, image: int) -> Candidates:
-        """Return the candidates of one image row, by caption row; similarities are exact, straight from the tables."""
+    def captions_of(self, image: int) -> np.ndarray:
+        """Return the caption rows of an image row."""
+        return self._owned[image]
+
+    def find(self, image: int, also: np.ndarray | None = None) -> Candidates:
+        """Return the candidates of one image row, by caption row; similarities are exact, straight from the tables.
+
+        Args:
+            image: the image row.
+            also: caption rows of other images to describe as well, candidates or not.
+        """
         own = self._owned[image]
         caption = self._neighbourhood(image, own)
+        if also is not None:
+            caption = np.union1d(caption, also)
         owner = self._owner[caption]
         image_similarity, image_rank = self._by_image(image, owner)
         text_similarity, text_rank = self._by_text(image, own, caption)
@@ -103,7 +142,9 @@ class Finder:
             text_similarity=text_similarity,
             image_rank=image_rank,
             text_rank=text_rank,
+            cross_similarity=self._by_cross(image, caption),
             score=geometric_mean(image_similarity, text_similarity).astype(np.float32),
+            p_positive=np.full(len(caption), np.nan, dtype=np.float32),
             duplicate_image=self._image_content[owner] == self._image_content[image],
             duplicate_caption=np.isin(self._caption_content[caption], self._caption_content[own]),
         )
@@ -124,6 +165,8 @@ class Finder:
             parts.append(self._owned.all_of(np.unique(near)))
         if self._texts is not None:
             parts += [self._texts.near.ids[own].reshape(-1), self._text_reverse.all_of(own)]
+        if self._cross is not None:
+            parts += [self._cross.near_captions[image], self._cross_reverse[image]]
         found = np.unique(np.concatenate(parts))
         return found[self._owner[found] != image]
 
@@ -146,6 +189,11 @@ class Finder:
         if not mine.shape[1]:
             return similarity, np.zeros(len(caption), dtype=np.int32)
         return similarity, np.where(mine.any(1), mine.argmax(1) + 1, 0).astype(np.int32)
+
+    def _by_cross(self, image: int, caption: np.ndarray) -> np.ndarray:
+        if self._cross is None:
+            return np.full(len(caption), np.nan, dtype=np.float32)
+        return (self._cross.captions[caption] @ self._cross.images[image]).astype(np.float32)
 
 
 class _Groups:
@@ -172,22 +220,45 @@ class _Groups:
         return self._members[np.arange(counts.sum()) + shift]
 
 
-def _reverse(modality: Modality | None) -> _Groups:
-    """Return for each row the rows that have it among their nearest."""
-    if modality is None:
-        return _Groups(np.empty(0, dtype=np.int64), 0)
-    ids = modality.near.ids
-    sources = np.repeat(np.arange(len(ids)), ids.shape[1])
-    return _Groups(ids.reshape(-1), len(ids), labels=sources)
+def _reverse(ids_RK: np.ndarray | None, number: int = 0) -> _Groups:
+    """Return for each of `number` rows (default: as many as there are lists) the lists that name it."""
+    if ids_RK is None:
+        return _Groups(np.empty(0, dtype=np.int64), number)
+    sources = np.repeat(np.arange(len(ids_RK), dtype=np.int32), ids_RK.shape[1])
+    return _Groups(ids_RK.reshape(-1), number or len(ids_RK), labels=sources)
 
 
 def _nothing(number: int) -> tuple[np.ndarray, np.ndarray]:
     return np.full(number, np.nan, dtype=np.float32), np.zeros(number, dtype=np.int32)
 
 
-def found(finder: Finder, *, num_images: int, minimum_score: float, images_a_block: int) -> Iterator[Candidates]:
-    """Yield the candidates of `images_a_block` images at a time, those below `minimum_score` left out."""
+def found(
+    finder: Finder,
+    *,
+    num_images: int,
+    minimum_score: float = 0.0,
+    per_image: int = 0,
+    images_a_block: int = 256,
+    probability: Callable[[int, Candidates], np.ndarray] | None = None,
+) -> Iterator[Candidates]:
+    """Yield the candidates of some images at a time.
+
+    Args:
+        finder: finds them.
+        num_images: images in all.
+        minimum_score: those below are left out.
+        per_image: the most that one image keeps, the best by `p_positive` or else by score; 0 = all.
+        images_a_block: images a yield.
+        probability: gives `p_positive` of all candidates of an image row.
+    """
     for start in range(0, num_images, images_a_block):
-        parts = [finder.find(image) for image in range(start, min(start + images_a_block, num_images))]
-        block = joined(parts)
-        yield block.take(block.score >= minimum_score)
+        parts = []
+        for image in range(start, min(start + images_a_block, num_images)):
+            here = finder.find(image)
+            if probability is not None:
+                here = replace(here, p_positive=probability(image, here).astype(np.float32))
+            here = here.take(np.flatnonzero(here.score >= minimum_score))
+            if per_image and len(here.score) > per_image:
+                here = here.take(np.lexsort((-here.score, -np.nan_to_num(here.p_positive)))[:per_image])
+            parts.append(here)
+        yield joined(parts)

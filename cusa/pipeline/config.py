@@ -85,12 +85,34 @@ class IndexConfig(Config):
     """Nearest neighbours within a split."""
 
     neighbours: int = Field(default=50, ge=1, le=10_000, description="neighbours a row, itself left out")
+    method: Literal["auto", "exact", "ivf", "hnsw"] = Field(
+        default="auto", description="exact search, inverted lists or a graph; auto: exact up to `exact_up_to` rows"
+    )
+    exact_up_to: int = Field(default=1_000_000, ge=0, description="rows up to which auto searches exactly")
+    memory: float = Field(default=8.0, gt=0, description="GiB that an approximate index may take")
+    latency: float = Field(default=10.0, gt=0, description="milliseconds that a query of an approximate index may take")
+    recall: float = Field(default=0.95, gt=0, le=1, description="share of the exact neighbours to find, by tuning")
 
 
 class AuditConfig(Config):
     """Candidate false negatives."""
 
     neighbours: int = Field(default=50, ge=1, le=10_000, description="depth of the neighbourhoods that are joined")
+    per_image: int = Field(default=1000, ge=0, description="candidates an image keeps at most, the best; 0 = all")
+    near_image: float = Field(default=0.97, gt=0, le=1, description="cosine from which images are near duplicates")
+    near_caption: float = Field(default=0.97, gt=0, le=1, description="cosine from which captions are")
+    leaks: bool = Field(default=True, description="look for images of this split in the others")
+    sample: int = Field(default=0, ge=0, description="pairs drawn for judging, in strata, to estimate what is missing")
+    seed: int = Field(default=0, ge=0, description="of the sample")
     minimum_score: float = Field(default=0.0, ge=0, le=1, description="candidates below are not written")
     gallery: int = Field(default=60, ge=0, le=2000, description="candidates shown as pictures")
     batch_size: int = Field(default=128, ge=2, description="batch for which expected false negatives are told")
+
+
+class CalibrateConfig(Config):
+    """From ratings to a probability."""
+
+    neighbours: int = Field(default=50, ge=1, le=10_000, description="depth of the neighbourhoods, as the audit's")
+    pairs: int = Field(default=20_000, ge=100, description="judged pairs at most, where every pair is judged")
+    background: int = Field(default=2000, ge=0, description="random pairs beside the judged ones, taken for no match")
+    seed: int = Field(default=0, ge=0, description="of what is drawn")

@@ -1,7 +1,7 @@
 """The audit's page: its best candidates as pictures with their captions, in one self-contained HTML file."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -14,7 +14,15 @@ from cusa.manifests.samples import Split
 from cusa.models.preprocess import UNDECODABLE, decode_rgb
 
 _SIDE = 320  # pixels of a thumbnail's longer side: sharp at half that on a phone's screen
-_STYLE = """<style>.pair { display:flex; flex-direction:column; } .pair .say { margin:0 0 .6em; }
+_BANDS = 3  # thresholds that the number shown can be filtered by
+_STYLE = """<style>.filters { display:flex; flex-wrap:wrap; gap:6px 22px; margin:.4em 0 1em; font-size:.88rem; }
+.filters fieldset { border:0; margin:0; padding:0; display:flex; flex-wrap:wrap; gap:2px 12px; align-items:center; }
+.filters legend { float:left; color:var(--soft); padding:0 10px 0 0; } .filters label { white-space:nowrap; }
+.filters input { accent-color:var(--a); margin:0 4px 0 0; vertical-align:-1px; }
+.gallery { counter-reset:shown; } .pair { counter-increment:shown; }
+.shown { grid-column:1 / -1; margin:0; color:var(--soft); font-size:.85rem; }
+.shown::before { content:counter(shown) " shown"; }
+.pair { display:flex; flex-direction:column; } .pair .say { margin:0 0 .6em; }
 .pair .row img { aspect-ratio:5/4; object-fit:contain; background:var(--tint); }
 .pair .row + .numbers { margin-top:auto; padding-top:8px; }</style>"""
 
@@ -35,6 +43,8 @@ class Card:
     score: float
     duplicate_image: bool
     duplicate_caption: bool
+    p_positive: float
+    """Not a number without a calibration."""
     match: bool | None
     """True and False where it is known, None where nobody has judged."""
 
@@ -65,6 +75,7 @@ def write(
                 key=split.image_keys[row],
             ) from error
 
+    bands = _bands(cards)
     body = [
         _STYLE,
         "<h1>Probably missing matches</h1>",
@@ -76,9 +87,10 @@ def write(
         '<p class="small soft">Each card asks: is the sentence true of the left picture? The right picture is the one '
         "the sentence was written for. Of the candidates between two pictures only the best is shown; all are in "
         "<code>candidates.parquet</code>.</p>",
+        *_filters(cards, bands),
         '<div class="gallery">',
-        *(_card(split, card, thumbnail(card.image), thumbnail(card.owner)) for card in cards),
-        "</div>",
+        *(_card(split, card, thumbnail(card.image), thumbnail(card.owner), bands) for card in cards),
+        '<p class="shown"></p></div>' if cards else "</div>",
         "<h2>In words</h2>",
         *(f"<p>{escape(sentence)}</p>" for sentence in sentences),
     ]
@@ -112,7 +124,60 @@ def _figures(summary: dict[str, Any]) -> str:
     return f'<div class="cards">{inner}</div>'
 
 
-def _card(split: Split, card: Card, image: str, owner: str) -> str:
+_KINDS: dict[str, tuple[str, Callable[[Card], bool]]] = {
+    "true": ("true", lambda card: card.match is True),
+    "not true": ("false", lambda card: card.match is False),
+    "not known": ("unknown", lambda card: card.match is None),
+}
+_SAME: dict[str, tuple[str, Callable[[Card], bool]]] = {
+    "same image file": ("same-image", lambda card: card.duplicate_image),
+    "same words": ("same-words", lambda card: card.duplicate_caption),
+}
+
+
+def _bands(cards: Sequence[Card]) -> list[float]:
+    """Return the scores that cut the cards into parts of about the same size, to two digits, rising."""
+    scores = sorted(card.score for card in cards)
+    cuts = [scores[len(scores) * part // (_BANDS + 1)] for part in range(1, _BANDS + 1)] if cards else []
+    return sorted({round(cut, 2) for cut in cuts if round(cut, 2) > scores[0]})
+
+
+def _filters(cards: Sequence[Card], bands: Sequence[float]) -> Iterator[str]:
+    """Give the filters and the style that carries them out: no script, so nothing in the page can run."""
+    groups = []
+    if bands:
+        options = [("score", "all", "")] + [("score", f"from {band:.2f}", f"band-{n}") for n, band in enumerate(bands)]
+        groups.append(("score", "radio", options))
+    kinds = [(word, name) for word, (name, holds) in _KINDS.items() if any(map(holds, cards))]
+    if len(kinds) > 1:
+        groups.append(("known", "radio", [("known", "all", ""), *(("known", *kind) for kind in kinds)]))
+    same = [(word, name) for word, (name, holds) in _SAME.items() if any(map(holds, cards))]
+    if same:
+        groups.append(("hide", "checkbox", [("hide", *one) for one in same]))
+    if not groups:
+        return
+    rules, fields = [], []
+    for legend, kind, options in groups:
+        labels = []
+        for group, word, name in options:
+            place = f"{group}-{name or 'all'}"
+            checked = " checked" if kind == "radio" and not name else ""
+            labels.append(f'<label><input type="{kind}" name="{group}" id="{place}"{checked}>{escape(word)}</label>')
+            if name:
+                hidden = f".{name}" if kind == "checkbox" else f":not(.{name})"
+                rules.append(f"main:has(#{place}:checked) .pair{hidden} {{ display:none; }}")
+        fields.append(f"<fieldset><legend>{legend}</legend>{''.join(labels)}</fieldset>")
+    yield f"<style>{' '.join(rules)}</style>"
+    yield f'<div class="filters">{"".join(fields)}</div>'
+
+
+def _classes(card: Card, bands: Sequence[float]) -> str:
+    named = [name for name, holds in (*_KINDS.values(), *_SAME.values()) if holds(card)]
+    named += [f"band-{number}" for number, band in enumerate(bands) if card.score >= band]
+    return " ".join(["pair", *named])
+
+
+def _card(split: Split, card: Card, image: str, owner: str, bands: Sequence[float]) -> str:
     words = split.texts[card.caption]
     own = split.texts[card.own_caption] if card.own_caption is not None else "no caption of its own"
     badges = []
@@ -124,11 +189,13 @@ def _card(split: Split, card: Card, image: str, owner: str) -> str:
         badges.append(("missed", "same words"))
     marks = " ".join(f'<span class="badge {kind}">{text}</span>' for kind, text in badges)
     numbers = [("score", card.score), ("images", card.image_similarity), ("captions", card.text_similarity)]
+    if not math.isnan(card.p_positive):
+        numbers.insert(0, ("p", card.p_positive))
     shown = "".join(
         f"<span>{name} <b>{'–' if math.isnan(value) else f'{value:.3f}'}</b></span>" for name, value in numbers
     )
     return (
-        f'<article class="pair"><p class="say">“{escape(words)}” {marks}</p><div class="row">'
+        f'<article class="{_classes(card, bands)}"><p class="say">“{escape(words)}” {marks}</p><div class="row">'
         f"<div>{page.picture(image, own)}"
         f'<p class="caption"><span class="soft">This one? Its own caption:</span> {escape(own)}</p></div>'
         f"<div>{page.picture(owner, words)}"

@@ -1,9 +1,11 @@
-"""Indexing: every row's nearest rows by a teacher, found exactly, and an index file that any FAISS user can open.
+"""Indexing: every row's nearest rows by a teacher, and an index file that any FAISS user can open.
 
-Shapes: N rows of a teacher table, D its width, K neighbours kept a row; Q rows searched at once, S places searched.
+Shapes: N rows of a teacher table, D its width, K neighbours kept a row; Q rows written at once.
 """
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.neighbours import Neighbours, neighbour_path, neighbour_stamp
 from cusa.manifests.samples import Split
 from cusa.pipeline.config import IndexConfig
+from cusa.pipeline.nearest import extended, flat_index, nearest_rows
 from cusa.pipeline.stage import Outcome, outcome
 from cusa.pipeline.vectors import unit_rows
 
@@ -20,23 +23,28 @@ if TYPE_CHECKING:
     import faiss
 
 _ROWS_A_BLOCK = 4096
-_DECIMALS = 6  # similarities that agree so far are ties: float32 products differ in the 7th digit from block to block
+_SAME = 1e-6  # rows that differ by no more were not changed
 
 
 def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False, on_event: OnEvent = ignore) -> Outcome:
     """Write `index/<teacher>.faiss` and `index/neighbours-<teacher>.parquet` of one split.
 
+    Rows that were added to the split since are added to the index; the neighbours of all rows are brought up to date
+    from the new rows alone.
+
     Args:
-        config: how many neighbours.
+        config: how many neighbours, and for large splits the method with its budget.
         split: the split.
         teacher: the name of a teacher whose tables lie there.
         force: search again even if nothing changed.
         on_event: hears of every block of rows.
 
     Returns:
-        The outcome; counts has rows and neighbours a row, notes say where a split has fewer rows than were asked for.
+        The outcome; counts has rows, neighbours a row and rows added; notes say where a split has fewer rows than were
+        asked for, and of an approximate index how it was chosen and its measured recall.
 
     Raises:
+        ConfigError: if no approximate index fits its budget.
         DataError: if there is no such teacher, or a table is broken.
         StaleError: if a table belongs to another state of its shard.
     """
@@ -51,84 +59,106 @@ def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False,
     if why is None and old is not None:
         return outcome(folder, old)
 
-    book.unlink(missing_ok=True)
-    store.sweep(folder)
     table = tables.read_teacher(split, teacher)
     rows_ND = unit_rows(table)
-    index = _flat(rows_ND)
     files = [folder / f"{teacher}.faiss", neighbour_path(split, teacher)]
+    before = None if force or old is None else _before(files, old, parameters, rows_ND, split, stamp)
+    book.unlink(missing_ok=True)
+    store.sweep(folder)
+    made = _made(rows_ND, config, before, f"index {teacher} of {split.name}", on_event)
     with store.whole_file(files[0]) as temporary:
         import faiss
 
-        faiss.write_index(index, str(temporary))
-    found = _search(index, rows_ND, config.neighbours, f"index {teacher} of {split.name}", on_event)
-    store.write_table(files[1], _neighbour_table(table, found).replace_schema_metadata(stamp))
-    number, depth = len(rows_ND), found.ids.shape[1]
+        faiss.write_index(made.index, str(temporary))
+    store.write_table(files[1], _neighbour_table(table, made.near).replace_schema_metadata(stamp))
+    number, depth = len(rows_ND), made.near.ids.shape[1]
     short = f"{teacher} has {number} rows, so each has {depth} neighbours, not the {config.neighbours} asked for."
-    notes = (short,) if depth < config.neighbours else ()
-    counts = {"rows": number, "neighbours": depth}
+    notes = (short,) if depth < config.neighbours else made.notes
+    counts = {"rows": number, "neighbours": depth, **({"rows_added": made.added} if made.added else {})}
     done = clock.finish(book, stage="index", inputs=inputs, parameters=parameters, outputs=files, counts=counts)
     return outcome(folder, done, why=str(why), notes=notes)
 
 
-def nearest_rows(rows_ND: np.ndarray, k: int, *, what: str = "index", on_event: OnEvent = ignore) -> Neighbours:
-    """Find the `k` rows of largest inner product to every row, exactly.
-
-    A row leaves itself out by its number, so its duplicates stay. Ties (to six decimals) go to the smaller row number,
-    also where they straddle the last place.
-
-    Args:
-        rows_ND: (N, D) float32 unit rows.
-        k: neighbours a row; N - 1 where there are fewer others.
-        what: what progress is called.
-        on_event: hears of every block.
-
-    Returns:
-        (N, min(k, N - 1)) row numbers and cosines.
-    """
-    return _search(_flat(rows_ND), rows_ND, k, what, on_event)
+@dataclass(frozen=True)
+class _Made:
+    index: "faiss.Index"
+    near: Neighbours
+    added: int
+    notes: tuple[str, ...]
 
 
-def _flat(rows_ND: np.ndarray) -> "faiss.IndexFlatIP":
-    import faiss  # here, so that "up to date" is said without it
-
-    index = faiss.IndexFlatIP(rows_ND.shape[1])
-    index.add(rows_ND)
-    return index
-
-
-def _search(index: "faiss.IndexFlatIP", rows_ND: np.ndarray, k: int, what: str, on_event: OnEvent) -> Neighbours:
+def _made(
+    rows_ND: np.ndarray, config: IndexConfig, before: "tuple[faiss.Index, Neighbours] | None", what: str, on: OnEvent
+) -> _Made:
+    """Build or extend the index, and find the neighbours."""
     number = len(rows_ND)
-    k = max(0, min(k, number - 1))
-    ids_NK = np.empty((number, k), dtype=np.int64)
-    similarities_NK = np.empty((number, k), dtype=np.float32)
-    on_event(what, 0, number)
-    for start in range(0, number if k else 0, _ROWS_A_BLOCK):
-        rows_Q = np.arange(start, min(start + _ROWS_A_BLOCK, number))
-        # One place more for the row itself, and one to see whether the last place is tied.
-        near_QS: np.ndarray
-        found_QS: np.ndarray
-        near_QS, found_QS = index.search(rows_ND[rows_Q], min(k + 2, number))
-        near_QS = np.round(near_QS, _DECIMALS)
-        near_QS[found_QS == rows_Q[:, None]] = -np.inf  # itself goes last
-        order_QS = np.lexsort((found_QS, -near_QS), axis=1)
-        near_QS, found_QS = (np.take_along_axis(x, order_QS, axis=1) for x in (near_QS, found_QS))
-        for row in np.flatnonzero(near_QS[:, k - 1] == near_QS[:, k]):
-            near_QS[row, :k], found_QS[row, :k] = _untie(rows_ND, int(rows_Q[row]), k)
-        ids_NK[rows_Q], similarities_NK[rows_Q] = found_QS[:, :k], near_QS[:, :k]
-        on_event(what, int(rows_Q[-1]) + 1, number)
-    return Neighbours(ids_NK, similarities_NK)
+    exact = config.method == "exact" or (config.method == "auto" and number <= config.exact_up_to)
+    if before is not None:
+        index, near = before
+        known = index.ntotal
+        index.add(rows_ND[known:])
+        if exact:
+            return _Made(index, extended(near, rows_ND, config.neighbours, what=what, on_event=on), number - known, ())
+    elif exact:
+        index = flat_index(rows_ND)
+        return _Made(index, nearest_rows(rows_ND, config.neighbours, index=index, what=what, on_event=on), 0, ())
+    from cusa.pipeline import approximate
+
+    plan = approximate.choose(number, rows_ND.shape[1], config)
+    if before is None:
+        index = approximate.build(rows_ND, plan)
+    measured = approximate.tune(index, rows_ND, config.neighbours, config)
+    found = approximate.neighbours(
+        index, rows_ND, config.neighbours, exact_rows=plan.exact_rows, what=what, on_event=on
+    )
+    chosen = (
+        f"{plan.factory}, about {plan.bytes / 2**20:,.0f} MiB, chosen for at most {config.memory:g} GiB and "
+        f"{config.latency:g} ms a query; "
+    )
+    sentence = measured.sentence(config.neighbours, config.recall, config.latency)
+    return _Made(index, found, 0 if before is None else number - known, (chosen + sentence,))
 
 
-def _untie(rows_ND: np.ndarray, row: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Search one row whose last place is tied: FAISS keeps any of the tied rows, the rule keeps the first ones."""
-    near_N = np.round(rows_ND @ rows_ND[row], _DECIMALS)
-    near_N[row] = -np.inf
-    last = np.partition(near_N, -k)[-k]
-    above = np.flatnonzero(near_N > last)
-    kept = np.concatenate([above, np.flatnonzero(near_N == last)[: k - len(above)]])
-    kept = kept[np.lexsort((kept, -near_N[kept]))]
-    return near_N[kept], kept
+def _before(
+    files: list[Path],
+    old: ledger.Ledger,
+    parameters: dict[str, Any],
+    rows_ND: np.ndarray,
+    split: Split,
+    stamp: dict[str, str],
+) -> "tuple[faiss.Index, Neighbours] | None":
+    """Return the index and the neighbours of the split's first rows, if rows were only added since."""
+    if old.parameters != parameters or any(
+        not file.is_file() or file.stat().st_size != old.outputs.get(file.name) for file in files
+    ):
+        return None
+    import faiss
+
+    column = store.read_table(files[1], columns=["neighbours"])["neighbours"].combine_chunks()
+    known = len(column)
+    depth = min(parameters["neighbours"], known - 1)
+    if not 1 < known < len(rows_ND) or depth < parameters["neighbours"]:
+        return None
+    index = faiss.read_index(str(files[0]))
+    if index.ntotal != known or index.d != rows_ND.shape[1]:
+        return None
+    same = _first_rows(index, known)
+    if same is None or not np.allclose(same, rows_ND[:known], atol=_SAME):
+        return None
+    ids, distances = (column.field(name).flatten().to_numpy() for name in ("ids", "distances"))
+    return index, Neighbours(ids.reshape(known, -1), (1 - distances).reshape(known, -1).astype(np.float32))
+
+
+def _first_rows(index: "faiss.Index", number: int) -> np.ndarray | None:
+    """Return the rows that an index holds as they are; None where it holds codes: then it is built anew."""
+    import faiss
+
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is not None:
+        if lists.code_size != 4 * index.d:
+            return None
+        lists.make_direct_map()
+    return np.asarray(index.reconstruct_n(0, number))
 
 
 def _neighbour_table(table: tables.TeacherTable, found: Neighbours) -> pa.Table:

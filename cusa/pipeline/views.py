@@ -1,15 +1,18 @@
 """The views that SQL sees: one for each table of a work folder and its runs, typed, also where a table is missing."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cusa.manifests import ledger, schemas, tables
+from cusa.errors import DataError
+from cusa.manifests import ledger, schemas, store, tables
 from cusa.manifests.samples import splits
 
 TYPES = {
@@ -19,13 +22,33 @@ TYPES = {
     pa.float32(): "FLOAT",
     pa.float64(): "DOUBLE",
     pa.bool_(): "BOOLEAN",
+    pa.timestamp("ms"): "TIMESTAMP",
     pa.list_(pa.string()): "VARCHAR[]",
     pa.list_(pa.float32()): "FLOAT[]",
 }
 """What SQL calls the types of our tables."""
 
 MACROS = ("CREATE MACRO cosine(a, b) AS array_cosine_similarity(a, b)",)
-"""Functions of our own: `cosine(a, b)` of two embeddings of the same width."""
+"""Functions that need no view: `cosine(a, b)` of two embeddings of the same width."""
+
+VIEW_MACROS = (
+    # The tar and the byte range of an image: what anyone needs to cut the picture out.
+    "CREATE MACRO picture(wanted) AS (SELECT struct_pack(split := split, shard := shard, image_offset := image_offset, "
+    "image_bytes := image_bytes, ext := ext, width := width, height := height) "
+    "FROM samples WHERE key = wanted LIMIT 1)",
+    # Everything that is known of one pair, in one row.
+    "CREATE MACRO pair(wanted_image, wanted_caption) AS TABLE SELECT s.split, s.key AS image_key, w.caption_key, "
+    "w.key AS owner_image_key, w.text AS caption, "
+    "(SELECT list(o.text ORDER BY o.position) FROM captions o WHERE o.split = s.split AND o.key = s.key) "
+    "AS image_captions, c.image_similarity, c.text_similarity, c.cross_similarity, c.image_rank, c.text_rank, c.score, "
+    "c.p_positive, c.known_match, "
+    "(SELECT list(v.reviewer || ': ' || v.verdict ORDER BY v.judged_at) FROM verdicts v WHERE v.split = s.split "
+    "AND v.image_key = s.key AND v.caption_key = w.caption_key) AS verdicts, picture(s.key) AS picture "
+    "FROM samples s JOIN captions w ON w.split = s.split LEFT JOIN candidates c ON c.split = s.split "
+    "AND c.image_key = s.key AND c.caption_key = w.caption_key "
+    "WHERE s.key = wanted_image AND w.caption_key = wanted_caption",
+)
+"""Functions over the views: `picture(key)`, and the table `pair(image_key, caption_key)`."""
 
 BROKEN = "Broken table: "
 """What the message of a query begins with that would read an unreadable file."""
@@ -37,6 +60,19 @@ _LEDGERS = {
     "seconds": "DOUBLE",
     "peak_memory_bytes": "BIGINT",
     "counts": "MAP(VARCHAR, DOUBLE)",
+}
+
+_RUNS = {
+    "run": "VARCHAR",
+    "recipe": "VARCHAR",
+    "student": "VARCHAR",
+    "data": "VARCHAR",
+    "seed": "BIGINT",
+    "best_step": "BIGINT",
+    "finished": "TIMESTAMP",
+    "seconds": "DOUBLE",
+    "evaluated": "BOOLEAN",
+    "settings": "VARCHAR",  # the recipe as resolved, JSON
 }
 
 
@@ -73,12 +109,13 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def work_views(work: Path, runs: Iterable[Path] = ()) -> list[View]:
-    """Return the views of a work folder and of runs.
+def work_views(work: Path, runs: Iterable[Path] = (), raw: Iterable[Path] = ()) -> list[View]:
+    """Return the views of a work folder, of runs, and of the raw files that it was made from.
 
     Args:
         work: the work folder.
         runs: run folders.
+        raw: folders of `cusa download`.
 
     Raises:
         DataError: if the folder holds no split.
@@ -98,17 +135,38 @@ def work_views(work: Path, runs: Iterable[Path] = ()) -> list[View]:
     of_runs = partial(one_each, "run", run_folders)
     truth = {name: _truth_file(folder) for name, folder in folders.items()}
     known = [Source({"split": name}, (path,)) for name, path in truth.items()]
-    raw = of_splits("candidates", "audit/candidates.parquet", schemas.CANDIDATES, "", audit)
+    found = of_splits("candidates", "audit/candidates.parquet", schemas.CANDIDATES, "", audit)
     return [
         of_splits("samples", "samples.parquet", schemas.SAMPLES, "an image", shard),
         of_splits("captions", "captions.parquet", schemas.CAPTIONS, "a caption", shard),
         of_splits("drops", "drops.parquet", schemas.DROPS, "an image or caption that was refused, and why", shard),
         of_splits("shards", "shards.parquet", schemas.SHARDS, "a tar", shard),
+        one_each(
+            "dataset",
+            {folder.name: folder.resolve() for folder in raw},
+            "sources",
+            "sources.parquet",
+            schemas.SOURCES,
+            "a file of the raw data: where it came from, and whether it is there",
+            "cusa download ...",
+        ),
         _view("truth", ("split",), known, _columns(schemas.TRUTH), "a pair known to match", f"{audit} --truth FILE"),
         *_teacher_views(folders, f"cusa extract-teachers {work} --image TEACHER --text TEACHER"),
         _neighbour_view("image_neighbours", "image", folders, index),
         _neighbour_view("text_neighbours", "text", folders, index),
-        _candidate_view(raw, truth),
+        _candidate_view(found, truth),
+        of_splits(
+            "verdicts", "audit/verdicts.parquet", schemas.VERDICTS, "what a reviewer said", f"cusa review {work}"
+        ),
+        of_splits(
+            "duplicates",
+            "audit/duplicates.parquet",
+            schemas.DUPLICATE_GROUPS,
+            "an image or caption that has duplicates",
+            audit,
+        ),
+        of_splits("leaks", "audit/leaks.parquet", schemas.LEAKS, "something that stands in two splits", audit),
+        _run_view(run_folders),
         of_runs("metrics", "metrics.parquet", schemas.METRICS, "a number of a run at a step", "cusa train ..."),
         of_runs("per_query", "eval/per_query.parquet", schemas.PER_QUERY, "a query's ranking", "cusa eval ..."),
         _ledger_view([work, *run_folders.values()]),
@@ -226,7 +284,7 @@ def _candidate_view(raw: View, truth: Mapping[str, Path]) -> View:
     sql = (
         "SELECT c.split, c.image_key, c.caption_key, c.owner_image_key, w.text AS caption, o.text AS image_caption, "
         "c.image_similarity, c.text_similarity, c.cross_similarity, c.image_rank, c.text_rank, c.score, "
-        "c.duplicate_image, c.duplicate_caption, "
+        "c.p_positive, c.worth, c.duplicate_image, c.duplicate_caption, "
         f"CASE WHEN t.image_key IS NOT NULL THEN true WHEN c.split IN ({judged}) THEN false END AS known_match "
         f"FROM ({raw.sql}) c "
         "LEFT JOIN captions w ON w.split = c.split AND w.caption_key = c.caption_key "
@@ -235,6 +293,43 @@ def _candidate_view(raw: View, truth: Mapping[str, Path]) -> View:
         "LEFT JOIN truth t ON t.split = c.split AND t.image_key = c.image_key AND t.caption_key = c.caption_key"
     )
     return replace(raw, sql=sql, what="a caption that may be true of another image")
+
+
+def _run_view(folders: Mapping[str, Path]) -> View:
+    """Return what each run is: few rows, so they stand in the view itself."""
+    rows = []
+    for name, folder in folders.items():
+        recipe, told = (_json(folder / file) for file in ("recipe.json", "run.json"))
+        entry = ledger.read(folder / "ledger.json")
+        student, train = recipe.get("student") or {}, recipe.get("train") or {}
+        best = entry.counts.get("best_step") if entry else None
+        values = [
+            *(_text(value) for value in (name, recipe.get("name"), student.get("kind"), told.get("data"))),
+            *(
+                f"{int(value)}::BIGINT" if isinstance(value, int) else "NULL::BIGINT"
+                for value in (train.get("seed"), best)
+            ),
+            f"TRY_CAST({_text(entry.finished if entry else None)} AS TIMESTAMP)",
+            f"{float(entry.seconds)!r}::DOUBLE" if entry else "NULL::DOUBLE",
+            str((folder / "eval/per_query.parquet").is_file()).lower(),
+            f"{_text(json.dumps(recipe, sort_keys=True))}",
+        ]
+        rows.append(f"SELECT {', '.join(values)}")
+    sql = " UNION ALL ".join([f"SELECT {_nulls(_RUNS)} WHERE false", *rows])
+    return View("runs", sql, "a training run", (), "" if rows else "cusa train ...")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Return a JSON object, or an empty one where there is none that can be read."""
+    try:
+        found = store.read_json(path)
+    except DataError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return "NULL::VARCHAR" if value is None else f"{literal(str(value))}::VARCHAR"
 
 
 def _ledger_view(roots: Iterable[Path]) -> View:

@@ -78,7 +78,7 @@ def test_a_folder_of_a_class_that_is_gone(mine: None, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["clip-vit-b-32", "sgr", "saf", "x2vlm-base"])
 def test_recipes_of_the_papers_students_hold_its_weights(name: str) -> None:
-    told = recipe.load(name)
+    told = recipe.load(f"{name}/coco/cusa")
     expected = {"clip-vit-b-32": (0.1, 0.5), "sgr": (0.6, 0.75), "saf": (1.0, 0.75), "x2vlm-base": (0.3, 0.75)}
     assert (told.loss.alpha, told.loss.beta) == expected[name]
     assert students.kind_class(told.student.kind)

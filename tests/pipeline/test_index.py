@@ -10,8 +10,6 @@ import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cusa.errors import DataError, StaleError
 from cusa.manifests import neighbours, schemas, tables
@@ -95,35 +93,6 @@ def test_run__any_faiss_user_can_open_the_index(work: Path) -> None:
     similarities, ids = opened.search(rows, 1)
     assert ids[:, 0].tolist() == list(range(9))
     np.testing.assert_allclose(similarities[:, 0], 1, atol=1e-3)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 40).flatmap(
-        lambda n: st.tuples(st.lists(st.integers(0, 3), min_size=n, max_size=n), st.integers(1, 45))
-    )
-)
-def test_nearest_rows__ties_go_to_the_smaller_row_number(case: tuple[list[int], int]) -> None:
-    kinds, k = case
-    rows = np.linalg.qr(np.random.default_rng(3).normal(size=(8, 8)))[0][kinds].astype(np.float32)
-    found = index.nearest_rows(rows, k)
-    expected = [
-        sorted((j for j in range(len(kinds)) if j != i), key=lambda j, i=i: (kinds[j] != kinds[i], j))[:k]
-        for i in range(len(kinds))
-    ]
-    assert found.ids.tolist() == expected
-    assert found.ids.shape == (len(kinds), min(k, len(kinds) - 1))
-
-
-def test_nearest_rows__all_equal_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "_ROWS_A_BLOCK", 7)
-    heard: list[int] = []
-    rows = np.full((30, 4), 0.5, dtype=np.float32)
-    found = index.nearest_rows(rows, 5, on_event=lambda what, done, total: heard.append(done))
-    assert found.ids[:6].tolist() == [[j for j in range(6) if j != i] for i in range(6)]
-    assert (found.ids[6:] == np.arange(5)).all()
-    assert (found.similarities == 1).all()
-    assert heard == [0, 7, 14, 21, 28, 30]
 
 
 def test_run__one_image_has_no_neighbours_and_k_is_capped(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from tests.pipeline.audited import make_taught, teach
 from tests.worlds import make_work
 
 VIEWS = {
-    "samples", "captions", "drops", "shards", "truth", "image_neighbours", "text_neighbours", "candidates", "metrics",
-    "per_query", "ledgers",
+    "samples", "captions", "sources", "drops", "shards", "truth", "image_neighbours", "text_neighbours", "candidates",
+    "verdicts", "duplicates", "leaks", "runs", "metrics", "per_query", "ledgers",
 }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def test_connect__every_view_is_there_and_describes_itself(database: query.Datab
     overview = database.overview()
     names = {row[0] for row in overview.rows}
     assert names == VIEWS | {"teacher_colours", "teacher_words"}
-    assert {row[0] for row in overview.rows if "empty" in row[1]} == {"per_query"}
+    assert {row[0] for row in overview.rows if "empty" in row[1]} == {"per_query", "sources", "verdicts"}
 
 
 def test_run__views_hold_what_the_tables_hold(work: Path, database: query.Database) -> None:
@@ -251,6 +251,68 @@ def test_connect__teachers_of_odd_names_and_widths(tmp_path: Path) -> None:
         names = {view.name for view in database.views if view.name.startswith("teacher_")}
         assert names == {"teacher_colours", "teacher_words", "teacher_words_", "teacher_a_b_c"}
         assert len(database.run("SELECT * FROM teacher_words_").rows) == 15
+
+
+def test_macros__a_picture_and_a_pair(work: Path, database: query.Database) -> None:
+    split = Split(work, "train")
+    ((place,),) = database.run(f"SELECT picture('{split.image_keys[3]}')").rows
+    with (split.folder / place["shard"]).open("rb") as tar:
+        tar.seek(place["image_offset"])
+        assert tar.read(place["image_bytes"]) == split.image_bytes(3)
+    answer = database.run(f"FROM pair('{split.image_keys[0]}', '{split.caption_keys[20]}')")
+    (row,) = (dict(zip(answer.columns, one, strict=True)) for one in answer.rows)
+    assert (row["caption"], row["image_captions"]) == (split.texts[20], split.texts[:5])
+    assert (row["owner_image_key"], row["known_match"]) == (split.image_keys[4], True)
+    assert row["score"] == pytest.approx((row["image_similarity"] * row["text_similarity"]) ** 0.5, abs=1e-5)
+    assert database.run("FROM pair('nobody', 'nothing')").rows == []
+
+
+def test_run__a_query_past_its_time_is_stopped(database: query.Database) -> None:
+    with pytest.raises(ConfigError, match=r"took longer than 0\.2 seconds.*--timeout"):
+        database.run("SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range * b.range = 7", limit=0.2)
+    assert database.run("SELECT 1", limit=60).rows == [(1,)]
+
+
+def test_save__parquet_keeps_every_type(work: Path, database: query.Database, tmp_path: Path) -> None:
+    question = (
+        "SELECT key, width, captions, embedding FROM teacher_colours JOIN samples USING (split, key) JOIN "
+        "(SELECT key, list(text ORDER BY position) AS captions FROM captions GROUP BY key) USING (key) ORDER BY key"
+    )
+    assert database.save(question, tmp_path / "a.parquet") == 12
+    table = pq.read_table(tmp_path / "a.parquet")
+    assert [str(kind) for kind in table.schema.types] == [
+        "string", "int32", "list<element: string>", "fixed_size_list<element: float>[3]",
+    ]  # fmt: skip
+    assert table["key"].to_pylist() == sorted(Split(work, "train").image_keys)
+    with pytest.raises(ConfigError, match="not found"):
+        database.save("SELECT nothing FROM samples", tmp_path / "b.parquet")
+    assert not (tmp_path / "b.parquet").exists()
+
+
+def test_export__a_file_that_needs_the_work_folder_no_more(
+    work: Path, database: query.Database, tmp_path: Path
+) -> None:
+    import duckdb
+
+    assert database.export(tmp_path / "work.duckdb") == len(database.views)
+    with duckdb.connect(str(tmp_path / "work.duckdb"), read_only=True) as out:
+        for view in database.views:
+            question = f"SELECT count(*) FROM {view.name}"
+            assert out.execute(question).fetchall() == database.run(question).rows
+        kinds = out.execute("SELECT typeof(embedding), cosine(embedding, embedding) FROM teacher_words").fetchall()
+        assert kinds[0] == ("FLOAT[5]", pytest.approx(1))
+        key = Split(work, "train").image_keys[0]
+        assert out.execute(f"SELECT picture('{key}').shard").fetchall() == [("00000.tar",)]
+    assert database.export(tmp_path / "work.duckdb"), "an older file is replaced"
+
+
+def test_views__runs_sources_and_duplicates(work: Path, database: query.Database, tmp_path: Path) -> None:
+    assert database.run("SELECT run, recipe, evaluated FROM runs").rows == [("tiny", None, False)]
+    assert database.run("SELECT count(*) FROM duplicates WHERE modality = 'image' AND NOT exact").rows[0][0] > 0
+    row = {"path": "a.zip", "url": "u", "bytes": 3, "sha256": "00", "status": "failed", "error": "404"}
+    store.write_table(tmp_path / "raw/coco/sources.parquet", pa.Table.from_pylist([row], schema=schemas.SOURCES))
+    with query.connect(work, raw=[tmp_path / "raw/coco"]) as opened:
+        assert opened.run("SELECT dataset, path, status FROM sources").rows == [("coco", "a.zip", "failed")]
 
 
 def test_connect__for_writing_only_when_told(tmp_path: Path) -> None:

@@ -10,14 +10,17 @@ from typing import Any
 from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests import store, tables
 from cusa.manifests.samples import Split
-from cusa.pipeline import worth
 from cusa.pipeline.query import connect
 from cusa.pipeline.views import literal
 
 Pair = tuple[str, str]
 """Keys of an image and of a caption."""
 
+_ORDER = "worth DESC NULLS LAST, score DESC, image_key, caption_key"
+"""Those first whose verdict changes most; see `cusa.pipeline.worth`."""
+
 _LONGEST_FILTER = 2000
+_SECONDS = 60.0  # for a filter
 _KEPT = 8  # queues of other filters that stay in memory
 
 
@@ -45,6 +48,7 @@ class Candidate:
 
 
 NUMBERS = tuple(field.name for field in fields(Candidate))[2:]
+_COLUMNS = ", ".join(("image_key", "caption_key", *NUMBERS))
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Candidates:
             raise DataError(
                 f"{self.path} does not exist: there is nothing to ask about. Run `{made_by}`.", path=self.path
             )
-        store.check_table(self.path, columns=["image_key", "caption_key", "score"], made_by=made_by)
+        store.check_table(self.path, columns=["image_key", "caption_key", "score", "worth"], made_by=made_by)
         belongs_to = tables.read_part_metadata(self.path).get("split")
         if belongs_to != split.digest:
             raise StaleError(
@@ -91,13 +95,6 @@ class Candidates:
         self._database = connect(split.work, runs=())
         self._lock = threading.Lock()
         self._queues: dict[str, Queue] = {}
-        there = {row[0] for row in self._database.run("DESCRIBE SELECT * FROM candidates").rows}
-        self._columns = ", ".join(
-            name if name in there else f"NULL AS {name}" for name in ("image_key", "caption_key", *NUMBERS)
-        )
-        self._order = "score DESC, image_key, caption_key"
-        if "p_positive" in there:
-            self._order = f"{worth.SQL} DESC NULLS LAST, {self._order}"
 
     def close(self) -> None:
         """Close the database."""
@@ -133,13 +130,14 @@ class Candidates:
         return found[0] if found else None
 
     def _read(self, where: str) -> Queue:
-        total = self._database.run(f"SELECT count(*) FROM {self._filtered(where)}").rows[0][0]
+        counted = self._database.run(f"SELECT count(*) FROM {self._filtered(where)}", limit=_SECONDS)
+        total = counted.rows[0][0]
         chosen = tuple(self._select(where, limit=self._limit))
         return Queue(chosen, int(total), {one.pair: place for place, one in enumerate(chosen)})
 
     def _select(self, where: str, *, limit: int) -> list[Candidate]:
-        query = f"SELECT {self._columns} FROM {self._filtered(where)} ORDER BY {self._order} LIMIT {limit}"
-        return [Candidate(*map(_plain, row)) for row in self._database.run(query).rows]
+        query = f"SELECT {_COLUMNS} FROM {self._filtered(where)} ORDER BY {_ORDER} LIMIT {limit}"
+        return [Candidate(*map(_plain, row)) for row in self._database.run(query, limit=_SECONDS).rows]
 
     def _filtered(self, where: str) -> str:
         # The line break ends a comment that the filter may end with.

@@ -10,11 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from cusa.manifests import verdicts
+from cusa.manifests import schemas, store, verdicts
 from cusa.manifests.samples import Split
+from cusa.pipeline import audit
+from cusa.pipeline.config import AuditConfig
 from cusa.pipeline.review.room import Room
+from tests.pipeline.audited import make_taught
 from tests.pipeline.review.served import in_thread, make_audited
 from tests.pipeline.review.test_server import HOSTILE, make_hostile
 
@@ -36,7 +40,9 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=WAIT)
+        opened = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"], timeout=WAIT
+        )
         yield opened
         opened.close()
 
@@ -214,3 +220,38 @@ def test_page__a_verdict_outlives_the_server(browser: Any, tmp_path: Path) -> No
         tab.context.close()
     assert [row.verdict for row in verdicts.read(split.folder / "audit")] == ["match"]
     room.close()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_gallery__filters_hide_what_they_say(browser: Any, tmp_path: Path, size: str) -> None:
+    work = make_taught(tmp_path)
+    split = Split(work, "train")
+    pairs = [(image, caption) for image in split.image_keys[:6] for caption in split.caption_keys]
+    table = pa.table([list(column) for column in zip(*pairs, strict=True)], schema=schemas.TRUTH)
+    store.write_table(split.folder / "truth.parquet", table.replace_schema_metadata({"complete": "true"}))
+    audit.run(AuditConfig(neighbours=4, gallery=60), split=split)
+    path = work / "train/audit/gallery.html"
+    width, height = SIZES[size]
+    context = browser.new_context(viewport={"width": width, "height": height}, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(path.as_uri())
+
+    def shown() -> list[str]:
+        return [str(card.text_content()) for card in page.query_selector_all("article") if card.is_visible()]
+
+    every = shown()
+    assert len(every) == page.locator("article").count() > 10
+    page.check("#known-true")
+    true = shown()
+    page.check("#known-false")
+    false = shown()
+    assert 0 < len(true) < len(every)
+    assert sorted(true + false) == sorted(every)
+    page.check("#known-all")
+    page.check("#score-band-0")
+    least = float(str(page.locator("label:has(#score-band-0)").text_content()).removeprefix("from "))
+    scores = [float(card.partition("score ")[2][:5]) for card in every]
+    assert sorted(shown()) == sorted(card for card, score in zip(every, scores, strict=True) if score >= least)
+    assert 0 < len(shown()) < len(every)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    context.close()

@@ -1,0 +1,173 @@
+"""The paper's Table 5 on data that two cores can train on: baseline, CSA, USA, CUSA, and what decides between them.
+
+    python benchmarks/ablation/run.py --scenes SCENES_WORK --coco COCO_MINI_WORK --sts STS --truth ECCV --out OUT
+    python benchmarks/ablation/run.py --out OUT --collect   # only the tables, from what is there
+
+`SCENES_WORK`: `cusa download scenes`, `cusa shard karpathy`, `cusa extract-teachers` with the offline teachers.
+`COCO_MINI_WORK`: 599 / 199 / 200 COCO images, sharded, with `offline-gist` and all-MiniLM-L6-v2. Each job is a `cusa
+sweep` of one seed; a seed is finished for all jobs before the next begins, so that whatever time there was gives whole
+comparisons. Killed, it goes on; with `--minutes` it stops by itself between two trainings (exit code 3).
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from cusa import sweep
+from cusa.manifests import store
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results"
+SHARP = ("loss.alpha=0.5", "loss.beta=0.5", *sweep.settings_of({"tau_q": 0.1, "tau_c": 0.1, "tau_u": 0.1}))
+METHODS = ("baseline", "csa", "usa", "cusa")
+PIXELS = ("teachers.image=offline-gist", "teachers.text=offline-ngrams")
+
+# name -> recipe, settings, axes without the seed. The baseline is that of `paper` for the same reduction.
+MAIN = {
+    "scenes/paper": ("scenes", (), {"loss.reduction": ("standard", "release"), "method": METHODS}),
+    "scenes/sharp": ("scenes", SHARP, {"method": METHODS[1:]}),
+    "coco-mini/paper": ("coco-mini", (), {"loss.reduction": ("standard", "release"), "method": METHODS}),
+    "coco-mini/sharp": ("coco-mini", SHARP, {"method": METHODS[1:]}),
+}
+MORE = {
+    "scenes/tau-q": (
+        "scenes",
+        (),
+        {"loss.reduction": ("standard", "release"), "tau_q": (0.05, 0.1, 0.3), "method": ("cusa",)},
+    ),
+    "scenes/weights": ("scenes", SHARP, {"alpha": (0.1, 0.5, 1.0), "beta": (0.1, 0.5, 1.0)}),
+    "scenes/pixel-teachers": ("scenes", (*SHARP, *PIXELS), {"method": ("csa", "usa", "cusa")}),
+    "scenes/batch-32": ("scenes", (*SHARP, "train.batch=32"), {"method": ("baseline", "cusa")}),
+    "scenes/batch-32-paper": (
+        "scenes",
+        ("train.batch=32",),
+        {"loss.reduction": ("standard", "release"), "method": ("cusa",)},
+    ),
+    "scenes/batch-256": ("scenes", (*SHARP, "train.batch=256"), {"method": ("baseline", "cusa")}),
+}
+KEPT = (
+    "cross-modal/rsum",
+    "cross-modal-truth/image-to-text/r_precision",
+    "cross-modal-truth/text-to-image/r_precision",
+    "cross-modal-truth/image-to-text/map_at_r",
+    "cross-modal-truth/text-to-image/map_at_r",
+    "eccv-caption/image-to-text/r_precision",
+    "eccv-caption/text-to-image/r_precision",
+    "eccv-caption/image-to-text/map_at_r",
+    "eccv-caption/text-to-image/map_at_r",
+    "image-to-image/r@1",
+    "image-to-image/r_precision",
+    "text-to-text/r@1",
+    "text-to-text/r_precision",
+    "sts/average",
+)
+
+
+def train(told: argparse.Namespace) -> None:
+    """Run every job, one seed after the other."""
+    end = time.monotonic() + 60 * told.minutes if told.minutes else float("inf")
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+        if time.monotonic() > end:
+            sys.exit(3)
+
+    data = {"scenes": [told.scenes], "coco-mini": [told.coco, told.truth, told.sts]}
+    jobs = MORE if told.more else MAIN
+    for seed in range(told.more or told.seeds):
+        for name, (recipe, settings, axes) in jobs.items():
+            if not name.startswith(told.only):
+                continue
+            say(f"{name}, seed {seed}")
+            done = sweep.run(
+                str(HERE / f"{recipe}.toml"),
+                {"seed": [seed], **{axis: list(values) for axis, values in axes.items()}},
+                data=data[recipe],
+                out=told.out / name / f"seed-{seed}",
+                settings=settings,
+                say=say,
+            )
+            if done.failed:
+                print(f"failed: {done.failed}", flush=True)
+
+
+def collect(out: Path) -> list[dict[str, object]]:
+    """Return every cell that was trained: job, settings, seed, the metrics kept."""
+    rows = []
+    for name in [*MAIN, *MORE]:
+        axes = {**MAIN, **MORE}[name][2]
+        for path in sorted((out / name).glob("seed-*/results.parquet")):
+            for row in store.read_table(path).to_pylist():
+                metrics = {key: round(row[key], 3) for key in KEPT if row.get(key) is not None}
+                if not row["error"]:
+                    rows.append({"job": name, **{axis: row[axis] for axis in axes}, "seed": row["seed"], **metrics})
+    return rows
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Return, for every setting, the mean over seeds and the difference to the baseline of the same seeds."""
+    parts = []
+    for data in ("scenes", "coco-mini"):
+        mine = [row for row in rows if str(row["job"]).startswith(data)]
+        metrics = [key for key in KEPT if any(key in row for row in mine)]
+        lines = [["job", "setting", "seeds", *metrics], ["---"] * (3 + len(metrics))]
+        groups: dict[tuple[str, str], list[dict[str, object]]] = {}
+        for row in mine:
+            axes = {**MAIN, **MORE}[str(row["job"])][2]
+            groups.setdefault((str(row["job"]), ", ".join(f"{axis}={row[axis]}" for axis in axes)), []).append(row)
+        for (job, setting), group in groups.items():
+            base = {row["seed"]: row for row in mine if _is_baseline(row, group[0])}
+            cells = []
+            for key in metrics:
+                values = [float(row[key]) for row in group if key in row]
+                mean, half = sweep.mean_interval(values)
+                text = f"{mean:.1f} ± {half:.1f}"
+                pairs = [float(row[key]) - float(base[row["seed"]][key]) for row in group if row["seed"] in base]
+                if group[0].get("method") != "baseline" and pairs:
+                    difference, spread = sweep.mean_interval(pairs)
+                    text += f" (**{difference:+.1f}** ± {spread:.1f})"
+                cells.append(text)
+            lines.append([job, setting, str(len(group)), *cells])
+        parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return "\n\n".join(parts)
+
+
+def _is_baseline(row: dict[str, object], one: dict[str, object]) -> bool:
+    """Tell whether a row is what another setting is compared with: the same batch and reduction, no CSA and no USA."""
+    if row.get("method") != "baseline":
+        return False
+    batch = [str(job["job"]).partition("batch-")[2].partition("-")[0] for job in (row, one)]
+    reduction = one.get("loss.reduction", "standard")
+    # At batch 32 the release's baseline was not trained: AdamW hides a factor on the only term.
+    return batch[0] == batch[1] and (row.get("loss.reduction", "standard") == reduction or batch[0] == "32")
+
+
+def main() -> None:
+    """Train, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scenes", type=Path)
+    parser.add_argument("--coco", type=Path)
+    parser.add_argument("--sts", type=Path)
+    parser.add_argument("--truth", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--more", type=int, default=0, help="seeds of the further questions, instead of the main table")
+    parser.add_argument("--minutes", type=float, default=0, help="stop after so long, to go on when called again")
+    parser.add_argument("--only", default="", help="jobs whose name begins so")
+    parser.add_argument("--collect", action="store_true")
+    told = parser.parse_args()
+    if not told.collect:
+        train(told)
+        return
+    rows = collect(told.out)
+    name = f"ablation-2-core-x86-{time.strftime('%Y-%m-%d')}"
+    (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=0) + "\n")
+    note = "Mean over seeds ± 95 % t-interval; in brackets the difference to the baseline of the same seeds.\n\n"
+    (RESULTS / f"{name}.md").write_text(note + table(rows) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""What one core of this machine does in a second, for the estimates of `cusa plan`; writes cusa/manifests/rates.toml.
+
+    python benchmarks/rates.py 2-core-x86
+
+Networks of the published sizes with random weights: forward and backward for training (the optimiser's step left out),
+forward alone for teachers. Shards are made of noise as JPEGs of 640 x 480 pixels. Seconds are CPU seconds of one
+thread, which others on the machine hardly change.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel, MPNetConfig, MPNetModel
+
+from cusa.models.offline import load_offline
+from cusa.models.sgraf_network import SgrafNetwork, hinge
+from cusa.models.unicom import UNICOM, Unicom
+from cusa.models.x2vlm import X2vlm
+from cusa.models.x2vlm_network import Sizes, X2vlmNetwork
+from cusa.pipeline import readers, scenes, shard
+from cusa.pipeline.config import ScenesConfig, ShardConfig
+from cusa.pipeline.index import nearest_rows
+
+OUT = Path(__file__).parents[1] / "cusa" / "manifests" / "rates.toml"
+
+
+def seconds(function: Callable[[], object], repeats: int = 2) -> float:
+    """Return the shorter of some runs in CPU seconds: a rate that plans days need not be exact."""
+    found = []
+    for _ in range(repeats):
+        start = time.process_time()
+        function()
+        found.append(time.process_time() - start)
+    return min(found)
+
+
+def contrastive(image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    logits = F.normalize(image) @ F.normalize(text).T / 0.05
+    target = torch.arange(len(logits))
+    return F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+
+
+def clip(batch: int, **vision: int) -> dict[str, float]:
+    sizes = {"text_config": vision.pop("text", {}), "projection_dim": vision.pop("projection", 512)}
+    model = CLIPModel(CLIPConfig(vision_config=vision, **sizes))
+    side = vision.get("image_size", 224)
+    pixels, ids = torch.randn(batch, 3, side, side), torch.randint(1, 1000, (batch, 20))
+
+    def step() -> None:
+        out = model(pixel_values=pixels, input_ids=ids)
+        contrastive(out.image_embeds, out.text_embeds).backward()
+
+    return rate(model, batch, step)
+
+
+def rate(model: nn.Module, batch: int, step: Callable[[], None]) -> dict[str, float]:
+    return {"pairs": batch / seconds(step), "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def sgraf(module: str, batch: int) -> dict[str, float]:
+    network = SgrafNetwork(module, region_width=2048, vocabulary=11353)  # type: ignore[arg-type]
+    regions, ids = torch.randn(batch, 36, 2048), torch.randint(4, 11353, (batch, 14))
+    lengths = torch.randint(8, 15, (batch,))
+
+    def step() -> None:
+        seen, said = network.encode_regions(regions), network.encode_words(ids, lengths)
+        hinge(network.similarity(seen, said, lengths)).backward()
+
+    return rate(network, batch, step)
+
+
+def x2vlm(batch: int) -> dict[str, float]:
+    student = X2vlm(X2vlmNetwork(Sizes()), None, {"kind": "x2vlm", "name": "scratch", "uni": True})
+    pixels = torch.randn(batch, 3, 384, 384)
+    tokens = {"input_ids": torch.randint(1000, 20000, (batch, 20)), "attention_mask": torch.ones(batch, 20)}
+
+    def step() -> None:
+        out = student(pixels, tokens)
+        loss = student.base_loss(out, image_ids=torch.arange(batch))
+        sum(loss.values()).backward() if isinstance(loss, dict) else loss.backward()
+
+    return rate(student, batch, step)
+
+
+@torch.inference_mode()
+def teachers() -> dict[str, dict[str, float]]:
+    unicom = Unicom(UNICOM["unicom-vit-b-32"]).eval()
+    pixels = torch.randn(16, 3, 224, 224)
+    mpnet = MPNetModel(MPNetConfig()).eval()
+    ids = torch.randint(4, 30000, (64, 18))
+    found = {
+        "unicom-vit-b-32": {"width": 512, "rows": 16 / seconds(lambda: unicom(pixels))},
+        "unicom-vit-b-32-tokens": {"width": 37632, "rows": 16 / seconds(lambda: unicom.tokens(pixels))},
+        "all-mpnet-base-v2": {"width": 768, "rows": 64 / seconds(lambda: mpnet(input_ids=ids))},
+    }
+    pictures = [Image.fromarray(np.random.default_rng(n).integers(0, 255, (96, 96, 3), np.uint8)) for n in range(64)]
+    for name in ("offline-gist", "offline-scenes-image", "offline-ngrams", "offline-scenes-text"):
+        teacher = load_offline(name)
+        items = pictures if teacher.modality == "image" else [f"a red circle above square {n}" for n in range(64)]
+        found[name] = {"width": teacher.width, "rows": 64 / seconds(lambda t=teacher, i=items: t.encode(i))}
+    return found
+
+
+def pipeline() -> dict[str, dict[str, float]]:
+    rows = np.random.default_rng(0).standard_normal((10_000, 512), dtype=np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    found = {"index": {"multiplications": len(rows) ** 2 * rows.shape[1] / seconds(lambda: nearest_rows(rows, 50), 1)}}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        drawn = ScenesConfig(train=300, val=1, test=1)
+        found["scenes"] = {"images": 302 / seconds(lambda: scenes.run(drawn, out=place / "scenes"), 1)}
+        (place / "raw" / "train").mkdir(parents=True)
+        noise = np.random.default_rng(0).integers(0, 60, (480, 640, 3), np.uint8)
+        for number in range(400):
+            Image.fromarray(noise + np.uint8(number % 100)).save(place / "raw/train" / f"{number:04d}.jpg", quality=85)
+            (place / "raw/train" / f"{number:04d}.txt").write_text("a caption\nanother\n")
+        reading = readers.read("folder", place / "raw")
+        config = ShardConfig(workers=1)
+        found["shard"] = {"images": 400 / seconds(lambda: shard.run(config, reading=reading, out=place / "work"), 1)}
+    return found
+
+
+def toml(found: dict[str, object], prefix: str = "") -> list[str]:
+    lines = [f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {value!r}".replace("'", '"')
+             for key, value in found.items() if not isinstance(value, dict)]  # fmt: skip
+    for key, value in found.items():
+        if isinstance(value, dict):
+            inner = toml(value, f"{prefix}{key}.")
+            head = [f"\n[{prefix}{key}]"] if any("=" in line and not line.startswith("[") for line in inner[:1]) else []
+            lines += [*head, *inner]
+    return lines
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    text = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
+    large = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
+    found: dict[str, object] = {"machine": sys.argv[1], "date": str(date.today()), **pipeline()}
+    found["teachers"] = teachers()
+    found["train"] = {
+        "clip-vit-b-32": clip(16, patch_size=32),
+        "clip-vit-l-14-336": clip(1, patch_size=14, image_size=336, text=text, projection=768, **large),
+        "sgr": sgraf("sgr", 64),
+        "saf": sgraf("saf", 64),
+        "x2vlm-base": x2vlm(2),
+    }
+    head = "# What one core does in a CPU second, for the estimates of `cusa plan`. Written by benchmarks/rates.py.\n"
+    OUT.write_text(head + "\n".join(toml(found)) + "\n")
+    print(OUT.read_text())
+
+
+if __name__ == "__main__":
+    main()

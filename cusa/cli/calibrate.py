@@ -1,0 +1,52 @@
+"""`cusa calibrate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cusa.cli.console import Console, report_outcomes
+from cusa.cli.options import AsJson, Force, Work, validated
+
+
+def calibrate(
+    work: Work,
+    out: Annotated[Path, typer.Option(help="The calibration to write, a JSON file.")],
+    split: Annotated[str, typer.Option(help="Split whose pairs were judged.")] = "val",
+    ratings: Annotated[
+        Path | None,
+        typer.Option(help="CxC's sits_*.csv or its folder, or a truth table. Default: verdicts, or truth.parquet."),
+    ] = None,
+    test: Annotated[str, typer.Option(help="Split to test on; empty: none.")] = "",
+    test_ratings: Annotated[Path | None, typer.Option(help="Judgements of that split, likewise.")] = None,
+    image: Annotated[str, typer.Option(help="Image teacher; `none` to do without. Default: the only one.")] = "",
+    text: Annotated[str, typer.Option(help="Text teacher; `none` to do without. Default: the only one.")] = "",
+    student: Annotated[str, typer.Option(help="An indexed student, whose similarity is a feature.")] = "",
+    neighbours: Annotated[int, typer.Option(help="Depth of the neighbourhoods, as the audit's.")] = 50,
+    pairs: Annotated[int, typer.Option(help="Judged pairs at most, where every pair is judged.")] = 20_000,
+    background: Annotated[int, typer.Option(help="Random pairs beside the judged, taken for no match.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit the probability that a pair matches on human ratings; `cusa audit --calibration` uses the file."""
+    from cusa.manifests.samples import Split
+    from cusa.pipeline import calibrate as stage
+    from cusa.pipeline.config import CalibrateConfig
+
+    config = validated(CalibrateConfig, neighbours=neighbours, pairs=pairs, background=background, seed=seed)
+    with Console() as console:
+        outcome = stage.run(
+            config,
+            split=Split(work, split),
+            out=out,
+            ratings=ratings,
+            test=Split(work, test) if test else None,
+            test_ratings=test_ratings,
+            image=image,
+            text=text,
+            student=student,
+            force=force,
+            on_event=console.event,
+        )
+    report_outcomes(outcome, as_json=as_json)

@@ -1,0 +1,51 @@
+"""`cusa sweep`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cusa.cli.console import Console, Stopping, print_json, print_text, report_outcomes, say
+from cusa.cli.options import AsJson, Force, Settings
+
+
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or the path of a TOML file.")],
+    grid: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=VALUE,VALUE",
+            help="Axis: a recipe key, alpha, beta, tau_q, tau_c, tau_u, seed, or method; repeatable.",
+        ),
+    ],
+    data: Annotated[
+        list[Path], typer.Option("--data", help="Work folder; then what else to score on (STS, work folders).")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the sweep: runs, results.parquet, results.md.")],
+    settings: Settings = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train and score a recipe over a grid, one run a cell, into one table; run again, it goes on where it was."""
+    from cusa import sweep as sweeps
+
+    with Console() as console, Stopping() as stopping:
+        done = sweeps.run(
+            recipe,
+            sweeps.parse_grid(grid),
+            data=data,
+            out=out,
+            settings=settings or (),
+            force=force,
+            on_event=console.event,
+            say=console.say,
+            should_stop=stopping.asked,
+        )
+    if as_json:
+        print_json(done.rows)
+    else:
+        report_outcomes(done.outcome)
+        print_text(f"\n{done.markdown}")
+    if done.failed:
+        say(f"error: {len(done.failed)} of {len(done.rows)} cells failed; run again to try them again.")
+        raise typer.Exit(1)

@@ -1,0 +1,133 @@
+"""Exact nearest rows: blocked products, ties by row number, a row's own place left out.
+
+Shapes: N rows, D their width, K neighbours kept a row; Q rows searched at once, S places searched.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.neighbours import Neighbours
+
+if TYPE_CHECKING:
+    import faiss
+
+_ROWS_A_BLOCK = 4096
+_DECIMALS = 6  # similarities that agree so far are ties: float32 products differ in the 7th digit from block to block
+
+
+def nearest_rows(
+    rows_ND: np.ndarray,
+    k: int,
+    *,
+    index: "faiss.IndexFlatIP | None" = None,
+    what: str = "index",
+    on_event: OnEvent = ignore,
+) -> Neighbours:
+    """Find the `k` rows of largest inner product to every row, exactly.
+
+    A row leaves itself out by its number, so its duplicates stay. Ties (to six decimals) go to the smaller row number,
+    also where they straddle the last place.
+
+    Args:
+        rows_ND: (N, D) float32 unit rows.
+        k: neighbours a row; N - 1 where there are fewer others.
+        index: a flat index of these rows, if there is one already.
+        what: what progress is called.
+        on_event: hears of every block.
+
+    Returns:
+        (N, min(k, N - 1)) row numbers and cosines.
+    """
+    number = len(rows_ND)
+    k = max(0, min(k, number - 1))
+    if index is None:
+        index = flat_index(rows_ND)
+    searcher = on_gpu(index)
+    ids_NK = np.empty((number, k), dtype=np.int64)
+    similarities_NK = np.empty((number, k), dtype=np.float32)
+    on_event(what, 0, number)
+    for start in range(0, number if k else 0, _ROWS_A_BLOCK):
+        rows_Q = np.arange(start, min(start + _ROWS_A_BLOCK, number))
+        # One place more for the row itself, and one to see whether the last place is tied.
+        near_QS, found_QS = searcher.search(rows_ND[rows_Q], min(k + 2, number))
+        near_QS, found_QS = in_order(near_QS, found_QS, rows_Q)
+        for row in np.flatnonzero(near_QS[:, k - 1] == near_QS[:, k]):
+            near_QS[row, :k], found_QS[row, :k] = _untie(rows_ND, int(rows_Q[row]), k)
+        ids_NK[rows_Q], similarities_NK[rows_Q] = found_QS[:, :k], near_QS[:, :k]
+        on_event(what, int(rows_Q[-1]) + 1, number)
+    return Neighbours(ids_NK, similarities_NK)
+
+
+def extended(
+    before: Neighbours, rows_ND: np.ndarray, k: int, *, what: str = "index", on_event: OnEvent = ignore
+) -> Neighbours:
+    """Bring the neighbours of a table's first rows up to date after rows were added; as `nearest_rows` of all of them.
+
+    Args:
+        before: the neighbours of the first rows among themselves, `k` of them.
+        rows_ND: all rows.
+        k: neighbours a row.
+        what: what progress is called.
+        on_event: hears of every block.
+    """
+    known, number = len(before.ids), len(rows_ND)
+    ids_NK = np.empty((number, k), dtype=np.int64)
+    similarities_NK = np.empty((number, k), dtype=np.float32)
+    every, new = on_gpu(flat_index(rows_ND)), on_gpu(flat_index(rows_ND[known:]))
+    on_event(what, 0, number)
+    for start in range(0, number, _ROWS_A_BLOCK):
+        rows_Q = np.arange(start, min(start + _ROWS_A_BLOCK, number))
+        old = rows_Q[rows_Q < known]
+        for rows, index in ((old, new), (rows_Q[rows_Q >= known], every)):
+            if not len(rows):
+                continue
+            near_QS, found_QS = index.search(rows_ND[rows], min(k + 2, index.ntotal))
+            if rows is old:
+                near_QS = np.concatenate([before.similarities[rows], near_QS], axis=1)
+                found_QS = np.concatenate([before.ids[rows], np.where(found_QS < 0, -1, found_QS + known)], axis=1)
+            near_QS, found_QS = in_order(near_QS, found_QS, rows)
+            if near_QS.shape[1] > k:
+                for row in np.flatnonzero(near_QS[:, k - 1] == near_QS[:, k]):
+                    near_QS[row, :k], found_QS[row, :k] = _untie(rows_ND, int(rows[row]), k)
+            ids_NK[rows], similarities_NK[rows] = found_QS[:, :k], near_QS[:, :k]
+        on_event(what, int(rows_Q[-1]) + 1, number)
+    return Neighbours(ids_NK, similarities_NK)
+
+
+def flat_index(rows_ND: np.ndarray) -> "faiss.IndexFlatIP":
+    """Return an exact index of the rows."""
+    import faiss  # here, so that "up to date" is said without it
+
+    index = faiss.IndexFlatIP(rows_ND.shape[1])
+    index.add(rows_ND)
+    return index
+
+
+def on_gpu(index: "faiss.Index") -> "faiss.Index":
+    """Return the index on all GPUs where faiss-gpu is installed and sees some, else as it is."""
+    import faiss
+
+    if not hasattr(faiss, "index_cpu_to_all_gpus") or not faiss.get_num_gpus():
+        return index
+    return faiss.index_cpu_to_all_gpus(index)
+
+
+def in_order(near_QS: np.ndarray, found_QS: np.ndarray, rows_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sort what a search found by rounded similarity, then row number; the asking row itself and empty places last."""
+    near_QS = np.round(near_QS, _DECIMALS)
+    near_QS[(found_QS == rows_Q[:, None]) | (found_QS < 0)] = -np.inf
+    order_QS = np.lexsort((found_QS, -near_QS), axis=1)
+    return np.take_along_axis(near_QS, order_QS, axis=1), np.take_along_axis(found_QS, order_QS, axis=1)
+
+
+def _untie(rows_ND: np.ndarray, row: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Search one row whose last place is tied: FAISS keeps any of the tied rows, the rule keeps the first ones."""
+    near_N = np.round(rows_ND @ rows_ND[row], _DECIMALS)
+    near_N[row] = -np.inf
+    last = np.partition(near_N, -k)[-k]
+    above = np.flatnonzero(near_N > last)
+    kept = np.concatenate([above, np.flatnonzero(near_N == last)[: k - len(above)]])
+    kept = kept[np.lexsort((kept, -near_N[kept]))]
+    return near_N[kept], kept
