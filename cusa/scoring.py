@@ -385,11 +385,16 @@ def figures(results: Iterable[Mapping[str, Any]], work: Path) -> dict[str, float
     Args:
         results: what `evaluate` returned.
         work: the work folder whose tasks go without its data set's name.
+
+    Raises:
+        DataError: if one of the data folders could not be evaluated on.
     """
     found: dict[str, float] = {}
     for result in results:
-        if "tasks" not in result:
-            continue  # a folder that failed, or what was not given
+        if "failed" in result:
+            raise DataError(f"{result['data']}: {result['failed']}", data=result["data"])
+        if "missing" in result:
+            continue
         own = "pairs" in result or Path(result["data"]) == work
         for task, told in result["tasks"].items():
             start = task if own else f"{result['dataset']}/{task}"
