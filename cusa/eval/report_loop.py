@@ -49,12 +49,12 @@ def _section(result: Mapping[str, Any], split: str) -> Iterable[str]:
     charts = []
     for metric, title in _METRICS.items():
         series = {
-            kind: [(0.0, float(base[metric])), *((float(one["judged"]), float(one[metric])) for one in found)]
+            kind: [(0.0, float(base[metric])), *((one["judged"] / 1000, float(one[metric])) for one in found)]
             for kind, found in asked.items()
         }
         for one in others:  # a level to compare with
-            series[str(one["reviewers"])] = [(0.0, float(one[metric])), (float(furthest), float(one[metric]))]
-        charts.append(line_chart(title, series, x_label="candidates judged"))
+            series[str(one["reviewers"])] = [(0.0, float(one[metric])), (furthest / 1000, float(one[metric]))]
+        charts.append(line_chart(title, series, x_label="thousand candidates judged"))
     yield f'<div class="charts">{"".join(charts)}</div>'
     rows = [
         [
@@ -67,4 +67,4 @@ def _section(result: Mapping[str, Any], split: str) -> Iterable[str]:
         for one in points
     ]
     header = ["reviewers", "judged", "false negatives found", "wrong matches", "RSUM, true", "R-P, true", "RSUM, own"]
-    yield page.table(header, rows)
+    yield f'<div style="margin-top:14px">{page.table(header, rows)}</div>'

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cusa.errors import ConfigError, CusaError, DataError
 from cusa.manifests import settled
 from cusa.manifests.page import CSS
+from cusa.manifests.paths import is_remote
 from cusa.manifests.samples import Split, splits
 from cusa.pipeline.review.queue import audited
 from cusa.pipeline.review.room import Room
@@ -74,6 +75,8 @@ def run(
     except ImportError as error:
         raise ConfigError(f"The review needs its extra ({error}). Run `pip install 'cusa[review]'`.") from error
 
+    if is_remote(work):
+        raise ConfigError(f"Verdicts are kept on this machine; copy {work} here first.", work=str(work))
     there = audited(work, splits(work))
     if not split and len(there) != 1:
         say = f"Name one of them with --split: {', '.join(there)}." if there else f"Run `cusa audit {work}`."

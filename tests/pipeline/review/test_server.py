@@ -1,6 +1,7 @@
 """The review over HTTP: who is answered, what is served, and that no verdict is lost or doubled."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests import schemas, store, verdicts
+from cusa.manifests.paths import place
 from cusa.manifests.samples import Split
 from cusa.manifests.verdicts import Journal
 from cusa.pipeline import audit
@@ -460,6 +462,20 @@ def test_run__nothing_to_judge_or_a_foreign_table(tmp_path: Path) -> None:
     (work / "train/audit/verdicts.jsonl").mkdir()  # as root reads and writes everything, a folder in the file's place
     with pytest.raises(DataError, match="cannot be written"):
         server.run(work, port=0)
+
+
+def test_run__names_the_split_where_several_are_audited(tmp_path: Path) -> None:
+    work = make_audited(tmp_path)
+    shutil.copytree(work / "train", work / "val")
+    with pytest.raises(DataError, match="--split: train, val"):
+        server.run(work, port=0)
+    with pytest.raises(DataError, match="has no split 'tset'"):
+        server.run(work, split="tset", port=0)
+
+
+def test_run__a_folder_that_lies_elsewhere() -> None:
+    with pytest.raises(ConfigError, match="copy memory"):
+        server.run(place("memory://bucket/work"), port=0)
 
 
 def test_room__no_candidates_and_keys_that_are_gone(tmp_path: Path) -> None:
