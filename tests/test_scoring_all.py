@@ -19,7 +19,7 @@ from cusa.models import student as students
 from tests.test_scoring import SMALL
 from tests.worlds import make_work
 
-SETTINGS = ["bootstrap=20", "train_classes=1-5"]
+SETTINGS = ["bootstrap=20", "train_classes=1-5", "batch_size=64"]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,10 @@ def test_evaluate__both_caption_protocols_stand_side_by_side(results: list[dict]
 
 
 def test_evaluate__with_ranks_equals_one(run: Path, places: list[Path], results: list[dict], tmp_path: Path) -> None:
-    """Two processes with gloo, nothing cached: the same numbers and the same table."""
+    """Two processes with gloo, nothing cached, several batches each: the same numbers.
+
+    They compute with other threads than this process, so a pair of almost equal scores may change places.
+    """
     alone = tmp_path / "run"
     shutil.copytree(run / "model", alone / "model")
     shutil.copy(run / "recipe.json", alone / "recipe.json")
@@ -111,9 +114,15 @@ def test_evaluate__with_ranks_equals_one(run: Path, places: list[Path], results:
     two = {result["dataset"]: result for result in json.loads(answers[0][0])}
     one = {result["dataset"]: result for result in results[:-1]}
     assert set(two) == {"sop", "sts"}
-    assert two["sop"]["tasks"]["image-to-image"] == one["sop"]["tasks"]["image-to-image"]
+    task, alone_task = (found["sop"]["tasks"]["image-to-image"] for found in (two, one))
+    assert {name: task[name] for name in ("protocol", "queries", "space")} == {
+        name: alone_task[name] for name in ("protocol", "queries", "space")
+    }
+    one_query = 100 / task["queries"]
+    for name, value in task["metrics"].items():
+        assert value == pytest.approx(alone_task["metrics"][name], abs=1.01 * one_query), name
     for name, value in two["sts"]["tasks"]["sts"]["metrics"].items():
-        assert value == pytest.approx(one["sts"]["tasks"]["sts"]["metrics"][name], abs=1e-3)
+        assert value == pytest.approx(one["sts"]["tasks"]["sts"]["metrics"][name], abs=1e-2)
 
 
 def test_evaluate__a_model_of_texts_alone_does_what_it_can(places: list[Path], tmp_path: Path) -> None:
