@@ -54,6 +54,7 @@ def test_evaluate__every_family_by_one_command(run: Path, results: list[dict]) -
     assert set(by_name) == {"coco", "cub", "sop", "in-shop", "inaturalist-2018", "sts"}
     assert [name for name in by_name["coco"]["tasks"] if "unavailable" in by_name["coco"]["tasks"][name]] == [
         "cross-modal-truth",
+        "audited",
         "image-to-image",
     ]
     assert set(by_name["coco"]["tasks"]) == set(TASKS)
