@@ -173,12 +173,12 @@ from stream import status
 from pathlib import Path
 import numpy as np
 from cusa.train.order import Order
-from cusa.train.pairs import _Strings
+from cusa.train.rows import Rows, Strings
 folder = Path(sys.argv[1])
 before = status()
 start = time.perf_counter()
-owner = np.memmap(folder / "owner", dtype="<i8", mode="r")
-texts = _Strings(folder / "text")
+owner = Rows(folder / "owner", "<i8")
+texts = Strings(folder / "text")
 rows = Order(100_000_000, 512, 0).rows(1_000_000)
 words = [texts[row] for row in rows]
 images = owner[rows]

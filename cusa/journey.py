@@ -230,7 +230,7 @@ def export(name: str, *, to: str, out: Path, space: str = "cross", ensemble: str
 
     Args:
         name: a run folder, a model folder, a checkpoint file, or a hub name.
-        to: `folder` (our own), `hf` or `sentence-transformers`.
+        to: `folder` (our own), `hf`, `sentence-transformers` or `onnx`.
         out: the folder; replaced whole.
         space: of a sentence-transformers folder, `cross` or `uni`.
         ensemble: a second run; an SGR and an SAF become SGRAF.

@@ -3,6 +3,8 @@ that is interrupted anywhere ends with the same bytes when it is run again."""
 
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -219,6 +221,27 @@ def test_train__resume_changes_and_the_test_at_the_end(travelled: dict[str, Path
     scores = store.read_json(out / "eval" / "metrics.json")
     assert scores["split"] == "test"
     assert not journey.train(wider, work=work, out=out, test=True).fresh
+
+
+def test_train__by_torchrun_on_two_ranks_as_by_one_process(travelled: dict[str, Path], tmp_path: Path) -> None:
+    settings = [part for setting in [*RECIPE, "train.steps=2"] for part in ("--set", setting)]
+    told = ["train", "scenes-cusa", "--data", str(travelled["eval"] / "data"), *settings]
+    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "cusa"]
+    for command, out in ((launched, "two"), ([sys.executable, "-m", "cusa"], "one")):
+        done = subprocess.run([*command, *told, "--out", str(tmp_path / out)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("train: ") == 1, "one rank reports"
+    rows = {
+        out: {
+            (row["step"], row["name"]): row["value"]
+            for row in pq.read_table(tmp_path / out / "metrics.parquet").to_pylist()
+        }
+        for out in ("one", "two")
+    }
+    assert rows["one"].keys() == rows["two"].keys()
+    for place, value in rows["one"].items():
+        if place[1] in ("loss", "infonce", "csa", "usa", "grad_norm"):
+            assert rows["two"][place] == pytest.approx(value, rel=1e-4), place
 
 
 def test_report__two_runs_hostile_names_and_missing_pieces(tmp_path: Path, travelled: dict[str, Path]) -> None:

@@ -117,6 +117,22 @@ def test_plan__of_every_recipe_before_anything_is_there(tmp_path: Path, name: st
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_plan__estimates_are_counted_from_what_is_known(tmp_path: Path) -> None:
+    told = {(stage.stage, stage.what): stage for stage in plans.plan("clip-vit-b-32/coco/cusa", out=tmp_path).stages}
+    download = told["download", "coco"]
+    assert download.bytes == 20_000_000_000
+    tokens = told["extract-teachers", "unicom-vit-b-32-tokens"]
+    assert tokens.disk == (113_287 + 5_000) * 37_632 * 2  # float16 rows of training and test images
+    rates = plans.read_rates()
+    steps = 30 * (113_287 * 5 // 128)
+    training = told["train", "clip-vit-b-32/coco/cusa"]
+    assert training.seconds == pytest.approx(steps * 128 / rates["train"]["clip-vit-b-32"]["pairs"])
+    assert rates["machine"] in training.source
+    notes = " ".join(plans.plan("clip-vit-b-32/coco/cusa", out=tmp_path).notes)
+    assert "cusa download cub" in notes
+    assert rates["date"] in notes
+
+
 def test_plan__a_file_that_a_person_has_to_bring_is_named(tmp_path: Path) -> None:
     notes = " ".join(plans.plan("clip-vit-b-32/flickr30k/baseline", out=tmp_path).notes)
     assert "flickr30k-images.tar.gz has to be brought by hand: Ask for the images with the form" in notes

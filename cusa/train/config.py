@@ -141,6 +141,12 @@ class TrainConfig(_Config):
         ge=1,
         description="parts of a step that are computed one after another, each with negatives of its own part only",
     )
+    chunk: int = Field(
+        default=0,
+        ge=0,
+        description="pairs that are encoded at a time: every pair of a part stays a negative of every other, in the "
+        "activations' memory of a chunk, for a second forward pass; 0 = all at once",
+    )
 
     lr: float = Field(default=1e-5, gt=0, description="highest learning rate (paper, CLIP: 1e-5)")
     min_lr: float = Field(default=1e-6, ge=0, description="learning rate at the end (paper, CLIP: 1e-6)")
@@ -167,7 +173,9 @@ class TrainConfig(_Config):
         description="decay of an average of the weights, which is validated and saved; 0 = none",
     )
     freeze: tuple[str, ...] = Field(
-        default=(), description="beginnings of the names of the student's parameters that do not learn"
+        default=(),
+        description="what does not learn: `image`, `text` (a tower), or beginnings of the names of the student's "
+        "parameters",
     )
     gradient_checkpointing: bool = Field(
         default=False, description="compute the towers' layers again in the backward pass instead of keeping them"

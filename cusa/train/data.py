@@ -130,18 +130,19 @@ def _order(
     from cusa.train import neighbourhood
 
     named = {kind: tables.choose_teacher(split, kind, name) for kind, name in teachers.items()}
-    near = neighbourhood.near_images(split, named, pairs.owner, similarity=asked)
+    owner_M = pairs.owner.whole()
+    near = neighbourhood.near_images(split, named, owner_M, similarity=asked)
     digests["the neighbour tables"] = store.digest(
         [store.sha256_file(neighbour_path(split, teacher)) for teacher in named.values()]
     )
     if config.batches != "random":
         apart = config.batches == "apart"
         most = plain.steps_per_epoch if apart else plain.batch
-        blocks = neighbourhood.blocks(near, pairs.owner, apart=apart, most=most)
+        blocks = neighbourhood.blocks(near, owner_M, apart=apart, most=most)
     order = Order(plain.pairs, plain.batch, plain.seed, plain.drop_last, blocks)
     met = {
-        "near_in_batch": neighbourhood.share_met(order, near, pairs.owner),
-        "near_at_random": neighbourhood.share_at_random(near, pairs.owner),
+        "near_in_batch": neighbourhood.share_met(order, near, owner_M),
+        "near_at_random": neighbourhood.share_at_random(near, owner_M),
     }
     return order, met
 

@@ -1,4 +1,4 @@
-"""Teacher rows by position, from a memory-mapped file built once from the Parquet tables.
+"""Teacher rows by position, from a file of plain rows built once from the Parquet tables.
 
 Parquet is what others read; a training step wants a few hundred scattered rows in a fraction of a millisecond without
 holding the table in memory. The operating system's page cache decides what stays.
@@ -13,6 +13,7 @@ from torch import Tensor
 from cusa.errors import DataError, StaleError
 from cusa.manifests import store, tables
 from cusa.manifests.samples import Split
+from cusa.train.rows import Rows
 
 
 class TeacherRows:
@@ -33,12 +34,12 @@ class TeacherRows:
         name = f"{teacher}-{self.digest[:16]}.npy"
         places = [split.folder / "cache" / name, fallback / f"{split.name}-{name}"]
         self.path = next((place for place in places if _is_whole(place)), None) or _build(split, teacher, places)
-        self._rows: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        self._rows = _open(self.path)
 
     @property
     def width(self) -> int:
         """Numbers an embedding."""
-        return self._rows.shape[1]
+        return self._rows.shape[0]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -56,26 +57,36 @@ class TeacherRows:
         """
         if self._rows.nbytes > budget:
             return None
-        return torch.from_numpy(np.array(self._rows)).to(device)
+        return torch.from_numpy(self._rows.whole()).to(device)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all rows."""
         return self._rows.nbytes
 
-    def __getstate__(self) -> dict[str, object]:
-        # A mapping would be copied whole into a worker process; it is opened again there.
-        return {**self.__dict__, "_rows": None}
 
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._rows = np.load(self.path, mmap_mode="r", allow_pickle=False)
+def _open(path: Path) -> Rows:
+    """Open a `.npy` file of rows.
+
+    Raises:
+        ValueError: if it is none, or shorter than it says.
+    """
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, column_major, dtype = read(file)
+        if len(shape) != 2 or column_major or dtype.hasobject:
+            raise ValueError(f"{path} holds no rows of plain numbers")
+        rows = Rows(path, dtype, shape[1:], offset=file.tell())
+    if len(rows) != shape[0]:
+        raise ValueError(f"{path} is cut")
+    return rows
 
 
 def _is_whole(path: Path) -> bool:
     """Tell whether a cache is there with all its rows; its name carries the digest of what it was built from."""
     try:
-        np.load(path, mmap_mode="r", allow_pickle=False)
+        _open(path)
     except (OSError, ValueError, EOFError):
         return False
     return True

@@ -109,12 +109,8 @@ def run(
         )
     if not (loss.infonce_weight or loss.alpha or loss.beta):
         raise ConfigError("All weights of the loss are 0. Set loss.infonce_weight, loss.alpha or loss.beta.")
-    if loss.false_negatives == "positive" and (student.has_own_loss or student.scores_pairs):
-        raise ConfigError(
-            "loss.false_negatives is 'positive', which InfoNCE over embeddings knows what to do with; this student "
-            "scores pairs or brings a loss of its own. Set soft, or drop judged images with `cusa shard subset`.",
-            key="loss.false_negatives",
-        )
+    if student.has_own_loss or student.scores_pairs:
+        _refuse_what_pairs_cannot(config, loss, student)
     if force and must_resume:
         raise ConfigError("--force starts anew and --resume must goes on: leave one of them out.", key="resume")
     before = checkpoint.random_state()
@@ -175,6 +171,24 @@ def run(
             )
     finally:
         checkpoint.set_random_state(before)
+
+
+def _refuse_what_pairs_cannot(config: TrainConfig, loss: LossConfig, student: Student) -> None:
+    """Refuse what acts in CUSALoss's InfoNCE alone, where the student scores pairs or brings a loss of its own."""
+    kind = type(student).__name__
+    if loss.false_negatives != "soft":
+        raise ConfigError(
+            f"loss.false_negatives is {loss.false_negatives!r}, which InfoNCE over embeddings knows what to do with; "
+            f"{kind} scores pairs or brings a loss of its own. Set soft, or drop judged images with `cusa shard "
+            "subset`.",
+            key="loss.false_negatives",
+        )
+    if config.chunk:
+        raise ConfigError(
+            f"train.chunk is {config.chunk}, which needs embeddings that do not depend on the rest of the batch; "
+            f"{kind} compares pairs as it encodes them. Set train.chunk=0, or train.accumulate for smaller parts.",
+            key="train.chunk",
+        )
 
 
 def _train(

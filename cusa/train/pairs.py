@@ -1,4 +1,4 @@
-"""Keys, captions, owners and byte ranges of a split by row, from memory-mapped files built once from its tables.
+"""Keys, captions, owners and byte ranges of a split by row, from files of plain rows built once from its tables.
 
 Parquet is what others read, but it gives no single row without the group around it, and a table in memory grows with
 the data set. These files give a row for a page or two of the operating system's cache. No torch here.
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from cusa.errors import DataError
 from cusa.manifests import store
 from cusa.manifests.samples import Split
+from cusa.train.rows import Rows, Strings
 
 _NUMBERS = {"owner": "<i8", "shard": "<i4", "offset": "<i8", "size": "<i8"}
 _STRINGS = ("caption_key", "text", "image_key")
@@ -27,7 +28,7 @@ class Pairs:
         fallback: folder for the files where the work folder cannot be written; None = there is no other.
 
     Attributes:
-        owner: (captions,) int64, the image row of each caption row.
+        owner: the image row of each caption row, int64; rows by number.
         texts: the words of each caption row, as the data set has them.
         caption_keys: the key of each caption row.
         image_keys: the key of each image row.
@@ -47,7 +48,7 @@ class Pairs:
 
     def shard(self, image: int) -> str:
         """Return the tar that holds an image row."""
-        return self._shards[int(self._shard[image])]
+        return self._shards[int(self._shard.row(image))]
 
     def image_bytes(self, image: int) -> bytes:
         """Return the encoded image of a row, read by its byte range.
@@ -56,38 +57,14 @@ class Pairs:
             DataError: if the tar is missing or too short.
         """
         return self._split.bytes_at(
-            self.shard(image), int(self._offset[image]), int(self._size[image]), key=self.image_keys[image]
+            self.shard(image), int(self._offset.row(image)), int(self._size.row(image)), key=self.image_keys[image]
         )
 
     def _open(self) -> None:
         self.owner, self._shard, self._offset, self._size = (
-            np.memmap(self._folder / name, dtype=dtype, mode="r") for name, dtype in _NUMBERS.items()
+            Rows(self._folder / name, dtype) for name, dtype in _NUMBERS.items()
         )
-        self.caption_keys, self.texts, self.image_keys = (_Strings(self._folder / name) for name in _STRINGS)
-
-    def __getstate__(self) -> dict[str, object]:
-        # Mappings would be copied whole into a worker process; they are opened again there.
-        return {"_split": self._split, "_folder": self._folder, "_shards": self._shards}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._open()
-
-
-class _Strings:
-    """Strings by number, from one file of bytes and one of where each ends."""
-
-    def __init__(self, path: Path) -> None:
-        self._ends = np.memmap(path.with_suffix(".ends"), dtype="<i8", mode="r")
-        # A file of no bytes cannot be mapped.
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="r") if self._ends[-1] else np.zeros(0, dtype=np.uint8)
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def __getitem__(self, number: int) -> str:
-        start = int(self._ends[number - 1]) if number else 0
-        return self._bytes[start : int(self._ends[number])].tobytes().decode()
+        self.caption_keys, self.texts, self.image_keys = (Strings(self._folder / name) for name in _STRINGS)
 
 
 class Writer:
@@ -119,12 +96,12 @@ def _is_whole(folder: Path, captions: int, images: int) -> bool:
     try:
         for name, dtype in _NUMBERS.items():
             rows = captions if name in _CAPTIONS else images
-            if (folder / name).stat().st_size != rows * np.dtype(dtype).itemsize:
+            if not rows or (folder / name).stat().st_size != rows * np.dtype(dtype).itemsize:
                 return False
         for name in _STRINGS:
             rows = captions if name in _CAPTIONS else images
-            ends = np.memmap((folder / name).with_suffix(".ends"), dtype="<i8", mode="r")
-            if len(ends) != rows or (folder / name).stat().st_size != int(ends[-1]):
+            ends = Rows((folder / name).with_suffix(".ends"), "<i8")
+            if len(ends) != rows or (folder / name).stat().st_size != int(ends.row(rows - 1)):
                 return False
     except (OSError, ValueError):
         return False
@@ -156,13 +133,13 @@ def _write(split: Split, writer: Writer, folder: Path) -> None:
         writer.numbers("shard", np.array([shard_number[shard] for shard in rows["shard"]]))
         writer.numbers("offset", np.array(rows["image_offset"]))
         writer.numbers("size", np.array(rows["image_bytes"]))
-    image_keys = _Strings(folder / "image_key")
-    image = 0
+    image_keys = Strings(folder / "image_key")
+    image, image_key = 0, image_keys[0]
     for rows in _blocks(split.folder / "captions.parquet", ["key", "caption_key", "text"]):
         owner = np.empty(len(rows["key"]), dtype=np.int64)
         for place, key in enumerate(rows["key"]):
             # Captions stand in the order of their images, so the owner is this image or one further on.
-            while image_keys[image] != key:
+            while image_key != key:
                 image += 1
                 if image == len(image_keys):
                     raise DataError(
@@ -170,6 +147,7 @@ def _write(split: Split, writer: Writer, folder: Path) -> None:
                         "Make it again with `cusa shard ... --force`.",
                         path=split.folder,
                     )
+                image_key = image_keys[image]
             owner[place] = image
         writer.numbers("owner", owner)
         writer.strings("caption_key", rows["caption_key"])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from cusa.errors import DataError
 from cusa.train import ranks
 from cusa.train.batch import Batch
+from cusa.train.gradient_cache import cached_backward
 from cusa.train.session import Session
 from cusa.train.terms import terms as loss_terms
 
@@ -38,12 +40,8 @@ def take(session: Session, parts: Sequence[Batch], *, rate: float) -> dict[str, 
     pairs = sum(part.pairs for part in parts)
     found: dict[str, Tensor] = {}
     for part in parts:
-        terms = _terms(session, part)
-        if not math.isfinite(float(terms["loss"].detach())):
-            raise _no_number(session, part, terms)
         share = part.pairs / pairs
-        session.scaler.scale(terms["loss"] * share).backward()
-        for name, term in terms.items():
+        for name, term in _differentiate(session, part, share).items():
             found[name] = found.get(name, 0) + term.detach() * share
     learned = [p for group in session.optimizer.param_groups for p in group["params"]]
     ranks.average_gradients(learned)
@@ -81,19 +79,32 @@ def describe(session: Session, part: Batch, terms: dict[str, Tensor], *, rate: f
     return values
 
 
-def _terms(session: Session, part: Batch) -> dict[str, Tensor]:
-    device, precision = session.device, session.config.precision
-    pixels = session.student.pixels(part.images.to(device))
-    tokens = {name: values.to(device) for name, values in part.tokens.items()}
-    with torch.autocast(device.type, dtype=_TYPES.get(precision), enabled=precision in _TYPES):
-        out = session.student(pixels, tokens)
-        return loss_terms(
-            session.student,
-            session.loss,
-            out,
-            **_teachers(session, part),
-            **_ids(session, part),
-        )
+def _differentiate(session: Session, part: Batch, share: float) -> dict[str, Tensor]:
+    """Add the gradients of a part of the step, times its share of the pairs; return the loss's terms."""
+    device, config = session.device, session.config
+    typed = partial(torch.autocast, device.type, dtype=_TYPES.get(config.precision), enabled=config.precision in _TYPES)
+
+    def encode(rows: slice) -> dict[str, Tensor]:
+        pixels = session.student.pixels(part.images[rows].to(device))
+        tokens = {name: values[rows].to(device) for name, values in part.tokens.items()}
+        with typed():
+            return session.student(pixels, tokens)
+
+    def objective(out: dict[str, Tensor]) -> dict[str, Tensor]:
+        with typed():
+            terms = loss_terms(session.student, session.loss, out, **_teachers(session, part), **_ids(session, part))
+        if not math.isfinite(float(terms["loss"].detach())):
+            raise _no_number(session, part, terms)
+        return terms
+
+    def scale(loss: Tensor) -> Tensor:
+        return session.scaler.scale(loss * share)
+
+    if config.chunk:
+        return cached_backward(encode, objective, size=len(part.keys), chunk=config.chunk, scale=scale)
+    terms = objective(encode(slice(None)))
+    scale(terms["loss"]).backward()
+    return terms
 
 
 def _ids(session: Session, part: Batch) -> dict[str, Tensor]:

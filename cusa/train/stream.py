@@ -102,7 +102,7 @@ class PairStream:
             arrays.append(array)
             rows[place] = used
             substitutes += failed
-        owners = np.array(self._pairs.owner[rows])
+        owners = self._pairs.owner[rows]
         return Batch(
             step=step,
             part=part,
@@ -123,15 +123,15 @@ class PairStream:
         used = row
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                array = self._image(int(self._pairs.owner[used]))
+                array = self._image(int(self._pairs.owner.row(used)))
             except _UndecodableError as error:
                 failed.append((used, str(error)))
                 used = self._order.substitute(used, attempt)
                 continue
             pairs, key = self._pairs, self._pairs.caption_keys[used]
-            images = [(int(pairs.owner[bad]), reason) for bad, reason in failed]
+            images = [(int(pairs.owner.row(bad)), reason) for bad, reason in failed]
             return array, used, [Substitute(pairs.image_keys[i], pairs.shard(i), why, key) for i, why in images]
-        image = int(self._pairs.owner[row])
+        image = int(self._pairs.owner.row(row))
         raise DataError(
             f"{_ATTEMPTS} images in a row cannot be decoded, the first {self._pairs.image_keys[image]} in "
             f"{self._split.folder / self._pairs.shard(image)}: {failed[0][1]}. Make the shards again with "

@@ -15,7 +15,7 @@ def _same(pairs: Pairs, split: Split) -> None:
     assert [pairs.caption_keys[row] for row in range(split.num_captions)] == split.caption_keys
     assert [pairs.texts[row] for row in range(split.num_captions)] == split.texts
     assert [pairs.image_keys[row] for row in range(split.num_images)] == split.image_keys
-    assert pairs.owner.tolist() == split.caption_owner.tolist()
+    assert pairs.owner.whole().tolist() == split.caption_owner.tolist()
     for row in range(split.num_images):
         assert pairs.shard(row) == split.samples["shard"][row].as_py()
         assert pairs.image_bytes(row) == split.image_bytes(row)

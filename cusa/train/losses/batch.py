@@ -4,11 +4,10 @@ Legend: B pairs in the batch, that of all ranks where they share it; D width of 
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from cusa.train.across_ranks import PassesTo, gather, num_ranks, own_rows, rows_of_ranks
 from cusa.train.losses.csa import Divergence, Fusion
@@ -44,7 +43,27 @@ class Embeddings(NamedTuple):
 
     def unit(self, dtype: torch.dtype) -> "Embeddings":
         """Return the rows in one type, normalised; a row of zeros stays one."""
-        return Embeddings(*(each if each is None else normalize(each.to(dtype), dim=1) for each in self))  # type: ignore[arg-type]
+        return Embeddings(*(each if each is None else _Unit.apply(each.to(dtype)) for each in self))  # type: ignore[arg-type]
+
+
+class _Unit(torch.autograd.Function):
+    """`torch.nn.functional.normalize` of rows; its gradient in one new tensor, where autograd's chain holds four."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        norm = rows.norm(dim=1, keepdim=True).clamp_min_(1e-12)
+        unit = rows / norm
+        ctx.save_for_backward(unit, norm)
+        ctx.set_materialize_grads(False)  # rows that no term reads stay without a gradient
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Tensor | None:
+        if grad is None:
+            return None
+        unit, norm = ctx.saved_tensors
+        along = (grad * unit).sum(1, keepdim=True)
+        return torch.addcmul(grad, unit, along, value=-1) / norm
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """The three losses and their gradients without any B x B matrix: tiles, running sums, memory of O(B D).
 
 One autograd function around the two passes of `tiles.Tiles`. What InfoNCE's targets draw together needs no softmax and
-no tile, so ordinary operations do it (`false_negatives.pull`).
+no tile: `false_negatives.pull` sums it, a few columns of the embeddings at a time.
 
 Legend: B pairs in the batch.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cusa.train.losses.batch import Batch, Modes, Temperatures
-from cusa.train.losses.false_negatives import Near, pull
+from cusa.train.losses.false_negatives import pull
 from cusa.train.losses.kernel_tiles import KernelTiles, covers
+from cusa.train.losses.tile_parts import cut
 from cusa.train.losses.tiles import Tiles
 
 
@@ -38,11 +40,10 @@ def streamed(batch: Batch, temperatures: Temperatures, modes: Modes) -> tuple[Te
     alike = tuple(next(k for k, first in enumerate(given) if first is one) for one in given)
     wide = [one.to(exact) for one in given]
     wide = [wide[k] for k in alike]
-    log_norms, csa, usa = _Streamed.apply(modes, alike, batch.own, batch.near, *batch.embeddings, *wide)
+    log_norms, csa, usa, drawn = _Streamed.apply(batch, modes, alike, *batch.embeddings, *wide)
     zero = image.new_zeros(())
     infonce = zero
     if modes.infonce:
-        drawn = pull(image, batch.embeddings.text, batch.image_ids, batch.own, batch.extra)
         infonce = ((log_norms - drawn / wide[0]) / (2 * batch.size)).to(image.dtype)
         infonce = infonce / batch.size if modes.reduction == "release" else infonce
     divisor = 2 * batch.size * (batch.size if modes.divergence == "cross_entropy_release" else 1)
@@ -56,19 +57,26 @@ def streamed(batch: Batch, temperatures: Temperatures, modes: Modes) -> tuple[Te
 class _Streamed(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, modes: Modes, alike: tuple[int, ...], rows: slice, near: Near | None, *tensors: Tensor | None
+        ctx: Any, batch: Batch, modes: Modes, alike: tuple[int, ...], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*tensors)
+        ctx.drawing = (batch.image_ids, batch.own, batch.extra) if modes.infonce else None
+        image, text = tensors[:2]
+        assert image is not None
+        assert text is not None
         with torch.autocast(_device_type(tensors), enabled=False):
-            image = tensors[0]
-            assert image is not None
             # Four embeddings, two teachers and five temperatures stand before those of the soft labels.
-            kind = KernelTiles if covers(modes, rows, image, near, ctx.needs_input_grad[15:]) else Tiles
-            ctx.tiles = kind(modes, alike, rows, near, tensors)
+            learned = ctx.needs_input_grad[14:]
+            kind = KernelTiles if covers(modes, batch.own, image, batch.near, learned) else Tiles
+            ctx.tiles = kind(modes, alike, batch.own, batch.near, tensors)
             ctx.tiles.measure()
             values = ctx.tiles.values()
+            drawn = torch.zeros_like(values[0])
+            if ctx.drawing is not None:
+                for columns in _columns(image):
+                    drawn += pull(image[:, columns], text[:, columns], *ctx.drawing)
         ctx.tiles.release_inputs()
-        return values
+        return (*values, drawn)
 
     @staticmethod
     @once_differentiable
@@ -76,9 +84,27 @@ class _Streamed(torch.autograd.Function):
         tiles: Tiles = ctx.tiles
         with torch.autocast(_device_type(ctx.saved_tensors), enabled=False):
             tiles.bind(ctx.saved_tensors)
-            found = tiles.gradients(grads, ctx.needs_input_grad[4:])
+            found = tiles.gradients(grads, ctx.needs_input_grad[3:])
+            if ctx.drawing is not None:
+                _add_drawn(ctx.saved_tensors[:2], found[:2], grads[3], ctx.drawing)
         tiles.release_inputs()
-        return None, None, None, None, *found
+        return None, None, None, *found
+
+
+def _columns(rows: Tensor) -> list[slice]:
+    """Return slices of an embedding's numbers, so narrow that copies of them weigh little."""
+    return cut(slice(0, rows.shape[1]), 64)
+
+
+def _add_drawn(given: Sequence[Tensor], found: Sequence[Tensor | None], grad: Tensor, drawing: tuple[Any, ...]) -> None:
+    """Add the gradient of `pull` to what is found for images and texts."""
+    for columns in _columns(given[0]):
+        narrow = [rows[:, columns].detach().requires_grad_() for rows in given]
+        with torch.enable_grad():
+            drawn = pull(narrow[0], narrow[1], *drawing)
+        for whole, part in zip(found, torch.autograd.grad(drawn, narrow, grad), strict=True):
+            if whole is not None:
+                whole[:, columns] += part
 
 
 def _device_type(tensors: tuple[Tensor | None, ...]) -> str:

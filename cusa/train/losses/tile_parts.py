@@ -4,6 +4,7 @@ Legend: B pairs, T rows or columns of a tile. A direction is one softmax an item
 image, text to text.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -62,6 +63,29 @@ class Cross(NamedTuple):
     places: dict[str, tuple[slice, int]]
 
 
+class Workspace:
+    """Memory of a tile's size, by name, used again for every tile: fresh pages cost a CPU more than what fills them.
+
+    Args:
+        size: rows and columns of the largest tile.
+        like: whose type and device it has.
+    """
+
+    def __init__(self, size: int, like: Tensor) -> None:
+        self._size, self._like = size, like.new_empty(0)
+        self._flat: dict[str, Tensor] = {}
+
+    def take(self, name: str, rows: int, columns: int) -> Tensor:
+        """Return memory that holds what was last written under this name, (rows, columns)."""
+        if name not in self._flat:
+            self._flat[name] = self._like.new_empty(self._size * self._size)
+        return self._flat[name][: rows * columns].view(rows, columns)
+
+    def like(self, name: str, tile_TT: Tensor) -> Tensor:
+        """Return memory of a tile's shape."""
+        return self.take(name, *tile_TT.shape)
+
+
 Soft = dict[int, tuple[Tensor, Tensor]]
 """For each label, by identity: its similarities a and exp((a - 1) / u) on one tile."""
 
@@ -71,10 +95,18 @@ def cut(rows: slice, size: int) -> list[slice]:
     return [slice(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size)]
 
 
-def outer(share_B: Tensor, axes: tuple[tuple[slice, int], ...]) -> Tensor:
-    """Return the shares of a tile's items, summed over the axes: (T, 1), (1, T) or (T, T)."""
-    parts = [share_B[items].unsqueeze(axis) for items, axis in axes]
-    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+def outer(parts: Sequence[tuple[Tensor, slice, int]], out_TT: Tensor) -> Tensor:
+    """Return the shares of a tile's items, summed over the axes along which their softmaxes run.
+
+    Args:
+        parts: one or two of: a share an item, the tile's items, their axis.
+        out_TT: memory for the sum of two.
+
+    Returns:
+        (T, 1), (1, T) or (T, T).
+    """
+    first, *others = (share_B[items].unsqueeze(axis) for share_B, items, axis in parts)
+    return torch.add(first, others[0], out=out_TT) if others and parts[0][2] != parts[1][2] else sum(others, first)
 
 
 def take_in(direction: Direction, items: slice, logits_TT: Tensor, axis: int) -> None:

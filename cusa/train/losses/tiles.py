@@ -15,11 +15,13 @@ from torch import Tensor
 from cusa.train.losses.batch import Modes
 from cusa.train.losses.csa import fuse
 from cusa.train.losses.false_negatives import Near
-from cusa.train.losses.tile_parts import Cross, Direction, Label, Soft, Tile, cut, outer, take_in
+from cusa.train.losses.tile_parts import Cross, Direction, Label, Soft, Tile, Workspace, cut, outer, take_in
 
-TILE = 512
-"""Rows of a tile on a CPU: a dozen float32 tiles stay in its caches."""
+TILE = 768
+"""Rows of a tile on a CPU: ten float32 tiles stay in its last cache."""
 TILE_ON_DEVICE = 4096
+KEPT = 80 << 20
+"""Bytes of products that the first pass keeps for the second: the whole of it at most, whatever the batch."""
 
 
 class Tiles:
@@ -49,6 +51,8 @@ class Tiles:
         # The second pass sees the same numbers, also where a step has moved the parameters meanwhile.
         self.temperatures: list[float] = temperatures.tolist()
         self.tile = TILE if self.device.type == "cpu" else TILE_ON_DEVICE
+        self.space = Workspace(self.tile, self.image)
+        self.kept: dict[tuple[str, int, int], Tensor] = {}
         self.labels: dict[tuple[str, int], Label] = {}
         sources = ("image", "text") if modes.fusion == "each" else ("fused", "fused")
         self.nce = [self._direction(items, 0) for items in ("image", "text")] if modes.infonce else []
@@ -92,8 +96,26 @@ class Tiles:
         """Tell whether exp((s - 1) / t) neither overflows nor vanishes for any cosine: one shift serves all rows."""
         return 2 / self.temperatures[temperature] < (80 if self.dtype == torch.float32 else 600)
 
-    def _power(self, cosine_TT: Tensor, temperature: int) -> Tensor:
-        return torch.sub(cosine_TT, 1).mul_(1 / self.temperatures[temperature]).exp_()
+    def _power(self, cosine_TT: Tensor, temperature: int, name: str) -> Tensor:
+        """Return exp((s - 1) / t), in the memory of that name."""
+        out_TT = self.space.like(name, cosine_TT)
+        return torch.sub(cosine_TT, 1, out=out_TT).mul_(1 / self.temperatures[temperature]).exp_()
+
+    def _times(self, one_TT: Tensor, other_TT: Tensor) -> Tensor:
+        """Return a product element by element, to be summed before the next one."""
+        return torch.mul(one_TT, other_TT, out=self.space.like("summed next", one_TT))
+
+    def _cosines(self, name: str, tile: Tile, left: Tensor, right: Tensor, *, keep: bool = False) -> Tensor:
+        """Return the cosines of a tile's rows and columns, found again where the first pass kept them."""
+        place = (name, tile.rows.start, tile.columns.start)
+        if place in self.kept:
+            return self.kept.pop(place)
+        left, right = left[tile.rows], right[tile.columns]
+        if keep and self.room >= (weight := len(left) * len(right) * left.element_size()):
+            self.room -= weight
+            self.kept[place] = torch.mm(left, right.T)
+            return self.kept[place]
+        return torch.mm(left, right.T, out=self.space.take(name, len(left), len(right)))
 
     def _tiles(self) -> Iterator[Tile]:
         """Yield the tiles on and above the diagonal of this process's own rows, then theirs with all other columns."""
@@ -113,15 +135,15 @@ class Tiles:
             asked = self.near is not None and (self.near.image_B, self.near.text_B)[modality == "text"] is not None
             if self.labels or asked:
                 assert teacher is not None
-                found[modality] = teacher[tile.rows] @ teacher[tile.columns].T
+                found[modality] = self._cosines(f"{modality} teacher", tile, teacher, teacher)
         if self.labels and self.modes.fusion != "each":
             found["fused"] = fuse(found["image"], found["text"], self.modes.fusion)[0]
         return found
 
     def _soft(self, sources: dict[str, Tensor]) -> Soft:
         return {
-            id(label): (sources[label.source], self._power(sources[label.source], label.temperature))
-            for label in self.labels.values()
+            id(label): (sources[label.source], self._power(sources[label.source], label.temperature, f"label {k}"))
+            for k, label in enumerate(self.labels.values())
         }
 
     def _cross(self, tile: Tile) -> list[Cross]:
@@ -129,11 +151,11 @@ class Tiles:
         if not (self.nce or self.csa):
             return []
         rows, columns = tile.rows, tile.columns
-        by_image = self.image[rows] @ self.text[columns].T
+        by_image = self._cosines("by image", tile, self.image, self.text, keep=True)
         if rows == columns:
             return [Cross(by_image, "image", {"image": (rows, 1), "text": (rows, 0)})]
         # As texts x images, so that its rows and columns are those of the symmetric tiles.
-        by_text = self.text[rows] @ self.image[columns].T
+        by_text = self._cosines("by text", tile, self.text, self.image, keep=True)
         places = [{kind: (rows, 1)} for kind in ("image", "text")]
         if len(tile.axes) == 2:
             places = [{"image": (rows, 1), "text": (columns, 0)}, {"text": (rows, 1), "image": (columns, 0)}]
@@ -146,12 +168,13 @@ class Tiles:
 
     def measure(self) -> None:
         """First pass: every normaliser and weighted sum."""
+        self.room = KEPT
         for tile in self._tiles():
             sources = self._sources(tile)
             soft = self._soft(sources)
             for label in self.labels.values():
                 a_TT, e_TT = soft[id(label)]
-                weighted_TT = e_TT * a_TT
+                weighted_TT = self._times(e_TT, a_TT)
                 for items, axis in tile.axes:
                     label.norm_B[items] += e_TT.sum(axis)
                     label.weighted_B[items] += weighted_TT.sum(axis)
@@ -160,8 +183,8 @@ class Tiles:
             for direction in self.usa:
                 assert direction.label is not None
                 r_TT = self._uni_product(direction, tile)
-                e_TT = self._power(r_TT, direction.temperature)
-                crossed_TT = soft[id(direction.label)][1] * r_TT
+                e_TT = self._power(r_TT, direction.temperature, "power")
+                crossed_TT = self._times(soft[id(direction.label)][1], r_TT)
                 for items, axis in tile.axes:
                     direction.sum_B[items] += e_TT.sum(axis)
                     direction.crossed_B[items] += crossed_TT.sum(axis)
@@ -183,24 +206,26 @@ class Tiles:
             t = direction.temperature
             if self._is_warm(t):
                 if t not in powers:
-                    powers[t] = self._power(cross.s_TT, t)
+                    powers[t] = self._power(cross.s_TT, t, f"power {t}")
                 e_TT = powers[t] if ignored_TT is None else powers[t].masked_fill(ignored_TT, 0)
                 direction.sum_B[items] += e_TT.sum(axis)
             else:
-                logits_TT = cross.s_TT / self.temperatures[t]
+                logits_TT = torch.div(cross.s_TT, self.temperatures[t], out=self.space.like("power", cross.s_TT))
                 if ignored_TT is not None:
                     logits_TT.masked_fill_(ignored_TT, -torch.inf)
                 take_in(direction, items, logits_TT, axis)
             if direction.label is not None:
                 key = id(direction.label)
                 if key not in crossed:
-                    crossed[key] = soft[key][1] * cross.s_TT
+                    crossed[key] = torch.mul(
+                        soft[key][1], cross.s_TT, out=self.space.like(f"crossed {len(crossed)}", cross.s_TT)
+                    )
                 direction.crossed_B[items] += crossed[key].sum(axis)
 
     def _uni_product(self, direction: Direction, tile: Tile) -> Tensor:
         uni = self.uni[direction.items]
         assert uni is not None
-        return uni[tile.rows] @ uni[tile.columns].T
+        return self._cosines(f"{direction.items} uni", tile, uni, uni, keep=True)
 
     def values(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return sums over this process's rows: InfoNCE's log-normalisers, CSA, USA."""
@@ -255,10 +280,12 @@ class Tiles:
                 r_TT = self._uni_product(direction, tile)
                 # Both directions at once: item i sees item j, and j sees i.
                 axes = tile.axes if tile.rows != tile.columns else ((tile.rows, 1), (tile.rows, 0))
-                slope_TT = self._power(r_TT, direction.temperature)
-                slope_TT *= outer(self._shares[id(direction)], axes)
+                slope_TT = self._power(r_TT, direction.temperature, "slope")
+                weights_TT = self.space.like("weights", r_TT)
+                slope_TT *= outer([(self._shares[id(direction)], *place) for place in axes], weights_TT)
                 soft_TT = soft[id(direction.label)][1]
-                slope_TT.addcmul_(soft_TT, outer(self._soft_shares[id(direction)], axes), value=-1)
+                softer = outer([(self._soft_shares[id(direction)], *place) for place in axes], weights_TT)
+                slope_TT.addcmul_(soft_TT, softer, value=-1)
                 d_uni[direction.items][tile.rows].addmm_(slope_TT, uni[tile.columns])
                 if tile.rows != tile.columns:
                     d_uni[direction.items][tile.columns].addmm_(slope_TT.T, uni[tile.rows])
@@ -288,7 +315,8 @@ class Tiles:
             together &= directions is self.csa or self.near is None
             for group in [there] if together else [[direction] for direction in there]:
                 t = group[0].temperature
-                slope_TT = self._soft_max(group, tile, sources, cross, grad)
+                name = "slope" if whole_TT is None else "further slope"
+                slope_TT = self._soft_max(group, tile, sources, cross, grad, name)
                 for direction in group:
                     if direction.label is None:
                         continue
@@ -297,28 +325,26 @@ class Tiles:
                     slope_TT.addcmul_(soft[id(direction.label)][1], share_T, value=-1)
                     self._teach(direction, items, axis, cross.s_TT, soft, grad)
                 if self._learned[t]:
-                    self._d_temperatures[t] -= (slope_TT * cross.s_TT).sum() / self.temperatures[t]
+                    self._d_temperatures[t] -= self._times(slope_TT, cross.s_TT).sum() / self.temperatures[t]
                 whole_TT = slope_TT if whole_TT is None else whole_TT.add_(slope_TT)
         assert whole_TT is not None
         return whole_TT
 
     def _soft_max(
-        self, group: list[Direction], tile: Tile, sources: dict[str, Tensor], cross: Cross, grad: Tensor
+        self, group: list[Direction], tile: Tile, sources: dict[str, Tensor], cross: Cross, grad: Tensor, name: str
     ) -> Tensor:
         """Return the student's probabilities on one tile, times `grad / t`; summed over directions that share t."""
         t = group[0].temperature
         places = [cross.places[direction.items] for direction in group]
         if self._is_warm(t):
-            soft_TT = self._power(cross.s_TT, t)
-            (items, axis), *others = places
-            weight = self._shares[id(group[0])][items].unsqueeze(axis)
-            for direction, (items, axis) in zip(group[1:], others, strict=True):
-                weight = weight + self._shares[id(direction)][items].unsqueeze(axis)
-            soft_TT *= weight
+            soft_TT = self._power(cross.s_TT, t, name)
+            parts = [(self._shares[id(direction)], *place) for direction, place in zip(group, places, strict=True)]
+            soft_TT *= outer(parts, self.space.like("weights", soft_TT))
         else:
             items, axis = places[0]
             log_norm_T = group[0].log_norm_B()[items].to(self.dtype)
-            soft_TT = (cross.s_TT / self.temperatures[t]).sub_(log_norm_T.unsqueeze(axis)).exp_()
+            soft_TT = torch.div(cross.s_TT, self.temperatures[t], out=self.space.like(name, cross.s_TT))
+            soft_TT.sub_(log_norm_T.unsqueeze(axis)).exp_()
             soft_TT *= (grad / self.temperatures[t]).to(self.dtype)
         if group[0].label is None and (ignored_TT := self._ignored(tile, sources, places[0][1])) is not None:
             soft_TT.masked_fill_(ignored_TT, 0)

@@ -255,3 +255,24 @@ def test_gallery__filters_hide_what_they_say(browser: Any, tmp_path: Path, size:
     assert 0 < len(shown()) < len(every)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     context.close()
+
+
+def test_page__two_people_and_two_tabs(browser: Any, tmp_path: Path) -> None:
+    room = Room(Split(make_audited(tmp_path), "train"), votes=2)
+    with in_thread(room) as port:
+        ada, again, bob = (Tab(browser, port, name=name) for name in ("ada", "ada", "bob"))
+        assert ada.shown() == bob.shown(), "two are asked about each candidate"
+        assert again.shown() != ada.shown(), "a second tab of the same person shows another"
+        first = ada.shown()
+        ada.press("m")
+        bob.press("m")
+        assert ada.shown() not in (first, again.shown())
+        assert "agree on 1 of 1 shared" in str(bob.page.text_content("#agreement"))
+        assert str(bob.page.text_content("#count")).startswith("1 of ")
+        for tab in (ada, again, bob):
+            assert tab.wrong == []
+            tab.context.close()
+    rows = verdicts.read(room.split.folder / "audit")
+    assert [(row.reviewer, row.verdict) for row in rows] == [("ada", "match"), ("bob", "match")]
+    assert rows[0].caption_key == rows[1].caption_key
+    room.close()

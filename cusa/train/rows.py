@@ -1,0 +1,108 @@
+"""Rows of a file by number, read and not mapped.
+
+A mapping's pages count as this process's memory as long as the system keeps them, which on a large data set looks like
+a leak and, under a memory limit, is one. Pages that are read stay the system's own. No torch here.
+"""
+
+import os
+import weakref
+from pathlib import Path
+
+import numpy as np
+
+from cusa.errors import DataError
+
+
+class Rows:
+    """Rows of one type and shape in a file.
+
+    Args:
+        path: the file.
+        dtype: of a number.
+        shape: of a row; () = one number.
+        offset: bytes before the first row.
+
+    Raises:
+        OSError: if the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, dtype: np.typing.DTypeLike, shape: tuple[int, ...] = (), *, offset: int = 0) -> None:
+        self.path, self.dtype, self.shape, self._offset = path, np.dtype(dtype), shape, offset
+        self.row_bytes = self.dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        self._open()
+
+    def _open(self) -> None:
+        self._descriptor = os.open(self.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+        self._length = (os.fstat(self._descriptor).st_size - self._offset) // max(self.row_bytes, 1)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return len(self) * self.row_bytes
+
+    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+        """Return (n, *shape) rows.
+
+        Args:
+            numbers: (n,) integers from 0 on; one that follows the one before is read with it.
+
+        Raises:
+            DataError: if the file has become shorter.
+        """
+        found = np.empty((len(numbers), *self.shape), dtype=self.dtype)
+        flat = found.reshape(-1).view(np.uint8).data if found.size else memoryview(b"")
+        ends = np.flatnonzero(np.diff(numbers) != 1) + 1
+        start = 0
+        for stop in (*ends.tolist(), len(numbers)):
+            if stop > start:
+                self._read(int(numbers[start]), flat[start * self.row_bytes : stop * self.row_bytes])
+            start = stop
+        return found
+
+    def row(self, number: int) -> np.ndarray:
+        """Return one row."""
+        return self[np.array([number])][0]
+
+    def whole(self) -> np.ndarray:
+        """Return all rows; for those who need them at once."""
+        return self[np.arange(len(self))]
+
+    def _read(self, first: int, into: memoryview) -> None:
+        place = self._offset + first * self.row_bytes
+        while len(into):
+            count = os.preadv(self._descriptor, [into], place)
+            if count == 0:
+                raise DataError(
+                    f"{self.path} has become shorter while it was read. It is made again by the next run.",
+                    path=self.path,
+                )
+            into, place = into[count:], place + count
+
+    def __getstate__(self) -> dict[str, object]:
+        # A descriptor means nothing in another process; the file is opened again there.
+        return {name: value for name, value in self.__dict__.items() if name != "_descriptor"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+
+class Strings:
+    """Strings by number, from one file of bytes and one, `.ends`, of where each ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._ends = Rows(path.with_suffix(".ends"), "<i8")
+        self._bytes = Rows(path, np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, number: int) -> str:
+        # One read where there is a string before it: the two ends stand side by side.
+        ends = [0, int(self._ends.row(0))] if not number else self._ends[np.arange(number - 1, number + 1)].tolist()
+        start, end = ends
+        return self._bytes[np.arange(start, end)].tobytes().decode()
