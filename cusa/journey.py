@@ -307,13 +307,21 @@ class Report:
     """Whether it was written now."""
 
 
-def report(runs: Sequence[Path], *, work: Path | None = None, out: Path | None = None, force: bool = False) -> Report:
+def report(
+    runs: Sequence[Path],
+    *,
+    work: Path | None = None,
+    out: Path | None = None,
+    sweep: Path | None = None,
+    force: bool = False,
+) -> Report:
     """Write the report of evaluated runs, the first being the baseline.
 
     Args:
         runs: run folders.
         work: the work folder; the one the first run was trained on when None.
         out: the HTML file; `report.html` in the last run's folder when None.
+        sweep: folder of a sweep, for its frontier.
         force: write it again.
 
     Raises:
@@ -326,7 +334,7 @@ def report(runs: Sequence[Path], *, work: Path | None = None, out: Path | None =
             raise DataError(f"There is no run {run}. Give the --out of a `cusa train`.", path=run)
     if work is None and (runs[0] / "run.json").is_file():
         work = Path(store.read_json(runs[0] / "run.json")["data"])
-    page, fresh = stage.run(runs, out=out or runs[-1] / "report.html", work=work, force=force)
+    page, fresh = stage.run(runs, out=out or runs[-1] / "report.html", work=work, sweep=sweep, force=force)
     return Report(page, page.with_suffix(".md"), fresh)
 
 

@@ -13,13 +13,14 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Evaluated runs; the first is the baseline.")],
     work: Annotated[Path | None, typer.Option("--data", help="Work folder; default: the one the run names.")] = None,
     out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the last run.")] = None,
+    sweep: Annotated[Path | None, typer.Option(help="Folder of a sweep: its frontier is drawn.")] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page, and the same tables as Markdown."""
     from cusa import journey
 
-    written = journey.report(runs, work=work, out=out, force=force)
+    written = journey.report(runs, work=work, out=out, sweep=sweep, force=force)
     if as_json:
         print_json(vars(written))
     else:
