@@ -230,7 +230,7 @@ def export(name: str, *, to: str, out: Path, space: str = "cross", ensemble: str
 
     Args:
         name: a run folder, a model folder, a checkpoint file, or a hub name.
-        to: `folder` (our own), `hf` or `sentence-transformers`.
+        to: `folder` (our own), `hf`, `sentence-transformers` or `onnx`.
         out: the folder; replaced whole.
         space: of a sentence-transformers folder, `cross` or `uni`.
         ensemble: a second run; an SGR and an SAF become SGRAF.
@@ -307,13 +307,21 @@ class Report:
     """Whether it was written now."""
 
 
-def report(runs: Sequence[Path], *, work: Path | None = None, out: Path | None = None, force: bool = False) -> Report:
+def report(
+    runs: Sequence[Path],
+    *,
+    work: Path | None = None,
+    out: Path | None = None,
+    sweep: Path | None = None,
+    force: bool = False,
+) -> Report:
     """Write the report of evaluated runs, the first being the baseline.
 
     Args:
         runs: run folders.
         work: the work folder; the one the first run was trained on when None.
         out: the HTML file; `report.html` in the last run's folder when None.
+        sweep: folder of a sweep, for its frontier.
         force: write it again.
 
     Raises:
@@ -326,7 +334,7 @@ def report(runs: Sequence[Path], *, work: Path | None = None, out: Path | None =
             raise DataError(f"There is no run {run}. Give the --out of a `cusa train`.", path=run)
     if work is None and (runs[0] / "run.json").is_file():
         work = Path(store.read_json(runs[0] / "run.json")["data"])
-    page, fresh = stage.run(runs, out=out or runs[-1] / "report.html", work=work, force=force)
+    page, fresh = stage.run(runs, out=out or runs[-1] / "report.html", work=work, sweep=sweep, force=force)
     return Report(page, page.with_suffix(".md"), fresh)
 
 

@@ -20,7 +20,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "eval": {"errors", "manifests", "models"},
     # The recipe sees the rooms' configurations only; that is checked apart.
     "recipe": {"errors", "models", "train", "eval", "pipeline"},
-    "scoring": {"errors", "manifests", "models", "eval", "recipe"},
+    "layouts": {"errors", "manifests", "pipeline"},
+    "scoring": {"errors", "manifests", "models", "eval", "train", "recipe", "layouts"},
     "journey": {"errors", "manifests", "models", "pipeline", "train", "eval", "recipe", "scoring"},
     "training": {"errors", "manifests", "pipeline", "train", "recipe", "scoring", "journey"},
     "sweep": {"errors", "manifests", "pipeline", "recipe", "scoring", "training"},

@@ -86,7 +86,7 @@ def test_export__an_sgr_and_an_saf_become_sgraf(runs: Path, tmp_path: Path) -> N
     [
         (("clip", "--to", "onxx"), "There is no export to 'onxx'"),
         (("clip", "--to", "hf", "--space", "unni"), "Did you mean 'uni'"),
-        (("sgr", "--to", "hf"), "no model of transformers"),
+        (("sgr", "--to", "hf"), "--to hf takes dual encoders"),
         (("nothing", "--to", "hf"), "nothing"),
         (("clip", "--to", "folder", "--ensemble", "saf"), "two runs of kind sgraf"),
     ],

@@ -112,9 +112,10 @@ def test_evaluate__what_cannot_be_done_names_the_way_out(model: Path, coco: Path
         scoring.evaluate(str(model), data=[tmp_path])
     with pytest.raises(DataError, match="does not exist"):
         scoring.evaluate(str(model), data=[tmp_path / "nowhere"])
-    (tmp_path / "modules.json").write_text("[]")
-    with pytest.raises(ConfigError, match="embeds texts only"):
-        scoring.evaluate(str(tmp_path), data=[coco])
+    with pytest.raises(ConfigError, match=r"give --out, or make a work folder with `cusa shard sop"):
+        scoring.evaluate(str(model), data=[shared / "data/standins/sop"])
+    with pytest.raises(DataError, match="Name other classes"):
+        scoring.evaluate(str(model), data=[shared / "data/cub-mini"], out=tmp_path / "o")
 
 
 def test_command__a_sentence_transformer_on_sts(shared: Path, tmp_path: Path) -> None:

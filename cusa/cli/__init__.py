@@ -28,6 +28,7 @@ from cusa.cli import (
     report,
     review,
     run,
+    search,
     shard,
     sql,
     sweep,
@@ -91,6 +92,7 @@ app.command()(shard.shard)
 app.command()(verify.verify)
 app.command("extract-teachers")(extract_teachers.extract_teachers)
 app.command()(index.index)
+app.command()(search.search)
 app.command()(calibrate.calibrate)
 app.command()(audit.audit)
 app.command()(review.review)

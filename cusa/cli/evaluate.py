@@ -1,12 +1,13 @@
 """`cusa eval`, and how its numbers are printed."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cusa.cli.console import Console, print_json, print_table, print_text
+from cusa.cli.console import Console, print_json, print_table, print_text, say
 from cusa.cli.options import AsJson, Force, Settings, local, parse_here
 
 
@@ -15,7 +16,10 @@ def eval_(
     data: Annotated[
         list[Path],
         typer.Option(
-            "--data", parser=parse_here, help="Work folder, STS folder, or ECCV Caption ground truth; repeatable."
+            "--data",
+            parser=parse_here,
+            help="Work folder, data set in its official layout, STS folder, ECCV Caption ground truth, or CxC ratings; "
+            "repeatable.",
         ),
     ],
     tasks: Annotated[
@@ -25,6 +29,7 @@ def eval_(
     out: Annotated[
         Path | None, typer.Option(parser=local("--out"), help="Folder of the results; default: `eval` in the run.")
     ] = None,
+    ids: Annotated[Path | None, typer.Option(help="The image keys the split must consist of, one a line.")] = None,
     settings: Settings = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -41,15 +46,39 @@ def eval_(
             tasks=[task.strip() for names in tasks or () for task in names.split(",") if task.strip()],
             split=split,
             out=out,
+            ids=ids,
             settings=settings or (),
             force=force,
             on_event=console.event,
         )
+    if os.environ.get("RANK", "0") != "0":
+        return  # started by torchrun: rank 0 speaks for all
+    failed = [result for result in results if "failed" in result]
     if as_json:
         print_json(results[0] if len(results) == 1 else results)
-        return
-    for result in results:
-        _print_evaluation(result)
+    else:
+        for result in results:
+            if "missing" in result:
+                for dataset, how in result["missing"].items():
+                    print_text(f"not given: {dataset}: {how}.")
+            elif "failed" not in result:
+                _print_evaluation(result)
+        if len(results) > 1:
+            _print_paper([result for result in results if "tasks" in result])
+    for result in failed:
+        say(f"error: {result['data']}: {result['failed']}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_paper(results: Sequence[Mapping[str, Any]]) -> None:
+    """Print the numbers that the paper's tables have, in their form."""
+    from cusa.eval import paper
+
+    rows = paper.rows(results)
+    if rows:
+        print_text("\nIn the form of the paper's tables:")
+        print_table(("table", "metric", "value"), [(row.table, row.column, f"{row.value:.1f}") for row in rows])
 
 
 def _print_evaluation(result: Mapping[str, Any]) -> None:
@@ -63,6 +92,8 @@ def _print_evaluation(result: Mapping[str, Any]) -> None:
             f"{result['split']}, {result['images']:,} images, {result['captions']:,} captions; ties: {result['ties']}"
         )
     print_text(f"eval: {where}{state}: {result['student']} on {result['dataset']} {size}")
+    for remark in result.get("remarks", ()):
+        print_text(f"note: {remark}")
     for task, found in result["tasks"].items():
         if "unavailable" in found:
             print_text(f"\n{task}: not available: {found['unavailable']}")

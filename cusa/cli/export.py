@@ -13,7 +13,7 @@ def export(
     name: Annotated[
         str, typer.Argument(metavar="RUN", help="A run, a model folder, a checkpoint file, or a hub name.")
     ],
-    to: Annotated[str, typer.Option(help="folder (ours), hf, or sentence-transformers.")],
+    to: Annotated[str, typer.Option(help="folder (ours), hf, sentence-transformers, or onnx.")],
     out: Annotated[Path, typer.Option(parser=local("--out"), help="Folder to write.")],
     space: Annotated[str, typer.Option(help="sentence-transformers: cross or uni.")] = "cross",
     ensemble: Annotated[str, typer.Option(help="A second run: an SGR and an SAF become SGRAF.")] = "",

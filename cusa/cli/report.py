@@ -19,13 +19,14 @@ def report(
     out: Annotated[
         Path | None, typer.Option(parser=local("--out"), help="HTML file; default: report.html in the last run.")
     ] = None,
+    sweep: Annotated[Path | None, typer.Option(help="Folder of a sweep: its frontier is drawn.")] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page, and the same tables as Markdown."""
     from cusa import journey
 
-    written = journey.report(runs, work=work, out=out, force=force)
+    written = journey.report(runs, work=work, out=out, sweep=sweep, force=force)
     if as_json:
         print_json(vars(written))
     else:

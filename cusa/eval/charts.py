@@ -64,6 +64,59 @@ def line_chart(title: str, series: Mapping[str, Series], *, x_label: str = "step
     )
 
 
+def scatter_chart(
+    title: str,
+    points: Sequence[tuple[float, float, str]],
+    *,
+    x_label: str,
+    y_label: str,
+    front: Sequence[int] = (),
+) -> str:
+    """Draw named points, and a line through those of a frontier.
+
+    Args:
+        title: stands above the chart.
+        points: x, y, name; the name shows where the pointer rests, and stands in the list of the frontier.
+        x_label: unit of x.
+        y_label: unit of y.
+        front: which points the frontier joins, x rising.
+    """
+    xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
+    x_ticks, y_ticks = nice_ticks(min(xs), max(xs)), nice_ticks(min(ys), max(ys))
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = _LEFT + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (_WIDTH - _LEFT - _RIGHT)
+        down = _TOP + (y_ticks[-1] - y) / (y_ticks[-1] - y_ticks[0]) * (_HEIGHT - _TOP - _BOTTOM)
+        return round(across, 1), round(down, 1)
+
+    parts = []
+    for tick in y_ticks:
+        _, y = at(x_ticks[0], tick)
+        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y}" x2="{_WIDTH - _RIGHT}" y2="{y}"/>')
+        parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{y + 3.5}" text-anchor="end">{_short(tick)}</text>')
+    for tick in x_ticks:
+        x, _ = at(tick, y_ticks[0])
+        parts.append(f'<text class="tick" x="{x}" y="{_HEIGHT - 12}" text-anchor="middle">{_short(tick)}</text>')
+    if len(front) > 1:
+        path = " ".join(f"{x},{y}" for x, y in (at(*points[number][:2]) for number in front))
+        parts.append(f'<polyline class="line c1" points="{path}"/>')
+    for number, (x, y, name) in enumerate(points):
+        across, down = at(x, y)
+        kind = "dot c1" if number in front else "dot c0"
+        parts.append(
+            f'<circle class="{kind}" cx="{across}" cy="{down}" r="5"><title>{escape(name)}: {x:.4g}, {y:.4g}</title>'
+            "</circle>"
+        )
+    words = "; ".join(f"{points[number][2]}: {points[number][0]:.4g}, {points[number][1]:.4g}" for number in front)
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}: {escape(words)}">'
+        f"{''.join(parts)}</svg>"
+        f'<div class="legend"><span class="key c1">frontier</span><span class="key c0">others</span>'
+        f'<span class="unit">{escape(x_label)} →, {escape(y_label)} ↑</span></div></figure>'
+    )
+
+
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Return round numbers that enclose an interval, about `wanted` of them, at least two."""
     if not high > low:

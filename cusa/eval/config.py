@@ -2,6 +2,12 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+EMBEDDINGS = "embeddings"
+"""Folder of kept embeddings, in the run or in the folder of the results."""
+
+NOT_IN_THE_NUMBERS = {"device", "cache_mib", "train_classes"}
+"""Settings that change no number of a given split."""
+
 
 class EvalConfig(BaseModel):
     """How a student is scored."""
@@ -12,11 +18,17 @@ class EvalConfig(BaseModel):
     ks: tuple[int, ...] = Field(
         default=(1, 5, 10), min_length=1, description="the K of R@K; RSUM is their sum, both ways"
     )
-    block: int = Field(default=1024, ge=1, description="queries ranked at once")
+    block: int = Field(default=4096, ge=1, description="queries ranked at once, at most; 64 MiB of scores bound it too")
     top: int = Field(default=10, ge=1, le=1000, description="nearest items kept for each query")
     rerank: int = Field(
         default=16, ge=0, description="candidates of a query that a fusion encoder scores again; 0 = none"
     )
     bootstrap: int = Field(default=1000, ge=0, description="resamples of the queries for intervals; 0 = none")
     seed: int = Field(default=0, ge=0, description="of the resamples")
+    cache_mib: int = Field(
+        default=2048, ge=0, description="embeddings kept for the next evaluation, in the run; 0 = none"
+    )
+    train_classes: str = Field(
+        default="1-100", description="of CUB in its official layout: the classes that train; all others are tested"
+    )
     device: str = Field(default="", description="torch device; empty = CUDA if there is one")

@@ -18,7 +18,7 @@ from cusa.errors import DataError
 from cusa.eval import cross_modal
 from cusa.eval.config import EvalConfig
 from cusa.eval.cross_modal import TwoWays
-from cusa.eval.ranking import rank
+from cusa.eval.ranking import Ranking, Truth, rank_by_each
 from cusa.eval.scores import Scores, part
 from cusa.manifests import coco_matches
 
@@ -156,12 +156,20 @@ def score(scores: Scores, gallery: Gallery, truths: GroundTruths, config: EvalCo
     Source: Chun et al., ECCV 2022, arXiv:2204.03359 (ECCV Caption); Parekh et al., EACL 2021 (CxC). The authors of
     CUSA cut the rankings at 50; these are whole, which changes nothing but where R is larger than 50.
     """
+    names = list(_FILES)
+    images = {name: _asked(gallery.image_ids, gallery.caption_ids, truths.image_to_text[name]) for name in names}
+    captions = {name: _asked(gallery.caption_ids, gallery.image_ids, truths.text_to_image[name]) for name in names}
+    some = part(scores, gallery.images, gallery.captions)
+    # One pass over the scores serves all three.
+    first = _rank(some.of_images(config.block), images, len(gallery.images), config)
+    second = _rank(some.of_captions(config.block), captions, len(gallery.captions), config)
     for name, title, protocol in (
         ("coco", "coco-5k", "COCO's own pairs; the five official captions an image are ranked"),
         ("cxc", "cxc", "COCO's own pairs and those that CxC's raters found as well"),
         ("eccv", "eccv-caption", "matches that machines proposed and people verified; queries of ECCV Caption alone"),
     ):
-        both, image_queries, text_queries = _rank(scores, gallery, truths, name, config)
+        both = TwoWays(first[name], second[name])
+        image_queries, text_queries = images[name].rows, captions[name].rows
         found = cross_modal.under_truth(both) if name == "eccv" else cross_modal.recalls(both, config.ks)
         sized = f"{protocol}; {len(image_queries):,} image and {len(text_queries):,} caption queries"
         yield Scored(title, sized, found, both, gallery.images[image_queries], gallery.captions[text_queries])
@@ -170,19 +178,19 @@ def score(scores: Scores, gallery: Gallery, truths: GroundTruths, config: EvalCo
 
 
 def _rank(
-    scores: Scores, gallery: Gallery, truths: GroundTruths, name: str, config: EvalConfig
-) -> tuple[TwoWays, np.ndarray, np.ndarray]:
-    """Rank the queries of one ground truth; return also which places of the gallery they are."""
-    images = _asked(gallery.image_ids, gallery.caption_ids, truths.image_to_text[name])
-    captions = _asked(gallery.caption_ids, gallery.image_ids, truths.text_to_image[name])
-    of_images = part(scores, gallery.images[images.rows], gallery.captions).of_images(config.block)
-    of_captions = part(scores, gallery.images, gallery.captions[captions.rows]).of_captions(config.block)
-    at_r = name == "eccv"
-    both = TwoWays(
-        rank(of_images, images.relevant, num_right=images.num_right, top=config.top, at_r=at_r),
-        rank(of_captions, captions.relevant, num_right=captions.num_right, top=config.top, at_r=at_r),
-    )
-    return both, images.rows, captions.rows
+    blocks: Iterator[np.ndarray], asked: Mapping[str, "_Asked"], num: int, config: EvalConfig
+) -> dict[str, Ranking]:
+    """Rank the gallery for every query and judge it by each ground truth, its own queries alone."""
+    judged = []
+    for name, one in asked.items():
+        relevant = [np.array([], np.int64)] * num
+        num_right = np.zeros(num, np.int64)
+        for row, right, number in zip(one.rows.tolist(), one.relevant, one.num_right.tolist(), strict=True):
+            relevant[row] = right
+            num_right[row] = number
+        judged.append(Truth(relevant, num_right, at_r=name == "eccv"))
+    rankings = rank_by_each(blocks, judged, top=config.top)
+    return {name: ranking.of(one.rows) for (name, one), ranking in zip(asked.items(), rankings, strict=True)}
 
 
 class _Asked(NamedTuple):

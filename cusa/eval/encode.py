@@ -1,6 +1,7 @@
 """Every image and every caption of a split through a student, once."""
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,10 @@ import numpy as np
 import torch
 
 from cusa.errors import DataError
+from cusa.eval.cache import ROWS, EmbeddingCache
 from cusa.eval.config import EvalConfig
+from cusa.eval.share import ALONE, Share
+from cusa.manifests import store
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 from cusa.models.preprocess import UNDECODABLE, decode
@@ -20,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """A split as a student sees it, rows in the split's order, unit length, float32.
+    """A split as a model sees it, rows in the split's order, unit length, float32.
 
     Attributes:
-        image: space -> (images, D).
+        image: space -> (images, D); empty for a model of texts alone.
         text: space -> (captions, D).
     """
 
@@ -31,67 +35,250 @@ class Embeddings:
     text: dict[str, np.ndarray]
 
 
+class TextModel:
+    """A model of texts alone, such as a sentence-transformers folder.
+
+    Args:
+        name: for people.
+        encode: texts to (texts, D) unit rows.
+        key: what the rows depend on: weights, preprocessing; for the cache.
+    """
+
+    spaces = ("uni",)
+
+    def __init__(self, name: str, encode: Callable[[Sequence[str]], np.ndarray], key: Mapping[str, str]) -> None:
+        self.name = name
+        self.encode = encode
+        self.key = dict(key)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return full sentences a person should read: none."""
+        return ()
+
+    def space_of(self, task: str) -> tuple[str, str]:
+        """Return the space that serves a task, and how to say so beside a number."""
+        return "uni", "the model's own"
+
+
 def encode(
-    student: "Student", split: Split, config: EvalConfig, *, uni: bool = True, on_event: OnEvent = ignore
+    model: "Student | TextModel",
+    split: Split,
+    config: EvalConfig,
+    *,
+    uni: bool = True,
+    cache: EmbeddingCache | None = None,
+    share: Share = ALONE,
+    on_event: OnEvent = ignore,
 ) -> Embeddings:
     """Encode a split in the cross-modal space and, where the student has heads for it, in the uni-modal one.
 
+    Contents that stand in the split twice, and those that the cache knows, are not encoded again.
+
     Args:
-        student: put into evaluation mode and onto the device here, and back afterwards.
+        model: a student is put into evaluation mode and onto the device here, and back afterwards.
         split: what to encode.
         config: batch size and device.
         uni: whether the uni-modal space is wanted.
+        cache: of earlier embeddings.
+        share: the ranks that encode together; only the first gets the rows.
         on_event: hears of every batch.
 
     Raises:
-        DataError: if an image does not decode.
+        DataError: if an image does not decode, or an embedding is not finite.
     """
-    spaces: tuple[Space, ...] = ("cross", "uni") if uni and student.has_uni else ("cross",)
-    total = split.num_images + split.num_captions
-    images: dict[str, list[np.ndarray]] = {space: [] for space in spaces}
-    texts: dict[str, list[np.ndarray]] = {space: [] for space in spaces}
-    what, done = f"encode {split.name}", 0
+    what, total = f"encode {split.name}", split.num_images + split.num_captions
+    texts = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in split.texts]
     on_event(what, 0, total)
-    with ready(student, config) as device, torch.inference_mode():
-        for start in range(0, split.num_images, config.batch_size):
-            rows = range(start, min(start + config.batch_size, split.num_images))
-            arrays = np.stack([student.image_array(picture(split, row)) for row in rows])
-            pixels = student.pixels(torch.from_numpy(arrays).to(device))
-            for space in spaces:
-                images[space].append(student.encode_image(pixels, space).float().cpu().numpy())
-            done += len(rows)
-            on_event(what, done, total)
-        for start in range(0, split.num_captions, config.batch_size):
-            batch = split.texts[start : start + config.batch_size]
-            tokens = {name: values.to(device) for name, values in student.tokenize(batch).items()}
-            for space in spaces:
-                texts[space].append(student.encode_text(tokens, space).float().cpu().numpy())
-            done += len(batch)
-            on_event(what, done, total)
-    return Embeddings(
-        {space: _joined(parts, student.width) for space, parts in images.items()},
-        {space: _joined(parts, student.width) for space, parts in texts.items()},
-    )
+    if isinstance(model, TextModel):
+        found = embed_texts(model, split.texts, config, cache=cache, share=share, names=split.caption_keys)
+        on_event(what, total, total)
+        return Embeddings({}, found)
+    spaces = spaces_of(model) if uni else ("cross",)
+    images = [bytes.fromhex(sha256) for sha256 in split.samples["sha256"].to_pylist()]
+    with ready(model, config) as device, torch.inference_mode():
+
+        def of_images(rows: Sequence[int]) -> dict[str, np.ndarray]:
+            arrays = np.stack([model.image_array(picture(split, row)) for row in rows])
+            pixels = model.pixels(torch.from_numpy(arrays).to(device))
+            return {space: model.encode_image(pixels, space).float().cpu().numpy() for space in spaces}
+
+        def of_texts(rows: Sequence[int]) -> dict[str, np.ndarray]:
+            return _student_texts(model, [split.texts[row] for row in rows], spaces, device)
+
+        seen_images = _rows(
+            "image",
+            images,
+            of_images,
+            spaces,
+            model.width,
+            config,
+            cache,
+            share,
+            split.image_keys,
+            lambda done: on_event(what, done, total),
+        )
+        seen_texts = _rows(
+            "text",
+            texts,
+            of_texts,
+            spaces,
+            model.width,
+            config,
+            cache,
+            share,
+            split.caption_keys,
+            lambda done: on_event(what, split.num_images + done, total),
+        )
+    return Embeddings(seen_images, seen_texts)
 
 
-def text_encoder(student: "Student", config: EvalConfig, space: "Space") -> Callable[[Sequence[str]], np.ndarray]:
-    """Return a function from texts to unit rows (texts, D) in one space; the student moves to its device for good.
+def embed_texts(
+    model: "Student | TextModel",
+    texts: Sequence[str],
+    config: EvalConfig,
+    *,
+    cache: EmbeddingCache | None = None,
+    share: Share = ALONE,
+    names: Sequence[str] | None = None,
+    on_done: Callable[[int], None] = lambda done: None,
+) -> dict[str, np.ndarray]:
+    """Return the rows of texts, space by space.
 
-    Texts are cleaned and cut as the student's own captions are. The authors' release leaves STS sentences uncleaned.
+    Texts are cleaned and cut as a student's own captions are. The authors' release leaves STS sentences uncleaned.
+
+    Args:
+        model: what embeds.
+        texts: any, also twice.
+        config: batch size and device.
+        cache: of earlier embeddings.
+        share: the ranks that encode together; only the first gets the rows.
+        names: of the texts, for the message where a row is not finite; the texts themselves when None.
+        on_done: hears how many are there.
     """
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    student.eval().to(device)
+    contents = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+    names = texts if names is None else names
+    if isinstance(model, TextModel):
 
-    def encode_texts(texts: Sequence[str]) -> np.ndarray:
-        with torch.inference_mode():
-            tokens = {name: values.to(device) for name, values in student.tokenize(texts).items()}
-            return np.asarray(student.encode_text(tokens, space).float().cpu().numpy())
+        def of_model(rows: Sequence[int]) -> dict[str, np.ndarray]:
+            return {"uni": np.asarray(model.encode([texts[row] for row in rows]), np.float32)}
 
-    return encode_texts
+        return _rows("text", contents, of_model, model.spaces, 1, config, cache, share, names, on_done)
+    with ready(model, config) as device, torch.inference_mode():
+        spaces = spaces_of(model)
+
+        def of_student(rows: Sequence[int]) -> dict[str, np.ndarray]:
+            return _student_texts(model, [texts[row] for row in rows], spaces, device)
+
+        return _rows("text", contents, of_student, spaces, model.width, config, cache, share, names, on_done)
 
 
-def _joined(parts: list[np.ndarray], width: int) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
+def spaces_of(student: "Student") -> tuple["Space", ...]:
+    """Return the spaces a student embeds in."""
+    return ("cross", "uni") if student.has_uni else ("cross",)
+
+
+def cache_key(model: "Student | TextModel", config: EvalConfig) -> dict[str, str]:
+    """Return what a model's rows depend on besides the contents: weights, preprocessing, kind of device."""
+    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu")).type
+    if isinstance(model, TextModel):
+        return {**model.key, "device": device}
+    total = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        total.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        total.update(memoryview(flat.view(torch.uint8).numpy()))
+    card = getattr(model, "card", None) or {}
+    return {
+        "class": f"{type(model).__module__}:{type(model).__qualname__}",
+        "weights": total.hexdigest(),
+        "preprocessing": store.digest(card),
+        "device": device,
+    }
+
+
+def _student_texts(
+    student: "Student", texts: Sequence[str], spaces: Sequence["Space"], device: torch.device
+) -> dict[str, np.ndarray]:
+    tokens = {name: values.to(device) for name, values in student.tokenize(texts).items()}
+    return {space: student.encode_text(tokens, space).float().cpu().numpy() for space in spaces}
+
+
+def _rows(
+    kind: str,
+    contents: Sequence[bytes],
+    compute: Callable[[Sequence[int]], dict[str, np.ndarray]],
+    spaces: Sequence[str],
+    width: int,
+    config: EvalConfig,
+    cache: EmbeddingCache | None,
+    share: Share,
+    names: Sequence[str],
+    on_done: Callable[[int], None],
+) -> dict[str, np.ndarray]:
+    """Return the rows of all contents, each distinct one computed or read once: space -> (n, D).
+
+    Every rank computes every W-th batch; only the first keeps, reads and writes.
+    """
+    first: dict[bytes, int] = {}
+    original = np.array([first.setdefault(content, row) for row, content in enumerate(contents)], np.int64)
+    distinct = list(first)
+    place = {row: at for at, row in enumerate(first.values())}
+    known, old = cache.read(kind, distinct) if cache is not None and share.first else (np.array([], np.int64), {})
+    if set(old) < set(spaces):  # an earlier evaluation without the uni-modal space
+        known, old = np.array([], np.int64), {}
+    there = share.agree(lambda: known.tolist())
+    missing = [row for at, row in enumerate(first.values()) if at not in set(there)] if there else list(first.values())
+    done = len(contents) - len(missing)
+    found: dict[str, np.ndarray] = {}
+
+    def keep(where: Sequence[int] | np.ndarray, rows: dict[str, np.ndarray]) -> None:
+        for space, block in rows.items():
+            if space not in found:
+                found[space] = np.empty((len(distinct), block.shape[1]), np.float32)
+            found[space][where] = block
+
+    keep(known, {space: old[space] for space in spaces} if len(known) else {})
+    size = config.batch_size
+    # So many batches that every rank has one file's worth, then all bring theirs together.
+    batches = [missing[start : start + size] for start in range(0, len(missing), size)]
+    turn = share.world * max(1, ROWS // size)
+    for start in range(0, len(batches), turn):
+        some = batches[start : start + turn]
+        made: dict[str, list[np.ndarray]] = {space: [] for space in spaces}
+        for number, rows in enumerate(some):
+            if share.mine(number):
+                for space, block in compute(rows).items():
+                    _check(block, rows, names, kind)
+                    made[space].append(block)
+            done += len(rows)
+            on_done(done)
+        counts = [sum(len(rows) for rows in some[rank :: share.world]) for rank in range(share.world)]
+        order = [row for rank in range(share.world) for rows in some[rank :: share.world] for row in rows]
+        gathered = {}
+        for space, blocks in made.items():
+            block = np.concatenate(blocks) if blocks else np.zeros((0, width), np.float32)
+            gathered[space] = share.collect(block, counts)
+        if share.first:
+            whole = {space: np.concatenate(parts) for space, parts in gathered.items()}
+            keep([place[row] for row in order], whole)
+            if cache is not None:
+                cache.write(kind, [contents[row] for row in order], whole)
+    if not share.first:
+        return {}
+    if not found:
+        found = {space: np.zeros((0, width), np.float32) for space in spaces}
+    everywhere = np.array([place[int(row)] for row in original], np.int64)
+    return {space: block if len(distinct) == len(contents) else block[everywhere] for space, block in found.items()}
+
+
+def _check(block: np.ndarray, rows: Sequence[int], names: Sequence[str], kind: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(block).all(1))
+    if bad.size:
+        raise DataError(
+            f"The embedding of the {kind} {names[rows[int(bad[0])]]!r} holds NaN or infinity ({bad.size} such rows in "
+            "its batch): the model diverged or its weights are broken.",
+            key=names[rows[int(bad[0])]],
+        )
 
 
 @contextmanager

@@ -1,22 +1,26 @@
 """One evaluation of a student on a split: encoded once, every number with its protocol, every query's rank on disk."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
-from cusa.errors import ConfigError, nearest
-from cusa.eval import cross_modal, eccv, intervals
-from cusa.eval.config import EvalConfig
+from cusa.errors import ConfigError, DataError, nearest
+from cusa.eval import cross_modal, eccv, intervals, leakage
+from cusa.eval.cache import EmbeddingCache
+from cusa.eval.config import NOT_IN_THE_NUMBERS, EvalConfig
 from cusa.eval.scores import Cosines, Scores
-from cusa.eval.tasks import COCO, TASKS, Embedded, answers, coco_ids
-from cusa.manifests import ledger, schemas, settled, store
+from cusa.eval.share import ALONE, Share
+from cusa.eval.tasks import COCO, CXC, TASKS, Embedded, answers, coco_ids
+from cusa.manifests import cxc_ratings, datasets, ledger, schemas, settled, store
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 
 if TYPE_CHECKING:
-    from cusa.eval.encode import Embeddings
+    from cusa.eval.encode import Embeddings, TextModel
     from cusa.models.student import Student
 
 PROTOCOL = 3
@@ -28,12 +32,16 @@ TIES = "a wrong item with the same score stands before a right one"
 def run(
     config: EvalConfig,
     *,
-    load: Callable[[], "Student"],
+    load: Callable[[], "Student | TextModel"],
     student_digest: str,
     split: Split,
     out: Path,
     tasks: Sequence[str] = (),
     ground_truth: Path | None = None,
+    ratings: Path | None = None,
+    train: Split | None = None,
+    cache: Path | None = None,
+    share: Share = ALONE,
     force: bool = False,
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
@@ -41,12 +49,16 @@ def run(
 
     Args:
         config: K, blocks, resamples.
-        load: makes the student; called only if there is something to compute.
+        load: makes the student, or a model of texts alone; called only if there is something to compute.
         student_digest: of its weights, so that an unchanged evaluation is not repeated.
         split: what to score on; its `truth.parquet`, where there is one, gives every known match.
         out: for example `runs/tiny/eval`.
         tasks: names of `cusa.eval.tasks.TASKS`; those that the split's data allow when empty.
         ground_truth: folder of ECCV Caption's files; those of the installed package when None.
+        ratings: folder of Crisscrossed Captions' files.
+        train: what the student was trained on, where that is known, to count what it has seen before.
+        cache: folder of embeddings kept for the next evaluation; None keeps none.
+        share: the ranks that evaluate together.
         force: score again even if nothing changed.
         on_event: hears of every batch.
 
@@ -55,7 +67,8 @@ def run(
 
     Raises:
         ConfigError: if there is no such task.
-        DataError: if an image does not decode, an embedding is not finite, or a ground truth is broken.
+        DataError: if an image does not decode, an embedding is not finite, a key comes twice, or a ground truth is
+            broken.
     """
     for task in tasks:
         if task not in TASKS:
@@ -63,6 +76,7 @@ def run(
     clock = ledger.Clock()
     book = out / "ledger.json"
     truth_path = split.folder / "truth.parquet"
+    rated = cxc_ratings.files(ratings, split.name) if ratings is not None else {}
     judged = settled.judged(split)
     inputs = {
         "student": student_digest,
@@ -70,57 +84,164 @@ def run(
         "truth": store.sha256_file(truth_path) if truth_path.is_file() else "none",
         "ground truth": store.sha256_folder(ground_truth) if ground_truth else "package",
         "verdicts": judged.digest if judged.settled else "none",
+        "training split": "unknown" if train is None else train.digest,
+        **{path.name: store.sha256_file(path) for path in rated.values()},
     }
-    wanted = list(tasks) or _allowed(split, truth_path.is_file(), ground_truth, bool(judged.settled))
+    wanted = list(tasks) or _allowed(split, truth_path.is_file(), ground_truth, bool(rated), bool(judged.settled))
     parameters = {
         "protocol": PROTOCOL,
         "split": split.name,
         "tasks": sorted(wanted),
-        **config.model_dump(mode="json", exclude={"device"}),
+        **config.model_dump(mode="json", exclude=NOT_IN_THE_NUMBERS),
     }
-    if not force and ledger.why_not_current(book, inputs=inputs, parameters=parameters) is None:
-        return {**store.read_json(out / "metrics.json"), "fresh": False}
-    from cusa.eval.encode import encode
 
+    def kept() -> dict[str, Any] | None:
+        if force or ledger.why_not_current(book, inputs=inputs, parameters=parameters) is not None:
+            return None
+        return store.read_json(out / "metrics.json")
+
+    if (old := share.agree(kept)) is not None:
+        return {**old, "fresh": False}
+    from cusa.eval.encode import cache_key, encode
+
+    _refuse_doubles(split)
     truth = store.read_table(truth_path, columns=schemas.TRUTH.names).to_pydict() if truth_path.is_file() else None
     official = ground_truth or eccv.official_folder()
     truths = eccv.read(official) if official is not None and not set(COCO).isdisjoint(wanted) else None
-    student = load()
-    embeddings = encode(student, split, config, on_event=on_event)
-    scores, score = _cross_scores(student, split, config, embeddings, on_event)
-    space, words = student.space_of("uni-modal")
-    audited = settled.true_pairs(split, judged) if judged.settled else None
-    seen = Embedded(split, embeddings.image, embeddings.text, scores, score, space, words, truth, truths, audited)
+    known = {what: cxc_ratings.read(path) for what, path in rated.items()}
+    model = load()
+    rows = None
+    if cache is not None and config.cache_mib:
+        rows = EmbeddingCache(cache, cache_key(model, config), limit=config.cache_mib << 20)
+    embeddings = encode(model, split, config, cache=rows, share=share, on_event=on_event)
+    if not share.first:
+        return {**share.agree(dict), "fresh": True}
+    if rows is not None:
+        rows.finish()
+    return share.agree(
+        lambda: _finish(
+            config,
+            model,
+            split,
+            embeddings,
+            truth,
+            truths,
+            known,
+            judged,
+            train,
+            wanted,
+            out,
+            clock,
+            inputs,
+            parameters,
+            rows.name if rows is not None else None,
+            on_event,
+        )
+    )
+
+
+def _finish(
+    config: EvalConfig,
+    model: "Student | TextModel",
+    split: Split,
+    embeddings: "Embeddings",
+    truth: Mapping[str, Sequence[str]] | None,
+    truths: eccv.GroundTruths | None,
+    ratings: Mapping[str, cxc_ratings.Ratings],
+    judged: settled.Judged,
+    train: Split | None,
+    wanted: Sequence[str],
+    out: Path,
+    clock: ledger.Clock,
+    inputs: Mapping[str, str],
+    parameters: Mapping[str, Any],
+    kept_in: str | None,
+    on_event: OnEvent,
+) -> dict[str, Any]:
+    """Rank, count, and write the results."""
+    scores, score = _cross_scores(model, split, config, embeddings, on_event)
+    space, words = model.space_of("uni-modal")
+    seen = Embedded(
+        split,
+        embeddings.image,
+        embeddings.text,
+        scores,
+        score,
+        space,
+        words,
+        truth,
+        truths,
+        ratings=ratings or None,
+        audited=settled.true_pairs(split, judged) if judged.settled else None,
+    )
     found, tables = {}, [schemas.PER_QUERY.empty_table()]
     on_event("rank", 0, len(wanted))
     for answer in answers(seen, config, wanted):
         found[answer.task] = dict(answer.summary)
         tables.append(answer.table)
         on_event("rank", len(found), len(wanted))
+    leaked = None if train is None or train.digest == split.digest else leakage.of_split(train, split)
     resampled = f"{intervals.MEANING}; {config.bootstrap:,} resamples, seed {config.seed}"
     result = {
-        "student": student.name,
+        "student": model.name,
         "split": split.name,
         "dataset": split.image_keys[0].partition("/")[0],
+        "ids": store.digest(sorted(split.image_keys)),
         "images": split.num_images,
         "captions": split.num_captions,
         "protocol": PROTOCOL,
         "ties": TIES,
         "interval": resampled if config.bootstrap else "none",
-        "remarks": [*student.remarks(), *judged.notes()],
+        "remarks": [*_remarks(model, split, leaked, wanted), *judged.notes()],
+        "leakage": leaked,
+        "embeddings": kept_in,
         "tasks": found,
     }
     store.write_json(out / "metrics.json", result)
     store.write_table(out / "per_query.parquet", pa.concat_tables(tables))
+    store.write_text(out / "ids.txt", "".join(f"{key}\n" for key in sorted(split.image_keys)))
     clock.finish(
-        book,
+        out / "ledger.json",
         stage="eval",
         inputs=inputs,
         parameters=parameters,
-        outputs=[out / "metrics.json", out / "per_query.parquet"],
+        outputs=[out / "metrics.json", out / "per_query.parquet", out / "ids.txt"],
         counts={"images": split.num_images, "captions": split.num_captions},
     )
     return {**result, "fresh": True}
+
+
+def _refuse_doubles(split: Split) -> None:
+    """Refuse a split whose keys do not name one row each: every number would count something twice."""
+    for what, keys in (("image", split.image_keys), ("caption", split.caption_keys)):
+        if len(set(keys)) != len(keys):
+            double = Counter(keys).most_common(1)[0][0]
+            raise DataError(
+                f"{split.folder}: the {what} key {double!r} comes twice. Make the split again with "
+                "`cusa shard ... --force`, which refuses such rows.",
+                key=double,
+            )
+
+
+def _remarks(
+    model: "Student | TextModel", split: Split, leaked: dict[str, Any] | None, wanted: Sequence[str]
+) -> list[str]:
+    """Return the sentences a person should read beside the numbers."""
+    found = list(model.remarks())
+    if not getattr(model, "has_uni", True) and not {"text-to-text", "image-to-image", *CXC}.isdisjoint(wanted):
+        found.append(
+            "There are no uni-modal heads: uni-modal tasks use the cross-modal space, as the paper's baseline."
+        )
+    name = split.image_keys[0].partition("/")[0]
+    counts = datasets.load(name).counts.get(split.name) if name in datasets.names() else None
+    if counts is not None and counts.images and counts.images != split.num_images:
+        found.append(
+            f"This {split.name} split has {split.num_images:,} images and the official one of {name} has "
+            f"{counts.images:,}: its numbers compare with nobody's."
+        )
+    if leaked is not None and (leaked["images"] or leaked["captions"]):
+        found.append(leakage.sentence(leaked))
+    return found
 
 
 def validate(student: "Student", split: Split, config: EvalConfig) -> dict[str, float]:
@@ -134,14 +255,23 @@ def validate(student: "Student", split: Split, config: EvalConfig) -> dict[str, 
     embeddings = encode(student, split, here, uni=False)
     of_image, of_caption = cross_modal.owned(split.caption_owner, split.num_images)
     scores, _ = _cross_scores(student, split, here, embeddings)
+    assert scores is not None
     return cross_modal.recalls(cross_modal.rank_both_ways(scores, of_image, of_caption, config), config.ks)
 
 
 def _cross_scores(
-    student: "Student", split: Split, config: EvalConfig, embeddings: "Embeddings", on_event: OnEvent = ignore
-) -> tuple[Scores, str]:
-    """Return what ranks across modalities, and how to say so beside a number."""
+    student: "Student | TextModel",
+    split: Split,
+    config: EvalConfig,
+    embeddings: "Embeddings",
+    on_event: OnEvent = ignore,
+) -> tuple[Scores | None, str]:
+    """Return what ranks across modalities, and how to say so beside a number; None for a model of texts alone."""
     from cusa.eval import pairs
+    from cusa.eval.encode import TextModel
+
+    if isinstance(student, TextModel):
+        return None, ""
 
     first = Cosines(embeddings.image["cross"], embeddings.text["cross"])
     if not split.num_captions:
@@ -153,9 +283,12 @@ def _cross_scores(
     return first, "cross"
 
 
-def _allowed(split: Split, has_truth: bool, ground_truth: Path | None, is_judged: bool) -> list[str]:
+def _allowed(split: Split, has_truth: bool, ground_truth: Path | None, rated: bool, is_judged: bool) -> list[str]:
     """Return the tasks that the split's data allow, and those that a user means by giving a ground truth."""
     names = ["text-to-text", "cross-modal"] if split.num_captions else []
+    if split.num_captions and np.bincount(split.caption_owner).max() > 5:
+        names.append("cross-modal-first-five")
+    names += CXC if rated else ()
     names += ["image-to-image", *(["cross-modal-truth"] if has_truth else []), *(["audited"] if is_judged else [])]
     official = eccv.official_folder()
     if ground_truth is not None or (official is not None and _is_official(split, official)):

@@ -1,15 +1,23 @@
 """One evaluation of a text encoder on the STS sets: what `evaluate` is to a split."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
-from cusa.eval import sts
+from cusa.eval import leakage, sts
+from cusa.eval.cache import EmbeddingCache
 from cusa.eval.config import EvalConfig
+from cusa.eval.share import ALONE, Share
 from cusa.manifests import ledger, schemas, store, sts_pairs
 from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.samples import Split
+
+if TYPE_CHECKING:
+    from cusa.eval.encode import TextModel
+    from cusa.models.student import Student
 
 PROTOCOL = 1
 """Raised when a number changes its meaning."""
@@ -23,10 +31,13 @@ def is_layout(folder: Path) -> bool:
 def run(
     config: EvalConfig,
     *,
-    load: Callable[[], tuple[str, str, sts.Encode]],
+    load: Callable[[], "Student | TextModel"],
     encoder_digest: str,
     folder: Path,
     out: Path | None,
+    train: Split | None = None,
+    cache: Path | None = None,
+    share: Share = ALONE,
     force: bool = False,
     on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
@@ -34,11 +45,13 @@ def run(
 
     Args:
         config: batch size, resamples.
-        load: makes the encoder: its name, its space in words, texts to unit rows. Called only if there is something to
-            compute.
+        load: makes the encoder; called only if there is something to compute.
         encoder_digest: of its weights.
         folder: the one above `STS` and `SICK`, or `STS` itself.
         out: where the results go; None keeps none.
+        train: what the encoder was trained on, where that is known, to count what it has seen before.
+        cache: folder of embeddings kept for the next evaluation; None keeps none.
+        share: the ranks that evaluate together.
         force: score again even if nothing changed.
         on_event: hears of every batch.
 
@@ -53,13 +66,60 @@ def run(
     files |= {part.scores for part in sts_pairs.parts(folder) if part.scores is not None}
     inputs = {"encoder": encoder_digest}
     inputs |= {path.relative_to(folder).as_posix(): store.sha256_file(path) for path in files if path.is_file()}
+    inputs["training split"] = "unknown" if train is None else train.digest
     parameters = {"protocol": PROTOCOL, **config.model_dump(mode="json", include={"bootstrap", "seed"})}
-    if out is not None and not force:
-        why = ledger.why_not_current(out / "ledger.json", inputs=inputs, parameters=parameters)
-        if why is None:
-            return {**store.read_json(out / "metrics.json"), "fresh": False}
-    name, space, encode = load()
-    found = sts.score(folder, encode, config, on_event=on_event)
+
+    def kept() -> dict[str, Any] | None:
+        if out is None or force:
+            return None
+        if ledger.why_not_current(out / "ledger.json", inputs=inputs, parameters=parameters) is not None:
+            return None
+        return store.read_json(out / "metrics.json")
+
+    if (old := share.agree(kept)) is not None:
+        return {**old, "fresh": False}
+    from cusa.eval.encode import cache_key, embed_texts
+
+    model = load()
+    space, words = model.space_of("uni-modal")
+    rows = None
+    if cache is not None and config.cache_mib:
+        rows = EmbeddingCache(cache, cache_key(model, config), limit=config.cache_mib << 20)
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        found = embed_texts(
+            model,
+            texts,
+            config,
+            cache=rows,
+            share=share,
+            on_done=lambda done: on_event("encode sts", done, len(texts)),
+        )
+        return found[space] if share.first else np.zeros((len(texts), 1), np.float32)
+
+    pairs = sts.read(folder)
+    found = sts.score(pairs, encode)
+    if not share.first:
+        return {**share.agree(dict), "fresh": True}
+    if rows is not None:
+        rows.finish()
+    return share.agree(lambda: _finish(config, model.name, words, found, pairs, train, out, clock, inputs, parameters))
+
+
+def _finish(
+    config: EvalConfig,
+    name: str,
+    space: str,
+    found: dict[str, sts.SetScores],
+    pairs: Mapping[str, Sequence[sts.Row]],
+    train: Split | None,
+    out: Path | None,
+    clock: ledger.Clock,
+    inputs: Mapping[str, str],
+    parameters: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Compute the figures and write the results."""
+    leaked = leakage.of_texts(train, sts.texts(pairs)) if train is not None else None
     num_pairs = sum(len(one.gold) for one in found.values())
     values = sts.numbers(found)
     resampled = f"95 % percentile bootstrap over resampled pairs; {config.bootstrap:,} resamples, seed {config.seed}"
@@ -69,6 +129,8 @@ def run(
         "pairs": num_pairs,
         "protocol": PROTOCOL,
         "interval": resampled if config.bootstrap else "none",
+        "remarks": [leakage.sentence(leaked)] if leaked and leaked["captions"] else [],
+        "leakage": leaked,
         "tasks": {
             "sts": {
                 "space": space,

@@ -3,16 +3,23 @@
 The tie rule, everywhere: a wrong item with the same score as a right one stands before it. So a student that gives all
 items the same score finds nothing, and no score depends on the order of the rows.
 
-Legend: Q queries, G gallery items, K kept per query.
+Legend: Q queries, G gallery items, K kept per query, b queries of a block, n candidates of a block.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from cusa.errors import DataError
+
+_BLOCK_BYTES = 64 << 20  # of scores at once: large enough for the matrix product, small beside the embeddings
+_CHUNK = 64  # gallery items that a chunk's maximum speaks for
+_THREADS = min(4, os.cpu_count() or 1)
+_CANDIDATES = 4_000_000  # of a block at once; only ties by the thousand come near it
 
 
 @dataclass(frozen=True)
@@ -36,36 +43,74 @@ class Ranking:
     top: np.ndarray
     top_scores: np.ndarray
 
+    def of(self, queries: np.ndarray) -> "Ranking":
+        """Return some queries' ranking."""
+        return Ranking(*(getattr(self, field.name)[queries] for field in fields(self)))
+
 
 def score_blocks(query_QD: np.ndarray, gallery_GD: np.ndarray, block: int) -> Iterator[np.ndarray]:
-    """Give the inner products of queries and gallery, `block` queries at a time: (<= block, G) float32.
+    """Give the inner products of queries and gallery, at most `block` queries at a time: (b, G) float32.
 
-    Equal gallery rows get equal scores, to the bit. A matrix product alone does not give that: it rounds the columns at
-    the edge of its tiles differently, and two images' copies of one caption would be ordered by where they lie.
+    A block is at most 64 MiB large, whatever the gallery, and good until the next one is asked for: all share their
+    memory. Equal gallery rows get equal scores, to the bit. A matrix
+    product alone does not give that: it rounds the columns at the edge of its tiles differently, and two images' copies
+    of one caption would be ordered by where they lie.
 
     Raises:
         DataError: if an embedding is not finite.
     """
     for name, rows in (("query", query_QD), ("gallery", gallery_GD)):
-        if not np.isfinite(rows).all():
-            bad = int((~np.isfinite(rows).all(1)).sum())
+        if bad := sum(int((~np.isfinite(some).all(1)).sum()) for some in _pieces(rows)):
             raise DataError(
                 f"{bad} {name} embeddings hold NaN or infinity: the model diverged or its weights are broken."
             )
     copies, originals = _copies(gallery_GD)
-    for start in range(0, len(query_QD), block):
-        scores = query_QD[start : start + block] @ gallery_GD.T
-        scores[:, copies] = scores[:, originals]
+    size = max(1, min(block, len(query_QD), _BLOCK_BYTES // max(1, len(gallery_GD) * gallery_GD.itemsize)))
+    memory = np.empty((size, len(gallery_GD)), np.result_type(query_QD, gallery_GD))
+    for start in range(0, len(query_QD), size):
+        some = query_QD[start : start + size]
+        scores = np.matmul(some, gallery_GD.T, out=memory[: len(some)])
+        if len(copies):
+            scores[:, copies] = scores[:, originals]
         yield scores
+
+
+def _pieces(rows_ND: np.ndarray, size: int = 8192) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows_ND), size):
+        yield rows_ND[start : start + size]
 
 
 def _copies(rows_GD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows that repeat an earlier one, and the first row that each repeats."""
+    # Nearly all rows differ in their first eight bytes already; only the others are looked at whole.
+    heads = np.ascontiguousarray(rows_GD[:, : max(1, 8 // rows_GD.itemsize)])
+    head_G = heads.view(f"V{heads.shape[1] * heads.itemsize}").ravel()
+    if head_G.itemsize == 8:
+        head_G = head_G.view(np.uint64)  # sorts ten times as fast
+    _, number_G, count = np.unique(head_G, return_inverse=True, return_counts=True)
+    alike = np.flatnonzero(count[number_G] > 1)
     first: dict[bytes, int] = {}  # by digest: the rows themselves would be the gallery once more in memory
-    digests = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows_GD)
-    originals = np.array([first.setdefault(digest, number) for number, digest in enumerate(digests)], np.int64)
-    copies = np.flatnonzero(originals != np.arange(len(rows_GD)))
-    return copies, originals[copies]
+    digests = (hashlib.blake2b(rows_GD[row].tobytes(), digest_size=16).digest() for row in alike)
+    of_alike = zip(alike.tolist(), digests, strict=True)
+    originals = np.array([first.setdefault(digest, row) for row, digest in of_alike], np.int64)
+    copies = originals != alike
+    return alike[copies], originals[copies]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What counts as right for the queries of one ranking.
+
+    Attributes:
+        relevant: for each query the gallery rows of its right items, none twice.
+        num_right: R of each query where it is more than its right items in the gallery: a ground truth may name items
+            that the gallery lacks, and they count as not found.
+        at_r: whether R-Precision and mAP@R are wanted; NaN otherwise.
+    """
+
+    relevant: Sequence[np.ndarray]
+    num_right: np.ndarray | None = None
+    at_r: bool = True
 
 
 def rank(
@@ -81,74 +126,170 @@ def rank(
 
     Args:
         blocks: consecutive rows of the score matrix, (b, G) each; higher is nearer.
-        relevant: for each query the gallery rows of its right items.
+        relevant: see `Truth`.
         exclude: for each query the one gallery row that is the query itself and is left out; -1 for none.
-        num_right: R of each query where it is more than its right items in the gallery: a ground truth may name items
-            that the gallery lacks, and they count as not found.
+        num_right: see `Truth`.
         top: K.
-        at_r: whether R-Precision and mAP@R are wanted; NaN otherwise.
+        at_r: see `Truth`.
 
     Returns:
         The ranking; see the tie rule at the top of this file.
     """
-    num = len(relevant)
-    out = Ranking(
-        rank=np.zeros(num, np.int64),
-        positives=np.array([len(rows) for rows in relevant], np.int64) if num_right is None else num_right,
-        r_precision=np.full(num, np.nan),
-        average_precision=np.full(num, np.nan),
-        top=np.full((num, top), -1, np.int64),
-        top_scores=np.full((num, top), np.nan, np.float32),
-    )
+    return rank_by_each(blocks, [Truth(relevant, num_right, at_r)], exclude=exclude, top=top)[0]
+
+
+def rank_by_each(
+    blocks: Iterable[np.ndarray], truths: Sequence[Truth], *, exclude: np.ndarray | None = None, top: int = 10
+) -> list[Ranking]:
+    """Rank the gallery once and judge it by several truths; see `rank`."""
+    num = len(truths[0].relevant)
+    found = []
+    for truth in truths:
+        positives = np.array([len(rows) for rows in truth.relevant], np.int64)
+        found.append(
+            Ranking(
+                rank=np.zeros(num, np.int64),
+                positives=positives if truth.num_right is None else truth.num_right,
+                r_precision=np.full(num, np.nan),
+                average_precision=np.full(num, np.nan),
+                top=np.full((num, top), -1, np.int64),
+                top_scores=np.full((num, top), np.nan, np.float32),
+            )
+        )
     row = 0
-    for block in blocks:
-        for scores in block:
-            if exclude is not None and exclude[row] >= 0:
-                scores = scores.copy()
-                scores[exclude[row]] = -np.inf
-            _rank_one(scores, np.asarray(relevant[row]), out, row, at_r)
-            row += 1
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for block in blocks:
+            itself = np.full(len(block), -1) if exclude is None else exclude[row : row + len(block)]
+            asked = np.flatnonzero(itself >= 0)
+            themselves = (asked, itself[asked])
+            if len(asked):
+                block = block if block.flags.writeable else block.copy()
+                kept = block[themselves]
+                block[themselves] = -np.inf
+            # Sweeps over memory gain from threads; each has its own rows.
+            cuts = np.linspace(0, len(block), _THREADS + 1).astype(int).tolist()
+            jobs = [
+                pool.submit(
+                    _rank_block,
+                    block[start:stop],
+                    truth.relevant[row + start : row + stop],
+                    out,
+                    row + start,
+                    truth.at_r,
+                )
+                for truth, out in zip(truths, found, strict=True)
+                for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
+                if start < stop
+            ]
+            for job in jobs:
+                job.result()
+            if len(asked):
+                block[themselves] = kept  # it may be part of somebody's table
+            row += len(block)
     assert row == num, (row, num)
-    return out
+    return found
 
 
-def _rank_one(scores: np.ndarray, right: np.ndarray, out: Ranking, row: int, at_r: bool) -> None:
-    kept = min(out.top.shape[1], int(np.isfinite(scores).sum()))
-    if kept:
-        threshold = np.partition(scores, len(scores) - kept)[len(scores) - kept]
-        above = np.flatnonzero(scores > threshold)
-        best = np.concatenate([above, np.flatnonzero(scores == threshold)[: kept - len(above)]])
-        best = best[np.lexsort((best, -scores[best]))]
-        out.top[row, :kept] = best
-        out.top_scores[row, :kept] = scores[best]
-    if not len(right):
-        if at_r and out.positives[row]:
-            out.r_precision[row] = out.average_precision[row] = 0
+def _rank_block(scores: np.ndarray, relevant: Sequence[np.ndarray], out: Ranking, first: int, at_r: bool) -> None:
+    """Rank the gallery for the queries `first`, `first + 1`, ... of a block.
+
+    All work on the whole block is three sweeps over it (chunks' maxima, candidates, items ahead of the best right
+    one); whatever is sorted is a handful of candidates a query.
+    """
+    num, size = scores.shape
+    if not num or not size:
         return
-    right_scores = scores[right]
-    best_score = right_scores.max()
-    ahead = np.count_nonzero(scores >= best_score) - np.count_nonzero(right_scores >= best_score)
-    out.rank[row] = 1 + int(ahead)
+    rows = slice(first, first + num)
+    places = np.minimum(out.positives[rows], size) if at_r else np.zeros(num, np.int64)
+    wanted = np.clip(np.maximum(places, out.top.shape[1]), 1, size)
+    floor = _floor(scores, wanted)
+    found = np.flatnonzero(scores >= floor[:, None])
+    if len(found) > _CANDIDATES and num > 1:
+        half = num // 2
+        _rank_block(scores[:half], relevant[:half], out, first, at_r)
+        _rank_block(scores[half:], relevant[half:], out, first + half, at_r)
+        return
+    starts = np.searchsorted(found, np.arange(num) * size)
+    query_n = np.repeat(np.arange(num), np.diff(starts, append=len(found)))
+    item_n = found - query_n * size
+    score_n = scores[query_n, item_n]
+    _keep_top(out, first, query_n, item_n, score_n, starts)
+
+    lengths = np.array([len(right) for right in relevant], np.int64)
     if at_r:
-        num_right = int(out.positives[row])
-        out.r_precision[row], out.average_precision[row] = _at_r(scores, right, right_scores, num_right)
+        known = out.positives[rows] > 0
+        out.r_precision[rows][known] = out.average_precision[rows][known] = 0.0
+    if not lengths.any():
+        return
+    query_R = np.repeat(np.arange(num), lengths)
+    item_R = np.concatenate([np.asarray(right, np.int64) for right in relevant])
+    score_R = scores[query_R, item_R]
+    asked = np.flatnonzero(lengths)
+    best = np.full(num, np.inf, scores.dtype)
+    best[asked] = np.maximum.reduceat(score_R, np.concatenate([[0], np.cumsum(lengths[asked])])[:-1])
+    tied_right = np.bincount(query_R[score_R >= best[query_R]], minlength=num)
+    ahead = np.bincount(query_n[score_n >= best[query_n]], minlength=num)  # all there are, if the best is a candidate
+    behind = asked[best[asked] < floor[asked]]
+    for some in _pieces(behind, max(1, _CANDIDATES // size)):
+        # Counted row by row: that is several times as fast as along an axis.
+        ahead[some] = [np.count_nonzero(row) for row in scores[some] >= best[some, None]]
+    out.rank[rows][asked] = 1 + (ahead - tied_right)[asked]
+    if at_r:
+        right_n = np.isin(query_n * size + item_n, query_R * size + item_R)
+        _at_r(out, first, places, query_n, score_n, right_n, starts)
 
 
-def _at_r(scores: np.ndarray, right: np.ndarray, right_scores: np.ndarray, num_right: int) -> tuple[float, float]:
-    """Return R-Precision and the precision averaged over the first R places."""
-    places = min(num_right, len(scores))
-    threshold = np.partition(scores, len(scores) - places)[len(scores) - places]
-    above = scores > threshold
-    hits_above = np.sort(right_scores[right_scores > threshold])[::-1]
-    # Places left at the threshold go to wrong items first.
-    tied_wrong = np.count_nonzero(scores == threshold) - np.count_nonzero(right_scores == threshold)
-    left = places - np.count_nonzero(above)
-    hits_at = max(0, int(left) - int(tied_wrong))
-    wrong = np.sort(np.delete(scores, right)[np.delete(above, right)])
-    # A hit's place: hits before it, itself, and wrong items that score at least as high.
-    wrong_before = len(wrong) - np.searchsorted(wrong, hits_above, side="left")
-    place = np.arange(1, len(hits_above) + 1) + wrong_before
-    if hits_at:
-        place = np.concatenate([place, places - hits_at + np.arange(1, hits_at + 1)])
-    hits = len(place)
-    return hits / num_right, float((np.arange(1, hits + 1) / place).sum() / num_right)
+def _floor(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return for each query a score that at least `wanted` items reach, and few more.
+
+    The gallery is dealt into chunks; where `wanted` chunks have a maximum of at least x, as many items reach x.
+    """
+    num, size = scores.shape
+    most = int(wanted.max())
+    chunk = min(_CHUNK, size // (2 * most))
+    if chunk < 4:
+        maxima = scores
+    else:
+        across = size // chunk
+        maxima = scores[:, : across * chunk].reshape(num, chunk, across).max(axis=1)
+        if across * chunk < size:
+            maxima = np.concatenate([maxima, scores[:, across * chunk :]], axis=1)
+    width = maxima.shape[1]
+    if (wanted == most).all():
+        return np.partition(maxima, width - most, axis=1)[:, width - most]
+    return np.sort(maxima, axis=1)[np.arange(num), width - wanted]
+
+
+def _keep_top(
+    out: Ranking, first: int, query_n: np.ndarray, item_n: np.ndarray, score_n: np.ndarray, starts: np.ndarray
+) -> None:
+    order = np.lexsort((-score_n, query_n))  # stable: the candidates of a query come by row
+    place = np.arange(len(order)) - starts[query_n]  # sorting kept every query's candidates together
+    kept = (place < out.top.shape[1]) & np.isfinite(score_n[order])
+    where = (first + query_n[kept], place[kept])
+    out.top[where] = item_n[order][kept]
+    out.top_scores[where] = score_n[order][kept]
+
+
+def _at_r(
+    out: Ranking,
+    first: int,
+    places: np.ndarray,
+    query_n: np.ndarray,
+    score_n: np.ndarray,
+    right_n: np.ndarray,
+    starts: np.ndarray,
+) -> None:
+    """Fill in R-Precision and the precision averaged over the first R places."""
+    order = np.lexsort((right_n, -score_n, query_n))  # a wrong item stands before a right one with its score
+    place = 1 + np.arange(len(order)) - starts[query_n]
+    hit = right_n[order] & (place <= places[query_n])
+    before = np.cumsum(hit) - hit  # hits of this block so far
+    hits = before - before[starts[query_n]] + hit
+    num = len(places)
+    right = out.positives[first : first + num]
+    some = right > 0
+    found = np.bincount(query_n[hit], minlength=num)
+    summed = np.bincount(query_n[hit], hits[hit] / place[hit], minlength=num)
+    out.r_precision[first : first + num][some] = found[some] / right[some]
+    out.average_precision[first : first + num][some] = summed[some] / right[some]

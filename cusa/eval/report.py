@@ -5,13 +5,15 @@ from html import escape
 from pathlib import Path
 
 from cusa.errors import StaleError
-from cusa.eval import compare, report_markdown, report_page
+from cusa.eval import compare, report_markdown, report_page, report_sweep
 from cusa.eval.runs import Run, read, same_split, title
 from cusa.manifests import ledger, page, store
 from cusa.manifests.samples import Split, splits
 
 
-def run(folders: Sequence[Path], *, out: Path, work: Path | None = None, force: bool = False) -> tuple[Path, bool]:
+def run(
+    folders: Sequence[Path], *, out: Path, work: Path | None = None, sweep: Path | None = None, force: bool = False
+) -> tuple[Path, bool]:
     """Write the report of runs that were evaluated on the same split.
 
     The first run is the baseline that the others are compared with.
@@ -20,6 +22,7 @@ def run(folders: Sequence[Path], *, out: Path, work: Path | None = None, force: 
         folders: run folders, each with `eval/metrics.json`.
         out: the HTML file; the Markdown lies beside it.
         work: the work folder, for pictures, captions, the audit and the stages' times.
+        sweep: folder of a `cusa sweep`, for its frontier.
         force: write again even if nothing changed.
 
     Returns:
@@ -34,8 +37,10 @@ def run(folders: Sequence[Path], *, out: Path, work: Path | None = None, force: 
     stage_ledgers = _ledgers(work) if work is not None else []
     names = ("recipe.json", "ledger.json", "metrics.parquet", "eval/metrics.json", "eval/ledger.json")
     files = [folder / name for folder in folders for name in names] + [path for path, _ in stage_ledgers]
+    files += [path for folder in folders for path in sorted((folder / "eval").glob("*/metrics.json"))]
+    files += [sweep / "results.parquet"] if sweep is not None else []
     inputs = {str(path): store.sha256_file(path) for path in files if path.is_file()}
-    parameters = {"runs": [str(folder) for folder in folders], "work": str(work), "layout": 1}
+    parameters = {"runs": [str(folder) for folder in folders], "work": str(work), "sweep": str(sweep), "layout": 2}
     if not force and ledger.why_not_current(book, inputs=inputs, parameters=parameters) is None:
         return out, False
     runs = [read(folder) for folder in folders]
@@ -49,9 +54,10 @@ def run(folders: Sequence[Path], *, out: Path, work: Path | None = None, force: 
         )
     differences = [compare.paired(runs[0].per_query, other.per_query, ks=runs[0].ks) for other in runs[1:]]
     stages = _stages(runs, stage_ledgers)
-    store.write_text(out, page.page(title(runs), report_page.body(runs, differences, split, stages)))
+    swept = report_sweep.read(sweep) if sweep is not None else []
+    store.write_text(out, page.page(title(runs), report_page.body(runs, differences, split, stages, swept)))
     markdown = out.with_suffix(".md")
-    store.write_text(markdown, "\n".join(report_markdown.lines(runs, differences, stages)) + "\n")
+    store.write_text(markdown, "\n".join(report_markdown.lines(runs, differences, stages, swept)) + "\n")
     clock.finish(
         book, stage="report", inputs=inputs, parameters=parameters, outputs=[out, markdown], counts={"runs": len(runs)}
     )
@@ -79,5 +85,15 @@ def _stages(runs: Sequence[Run], stage_ledgers: Sequence[tuple[Path, str]]) -> l
         teacher = book.parameters.get("teacher", "")
         on = f"{where}, {teacher}" if isinstance(teacher, str) and teacher else where
         memory = f"{book.peak_memory_bytes / 2**20:,.0f} MiB"
-        rows.append([escape(book.stage), escape(on), f"{book.seconds:,.1f}", memory, escape(book.finished)])
+        pace = escape(_pace(book))
+        rows.append([escape(book.stage), escape(on), f"{book.seconds:,.1f}", memory, pace, escape(book.finished)])
     return rows
+
+
+def _pace(book: ledger.Ledger) -> str:
+    """Return what a stage got through in a second, its start included."""
+    for name in ("steps_done_now", "images_kept", "rows", "images", "pairs"):
+        number = book.counts.get(name)
+        if number and book.seconds:
+            return f"{number / book.seconds:,.0f} {name.split('_')[0]}/s"
+    return ""

@@ -1,20 +1,25 @@
 """The report's tables as Markdown."""
 
+import html
 from collections.abc import Iterable, Mapping, Sequence
 
-from cusa.eval import compare
+from cusa.eval import compare, report_card, report_paper, report_sweep
 from cusa.eval.runs import METRIC_WORDS, Run, cell, metric_words, metrics_of, settings, title, value_of
 
 
 def lines(
-    runs: Sequence[Run], differences: Sequence[Mapping[str, compare.Difference]], stages: list[list[str]]
+    runs: Sequence[Run],
+    differences: Sequence[Mapping[str, compare.Difference]],
+    stages: list[list[str]],
+    sweep: Sequence[report_sweep.Setting] = (),
 ) -> Iterable[str]:
     """Give the page line by line.
 
     Args:
         runs: the first is the baseline.
         differences: of each other run to it.
-        stages: rows of stage, place, seconds, peak memory, end.
+        stages: rows of stage, place, seconds, peak memory, pace, end.
+        sweep: the settings of a sweep, where one is told of.
     """
     result = runs[0].result
     yield f"# {title(runs)}"
@@ -38,7 +43,28 @@ def lines(
             cells.append("" if found is None else f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})")
         yield f"| {metric_words(name)} | " + " | ".join(cells) + " |"
     yield ""
-    yield "| stage | on | seconds | peak memory |"
-    yield "| --- | --- | --- | --- |"
-    for stage, on, seconds, memory, _ in stages:
-        yield f"| {stage} | {on} | {seconds} | {memory} |"
+    for run in runs:
+        yield from (f"- {run.name}: {words}" for words in run.result.get("remarks", ()))
+    card = report_card.table(runs[-1])
+    if len(card[1]) > 1:
+        yield from _table(f"The same answers of {runs[-1].name}, judged by every truth", *card)
+    if sweep:
+        yield from _table("The sweep; * stands on the frontier with RSUM", *report_sweep.table(sweep))
+    for heading, has, columns, rows in report_paper.tables(runs):
+        if has:
+            yield from _table(f"{heading}, beside the published figures", columns, rows)
+    yield from _table(
+        "Time and memory",
+        ["stage", "on", "seconds", "peak memory", "pace"],
+        [[html.unescape(one) for one in row[:5]] for row in stages],
+    )
+
+
+def _table(heading: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:
+    yield ""
+    yield f"## {heading}"
+    yield ""
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + " --- |" * len(header)
+    for row in rows:
+        yield "| " + " | ".join(one.replace("|", "\\|") for one in row) + " |"

@@ -1,12 +1,12 @@
 """The report as HTML: cards, tables, curves, examples with pictures, the audit's best candidates."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from html import escape
 
 import numpy as np
 import pyarrow.compute as pc
 
-from cusa.eval import charts, compare, report_audit
+from cusa.eval import charts, compare, report_audit, report_card, report_map, report_paper, report_sweep
 from cusa.eval.runs import METRIC_WORDS, Run, cell, metric_words, metrics_of, settings, title, value_of
 from cusa.manifests import page
 from cusa.manifests.keys import split_caption_key
@@ -22,6 +22,7 @@ def body(
     differences: Sequence[Differences],
     split: Split | None,
     stages: list[list[str]],
+    sweep: Sequence[report_sweep.Setting] = (),
 ) -> Iterable[str]:
     """Give the page's body piece by piece, everything escaped.
 
@@ -29,9 +30,11 @@ def body(
         runs: the first is the baseline.
         differences: of each other run to it.
         split: for pictures, captions and the audit; None leaves them out.
-        stages: rows of stage, place, seconds, peak memory, end.
+        stages: rows of stage, place, seconds, peak memory, pace, end.
+        sweep: the settings of a sweep, where one is told of.
     """
     result = runs[0].result
+    pictures = _Pictures(split) if split is not None else None
     yield f"<h1>{escape(title(runs))}</h1>"
     yield (
         f'<p class="soft">{result["images"]:,} images and {result["captions"]:,} captions of the '
@@ -47,14 +50,41 @@ def body(
             "images; another training seed can move it further.</p>"
         )
     yield _results(runs, differences)
+    yield from _remarks(runs)
+    yield from report_card.section(runs[-1], pictures.uri if pictures else None, pictures.words if pictures else {})
     yield from _curves(runs)
-    if split is not None:
-        yield from _examples(runs, split)
+    if split is not None and pictures is not None:
+        yield from _examples(runs, split, pictures)
+        yield from report_map.section(runs, split)
         yield from report_audit.section(split)
+    if sweep:
+        yield from report_sweep.section(sweep)
+    yield from report_paper.section(runs)
     yield "<h2>Time and memory</h2>"
-    yield page.table(("stage", "on", "seconds", "peak memory", "finished"), stages, words=(1,))
+    yield page.table(("stage", "on", "seconds", "peak memory", "pace", "finished"), stages, words=(1,))
     yield "<footer><p>Written by cusa. Method: Huang, Nie, Wang, Shang: Cross-Modal and Uni-Modal Soft-Label Alignment "
     yield "for Image-Text Retrieval, AAAI 2024, doi 10.1609/aaai.v38i16.29789.</p></footer>"
+
+
+class _Pictures:
+    """A split's pictures as data URIs, and its captions, by key."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+        self._row = {key: row for row, key in enumerate(split.image_keys)}
+        self.words = dict(zip(split.caption_keys, split.texts, strict=True))
+
+    def uri(self, key: str) -> str:
+        from cusa.models.preprocess import decode_rgb
+
+        return page.thumbnail(decode_rgb(self._split.image_bytes(self._row[key])))
+
+
+def _remarks(runs: Sequence[Run]) -> Iterable[str]:
+    told = [(run.name, words) for run in runs for words in run.result.get("remarks", ())]
+    if told:
+        items = "".join(f"<li><b>{escape(name)}</b>: {escape(words)}</li>" for name, words in told)
+        yield f'<ul class="small soft">{items}</ul>'
 
 
 def _cards(runs: Sequence[Run], differences: Sequence[Differences]) -> str:
@@ -186,29 +216,24 @@ def _unscaled(run: Run, points: Sequence[tuple[float, float]]) -> list[tuple[flo
     return [(step, value * scale / (loss.get("infonce_weight") or 1)) for step, value in points]
 
 
-def _examples(runs: Sequence[Run], split: Split) -> Iterable[str]:
+def _examples(runs: Sequence[Run], split: Split, pictures: "_Pictures") -> Iterable[str]:
     """Show queries that the runs answer differently, and some that they do not."""
-    from cusa.models.preprocess import decode_rgb
-
     known = report_audit.known_matches(split)
-    words = dict(zip(split.caption_keys, split.texts, strict=True))
-    row_of = {key: row for row, key in enumerate(split.image_keys)}
-
-    def thumb(key: str) -> str:
-        return page.thumbnail(decode_rgb(split.image_bytes(row_of[key])))
+    words, thumb = pictures.words, pictures.uri
 
     def kind(image: str, caption: str) -> str:
         if split_caption_key(caption)[0] == image:
             return "good"
         return "missed" if (image, caption) in known.pairs else "bad"
 
-    half = ", half of them among those that the runs rank differently" if len(runs) > 1 else ""
-    yield f"<h2>Examples</h2><p>Queries drawn at random{half}. "
+    half = "; half of them among those that the runs disagree on, known false negatives first" if len(runs) > 1 else ""
+    yield f"<h2>Case studies</h2><p>Queries drawn at random{half}. "
     yield "<span class='badge good'>own pair</span> <span class='badge missed'>true, though the data set does not pair "
     yield "it</span>; the others are wrong" + ("" if known.complete else ", or true without anyone knowing") + ".</p>"
     for direction in ("text-to-image", "image-to-text"):
         answers = [_answers(run, direction) for run in runs]
-        chosen = _choose(answers)
+        missed = {query for query, (_, top) in answers[-1].items() if _finds_missed(query, top[:5], kind)}
+        chosen = _choose(answers, missed)
         yield f"<h3>{'Caption to images' if direction == 'text-to-image' else 'Image to captions'}</h3>"
         for query in chosen:
             columns = []
@@ -241,10 +266,17 @@ def _answers(run: Run, direction: str) -> dict[str, tuple[int, list[str]]]:
     return {key: (rank, top) for key, rank, top in zip(*columns, strict=True)}
 
 
-def _choose(answers: Sequence[Mapping[str, tuple[int, list[str]]]]) -> list[str]:
+def _finds_missed(query: str, top: Sequence[str], kind: Callable[[str, str], str]) -> bool:
+    """Tell whether a query's answers hold one that is true though the data set does not pair it."""
+    is_caption = "#" in query
+    return any((kind(key, query) if is_caption else kind(query, key)) == "missed" for key in top)
+
+
+def _choose(answers: Sequence[Mapping[str, tuple[int, list[str]]]], first: Container[str]) -> list[str]:
     rng = np.random.default_rng(0)
     keys = [key for key in answers[0] if all(key in other for other in answers)]
     differ = [key for key in keys if len({other[key][0] == 1 for other in answers}) > 1]
-    chosen = list(rng.permutation(differ)[: _EXAMPLES // 2])
+    drawn = sorted(rng.permutation(differ).tolist(), key=lambda key: key not in first)  # stable: still at random
+    chosen = drawn[: _EXAMPLES // 2]
     rest = [key for key in rng.permutation(keys) if key not in chosen]
     return [str(key) for key in [*chosen, *rest][:_EXAMPLES]]

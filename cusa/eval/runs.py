@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from cusa.errors import DataError
+from cusa.eval import evaluate, evaluate_sts
 from cusa.manifests import ledger, schemas, store
 
 METRIC_WORDS = {
@@ -16,6 +17,10 @@ METRIC_WORDS = {
     "cross-modal-truth": "Cross-modal retrieval, every known match",
     "image-to-image": "Image to image (uni-modal)",
     "text-to-text": "Text to text (uni-modal)",
+    "cross-modal-first-five": "Cross-modal retrieval, the first five captions an image",
+    "audited": "Cross-modal retrieval, own pairs and what people judged to match",
+    "cxc-uni-modal": "CxC within a modality",
+    "cxc-ratings": "CxC's ratings",
     "coco-5k": "COCO 5K",
     "coco-1k": "COCO 1K",
     "cxc": "Crisscrossed Captions (CxC)",
@@ -27,6 +32,7 @@ NAMES = {
     "map_at_r": "mAP@R",
     "median_rank": "median rank",
     "release_r@1": "R@1 by the release's rule",
+    "spearman": "Spearman's correlation with the ratings",
 }
 
 
@@ -36,6 +42,8 @@ class Run:
 
     Attributes:
         evaluated: the ledger of its evaluation: digests of split and known matches, K, versions.
+        everything: this and every other evaluation of the run, by the current protocols.
+        left_out: evaluations by other protocols, in words.
     """
 
     folder: Path
@@ -45,6 +53,8 @@ class Run:
     per_query: pa.Table
     metrics: pa.Table | None
     evaluated: ledger.Ledger
+    everything: Sequence[Mapping[str, Any]] = ()
+    left_out: Sequence[str] = ()
 
     @property
     def ks(self) -> tuple[int, ...]:
@@ -65,6 +75,7 @@ def read(folder: Path) -> Run:
     if evaluated is None:
         raise DataError(f"The evaluation of {folder} did not finish. Run `cusa eval {folder}` again.", path=folder)
     metrics = folder / "metrics.parquet"
+    everything, left_out = _evaluations(folder / "eval")
     return Run(
         folder,
         folder.resolve().name,
@@ -73,7 +84,25 @@ def read(folder: Path) -> Run:
         store.read_table(folder / "eval" / "per_query.parquet", columns=schemas.PER_QUERY.names, made_by="cusa eval"),
         store.read_table(metrics, columns=schemas.METRICS.names) if metrics.is_file() else None,
         evaluated,
+        everything,
+        left_out,
     )
+
+
+def _evaluations(folder: Path) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """Return every evaluation that was finished, and those by another protocol than this version's, in words."""
+    found: list[Mapping[str, Any]] = []
+    left_out = []
+    for path in (folder / "metrics.json", *sorted(folder.glob("*/metrics.json"))):
+        if not path.is_file() or not (path.parent / "ledger.json").is_file():
+            continue
+        result = store.read_json(path)
+        wanted = evaluate_sts.PROTOCOL if "pairs" in result else evaluate.PROTOCOL
+        if result.get("protocol") == wanted:
+            found.append(result)
+        else:
+            left_out.append(f"{result.get('dataset')} by protocol {result.get('protocol')}, this version's is {wanted}")
+    return found, left_out
 
 
 def same_split(runs: Sequence[Run]) -> None:
@@ -172,10 +201,11 @@ def metrics_of(runs: Sequence[Run]) -> Iterable[tuple[str, str, str]]:
 def _place(name: str) -> tuple[int, int, int]:
     """Order metrics as papers do: RSUM, then each direction's R@K by K, R-Precision, mAP@R, median rank."""
     direction, _, metric = name.rpartition("/")
-    kinds = ("rsum", "r@", "r_precision", "map_at_r", "median_rank", "release_r@")
+    kinds = ("rsum", "mean", "r@", "r_precision", "map_at_r", "median_rank", "spearman", "release_r@")
     kind = next(number for number, start in enumerate(kinds) if metric.startswith(start))
     digits = metric.partition("@")[2]
-    return ("", "image-to-text", "text-to-image").index(direction), kind, int(digits) if digits.isdigit() else 0
+    ways = ("", "image-to-text", "text-to-image", "image-to-image", "text-to-text")
+    return ways.index(direction), kind, int(digits) if digits.isdigit() else 0
 
 
 def metric_words(name: str) -> str:

@@ -6,6 +6,7 @@ Legend: P pairs.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,6 @@ from cusa.errors import DataError
 from cusa.eval import metrics
 from cusa.eval.config import EvalConfig
 from cusa.manifests import sts_pairs
-from cusa.manifests.events import OnEvent, ignore
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """Texts to (texts, D) unit rows."""
@@ -35,6 +35,16 @@ PROTOCOL = (
 )
 
 
+class Row(NamedTuple):
+    """One scored pair: where it stands, its sentences, people's score."""
+
+    subset: str
+    number: int
+    first: str
+    second: str
+    gold: float
+
+
 @dataclass(frozen=True)
 class SetScores:
     """One set's pairs.
@@ -52,25 +62,19 @@ class SetScores:
     cosine: np.ndarray
 
 
-def score(folder: Path, encode: Encode, config: EvalConfig, *, on_event: OnEvent = ignore) -> dict[str, SetScores]:
-    """Embed every distinct sentence once and compare the pairs of each set there is.
+def read(folder: Path) -> dict[str, list[Row]]:
+    """Read the pairs of each set there is, those that nobody scored left out.
 
-    Runs of white space become one space, as in SentEval; nothing else is cleaned here. Pairs that nobody scored are
-    left out.
+    Runs of white space become one space, as in SentEval; nothing else is cleaned here.
 
     Args:
         folder: the one above `STS` and `SICK`, or `STS` itself.
-        encode: the text encoder.
-        config: batch size.
-        on_event: hears of every batch.
 
     Raises:
         DataError: if the folder holds none of the sets, or a line of one is no pair.
-
-    Source: Conneau and Kiela, LREC 2018, arXiv:1803.05449 (SentEval).
     """
     wanted = {split: name for name, split in SETS.items()}
-    rows: dict[str, list[tuple[str, int, str, str, float]]] = {}
+    rows: dict[str, list[Row]] = {}
     for part in sts_pairs.parts(folder):
         if part.split not in wanted:
             continue
@@ -81,22 +85,33 @@ def score(folder: Path, encode: Encode, config: EvalConfig, *, on_event: OnEvent
                 )
             if pair.score is not None:
                 both = (" ".join(pair.first.split()), " ".join(pair.second.split()))
-                rows.setdefault(wanted[part.split], []).append((part.subset, pair.number, *both, pair.score))
+                rows.setdefault(wanted[part.split], []).append(Row(part.subset, pair.number, *both, pair.score))
     if not rows:
         raise DataError(
             f"{folder} holds none of the STS sets. Give the folder above STS/STS12-en-test, STS/STSBenchmark and SICK.",
             path=folder,
         )
-    texts = list(dict.fromkeys(text for pairs in rows.values() for row in pairs for text in row[2:4]))
-    # By length: a batch of like lengths is little padded.
-    texts.sort(key=len, reverse=True)
-    blocks = []
-    on_event("encode sts", 0, len(texts))
-    for start in range(0, len(texts), config.batch_size):
-        blocks.append(encode(texts[start : start + config.batch_size]))
-        on_event("encode sts", min(start + config.batch_size, len(texts)), len(texts))
-    where = {text: row for row, text in enumerate(texts)}
-    embedded = np.concatenate(blocks).astype(np.float64)
+    return rows
+
+
+def texts(rows: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Return every distinct sentence, the longest first: a batch of like lengths is little padded."""
+    found = dict.fromkeys(text for pairs in rows.values() for row in pairs for text in (row.first, row.second))
+    return sorted(found, key=len, reverse=True)
+
+
+def score(rows: Mapping[str, Sequence[Row]], encode: Encode) -> dict[str, SetScores]:
+    """Embed every distinct sentence once and compare the pairs of each set.
+
+    Args:
+        rows: of each set.
+        encode: the text encoder.
+
+    Source: Conneau and Kiela, LREC 2018, arXiv:1803.05449 (SentEval).
+    """
+    sentences = texts(rows)
+    where = {text: row for row, text in enumerate(sentences)}
+    embedded = encode(sentences).astype(np.float64)
     found = {}
     for name in SETS:
         if name not in rows:

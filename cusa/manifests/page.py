@@ -39,6 +39,7 @@ th:first-child, td:first-child { text-align:left; white-space:normal; min-width:
 td.words, th.words { text-align:left; white-space:normal; min-width:12rem; }
 thead th { color:var(--soft); font-weight:550; font-size:.8rem; } tbody tr:last-child td { border-bottom:0; }
 .plain { font-weight:400; } tr.group td { background:var(--tint); font-weight:600; }
+tr.group td > div { position:sticky; left:14px; white-space:normal; max-width:min(100%, calc(100vw - 62px)); }
 .charts { display:grid; grid-template-columns:repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap:14px; }
 figure { margin:0; } .chart { background:var(--card); border:1px solid var(--line); border-radius:14px;
   padding:14px 16px; } .chart figcaption { font-weight:600; font-size:.92rem; margin-bottom:6px; }
@@ -67,6 +68,21 @@ figure { margin:0; } .chart { background:var(--card); border:1px solid var(--lin
 .hits .missed img { border-color:var(--missed); } .hits .bad img { border-color:transparent; opacity:.75; }
 ol.texts { margin:0; padding-left:1.4em; font-size:.9rem; } ol.texts .bad { color:var(--soft); }
 ol.texts .good { color:var(--good); } ol.texts .missed { color:var(--missed); }
+.dot { stroke:var(--card); stroke-width:1.5; } .dot.c0 { fill:var(--a); } .dot.c1 { fill:var(--b); }
+details { margin:.5em 0; } summary { cursor:pointer; font-weight:600; font-size:.95rem; padding:4px 0; }
+.pair.flip img { max-height:150px; width:auto; max-width:100%; aspect-ratio:auto; }
+.maps { display:grid; grid-template-columns:repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap:14px; }
+.map > div { position:relative; aspect-ratio:1; margin:10px; } .pt { position:absolute; width:11px; height:11px;
+  margin:-5px; border-radius:50%; border:1px solid var(--card); cursor:pointer; outline:none; font-weight:400; }
+.pt.g0 { background:#2463c2; } .pt.g1 { background:#d9730d; } .pt.g2 { background:#2f8f6b; }
+.pt.g3 { background:#8a56c2; } .pt.g4 { background:#c2412d; } .pt.g5 { background:#8c8c3a; }
+.pt:hover, .pt:focus { z-index:3; box-shadow:0 0 0 3px var(--ink); }
+.tip { display:none; position:absolute; width:136px; padding:6px; background:var(--card); color:var(--ink);
+  border:1px solid var(--line); border-radius:10px; font:normal .74rem/1.35 system-ui, sans-serif; pointer-events:none;
+  box-shadow:0 4px 18px rgb(0 0 0 / .25); } .pt:hover .tip, .pt:focus .tip { display:block; }
+.tip.left { left:14px; } .tip.right { right:14px; } .tip.high { top:8px; } .tip.low { bottom:8px; }
+.tip u { display:block; height:88px; background-size:contain; background-repeat:no-repeat; background-position:center;
+  text-decoration:none; } .tip span { display:block; margin-top:4px; overflow-wrap:anywhere; }
 footer { margin-top:3em; color:var(--soft); font-size:.85rem; }
 @media print { body { background:#fff; } main { max-width:none; padding:0; } .card, .chart, .pair, .query, .scroll {
   break-inside:avoid; } h2 { break-after:avoid; } }
@@ -107,7 +123,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: Iterab
     lines = []
     for row in rows:
         if len(row) == 1:
-            lines.append(f'<tr class="group"><td colspan="{len(header)}">{row[0]}</td></tr>')
+            lines.append(f'<tr class="group"><td colspan="{len(header)}"><div>{row[0]}</div></td></tr>')
         else:
             cells = "".join(f"<td{kind(column)}>{cell}</td>" for column, cell in enumerate(row))
             lines.append(f"<tr>{cells}</tr>")

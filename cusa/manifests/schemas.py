@@ -86,6 +86,7 @@ CANDIDATES = pa.schema(
         ("worth", pa.float32()),  # of a verdict: p (1 - p); 0 where people settled it before the audit; else null
         ("duplicate_image", pa.bool_()),  # the image and the caption's own image have the same bytes
         ("duplicate_caption", pa.bool_()),  # the caption's words are also a caption of the image
+        ("known_match", pa.bool_()),  # by the truth that the audit was given; null where nobody has judged
     ]
 )
 

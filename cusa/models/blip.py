@@ -7,16 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cusa.errors import DataError
 from cusa.models import folder as folders
 from cusa.models import vocabulary
-from cusa.models.captions import TRANSFORMS, clean_caption
+from cusa.models.captions import TRANSFORMS
 from cusa.models.config import StudentConfig
 from cusa.models.matching import Matching
 from cusa.models.preprocess import Preprocess
@@ -36,20 +34,17 @@ class Blip(Matching):
     """
 
     def __init__(self, model: Any, tokenizer: Any, card: Mapping[str, Any], *, head_std: float = 0.02) -> None:
-        super().__init__()
+        sizes = model.config
+        super().__init__(
+            {**card, "config": sizes.to_dict()},
+            tokenizer,
+            preprocess=Preprocess(sizes.vision_config.image_size, fit="squash"),
+            width=int(sizes.image_text_hidden_size),
+            tower_widths={"image": sizes.vision_config.hidden_size, "text": sizes.text_config.hidden_size},
+            head_std=head_std,
+        )
         self.model = model
-        self.card = {**card, "config": model.config.to_dict()}
-        self.name = str(card["name"])
-        self.has_uni = bool(card["uni"])
-        self.width = int(model.config.image_text_hidden_size)
         self.temp = nn.Parameter(torch.tensor(0.07))
-        widths = {"image": model.config.vision_config.hidden_size, "text": model.config.text_config.hidden_size}
-        self.uni = nn.ModuleDict({end: nn.Linear(wide, self.width) for end, wide in widths.items() if self.has_uni})
-        for layer in self.uni.children():
-            assert isinstance(layer, nn.Linear)
-            nn.init.normal_(layer.weight, std=head_std)
-        self.preprocess = Preprocess(model.config.vision_config.image_size, fit="squash")
-        self._tokenizer = tokenizer
 
     @staticmethod
     def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: int) -> "Blip":
@@ -106,26 +101,9 @@ class Blip(Matching):
             self.temp.clamp_(0.001, 0.5)
         return self.temp
 
-    def image_array(self, image: Image.Image) -> np.ndarray:
-        """Squash an RGB image to (3, S, S) uint8."""
-        return self.preprocess.square(image)
-
-    def pixels(self, arrays: Tensor) -> Tensor:
-        """Normalise (B, 3, S, S) uint8 to float32."""
-        return torch.from_numpy(self.preprocess.normalise(arrays.cpu().numpy())).to(arrays.device)
-
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Clean and tokenise captions: `input_ids` and `attention_mask`, both (B, L)."""
-        text = self.card["text"]
-        if text["transform"] == "clean":
-            texts = [clean_caption(words, text["max_words"]) for words in texts]
-        tokens = vocabulary.encode(self._tokenizer, texts, context=text["context"])
-        self.truncated += tokens.cut
-        return {"input_ids": tokens.ids, "attention_mask": tokens.mask}
-
-    def tower(self, end: Literal["image", "text"]) -> list[nn.Parameter]:
-        """Return the parameters of one encoder."""
-        return list((self.model.vision_model if end == "image" else self.model.text_encoder).parameters())
+    def tower(self, end: Literal["image", "text"]) -> tuple[str, ...]:
+        """Return the name of one encoder."""
+        return ("model.vision_model",) if end == "image" else ("model.text_encoder",)
 
     def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return `tokens` (B, 1 + T, V)."""

@@ -48,6 +48,21 @@ class MatchingConfig(BaseModel):
     )
 
 
+class LoraConfig(BaseModel):
+    """Low-rank adapters in the towers' attention; everything else in the towers stands still, heads learn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(default=0, ge=0, description="of each adapter; 0 = none, the towers' own weights learn")
+    alpha: float = Field(default=16.0, gt=0, description="an adapter counts alpha / rank times")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of an adapter's input")
+    targets: tuple[str, ...] = Field(
+        default=(),
+        description="last parts of the names of the linear layers that get one; empty = what makes the attention's "
+        "queries and values (q_proj, v_proj, query, value, qkv)",
+    )
+
+
 class StudentConfig(BaseModel):
     """The model that learns."""
 
@@ -75,7 +90,6 @@ class StudentConfig(BaseModel):
     base_loss: Literal["own", "infonce"] = Field(
         default="own", description="what CUSA is added to: the model's own loss, or InfoNCE on its scores"
     )
-    freeze: Literal["none", "image", "text", "both"] = Field(default="none", description="towers that do not learn")
     head_std: float = Field(default=0.02, gt=0, description="deviation of a new head's weights")
     captions: Literal["clean", "none"] = Field(default="clean", description="captions before tokenising")
     max_words: int = Field(default=64, ge=1, description="words kept of a cleaned caption (paper: 64)")
@@ -91,6 +105,7 @@ class StudentConfig(BaseModel):
     context: int = Field(default=40, ge=4, description="scratch: tokens a caption at most, the two marks included")
     vocabulary: int = Field(default=5000, ge=8, description="scratch: words at most, the most frequent ones")
 
+    lora: LoraConfig = LoraConfig()
     sgraf: SgrafConfig = SgrafConfig()
     x2vlm: MatchingConfig = MatchingConfig()
 

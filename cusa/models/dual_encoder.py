@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from cusa.errors import DataError
 from cusa.manifests import store
-from cusa.models import openai_clip, vocabulary
+from cusa.models import lora, openai_clip, vocabulary
 from cusa.models.captions import clean_caption, repair
 from cusa.models.config import StudentConfig
 from cusa.models.preprocess import Preprocess
@@ -76,7 +76,7 @@ class DualEncoder(Student):
             }
         )
         self.preprocess = Preprocess.from_json(card["preprocess"])
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         for name, parameter in self.backbone.named_parameters():
             # CLIP's own temperature and SigLIP's bias: the losses have temperatures of their own.
             if name in ("logit_scale", "logit_bias"):
@@ -156,18 +156,25 @@ class DualEncoder(Student):
         return student
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `load` reads and whose towers `transformers` reads: whole or not at all."""
+        """Write a folder that `load` reads and whose towers `transformers` reads: whole or not at all.
+
+        Adapters are merged into the towers there, and lie beside them for peft.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
+        adapted = lora.has_adapters(self.backbone)
+        merged = {"state_dict": lora.merged_state(self.backbone)} if adapted else {}
         with store.whole_folder(folder) as place:
             try:
                 with quiet():
-                    self.backbone.save_pretrained(place)  # type: ignore[operator]
-                    self._tokenizer.save_pretrained(place)
+                    self.backbone.save_pretrained(place, **merged)  # type: ignore[operator]
+                    self.tokenizer.save_pretrained(place)
                 if len(self.heads):
                     heads = {name: value.detach().contiguous().cpu() for name, value in self.heads.state_dict().items()}
                     save_file(heads, place / _HEADS)
+                if adapted:
+                    lora.write_adapters(self.backbone, place / lora.FOLDER)
             except SafetensorError as error:
                 # It wraps what the system said in words of its own.
                 full = os.strerror(errno.ENOSPC) in str(error)
@@ -178,10 +185,10 @@ class DualEncoder(Student):
         """Scale and cut an RGB image: (3, S, S) uint8."""
         return self.preprocess.square(image)
 
-    def tower(self, end: Literal["image", "text"]) -> list[nn.Parameter]:
-        """Return a tower's parameters, its projection included, by the names that Hugging Face gives them."""
+    def tower(self, end: Literal["image", "text"]) -> tuple[str, ...]:
+        """Return the names of a tower and its projection, as Hugging Face gives them."""
         starts = ("vision", "visual") if end == "image" else ("text",)
-        return [value for name, value in self.backbone.named_parameters() if name.startswith(starts)]
+        return tuple(f"backbone.{name}" for name, _ in self.backbone.named_children() if name.startswith(starts))
 
     def pixels(self, arrays: Tensor) -> Tensor:
         """Normalise (B, 3, S, S) uint8 to float32."""
@@ -197,7 +204,7 @@ class DualEncoder(Student):
         """
         text, texts = self.card["text"], self.cleaned(texts)
         with _TOKENIZING:
-            tokens = self._tokenizer(
+            tokens = self.tokenizer(
                 texts, padding=text["padding"], truncation=True, max_length=text["context"], return_tensors="pt"
             )
             self.truncated += sum(bool(encoding.overflowing) for encoding in tokens.encodings or ())
@@ -218,16 +225,25 @@ class DualEncoder(Student):
         """Embed captions: (B, D) float32 unit rows; without uni-modal heads both spaces are the cross-modal one."""
         return self._project(_pooled(self.backbone.get_text_features(**tokens)), space, "text")  # type: ignore[operator]
 
+    def spaces_of_images(self, pixels_BCHW: Tensor) -> dict[Space, Tensor]:
+        """Embed images in every space there is a head for, the tower run once: (B, D) float32 unit rows each."""
+        features = _pooled(self.backbone.get_image_features(pixel_values=pixels_BCHW))  # type: ignore[operator]
+        return {space: self._project(features, space, "image") for space in self.spaces}
+
+    def spaces_of_texts(self, tokens: dict[str, Tensor]) -> dict[Space, Tensor]:
+        """Embed captions in every space there is a head for, the tower run once: (B, D) float32 unit rows each."""
+        features = _pooled(self.backbone.get_text_features(**tokens))  # type: ignore[operator]
+        return {space: self._project(features, space, "text") for space in self.spaces}
+
+    @property
+    def spaces(self) -> tuple[Space, ...]:
+        """The spaces it has rows of its own for."""
+        return ("cross", "uni") if self.has_uni else ("cross",)
+
     def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """Embed pairs for the loss; see `Student.forward`."""
-        features = {
-            "image": _pooled(self.backbone.get_image_features(pixel_values=pixels_BCHW)),  # type: ignore[operator]
-            "text": _pooled(self.backbone.get_text_features(**tokens)),  # type: ignore[operator]
-        }
-        out = {end: self._project(feature, "cross", end) for end, feature in features.items()}
-        if self.has_uni:
-            out |= {f"{end}_uni": self._project(feature, "uni", end) for end, feature in features.items()}
-        return out
+        rows = {"image": self.spaces_of_images(pixels_BCHW), "text": self.spaces_of_texts(tokens)}
+        return {end if space == "cross" else f"{end}_{space}": rows[end][space] for end in rows for space in rows[end]}
 
     def _project(self, features_BD: Tensor, space: Space, end: str) -> Tensor:
         if space not in self.heads:
@@ -345,6 +361,12 @@ def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
         raise DataError(
             f"{name!r} is a {type(backbone).__name__}, which embeds no pairs of images and texts. Give a dual encoder "
             "such as openai/clip-vit-base-patch32.",
+            name=name,
+        )
+    if not isinstance(getattr(backbone.config.vision_config, "image_size", None), int):
+        raise DataError(
+            f"{name!r} is a {type(backbone).__name__} without a fixed image size (NaFlex), which is not read here. "
+            "Give its fixed-size sister, such as google/siglip2-base-patch16-224.",
             name=name,
         )
     return backbone, tokenizer

@@ -1,4 +1,4 @@
-"""A student as a folder: our own, one for transformers, one for sentence-transformers; each with a model card.
+"""A student as a folder: our own, one for transformers, for sentence-transformers, or of ONNX; each with a model card.
 
 Each export is loaded again as its user would load it and compared with the student before it counts as done.
 """
@@ -15,13 +15,19 @@ from torch.nn import functional as F
 
 from cusa.errors import ConfigError, DataError, nearest
 from cusa.manifests import store
+from cusa.models import onnx_pair
 from cusa.models import student as students
 from cusa.models.dual_encoder import DualEncoder
 from cusa.models.quiet import quiet
 from cusa.models.student import Space, Student
 
-FORMATS = ("folder", "hf", "sentence-transformers")
-_LIBRARY = {"folder": "cusa", "hf": "transformers", "sentence-transformers": "sentence-transformers"}
+FORMATS = ("folder", "hf", "sentence-transformers", "onnx")
+_LIBRARY = {
+    "folder": "cusa",
+    "hf": "transformers",
+    "sentence-transformers": "sentence-transformers",
+    "onnx": "onnxruntime",
+}
 TOLERANCE = 1e-5
 """Largest difference of a unit row's number between the student and its export."""
 
@@ -49,10 +55,11 @@ def run(
     """
     if to not in FORMATS:
         raise ConfigError(f"There is no export to {to!r}. {nearest(to, FORMATS)}.", to=to)
-    if to == "hf" and not isinstance(student, DualEncoder):
+    if to in ("hf", "onnx") and not isinstance(student, DualEncoder):
         raise ConfigError(
-            f"{type(student).__name__} is no model of transformers; its own folder (RUN/model) loads with "
-            "cusa.models.student.load. For encoding texts and pictures use --to sentence-transformers.",
+            f"--to {to} takes dual encoders of transformers (student.kind=dual-encoder), and this is a "
+            f"{type(student).__name__}: its own folder (RUN/model) loads with cusa.models.student.load. For encoding "
+            "texts and pictures use --to sentence-transformers.",
             to=to,
         )
     if space == "uni" and not student.has_uni:
@@ -67,6 +74,11 @@ def run(
                 str(place), create_model_card=False
             )
             difference = _compare_sentence_transformers(student, place, space)
+        elif to == "onnx":
+            assert isinstance(student, DualEncoder)
+            onnx_pair.write(student, place)
+            store.write_json(place / "preprocessor_config.json", processor_config(student))
+            difference = onnx_pair.largest_difference(student, place, pictures=_pictures(), texts=_TEXTS)
         else:
             student.save(place / "all")
             for file in (place / "all").iterdir():
@@ -178,6 +190,9 @@ def _use(student: Student, to: str, space: Space) -> list[str]:
         ]
     if to == "folder":
         return ["from cusa.models import student", "", "model = student.load(FOLDER)"]
+    if to == "onnx":
+        assert isinstance(student, DualEncoder)
+        return onnx_pair.use(student)
     heads = isinstance(student, DualEncoder) and len(student.heads) > 0
     return [
         "from transformers import AutoModel, AutoTokenizer",

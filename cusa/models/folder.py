@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cusa.errors import DataError, nearest
 from cusa.manifests import store
+from cusa.models import lora
 from cusa.models.student import CARD
 
 WEIGHTS = "weights.safetensors"
@@ -28,7 +29,7 @@ def write(
     Args:
         folder: replaced whole.
         card: what the class needs to build itself; `kind` names it.
-        module: whose state is kept.
+        module: whose state is kept, adapters merged.
         tokenizer: a Hugging Face tokenizer.
         without: keys that begin so are left out.
         also: writes what else belongs there.
@@ -37,7 +38,7 @@ def write(
 
     with store.whole_folder(folder) as place:
         tokenizer.save_pretrained(place)
-        state = module.state_dict()
+        state = lora.merged_state(module)
         kept = {name: value for name, value in state.items() if not (without and name.startswith(without))}
         # A copy each: safetensors refuses tensors that share memory.
         save_file({name: value.detach().clone().contiguous().cpu() for name, value in kept.items()}, place / WEIGHTS)

@@ -4,13 +4,18 @@ Legend: B pairs in the batch, P pairs of an image and a caption.
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cusa.models import vocabulary
+from cusa.models.captions import clean_caption
+from cusa.models.preprocess import Preprocess
 from cusa.models.student import Student
 from cusa.models.x2vlm_network import draw_negatives, matching_loss, negative_weights
 
@@ -20,15 +25,62 @@ class Matching(Student, abc.ABC):
 
     `forward` gives besides `image` and `text` the dicts `image_parts` and `text_parts` that `match` reads, so that each
     tower runs once a step.
+
+    Args:
+        card: what `student.json` holds: name, text, uni.
+        tokenizer: a Hugging Face tokenizer.
+        preprocess: of pictures.
+        width: D.
+        tower_widths: of the first token of each end, `image` and `text`.
+        head_std: deviation of new uni-modal heads' weights.
     """
 
     has_own_loss = True
     soft_labels = "matching"
     reranks = True
 
+    def __init__(
+        self,
+        card: Mapping[str, Any],
+        tokenizer: Any,
+        *,
+        preprocess: Preprocess,
+        width: int,
+        tower_widths: Mapping[str, int],
+        head_std: float,
+    ) -> None:
+        super().__init__()
+        self.card = dict(card)
+        self.name = str(card["name"])
+        self.has_uni = bool(card["uni"])
+        self.width = width
+        self.preprocess = preprocess
+        self.uni = nn.ModuleDict({end: nn.Linear(wide, width) for end, wide in tower_widths.items() if self.has_uni})
+        for layer in self.uni.children():
+            assert isinstance(layer, nn.Linear)
+            nn.init.normal_(layer.weight, std=head_std)
+        self._tokenizer = tokenizer
+
     @abc.abstractmethod
     def temperature(self) -> Tensor:
         """Return what divides the contrastive loss's cosines."""
+
+    def image_array(self, image: Image.Image) -> np.ndarray:
+        """Squash an RGB image to (3, S, S) uint8."""
+        return self.preprocess.square(image)
+
+    def pixels(self, arrays: Tensor) -> Tensor:
+        """Normalise (B, 3, S, S) uint8 to float32."""
+        return torch.from_numpy(self.preprocess.normalise(arrays.cpu().numpy())).to(arrays.device)
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Clean and tokenise captions: `input_ids` and `attention_mask`, both (B, L)."""
+        text = self.card["text"]
+        if text["transform"] == "clean":
+            texts = [clean_caption(words, text["max_words"]) for words in texts]
+        tokens = vocabulary.encode(self._tokenizer, texts, context=text["context"])
+        self.truncated += tokens.cut
+        return {"input_ids": tokens.ids, "attention_mask": tokens.mask}
 
     def base_loss(
         self, out: Mapping[str, Any], *, image_ids: Tensor, match_labels: tuple[Tensor, Tensor] | None = None

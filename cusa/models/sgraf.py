@@ -5,7 +5,7 @@ Legend: B images or captions, R regions, F width of a region's features, L words
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -237,6 +237,11 @@ class Sgraf(Student):
             f"{len(self._tokenizer):,}, more than student.sgraf.max_unknown={self.card['max_unknown']}. Lower "
             "student.sgraf.min_count, raise student.vocabulary, or use a vocabulary of this data.",
         )
+
+    def tower(self, end: Literal["image", "text"]) -> tuple[str, ...]:
+        """Return the names of what embeds regions or words, the pooling apart."""
+        part = "img_enc" if end == "image" else "txt_enc"
+        return tuple(f"networks.{name}.{part}" for name in self.networks)
 
     def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
         """Embed regions, `regions.NAME` (B, R, D) and `global.NAME` (B, D) of each network, and `there` (B, R)."""

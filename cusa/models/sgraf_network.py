@@ -279,8 +279,13 @@ class _Reasoning(nn.Module):
     def forward(self, nodes_PNS: Tensor, *, only_first: bool = False) -> Tensor:
         # Of the last step only the global node is read.
         asking = nodes_PNS[:, :1] if only_first else nodes_PNS
-        edges = (self.graph_query_w(asking) @ self.graph_key_w(nodes_PNS).transpose(1, 2)).softmax(2)
-        return self.sim_graph_w(edges @ nodes_PNS).relu()
+        query, key = self.graph_query_w, self.graph_key_w
+        if torch.is_grad_enabled():
+            edges = query(asking) @ key(nodes_PNS).transpose(1, 2)
+        else:
+            # The same up to what is equal for all keys of a query, which a softmax does not see; a product a node less.
+            edges = F.linear(asking, key.weight.T @ query.weight, key.weight.T @ query.bias) @ nodes_PNS.transpose(1, 2)
+        return self.sim_graph_w(edges.softmax(2) @ nodes_PNS).relu()
 
 
 class _Filtration(nn.Module):

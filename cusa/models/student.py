@@ -121,13 +121,12 @@ class Student(nn.Module, abc.ABC):
         """Return (P, 2) logits of image i with caption i, column 1 saying yes; needed with `reranks`."""
         raise NotImplementedError(f"{type(self).__name__} says reranks and has no match")
 
-    def tower(self, end: Literal["image", "text"]) -> Sequence[nn.Parameter]:
-        """Return the parameters that `student.freeze` keeps as they are; heads are none of them."""
-        raise ConfigError(
-            f"student.freeze={end!r} is not possible: {type(self).__name__} does not say which parameters are its "
-            f"{end} tower. Set student.freeze=none.",
-            key="student.freeze",
-        )
+    def tower(self, end: Literal["image", "text"]) -> tuple[str, ...]:
+        """Return the beginnings of the names of a tower's parameters, heads apart.
+
+        They are what `train.freeze` means by `image` or `text`, and where `student.lora` looks for layers.
+        """
+        return ()
 
     def remarks(self) -> tuple[str, ...]:
         """Return full sentences a person should read: captions cut, words unknown."""
@@ -173,11 +172,10 @@ def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: i
             key="student.uni_head",
         )
     made = kind_class(config.kind).create(config, captions=captions, uni=uni or config.uni_head == "always", seed=seed)
-    ends: tuple[Literal["image", "text"], ...] = ("image", "text")
-    for end in ends:
-        if config.freeze in (end, "both"):
-            for parameter in made.tower(end):
-                parameter.requires_grad_(False)
+    if config.lora.rank:
+        from cusa.models import lora
+
+        lora.add(made, config.lora, seed=seed)
     if config.base_loss == "infonce":
         made.has_own_loss = False
         made.soft_labels = "similarity"

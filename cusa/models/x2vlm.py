@@ -8,16 +8,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cusa.errors import DataError
 from cusa.models import folder as folders
 from cusa.models import openai_clip, vocabulary
-from cusa.models.captions import TRANSFORMS, clean_caption
+from cusa.models.captions import TRANSFORMS
 from cusa.models.config import StudentConfig
 from cusa.models.matching import Matching
 from cusa.models.preprocess import Preprocess
@@ -41,20 +39,16 @@ class X2vlm(Matching):
     def __init__(
         self, network: X2vlmNetwork, tokenizer: Any, card: Mapping[str, Any], *, head_std: float = 0.02
     ) -> None:
-        super().__init__()
         sizes = network.sizes
-        self.card = {**card, "sizes": asdict(sizes)}
-        self.name = str(card["name"])
-        self.has_uni = bool(card["uni"])
-        self.width = sizes.width
+        super().__init__(
+            {**card, "sizes": asdict(sizes)},
+            tokenizer,
+            preprocess=Preprocess(sizes.image_size, fit="squash"),
+            width=sizes.width,
+            tower_widths={"image": sizes.vision_width, "text": sizes.text_width},
+            head_std=head_std,
+        )
         self.network = network
-        widths = {"image": sizes.vision_width, "text": sizes.text_width}
-        self.uni = nn.ModuleDict({end: nn.Linear(wide, sizes.width) for end, wide in widths.items() if self.has_uni})
-        for layer in self.uni.children():
-            assert isinstance(layer, nn.Linear)
-            nn.init.normal_(layer.weight, std=head_std)
-        self.preprocess = Preprocess(sizes.image_size, fit="squash")
-        self._tokenizer = tokenizer
 
     @staticmethod
     def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: int) -> "X2vlm":
@@ -122,27 +116,9 @@ class X2vlm(Matching):
             self.network.temp.clamp_(0.001, 0.5)
         return self.network.temp
 
-    def image_array(self, image: Image.Image) -> np.ndarray:
-        """Squash an RGB image to (3, S, S) uint8."""
-        return self.preprocess.square(image)
-
-    def pixels(self, arrays: Tensor) -> Tensor:
-        """Normalise (B, 3, S, S) uint8 to float32."""
-        return torch.from_numpy(self.preprocess.normalise(arrays.cpu().numpy())).to(arrays.device)
-
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Clean and tokenise captions: `input_ids` and `attention_mask`, both (B, L)."""
-        text = self.card["text"]
-        if text["transform"] == "clean":
-            texts = [clean_caption(words, text["max_words"]) for words in texts]
-        tokens = vocabulary.encode(self._tokenizer, texts, context=text["context"])
-        self.truncated += tokens.cut
-        return {"input_ids": tokens.ids, "attention_mask": tokens.mask}
-
-    def tower(self, end: Literal["image", "text"]) -> list[nn.Parameter]:
-        """Return the parameters of the image tower, or of the text layers, the fusion's included."""
-        part = self.network.vision_encoder if end == "image" else self.network.text_encoder
-        return list(part.parameters())
+    def tower(self, end: Literal["image", "text"]) -> tuple[str, ...]:
+        """Return the name of the image tower, or of the text layers, the fusion's included."""
+        return ("network.vision_encoder",) if end == "image" else ("network.text_encoder",)
 
     def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return `tokens` (B, 1 + T, V)."""

@@ -152,7 +152,7 @@ class _RelativeAttention(nn.Module):
     def forward(self, x_BTV: Tensor) -> Tensor:
         batch, length, width = x_BTV.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        qkv = F.linear(x_BTV, self.qkv.weight, bias).view(batch, length, 3, self.heads, -1)
+        qkv = (self.qkv(x_BTV) + bias).view(batch, length, 3, self.heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         table = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         found = F.scaled_dot_product_attention(query, key, value, attn_mask=table[None].to(query.dtype))

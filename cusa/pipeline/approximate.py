@@ -70,10 +70,11 @@ def choose(number: int, width: int, config: IndexConfig) -> Plan:
                 option="--memory",
             )
         return Plan("hnsw", f"HNSW{_LINKS},Flat", 0, graph, True)
-    code = next((code for code in (width // 2, width // 4, width // 8) if code and width % code == 0), 1)
-    for storage, size in (("Flat", 4 * width), ("SQ8", width), (f"PQ{code}", code)):
+    codes = [code for code in (width // 2, width // 4, width // 8) if code and width % code == 0]
+    whole = 0.0
+    for storage, size in (("Flat", 4 * width), ("SQ8", width), *((f"PQ{code}", code) for code in codes)):
         if (whole := number * size + ids + lists * width * 4) <= budget:
-            return Plan("ivf", f"IVF{lists},{storage}", lists, whole, storage == "Flat")
+            return Plan("ivf", f"IVF{lists},{storage}", lists, int(whole), storage == "Flat")
     raise ConfigError(
         f"Even product codes of {number:,} rows take {whole / 2**30:.2f} GiB and --memory allows {config.memory:g}. "
         "Allow more memory.",

@@ -101,7 +101,7 @@ def run(
     written = [*files, *_duplicates(split, opened, chosen["image"], config, summary)]
     judged_before = already_judged(split, candidates)
     summary["judged_candidates"] = int(judged_before.sum())
-    _write_candidates(files[0], split, candidates, chosen, judged_before)
+    _write_candidates(files[0], split, candidates, chosen, known, judged_before)
     if sampled := write_sample(folder, split, candidates, config):
         written.append(sampled)
     summary["missing"] = judge(split, candidates, config, judged)
@@ -190,15 +190,24 @@ def _judgements_digest(judged: Ratings | None) -> str:
 
 
 def _write_candidates(
-    path: Path, split: Split, candidates: Candidates, chosen: dict[str, str], judged: np.ndarray
+    path: Path,
+    split: Split,
+    candidates: Candidates,
+    chosen: dict[str, str],
+    truth: KnownTruth | None,
+    judged: np.ndarray,
 ) -> None:
     """Write the table in pieces: the keys of many candidates are long, their row numbers are not."""
+    known = np.zeros(len(candidates.score), dtype=bool)
+    if truth is not None:
+        known = among(split, candidates, *truth.false_negatives(split.caption_owner))
+    unknown = np.zeros_like(known) if truth is not None and truth.complete else ~known
     image_keys, caption_keys = pa.array(split.image_keys, pa.string()), pa.array(split.caption_keys, pa.string())
     metadata = {f"{kind}_teacher" if kind != "student" else kind: name for kind, name in chosen.items()}
     schema = schemas.CANDIDATES.with_metadata({**metadata, "split": split.digest})
     with store.whole_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for start in range(0, len(candidates.score), _ROWS_A_GROUP):
-            rows = np.arange(start, min(start + _ROWS_A_GROUP, len(candidates.score)))
+            rows = slice(start, start + _ROWS_A_GROUP)
             part = candidates.take(rows)
             columns = {
                 "image_key": image_keys.take(pa.array(part.image)),
@@ -214,6 +223,7 @@ def _write_candidates(
                 "worth": pa.array(worth(part.p_positive, judged[rows]), from_pandas=True),
                 "duplicate_image": pa.array(part.duplicate_image),
                 "duplicate_caption": pa.array(part.duplicate_caption),
+                "known_match": pa.array(known[rows], mask=unknown[rows]),
             }
             writer.write_table(pa.table(columns, schema=schema))
 

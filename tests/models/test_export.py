@@ -1,6 +1,7 @@
 """Exports, loaded by the libraries they are for and compared on real images and captions."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 from torch.nn import functional as F
-from transformers import CLIPModel
+from transformers import AutoTokenizer, CLIPModel
 
 from cusa.errors import ConfigError, DataError
 from cusa.models import export
 from cusa.models import student as students
+from cusa.models.captions import clean_caption
 from cusa.models.config import SgrafConfig, StudentConfig
 
 SMALL = StudentConfig(
@@ -71,6 +73,56 @@ def test_sentence_transformers_encodes_texts_and_pictures(real: Any, tmp_path: P
     assert model.get_embedding_dimension() == student.width
 
 
+@pytest.mark.parametrize(("cross", "uni"), [(True, True), (False, False)])
+def test_an_onnx_pair_gives_the_students_rows(real: Any, tmp_path: Path, cross: bool, uni: bool) -> None:
+    import onnx
+    import onnxruntime
+
+    pictures, captions = real
+    student = students.create(SMALL.model_copy(update={"cross_head": cross}), captions=captions, uni=uni, seed=0).eval()
+    assert export.run(student, "onnx", tmp_path / "pair") <= 1e-5
+    image, text = (
+        onnxruntime.InferenceSession(tmp_path / "pair" / f"{end}.onnx", providers=["CPUExecutionProvider"])
+        for end in ("image", "text")
+    )
+    spaces = ["cross", "uni"] if uni else ["cross"]
+    assert [output.name for output in image.get_outputs()] == [output.name for output in text.get_outputs()] == spaces
+    told = json.loads((tmp_path / "pair" / "reading.json").read_text())["text"]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "pair")
+    for some in (slice(0, 1), slice(1, 6)):  # the batch is free, and captions are as long as the longest
+        pixels = torch.stack([student.image_transform(picture) for picture in pictures[some]])
+        cleaned = [clean_caption(caption, told["max_words"]) for caption in captions[some]]
+        tokens = tokenizer(
+            cleaned, padding=told["padding"], truncation=True, max_length=told["context"], return_tensors="np"
+        )
+        rows = {
+            "image": image.run(spaces, {"pixels": pixels.numpy()}),
+            "text": text.run(spaces, {name: tokens[name] for name in told["inputs"]}),
+        }
+        with torch.no_grad():
+            for number, space in enumerate(spaces):
+                ours = student.encode_image(pixels, space).numpy()
+                np.testing.assert_allclose(rows["image"][number], ours, rtol=0, atol=1e-5)
+                ours = student.encode_text(student.tokenize(captions[some]), space).numpy()
+                np.testing.assert_allclose(rows["text"][number], ours, rtol=0, atol=1e-5)
+    held = {end: _numbers(onnx.load(tmp_path / "pair" / f"{end}.onnx")) for end in ("image", "text")}
+    whole = sum(parameter.numel() for parameter in student.parameters())
+    assert held["image"] + held["text"] < 1.1 * whole  # each file its own tower only
+    assert "onnxruntime.InferenceSession" in (tmp_path / "pair" / "README.md").read_text()
+
+
+def _numbers(model: Any) -> int:
+    return sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+
+
+def test_onnx_without_its_packages_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    student = _student("dual-encoder", ["a dog"])
+    with pytest.raises(ConfigError, match=r"onnxscript.*pip install 'cusa\[onnx\]'"):
+        export.run(student, "onnx", tmp_path / "pair")
+    assert not (tmp_path / "pair").exists()
+
+
 def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     student = _student("dual-encoder", ["a dog"])
     loss = {"infonce_weight": 1.0, "reduction": "standard", "alpha": 0.1, "beta": 0.5}
@@ -90,8 +142,9 @@ def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     captions = ["a dog", "a cat"]
     with pytest.raises(ConfigError, match="Did you mean 'hf'"):
         export.run(_student("dual-encoder", captions), "hff", tmp_path / "x")
-    with pytest.raises(ConfigError, match="no model of transformers"):
-        export.run(_student("x2vlm", captions), "hf", tmp_path / "x")
+    for kind, to in (("x2vlm", "hf"), ("x2vlm", "onnx"), ("sgraf", "onnx")):
+        with pytest.raises(ConfigError, match=f"--to {to} takes dual encoders"):
+            export.run(_student(kind, captions), to, tmp_path / "x")
     with pytest.raises(ConfigError, match="no uni-modal heads"):
         export.run(_student("dual-encoder", captions, uni=False), "hf", tmp_path / "x", space="uni")
     monkeypatch.setattr(export, "_compare_hf", lambda student, folder: 1e-3)

@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "students.md"
 
 
 def _adapter() -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    (code,) = re.findall(r"```python\n((?:(?!```).)*class Mean.*?)```", PAGE.read_text(), re.S)
     return code
 
 

@@ -14,7 +14,6 @@ from cusa.manifests import neighbours, schemas, store, tables
 from cusa.manifests.samples import Split
 from cusa.pipeline import audit, query
 from cusa.pipeline.config import AuditConfig
-from tests.conftest import ROOT
 from tests.pipeline.audited import make_taught, teach
 from tests.worlds import make_work
 
@@ -109,14 +108,6 @@ def test_run__neighbours_are_one_a_row(work: Path, database: query.Database) -> 
     ]
     assert answer.rows == expected
     assert database.run("SELECT DISTINCT teacher FROM image_neighbours").rows == [("colours",)]
-
-
-def test_run__docs_questions_all_have_answers(database: query.Database) -> None:
-    questions = re.findall(r"```sql\n(.*?)```", (ROOT / "docs/sql.md").read_text(), re.DOTALL)
-    assert len(questions) > 8
-    answered = [len(database.run(question).rows) for question in questions]
-    assert answered[0] == 20
-    assert sum(number > 0 for number in answered) >= 6
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ import torch
 from cusa.errors import ConfigError, DataError, StaleError, StoppedError
 from cusa.manifests.samples import Split
 from cusa.models import student as students
+from cusa.models.config import LoraConfig
 from cusa.train import schedule
 from cusa.train.average import Average
 from cusa.train.config import LossConfig
 from cusa.train.gather import TeacherRows
+from cusa.train.learned import learned_state, load_learned
 from cusa.train.objective_from_config import make_loss
 from cusa.train.optimizer import parameter_groups
 from cusa.train.order import Order
@@ -56,9 +58,10 @@ def test_parts_equal_a_plain_loop(world: Path, train: Train, tmp_path: Path) -> 
         norm = torch.linalg.vector_norm(torch.cat([p.grad.flatten() for _, p in named if p.grad is not None]))
         optimizer.step()
     got = state(tmp_path / "run", 5)
-    for name, value in student.state_dict().items():
+    expected = student.state_dict()
+    for name, value in got["student"].items():
         if not name.endswith("k_proj.bias"):
-            torch.testing.assert_close(got["student"][name], value, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-5)
     assert got["last"]["loss"] == pytest.approx(float(total.detach()), rel=1e-4)
     assert got["last"]["grad_norm"] == pytest.approx(float(norm), rel=1e-3)
 
@@ -148,6 +151,41 @@ def test_frozen_parts_stand_still(world: Path, train: Train, tmp_path: Path) -> 
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert not any(name.startswith("backbone.vis") for name in moved)
     assert {"backbone.text_projection.weight", "heads.uni.image.linear.weight"} <= moved
+
+
+@pytest.mark.parametrize("told", [{"lora": LoraConfig(rank=2)}, {}])
+def test_checkpoints_hold_what_learns_and_resume_to_the_same_bits(
+    world: Path, train: Train, tmp_path: Path, told: dict[str, Any]
+) -> None:
+    config, options = STUDENT.model_copy(update=told), {"steps": 6, "freeze": () if told else ("text",)}
+
+    def fresh(seed: int = 0) -> students.Student:
+        return students.create(config, captions=Split(world, "train").texts, uni=True, seed=seed)
+
+    whole = fresh()
+    before = {name: value.clone() for name, value in whole.state_dict().items()}
+    train(tmp_path / "whole", student=whole, train=options)
+    moved = {name for name, value in whole.state_dict().items() if not torch.equal(value, before[name])}
+    kept = state(tmp_path / "whole", 6)["student"]
+    assert moved == {name for name in kept if not name.endswith("position_ids")}
+    assert all(("lora_" in name or name.startswith("heads.")) if told else "text_model" not in name for name in moved)
+    stops = iter([False, False, False, True])
+    with pytest.raises(StoppedError):
+        train(tmp_path / "cut", student=fresh(), train=options, should_stop=lambda: next(stops, False))
+    with pytest.raises(StaleError, match="goes with other frozen weights"):
+        train(tmp_path / "cut", student=fresh(seed=1), train=options)
+    cut = fresh()
+    train(tmp_path / "cut", student=cut, train=options)
+    assert same(cut.state_dict(), whole.state_dict())
+
+
+def test_a_checkpoint_of_other_frozen_parts_is_refused(world: Path) -> None:
+    student = _student(world)
+    freeze(student, ["text"])
+    kept = learned_state(student)
+    with pytest.raises(RuntimeError, match="do not learn in both, the first 'backbone.text_model"):
+        load_learned(_student(world), kept)
+    load_learned(student, kept)
 
 
 def test_names_to_freeze_are_checked(world: Path) -> None:

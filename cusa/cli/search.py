@@ -1,0 +1,37 @@
+"""`cusa search`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cusa.cli.console import print_json, print_text
+from cusa.cli.options import AsJson, Splits, Work
+
+
+def search(
+    work: Work,
+    words: Annotated[str, typer.Argument(help="What to look for; or give --image.")] = "",
+    image: Annotated[Path | None, typer.Option(help="A picture to look for.")] = None,
+    split: Splits = None,
+    teacher: Annotated[
+        str, typer.Option(help="The teacher's name, or the folder that loads it. Default: the only one.")
+    ] = "",
+    number: Annotated[int, typer.Option(min=1, help="Hits to show.")] = 10,
+    html: Annotated[Path | None, typer.Option(help="Write a strip of pictures to this file instead.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the captions and images nearest to words or to a picture, by the indexed teachers."""
+    from cusa.manifests.samples import Split, splits
+    from cusa.pipeline import search as stage
+    from cusa.pipeline.answer import render
+
+    opened = [Split(work, name) for name in split or splits(work)]
+    hits = stage.run(opened, words=words, image=image, teacher=teacher, number=number)
+    if html is not None:
+        stage.write_html(html, opened, hits, words or str(image))
+        print_text(f"search: {html}: {len(hits)} hits")
+    elif as_json:
+        print_json([vars(hit) for hit in hits])
+    else:
+        print_text(render(stage.answer(hits), "table").rstrip("\n"))

@@ -1,0 +1,137 @@
+"""Embeddings kept between tasks and between evaluations, found again by content.
+
+A row is known by what was embedded (SHA-256 of the image's bytes or of the text) and by what embedded it (weights,
+preprocessing, kind of device). Under `FOLDER/KEY` lie Parquet files of rows, each whole or absent, so that a killed
+evaluation loses at most the rows of one file; the least recently used files go when there are too many.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from cusa.errors import DataError
+from cusa.manifests import ledger, store, tables
+
+ROWS = 8192
+"""Rows of one file; a kill loses fewer than so many."""
+
+
+class EmbeddingCache:
+    """Rows of one model.
+
+    Args:
+        folder: of every model's rows.
+        key: what embeds: name -> digest or words.
+        limit: bytes that may lie in the folder.
+    """
+
+    def __init__(self, folder: Path, key: Mapping[str, str], *, limit: int) -> None:
+        self._all = folder
+        self._folder = folder / store.digest(dict(key))[:16]
+        self.name = self._folder.name
+        self._key = dict(key)
+        self._limit = limit
+        self._clock = ledger.Clock()
+        self.reused = 0
+        self.written = 0
+
+    def read(self, kind: str, contents: Sequence[bytes]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return which contents are known and, space by space, their rows.
+
+        Args:
+            kind: `image` or `text`.
+            contents: digests, none twice.
+
+        Returns:
+            Places among the contents (n,), and space -> (n, D) float32. A file that is broken is removed: its rows are
+            computed again.
+        """
+        places, rows = kept(self._folder, kind, contents)
+        self.reused += len(places)
+        return places, rows
+
+    def write(self, kind: str, contents: Sequence[bytes], rows: Mapping[str, np.ndarray]) -> None:
+        """Keep rows, in one file, if they fit.
+
+        Args:
+            kind: `image` or `text`.
+            contents: their digests.
+            rows: space -> (n, D).
+        """
+        need = sum(block.nbytes for block in rows.values()) + 32 * len(contents)
+        if not contents or need > self._limit:
+            return
+        self._make_room(need)
+        columns = {"content": pa.array(list(contents), pa.binary(32))}
+        for name, block in rows.items():
+            flat = pa.array(np.ascontiguousarray(block, np.float32).reshape(-1))
+            columns[f"embedding.{name}"] = pa.FixedSizeListArray.from_arrays(flat, block.shape[1])
+        digest = hashlib.sha256(b"".join(contents)).hexdigest()[:20]
+        store.write_table(self._folder / f"{kind}-{digest}.parquet", pa.table(columns))
+        self.written += len(contents)
+
+    def finish(self) -> None:
+        """Write the ledger: what the rows were made by, how many there are, how many were used again."""
+        kept = [path for kind in ("image", "text") for path in _files(self._folder, kind)]
+        if not kept:
+            return
+        store.sweep(self._folder)
+        rows = sum(store.num_rows(path) for path in kept)
+        self._clock.finish(
+            self._folder / "ledger.json",
+            stage="encode",
+            inputs=self._key,
+            parameters={},
+            outputs=kept,
+            counts={"rows": rows, "reused": self.reused, "computed": self.written},
+        )
+
+    def _make_room(self, need: int) -> None:
+        """Remove files, those first that were not used for longest."""
+        there = [(path.stat().st_mtime, path.stat().st_size, path) for path in self._all.glob("*/*.parquet")]
+        total = sum(size for _, size, _ in there)
+        for _, size, path in sorted(there):
+            if total + need <= self._limit:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+def kept(folder: Path, kind: str, contents: Sequence[bytes]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return which contents one model's folder knows and, space by space, their rows; see `EmbeddingCache.read`."""
+    place = {content: at for at, content in enumerate(contents)}
+    found: list[np.ndarray] = []
+    rows: dict[str, list[np.ndarray]] = {}
+    seen: set[int] = set()
+    for path in _files(folder, kind):
+        try:
+            table = store.read_table(path)
+            spaces = [name.removeprefix("embedding.") for name in table.column_names if name != "content"]
+            blocks = {
+                name: tables.embedding_matrix(table.select([f"embedding.{name}"]).rename_columns(["embedding"]))
+                for name in spaces
+            }
+            listed = [place.get(content, -1) for content in table["content"].to_pylist()]
+        except (DataError, KeyError):
+            path.unlink(missing_ok=True)
+            continue
+        mine = [(row, at) for row, at in enumerate(listed) if at >= 0 and at not in seen]
+        if not mine:
+            continue
+        os.utime(path)
+        seen.update(at for _, at in mine)
+        here = np.array([row for row, _ in mine])
+        found.append(np.array([at for _, at in mine], np.int64))
+        for name, block in blocks.items():
+            rows.setdefault(name, []).append(block[here])
+    if not found:
+        return np.array([], np.int64), {}
+    return np.concatenate(found), {name: np.concatenate(parts) for name, parts in rows.items()}
+
+
+def _files(folder: Path, kind: str) -> list[Path]:
+    return sorted(folder.glob(f"{kind}-*.parquet"))

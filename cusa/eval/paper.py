@@ -1,0 +1,140 @@
+"""The paper's result tables: which of our numbers stands in which column, and the figures that were published.
+
+`published/*.csv` hold every row of the tables as printed, one decimal: Huang et al., AAAI 2024,
+doi 10.1609/aaai.v38i16.29789.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+
+
+class Column(NamedTuple):
+    """One column of a table.
+
+    Attributes:
+        key: its name in the CSV file.
+        label: as people read it.
+        dataset: whose evaluation it is; a data set of another name does not fill it.
+        task: of that evaluation.
+        metric: of that task.
+    """
+
+    key: str
+    label: str
+    dataset: str
+    task: str
+    metric: str
+
+
+class Table(NamedTuple):
+    """One table of the paper."""
+
+    name: str
+    """Of the CSV file."""
+    title: str
+    columns: tuple[Column, ...]
+
+
+class Cell(NamedTuple):
+    """One of our numbers in its place."""
+
+    table: str
+    column: str
+    value: float
+    protocol: str
+
+
+_WAYS = (("i2t", "image-to-text", "image to text"), ("t2i", "text-to-image", "text to image"))
+
+
+def _retrieval() -> tuple[Column, ...]:
+    found = []
+    for start, name, dataset, task in (
+        ("coco5k", "COCO 5K", "coco", "coco-5k"),
+        ("flickr1k", "Flickr30K 1K", "flickr30k", "cross-modal"),
+    ):
+        for short, way, words in _WAYS:
+            found += [
+                Column(f"{start}_{short}_r{k}", f"{name}, {words} R@{k}", dataset, task, f"{way}/r@{k}")
+                for k in (1, 5, 10)
+            ]
+        found.append(Column(f"{start}_rsum", f"{name}, RSUM", dataset, task, "rsum"))
+    return tuple(found)
+
+
+_ECCV = tuple(
+    Column(f"{short}_{key}", f"{words} {label}", "coco", "eccv-caption", f"{way}/{metric}")
+    for short, way, words in _WAYS
+    for key, label, metric in (
+        ("map_at_r", "mAP@R", "map_at_r"),
+        ("r_precision", "R-Precision", "r_precision"),
+        ("r1", "R@1", "r@1"),
+    )
+)
+_IMAGES = tuple(
+    Column(key, f"{name} R@1", dataset, "image-to-image", "r@1")
+    for key, name, dataset in (
+        ("cub_r1", "CUB", "cub"),
+        ("sop_r1", "SOP", "sop"),
+        ("inshop_r1", "In-Shop", "in-shop"),
+        ("inaturalist_r1", "iNaturalist", "inaturalist-2018"),
+    )
+)
+_STS = tuple(
+    Column(name.lower().replace("-", ""), name, "sts", "sts", name)
+    for name in ("STS12", "STS13", "STS14", "STS15", "STS16", "STS-B", "SICK-R")
+)
+TABLES = (
+    Table("retrieval", "Image-text retrieval on COCO and Flickr30K", _retrieval()),
+    Table("eccv_caption", "ECCV Caption", _ECCV),
+    Table("image_retrieval", "Image retrieval (uni-modal)", (*_IMAGES, Column("avg", "average", "", "", ""))),
+    Table("sts", "Semantic textual similarity (uni-modal)", (*_STS, Column("avg", "average", "", "", ""))),
+)
+"""In the paper's order."""
+
+
+def published(name: str) -> list[dict[str, str]]:
+    """Return a table as printed: `model`, `method`, and the columns' keys."""
+    text = (resources.files("cusa.eval") / "published" / f"{name}.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
+def values(table: Table, results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return our numbers for a table's columns, by key; the average where all of its columns are there.
+
+    Args:
+        table: one of `TABLES`.
+        results: what `metrics.json` of each evaluation holds.
+    """
+    found: dict[str, float] = {}
+    for column in table.columns:
+        for result in results:
+            if column.dataset and result.get("dataset") == column.dataset:
+                value = result["tasks"].get(column.task, {}).get("metrics", {}).get(column.metric)
+                if value is not None:
+                    found[column.key] = float(value)
+    alone = [column.key for column in table.columns if column.dataset]
+    if len(alone) < len(table.columns) and all(key in found for key in alone):
+        found["avg"] = sum(found[key] for key in alone) / len(alone)
+    return found
+
+
+def rows(results: Sequence[Mapping[str, Any]]) -> list[Cell]:
+    """Return every number that a table of the paper has a column for, in the paper's order."""
+    cells = []
+    for table in TABLES:
+        ours = values(table, results)
+        for column in table.columns:
+            if column.key in ours:
+                protocol = next(
+                    (
+                        result["tasks"][column.task]["protocol"]
+                        for result in results
+                        if result.get("dataset") == column.dataset and column.task in result["tasks"]
+                    ),
+                    "mean of the columns",
+                )
+                cells.append(Cell(table.title, column.label, ours[column.key], protocol))
+    return cells

@@ -1,0 +1,159 @@
+"""A dual encoder as two ONNX files, `image.onnx` and `text.onnx`, each with an output for every space it has heads for.
+
+Legend: B items, D width of the embedding, L tokens, S pixels a side.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cusa.errors import ConfigError
+from cusa.manifests import store
+from cusa.models.dual_encoder import DualEncoder
+from cusa.models.quiet import quiet
+
+_ENDS = ("image", "text")
+_ONE_FILE = 1 << 30
+"""Bytes of weights up to which they lie in the file itself; protobuf ends at two gigabytes."""
+
+
+def write(student: DualEncoder, folder: Path) -> None:
+    """Write `image.onnx`, `text.onnx`, the tokenizer, and `reading.json`: how pictures and captions are made ready.
+
+    Inputs: `pixels` (B, 3, S, S) float32, normalised; `input_ids` and, where the towers read one, `attention_mask`
+    (B, L) int64. Outputs: `cross` and, with uni-modal heads, `uni`: (B, D) float32 unit rows. B is free, and L too
+    where the student does not pad to its full length.
+
+    Args:
+        student: in evaluation mode, on the CPU.
+        folder: must be there.
+
+    Raises:
+        ConfigError: if the packages of the extra `onnx` are not installed.
+    """
+    _import("onnx", "onnxscript", "onnxruntime")
+    batch, text = torch.export.Dim("batch"), student.card["text"]
+    sides: dict[int, Any] = {0: batch}
+    if text["padding"] == "longest":
+        sides[1] = torch.export.Dim("length", max=text["context"])
+    size = student.preprocess.size
+    tokens = student.tokenize(["a dog on the grass", "two people"])
+    inputs = {"image": {"pixels": torch.zeros(2, 3, size, size)}, "text": tokens}
+    shapes: dict[str, dict[str, Any]] = {"image": {"pixels": {0: batch}}, "text": dict.fromkeys(tokens, sides)}
+    for end in _ENDS:
+        tower = _Tower(student, end, list(inputs[end])).eval()
+        with _quiet():
+            torch.onnx.export(
+                tower,
+                tuple(inputs[end].values()),
+                folder / f"{end}.onnx",
+                input_names=list(inputs[end]),
+                output_names=list(student.spaces),
+                dynamic_shapes={"values": tuple(shapes[end][name] for name in inputs[end])},
+                external_data=sum(value.numel() * 4 for value in student.parameters()) > _ONE_FILE,
+                verbose=False,
+            )
+    with quiet():
+        student.tokenizer.save_pretrained(folder)
+    store.write_json(
+        folder / "reading.json", {"image": student.preprocess.to_json(), "text": text, "tasks": student.card["tasks"]}
+    )
+
+
+def largest_difference(
+    student: DualEncoder, folder: Path, *, pictures: Sequence[Image.Image], texts: Sequence[str]
+) -> float:
+    """Run the pair with onnxruntime on one item and on all, and compare with the student.
+
+    Returns:
+        The largest difference of a unit row's number, over both files and all their outputs.
+    """
+    runtime = _import("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    worst = 0.0
+    for end in _ENDS:
+        session = runtime.InferenceSession(str(folder / f"{end}.onnx"), options, providers=["CPUExecutionProvider"])
+        for count in (1, len(pictures if end == "image" else texts)):
+            if end == "image":
+                told = {"pixels": torch.stack([student.image_transform(picture) for picture in pictures[:count]])}
+            else:
+                told = student.tokenize(texts[:count])
+            with torch.no_grad():
+                ours = student.spaces_of_images(told["pixels"]) if end == "image" else student.spaces_of_texts(told)
+            found = session.run(list(ours), {name: value.numpy() for name, value in told.items()})
+            for rows, theirs in zip(ours.values(), found, strict=True):
+                worst = max(worst, float(np.abs(rows.numpy() - theirs).max()))
+    return worst
+
+
+def use(student: DualEncoder) -> list[str]:
+    """Return the model card's lines on how to run the pair."""
+    text = student.card["text"]
+    clean = "captions are cleaned first: cusa.models.captions.clean_caption" if text["transform"] == "clean" else ""
+    return [
+        "import onnxruntime",
+        "from transformers import AutoImageProcessor, AutoTokenizer",
+        "",
+        "read, tokenizer = AutoImageProcessor.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)",
+        f"image, text = (onnxruntime.InferenceSession(f'{{FOLDER}}/{{end}}.onnx') for end in {_ENDS})",
+        "pixels = read(images=[PIL_IMAGE], return_tensors='np')['pixel_values']",
+        f"rows = image.run({[*student.spaces]}, {{'pixels': pixels}})  # unit rows of each space",
+        f"tokens = tokenizer(['a dog on grass'], padding={text['padding']!r}, truncation=True, "
+        f"max_length={text['context']}, return_tensors='np')" + (f"  # {clean}" if clean else ""),
+        f"rows = text.run({[*student.spaces]}, {{name: tokens[name] for name in {text['inputs']}}})",
+    ]
+
+
+class _Tower(nn.Module):
+    """One end of a student as a function of tensors alone."""
+
+    def __init__(self, student: DualEncoder, end: str, names: Sequence[str]) -> None:
+        super().__init__()
+        self.student = student
+        self._end = end
+        self._names = names
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        if self._end == "image":
+            return tuple(self.student.spaces_of_images(*values).values())
+        return tuple(self.student.spaces_of_texts(dict(zip(self._names, values, strict=True))).values())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's talk of deprecated internals and absent packages off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _import(*names: str) -> Any:
+    """Import packages and return the first.
+
+    Raises:
+        ConfigError: if one is not installed.
+    """
+    import importlib
+
+    try:
+        return [importlib.import_module(name) for name in names][0]
+    except ImportError as error:
+        raise ConfigError(
+            f"--to onnx needs the package {error.name!r}, which is not installed. Run `pip install 'cusa[onnx]'`.",
+            to="onnx",
+        ) from None

@@ -1,0 +1,48 @@
+"""The paper's tables: the packaged figures are the published ones, and every column takes the number it names."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from cusa.eval import paper
+from cusa.eval.sts import SETS
+from cusa.eval.tasks import TASKS
+from cusa.manifests import datasets
+
+
+@pytest.mark.parametrize("table", paper.TABLES, ids=lambda table: table.name)
+def test_published__is_every_row_of_the_paper(shared: Path, table: paper.Table) -> None:
+    with (shared / f"paper/{table.name}.csv").open(encoding="utf-8") as file:
+        assert paper.published(table.name) == list(csv.DictReader(file))
+    assert [column.key for column in table.columns] == list(paper.published(table.name)[0])[2:]
+
+
+def test_columns__name_tasks_and_data_sets_there_are() -> None:
+    for table in paper.TABLES:
+        for column in table.columns:
+            if column.dataset:
+                assert column.dataset in datasets.names()
+                assert column.task in TASKS or (column.task == "sts" and column.metric in SETS)
+
+
+def test_published__averages_are_means_of_their_columns() -> None:
+    """So that the same mean of ours stands beside them. One printed decimal each."""
+    for table in paper.TABLES:
+        alone = [column.key for column in table.columns if column.dataset]
+        for row in paper.published(table.name) if len(alone) < len(table.columns) else []:
+            assert float(row["avg"]) == pytest.approx(sum(float(row[key]) for key in alone) / len(alone), abs=0.11), row
+
+
+def test_rows__numbers_of_other_data_do_not_fill_a_column() -> None:
+    task = {"protocol": "by class", "metrics": {"r@1": 12.5}}
+    given = [{"dataset": name, "tasks": {"image-to-image": task}} for name in ("cub", "scenes", "sop")]
+    found = paper.rows(given)
+    assert [(cell.column, cell.value, cell.protocol) for cell in found] == [
+        ("CUB R@1", 12.5, "by class"),
+        ("SOP R@1", 12.5, "by class"),
+    ]
+    whole = [
+        {"dataset": name, "tasks": {"image-to-image": task}} for name in ("cub", "sop", "in-shop", "inaturalist-2018")
+    ]
+    assert paper.rows(whole)[-1][:3] == ("Image retrieval (uni-modal)", "average", 12.5)
