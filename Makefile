@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Threads for the maths libraries; more than the cores only makes them wait for each other.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test lint format docs clean constraints
+.PHONY: help demo test test-slow lint format docs clean constraints
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ demo: .venv/.ready ## the whole journey on drawn scenes: no network, accelerator
 
 test: .venv/.ready-dev ## the whole suite
 	$(BIN)/python -m pytest
+
+test-slow: .venv/.ready-dev ## what takes long: thirty kills of every stage, every STS set
+	CUSA_KILLS=30 $(BIN)/python -m pytest -m "slow or long" --timeout 1800 tests/pipeline
 
 lint: .venv/.ready-dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,9 +1,17 @@
 """Speed and memory of `cusa shard` and `cusa verify`, as ratios within one run.
 
-    python benchmarks/shard.py SHARED_DATA [--images 1000]
+    python benchmarks/shard.py SHARED_DATA [--part plain|large|resize|ray|grown ...]      # default: all, some minutes
 
-Photographs: coco-mini's, repeated under new keys. `cat` reads and writes the same bytes with the same two digests (of
-each image, of each 1,000) and fsyncs. Also at the size COCO has (640 pixels), scaled up once before the clock starts.
+The data: coco-mini's photographs, repeated under new keys as files of their own, 16,000 as they are (256 pixels), 4,000
+scaled up to 640 pixels before the clock starts.
+
+`cat` is one process and one thread that does what cannot be left out: read every file once, compute the SHA-256 of each
+image and of each 1,000, write the bytes into one file for each 1,000, fsync each. It lists no folder, checks no image,
+writes no captions, headers or tables. `shard` is the whole stage in a process of its own: reading the annotations,
+planning, checking every image, tars, tables, ledger. Its clock starts once its modules are imported (that takes
+`import_seconds`, whatever the data), and runs while its worker processes start. Everything is run three times in turn,
+and the shortest times are compared, with the CPU seconds that all processes together took, and `others`: the cores that
+other programs kept busy meanwhile, which should be next to none.
 """
 
 import argparse
@@ -16,29 +24,38 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
 
+ROUNDS = 3
 MEASURE = """
-import json, resource, sys, time
+import time
+begin = time.perf_counter()
+import json, os, sys
 from pathlib import Path
-start = time.perf_counter()
+{imports}
+def main():
+    start = time.perf_counter()
 {body}
-seconds = time.perf_counter() - start
-kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-print(json.dumps([seconds, max(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024]))
+    seconds = time.perf_counter() - start
+    peak = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) / 1024
+    import resource
+    peak = max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+    print(json.dumps({{"seconds": seconds, "import_seconds": start - begin, "cpu": sum(os.times()[:4]), "MiB": peak}}))
+if __name__ == "__main__":
+    main()
 """
+IMPORTS = "from cusa.pipeline import readers, shard, tar, verify\nfrom cusa.pipeline.config import ShardConfig"
 SHARD = """
-from cusa.pipeline import readers, shard
-from cusa.pipeline.config import ShardConfig
-source = Path({source!r})
-config = ShardConfig(workers={workers}, max_images=250, resize={resize})
-shard.run(config, reading=readers.read("karpathy", source, source.parent / "images"), out=Path({out!r}))
+    source = Path({source!r})
+    from cusa.pipeline.engine import Engine
+    shard.run(ShardConfig(workers={workers}, max_images={tar}, resize={resize}), engine=Engine({engine!r}),
+              reading=readers.read("karpathy", source, source.parent / "images"), out=Path({out!r}))
 """
 VERIFY = """
-from cusa.pipeline import verify
-assert not verify.run(Path({out!r}), workers=1).findings
+    assert not verify.run(Path({out!r}), workers=1).findings
 """
 
 
@@ -71,87 +88,155 @@ def _scaled(path: Path, longer: int) -> bytes:
         return target.getvalue()
 
 
-def cat(folder: Path, out: Path) -> float:
-    """Read every image and write all into files of 250, with a digest of each image and of each file."""
+def cat(images: Path, out: Path, *, number: int) -> dict[str, float]:
+    """Read every image and write all into files of 1,000, with a digest of each image and of each file."""
+    shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    start = time.perf_counter()
-    files = sorted((folder / "images").iterdir())
-    for number in range(0, len(files), 250):
+    before, start = sum(os.times()[:2]), time.perf_counter()
+    for first in range(0, number, 1000):
         total = hashlib.sha256()
-        with (out / f"{number:05d}").open("wb") as target:
-            for file in files[number : number + 250]:
-                data = file.read_bytes()
+        with (out / f"{first:08d}").open("wb") as target:
+            for one in range(first, min(number, first + 1000)):
+                with open(f"{images}/{one:08d}.jpg", "rb", buffering=0) as file:
+                    data = file.read()
                 hashlib.sha256(data).hexdigest()
                 total.update(data)
                 target.write(data)
             target.flush()
             os.fsync(target.fileno())
-    return time.perf_counter() - start
+    return {"seconds": time.perf_counter() - start, "cpu": sum(os.times()[:2]) - before}
 
 
-def measure(body: str) -> tuple[float, float]:
-    """Run a stage in a process of its own; return its seconds and its peak memory in MiB."""
-    code = MEASURE.format(body=body)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds, peak = json.loads(done.stdout)
-    return seconds, peak
-
-
-def best(body: str, out: Path, times: int = 3) -> tuple[float, float]:
-    found = []
-    for _ in range(times):
+def measure(body: str, out: Path | None = None) -> dict[str, float]:
+    """Run a stage in a process of its own."""
+    if out is not None:
         shutil.rmtree(out, ignore_errors=True)
-        found.append(measure(body))
-    return min(found)
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
+        script.write(MEASURE.format(imports=IMPORTS, body=body))
+        script.flush()
+        told = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        done = subprocess.run([sys.executable, script.name], capture_output=True, text=True, env=told)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def busy() -> float:
+    """Return the CPU seconds that all programs of this machine have taken so far."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def in_turn(**jobs: Callable[[], dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Run jobs one after another, several times, and return the shortest run of each."""
+    best: dict[str, dict[str, float]] = {}
+    for _ in range(ROUNDS):
+        for name, job in jobs.items():
+            before, start = busy(), time.perf_counter()
+            row = job()
+            row["others"] = max(0.0, (busy() - before - row["cpu"]) / (time.perf_counter() - start))
+            if name not in best or row["seconds"] < best[name]["seconds"]:
+                best[name] = row
+    return {name: {key: round(value, 3) for key, value in row.items()} for name, row in best.items()}
+
+
+def speed(root: Path, pictures: Path, *, images: int, scale: int) -> dict[str, object]:
+    """Compare `cat` with sharding by one and by two processes."""
+    source = make_source(root / "source", pictures, images=images, scale=scale)
+    bytes_ = sum(file.stat().st_size for file in (root / "source/images").iterdir())
+
+    def sharding(workers: int) -> Callable[[], dict[str, float]]:
+        told = {"source": str(source), "out": str(root / "out"), "workers": workers, "resize": 0, "tar": 1000}
+        return lambda: measure(SHARD.format(engine="local", **told), root / "out")
+
+    found = in_turn(
+        cat=lambda: cat(root / "source/images", root / "cat", number=images), one=sharding(1), two=sharding(2)
+    )
+    ratios = {
+        f"speed of {name} process{'es' * (name == 'two')}, cat = 1": round(
+            found["cat"]["seconds"] / found[name]["seconds"], 2
+        )
+        for name in ("one", "two")
+    }
+    per_image = {name: round(1e6 * row["seconds"] / images) for name, row in found.items()}
+    return {"images": images, "MB": round(bytes_ / 1e6, 1), **ratios, "microseconds an image": per_image, **found}
+
+
+def resize(root: Path, pictures: Path, *, images: int = 2000) -> dict[str, object]:
+    """Compare one process with two where images are made smaller, which the processor bounds."""
+    source = make_source(root / "source", pictures, images=images, scale=640)
+
+    def sharding(workers: int) -> Callable[[], dict[str, float]]:
+        told = {"source": str(source), "out": str(root / "out"), "workers": workers, "resize": 256, "tar": 125}
+        return lambda: measure(SHARD.format(engine="local", **told), root / "out")
+
+    found = in_turn(one=sharding(1), two=sharding(2))
+    ratio = round(found["one"]["seconds"] / found["two"]["seconds"], 2)
+    return {"images": images, "2 processes are so many times as fast as 1": ratio, **found}
+
+
+def ray(root: Path, pictures: Path, *, images: int = 2000) -> dict[str, object]:
+    """Compare one local process with two workers of a running Ray cluster."""
+    source = make_source(root / "source", pictures, images=images, scale=640)
+
+    def sharding(workers: int, engine: str) -> Callable[[], dict[str, float]]:
+        told = {"source": str(source), "out": str(root / "out"), "workers": workers, "resize": 256, "tar": 125}
+        return lambda: measure(SHARD.format(engine=engine, **told), root / "out")
+
+    found = in_turn(one_local=sharding(1, "local"), two_on_ray=sharding(2, "ray"))
+    ratio = round(found["one_local"]["seconds"] / found["two_on_ray"]["seconds"], 2)
+    return {"images": images, "2 Ray workers are so many times as fast as 1 local": ratio, **found}
+
+
+def grown(root: Path, pictures: Path, *, images: int = 1000) -> dict[str, object]:
+    """Measure memory and time at eight times the data."""
+    results: dict[str, object] = {"images": [images, 8 * images]}
+    sources = {n: make_source(root / f"source-{n}", pictures, images=n * images) for n in (1, 8)}
+
+    def sharding(n: int) -> Callable[[], dict[str, float]]:
+        told = {"source": str(sources[n]), "out": str(root / f"out-{n}"), "workers": 1, "resize": 0, "tar": 1000}
+        return lambda: measure(SHARD.format(engine="local", **told), root / f"out-{n}")
+
+    def verifying(n: int) -> Callable[[], dict[str, float]]:
+        return lambda: measure(VERIFY.format(out=str(root / f"out-{n}")))
+
+    for stage, job in (("shard", sharding), ("verify", verifying)):
+        found = in_turn(once=job(1), eight=job(8))
+        results[stage] = {
+            "time_ratio": round(found["eight"]["seconds"] / found["once"]["seconds"], 2),
+            "memory_ratio": round(found["eight"]["MiB"] / found["once"]["MiB"], 3),
+            **found,
+        }
+    return results
+
+
+PARTS: dict[str, Callable[[Path, Path], dict[str, object]]] = {
+    "plain": lambda root, pictures: speed(root, pictures, images=16_000, scale=0),
+    "large": lambda root, pictures: speed(root, pictures, images=4_000, scale=640),
+    "resize": resize,
+    "ray": ray,
+    "grown": grown,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shared", type=Path)
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--part", action="append", choices=PARTS)
     told = parser.parse_args()
-    pictures = told.shared / "coco-mini"
-    results: dict[str, object] = {"images": told.images, "python": sys.version.split()[0], "cores": os.cpu_count()}
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        for label, scale in (("256 pixels, as coco-mini has them", 0), ("640 pixels, as COCO has them", 640)):
-            folder = root / f"source-{scale}"
-            source = make_source(folder, pictures, images=told.images, scale=scale)
-            size = sum(file.stat().st_size for file in (folder / "images").iterdir())
-            copied = min(cat(folder, root / f"cat-{scale}-{i}") for i in range(3))
-            row = {"MB": round(size / 1e6, 1), "cat_seconds": round(copied, 3)}
-            for workers in (1, 2):
-                body = SHARD.format(source=str(source), out=str(root / "out"), workers=workers, resize=0)
-                seconds, peak = best(body, root / "out")
-                row[f"shard_{workers}_seconds"] = round(seconds, 3)
-                row[f"shard_{workers}_speed_of_cat"] = round(copied / seconds, 2)
-            results[label] = row
-        resized = {}
-        for workers in (1, 2):
-            source = root / "source-640/dataset_repeated.json"
-            body = SHARD.format(source=str(source), out=str(root / "out"), workers=workers, resize=256)
-            resized[workers] = best(body, root / "out", times=2)[0]
-        results["resize 640 to 256: 2 processes are so many times 1"] = round(resized[1] / resized[2], 2)
-        eight = make_source(root / "eight", pictures, images=8 * told.images)
-        one = root / "source-0/dataset_repeated.json"
-        for stage in ("shard", "verify"):
-            found = {}
-            for times, source in ((1, one), (8, eight)):
-                out = root / f"work-{times}"
-                if stage == "shard":
-                    shutil.rmtree(out, ignore_errors=True)
-                    found[times] = measure(SHARD.format(source=str(source), out=str(out), workers=1, resize=0))
-                else:
-                    found[times] = measure(VERIFY.format(out=str(out)))
-            results[f"{stage}, 8 x the data"] = {
-                "seconds": [round(found[t][0], 2) for t in (1, 8)],
-                "time_ratio": round(found[8][0] / found[1][0], 2),
-                "peak_MiB": [round(found[t][1]) for t in (1, 8)],
-                "memory_ratio": round(found[8][1] / found[1][1], 2),
-            }
-    print(json.dumps(results, indent=1))
     target = Path(__file__).parent / "results" / f"shard-2-core-x86-{time.strftime('%Y-%m-%d')}.json"
-    target.write_text(json.dumps(results, indent=1) + "\n")
+    before = json.loads(target.read_text()) if told.part and target.is_file() else {}
+    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    results = {
+        **before,
+        "cpu": model.partition(":")[2].strip(),
+        "cores": os.cpu_count(),
+        "python": sys.version.split()[0],
+    }
+    for part in told.part or PARTS:
+        with tempfile.TemporaryDirectory() as root:
+            results[part] = PARTS[part](Path(root), told.shared / "coco-mini")
+        print(part, json.dumps(results[part], indent=1), flush=True)
+        target.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def test_shard__a_signal_leaves_whole_files_and_the_next_run_goes_on(tmp_path: P
     assert "run the same command again to go on" in stderr
     assert not list(work.rglob(f"{store.TEMPORARY}*"))
     assert not (work / "shard.ledger.json").exists()
-    marks = [path.stem for path in work.glob("train/.units/*.json")]
+    marks = [path.stem for path in work.glob("train/.units/*.arrow")]
     kept = {path: path.stat().st_mtime_ns for path in work.glob("train/*.tar") if path.stem in marks}
     assert 2 <= len(kept) < 400
     assert cusa("shard", "karpathy", source, "--out", work, *options).returncode == 0

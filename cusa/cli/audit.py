@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, print_json, print_text, report_outcomes
-from cusa.cli.options import AsJson, Force, Splits, Work, validated
+from cusa.cli.options import AsJson, Force, Splits, Work, local, parse_here, validated
 from cusa.errors import DataError
 
 
@@ -16,7 +16,8 @@ def audit(
     image: Annotated[str, typer.Option(help="Image teacher; `none` to do without. Default: the only one.")] = "",
     text: Annotated[str, typer.Option(help="Text teacher; `none` to do without. Default: the only one.")] = "",
     truth: Annotated[
-        Path | None, typer.Option(help="Known matches: a table, or a folder of ECCV Caption / CxC files.")
+        Path | None,
+        typer.Option(parser=parse_here, help="Known matches: a table, or a folder of ECCV Caption / CxC files."),
     ] = None,
     student: Annotated[str, typer.Option(help="An indexed student, whose neighbourhoods join the teachers'.")] = "",
     calibration: Annotated[Path | None, typer.Option(help="File of `cusa calibrate`: gives p_positive.")] = None,
@@ -33,7 +34,11 @@ def audit(
     gallery: Annotated[int, typer.Option(help="Candidates shown as pictures.")] = 60,
     export_eccv: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Audit nothing: write the verdicts as a ground truth in ECCV's layout."),
+        typer.Option(
+            metavar="FOLDER",
+            parser=local("--export-eccv"),
+            help="Audit nothing: write the verdicts as a ground truth in ECCV's layout.",
+        ),
     ] = None,
     force: Force = False,
     as_json: AsJson = False,

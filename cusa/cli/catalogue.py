@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import print_json, print_table
-from cusa.cli.options import AsJson
+from cusa.cli.options import AsJson, parse_here
 
 
 def list_(
     what: Annotated[str, typer.Argument(help="datasets, layouts, recipes, teachers or drop-reasons.")],
-    work: Annotated[Path | None, typer.Option("--data", help="Show what this work folder holds instead.")] = None,
+    work: Annotated[
+        Path | None, typer.Option("--data", parser=parse_here, help="Show what this work folder holds instead.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what there is to choose from, or what a work folder holds."""

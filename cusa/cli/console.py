@@ -56,6 +56,27 @@ def print_table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
         print_text("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def how_far(what: str, done: int, total: int, *, seconds: float, before: int) -> str:
+    """Say how far a piece of work is, and at what pace.
+
+    Args:
+        what: its name; one that ends with `(bytes)` counts bytes.
+        done: units that are done.
+        total: all of them; 0 = not known.
+        seconds: since the first word of it.
+        before: units that were done by then, for example before a download was resumed.
+    """
+    if what.endswith("(bytes)"):
+        state = f"{done / 2**20:,.1f}{f'/{total / 2**20:,.1f}' if total else ''} MiB"
+    else:
+        state = f"{done:,}{f'/{total:,}' if total else ''}"
+    if done <= before or seconds <= 0:
+        return state
+    rate = (done - before) / seconds
+    state += f", {rate / 2**20:,.1f} MiB/s" if what.endswith("(bytes)") else f", {rate:,.1f}/s"
+    return f"{state}, {(total - done) / rate:,.0f} s left" if done < total else state
+
+
 class Stopping:
     """Turns the first SIGTERM or Ctrl-C into a wish that the training loop grants at the next step."""
 
@@ -92,18 +113,19 @@ class Console:
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last: dict[str, float] = {}
+        self._first: dict[str, tuple[float, int]] = {}
         self._start = time.monotonic()
 
     def __enter__(self) -> "Console":
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(elapsed_when_finished=True),
+                TextColumn("{task.fields[state]}"),
+                TimeElapsedColumn(),
             )
             self._progress = Progress(*columns, console=Console(stderr=True))
             self._progress.start()
@@ -114,16 +136,18 @@ class Console:
             self._progress.stop()
 
     def event(self, what: str, done: int, total: int) -> None:
-        """Show how far a piece of work is."""
+        """Show how far a piece of work is, how fast it goes and how long it will take."""
+        now = time.monotonic()
+        start, before = self._first.setdefault(what, (now, done))
+        state = how_far(what, done, total, seconds=now - start, before=before)
         if self._progress is not None:
             if what not in self._tasks:
-                self._tasks[what] = self._progress.add_task(what, total=total)
-            self._progress.update(self._tasks[what], completed=done, total=total)
+                self._tasks[what] = self._progress.add_task(what, total=total, state=state)
+            self._progress.update(self._tasks[what], completed=done, total=total, state=state)
             return
-        now = time.monotonic()
         if done == total or now - self._last.get(what, 0.0) >= self.EVERY:
             self._last[what] = now
-            say(f"[{now - self._start:6.1f} s] {what}: {done:,}/{total:,}")
+            say(f"[{now - self._start:6.1f} s] {what}: {state}")
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Show a validation between the bars."""

@@ -6,10 +6,13 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, print_text
+from cusa.cli.options import local
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("work/demo"),
+    out: Annotated[Path, typer.Option(parser=local("--out"), help="Folder for everything the demo makes.")] = Path(
+        "work/demo"
+    ),
     seed: Annotated[int, typer.Option(help="Seed of the drawn data set and of both trainings.")] = 0,
 ) -> None:
     """Run the whole journey on drawn scenes: no network, no accelerator, no account."""

@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, report_outcomes
-from cusa.cli.options import AsJson, Force, Settings
+from cusa.cli.options import AsJson, Force, Settings, local
 from cusa.errors import ConfigError
 
 
 def download(
     name: Annotated[str, typer.Argument(help="Data set (`cusa list datasets` shows them), or a manifest's TOML file.")],
-    out: Annotated[Path, typer.Option(help="Folder for the raw files.")],
+    out: Annotated[Path, typer.Option(parser=local("--out"), help="Folder for the raw files.")],
     lock: Annotated[
         Path | None, typer.Option(help="`lock.json` of another machine: the files must be the same.")
     ] = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cusa.cli.console import Console, print_json, print_table, print_text, say
-from cusa.cli.options import AsJson, Force, Settings
+from cusa.cli.options import AsJson, Force, Settings, local, parse_here
 
 
 def eval_(
@@ -17,6 +17,7 @@ def eval_(
         list[Path],
         typer.Option(
             "--data",
+            parser=parse_here,
             help="Work folder, data set in its official layout, STS folder, ECCV Caption ground truth, or CxC ratings; "
             "repeatable.",
         ),
@@ -25,7 +26,9 @@ def eval_(
         list[str] | None, typer.Option("--tasks", help="Names with commas, or all. Default: what the data allow.")
     ] = None,
     split: Annotated[str, typer.Option(help="Split; default: the run's test split.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Folder of the results; default: `eval` in the run.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=local("--out"), help="Folder of the results; default: `eval` in the run.")
+    ] = None,
     ids: Annotated[Path | None, typer.Option(help="The image keys the split must consist of, one a line.")] = None,
     settings: Settings = None,
     force: Force = False,
@@ -33,6 +36,8 @@ def eval_(
 ) -> None:
     """Score a student: retrieval by own pairs and every known match, COCO, CxC, ECCV Caption, classes, STS."""
     from cusa import scoring
+
+    local("RUN")(name)
 
     with Console() as console:
         results = scoring.evaluate(

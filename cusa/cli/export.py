@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, report_outcomes
-from cusa.cli.options import AsJson, Force
+from cusa.cli.options import AsJson, Force, local
 
 
 def export(
@@ -14,7 +14,7 @@ def export(
         str, typer.Argument(metavar="RUN", help="A run, a model folder, a checkpoint file, or a hub name.")
     ],
     to: Annotated[str, typer.Option(help="folder (ours), hf, sentence-transformers, or onnx.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[Path, typer.Option(parser=local("--out"), help="Folder to write.")],
     space: Annotated[str, typer.Option(help="sentence-transformers: cross or uni.")] = "cross",
     ensemble: Annotated[str, typer.Option(help="A second run: an SGR and an SAF become SGRAF.")] = "",
     force: Force = False,

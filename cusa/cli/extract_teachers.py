@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, report_outcomes
-from cusa.cli.options import AsJson, EngineAddress, EngineKind, Force, Splits, Work, engine_of, validated
+from cusa.cli.options import AsJson, EngineAddress, EngineKind, Force, Splits, Work, engine_of, local, validated
 from cusa.errors import ConfigError
 
 
@@ -21,9 +21,14 @@ def extract_teachers(
     batch_size: Annotated[int, typer.Option(help="Items a pass of the teacher.")] = 64,
     weights: Annotated[str, typer.Option(help="File of a teacher's published weights, or its folder (Unicom).")] = "",
     import_: Annotated[
-        Path | None, typer.Option("--import", help="Take features from this .npz, .npy or .parquet instead.")
+        Path | None,
+        typer.Option(
+            "--import", parser=local("--import"), help="Take features from this .npz, .npy or .parquet instead."
+        ),
     ] = None,
-    ids: Annotated[Path | None, typer.Option(help="Of --import FILE.npy: a file with an identifier a line.")] = None,
+    ids: Annotated[
+        Path | None, typer.Option(parser=local("--ids"), help="Of --import FILE.npy: a file with an identifier a line.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes, for example one a GPU; 0 = this one.")] = 0,
     engine: EngineKind = "local",
     address: EngineAddress = "",

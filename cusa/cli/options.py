@@ -1,5 +1,6 @@
 """Options that several commands share, and how words become configurations."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,28 @@ def parse_place(text: str) -> Path:
     from cusa.manifests.paths import place
 
     return place(text)
+
+
+def parse_here(text: str) -> Path:
+    """Return a path, or the mirror on this machine of the place that a URL names."""
+    from cusa.manifests import mirror
+
+    return mirror.here(parse_place(text))
+
+
+def local(option: str) -> Callable[[str], Path]:
+    """Return a parser for what must lie on this machine: files that are renamed into place or mapped into memory."""
+
+    def parse_local(text: str) -> Path:
+        if "://" in text and not text.startswith("file://"):
+            raise ConfigError(
+                f"{option} {text}: this lies on another machine, and a folder of this one is needed. Give a local "
+                "path, and copy it from or to the store with the store's own tool (for S3: `aws s3 cp --recursive`).",
+                option=option,
+            )
+        return parse_place(text)
+
+    return parse_local
 
 
 Work = Annotated[Path, typer.Argument(metavar="WORK", parser=parse_place, help="Work folder that `cusa shard` wrote.")]

@@ -6,13 +6,19 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import print_json, print_text
-from cusa.cli.options import AsJson, Force
+from cusa.cli.options import AsJson, Force, local, parse_here
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Evaluated runs; the first is the baseline.")],
-    work: Annotated[Path | None, typer.Option("--data", help="Work folder; default: the one the run names.")] = None,
-    out: Annotated[Path | None, typer.Option(help="HTML file; default: report.html in the last run.")] = None,
+    runs: Annotated[
+        list[Path], typer.Argument(parser=local("RUNS"), help="Evaluated runs; the first is the baseline.")
+    ],
+    work: Annotated[
+        Path | None, typer.Option("--data", parser=parse_here, help="Work folder; default: the one the run names.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=local("--out"), help="HTML file; default: report.html in the last run.")
+    ] = None,
     sweep: Annotated[Path | None, typer.Option(help="Folder of a sweep: its frontier is drawn.")] = None,
     force: Force = False,
     as_json: AsJson = False,

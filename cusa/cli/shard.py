@@ -38,7 +38,9 @@ def shard(
     check: Annotated[str, typer.Option(help="Proof that images are whole: structure, or decode (slow).")] = "structure",
     resize: Annotated[int, typer.Option(help="Shorter side of larger images, re-encoded; 0 = bytes as they are.")] = 0,
     quality: Annotated[int, typer.Option(help="JPEG quality of resized images.")] = 92,
-    keys: Annotated[Path | None, typer.Option(help="Of `subset`: a file with a key a line.")] = None,
+    keys: Annotated[
+        Path | None, typer.Option(parser=parse_place, help="Of `subset`: a file with a key a line.")
+    ] = None,
     query: Annotated[str, typer.Option("--sql", help="Of `subset`: a query whose first column is keys.")] = "",
     verdicts: Annotated[
         str,
@@ -109,7 +111,8 @@ def _keys(work: Path, file: Path | None, query: str, verdicts: str) -> list[str]
         if not file.is_file():
             raise DataError(f"{file} does not exist. It should hold one key a line.", path=file)
         return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    from cusa.manifests import mirror
     from cusa.pipeline.query import connect
 
-    with connect(work) as database:
+    with connect(mirror.here(work)) as database:
         return [str(row[0]) for row in database.run(query).rows]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, print_text, say
-from cusa.cli.options import Work
+from cusa.cli.options import Work, local
 from cusa.errors import ConfigError
 
 
@@ -16,7 +16,9 @@ def sql(
     query: Annotated[
         str, typer.Argument(help="One statement; `-` reads it from stdin. Without it: a prompt, or the views.")
     ] = "",
-    runs: Annotated[list[Path] | None, typer.Option("--run", help="Run folder; default: `runs` beside WORK.")] = None,
+    runs: Annotated[
+        list[Path] | None, typer.Option("--run", parser=local("--run"), help="Run folder; default: `runs` beside WORK.")
+    ] = None,
     raw: Annotated[
         list[Path] | None, typer.Option("--raw", help="Folder of a download; default: those near WORK.")
     ] = None,
@@ -27,19 +29,16 @@ def sql(
     write: Annotated[bool, typer.Option("--allow-write", help="Let statements write, and read other files.")] = False,
 ) -> None:
     """Ask in SQL: DuckDB with a typed view for each table, read only unless told."""
-    from cusa.manifests import store
-    from cusa.manifests.paths import is_remote
+    from cusa.manifests import mirror, store
     from cusa.pipeline.query import connect, render
 
-    if is_remote(work):
-        raise ConfigError(f"SQL reads tables on this machine; copy those of {work} here first.", work=str(work))
     if timeout < 0:
         raise ConfigError(f"--timeout {timeout:g}: seconds, 0 or more.", option="--timeout")
     if form == "parquet" and out is None:
         raise ConfigError("--format parquet needs --out FILE: it is no text.", option="--out")
     if query == "-":
         query = sys.stdin.read()
-    with connect(work, runs=runs, raw=raw, read_only=not write) as database:
+    with connect(mirror.here(work), runs=runs, raw=raw, read_only=not write) as database:
         if export is not None:
             with Console() as console:
                 number = database.export(export, on_event=console.event)

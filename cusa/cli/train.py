@@ -7,13 +7,15 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, Stopping, report_outcomes
-from cusa.cli.options import AsJson, Force, Settings
+from cusa.cli.options import AsJson, Force, Settings, local, parse_here
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name or the path of a TOML file.")],
-    work: Annotated[Path, typer.Option("--data", help="Work folder with shards and teacher tables.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    work: Annotated[
+        Path, typer.Option("--data", parser=parse_here, help="Work folder with shards and teacher tables.")
+    ],
+    out: Annotated[Path, typer.Option(parser=local("--out"), help="Folder of the run.")],
     settings: Settings = None,
     resume: Annotated[
         str, typer.Option(help="auto: go on from the latest whole checkpoint, or start; must: never start without one.")

@@ -80,7 +80,7 @@ class Drop:
 
 def utf8(text: str) -> str:
     """Replace what no table can hold: half a surrogate pair, or the bytes of a name in another encoding."""
-    return text.encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 REASONS = {

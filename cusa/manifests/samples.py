@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cusa.errors import DataError
-from cusa.manifests import schemas, store
+from cusa.manifests import mirror, schemas, store
 from cusa.manifests.paths import is_remote, named_remote_errors
 
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 SPLIT_FILES = ("shards.parquet", "samples.parquet", "captions.parquet")
 
 
@@ -60,6 +61,7 @@ class Split:
             for file, names in zip(SPLIT_FILES, columns, strict=True)
         )
         self._tars: dict[str, int] = {}
+        self._origin = mirror.origin(work)
 
     # The large tables are read when they are asked for: training reads them row by row from files.
 
@@ -192,8 +194,14 @@ class Split:
     def _bytes(self) -> np.ndarray:
         return self.samples["image_bytes"].to_numpy()
 
+    @cached_property
+    def _sha256(self) -> dict[str, str]:
+        return dict(zip(self.shards["shard"].to_pylist(), self.shards["sha256"].to_pylist(), strict=True))
+
     def _read(self, shard: str, offset: int, size: int) -> bytes:
-        """Return some bytes of a tar: from the file, or with one range request from where it lies."""
+        """Return some bytes of a tar: from the file, from a mirror's copy, or with one range request from elsewhere."""
+        if self._origin is not None:
+            return mirror.read_tar(self._origin / self.name / shard, self._sha256[shard], offset, size)
         if not is_remote(self.folder):
             return os.pread(self._tar(shard), size, offset)
         path = self.folder / shard
@@ -216,4 +224,4 @@ class Split:
 
 def sample_json(*, key: str, captions: list[dict[str, object]], **fields: object) -> bytes:
     """Return the `{key}.json` member of a sample: sorted keys, UTF-8, one line."""
-    return json.dumps({"key": key, "captions": captions, **fields}, sort_keys=True, ensure_ascii=False).encode()
+    return _encode({"key": key, "captions": captions, **fields}).encode()

@@ -1,6 +1,7 @@
 """Mapping a function over units of work, in the units' order: in processes of this machine, or on a Ray cluster."""
 
 import functools
+import importlib
 import multiprocessing
 import os
 import signal
@@ -40,6 +41,7 @@ def run_units(
     what: str,
     workers: int = 0,
     engine: Engine = LOCAL,
+    ahead: "Ahead | None" = None,
     gpus: bool = False,
     weigh: Callable[[Unit], int] = lambda unit: 1,
     on_event: OnEvent = ignore,
@@ -56,6 +58,7 @@ def run_units(
         what: what is being done, for progress and errors.
         workers: processes; 0 = one a core, or with `gpus` one a GPU. One local worker is this process.
         engine: where they run.
+        ahead: processes that may be waiting for the units already.
         gpus: give each worker one GPU of its own, if there are any.
         weigh: how much of the progress a unit is.
         on_event: hears of every finished unit.
@@ -71,7 +74,11 @@ def run_units(
         finished = _on_ray(function, units, what, workers, engine.address, gpus)
     else:
         workers = min(workers or available_cores(), len(units))
-        finished = _here(function, units) if workers <= 1 else _in_processes(function, units, what, workers, gpus)
+        pool = ahead.pool if ahead else None
+        if workers <= 1:
+            finished = _here(function, units)
+        else:
+            finished = _in_processes(function, units, what, pool or _pool(workers, gpus))
     results: dict[int, Result] = {}
     done = 0
     for number, result in finished:
@@ -91,13 +98,49 @@ def _here(function: Callable[[Unit], Result], units: Sequence[Unit]) -> Iterator
         yield number, function(unit)
 
 
-def _in_processes(
-    function: Callable[[Unit], Result], units: Sequence[Unit], what: str, workers: int, gpus: bool
-) -> Iterator[tuple[int, Result]]:
+def _pool(workers: int, gpus: bool = False) -> ProcessPoolExecutor:
     # Spawn, not fork: a forked child of a process with threads (torch, arrow) can hang.
     context = multiprocessing.get_context("spawn")
     started = context.Value("i", 0)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(started, workers, gpus))
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(started, workers, gpus))
+
+
+class Ahead:
+    """Local processes that import what a stage needs while its units are still being found out.
+
+    Args:
+        function: what they will apply; its module is what they import.
+        workers: processes; 0 = one a core.
+        engine: where units run; elsewhere than here nothing is started.
+    """
+
+    def __init__(self, function: Callable[..., Any], workers: int, engine: Engine = LOCAL) -> None:
+        self._module = function.__module__
+        self._workers = (workers or available_cores()) if engine.kind == "local" else 1
+        self.pool: ProcessPoolExecutor | None = None
+
+    def start(self) -> None:
+        """Start them, if there are to be several."""
+        if self._workers > 1 and self.pool is None:
+            self.pool = _pool(self._workers)
+            for _ in range(self._workers):
+                self.pool.submit(_import, self._module)
+
+    def __enter__(self) -> "Ahead":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _import(module: str) -> None:
+    importlib.import_module(module)
+
+
+def _in_processes(
+    function: Callable[[Unit], Result], units: Sequence[Unit], what: str, pool: ProcessPoolExecutor
+) -> Iterator[tuple[int, Result]]:
     try:
         futures = {pool.submit(function, unit): number for number, unit in enumerate(units)}
         for future in as_completed(futures):
@@ -113,6 +156,7 @@ def _in_processes(
 
 def _start(started: Any, workers: int, gpus: bool) -> None:
     """Prepare a worker process, before it imports anything heavy."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C reaches the whole process group; the parent stops handing out units and the one in hand is finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Workers that each take all cores only wait for each other.
@@ -123,6 +167,14 @@ def _start(started: Any, workers: int, gpus: bool) -> None:
             started.value += 1
         visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)] if visible else str(number)
+
+
+def _end_with_parent() -> None:
+    """Leave at once when the parent is killed: the pool's queue would let a worker wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _on_ray(

@@ -1,7 +1,6 @@
 """One image on its way into a tar: its bytes, the proof that they are whole, its smaller copy if asked for."""
 
 import io
-import re
 import warnings
 import zlib
 from pathlib import Path
@@ -12,11 +11,10 @@ from PIL import Image, UnidentifiedImageError
 from cusa.manifests.paths import is_remote
 from cusa.manifests.records import ImageRecord
 from cusa.models.preprocess import UNDECODABLE, decode_rgb
+from cusa.pipeline import jpeg
 from cusa.pipeline.config import ShardConfig
 
 _FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_HUFFMAN_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive: what every decoder reads
 
 
 class Refused(Exception):
@@ -51,6 +49,10 @@ def read_image(record: ImageRecord, config: ShardConfig) -> tuple[bytes, str, in
     data = _read(record.path, record.offset, record.length)
     if record.array:
         return _as_npy(data, record.array)
+    if config.check == "structure" and (size := jpeg.whole_size(data)) is not None:
+        _within_bounds(*size, config)
+        if not config.resize or min(size) <= config.resize:
+            return data, "jpg", *size
     with warnings.catch_warnings():
         # Pillow warns of large pictures and odd metadata; the bound below is ours, and the rest is no defect.
         warnings.simplefilter("ignore")
@@ -61,16 +63,13 @@ def read_image(record: ImageRecord, config: ShardConfig) -> tuple[bytes, str, in
         except (UnidentifiedImageError, *UNDECODABLE) as error:
             raise Refused(*_what_else(data)) from error
         width, height = image.size
-        if width * height > config.max_pixels:
-            raise Refused("too-large", f"{width} x {height} pixels, {config.max_pixels} allowed")
-        if min(width, height) < config.min_side:
-            raise Refused("too-small", f"{width} x {height} pixels, a side of {config.min_side} needed")
+        _within_bounds(width, height, config)
         # A JPEG with further pictures behind it (MPO) opens as its first one.
         ext = _FORMATS.get(str(image.format), "jpg")
         try:
             if config.resize and min(width, height) > config.resize:
                 return _smaller(data, config)
-            if config.check == "decode" or not _is_whole(data, ext):
+            if config.check == "decode" or ext != "png" or not _png_is_whole(data):
                 image.load()
         except UNDECODABLE as error:
             detail = str(error).splitlines()[0] if str(error) else "the data ends early"
@@ -78,15 +77,21 @@ def read_image(record: ImageRecord, config: ShardConfig) -> tuple[bytes, str, in
     return data, ext, width, height
 
 
+def _within_bounds(width: int, height: int, config: ShardConfig) -> None:
+    if width * height > config.max_pixels:
+        raise Refused("too-large", f"{width} x {height} pixels, {config.max_pixels} allowed")
+    if min(width, height) < config.min_side:
+        raise Refused("too-small", f"{width} x {height} pixels, a side of {config.min_side} needed")
+
+
 def _read(path: Path, offset: int, length: int | None) -> bytes:
     try:
-        if length is None and not offset:
-            return path.read_bytes()
         if is_remote(path):
             end = None if length is None else offset + length
             return path.fs.cat_file(path.path, start=offset, end=end)  # type: ignore[attr-defined]
-        with path.open("rb") as file:
-            file.seek(offset)
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (half the time of Path.open)
+            if offset:
+                file.seek(offset)
             return file.read(-1 if length is None else length)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise Refused("missing", getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
@@ -114,39 +119,6 @@ def _smaller(data: bytes, config: ShardConfig) -> tuple[bytes, str, int, int]:
         out, "JPEG", quality=config.quality, icc_profile=image.info.get("icc_profile")
     )
     return out.getvalue(), "jpg", *size
-
-
-def _is_whole(data: bytes, ext: str) -> bool:
-    """Tell whether a file's structure proves that nothing is missing; False = only decoding can tell."""
-    if ext == "jpg":
-        return _jpeg_is_whole(data)
-    return ext == "png" and _png_is_whole(data)  # WebP has no sums
-
-
-def _jpeg_is_whole(data: bytes) -> bool:
-    """Walk a JPEG's segments to its end marker (ITU T.81, annex B)."""
-    at, frame, scans = 2, False, 0
-    while at + 2 <= len(data):
-        if data[at] != 0xFF:
-            return False
-        kind = data[at + 1]
-        if kind == 0xFF:  # fill bytes
-            at += 1
-            continue
-        if kind == 0xD9:
-            return frame and scans > 0
-        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-            if kind not in _HUFFMAN_FRAMES:
-                return False
-            frame = True
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if kind == 0xDA:
-            scans += 1
-            marker = _NEXT_MARKER.search(data, at)
-            if marker is None:
-                return False
-            at = marker.start()
-    return False
 
 
 def _png_is_whole(data: bytes) -> bool:

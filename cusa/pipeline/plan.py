@@ -1,14 +1,13 @@
 """The plan of a sharding: every row a reader found, sorted by key on disk, cut into tars.
 
-What a reader gives is put into a small database in a temporary folder (SQLite: it sorts and finds equal keys without
-holding the rows), so memory does not grow with the data set.
+What a reader gives is put into a small temporary database (SQLite: it sorts and finds equal keys without holding the
+rows), so memory does not grow with the data set.
 """
 
 import contextlib
 import hashlib
 import json
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -16,13 +15,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cusa.manifests.events import OnEvent, ignore
-from cusa.manifests.paths import named_remote_errors
+from cusa.manifests.paths import is_remote, named_remote_errors
 from cusa.manifests.records import Drop, ImageRecord
 
 Item = TypeVar("Item")
 
 _TABLES = """
-CREATE TABLE records (key TEXT PRIMARY KEY, split TEXT, bytes INTEGER, mark TEXT, row TEXT);
+CREATE TABLE records (key TEXT PRIMARY KEY, split TEXT, bytes INTEGER, state TEXT, row TEXT);
 CREATE TABLE drops (number INTEGER PRIMARY KEY, split TEXT, row TEXT);
 CREATE TABLE contents (sha256 TEXT, split TEXT, key TEXT);
 """
@@ -49,12 +48,14 @@ class Plan:
             self.read[row.kind] += 1
             self.drop(row)
             return
-        self.read.update(image=1, caption=len(row.captions))
-        size, *mark = self._fingerprint(row)
-        self._total.update(repr(mark).encode("utf-8", "surrogatepass"))
-        values = (row.key, row.split, size, hashlib.sha256(repr(mark).encode("utf-8", "surrogatepass")).hexdigest())
+        self.read["image"] += 1
+        self.read["caption"] += len(row.captions)
+        size, state = self._state(row)
+        told = json.dumps(row.to_json())
+        self._total.update(f"{told}{state}\n".encode())
         try:
-            self._database.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?)", (*values, json.dumps(row.to_json())))
+            values = (row.key, row.split, size, state, told)
+            self._database.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?)", values)
         except sqlite3.IntegrityError:
             ((first,),) = self._database.execute("SELECT row FROM records WHERE key = ?", (row.key,))
             self.refuse(row, "duplicate-key", f"{json.loads(first)[3]} has it already")
@@ -94,24 +95,24 @@ class Plan:
         """Cut a split into tars: sorted by key, at most `max_images` and about `max_bytes` each.
 
         Yields:
-            A digest over the fingerprints of the tar's images, and their rows as JSON.
+            A digest over the rows and the state of their images, and the rows as JSON.
         """
         rows: list[str] = []
         total, size = hashlib.sha256(), 0
-        found = self._database.execute("SELECT bytes, mark, row FROM records WHERE split = ? ORDER BY key", (split,))
-        for bytes_, mark, row in found:
+        found = self._database.execute("SELECT bytes, state, row FROM records WHERE split = ? ORDER BY key", (split,))
+        for bytes_, state, row in found:
             if rows and (len(rows) >= max_images or size + bytes_ > max_bytes):
                 yield total.hexdigest(), rows
                 rows, total, size = [], hashlib.sha256(), 0
             rows.append(row)
-            total.update(mark.encode())
+            total.update(f"{row}{state}\n".encode())
             size += bytes_
         if rows:
             yield total.hexdigest(), rows
 
-    def content(self, sha256: str, split: str, key: str) -> None:
-        """Note the content of an image that was kept, to find equal ones."""
-        self._database.execute("INSERT INTO contents VALUES (?, ?, ?)", (sha256, split, key))
+    def contents(self, rows: Iterable[tuple[str, str, str]]) -> None:
+        """Note digest, split and key of images that were kept, to find equal ones."""
+        self._database.executemany("INSERT INTO contents VALUES (?, ?, ?)", rows)
 
     def equal_contents(self) -> Iterator[tuple[str, str, str]]:
         """Give digest, split and key of every image whose bytes another one has too."""
@@ -120,22 +121,21 @@ class Plan:
             "(SELECT sha256 FROM contents GROUP BY sha256 HAVING count(*) > 1) ORDER BY 1, 2, 3"
         )
 
-    def _fingerprint(self, record: ImageRecord) -> list[Any]:
-        """Return the image's size, then what tells whether the record changed, without reading its image."""
+    def _state(self, record: ImageRecord) -> tuple[int, str]:
+        """Return an image's size, and what tells whether its file changed, without reading it."""
         if record.path is None:
             stat = [0, 0]
         elif record.path == self._stats[0]:  # images in a tar or an array: one file after another
             stat = self._stats[1]
         else:
             try:
-                with named_remote_errors(record.path):
+                with named_remote_errors(record.path) if is_remote(record.path) else contextlib.nullcontext():
                     found = record.path.stat()
                 stat = [found.st_size, found.st_mtime_ns]
             except (OSError, ValueError):  # ValueError: a name that no file can have
                 stat = [-1, 0]
             self._stats = (record.path, stat)
-        size = max(0, stat[0]) if record.length is None else record.length
-        return [size, record.to_json(), stat]
+        return max(0, stat[0]) if record.length is None else record.length, f"{stat[0]} {stat[1]}"
 
 
 def chunks(rows: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -153,17 +153,16 @@ def make(rows: Iterable[ImageRecord | Drop], *, on_event: OnEvent = ignore) -> I
         rows: what a reader gives.
         on_event: hears of every thousandth row; how many there will be is not known.
     """
-    with tempfile.TemporaryDirectory(prefix="cusa-plan-") as folder:
-        database = sqlite3.connect(f"{folder}/plan.sqlite", isolation_level=None)
-        try:
-            # Nothing here outlives the process: no journal, no waiting for the disk.
-            database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_TABLES}")
-            database.execute("BEGIN")
-            plan = Plan(database)
-            for number, row in enumerate(rows, 1):
-                plan.add(row)
-                if number % 1000 == 0:
-                    on_event("read", number, 0)
-            yield plan
-        finally:
-            database.close()
+    # A database without a name lies in a file without a name: it outlives no process, not even a killed one.
+    database = sqlite3.connect("", isolation_level=None)
+    try:
+        database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_TABLES}")
+        database.execute("BEGIN")
+        plan = Plan(database)
+        for number, row in enumerate(rows, 1):
+            plan.add(row)
+            if number % 1000 == 0:
+                on_event("read", number, 0)
+        yield plan
+    finally:
+        database.close()

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from cusa.pipeline import plan as plans
 from cusa.pipeline import tar
 from cusa.pipeline.append import Base
 from cusa.pipeline.config import ShardConfig
-from cusa.pipeline.engine import LOCAL, Engine, run_units
-from cusa.pipeline.plan import Plan
+from cusa.pipeline.engine import LOCAL, Ahead, Engine, run_units
+from cusa.pipeline.plan import Item, Plan
 from cusa.pipeline.readers import Reading
 from cusa.pipeline.stage import Outcome, outcome
 
@@ -70,10 +70,12 @@ def run(
     clock = ledger.Clock()
     book = out / LEDGER
     parameters = {"dataset": reading.dataset, **config.model_dump(exclude={"workers"})}
-    with plans.make(reading.rows, on_event=on_event) as plan:
+    old = ledger.read(book)
+    ahead = Ahead(tar.write, config.workers, engine)
+    rows = _starting(reading.rows, ahead, config.max_images) if append or force or old is None else reading.rows
+    with ahead, plans.make(rows, on_event=on_event) as plan:
         inputs = {**reading.files, "images": plan.digest}
         addition = store.digest(inputs)
-        old = ledger.read(book)
         why = _why(out, inputs, addition, parameters, old, append=append, force=force)
         if why is None and old is not None:
             _tidy(out, old)
@@ -88,7 +90,7 @@ def run(
             appending.end(out)
         # From here until the new ledger the work folder counts as unfinished.
         book.unlink(missing_ok=True)
-        written, counts = _write(config, plan, out, base, force=force, engine=engine, on_event=on_event)
+        written, counts = _write(config, plan, out, base, ahead, force=force, engine=engine, on_event=on_event)
         for kind in ("image", "caption"):
             now = [counts[f"{kind}s_{what}"] for what in ("kept", "dropped")]
             counts[f"{kind}s_read"] = plan.read[kind]
@@ -159,8 +161,24 @@ def _why(
     return why
 
 
+def _starting(rows: Iterable[Item], ahead: Ahead, after: int) -> Iterator[Item]:
+    """Give rows, and start the workers once there will be more than one tar."""
+    for number, row in enumerate(rows):
+        if number == after:
+            ahead.start()
+        yield row
+
+
 def _write(
-    config: ShardConfig, plan: Plan, out: Path, base: Base | None, *, force: bool, engine: Engine, on_event: OnEvent
+    config: ShardConfig,
+    plan: Plan,
+    out: Path,
+    base: Base | None,
+    ahead: Ahead,
+    *,
+    force: bool,
+    engine: Engine,
+    on_event: OnEvent,
 ) -> tuple[list[Path], Counter[str]]:
     """Write the tars and tables of every split that the plan names; return the files and what was kept and dropped."""
     store.sweep(out)
@@ -175,7 +193,7 @@ def _write(
                 (folder / file).unlink(missing_ok=True)
         units[folder] = _units(config, plan, folder, base.first_number(folder) if base else 0)
     every = [unit for of_split in units.values() for unit in of_split]
-    run_units(tar.write, every, what="shard", workers=config.workers, engine=engine, on_event=on_event)
+    run_units(tar.write, every, what="shard", workers=config.workers, engine=engine, ahead=ahead, on_event=on_event)
     written, counts = [], Counter[str]()
     for folder, of_split in units.items():
         written += [unit.tar for unit in of_split if unit.tar.is_file()]
@@ -205,9 +223,10 @@ def _write_tables(
             name: stack.enter_context(store.table_writer(folder / name, schema)) for name, schema in _SCHEMAS.items()
         }
 
-        def add(name: str, rows: list[dict[str, Any]]) -> None:
-            if rows:
-                writers[name].write_table(pa.Table.from_pylist(rows, schema=_SCHEMAS[name]))
+        def add(name: str, rows: pa.Table | list[dict[str, Any]]) -> None:
+            if len(rows):
+                table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=_SCHEMAS[name])
+                writers[name].write_table(table)
 
         if base:
             for name in SPLIT_FILES:
@@ -227,16 +246,17 @@ def _write_tables(
         for rows in plans.chunks(plan.drops(folder.name), _ROWS):
             refuse(rows)
         for unit in units:
-            mark = store.read_json(unit.mark)
-            refuse(mark["drops"])
-            counts["images_kept"] += len(mark["samples"])
-            counts["captions_kept"] += len(mark["captions"])
-            if mark["samples"]:
-                row = {"shard": mark["shard"], "bytes": mark["bytes"], "sha256": mark["sha256"]}
-                add("shards.parquet", [{**row, "images": len(mark["samples"]), "captions": len(mark["captions"])}])
-                add("samples.parquet", mark["samples"])
-                add("captions.parquet", mark["captions"])
-                kept.update(row["key"] for row in mark["samples"] if base)
+            mark = tar.read_mark(unit)
+            refuse(mark.drops.to_pylist())
+            counts["images_kept"] += len(mark.samples)
+            counts["captions_kept"] += len(mark.captions)
+            if len(mark.samples):
+                row = {"shard": mark.shard, "bytes": mark.bytes, "sha256": mark.sha256}
+                add("shards.parquet", [{**row, "images": len(mark.samples), "captions": len(mark.captions)}])
+                add("samples.parquet", mark.samples)
+                add("captions.parquet", mark.captions)
+                if base:
+                    kept.update(mark.samples["key"].to_pylist())
         if base:
             add("drops.parquet", appending.old_and_new_drops(base, folder, kept, collected))
     return [folder / name for name in _SCHEMAS]
@@ -267,9 +287,8 @@ def _write_duplicates(plan: Plan, out: Path, names: Iterable[str]) -> tuple[Path
     for name in names:
         columns = ["sha256", "key", "ext"]
         for table in store.table_batches(out / name / "samples.parquet", columns=columns):
-            for sha256, key, ext in zip(*(table[column].to_pylist() for column in columns), strict=True):
-                if ext:
-                    plan.content(sha256, name, key)
+            images = zip(*(table[column].to_pylist() for column in columns), strict=True)
+            plan.contents((sha256, name, key) for sha256, key, ext in images if ext)
     copies = across = 0
     first = ("", "")
     with store.table_writer(out / DUPLICATES, schemas.DUPLICATES) as writer:

@@ -2,6 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +51,44 @@ def test_run_units__a_killed_worker_is_explained() -> None:
 
 def test_run_units__nothing_to_do() -> None:
     assert run_units(_square, [], what="x") == []
+
+
+def _waits(folder: Path) -> None:
+    (folder / str(os.getpid())).touch()
+    time.sleep(60)
+
+
+def test_run_units__workers_of_a_killed_process_end(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from cusa.pipeline.engine import run_units; "
+        "from tests.pipeline.test_engine import _waits\n"
+        "if __name__ == '__main__': run_units(_waits, [Path(sys.argv[1])] * 2, what='wait', workers=2)"
+    )
+    script = tmp_path / "parent.py"
+    script.write_text(code)
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    root = Path(__file__).resolve().parents[2]
+    parent = subprocess.Popen(
+        [sys.executable, script, seen], env={**os.environ, "PYTHONPATH": str(root)}, stderr=subprocess.DEVNULL
+    )
+    _until(lambda: len(list(seen.iterdir())) == 2)
+    parent.kill()
+    parent.wait()
+    _until(lambda: not any(_runs(int(file.name)) for file in seen.iterdir()))
+
+
+def _until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] != "Z"

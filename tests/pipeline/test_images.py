@@ -10,7 +10,7 @@ from PIL import Image
 
 from cusa.manifests.records import ImageRecord
 from cusa.models.preprocess import decode_rgb
-from cusa.pipeline import images
+from cusa.pipeline import jpeg
 from cusa.pipeline.config import ShardConfig
 from cusa.pipeline.images import Refused, read_image
 
@@ -59,7 +59,7 @@ def test_structure__a_whole_file_is_whole_and_every_cut_is_found(tmp_path: Path,
 def test_structure__what_the_walk_accepts_decodes(shared: Path) -> None:
     files = sorted((shared / "data/coco-mini/val2014").glob("*.jpg"))[:60]
     files += sorted((shared / "data/standins/sop").rglob("*.JPG"))[:60]
-    assert all(images._jpeg_is_whole(file.read_bytes()) for file in files)
+    assert all(jpeg.whole_size(file.read_bytes()) for file in files)
     for file in files:
         with Image.open(file) as image:
             image.load()

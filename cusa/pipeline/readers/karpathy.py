@@ -1,7 +1,7 @@
 """Karpathy's JSON: one object with every image, its split and its sentences."""
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cusa.errors import DataError
@@ -59,7 +59,7 @@ def _record(row: Any, dataset: str, images: Path) -> tuple[ImageRecord, list[Dro
     filename = text(row["filename"], "filename")
     folder = text(row.get("filepath", ""), "filepath")
     key = keys.image_key(dataset, f"{int(row['cocoid']):012d}" if "cocoid" in row else Path(filename).stem)
-    split, source = _split_of(row), (Path(folder) / filename).as_posix()
+    split, source = _split_of(row), PurePosixPath(folder, filename).as_posix()
     path = inside(images, source)
     captions, drops = [], []
     for sentence in _sentences(row):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from cusa.errors import DataError
@@ -67,8 +67,7 @@ def inside(images: Path, relative: str) -> Path:
     Raises:
         ValueError: if the name is empty or leads elsewhere.
     """
-    path = PurePosixPath(relative)
-    if not relative or path.is_absolute() or ".." in path.parts or "\0" in relative:
+    if not relative or relative[0] == "/" or "\0" in relative or (".." in relative and ".." in relative.split("/")):
         raise ValueError(f"the path {relative!r} leaves the image folder" if relative else "the path is empty")
     return images / relative
 

@@ -1,0 +1,39 @@
+"""Progress in words: how far, how fast, how long still."""
+
+import pytest
+
+from cusa.cli import console
+from cusa.cli.console import Console, how_far
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("shard", 0, 40, 0.0, 0), "0/40"),
+        (("shard", 10, 40, 5.0, 0), "10/40, 2.0/s, 15 s left"),
+        (("shard", 40, 40, 8.0, 0), "40/40, 5.0/s"),
+        (("read", 3000, 0, 1.5, 0), "3,000, 2,000.0/s"),
+        (("a.zip (bytes)", 3 << 20, 10 << 20, 2.0, 1 << 20), "3.0/10.0 MiB, 1.0 MiB/s, 7 s left"),
+        (("a.zip (bytes)", 3 << 20, 0, 2.0, 0), "3.0 MiB, 1.5 MiB/s"),
+        (("a.zip (bytes)", 1 << 20, 10 << 20, 2.0, 1 << 20), "1.0/10.0 MiB"),
+    ],
+)
+def test_how_far__says_pace_and_rest(arguments: tuple[str, int, int, float, int], words: str) -> None:
+    what, done, total, seconds, before = arguments
+    assert how_far(what, done, total, seconds=seconds, before=before) == words
+
+
+def test_event__plain_lines_tell_rate_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = iter([0.0, 10.0, 12.0, 14.0, 20.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+    with Console() as shown:
+        for done in (0, 1 << 20, 2 << 20, 5 << 20):
+            shown.event("a.zip (bytes)", done, 5 << 20)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "[  10.0 s] a.zip (bytes): 0.0/5.0 MiB",
+        "[  14.0 s] a.zip (bytes): 2.0/5.0 MiB, 0.5 MiB/s, 6 s left",
+        "[  20.0 s] a.zip (bytes): 5.0/5.0 MiB, 0.5 MiB/s",
+    ]
