@@ -5,6 +5,7 @@
 Ratios within one run; writes benchmarks/results/stream-<machine>-<date>.json.
 """
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 THREADS = 2
@@ -132,6 +134,11 @@ print(json.dumps({**status(), "pairs": order.pairs, "files_mib": sum(r.nbytes fo
 """
 
 
+def sha256_of(key: str) -> bytes:
+    """Return what stands for a row's content."""
+    return hashlib.sha256(key.encode()).digest()
+
+
 def memory(folder: Path) -> dict[str, object]:
     """Build the caches and read the same number of batches from a small split and from one of eight times the data."""
     from cusa.manifests import tables
@@ -150,6 +157,7 @@ def memory(folder: Path) -> dict[str, object]:
                     split.folder / "teachers" / f"noise-{kind}" / f"{Path(shard).stem}.parquet",
                     modality=kind,
                     keys=keys[rows.start : rows.stop],
+                    contents=pa.array([sha256_of(key) for key in keys[rows.start : rows.stop]], pa.binary(32)),
                     embeddings=embeddings.astype(np.float16),
                     metadata={"teacher": f"noise-{kind}", "modality": kind, "shard_sha256": sha256},
                 )

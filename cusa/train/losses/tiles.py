@@ -20,7 +20,7 @@ from cusa.train.losses.tile_parts import Cross, Direction, Label, Soft, Tile, Wo
 TILE = 768
 """Rows of a tile on a CPU: ten float32 tiles stay in its last cache."""
 TILE_ON_DEVICE = 4096
-KEPT = 80 << 20
+KEPT = 48 << 20
 """Bytes of products that the first pass keeps for the second: the whole of it at most, whatever the batch."""
 
 
