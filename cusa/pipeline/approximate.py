@@ -197,8 +197,8 @@ def neighbours(
 def merge(files: list[Path], out: Path) -> int:
     """Merge index files of the same kind into one, rows in the order of the files.
 
-    Inverted lists can be merged where they were trained as one (the same centroids); flat indices always. Indices too
-    large for memory are read through memory maps.
+    Inverted lists can be merged where they were trained as one (the same centroids); flat indices always. All of them
+    are read into memory.
 
     Args:
         files: written by `cusa index`, or by anyone with FAISS.
