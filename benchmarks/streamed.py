@@ -5,10 +5,11 @@
 
 Every measurement is a process of its own (peak memory never falls within one): forward and backward of CUSALoss, D =
 512, teachers of 512 and 768 numbers, float32, two threads. Three steps are taken, as in a training; the first, in which
-the allocator meets these sizes for the first time, is given apart (`first_seconds`), the others by their median. The two
-ways alternate, so that what else the machine does meets both; the median and the best of the rounds are given, in
-seconds of the clock and of the CPU. Extra memory is the process's peak during all steps, less its peak before: inputs
-are there already, gradients are not.
+the allocator meets these sizes for the first time, is given apart (`first_seconds`), the others by their median. The
+two ways alternate, so that what else the machine does meets both; the median and the best of the rounds are given, in
+seconds of the clock and of the CPU. Threads wait as OpenMP has it by default; `--passive` lets them sleep, as the
+command line of `cusa` does. Extra memory is the process's peak during all steps, less its peak before: inputs are
+there already, gradients are not.
 """
 
 import argparse
@@ -66,11 +67,12 @@ def measure(impl: str, size: int, steps: int) -> dict[str, float]:
     }
 
 
-def in_a_process(impl: str, size: int) -> dict[str, float]:
+def in_a_process(impl: str, size: int, *, passive: bool) -> dict[str, float]:
     """Measure in a fresh process; a step of a large batch takes so long that one is enough."""
     steps = 3 if size <= 8192 else 1
     command = [sys.executable, __file__, "--one", impl, "--sizes", str(size), "--steps", str(steps)]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": "PASSIVE"} if passive else {}
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
 
 
@@ -85,6 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 8192, 32768])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--passive", action="store_true")
     parser.add_argument("--steps", type=int, default=3, help="of --one")
     parser.add_argument("--one", choices=["plain", "streamed"])
     asked = parser.parse_args()
@@ -95,15 +98,16 @@ def main() -> None:
     rounds: dict[str, list[dict[str, float]]] = {"plain": [], "streamed": []}
     for _ in range(asked.rounds):
         for impl, found in rounds.items():
-            found.append(in_a_process(impl, first))
+            found.append(in_a_process(impl, first, passive=asked.passive))
     plain, streamed = summary(rounds["plain"]), summary(rounds["streamed"])
-    sizes = {str(first): streamed} | {str(size): summary([in_a_process("streamed", size)]) for size in larger}
+    sizes = {str(first): streamed} | {str(size): summary([in_a_process("streamed", size, passive=asked.passive)]) for size in larger}
     flat = {size: one["cpu_seconds"] / int(size) ** 2 for size, one in sizes.items()}
     result = {
         "machine": "2-core-x86",
         "processor": platform.processor() or platform.machine(),
         "load_average": os.getloadavg()[0],
         "date": date.today().isoformat(),
+        "threads_wait": "passive" if asked.passive else "as by default",
         "batch": first,
         "plain": plain,
         "streamed": streamed,
