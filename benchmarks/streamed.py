@@ -100,7 +100,9 @@ def main() -> None:
         for impl, found in rounds.items():
             found.append(in_a_process(impl, first, passive=asked.passive))
     plain, streamed = summary(rounds["plain"]), summary(rounds["streamed"])
-    sizes = {str(first): streamed} | {str(size): summary([in_a_process("streamed", size, passive=asked.passive)]) for size in larger}
+    sizes = {str(first): streamed} | {
+        str(size): summary([in_a_process("streamed", size, passive=asked.passive)]) for size in larger
+    }
     flat = {size: one["cpu_seconds"] / int(size) ** 2 for size, one in sizes.items()}
     result = {
         "machine": "2-core-x86",
