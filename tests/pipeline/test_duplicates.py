@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cusa.manifests import schemas
@@ -26,12 +26,13 @@ def _modality(rows: np.ndarray, k: int) -> Modality:
 def test_components__as_following_every_edge_finds_them(number: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     near, content = _modality(rng.normal(size=(number, 3)), 6), rng.integers(0, number, number)
+    assume(np.abs(near.rows @ near.rows.T - 0.9).min() > 1e-5)  # rounding decides about others
     labels = duplicates.components(content, near, 0.9)
     reached = [{row} for row in range(number)]
     for _ in range(number):
         for a in range(number):
             for b in range(number):
-                close = b in near.near.ids[a] and near.rows[a] @ near.rows[b] >= 0.9 + 1e-6
+                close = b in near.near.ids[a] and near.rows[a] @ near.rows[b] >= 0.9
                 if close or content[a] == content[b]:
                     both = reached[a] | reached[b]
                     for row in both:
