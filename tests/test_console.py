@@ -37,3 +37,14 @@ def test_event__plain_lines_tell_rate_and_time_left(
         "[  14.0 s] a.zip (bytes): 2.0/5.0 MiB, 0.5 MiB/s, 6 s left",
         "[  20.0 s] a.zip (bytes): 5.0/5.0 MiB, 0.5 MiB/s",
     ]
+
+
+def test_event__the_same_work_once_more_has_a_pace_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = iter([0.0, 0.0, 100.0, 200.0, 210.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+    with Console() as shown:
+        for done in (0, 50, 0, 50):
+            shown.event("train", done, 50)
+    assert capsys.readouterr().err.splitlines()[-1] == "[ 210.0 s] train: 50/50, 5.0/s"

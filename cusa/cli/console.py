@@ -114,6 +114,7 @@ class Console:
         self._tasks: dict[str, TaskID] = {}
         self._last: dict[str, float] = {}
         self._first: dict[str, tuple[float, int]] = {}
+        self._seen: dict[str, int] = {}
         self._start = time.monotonic()
 
     def __enter__(self) -> "Console":
@@ -138,7 +139,10 @@ class Console:
     def event(self, what: str, done: int, total: int) -> None:
         """Show how far a piece of work is, how fast it goes and how long it will take."""
         now = time.monotonic()
-        start, before = self._first.setdefault(what, (now, done))
+        if what not in self._first or done < self._seen[what]:  # new work, or the same kind of work once more
+            self._first[what] = (now, done)
+        self._seen[what] = done
+        start, before = self._first[what]
         state = how_far(what, done, total, seconds=now - start, before=before)
         if self._progress is not None:
             if what not in self._tasks:

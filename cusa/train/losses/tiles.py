@@ -17,10 +17,10 @@ from cusa.train.losses.csa import fuse
 from cusa.train.losses.false_negatives import Near
 from cusa.train.losses.tile_parts import Cross, Direction, Label, Soft, Tile, Workspace, cut, outer, take_in
 
-TILE = 768
+TILE = 688
 """Rows of a tile on a CPU: ten float32 tiles stay in its last cache."""
 TILE_ON_DEVICE = 4096
-KEPT = 48 << 20
+KEPT = 60 << 20
 """Bytes of products that the first pass keeps for the second: the whole of it at most, whatever the batch."""
 
 
@@ -52,6 +52,7 @@ class Tiles:
         self.temperatures: list[float] = temperatures.tolist()
         self.tile = TILE if self.device.type == "cpu" else TILE_ON_DEVICE
         self.space = Workspace(self.tile, self.image)
+        self.rooms: dict[str, int] = {}
         self.kept: dict[tuple[str, int, int], Tensor] = {}
         self.labels: dict[tuple[str, int], Label] = {}
         sources = ("image", "text") if modes.fusion == "each" else ("fused", "fused")
@@ -105,14 +106,28 @@ class Tiles:
         """Return a product element by element, to be summed before the next one."""
         return torch.mul(one_TT, other_TT, out=self.space.like("summed next", one_TT))
 
-    def _cosines(self, name: str, tile: Tile, left: Tensor, right: Tensor, *, keep: bool = False) -> Tensor:
+    def _rooms(self) -> dict[str, int]:
+        """Share the bytes for kept products out: the widest embeddings first, whose products are the dearest."""
+        given = {
+            **{f"{items} teacher": rows for items, rows in self.teachers.items() if self.labels},
+            **{f"{items} uni": rows for items, rows in self.uni.items() if self.usa},
+            **({"by image": self.image, "by text": self.text} if self.nce or self.csa else {}),
+        }
+        widths = {name: rows.shape[1] for name, rows in given.items() if rows is not None}
+        left, rooms = KEPT, {}
+        for name in sorted(widths, key=lambda name: -widths[name]):
+            rooms[name] = min(left, (self.rows.stop - self.rows.start) * self.size * self.image.element_size() // 2)
+            left -= rooms[name]
+        return rooms
+
+    def _cosines(self, name: str, tile: Tile, left: Tensor, right: Tensor) -> Tensor:
         """Return the cosines of a tile's rows and columns, found again where the first pass kept them."""
         place = (name, tile.rows.start, tile.columns.start)
         if place in self.kept:
             return self.kept.pop(place)
         left, right = left[tile.rows], right[tile.columns]
-        if keep and self.room >= (weight := len(left) * len(right) * left.element_size()):
-            self.room -= weight
+        if self.rooms.get(name, 0) >= (weight := len(left) * len(right) * left.element_size()):
+            self.rooms[name] -= weight
             self.kept[place] = torch.mm(left, right.T)
             return self.kept[place]
         return torch.mm(left, right.T, out=self.space.take(name, len(left), len(right)))
@@ -151,11 +166,11 @@ class Tiles:
         if not (self.nce or self.csa):
             return []
         rows, columns = tile.rows, tile.columns
-        by_image = self._cosines("by image", tile, self.image, self.text, keep=True)
+        by_image = self._cosines("by image", tile, self.image, self.text)
         if rows == columns:
             return [Cross(by_image, "image", {"image": (rows, 1), "text": (rows, 0)})]
         # As texts x images, so that its rows and columns are those of the symmetric tiles.
-        by_text = self._cosines("by text", tile, self.text, self.image, keep=True)
+        by_text = self._cosines("by text", tile, self.text, self.image)
         places = [{kind: (rows, 1)} for kind in ("image", "text")]
         if len(tile.axes) == 2:
             places = [{"image": (rows, 1), "text": (columns, 0)}, {"text": (rows, 1), "image": (columns, 0)}]
@@ -168,7 +183,7 @@ class Tiles:
 
     def measure(self) -> None:
         """First pass: every normaliser and weighted sum."""
-        self.room = KEPT
+        self.rooms = self._rooms()
         for tile in self._tiles():
             sources = self._sources(tile)
             soft = self._soft(sources)
@@ -225,7 +240,7 @@ class Tiles:
     def _uni_product(self, direction: Direction, tile: Tile) -> Tensor:
         uni = self.uni[direction.items]
         assert uni is not None
-        return self._cosines(f"{direction.items} uni", tile, uni, uni, keep=True)
+        return self._cosines(f"{direction.items} uni", tile, uni, uni)
 
     def values(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return sums over this process's rows: InfoNCE's log-normalisers, CSA, USA."""
