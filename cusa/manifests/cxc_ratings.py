@@ -16,7 +16,8 @@ FILES = {"text-to-text": "sts", "image-to-image": "sis", "image-to-text": "sits"
 """What is rated -> how its files begin."""
 
 MATCH = 3.0
-"""Rated so or higher, a pair belongs together: the rule by which ECCV Caption's package turned ratings into matches."""
+"""Rated so or higher, a pair belongs together: the paper's rule (Parekh et al., EACL 2021), and the one by which ECCV
+Caption's package turned ratings into matches."""
 
 
 @dataclass(frozen=True)

@@ -163,19 +163,13 @@ def _scratch(config: StudentConfig, tokenizer: Any) -> Any:
             vision_config={
                 "image_size": config.image_size,
                 "patch_size": config.patch_size,
-                "hidden_size": config.image_width,
-                "intermediate_size": 4 * config.image_width,
-                "num_hidden_layers": config.image_layers,
-                "num_attention_heads": config.image_width // config.head_width,
+                **config.tower("image"),
                 "initializer_range": 0.02,  # the default of 1e-10 expects pre-trained weights
             },
             text_config={
                 "vocab_size": len(tokenizer),
-                "hidden_size": config.text_width,
+                **config.tower("text"),
                 "encoder_hidden_size": config.image_width,
-                "intermediate_size": 4 * config.text_width,
-                "num_hidden_layers": config.text_layers,
-                "num_attention_heads": config.text_width // config.head_width,
                 "max_position_embeddings": config.context,
                 "pad_token_id": tokenizer.pad_token_id,
                 "bos_token_id": tokenizer.bos_token_id,

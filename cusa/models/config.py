@@ -117,3 +117,13 @@ class StudentConfig(BaseModel):
             if getattr(self, tower) % self.head_width:
                 raise ValueError(f"{tower} {getattr(self, tower)} is no multiple of head_width {self.head_width}")
         return self
+
+    def tower(self, end: Literal["image", "text"]) -> dict[str, int]:
+        """Return the sizes of a scratch transformer, by Hugging Face's names for them."""
+        width, layers = (self.image_width, self.image_layers) if end == "image" else (self.text_width, self.text_layers)
+        return {
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": width // self.head_width,
+        }

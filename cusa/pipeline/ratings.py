@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from cusa.errors import DataError
-from cusa.manifests import settled
+from cusa.manifests import cxc_ratings, settled
 from cusa.manifests.samples import Split
 from cusa.manifests.settled import DISPUTED
 from cusa.pipeline.known_truth import read_truth
 
-MATCH_FROM = 3.0
-"""CxC's ratings run from 0 to 5; from 3 on a caption counts as true of an image, as in the paper (Parekh et al., EACL
-2021) and in ECCV Caption."""
 CXC_CAVEAT = (
     "CxC's annotators saw pairs that were sampled for the similarity of their captions or images, not at random: the "
     "probability holds for pairs given their similarities, the share of matches among the rated pairs does not hold "
@@ -138,7 +135,7 @@ def _from_cxc(split: Split, path: Path) -> Ratings:
             split=split.name,
         )
     pairs = np.array(sorted(found), dtype=np.int64)
-    match = np.array([np.mean(found[image, caption]) >= MATCH_FROM for image, caption in pairs.tolist()])
+    match = np.array([np.mean(found[image, caption]) >= cxc_ratings.MATCH for image, caption in pairs.tolist()])
     return Ratings(pairs[:, 0], pairs[:, 1], match, False, f"CxC: {path.name}", unknown, CXC_CAVEAT)
 
 
