@@ -17,17 +17,18 @@ def search(
     teacher: Annotated[
         str, typer.Option(help="The teacher's name, or the folder that loads it. Default: the only one.")
     ] = "",
+    student: Annotated[str, typer.Option(help="Instead of the teachers, the student that `cusa index` embedded.")] = "",
     number: Annotated[int, typer.Option(min=1, help="Hits to show.")] = 10,
     html: Annotated[Path | None, typer.Option(help="Write a strip of pictures to this file instead.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the captions and images nearest to words or to a picture, by the indexed teachers."""
+    """Find the captions and images nearest to words or to a picture, by the indexed teachers or student."""
     from cusa.manifests.samples import Split, splits
     from cusa.pipeline import search as stage
     from cusa.pipeline.answer import render
 
     opened = [Split(work, name) for name in split or splits(work)]
-    hits = stage.run(opened, words=words, image=image, teacher=teacher, number=number)
+    hits = stage.run(opened, words=words, image=image, teacher=teacher, student=student, number=number)
     if html is not None:
         stage.write_html(html, opened, hits, words or str(image))
         print_text(f"search: {html}: {len(hits)} hits")

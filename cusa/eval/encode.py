@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from cusa.models.preprocess import UNDECODABLE, decode
 
 if TYPE_CHECKING:
     from cusa.models.student import Space, Student
+
+End = Literal["image", "text"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,22 @@ class TextModel:
         return "uni", "the model's own"
 
 
+class Kept:
+    """What a student that re-ranks made of images and captions on the way to their embeddings, for `match` to read.
+
+    On the host, a dict of tensors for each content.
+    """
+
+    def __init__(self) -> None:
+        self.of: dict[str, dict[bytes, dict[str, torch.Tensor]]] = {"image": {}, "text": {}}
+
+    def keep(self, end: End, contents: Sequence[bytes], parts: Mapping[str, torch.Tensor]) -> None:
+        """Take a batch's parts, row by row, copied so that no batch is held for one of its rows."""
+        rows = {name: value.cpu() for name, value in parts.items()}
+        for place, content in enumerate(contents):
+            self.of[end][content] = {name: value[place].clone() for name, value in rows.items()}
+
+
 def encode(
     model: "Student | TextModel",
     split: Split,
@@ -68,6 +86,7 @@ def encode(
     uni: bool = True,
     cache: EmbeddingCache | None = None,
     share: Share = ALONE,
+    kept: Kept | None = None,
     on_event: OnEvent = ignore,
 ) -> Embeddings:
     """Encode a split in the cross-modal space and, where the student has heads for it, in the uni-modal one.
@@ -81,29 +100,30 @@ def encode(
         uni: whether the uni-modal space is wanted.
         cache: of earlier embeddings.
         share: the ranks that encode together; only the first gets the rows.
+        kept: takes what `match` reads of all that is encoded here, for `pairs.rerank`.
         on_event: hears of every batch.
 
     Raises:
         DataError: if an image does not decode, or an embedding is not finite.
     """
     what, total = f"encode {split.name}", split.num_images + split.num_captions
-    texts = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in split.texts]
+    images, texts = contents(split)
     on_event(what, 0, total)
     if isinstance(model, TextModel):
         found = embed_texts(model, split.texts, config, cache=cache, share=share, names=split.caption_keys)
         on_event(what, total, total)
         return Embeddings({}, found)
-    spaces = spaces_of(model) if uni else ("cross",)
-    images = [bytes.fromhex(sha256) for sha256 in split.samples["sha256"].to_pylist()]
+    spaces = model.spaces if uni else ("cross",)
     with ready(model, config) as device, torch.inference_mode():
 
         def of_images(rows: Sequence[int]) -> dict[str, np.ndarray]:
             arrays = np.stack([model.image_array(picture(split, row)) for row in rows])
             pixels = model.pixels(torch.from_numpy(arrays).to(device))
-            return {space: model.encode_image(pixels, space).float().cpu().numpy() for space in spaces}
+            return spaces_of_batch(model, "image", pixels, spaces, kept, [images[row] for row in rows])
 
         def of_texts(rows: Sequence[int]) -> dict[str, np.ndarray]:
-            return _student_texts(model, [split.texts[row] for row in rows], spaces, device)
+            some = [split.texts[row] for row in rows]
+            return _student_texts(model, some, spaces, device, kept, [texts[row] for row in rows])
 
         seen_images = _rows(
             "image",
@@ -130,6 +150,14 @@ def encode(
             lambda done: on_event(what, split.num_images + done, total),
         )
     return Embeddings(seen_images, seen_texts)
+
+
+def contents(split: Split) -> tuple[list[bytes], list[bytes]]:
+    """Return a digest of each image and of each caption: equal ones are encoded once."""
+    return (
+        [bytes.fromhex(sha256) for sha256 in split.samples["sha256"].to_pylist()],
+        [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in split.texts],
+    )
 
 
 def embed_texts(
@@ -164,17 +192,11 @@ def embed_texts(
 
         return _rows("text", contents, of_model, model.spaces, 1, config, cache, share, names, on_done)
     with ready(model, config) as device, torch.inference_mode():
-        spaces = spaces_of(model)
 
         def of_student(rows: Sequence[int]) -> dict[str, np.ndarray]:
-            return _student_texts(model, [texts[row] for row in rows], spaces, device)
+            return _student_texts(model, [texts[row] for row in rows], model.spaces, device)
 
-        return _rows("text", contents, of_student, spaces, model.width, config, cache, share, names, on_done)
-
-
-def spaces_of(student: "Student") -> tuple["Space", ...]:
-    """Return the spaces a student embeds in."""
-    return ("cross", "uni") if student.has_uni else ("cross",)
+        return _rows("text", contents, of_student, model.spaces, model.width, config, cache, share, names, on_done)
 
 
 def cache_key(model: "Student | TextModel", config: EvalConfig) -> dict[str, str]:
@@ -197,10 +219,15 @@ def cache_key(model: "Student | TextModel", config: EvalConfig) -> dict[str, str
 
 
 def _student_texts(
-    student: "Student", texts: Sequence[str], spaces: Sequence["Space"], device: torch.device
+    student: "Student",
+    texts: Sequence[str],
+    spaces: "Sequence[Space]",
+    device: torch.device,
+    kept: Kept | None = None,
+    contents: Sequence[bytes] = (),
 ) -> dict[str, np.ndarray]:
     tokens = {name: values.to(device) for name, values in student.tokenize(texts).items()}
-    return {space: student.encode_text(tokens, space).float().cpu().numpy() for space in spaces}
+    return spaces_of_batch(student, "text", tokens, spaces, kept, contents)
 
 
 def _rows(
@@ -279,6 +306,38 @@ def _check(block: np.ndarray, rows: Sequence[int], names: Sequence[str], kind: s
             "its batch): the model diverged or its weights are broken.",
             key=names[rows[int(bad[0])]],
         )
+
+
+def spaces_of_batch(
+    student: "Student",
+    end: End,
+    inputs: Any,
+    spaces: "Sequence[Space]",
+    kept: Kept | None = None,
+    contents: Sequence[bytes] = (),
+) -> dict[str, np.ndarray]:
+    """Embed a batch of pixels or tokens in some spaces, the tower run once where the student can.
+
+    Args:
+        student: in evaluation mode.
+        end: which tower.
+        inputs: what `encode_image` or `encode_text` takes.
+        spaces: wanted.
+        kept: takes the parts, if the student embeds them.
+        contents: of the batch, for `kept`.
+
+    Returns:
+        Space -> (B, D) float32 unit rows.
+    """
+    if student.embeds_parts:
+        parts = student.image_parts(inputs) if end == "image" else student.text_parts(inputs)
+        if kept is not None:
+            kept.keep(end, contents, parts)
+        rows = {space: student.embed(parts, space, end) for space in spaces}
+    else:
+        encode = student.encode_image if end == "image" else student.encode_text
+        rows = {space: encode(inputs, space) for space in spaces}
+    return {space: value.float().cpu().numpy() for space, value in rows.items()}
 
 
 @contextmanager

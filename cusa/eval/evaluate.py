@@ -20,7 +20,7 @@ from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 
 if TYPE_CHECKING:
-    from cusa.eval.encode import Embeddings, TextModel
+    from cusa.eval.encode import Embeddings, Kept, TextModel
     from cusa.models.student import Student
 
 PROTOCOL = 3
@@ -102,7 +102,7 @@ def run(
 
     if (old := share.agree(kept)) is not None:
         return {**old, "fresh": False}
-    from cusa.eval.encode import cache_key, encode
+    from cusa.eval.encode import Kept, cache_key, encode
 
     _refuse_doubles(split)
     truth = store.read_table(truth_path, columns=schemas.TRUTH.names).to_pydict() if truth_path.is_file() else None
@@ -113,7 +113,8 @@ def run(
     rows = None
     if cache is not None and config.cache_mib:
         rows = EmbeddingCache(cache, cache_key(model, config), limit=config.cache_mib << 20)
-    embeddings = encode(model, split, config, cache=rows, share=share, on_event=on_event)
+    parts = Kept() if share.first and _reranks(model, config) else None
+    embeddings = encode(model, split, config, cache=rows, share=share, kept=parts, on_event=on_event)
     if not share.first:
         return {**share.agree(dict), "fresh": True}
     if rows is not None:
@@ -124,6 +125,7 @@ def run(
             model,
             split,
             embeddings,
+            parts,
             truth,
             truths,
             known,
@@ -145,6 +147,7 @@ def _finish(
     model: "Student | TextModel",
     split: Split,
     embeddings: "Embeddings",
+    kept: "Kept | None",
     truth: Mapping[str, Sequence[str]] | None,
     truths: eccv.GroundTruths | None,
     ratings: Mapping[str, cxc_ratings.Ratings],
@@ -159,7 +162,7 @@ def _finish(
     on_event: OnEvent,
 ) -> dict[str, Any]:
     """Rank, count, and write the results."""
-    scores, score = _cross_scores(model, split, config, embeddings, on_event)
+    scores, score = _cross_scores(model, split, config, embeddings, kept, on_event)
     space, words = model.space_of("uni-modal")
     seen = Embedded(
         split,
@@ -249,12 +252,13 @@ def validate(student: "Student", split: Split, config: EvalConfig) -> dict[str, 
 
     The student is measured on the device it trains on, whatever the configuration says.
     """
-    from cusa.eval.encode import encode
+    from cusa.eval.encode import Kept, encode
 
     here = config.model_copy(update={"device": str(next(student.parameters()).device)})
-    embeddings = encode(student, split, here, uni=False)
+    kept = Kept() if _reranks(student, here) else None
+    embeddings = encode(student, split, here, uni=False, kept=kept)
     of_image, of_caption = cross_modal.owned(split.caption_owner, split.num_images)
-    scores, _ = _cross_scores(student, split, here, embeddings)
+    scores, _ = _cross_scores(student, split, here, embeddings, kept)
     assert scores is not None
     return cross_modal.recalls(cross_modal.rank_both_ways(scores, of_image, of_caption, config), config.ks)
 
@@ -264,6 +268,7 @@ def _cross_scores(
     split: Split,
     config: EvalConfig,
     embeddings: "Embeddings",
+    kept: "Kept | None",
     on_event: OnEvent = ignore,
 ) -> tuple[Scores | None, str]:
     """Return what ranks across modalities, and how to say so beside a number; None for a model of texts alone."""
@@ -278,9 +283,14 @@ def _cross_scores(
         return first, "cross"
     if student.scores_pairs:
         return pairs.all_pairs(student, split, config, on_event=on_event), "pairs"
-    if student.reranks and config.rerank:
-        return pairs.rerank(student, split, first, config, on_event=on_event), f"cross, top {config.rerank} re-ranked"
+    if _reranks(student, config):
+        again = pairs.rerank(student, split, first, config, kept=kept, on_event=on_event)
+        return again, f"cross, top {config.rerank} re-ranked"
     return first, "cross"
+
+
+def _reranks(model: "Student | TextModel", config: EvalConfig) -> bool:
+    return bool(config.rerank and getattr(model, "reranks", False))
 
 
 def _allowed(split: Split, has_truth: bool, ground_truth: Path | None, rated: bool, is_judged: bool) -> list[str]:

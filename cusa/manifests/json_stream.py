@@ -1,6 +1,7 @@
 """Reading one large JSON object without holding it: annotation files outgrow memory long before their images do."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -8,6 +9,7 @@ from typing import IO, Any
 from cusa.errors import DataError
 
 _CHUNK = 1 << 20  # characters
+_TAIL = 4096  # bytes
 _BLANK = " \t\r\n"
 
 
@@ -33,6 +35,30 @@ def items(path: Path) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path} is a folder, not a JSON file. Name the file.", path=path) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{path} is no readable JSON ({error}). Restore it, or make it again.", path=path) from error
+
+
+def last_text(path: Path, name: str) -> str:
+    """Return the text that a JSON object ends with, if its last member has this name, without reading what is before.
+
+    Args:
+        path: a file; whether it is whole is not looked at.
+        name: of the member.
+
+    Returns:
+        The text; empty if the last member is another one, no text, or too long.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _TAIL))
+            tail = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    # A quote inside a text has a backslash before it, so this is a name, and the brace is the outermost one.
+    found = re.search(rf'[{{,]\s*"{re.escape(name)}"\s*:\s*("(?:[^"\\]|\\.)*")\s*}}\s*\Z', tail)
+    try:
+        return str(json.loads(found[1])) if found else ""
+    except json.JSONDecodeError:
+        return ""
 
 
 class _Reader:

@@ -110,8 +110,9 @@ class Blip(Matching):
         return {"tokens": self.model.vision_model(pixel_values=pixels).last_hidden_state}
 
     def text_parts(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `ids` and `mask` (B, L): matching reads the words themselves."""
-        return {"ids": tokens["input_ids"], "mask": tokens["attention_mask"]}
+        """Return `ids` and `mask` (B, L), the words that matching reads, and `first` (B, W), what they are alone."""
+        first = self.model.text_encoder(**tokens).last_hidden_state[:, 0]
+        return {"ids": tokens["input_ids"], "mask": tokens["attention_mask"], "first": first}
 
     def match(self, images: Mapping[str, Tensor], texts: Mapping[str, Tensor]) -> Tensor:
         """Return (P, 2) logits, column 1 saying that image and caption belong together."""
@@ -126,27 +127,26 @@ class Blip(Matching):
 
     def encode_image(self, pixels_BCHW: Tensor, space: Space = "cross") -> Tensor:
         """Embed images: (B, D) float32 unit rows."""
-        return self._project(self.image_parts(pixels_BCHW)["tokens"][:, 0], space, "image")
+        return self.embed(self.image_parts(pixels_BCHW), space, "image")
 
     def encode_text(self, tokens: dict[str, Tensor], space: Space = "cross") -> Tensor:
         """Embed captions: (B, D) float32 unit rows."""
-        return self._project(self._read(tokens), space, "text")
+        return self.embed(self.text_parts(tokens), space, "text")
 
     def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Any]:
         """Return `image`, `text`, with uni-modal heads `image_uni`, `text_uni`, and the parts that `match` reads."""
-        images = self.image_parts(pixels_BCHW)
-        out: dict[str, Any] = {"image_parts": images, "text_parts": self.text_parts(tokens)}
-        for end, pooled in (("image", images["tokens"][:, 0]), ("text", self._read(tokens))):
-            out[end] = self._project(pooled, "cross", end)
+        images, texts = self.image_parts(pixels_BCHW), self.text_parts(tokens)
+        out: dict[str, Any] = {"image_parts": images, "text_parts": texts}
+        ends: tuple[Literal["image", "text"], ...] = ("image", "text")
+        for end, parts in zip(ends, (images, texts), strict=True):
+            out[end] = self.embed(parts, "cross", end)
             if self.has_uni:
-                out[f"{end}_uni"] = self._project(pooled, "uni", end)
+                out[f"{end}_uni"] = self.embed(parts, "uni", end)
         return out
 
-    def _read(self, tokens: dict[str, Tensor]) -> Tensor:
-        """Read captions without an image: (B, W)."""
-        return self.model.text_encoder(**tokens).last_hidden_state[:, 0]
-
-    def _project(self, pooled: Tensor, space: Space, end: str) -> Tensor:
+    def embed(self, parts: Mapping[str, Tensor], space: Space, end: Literal["image", "text"]) -> Tensor:
+        """Project the first token of images or of captions: (B, D) float32 unit rows."""
+        pooled = parts["tokens"][:, 0] if end == "image" else parts["first"]
         heads = self.uni if space == "uni" and self.has_uni else None
         projected = {"image": self.model.vision_proj, "text": self.model.text_proj} if heads is None else heads
         return F.normalize(projected[end](pooled).float(), dim=-1)

@@ -62,6 +62,8 @@ class DualEncoder(Student):
     Source: Huang et al., AAAI 2024, doi 10.1609/aaai.v38i16.29789; the heads as their release has them.
     """
 
+    embeds_parts = True
+
     def __init__(self, backbone: nn.Module, tokenizer: Any, card: Mapping[str, Any], *, head_std: float = 0.02) -> None:
         super().__init__()
         self.card = dict(card)
@@ -217,41 +219,39 @@ class DualEncoder(Student):
             texts = [clean_caption(words, text["max_words"]) for words in texts]
         return [repair(words) for words in texts] if text["repair"] else list(texts)
 
-    def encode_image(self, pixels_BCHW: Tensor, space: Space = "cross") -> Tensor:
-        """Embed images: (B, D) float32 unit rows; without uni-modal heads both spaces are the cross-modal one."""
-        return self._project(_pooled(self.backbone.get_image_features(pixel_values=pixels_BCHW)), space, "image")  # type: ignore[operator]
+    def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return `pooled` (B, W): what the image tower gives."""
+        return {"pooled": _pooled(self.backbone.get_image_features(pixel_values=pixels))}  # type: ignore[operator]
 
-    def encode_text(self, tokens: dict[str, Tensor], space: Space = "cross") -> Tensor:
-        """Embed captions: (B, D) float32 unit rows; without uni-modal heads both spaces are the cross-modal one."""
-        return self._project(_pooled(self.backbone.get_text_features(**tokens)), space, "text")  # type: ignore[operator]
+    def text_parts(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return `pooled` (B, W): what the text tower gives."""
+        return {"pooled": _pooled(self.backbone.get_text_features(**tokens))}  # type: ignore[operator]
 
-    def spaces_of_images(self, pixels_BCHW: Tensor) -> dict[Space, Tensor]:
-        """Embed images in every space there is a head for, the tower run once: (B, D) float32 unit rows each."""
-        features = _pooled(self.backbone.get_image_features(pixel_values=pixels_BCHW))  # type: ignore[operator]
-        return {space: self._project(features, space, "image") for space in self.spaces}
-
-    def spaces_of_texts(self, tokens: dict[str, Tensor]) -> dict[Space, Tensor]:
-        """Embed captions in every space there is a head for, the tower run once: (B, D) float32 unit rows each."""
-        features = _pooled(self.backbone.get_text_features(**tokens))  # type: ignore[operator]
-        return {space: self._project(features, space, "text") for space in self.spaces}
-
-    @property
-    def spaces(self) -> tuple[Space, ...]:
-        """The spaces it has rows of its own for."""
-        return ("cross", "uni") if self.has_uni else ("cross",)
-
-    def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Embed pairs for the loss; see `Student.forward`."""
-        rows = {"image": self.spaces_of_images(pixels_BCHW), "text": self.spaces_of_texts(tokens)}
-        return {end if space == "cross" else f"{end}_{space}": rows[end][space] for end in rows for space in rows[end]}
-
-    def _project(self, features_BD: Tensor, space: Space, end: str) -> Tensor:
+    def embed(self, parts: Mapping[str, Tensor], space: Space, end: Literal["image", "text"]) -> Tensor:
+        """Project what a tower gave: (B, D) float32 unit rows; without uni-modal heads both spaces are one."""
+        features_BD = parts["pooled"]
         if space not in self.heads:
             space = "cross"
         if space in self.heads:
             features_BD = self.heads[space][end](features_BD)  # type: ignore[index]
         # Under autocast the features are bf16; cosines of bf16 rows would be off by a percent.
         return F.normalize(features_BD.float(), dim=-1)
+
+    def encode_image(self, pixels_BCHW: Tensor, space: Space = "cross") -> Tensor:
+        """Embed images: (B, D) float32 unit rows."""
+        return self.embed(self.image_parts(pixels_BCHW), space, "image")
+
+    def encode_text(self, tokens: dict[str, Tensor], space: Space = "cross") -> Tensor:
+        """Embed captions: (B, D) float32 unit rows."""
+        return self.embed(self.text_parts(tokens), space, "text")
+
+    def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Embed pairs for the loss; see `Student.forward`."""
+        images, texts = self.image_parts(pixels_BCHW), self.text_parts(tokens)
+        out = {"image": self.embed(images, "cross", "image"), "text": self.embed(texts, "cross", "text")}
+        if self.has_uni:
+            out |= {"image_uni": self.embed(images, "uni", "image"), "text_uni": self.embed(texts, "uni", "text")}
+        return out
 
 
 def _normalise(arrays: Tensor, preprocess: Preprocess) -> Tensor:

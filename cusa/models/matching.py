@@ -38,6 +38,7 @@ class Matching(Student, abc.ABC):
     has_own_loss = True
     soft_labels = "matching"
     reranks = True
+    embeds_parts = True
 
     def __init__(
         self,

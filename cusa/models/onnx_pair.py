@@ -5,7 +5,7 @@ Legend: B items, D width of the embedding, L tokens, S pixels a side.
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,13 +84,15 @@ def largest_difference(
         session = runtime.InferenceSession(str(folder / f"{end}.onnx"), options, providers=["CPUExecutionProvider"])
         for count in (1, len(pictures if end == "image" else texts)):
             if end == "image":
-                told = {"pixels": torch.stack([student.image_transform(picture) for picture in pictures[:count]])}
+                told: dict[str, Tensor] = {
+                    "pixels": torch.stack([student.image_transform(picture) for picture in pictures[:count]])
+                }
             else:
                 told = student.tokenize(texts[:count])
             with torch.no_grad():
-                ours = student.spaces_of_images(told["pixels"]) if end == "image" else student.spaces_of_texts(told)
-            found = session.run(list(ours), {name: value.numpy() for name, value in told.items()})
-            for rows, theirs in zip(ours.values(), found, strict=True):
+                ours = _rows(student, end, told)
+            found = session.run([*student.spaces], {name: value.numpy() for name, value in told.items()})
+            for rows, theirs in zip(ours, found, strict=True):
                 worst = max(worst, float(np.abs(rows.numpy() - theirs).max()))
     return worst
 
@@ -123,9 +125,16 @@ class _Tower(nn.Module):
         self._names = names
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        if self._end == "image":
-            return tuple(self.student.spaces_of_images(*values).values())
-        return tuple(self.student.spaces_of_texts(dict(zip(self._names, values, strict=True))).values())
+        return _rows(self.student, self._end, dict(zip(self._names, values, strict=True)))
+
+
+def _rows(student: DualEncoder, end: str, told: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """Embed one end in every space, its tower run once."""
+    if end == "image":
+        parts = student.image_parts(told["pixels"])
+        return tuple(student.embed(parts, space, "image") for space in student.spaces)
+    parts = student.text_parts(dict(told))
+    return tuple(student.embed(parts, space, "text") for space in student.spaces)
 
 
 @contextmanager

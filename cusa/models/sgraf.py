@@ -43,6 +43,7 @@ class Sgraf(Student):
 
     has_own_loss = True
     scores_pairs = True
+    embeds_parts = True
 
     def __init__(
         self,
@@ -281,18 +282,18 @@ class Sgraf(Student):
 
     def encode_image(self, pixels_BCHW: Tensor, space: Space = "cross") -> Tensor:
         """Embed images by their global vectors: (B, D) unit rows; cross-modal ranking uses `pair_scores` instead."""
-        return self._pooled(self.image_parts(pixels_BCHW), space, "image")
+        return self.embed(self.image_parts(pixels_BCHW), space, "image")
 
     def encode_text(self, tokens: dict[str, Tensor], space: Space = "cross") -> Tensor:
         """Embed captions by their global vectors: (B, D) unit rows."""
-        return self._pooled(self.text_parts(tokens), space, "text")
+        return self.embed(self.text_parts(tokens), space, "text")
 
     def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return `similarity` (B, B) and, with uni-modal heads, `image_uni` and `text_uni`."""
         images, texts = self.image_parts(pixels_BCHW), self.text_parts(tokens)
         out = {"similarity": self.pair_scores(images, texts).float()}
         if self.has_uni:
-            out |= {"image_uni": self._pooled(images, "uni", "image"), "text_uni": self._pooled(texts, "uni", "text")}
+            out |= {"image_uni": self.embed(images, "uni", "image"), "text_uni": self.embed(texts, "uni", "text")}
         return out
 
     def base_loss(
@@ -311,7 +312,8 @@ class Sgraf(Student):
             return patches(pixels, self.card["patch"])
         return self.extractor(pixels)
 
-    def _pooled(self, parts: Mapping[str, Tensor], space: Space, end: str) -> Tensor:
+    def embed(self, parts: Mapping[str, Tensor], space: Space, end: Literal["image", "text"]) -> Tensor:
+        """Make unit rows of the global vectors of images or of captions; an ensemble's stand side by side."""
         rows = []
         for name, _ in self._each():
             pooled = parts[f"global.{name}"]

@@ -20,8 +20,10 @@ Module = Literal["sgr", "saf"]
 SHARPNESS = 9.0
 """What word-to-region attention is multiplied with before its softmax, as in the reference."""
 
-BLOCK = 1 << 26
-"""Numbers in the largest tensor of one block without gradients, (I, G, L, D): 256 MiB of float32."""
+BLOCK = 1 << 21
+"""Numbers in the largest tensor of one block without gradients, (I, G, L, D): 8 MiB of float32, which a cache holds."""
+IMAGES = 16
+"""Images in such a block: few, against many captions, which makes of skinny products square ones."""
 
 
 def unit(x: Tensor, dim: int = -1) -> Tensor:
@@ -102,7 +104,7 @@ class SgrafNetwork(nn.Module):
     ) -> Tensor:
         """Score every pair: (I, C) in (0, 1).
 
-        Without gradients the work is cut into blocks of at most `BLOCK` numbers, whatever I and C are.
+        Without gradients the work is cut into blocks of about `BLOCK` numbers, whatever I and C are.
 
         Args:
             regions_IRD: what `encode_regions` gave.
@@ -115,8 +117,8 @@ class SgrafNetwork(nn.Module):
         whole = torch.is_grad_enabled() or self.training
         columns, order, statistics = [], [], []
         for length, rows in _by_length(lengths_C):
-            images = len(regions_IRD) if whole else max(1, BLOCK // max(length * words_CLD.shape[-1], 1))
-            captions = len(rows) if whole else max(1, images // max(len(regions_IRD), 1))
+            images = max(1, len(regions_IRD) if whole else min(IMAGES, len(regions_IRD)))
+            captions = len(rows) if whole else max(1, BLOCK // max(images * length * words_CLD.shape[-1], 1))
             for some in rows.split(captions):
                 words, pooled = words_CLD[some, :length], text_global_CD[some]
                 parts = []

@@ -60,6 +60,13 @@ class Student(nn.Module, abc.ABC):
     """Whether its score is `pair_scores`, not a cosine; `forward` then gives `similarity` (B, B)."""
     reranks: bool = False
     """Whether `match` scores the first candidates once more."""
+    embeds_parts: bool = False
+    """Whether `embed` makes embeddings of the parts: a tower then runs once for both spaces and for `match`."""
+
+    @property
+    def spaces(self) -> tuple[Space, ...]:
+        """The spaces it has rows of its own for."""
+        return ("cross", "uni") if self.has_uni else ("cross",)
 
     @abc.abstractmethod
     def image_array(self, image: Image.Image) -> np.ndarray:
@@ -106,12 +113,16 @@ class Student(nn.Module, abc.ABC):
         raise NotImplementedError(f"{type(self).__name__} says has_own_loss and has no base_loss")
 
     def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Compute what `pair_scores` or `match` reads of images, each (B, ...); needed with either."""
+        """Compute what `pair_scores`, `match` or `embed` reads of images, each (B, ...); needed with any of them."""
         raise NotImplementedError(f"{type(self).__name__} has no image_parts")
 
     def text_parts(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Compute what `pair_scores` or `match` reads of captions, each (B, ...); needed with either."""
+        """Compute what `pair_scores`, `match` or `embed` reads of captions, each (B, ...); needed with any of them."""
         raise NotImplementedError(f"{type(self).__name__} has no text_parts")
+
+    def embed(self, parts: Mapping[str, Tensor], space: Space, end: Literal["image", "text"]) -> Tensor:
+        """Make float32 unit rows (B, D) of the parts of images or of captions; needed with `embeds_parts`."""
+        raise NotImplementedError(f"{type(self).__name__} says embeds_parts and has no embed")
 
     def pair_scores(self, images: Mapping[str, Tensor], texts: Mapping[str, Tensor]) -> Tensor:
         """Score all pairs of I images and C captions: (I, C); needed with `scores_pairs`."""
@@ -140,7 +151,9 @@ class Student(nn.Module, abc.ABC):
 
     def image_transform(self, image: Image.Image) -> Tensor:
         """Turn one RGB image into the float input (C, H, W)."""
-        return self.pixels(torch.from_numpy(self.image_array(image))[None])[0]
+        return self.pixels(torch.from_numpy(np.stack([self.image_array(image)])))[
+            0
+        ]  # a copy: an array may be read-only
 
     def space_of(self, task: Literal["cross-modal", "uni-modal"]) -> tuple[Space, str]:
         """Return the space that serves a task, and how to say so beside a number."""

@@ -78,7 +78,7 @@ def run_units(
         if workers <= 1:
             finished = _here(function, units)
         else:
-            finished = _in_processes(function, units, what, pool or _pool(workers, gpus))
+            finished = _in_processes(function, units, what, pool or _pool(workers, gpus), wait=pool is None)
     results: dict[int, Result] = {}
     done = 0
     for number, result in finished:
@@ -139,7 +139,7 @@ def _import(module: str) -> None:
 
 
 def _in_processes(
-    function: Callable[[Unit], Result], units: Sequence[Unit], what: str, pool: ProcessPoolExecutor
+    function: Callable[[Unit], Result], units: Sequence[Unit], what: str, pool: ProcessPoolExecutor, *, wait: bool
 ) -> Iterator[tuple[int, Result]]:
     try:
         futures = {pool.submit(function, unit): number for number, unit in enumerate(units)}
@@ -151,7 +151,8 @@ def _in_processes(
             "command again, with fewer --workers if it happens twice."
         ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # Those that `Ahead` started end while the stage goes on; it waits for them at its end.
+        pool.shutdown(wait=wait, cancel_futures=True)
 
 
 def _start(started: Any, workers: int, gpus: bool) -> None:

@@ -3,10 +3,12 @@
 Shapes: N rows, D their width, K neighbours kept a row; Q rows searched at once, S places searched.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cusa.errors import DataError, StaleError
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.neighbours import Neighbours
 
@@ -131,3 +133,28 @@ def _untie(rows_ND: np.ndarray, row: int, k: int) -> tuple[np.ndarray, np.ndarra
     kept = np.concatenate([above, np.flatnonzero(near_N == last)[: k - len(above)]])
     kept = kept[np.lexsort((kept, -near_N[kept]))]
     return near_N[kept], kept
+
+
+def read_index(path: Path, *, rows: int, made_by: str) -> "faiss.Index":
+    """Open an index file, its vectors mapped from the disk: a search reads what it needs.
+
+    Args:
+        path: what `cusa index` wrote.
+        rows: how many it must hold.
+        made_by: the command that makes it.
+
+    Raises:
+        DataError: if it is missing or broken.
+        StaleError: if it holds other rows.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist. Run `{made_by}`.", path=path)
+    import faiss
+
+    try:
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    except RuntimeError as error:
+        raise DataError(f"{path} is no readable index. Run `{made_by} --force`.", path=path) from error
+    if index.ntotal != rows:
+        raise StaleError(f"{path} has {index.ntotal} rows and the split {rows}. Run `{made_by}`.", path=path)
+    return index

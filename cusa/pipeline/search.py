@@ -1,10 +1,10 @@
-"""Searching a work folder by words or by a picture: the nearest captions and images by its own teachers."""
+"""Searching a work folder by words or by a picture: the nearest captions and images, by teachers or a student."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,8 +13,13 @@ from cusa.manifests import page, store, tables
 from cusa.manifests.samples import Split
 from cusa.models.captions import clean_caption
 from cusa.models.teachers import Teacher, load_teacher
+from cusa.pipeline import student_index
 from cusa.pipeline.answer import Answer
 from cusa.pipeline.calibration import provenance
+from cusa.pipeline.nearest import read_index
+
+if TYPE_CHECKING:
+    from cusa.models.student import Student
 
 _SIDE = 240  # pixels of a thumbnail
 
@@ -23,8 +28,8 @@ _SIDE = 240  # pixels of a thumbnail
 class Hit:
     """One thing that was found.
 
-    A picture found by words was found through one of its captions, and its captions found by a picture through it: the
-    teachers know one modality each.
+    A teacher knows one modality: a picture found by words was found through one of its captions, a caption found by a
+    picture through its own picture. A student goes across: words find pictures, a picture finds captions.
     """
 
     split: str
@@ -40,8 +45,10 @@ def run(
     words: str = "",
     image: Path | None = None,
     teacher: str = "",
+    student: str = "",
     number: int = 10,
     load: Callable[[str, str], Teacher] = load_teacher,
+    load_student: "Callable[[str], Student] | None" = None,
 ) -> list[Hit]:
     """Find what is nearest to words, or to a picture.
 
@@ -50,25 +57,36 @@ def run(
         words: what to look for, or empty.
         image: a picture to look for, or None.
         teacher: what loads the teacher, where the name of its tables does not: a folder, for example.
+        student: instead of the teachers, what `cusa index --student` embedded the splits with.
         number: how many hits, the best one of each image.
         load: makes the teacher of a name and a modality; called when everything else is there.
+        load_student: makes the student of its name; `cusa.models.student.load` if None.
 
     Returns:
         Hits, the nearest first.
 
     Raises:
-        ConfigError: if not exactly one of words and picture is given.
+        ConfigError: if not exactly one of words and picture is given, or both a teacher and a student.
         DataError: if there is no index, or the picture does not decode.
-        StaleError: if the teacher is not the one that made the tables.
+        StaleError: if the teacher or student is not the one that made the tables.
     """
     if (image is None) == (not words.strip()):
         raise ConfigError('Search for words or for a picture: `cusa search WORK "a dog"`, or `--image FILE`.')
+    if student and teacher:
+        raise ConfigError("Search by --teacher or by --student, not by both.")
     modality = "text" if image is None else "image"
-    opened = [_open(split, modality, teacher) for split in splits]
-    asked: Any = _cleaned(words, splits[0], opened[0][0]) if image is None else _decoded(image)
-    query_D = _embedded(asked, opened[0][0], modality, teacher, splits, load)
+    asked: Any = words if image is None else _decoded(image)
+    if student:
+        modality = "image" if image is None else "text"  # of what is found
+        indices = [student_index.open_index(split, student, modality) for split in splits]
+        query_D = student_index.embed_one(asked, student, load_student)
+    else:
+        opened = [_open(split, modality, teacher) for split in splits]
+        indices = [index for _, index in opened]
+        asked = _cleaned(words, splits[0], opened[0][0]) if image is None else asked
+        query_D = _embedded(asked, opened[0][0], modality, teacher, splits, load)
     hits = []
-    for split, (_, index) in zip(splits, opened, strict=True):
+    for split, index in zip(splits, indices, strict=True):
         # Several captions of an image may be near: more are looked at, and the best of each image stays.
         places = min(index.ntotal, 8 * number if modality == "text" else number)
         similarities, rows = index.search(query_D[None], places)
@@ -130,18 +148,8 @@ def _open(split: Split, modality: str, teacher: str) -> tuple[str, Any]:
     name = tables.choose_teacher(split, modality, named)
     path = split.folder / "index" / f"{name}.faiss"
     made_by = f"cusa index {split.work} --split {split.name}"
-    if not path.is_file():
-        raise DataError(f"{path} does not exist. Run `{made_by}`.", path=path)
-    import faiss
-
-    try:
-        index = faiss.read_index(str(path))
-    except RuntimeError as error:
-        raise DataError(f"{path} is no readable index. Run `{made_by} --force`.", path=path) from error
     rows = split.num_images if modality == "image" else split.num_captions
-    if index.ntotal != rows:
-        raise StaleError(f"{path} has {index.ntotal} rows and the split {rows}. Run `{made_by}`.", path=path)
-    return name, index
+    return name, read_index(path, rows=rows, made_by=made_by)
 
 
 def _cleaned(words: str, split: Split, teacher: str) -> str:

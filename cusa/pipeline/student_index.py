@@ -146,6 +146,51 @@ def read_student(split: Split, student: str) -> StudentIndex:
     return StudentIndex(rows, near, {"teacher": name, "weights_sha256": stamp.get("weights_sha256", "")})
 
 
+def open_index(split: Split, student: str, modality: str) -> Any:
+    """Open the index of one end, mapped from its file.
+
+    Args:
+        split: the split.
+        student: the student, by the name or path that was indexed; its weights must be those.
+        modality: `image` or `text`: of the rows.
+
+    Raises:
+        DataError: if it was not indexed, or the file is broken.
+        StaleError: if the split or the student's weights have changed since.
+    """
+    from cusa.pipeline.nearest import read_index
+
+    end, rows = ("images", split.num_images) if modality == "image" else ("captions", split.num_captions)
+    folder, name = split.folder / "index", student_name(student)
+    made_by = f"cusa index {split.work} --split {split.name} --student {student}"
+    told = folder / f"cross-{name}-{end}.parquet"
+    if not told.is_file():
+        raise DataError(f"{told} does not exist. Run `{made_by}`.", path=told)
+    stamp = tables.read_part_metadata(told)
+    for key, now in (("split", split.digest), ("weights_sha256", _weights(student))):
+        if stamp.get(key) != now:
+            what = "the split" if key == "split" else f"{student}"
+            raise StaleError(f"{told} was made from another state of {what}. Run `{made_by}`.", path=told)
+    return read_index(folder / f"{name}-{end}.faiss", rows=rows, made_by=made_by)
+
+
+def embed_one(asked: Any, student: str, load: Callable[[str], "Student"] | None = None) -> np.ndarray:
+    """Embed words or a picture with a student: (D,) float32, of unit length.
+
+    Raises:
+        DataError: if there is no such student.
+    """
+    import torch
+
+    from cusa.models.student import load as load_student
+
+    model = (load or load_student)(student).eval()
+    with torch.inference_mode():
+        if isinstance(asked, str):
+            return model.encode_text(model.tokenize([asked])).float().numpy()[0]
+        return model.encode_image(model.image_transform(asked)[None]).float().numpy()[0]
+
+
 def student_digest(split: Split, student: str) -> str:
     """Return a digest of what a student's index was made from."""
     path = split.folder / "index" / f"cross-{student_name(student)}-images.parquet"

@@ -10,7 +10,7 @@ import torch
 
 from cusa.eval import evaluate, pairs
 from cusa.eval.config import EvalConfig
-from cusa.eval.encode import encode, picture
+from cusa.eval.encode import Kept, encode, picture
 from cusa.eval.scores import Cosines
 from cusa.manifests.samples import Split
 from cusa.models import student as students
@@ -76,12 +76,14 @@ def test_reranking_matches_the_candidates_once_each(split: Split, kind: str, mon
             return found
 
         monkeypatch.setattr(student, name, counted)
-    embeddings = encode(student, split, CONFIG)
-    counts.clear()
+    kept = Kept()
+    embeddings = encode(student, split, CONFIG, kept=kept)
     first = Cosines(embeddings.image["cross"], embeddings.text["cross"])
-    found = pairs.rerank(student, split, first, CONFIG)
+    found = pairs.rerank(student, split, first, CONFIG, kept=kept)
+    # Both rankings together read each item once, and nothing stays behind.
     assert counts["image_parts"] == split.num_images
-    assert counts["text_parts"] == split.num_captions
+    assert counts["text_parts"] == len(set(split.texts))
+    assert not any(kept.of.values())
     wanted = {(i, c) for i, row in enumerate(found.captions_IK.tolist()) for c in row}
     wanted |= {(i, c) for c, row in enumerate(found.images_CK.tolist()) for i in row}
     assert counts["match"] == len(wanted)
@@ -97,6 +99,43 @@ def test_reranking_matches_the_candidates_once_each(split: Split, kind: str, mon
             for image, score in zip(row, found.image_scores_CK[caption], strict=True):
                 alone = student.match(*_parts(student, split, image, caption))[0, 1]
                 assert score == pytest.approx(float(alone), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["x2vlm", "blip"])
+def test_what_was_not_kept_is_encoded_again(split: Split, kind: str) -> None:
+    student = _student(kind, split)
+    kept = Kept()
+    embeddings = encode(student, split, CONFIG, kept=kept)
+    first = Cosines(embeddings.image["cross"], embeddings.text["cross"])
+    for end in ("image", "text"):
+        for content in list(kept.of[end])[::2]:
+            del kept.of[end][content]
+    some, none = (pairs.rerank(student, split, first, CONFIG, kept=one) for one in (kept, None))
+    np.testing.assert_allclose(some.caption_scores_IK, none.caption_scores_IK, atol=1e-5)
+    np.testing.assert_allclose(some.image_scores_CK, none.image_scores_CK, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dual-encoder", "sgraf", "x2vlm", "blip"])
+def test_a_tower_runs_once_for_both_spaces(split: Split, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SMALL.model_copy(update={"kind": kind, "name": "scratch"})
+    student = students.create(config, captions=split.texts, uni=True, seed=0).eval()
+    with torch.no_grad():
+        array = torch.from_numpy(student.image_array(picture(split, 0))[None])
+        alone = {space: student.encode_image(student.pixels(array), space)[0] for space in student.spaces}
+    counts: Counter[str] = Counter()
+    for name in ("image_parts", "text_parts"):
+        real = getattr(student, name)
+
+        def counted(given: Any, real: Any = real, name: str = name) -> Any:
+            counts[name] += len(given) if name == "image_parts" else len(next(iter(given.values())))
+            return real(given)
+
+        monkeypatch.setattr(student, name, counted)
+    found = encode(student, split, CONFIG)
+    assert counts == {"image_parts": split.num_images, "text_parts": len(set(split.texts))}
+    assert set(found.image) == set(found.text) == {"cross", "uni"}
+    for space, row in alone.items():
+        np.testing.assert_allclose(found.image[space][0], row.numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["sgraf", "x2vlm", "blip"])

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cusa.errors import DataError, StaleError
+from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests.samples import Split
 from cusa.models.preprocess import decode
-from cusa.pipeline import audit, calibrate, student_index
+from cusa.pipeline import audit, calibrate, search, student_index
 from cusa.pipeline.config import AuditConfig, CalibrateConfig, IndexConfig
 from tests.eval.seers import Seer
 from tests.pipeline.audited import make_taught
@@ -99,3 +99,32 @@ def test_read_student__missing_broken_and_stale(split: Split, tmp_path: Path) ->
         (split.folder / "index" / file.name).write_bytes(file.read_bytes())
     with pytest.raises(StaleError, match="another state of the split"):
         student_index.read_student(split, "runs/seer")
+
+
+def test_search__a_student_goes_across(split: Split, tmp_path: Path) -> None:
+    found, seer = student_index.read_student(split, "runs/seer"), Seer(noise=0.5)
+    asked = split.texts[3]
+    hits = search.run([split], words=asked, student="runs/seer", number=4, load_student=_load)
+    with torch.inference_mode():
+        query = seer.encode_text(seer.tokenize([asked])).numpy()[0]
+    scores = found.rows["images"].astype(float) @ query
+    assert [hit.image_key for hit in hits] == [split.image_keys[row] for row in np.argsort(-scores)[:4]]
+    assert [hit.similarity for hit in hits] == pytest.approx(np.sort(scores)[::-1][:4], abs=1e-5)
+
+    picture = tmp_path / "asked.jpg"
+    picture.write_bytes(split.image_bytes(2))
+    hits = search.run([split], image=picture, student="runs/seer", number=3, load_student=_load)
+    scores = found.rows["captions"].astype(float) @ found.rows["images"][2]
+    best = {int(image): float(scores[split.caption_owner == image].max()) for image in range(split.num_images)}
+    assert [hit.similarity for hit in hits] == pytest.approx(sorted(best.values(), reverse=True)[:3], abs=1e-5)
+    assert all(split.texts[split.caption_keys.index(hit.caption_key)] == hit.caption for hit in hits)
+
+
+def test_search__a_student_that_was_not_indexed_is_named(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"cross-other-images\.parquet does not exist. Run `cusa index .* --student"):
+        search.run([split], words="a wall", student="runs/other", load_student=_load)
+    with pytest.raises(ConfigError, match="not by both"):
+        search.run([split], words="a wall", student="runs/seer", teacher="words", load_student=_load)
+    monkeypatch.setattr(student_index, "_weights", lambda student: "others")
+    with pytest.raises(StaleError, match="another state of runs/seer"):
+        search.run([split], words="a wall", student="runs/seer", load_student=_load)

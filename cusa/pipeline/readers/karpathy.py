@@ -1,7 +1,8 @@
 """Karpathy's JSON: one object with every image, its split and its sentences."""
 
+import posixpath
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from cusa.errors import DataError
@@ -25,26 +26,38 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
     Raises:
         DataError: if the file is no JSON of this layout.
     """
-    name, found = config.dataset, False
-    for member, value in json_stream.items(source):
-        found = found or member == "images"
-        if member == "dataset" and value:
-            name = name or str(value)
-    if not found:
-        raise DataError(
-            f"{source} is no Karpathy file: it needs a list 'images' with filename, split and sentences.", path=source
-        )
-    dataset = name or source.stem.removeprefix("dataset_")
+    dataset = config.dataset or _name(source) or source.stem.removeprefix("dataset_")
     truth = {path.stem.removeprefix("truth-"): path for path in sorted(source.parent.glob("truth-*.parquet"))}
     files = digests(source.parent, [source, *truth.values()])
     return Reading(dataset, Rows(lambda: _rows(source, dataset, images)), files, truth)
 
 
+def _name(source: Path) -> str:
+    """Return what the file calls its data set: at its end as a rule, where it costs no second reading."""
+    name, found = json_stream.last_text(source, "dataset"), False
+    if name:
+        return name
+    for member, value in json_stream.items(source):
+        found = found or member == "images"
+        if member == "dataset" and value:
+            name = str(value)
+    if not found:
+        raise _no_karpathy(source)
+    return name
+
+
+def _no_karpathy(source: Path) -> DataError:
+    return DataError(
+        f"{source} is no Karpathy file: it needs a list 'images' with filename, split and sentences.", path=source
+    )
+
+
 def _rows(source: Path, dataset: str, images: Path) -> Iterator[Row]:
-    number = 0
+    number, found = 0, False
     for member, row in json_stream.items(source):
         if member != "images":
             continue
+        found = True
         try:
             record, refused = _record(row, dataset, images)
         except BAD_ROW as error:
@@ -53,13 +66,15 @@ def _rows(source: Path, dataset: str, images: Path) -> Iterator[Row]:
             yield record
             yield from refused
         number += 1
+    if not found:
+        raise _no_karpathy(source)
 
 
 def _record(row: Any, dataset: str, images: Path) -> tuple[ImageRecord, list[Drop]]:
     filename = text(row["filename"], "filename")
     folder = text(row.get("filepath", ""), "filepath")
     key = keys.image_key(dataset, f"{int(row['cocoid']):012d}" if "cocoid" in row else Path(filename).stem)
-    split, source = _split_of(row), PurePosixPath(folder, filename).as_posix()
+    split, source = _split_of(row), posixpath.join(folder, filename)
     path = inside(images, source)
     captions, drops = [], []
     for sentence in _sentences(row):
