@@ -79,7 +79,7 @@ def train(told: argparse.Namespace) -> None:
 
     data = {"scenes": [told.scenes], "coco-mini": [told.coco, told.truth, told.sts]}
     jobs = MORE if told.more else MAIN
-    for seed in range(told.more or told.seeds):
+    for seed in told.seed or range(5):
         for name, (recipe, settings, axes) in jobs.items():
             if not name.startswith(told.only):
                 continue
@@ -176,8 +176,8 @@ def main() -> None:
     parser.add_argument("--sts", type=Path)
     parser.add_argument("--truth", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--more", type=int, default=0, help="seeds of the further questions, instead of the main table")
+    parser.add_argument("--seed", type=int, action="append", help="repeatable; 0 to 4 where none is named")
+    parser.add_argument("--more", action="store_true", help="the further questions, instead of the main table")
     parser.add_argument("--minutes", type=float, default=0, help="stop after so long, to go on when called again")
     parser.add_argument("--only", default="", help="jobs whose name begins so")
     parser.add_argument("--collect", action="store_true")
