@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cusa.manifests.paths import place
 
 
-@dataclass(frozen=True)
-class CaptionRecord:
+class CaptionRecord(NamedTuple):
     """One caption as the data set has it."""
 
     caption_id: str
@@ -41,19 +40,16 @@ class ImageRecord:
     """Shape of float32 numbers, little-endian, that the bytes are instead of an encoded image: (regions, width)."""
 
     def to_json(self) -> list[Any]:
-        """Return the record as plain values, for a plan that a worker reads."""
-        captions = [
-            [one.caption_id, one.text, *([] if one.position is None else [one.position])] for one in self.captions
-        ]
+        """Return the record as what JSON can say, for a plan that a worker reads."""
         where = None if self.path is None else str(self.path)
-        names = [self.key, self.split, where, self.source, captions, self.label, self.role]
-        return [*names, self.offset, self.length, list(self.array)]
+        names = [self.key, self.split, where, self.source, self.captions, self.label, self.role]
+        return [*names, self.offset, self.length, self.array]
 
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> "ImageRecord":
         """Make a record of what `to_json` gave."""
         key, split, path, source, captions, label, role, offset, length, array = values
-        texts = tuple(CaptionRecord(*caption) for caption in captions)
+        texts = tuple(map(CaptionRecord._make, captions))
         where = None if path is None else place(path)
         return cls(key, split, where, source, texts, label, role, offset, length, tuple(array))
 

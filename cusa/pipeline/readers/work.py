@@ -1,7 +1,6 @@
 """A work folder read again: all of it, or the part that a list of keys names."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from cusa.errors import ConfigError, DataError, nearest
@@ -79,7 +78,7 @@ def _rows(work: Path, names: list[str], wanted: set[str] | None, verdicts: str) 
                 more = [caption for copy in said.copies(number) for caption in captions.get(copy, ())]
                 # Behind the image's own, whose keys stay.
                 last = max((caption.position or 0 for caption in kept), default=-1)
-                kept = kept + [replace(one, position=place) for place, one in enumerate(more, last + 1)]
+                kept = kept + [one._replace(position=place) for place, one in enumerate(more, last + 1)]
             elif left := said.ambiguous(row["key"], [caption.position or 0 for caption in kept]):
                 for caption in kept:
                     if caption.position in left:
