@@ -1,5 +1,6 @@
 """A work folder on a real S3 server, mirrored: same images, same training, a cache that stays in its bounds."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -123,6 +124,25 @@ def test_train__from_a_store_gives_the_run_of_a_local_folder(
     assert names == {
         path.relative_to(work).as_posix() for path in work.rglob("*") if "cache" not in path.parts and path.is_file()
     }
+    found = []
+    for name, data in (("here", str(work)), ("there", f"{bucket}/work")):
+        asked = (
+            "--data",
+            data,
+            "--split",
+            "train",
+            "--out",
+            str(tmp_path / f"eval-{name}"),
+            "--set",
+            "bootstrap=0",
+            "--json",
+        )
+        done = cusa("eval", str(tmp_path / "here"), *asked)
+        assert done.returncode == 0, done.stderr
+        (told,) = json.loads(done.stdout)
+        found.append({task: result["metrics"] for task, result in told["tasks"].items() if "metrics" in result})
+    assert found[0] == found[1]
+    assert found[0]["cross-modal"]["rsum"] > 0
 
 
 def test_command_line__reads_a_work_folder_from_a_store_and_says_what_must_be_local(
