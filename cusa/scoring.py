@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cusa import layouts
 from cusa import recipe as recipes
 from cusa.errors import ConfigError, CusaError, DataError, nearest
+from cusa.eval import paper
 from cusa.eval.config import EMBEDDINGS, EvalConfig
 from cusa.manifests import cxc_ratings, ledger, store
 from cusa.manifests.events import OnEvent, ignore
@@ -396,6 +397,7 @@ def figures(results: Iterable[Mapping[str, Any]], work: Path) -> dict[str, float
         if "missing" in result:
             continue
         own = "pairs" in result or Path(result["data"]) == work
+        result = paper.as_pictures(result)
         for task, told in result["tasks"].items():
             start = task if own else f"{result['dataset']}/{task}"
             numbers = told.get("metrics", {})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cusa import scoring
+from cusa import recipe, scoring
 from cusa.errors import ConfigError, DataError
 from cusa.eval import eccv
 from cusa.eval.tasks import COCO, TASKS
@@ -176,3 +176,10 @@ def test_evaluate__the_release_s_rule_stands_beside_ours(model: Path, tmp_path: 
     assert found["queries"] == 5
     # Without exact duplicates both find the same; the release counts the lonely class as a miss.
     assert found["metrics"]["release_r@1"] == pytest.approx(found["metrics"]["r@1"] * 5 / 6, abs=1e-3)
+
+
+def test_figures__of_regions_have_the_published_names(tmp_path: Path) -> None:
+    told = {"data": str(tmp_path), "dataset": "coco_precomp", "images": 5000, "captions": 25_000}
+    found = scoring.figures([{**told, "tasks": {"cross-modal": {"metrics": {"rsum": 320.0}}}}], tmp_path)
+    assert found == {"cross-modal/rsum": 320.0, "coco-5k/rsum": 320.0}
+    assert "coco-5k/rsum" in recipe.load("sgr/coco/cusa").expected

@@ -46,3 +46,15 @@ def test_rows__numbers_of_other_data_do_not_fill_a_column() -> None:
         {"dataset": name, "tasks": {"image-to-image": task}} for name in ("cub", "sop", "in-shop", "inaturalist-2018")
     ]
     assert paper.rows(whole)[-1][:3] == ("Image retrieval (uni-modal)", "average", 12.5)
+
+
+def test_rows__regions_stand_where_their_pictures_do() -> None:
+    told = {f"{way}/r@{k}": 10.0 * k for way in ("image-to-text", "text-to-image") for k in (1, 5, 10)}
+    tasks = {"cross-modal": {"protocol": "own pairs", "metrics": {**told, "rsum": 320.0}}}
+    coco = {"dataset": "coco_precomp", "images": 5000, "captions": 25_000, "tasks": tasks}
+    flickr = {"dataset": "f30k_precomp", "images": 1000, "captions": 5000, "tasks": tasks}
+    found = {cell.column: cell.value for cell in paper.rows([coco, flickr])}
+    assert (found["COCO 5K, RSUM"], found["Flickr30K 1K, RSUM"]) == (320.0, 320.0)
+    assert len(found) == 14
+    part = {**coco, "images": 1000, "captions": 5000}
+    assert paper.rows([part]) == [], "a part of the test images is not COCO 5K"
