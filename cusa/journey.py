@@ -174,7 +174,7 @@ def _train(
     ranks.barrier()  # all have read the ledger
     first = ranks.rank() == 0
     if first:
-        book.unlink(missing_ok=True)
+        ledger.withdraw(book)
 
     def describe() -> None:
         if not first:

@@ -193,7 +193,7 @@ def run(
     failed = sum(bool(one["error"]) for one in found.values())
     counts = {"cells": len(rows), "runs": len(found), "failed": failed}
     if failed:  # no ledger: run again, they are tried again
-        book.unlink(missing_ok=True)
+        ledger.withdraw(book)
         made = Outcome("sweep", out, True, str(why), counts, 0.0)
         return Swept(made, rows, markdown)
     done = clock.finish(book, stage="sweep", inputs=inputs, parameters=parameters, outputs=outputs, counts=counts)

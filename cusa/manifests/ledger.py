@@ -132,6 +132,16 @@ def read(path: Path) -> Ledger | None:
         return None
 
 
+def withdraw(path: Path) -> None:
+    """Remove a ledger, if it is there: from now until the next one its stage's output counts as unfinished.
+
+    Raises:
+        DataError: if the folder cannot be written.
+    """
+    with store.named_os_errors(path), named_remote_errors(path):
+        path.unlink(missing_ok=True)
+
+
 def why_not_current(path: Path, *, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> str | None:
     """Say why a stage must run; None if its output is up to date.
 

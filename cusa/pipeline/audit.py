@@ -89,7 +89,7 @@ def run(
     if why is None and old is not None:
         return outcome(folder, old, notes=sentences(read_summary(split)))
 
-    book.unlink(missing_ok=True)
+    ledger.withdraw(book)
     store.sweep(folder)
     known = read_truth(split, source) if source else None
     opened = open_neighbourhoods(split, chosen, depth=config.neighbours)

@@ -74,7 +74,7 @@ def run(
     if why is None and old is not None:
         return outcome(out, old, notes=sentences(calibration.read(out)))
 
-    book.unlink(missing_ok=True)
+    ledger.withdraw(book)
     store.sweep(out.parent)
     teachers = stamps(split, chosen)
     opened = open_neighbourhoods(split, chosen, depth=config.neighbours)

@@ -82,7 +82,7 @@ def run(
     if why is None and old is not None:
         return outcome(out, old)
     store.make_folder(out)
-    book.unlink(missing_ok=True)
+    ledger.withdraw(book)
     half = {path for file in dataset.files for path in fetch.leftovers(out / file.path)}
     for folder in {
         out,

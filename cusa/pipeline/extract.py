@@ -75,7 +75,7 @@ def run(
         stamp["weights_sha256"] = weights_digest(teacher)
     if old is not None:  # what a finished run left of its workshop is no part of this run
         store.remove_folder(folder / extract_plan.WORKSHOP)
-        book.unlink()
+        ledger.withdraw(book)
     pool = extract_plan.begin(folder, split, stamp, modality, force=force)
     every = extract_plan.contents(split, modality, transform)
     shared, parts = extract_plan.units(folder, split, every, pool, stamp, modality)

@@ -154,7 +154,7 @@ def run(
     keys = split.image_keys if modality == "image" else split.caption_keys
     store.sweep(folder)
     store.remove_folder(folder / extract_plan.WORKSHOP)
-    book.unlink(missing_ok=True)
+    ledger.withdraw(book)
     made = {
         "revision": "imported",
         "preprocessing": f"unknown: imported from {features.path.name} by {kind}",

@@ -63,7 +63,7 @@ def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False,
     rows_ND = unit_rows(table)
     files = [folder / f"{teacher}.faiss", neighbour_path(split, teacher)]
     before = None if force or old is None else _before(files, old, parameters, rows_ND, split, stamp)
-    book.unlink(missing_ok=True)
+    ledger.withdraw(book)
     store.sweep(folder)
     made = _made(rows_ND, config, before, f"index {teacher} of {split.name}", on_event)
     with store.whole_file(files[0]) as temporary:

@@ -89,7 +89,7 @@ def run(
         else:
             appending.end(out)
         # From here until the new ledger the work folder counts as unfinished.
-        book.unlink(missing_ok=True)
+        ledger.withdraw(book)
         written, counts = _write(config, plan, out, base, ahead, force=force, engine=engine, on_event=on_event)
         for kind in ("image", "caption"):
             now = [counts[f"{kind}s_{what}"] for what in ("kept", "dropped")]

@@ -85,7 +85,7 @@ def run(
     if why is None and old is not None:
         return outcome(folder, old)
 
-    book.unlink(missing_ok=True)
+    ledger.withdraw(book)
     store.sweep(folder)
     rows = _embed(split, student, load, on_event)
     written: list[Path] = []

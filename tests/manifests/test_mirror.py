@@ -139,7 +139,7 @@ def test_train__from_a_store_gives_the_run_of_a_local_folder(
         )
         done = cusa("eval", str(tmp_path / "here"), *asked)
         assert done.returncode == 0, done.stderr
-        (told,) = json.loads(done.stdout)
+        told = json.loads(done.stdout)
         found.append({task: result["metrics"] for task, result in told["tasks"].items() if "metrics" in result})
     assert found[0] == found[1]
     assert found[0]["cross-modal"]["rsum"] > 0
