@@ -18,17 +18,20 @@ CSS = """
   --tint:#1b2535; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
-body { margin:0; background:var(--page); color:var(--ink); font:16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto,
+body { margin:0; overflow-wrap:break-word; background:var(--page); color:var(--ink);
+  font:16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto,
   "Helvetica Neue", Arial, sans-serif; }
 main { max-width:1080px; margin:0 auto; padding:40px 20px 80px; }
-h1 { font-size:2rem; line-height:1.2; letter-spacing:-.02em; margin:0 0 .3em; text-wrap:balance; }
+h1 { font-size:2rem; line-height:1.2; letter-spacing:-.02em; margin:0 0 .3em; text-wrap:balance;
+  overflow-wrap:anywhere; }
 h2 { font-size:1.25rem; letter-spacing:-.01em; margin:2.6em 0 .6em; }
 h3 { font-size:1rem; margin:1.6em 0 .5em; }
 p { max-width:70ch; margin:.4em 0 .9em; } .soft { color:var(--soft); } small, .small { font-size:.85rem; }
 code { font:.88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap:anywhere; }
 a { color:var(--a); }
 .cards { display:grid; grid-template-columns:repeat(auto-fit, minmax(180px, 1fr)); gap:14px; margin:1.2em 0; }
-.card { background:var(--card); border:1px solid var(--line); border-radius:14px; padding:16px 18px; min-width:0; }
+.card { background:var(--card); border:1px solid var(--line); border-radius:14px; padding:16px 18px; min-width:0;
+  overflow-wrap:anywhere; }
 .card .label { color:var(--soft); font-size:.82rem; } .card .big { font-size:1.75rem; font-weight:650;
   letter-spacing:-.02em; font-variant-numeric:tabular-nums; } .card .note { font-size:.82rem; color:var(--soft); }
 .up { color:var(--good); } .down { color:var(--bad); }
@@ -37,7 +40,8 @@ table { border-collapse:collapse; width:100%; font-size:.9rem; font-variant-nume
 th, td { padding:8px 14px; text-align:right; border-bottom:1px solid var(--line); white-space:nowrap; }
 th:first-child, td:first-child { text-align:left; white-space:normal; min-width:11rem; }
 td.words, th.words { text-align:left; white-space:normal; min-width:12rem; }
-thead th { color:var(--soft); font-weight:550; font-size:.8rem; } tbody tr:last-child td { border-bottom:0; }
+thead th { color:var(--soft); font-weight:550; font-size:.8rem; white-space:normal; overflow-wrap:anywhere;
+  min-width:6rem; vertical-align:bottom; } tbody tr:last-child td { border-bottom:0; }
 .plain { font-weight:400; } tr.group td { background:var(--tint); font-weight:600; }
 tr.group td > div { position:sticky; left:14px; white-space:normal; max-width:min(100%, calc(100vw - 62px)); }
 .charts { display:grid; grid-template-columns:repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap:14px; }
@@ -84,8 +88,14 @@ details { margin:.5em 0; } summary { cursor:pointer; font-weight:600; font-size:
 .tip u { display:block; height:88px; background-size:contain; background-repeat:no-repeat; background-position:center;
   text-decoration:none; } .tip span { display:block; margin-top:4px; overflow-wrap:anywhere; }
 footer { margin-top:3em; color:var(--soft); font-size:.85rem; }
-@media print { body { background:#fff; } main { max-width:none; padding:0; } .card, .chart, .pair, .query, .scroll {
-  break-inside:avoid; } h2 { break-after:avoid; } }
+@media print { :root { --ink:#1b2430; --soft:#5d6876; --line:#d5dae1; --card:#fff; --page:#fff; --a:#2463c2;
+  --b:#d9730d; --c:#2f8f6b; --d:#8a56c2; --good:#1f8a5b; --missed:#2463c2; --bad:#c2412d; --tint:#eef3fb; }
+  * { print-color-adjust:exact; -webkit-print-color-adjust:exact; } main { max-width:none; padding:0; }
+  body { font-size:11pt; } .maps { grid-template-columns:1fr 1fr; } h2, h3 { break-after:avoid; }
+  .card, .chart, .pair, .query, .map, tr { break-inside:avoid; }
+  .scroll { overflow:visible; border:0; border-radius:0; } table { font-size:.72rem; } th, td { padding:3px 6px;
+  white-space:normal; } th:first-child, td:first-child, td.words, th.words, thead th { min-width:0; }
+  details:not([open])::details-content { content-visibility:visible; height:auto; } .tip { display:none !important; } }
 @media (max-width:520px) { main { padding:24px 14px 60px; } h1 { font-size:1.55rem; } th, td { padding:7px 10px; } }
 """
 

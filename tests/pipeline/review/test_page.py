@@ -1,13 +1,7 @@
-"""The page in a real Chromium, at a desktop's and at a phone's width.
+"""The page in a real Chromium, at a desktop's and at a phone's width."""
 
-It needs an installed Chromium (`apt-get install chromium`; `.ci/run` does). Playwright's own download is not used.
-"""
-
-import gc
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +13,14 @@ from cusa.manifests.samples import Split
 from cusa.pipeline import audit
 from cusa.pipeline.config import AuditConfig
 from cusa.pipeline.review.room import Room
+from tests.browser import WAIT, needs_browser
 from tests.pipeline.audited import make_taught
 from tests.pipeline.review.served import in_thread, make_audited
 from tests.pipeline.review.test_server import HOSTILE, make_hostile
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CHROMIUM = os.environ.get("CUSA_CHROMIUM") or next((found for name in NAMES if (found := shutil.which(name))), "")
-
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM, reason=f"no browser is installed ({', '.join(NAMES)}; or set CUSA_CHROMIUM)"),
-    # The driver leaves its pipes to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = needs_browser
 
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
-WAIT = 60_000  # milliseconds; a busy machine is slow
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"], timeout=WAIT
-        )
-        yield opened
-        opened.close()
-    gc.collect()  # here, where what the driver leaves open is no error
 
 
 class Tab:
