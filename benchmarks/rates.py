@@ -3,8 +3,8 @@
     python benchmarks/rates.py 2-core-x86
 
 Networks of the published sizes with random weights: forward and backward for training (the optimiser's step left out),
-forward alone for teachers. Shards are made of noise as JPEGs of 640 x 480 pixels. Seconds are CPU seconds of one
-thread, which others on the machine hardly change.
+forward alone for teachers and evaluations. Shards are made of noise as JPEGs of 640 x 480 pixels. Seconds are CPU
+seconds of one thread, which others on the machine hardly change.
 """
 
 import sys
@@ -26,7 +26,8 @@ from cusa.models.sgraf_network import SgrafNetwork, hinge
 from cusa.models.unicom import UNICOM, Unicom
 from cusa.models.x2vlm import X2vlm
 from cusa.models.x2vlm_network import Sizes, X2vlmNetwork
-from cusa.pipeline import readers, scenes, shard
+from cusa.pipeline import candidates, readers, scenes, shard
+from cusa.pipeline.candidates import Finder, Modality
 from cusa.pipeline.config import ScenesConfig, ShardConfig
 from cusa.pipeline.index import nearest_rows
 
@@ -59,11 +60,18 @@ def clip(batch: int, **vision: int) -> dict[str, float]:
         out = model(pixel_values=pixels, input_ids=ids)
         contrastive(out.image_embeds, out.text_embeds).backward()
 
-    return rate(model, batch, step)
+    reading = read(batch, lambda: model.get_image_features(pixel_values=pixels), lambda: model.get_text_features(ids))
+    return {**rate(model, batch, step), **reading}
 
 
 def rate(model: nn.Module, batch: int, step: Callable[[], None]) -> dict[str, float]:
     return {"pairs": batch / seconds(step), "parameters": sum(p.numel() for p in model.parameters())}
+
+
+@torch.inference_mode()
+def read(batch: int, images: Callable[[], object], captions: Callable[[], object]) -> dict[str, float]:
+    """Images and captions that an evaluation reads in a second."""
+    return {"images": batch / seconds(images, 2), "captions": batch / seconds(captions, 2)}
 
 
 def sgraf(module: str, batch: int) -> dict[str, float]:
@@ -76,7 +84,14 @@ def sgraf(module: str, batch: int) -> dict[str, float]:
         both = {"image_global_ID": network.pool_regions(seen), "text_global_CD": network.pool_words(said, lengths)}
         hinge(network.similarity(seen, said, lengths, **both)).backward()
 
-    return rate(network, batch, step)
+    trained = rate(network, batch, step)
+    network.eval()
+    with torch.inference_mode():
+        seen, said = network.encode_regions(regions), network.encode_words(ids, lengths)
+        both = {"image_global_ID": network.pool_regions(seen), "text_global_CD": network.pool_words(said, lengths)}
+        scored = batch**2 / seconds(lambda: network.similarity(seen, said, lengths, **both))
+    reading = read(batch, lambda: network.encode_regions(regions), lambda: network.encode_words(ids, lengths))
+    return {**trained, **reading, "scores": scored}
 
 
 def x2vlm(batch: int) -> dict[str, float]:
@@ -87,9 +102,15 @@ def x2vlm(batch: int) -> dict[str, float]:
     def step() -> None:
         out = student(pixels, tokens)
         loss = student.base_loss(out, image_ids=torch.arange(batch))
-        sum(loss.values()).backward() if isinstance(loss, dict) else loss.backward()
+        sum(loss.values()).backward()
 
-    return rate(student, batch, step)
+    trained = rate(student, batch, step)
+    student.eval()
+    with torch.inference_mode():
+        images, texts = student.image_parts(pixels), student.text_parts(tokens)
+        matched = batch / seconds(lambda: student.match(images, texts))
+    reading = read(batch, lambda: student.image_parts(pixels), lambda: student.text_parts(tokens))
+    return {**trained, **reading, "matches": matched}
 
 
 @torch.inference_mode()
@@ -115,6 +136,16 @@ def pipeline() -> dict[str, dict[str, float]]:
     rows = np.random.default_rng(0).standard_normal((10_000, 512), dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     found = {"index": {"multiplications": len(rows) ** 2 * rows.shape[1] / seconds(lambda: nearest_rows(rows, 50), 1)}}
+    captions = np.repeat(np.arange(2000), 5)
+    finder = Finder(
+        captions,
+        images=Modality(rows[:2000], nearest_rows(rows[:2000], 50)),
+        texts=Modality(rows, nearest_rows(rows, 50)),
+        image_content=np.arange(2000),
+        caption_content=np.arange(10_000),
+    )
+    images = 2000 / seconds(lambda: list(candidates.found(finder, num_images=2000, per_image=1000)))
+    found["audit"] = {"images": images}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         drawn = ScenesConfig(train=300, val=1, test=1)

@@ -228,6 +228,33 @@ def _index(project: Project, stage: Stage, size: _Size, rates: Mapping[str, Any]
     return {"disk": disk, "seconds": _time(products, rates, "index", "multiplications")}
 
 
+def _audit(project: Project, stage: Stage, size: _Size, rates: Mapping[str, Any]) -> dict[str, Any]:
+    return {"seconds": _time(size.test, rates, "audit", "images")}
+
+
+def _eval(project: Project, stage: Stage, size: _Size, rates: Mapping[str, Any]) -> dict[str, Any]:
+    """Add up reading every item once and, for models that look at pairs, the pairs."""
+    own = size.test * size.captions // max(size.train, 1)
+    images, captions = size.test, own
+    for folder in project.scored_on()[0][1:]:
+        if (folder / "test" / "samples.parquet").is_file():
+            split = Split(folder, "test")
+            images, captions = images + split.num_images, captions + split.num_captions
+    seconds = 0.0
+    for recipe in project.recipe.parts or (project.recipe,):
+        key = recipe.name.partition("/")[0]
+        measured = rates["train"].get(key, {})
+        candidates = recipe.eval.rerank * (size.test + own) if "matches" in measured else 0
+        pairs = size.test * own if "scores" in measured else 0
+        numbers = {"images": images, "captions": captions, "scores": pairs, "matches": candidates}
+        for what, number in numbers.items():
+            needed = _time(number, rates, "train", key, what) if number else 0.0
+            if needed is None:
+                return {}
+            seconds += needed
+    return {"seconds": seconds}
+
+
 def _nothing(project: Project, stage: Stage, size: _Size, rates: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
@@ -253,9 +280,9 @@ _ESTIMATES = {
     "shard": _shard,
     "extract-teachers": _extract,
     "index": _index,
-    "audit": _nothing,
+    "audit": _audit,
     "train": _train,
-    "eval": _nothing,
+    "eval": _eval,
     "report": _nothing,
 }
 

@@ -128,9 +128,27 @@ def test_plan__estimates_are_counted_from_what_is_known(tmp_path: Path) -> None:
     training = told["train", "clip-vit-b-32/coco/cusa"]
     assert training.seconds == pytest.approx(steps * 128 / rates["train"]["clip-vit-b-32"]["pairs"])
     assert rates["machine"] in training.source
+    measured = rates["train"]["clip-vit-b-32"]
+    (reading,) = (stage for (stage_name, _), stage in told.items() if stage_name == "eval")
+    assert reading.seconds == pytest.approx(5000 / measured["images"] + 25_000 / measured["captions"], rel=0.01)
+    (found,) = (stage for (stage_name, _), stage in told.items() if stage_name == "audit")
+    assert found.seconds == pytest.approx(5000 / rates["audit"]["images"])
     notes = " ".join(plans.plan("clip-vit-b-32/coco/cusa", out=tmp_path).notes)
     assert "cusa download cub" in notes
     assert rates["date"] in notes
+
+
+def test_plan__an_evaluation_of_pairs_counts_them(tmp_path: Path) -> None:
+    rates, seconds = plans.read_rates()["train"], {}
+    for name in ("sgr", "saf", "sgraf", "x2vlm-base"):
+        planned = plans.plan(f"{name}/coco/baseline", out=tmp_path).stages
+        (seconds[name],) = (stage.seconds for stage in planned if stage.stage == "eval")
+    for name in ("sgr", "saf"):
+        every = 5000 * 25_000 / rates[name]["scores"]
+        assert every < seconds[name] < 1.1 * every, "5K x 25K pairs are what takes the time"
+    assert seconds["sgraf"] == pytest.approx(seconds["sgr"] + seconds["saf"])
+    matched = recipes.load("x2vlm-base/coco/baseline").eval.rerank * 30_000 / rates["x2vlm-base"]["matches"]
+    assert matched < seconds["x2vlm-base"]
 
 
 def test_plan__a_file_that_a_person_has_to_bring_is_named(tmp_path: Path) -> None:

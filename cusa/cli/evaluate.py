@@ -78,7 +78,8 @@ def _print_paper(results: Sequence[Mapping[str, Any]]) -> None:
     rows = paper.rows(results)
     if rows:
         print_text("\nIn the form of the paper's tables:")
-        print_table(("table", "metric", "value"), [(row.table, row.column, f"{row.value:.1f}") for row in rows])
+        cells = [(row.table, row.column, f"{row.value:.1f}", row.size) for row in rows]
+        print_table(("table", "metric", "value", "measured on"), cells)
 
 
 def _print_evaluation(result: Mapping[str, Any]) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
+from cusa.manifests import datasets
+
 
 class Column(NamedTuple):
     """One column of a table.
@@ -44,6 +46,8 @@ class Cell(NamedTuple):
     column: str
     value: float
     protocol: str
+    size: str
+    """On how many images or pairs, and of how many where that is a part of the official split."""
 
 
 _WAYS = (("i2t", "image-to-text", "image to text"), ("t2i", "text-to-image", "text to image"))
@@ -116,6 +120,28 @@ def as_pictures(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**result, "dataset": name, "tasks": tasks}
 
 
+def official_images(result: Mapping[str, Any]) -> int | None:
+    """Return how many images the official split of an evaluation has; None where nobody says."""
+    name = str(result.get("dataset"))
+    counts = datasets.load(name).counts.get(str(result.get("split"))) if name in datasets.names() else None
+    return None if counts is None else counts.images
+
+
+def is_part(result: Mapping[str, Any]) -> bool:
+    """Tell whether an evaluation was made on another number of images than the official split has."""
+    official = official_images(result)
+    return official is not None and "images" in result and result["images"] != official
+
+
+def _size(result: Mapping[str, Any]) -> str:
+    if "pairs" in result:
+        return f"{result['pairs']:,} pairs"
+    if "images" not in result:
+        return ""
+    part = f" of {official_images(result):,}" if is_part(result) else ""
+    return f"{result['images']:,}{part} images"
+
+
 def published(name: str) -> list[dict[str, str]]:
     """Return a table as printed: `model`, `method`, and the columns' keys."""
     text = (resources.files("cusa.eval") / "published" / f"{name}.csv").read_text(encoding="utf-8")
@@ -151,13 +177,13 @@ def rows(results: Sequence[Mapping[str, Any]]) -> list[Cell]:
         ours = values(table, results)
         for column in table.columns:
             if column.key in ours:
-                protocol = next(
+                protocol, size = next(
                     (
-                        result["tasks"][column.task]["protocol"]
+                        (result["tasks"][column.task]["protocol"], _size(result))
                         for result in results
                         if result.get("dataset") == column.dataset and column.task in result["tasks"]
                     ),
-                    "mean of the columns",
+                    ("mean of the columns", ""),
                 )
-                cells.append(Cell(table.title, column.label, ours[column.key], protocol))
+                cells.append(Cell(table.title, column.label, ours[column.key], protocol, size))
     return cells

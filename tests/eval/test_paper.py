@@ -58,3 +58,12 @@ def test_rows__regions_stand_where_their_pictures_do() -> None:
     assert len(found) == 14
     part = {**coco, "images": 1000, "captions": 5000}
     assert paper.rows([part]) == [], "a part of the test images is not COCO 5K"
+
+
+def test_rows__a_part_of_the_official_split_is_told(tmp_path: Path) -> None:
+    task = {"protocol": "by class", "metrics": {"r@1": 12.5}}
+    cut = {"dataset": "sop", "split": "test", "images": 156, "tasks": {"image-to-image": task}}
+    whole = {**cut, "images": datasets.load("sop").counts["test"].images}
+    assert [row.size for row in paper.rows([cut])] == [f"156 of {whole['images']:,} images"]
+    assert [row.size for row in paper.rows([whole])] == [f"{whole['images']:,} images"]
+    assert (paper.is_part(cut), paper.is_part(whole)) == (True, False)
