@@ -47,7 +47,7 @@ class Cell(NamedTuple):
     value: float
     protocol: str
     size: str
-    """On how many images or pairs, and of how many where that is a part of the official split."""
+    """On how many images, and of how many where that is a part of the official split; empty for pairs of texts."""
 
 
 _WAYS = (("i2t", "image-to-text", "image to text"), ("t2i", "text-to-image", "text to image"))
@@ -134,8 +134,6 @@ def is_part(result: Mapping[str, Any]) -> bool:
 
 
 def _size(result: Mapping[str, Any]) -> str:
-    if "pairs" in result:
-        return f"{result['pairs']:,} pairs"
     if "images" not in result:
         return ""
     part = f" of {official_images(result):,}" if is_part(result) else ""

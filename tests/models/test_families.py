@@ -111,3 +111,33 @@ def test_a_model_that_is_no_dual_encoder_is_refused(tmp_path: Path) -> None:
     vocabulary.build(CAPTIONS, size=60, context=20).save_pretrained(tmp_path / "bert")
     with pytest.raises(DataError, match="is a BertModel, which embeds no pairs"):
         students.load(tmp_path / "bert")
+
+
+def test_siglip_2_of_a_fixed_size_reads_with_its_own_tokenizer(tmp_path: Path) -> None:
+    """Its checkpoints are of SigLIP's class; what is new is Gemma's tokenizer: no start mark, filled up to 64 words."""
+    letters = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *"abcdefghijklmnopqrstuvwxyz,"]
+    tokenizer = transformers.GemmaTokenizer(vocab={letter: row for row, letter in enumerate(letters)}, merges=[])
+    config = transformers.SiglipConfig(
+        text_config={**TEXT, "projection_size": 16, "vocab_size": len(letters), "pad_token_id": 0, "eos_token_id": 1},
+        vision_config=VISION,
+    )
+    torch.manual_seed(0)
+    model = transformers.SiglipModel(config).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(tmp_path / "official")
+    tokenizer.save_pretrained(tmp_path / "official")
+    size = {"height": 16, "width": 16}
+    told = {"size": size, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    store.write_json(tmp_path / "official/preprocessor_config.json", told)
+    student = students.load(tmp_path / "official")
+    texts = ["a red square", "two dogs"]
+    own = tokenizer(texts, padding="max_length", truncation=True, max_length=24, return_tensors="pt")
+    tokens = student.tokenize(texts)
+    assert torch.equal(tokens["input_ids"], own["input_ids"])
+    assert tokens["input_ids"].shape == (2, 24)
+    with torch.no_grad():
+        expected = F.normalize(model.get_text_features(input_ids=own["input_ids"]).pooler_output, dim=-1)
+        torch.testing.assert_close(student.encode_text(tokens), expected, rtol=0, atol=1e-6)
+    assert (expected[0] - expected[1]).abs().max() > 1e-3
