@@ -37,7 +37,7 @@ class Student(nn.Module, abc.ABC):
     """A model of images and texts that CUSA can train; someone else's joins by the abstract methods.
 
     A dual encoder needs no more than these: its loss is InfoNCE, its score a cosine. What others need besides is
-    switched on by four class attributes, each with the methods that it asks for; see docs/students.md.
+    switched on by five class attributes, each with the methods that it asks for; see docs/students.md.
 
     The reading side (`image_array`, `tokenize`) is apart from the computing side, so that a loader's threads can do it
     and so that decoded images can be kept as bytes.
