@@ -28,7 +28,7 @@ from transformers import CLIPConfig, CLIPModel
 from cusa import journey
 from cusa.eval import pairs
 from cusa.eval.config import EvalConfig
-from cusa.eval.encode import encode
+from cusa.eval.encode import Kept, encode
 from cusa.eval.scores import Cosines
 from cusa.manifests.samples import Split
 from cusa.models import openai_clip
@@ -143,11 +143,12 @@ def rerank(images: int = 200, captions: int = 1000, k: int = 16) -> dict[str, An
         network.encode_text = counting("captions", network.encode_text, lambda ids, mask: len(ids))
         network.match = counting("pairs", network.match, lambda tokens, texts, mask: len(texts))
         start = time.perf_counter()
-        embedded = encode(student, split, told, uni=False)
+        kept = Kept()
+        embedded = encode(student, split, told, uni=False, kept=kept)
         encoded = time.perf_counter()
         first = dict(read)
         cosines = Cosines(embedded.image["cross"], embedded.text["cross"])
-        done = pairs.rerank(student, split, cosines, told)
+        done = pairs.rerank(student, split, cosines, told, kept=kept)
         seconds = time.perf_counter() - encoded
         distinct = {
             *((row, int(c)) for row, some in enumerate(done.captions_IK) for c in some),

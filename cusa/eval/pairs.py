@@ -73,8 +73,8 @@ def rerank(
     """Score each query's first candidates again, with the student's `match`.
 
     Every image and every caption that the first ranking did not keep is encoded once; a pair that is a candidate both
-    ways is matched once. What `match` reads of the whole split lies on the host (for X2-VLM base at 384 pixels 1.8 MB
-    an image, 3 KB a word).
+    ways is matched once. What `match` reads of the whole split lies on the host: for X2-VLM base at 384 pixels 1.8 MB
+    an image, 3 KB a word.
 
     Args:
         student: one with `reranks`.
@@ -95,16 +95,19 @@ def rerank(
     pairs, where = np.unique(np.concatenate([of_images.ravel(), of_captions.ravel()]), return_inverse=True)
     logits = np.empty(len(pairs), np.float32)
     with ready(student, config) as device, torch.inference_mode():
-        images, texts = _kept_parts(student, split, config, device, kept or Kept(), on_event)
+        kept = kept or Kept()
+        _keep_all(student, split, config, device, kept, on_event)
+        images, texts = contents(split)
         for start in range(0, len(pairs), config.batch_size):
             some = pairs[start : start + config.batch_size]
-            image_rows, text_rows = torch.from_numpy(some // wide), torch.from_numpy(some % wide)
             found = student.match(
-                {name: value[image_rows].to(device) for name, value in images.items()},
-                {name: value[text_rows].to(device) for name, value in texts.items()},
+                _stacked([kept.of["image"][images[row]] for row in (some // wide).tolist()], device),
+                _stacked([kept.of["text"][texts[row]] for row in (some % wide).tolist()], device),
             )
             logits[start : start + len(some)] = found[:, 1].float().cpu().numpy()
             on_event(f"re-rank {split.name}", start + len(some), len(pairs))
+        for there in kept.of.values():
+            there.clear()
     again = logits[where.ravel()]
     return Reranked(
         first,
@@ -128,42 +131,36 @@ def _image_parts(
     return found
 
 
-def _kept_parts(
+def _keep_all(
     student: "Student", split: Split, config: EvalConfig, device: torch.device, kept: Kept, on_event: OnEvent
-) -> tuple[dict[str, "Tensor"], dict[str, "Tensor"]]:
-    """Return what `match` reads of every image and of every caption, encoding what is not kept."""
+) -> None:
+    """Encode what is not kept yet."""
     images, texts = contents(split)
-    joined = []
     for end, of_rows in (("image", images), ("text", texts)):
-        there = kept.of[end]
-        missing = list({content: row for row, content in enumerate(of_rows) if content not in there}.values())
+        missing = list({content: row for row, content in enumerate(of_rows) if content not in kept.of[end]}.values())
         for start in range(0, len(missing), config.batch_size):
             rows = missing[start : start + config.batch_size]
             if end == "image":
                 arrays = torch.from_numpy(np.stack([student.image_array(picture(split, row)) for row in rows]))
-                kept.keep(
-                    "image", [images[row] for row in rows], student.image_parts(student.pixels(arrays.to(device)))
-                )
+                parts = student.image_parts(student.pixels(arrays.to(device)))
+                kept.keep("image", [images[row] for row in rows], parts)
             else:
                 tokens = student.tokenize([split.texts[row] for row in rows])
                 parts = student.text_parts({name: value.to(device) for name, value in tokens.items()})
                 kept.keep("text", [texts[row] for row in rows], parts)
             on_event(f"encode {split.name}", start + len(rows), len(missing))
-        joined.append(_joined([there[content] for content in of_rows]))
-        there.clear()
-    return joined[0], joined[1]
 
 
-def _joined(rows: Sequence[Parts]) -> dict[str, "Tensor"]:
+def _stacked(rows: Sequence[Parts], device: torch.device) -> dict[str, "Tensor"]:
     """Stack rows; where captions were padded to different lengths, zeros fill up."""
-    joined = {}
+    stacked = {}
     for name, one in rows[0].items():
         longest = max(len(row[name]) for row in rows) if one.ndim else 0
         out = one.new_zeros((len(rows), *((longest, *one.shape[1:]) if one.ndim else ())))
         for place, row in enumerate(rows):
             (out[place, : len(row[name])] if one.ndim else out[place]).copy_(row[name])
-        joined[name] = out
-    return joined
+        stacked[name] = out.to(device)
+    return stacked
 
 
 def _first(values: Sequence[str]) -> list[int]:
