@@ -237,14 +237,6 @@ class DualEncoder(Student):
         # Under autocast the features are bf16; cosines of bf16 rows would be off by a percent.
         return F.normalize(features_BD.float(), dim=-1)
 
-    def encode_image(self, pixels_BCHW: Tensor, space: Space = "cross") -> Tensor:
-        """Embed images: (B, D) float32 unit rows."""
-        return self.embed(self.image_parts(pixels_BCHW), space, "image")
-
-    def encode_text(self, tokens: dict[str, Tensor], space: Space = "cross") -> Tensor:
-        """Embed captions: (B, D) float32 unit rows."""
-        return self.embed(self.text_parts(tokens), space, "text")
-
     def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """Embed pairs for the loss; see `Student.forward`."""
         images, texts = self.image_parts(pixels_BCHW), self.text_parts(tokens)

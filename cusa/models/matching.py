@@ -5,7 +5,7 @@ Legend: B pairs in the batch, P pairs of an image and a caption.
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -82,6 +82,17 @@ class Matching(Student, abc.ABC):
         tokens = vocabulary.encode(self._tokenizer, texts, context=text["context"])
         self.truncated += tokens.cut
         return {"input_ids": tokens.ids, "attention_mask": tokens.mask}
+
+    def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Any]:
+        """Return `image`, `text`, with uni-modal heads `image_uni`, `text_uni`, and the parts that `match` reads."""
+        images, texts = self.image_parts(pixels_BCHW), self.text_parts(tokens)
+        out: dict[str, Any] = {"image_parts": images, "text_parts": texts}
+        ends: tuple[Literal["image", "text"], ...] = ("image", "text")
+        for end, parts in zip(ends, (images, texts), strict=True):
+            out[end] = self.embed(parts, "cross", end)
+            if self.has_uni:
+                out[f"{end}_uni"] = self.embed(parts, "uni", end)
+        return out
 
     def base_loss(
         self, out: Mapping[str, Any], *, image_ids: Tensor, match_labels: tuple[Tensor, Tensor] | None = None

@@ -280,14 +280,6 @@ class Sgraf(Student):
         ]
         return found[0] if len(found) == 1 else torch.stack(found).mean(0)
 
-    def encode_image(self, pixels_BCHW: Tensor, space: Space = "cross") -> Tensor:
-        """Embed images by their global vectors: (B, D) unit rows; cross-modal ranking uses `pair_scores` instead."""
-        return self.embed(self.image_parts(pixels_BCHW), space, "image")
-
-    def encode_text(self, tokens: dict[str, Tensor], space: Space = "cross") -> Tensor:
-        """Embed captions by their global vectors: (B, D) unit rows."""
-        return self.embed(self.text_parts(tokens), space, "text")
-
     def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return `similarity` (B, B) and, with uni-modal heads, `image_uni` and `text_uni`."""
         images, texts = self.image_parts(pixels_BCHW), self.text_parts(tokens)

@@ -80,13 +80,13 @@ class Student(nn.Module, abc.ABC):
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Clean and tokenise captions as the student was trained: named (B, tokens) tensors on the CPU."""
 
-    @abc.abstractmethod
     def encode_image(self, pixels_BCHW: Tensor, space: Space = "cross") -> Tensor:
-        """Embed images: (B, D) float32 rows of unit length."""
+        """Embed images: (B, D) float32 rows of unit length; for a student without `embeds_parts` to define."""
+        return self.embed(self.image_parts(pixels_BCHW), space, "image")
 
-    @abc.abstractmethod
     def encode_text(self, tokens: dict[str, Tensor], space: Space = "cross") -> Tensor:
-        """Embed captions: (B, D) float32 rows of unit length."""
+        """Embed captions: (B, D) float32 rows of unit length; for a student without `embeds_parts` to define."""
+        return self.embed(self.text_parts(tokens), space, "text")
 
     @abc.abstractmethod
     def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Tensor]:

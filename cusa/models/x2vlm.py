@@ -133,25 +133,6 @@ class X2vlm(Matching):
         """Return (P, 2) logits, column 1 saying that image and caption belong together."""
         return self.network.match(images["tokens"], texts["tokens"], texts["mask"]).float()
 
-    def encode_image(self, pixels_BCHW: Tensor, space: Space = "cross") -> Tensor:
-        """Embed images: (B, D) float32 unit rows."""
-        return self.embed(self.image_parts(pixels_BCHW), space, "image")
-
-    def encode_text(self, tokens: dict[str, Tensor], space: Space = "cross") -> Tensor:
-        """Embed captions: (B, D) float32 unit rows."""
-        return self.embed(self.text_parts(tokens), space, "text")
-
-    def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Any]:
-        """Return `image`, `text`, with uni-modal heads `image_uni`, `text_uni`, and the parts that `match` reads."""
-        images, texts = self.image_parts(pixels_BCHW), self.text_parts(tokens)
-        out: dict[str, Any] = {"image_parts": images, "text_parts": texts}
-        ends: tuple[Literal["image", "text"], ...] = ("image", "text")
-        for end, parts in zip(ends, (images, texts), strict=True):
-            out[end] = self.embed(parts, "cross", end)
-            if self.has_uni:
-                out[f"{end}_uni"] = self.embed(parts, "uni", end)
-        return out
-
     def embed(self, parts: Mapping[str, Tensor], space: Space, end: Literal["image", "text"]) -> Tensor:
         """Project the first token of images or of captions: (B, D) float32 unit rows."""
         if space == "uni" and self.has_uni:
