@@ -45,7 +45,8 @@ thead th { color:var(--soft); font-weight:550; font-size:.8rem; white-space:norm
 .plain { font-weight:400; } tr.group td { background:var(--tint); font-weight:600; }
 tr.group td > div { position:sticky; left:14px; white-space:normal; max-width:min(100%, calc(100vw - 62px)); }
 .charts { display:grid; grid-template-columns:repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap:14px; }
-figure { margin:0; } .chart { background:var(--card); border:1px solid var(--line); border-radius:14px;
+figure { margin:0; } .charts + .scroll { margin-top:14px; }
+.chart { background:var(--card); border:1px solid var(--line); border-radius:14px;
   padding:14px 16px; } .chart figcaption { font-weight:600; font-size:.92rem; margin-bottom:6px; }
 .chart svg { width:100%; height:auto; display:block; } .grid { stroke:var(--line); } .tick { fill:var(--soft);
   font-size:11px; } .line { fill:none; stroke-width:2; stroke-linejoin:round; }
