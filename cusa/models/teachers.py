@@ -83,6 +83,12 @@ class MeasuringTeacher(Protocol):
         ...
 
 
+LOCAL = "local folder"
+"""What stands for a revision where a teacher came from a folder; where the folder lies is nobody else's business."""
+IMPORTED = "imported"
+"""Likewise, where nobody knows what made the features."""
+
+
 def teacher_name(name: str) -> str:
     """Return the folder name a teacher's tables get.
 
@@ -230,7 +236,7 @@ def model_provenance(name: str) -> dict[str, str]:
     """Say which Hugging Face model a loaded teacher is: teacher, revision (the hub's commit), weights_sha256."""
     folder = model_folder(name)
     if Path(name).expanduser().is_dir():
-        teacher, revision = teacher_name(name), "local folder"
+        teacher, revision = teacher_name(name), LOCAL
     else:
         teacher, revision = name, folder.name if folder is not None else "unknown"
     if folder is None:

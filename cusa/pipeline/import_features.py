@@ -12,7 +12,7 @@ from cusa.errors import ConfigError, DataError
 from cusa.manifests import ledger, store, tables
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
-from cusa.models.teachers import teacher_name
+from cusa.models.teachers import IMPORTED, teacher_name
 from cusa.pipeline import extract_plan
 from cusa.pipeline.config import ExtractConfig
 from cusa.pipeline.stage import Outcome, outcome
@@ -156,7 +156,7 @@ def run(
     store.remove_folder(folder / extract_plan.WORKSHOP)
     ledger.withdraw(book)
     made = {
-        "revision": "imported",
+        "revision": IMPORTED,
         "preprocessing": f"unknown: imported from {features.path.name} by {kind}",
         "transform": "unknown (imported)",
         "source_sha256": sha256,

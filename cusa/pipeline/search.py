@@ -12,7 +12,7 @@ from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests import page, store, tables
 from cusa.manifests.samples import Split
 from cusa.models.captions import clean_caption
-from cusa.models.teachers import Teacher, load_teacher
+from cusa.models.teachers import IMPORTED, LOCAL, Teacher, load_teacher
 from cusa.pipeline import student_index
 from cusa.pipeline.answer import Answer
 from cusa.pipeline.calibration import provenance
@@ -66,7 +66,8 @@ def run(
         Hits, the nearest first.
 
     Raises:
-        ConfigError: if not exactly one of words and picture is given, or both a teacher and a student.
+        ConfigError: if not exactly one of words and picture is given, both a teacher and a student, or no name for a
+            teacher that came from a folder.
         DataError: if there is no index, or the picture does not decode.
         StaleError: if the teacher or student is not the one that made the tables.
     """
@@ -87,6 +88,12 @@ def run(
         query_D = _embedded(asked, opened[0][0], modality, teacher, splits, load)
     hits = []
     for split, index in zip(splits, indices, strict=True):
+        if index.d != len(query_D):
+            raise DataError(
+                f"{teacher or student} gives {len(query_D)} numbers, the index of {split.name} has {index.d}: it did not "
+                "make the tables. Name what did.",
+                split=split.name,
+            )
         # Several captions of an image may be near: more are looked at, and the best of each image stays.
         places = min(index.ntotal, 8 * number if modality == "text" else number)
         similarities, rows = index.search(query_D[None], places)
@@ -176,9 +183,17 @@ def _embedded(
     for split in splits[1:]:
         if provenance(split, name) != wanted:
             raise StaleError(f"{split.name} and {splits[0].name} have different teachers {name!r}. Search one --split.")
+    why = {LOCAL: "was read from a folder", IMPORTED: "is features that were imported"}
+    if not teacher and wanted.get("revision") in why:
+        raise ConfigError(
+            f"The teacher {name!r} {why[wanted['revision']]}, so its name alone does not load it. Name the folder, or "
+            "the model that made the features: --teacher FOLDER.",
+            teacher=name,
+        )
     made = load(teacher or wanted.get("teacher") or name, modality)
     has = made.provenance()
-    for key in ("revision", "weights_sha256", "preprocessing"):
+    # Of imported features only the person who imported them knows what made them.
+    for key in ("revision", "weights_sha256", "preprocessing") if wanted.get("revision") != IMPORTED else ():
         if wanted.get(key) and has.get(key, "") != wanted[key]:
             raise StaleError(
                 f"The teacher {teacher or name!r} that was loaded is not the one that made the tables: its {key} is "

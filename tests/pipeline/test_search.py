@@ -96,3 +96,23 @@ def test_run__what_cannot_be_searched_is_explained(work: Path, tmp_path: Path) -
     with pytest.raises(DataError, match=r"words\.faiss does not exist\. Run `cusa index"):
         search.run(splits, words="a red wall", load=load)
     index.write_bytes(whole)
+
+
+class _Short(Words):
+    def encode(self, items: Any) -> np.ndarray:
+        return np.ones((len(items), 3), np.float32)
+
+
+@pytest.mark.parametrize("revision", ["local folder", "imported"])
+def test_run__a_teacher_whose_name_does_not_load_it_is_asked_for_at_once(
+    work: Path, revision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = search.provenance(Split(work, "train"), "words")
+    changed = {"revision": revision, "weights_sha256": "", "preprocessing": ""}
+    monkeypatch.setattr(search, "provenance", lambda split, teacher: {**told, **changed})
+    with pytest.raises(ConfigError, match="'words' (was read from a folder|is features).*--teacher FOLDER"):
+        search.run(_splits(work), words="a wall", load=load)
+    if revision == "imported":  # nobody knows what made them, so whatever is named is believed
+        assert search.run(_splits(work), words="a wall", teacher="words", load=load)
+        with pytest.raises(DataError, match=r"words gives 3 numbers, the index of train has \d+"):
+            search.run(_splits(work), words="a wall", teacher="words", load=lambda *_: _Short())
