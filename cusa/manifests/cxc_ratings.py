@@ -52,12 +52,13 @@ def read(path: Path) -> Ratings:
     Raises:
         DataError: naming the line that is no rating.
     """
-    first, second, score = [], [], []
+    first, second, score, captions_first = [], [], [], False
     try:
         with path.open(encoding="utf-8", newline="") as file:
             for number, row in enumerate(csv.reader(file), 1):
                 if number == 1:
-                    continue  # the header
+                    captions_first = row[:2] == ["caption", "image"]
+                    continue
                 try:
                     one, other, rated = _number(row[0]), _number(row[1]), float(row[2])
                     if not 0 <= rated <= 5:
@@ -71,7 +72,7 @@ def read(path: Path) -> Ratings:
                 score.append(rated)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}). Restore it.", path=path) from error
-    if path.name.startswith("sits"):
+    if captions_first:
         first, second = second, first
     return Ratings(first, second, np.array(score))
 

@@ -1,6 +1,5 @@
 """What people said of pairs: CxC's ratings, verdicts of the review page, or a data set's complete truth."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,30 +102,21 @@ def read_verdicts(split: Split) -> Ratings | None:
 
 
 def _from_cxc(split: Split, path: Path) -> Ratings:
-    """Read CxC's image-text file: `caption` ends in the caption's COCO id, `image` is a file name with the image's."""
-    ids = split.captions["caption_id"].to_pylist()
-    caption_rows = {name: row for row, name in enumerate(ids) if name}
-    image_rows = {_number(key): row for row, key in enumerate(split.image_keys)}
+    """Read CxC's image-text file; a pair that several people rated has the mean of its ratings."""
+    rated = cxc_ratings.read(path)
+    caption_rows = {
+        int(name): row for row, name in enumerate(split.captions["caption_id"].to_pylist()) if name.isdecimal()
+    }
+    numbers = (key.rpartition("/")[2].rpartition("_")[2] for key in split.image_keys)
+    image_rows = {int(number): row for row, number in enumerate(numbers) if number.isdecimal()}
     found: dict[tuple[int, int], list[float]] = {}
     unknown = 0
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for line in csv.DictReader(file):
-                caption = caption_rows.get(line["caption"].rpartition(":")[2])
-                image = image_rows.get(_number(Path(line["image"]).stem))
-                score = float(line["agg_score"])
-                if not 0 <= score <= 5:
-                    raise ValueError(f"a rating of {score}")
-                if caption is None or image is None:
-                    unknown += 1
-                elif split.caption_owner[caption] != image:  # CxC rates the data set's own pairs too
-                    found.setdefault((image, caption), []).append(score)
-    except (KeyError, TypeError, ValueError, AttributeError, csv.Error) as error:
-        raise DataError(
-            f"{path} is not in CxC's layout, lines of caption,image,agg_score,sampling_method with ratings of 0 to 5 "
-            f"({error}). Restore it.",
-            path=path,
-        ) from error
+    for image_id, caption_id, score in zip(rated.first, rated.second, rated.score.tolist(), strict=True):
+        image, caption = image_rows.get(image_id), caption_rows.get(caption_id)
+        if caption is None or image is None:
+            unknown += 1
+        elif split.caption_owner[caption] != image:  # CxC rates the data set's own pairs too
+            found.setdefault((image, caption), []).append(score)
     if not found:
         raise DataError(
             f"{path} rates no pair of different items of the split {split.name!r} ({unknown} of other images or "
@@ -137,8 +127,3 @@ def _from_cxc(split: Split, path: Path) -> Ratings:
     pairs = np.array(sorted(found), dtype=np.int64)
     match = np.array([np.mean(found[image, caption]) >= cxc_ratings.MATCH for image, caption in pairs.tolist()])
     return Ratings(pairs[:, 0], pairs[:, 1], match, False, f"CxC: {path.name}", unknown, CXC_CAVEAT)
-
-
-def _number(name: str) -> str:
-    """Return the number that a COCO name ends in, without its zeros: `COCO_val2014_000000391895` is `391895`."""
-    return name.rpartition("/")[2].rpartition("_")[2].lstrip("0")

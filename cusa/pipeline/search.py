@@ -90,8 +90,8 @@ def run(
     for split, index in zip(splits, indices, strict=True):
         if index.d != len(query_D):
             raise DataError(
-                f"{teacher or student} gives {len(query_D)} numbers, the index of {split.name} has {index.d}: it did not "
-                "make the tables. Name what did.",
+                f"{teacher or student} gives {len(query_D)} numbers, the index of {split.name} has {index.d}: it did "
+                "not make the tables. Name what did.",
                 split=split.name,
             )
         # Several captions of an image may be near: more are looked at, and the best of each image stays.

@@ -175,10 +175,10 @@ def test_read_ratings__cxc(work: Path, tmp_path: Path) -> None:
     assert (found.unknown, found.complete) == (1, False)
     assert "sampled" in found.caveat
     path.write_text("caption,image,agg_score\nCOCO:sentid:1,x.jpg,9\n")
-    with pytest.raises(DataError, match="CxC's layout.*a rating of 9"):
+    with pytest.raises(DataError, match=r"sits_val.csv:2 is no rating .*score 9"):
         read_ratings(split, path)
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="CxC's layout"):
+    with pytest.raises(DataError, match=r"sits_val.csv:2 is no rating"):
         read_ratings(split, path)
     with pytest.raises(DataError, match="does not exist"):
         read_ratings(split, tmp_path / "none.csv")
