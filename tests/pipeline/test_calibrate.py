@@ -174,7 +174,7 @@ def test_read_ratings__cxc(work: Path, tmp_path: Path) -> None:
     assert list(zip(found.images, found.captions, found.match, strict=True)) == [(0, 7, True), (0, 20, False)]
     assert (found.unknown, found.complete) == (1, False)
     assert "sampled" in found.caveat
-    path.write_text("caption,image,agg_score\nCOCO:sentid:1,x.jpg,9\n")
+    path.write_text("caption,image,agg_score\nCOCO:sentid:1,x_5.jpg,9\n")
     with pytest.raises(DataError, match=r"sits_val.csv:2 is no rating .*score 9"):
         read_ratings(split, path)
     path.write_text("a,b\n1,2\n")
