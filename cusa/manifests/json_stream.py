@@ -42,7 +42,7 @@ def last_text(path: Path, name: str) -> str:
 
     Args:
         path: a file; whether it is whole is not looked at.
-        name: of the member.
+        name: of the member: letters, digits and what else JSON writes as it is.
 
     Returns:
         The text; empty if the last member is another one, no text, or too long.
