@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from cusa.errors import StaleError
+from cusa.errors import ConfigError, StaleError
 from cusa.eval import compare, report_markdown, report_page, report_sweep
 from cusa.eval.runs import Run, read, same_split, title
 from cusa.manifests import ledger, page, store
@@ -29,9 +29,12 @@ def run(
         The HTML file, and whether it was written now.
 
     Raises:
+        ConfigError: if `out` does not end in .html.
         DataError: if a run was not evaluated, or the runs were evaluated on different splits.
         StaleError: if the work folder's split is not the one that was evaluated.
     """
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out {out} names no HTML file. Write {out}.html, or {out}/report.html.", key="--out")
     clock = ledger.Clock()
     book = out.with_suffix(".ledger.json")
     stage_ledgers = _ledgers(work) if work is not None else []
@@ -40,7 +43,7 @@ def run(
     files += [path for folder in folders for path in sorted((folder / "eval").glob("*/metrics.json"))]
     files += [sweep / "results.parquet"] if sweep is not None else []
     inputs = {str(path): store.sha256_file(path) for path in files if path.is_file()}
-    parameters = {"runs": [str(folder) for folder in folders], "work": str(work), "sweep": str(sweep), "layout": 2}
+    parameters = {"runs": [str(folder) for folder in folders], "work": str(work), "sweep": str(sweep), "layout": 3}
     if not force and ledger.why_not_current(book, inputs=inputs, parameters=parameters) is None:
         return out, False
     runs = [read(folder) for folder in folders]

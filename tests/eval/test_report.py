@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cusa.errors import DataError, StaleError
+from cusa.errors import ConfigError, DataError, StaleError
 from cusa.eval import evaluate, report
 from cusa.eval.config import EvalConfig
 from cusa.manifests import schemas, store
@@ -149,3 +149,10 @@ def test_run__says_with_which_versions(tmp_path: Path) -> None:
     path, _ = report.run([run], out=tmp_path / "r.html", work=work)
     assert html.escape(f"torch {versions['torch']}") in path.read_text()
     assert f"torch {versions['torch']}" in path.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize("name", ["report", "report.v1", "report.pdf"])
+def test_run__a_file_that_is_no_page_is_refused_before_anything_is_read(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"names no HTML file. Write .*{name}\.html"):
+        report.run([tmp_path / "no-run"], out=tmp_path / name)
+    assert not list(tmp_path.iterdir())
