@@ -95,9 +95,10 @@ def _print_evaluation(result: Mapping[str, Any]) -> None:
     print_text(f"eval: {where}{state}: {result['student']} on {result['dataset']} {size}")
     for remark in result.get("remarks", ()):
         print_text(f"note: {remark}")
+    lacking: dict[str, list[str]] = {}
     for task, found in result["tasks"].items():
         if "unavailable" in found:
-            print_text(f"\n{task}: not available: {found['unavailable']}")
+            lacking.setdefault(found["unavailable"], []).append(task)
             continue
         print_text(f"\n{task} ({found['space']} space, {found['queries']:,} queries): {found['protocol']}")
         intervals = found.get("intervals", {})
@@ -109,3 +110,7 @@ def _print_evaluation(result: Mapping[str, Any]) -> None:
                 if value is not None
             ],
         )
+    if lacking:
+        print_text("\nNot available here:")
+    for why, tasks in lacking.items():
+        print_text(f"  {', '.join(tasks)}: {why}")
