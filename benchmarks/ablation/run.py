@@ -1,6 +1,6 @@
 """The paper's Table 5 on data that two cores can train on: baseline, CSA, USA, CUSA, and what decides between them.
 
-    python benchmarks/ablation/run.py --scenes SCENES_WORK --coco COCO_MINI_WORK --sts STS --truth ECCV --out OUT
+    python benchmarks/ablation/run.py --scenes SCENES_WORK --coco COCO_MINI_WORK --sts STS --truth ECCV --cxc CXC --out OUT
     python benchmarks/ablation/run.py --out OUT --collect   # only the tables, from what is there
 
 `SCENES_WORK`: `cusa download scenes`, `cusa shard karpathy`, `cusa extract-teachers` with the offline teachers.
@@ -14,9 +14,6 @@ import json
 import sys
 import time
 from pathlib import Path
-
-import numpy as np
-from scipy import stats
 
 from cusa import sweep
 from cusa.eval import compare
@@ -69,6 +66,8 @@ KEPT = (
     "eccv-caption/text-to-image/map_at_r",
     "image-to-image/r@1",
     "image-to-image/r_precision",
+    "cxc-uni-modal/image-to-image/r@1",
+    "cxc-uni-modal/text-to-text/r@1",
     "text-to-text/r@1",
     "text-to-text/r_precision",
     "sts/average",
@@ -84,7 +83,7 @@ def train(told: argparse.Namespace) -> None:
         if time.monotonic() > end:
             sys.exit(3)
 
-    data = {"scenes": [told.scenes], "coco-mini": [told.coco, told.truth, told.sts]}
+    data = {"scenes": [told.scenes], "coco-mini": [told.coco, told.truth, told.cxc, told.sts]}
     jobs = MORE if told.more else MAIN
     for seed in told.seed or range(5):
         for name, (recipe, settings, axes) in jobs.items():
@@ -152,11 +151,10 @@ def over_seeds(rows: list[dict[str, object]]) -> list[dict[str, object]]:
         means = {key: _mean([row["metrics"][key] for row in some if key in row["metrics"]]) for key in KEPT}
         changes = {}
         for key in KEPT:
-            values = np.array([row["to_baseline"][key] for row in some if key in row.get("to_baseline", {})])
+            values = [row["to_baseline"][key] for row in some if key in row.get("to_baseline", {})]
             if len(values) > 1:
-                half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-                numbers = values.mean(), values.mean() - half, values.mean() + half
-                changes[key] = [round(float(number), 2) for number in numbers]
+                mean, half = sweep.mean_interval(values)
+                changes[key] = [round(number, 2) for number in (mean, mean - half, mean + half)]
         told = {"job": job, "setting": setting, "seeds": sorted(row["seed"] for row in some)}
         found.append({**told, "means": {k: v for k, v in means.items() if v is not None}, "differences": changes})
     return found
@@ -236,6 +234,7 @@ def main() -> None:
     parser.add_argument("--coco", type=Path)
     parser.add_argument("--sts", type=Path)
     parser.add_argument("--truth", type=Path)
+    parser.add_argument("--cxc", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, action="append", help="repeatable; 0 to 4 where none is named")
     parser.add_argument("--more", action="store_true", help="the further questions, instead of the main table")
