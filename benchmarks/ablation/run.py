@@ -1,6 +1,7 @@
 """The paper's Table 5 on data that two cores can train on: baseline, CSA, USA, CUSA, and what decides between them.
 
-    python benchmarks/ablation/run.py --scenes SCENES_WORK --coco COCO_MINI_WORK --sts STS --truth ECCV --cxc CXC --out OUT
+    python benchmarks/ablation/run.py --scenes SCENES_WORK --coco COCO_MINI_WORK --sts STS --truth ECCV --cxc CXC \
+        --out OUT
     python benchmarks/ablation/run.py --out OUT --collect   # only the tables, from what is there
 
 `SCENES_WORK`: `cusa download scenes`, `cusa shard karpathy`, `cusa extract-teachers` with the offline teachers.
