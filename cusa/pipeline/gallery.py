@@ -109,14 +109,16 @@ def _figures(summary: dict[str, Any]) -> str:
     boxes = [("candidates", f"{summary['candidates']:,}", f"of {summary['open_pairs']:,} open pairs, by {teachers}")]
     truth = summary["truth"]
     if truth is not None:
-        best = truth["rankings"].get("score")
+        # What the candidates are ordered by: the probability where there is one.
+        order = next((name for name in ("p_positive", "score") if name in truth["rankings"]), None)
+        best = truth["rankings"].get(order)
         found = f"{truth['among_candidates']:,} of them are candidates"
         boxes.append(("known missing matches", f"{truth['false_negatives']:,}", found))
         if best is not None and truth["complete"]:
-            chance = f"a random order: {truth['chance']:.4f}"
+            chance = f"by {order}; a random order: {truth['chance']:.4f}"
             boxes.append(("average precision", f"{best['average_precision']:.3f}", chance))
         elif best is not None:
-            boxes.append(("median rank", f"{best['median_rank']:,.0f}", "of a known missing match, by score"))
+            boxes.append(("median rank", f"{best['median_rank']:,.0f}", f"of a known missing match, by {order}"))
         batch = truth["batch"]
         shown = f"{'' if truth['complete'] else '≥ '}{batch['per_row']:.2f}"
         boxes.append((f"wrong negatives a row, batch of {batch['size']}", shown, "on average, for a random batch"))

@@ -92,6 +92,7 @@ def test_run__the_audit_ranks_by_it_and_the_table_holds_it(work: Path, out: Path
     assert list(summary["truth"]["rankings"])
     assert "p_positive" in summary["truth"]["rankings"]
     assert any("By p_positive" in note for note in outcome.notes)
+    assert "by p_positive" in (split.folder / "audit/gallery.html").read_text()
 
 
 def test_probability__is_what_scikit_learn_predicts(out: Path) -> None:
