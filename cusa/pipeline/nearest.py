@@ -152,7 +152,7 @@ def read_index(path: Path, *, rows: int, made_by: str) -> "faiss.Index":
     import faiss
 
     try:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise DataError(f"{path} is no readable index. Run `{made_by} --force`.", path=path) from error
     if index.ntotal != rows:
