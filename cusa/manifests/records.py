@@ -18,8 +18,7 @@ class CaptionRecord(NamedTuple):
     """The number in its key; None = its place among the image's captions."""
 
 
-@dataclass(frozen=True)
-class ImageRecord:
+class ImageRecord(NamedTuple):
     """One image, where it lies, and the captions it owns."""
 
     key: str

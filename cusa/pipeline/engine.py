@@ -44,6 +44,7 @@ def run_units(
     ahead: "Ahead | None" = None,
     gpus: bool = False,
     weigh: Callable[[Unit], int] = lambda unit: 1,
+    on_result: Callable[[int], None] = lambda number: None,
     on_event: OnEvent = ignore,
 ) -> list[Result]:
     """Apply `function` to every unit and return the results in the units' order.
@@ -61,6 +62,7 @@ def run_units(
         ahead: processes that may be waiting for the units already.
         gpus: give each worker one GPU of its own, if there are any.
         weigh: how much of the progress a unit is.
+        on_result: hears the number of every finished unit, in whatever order they finish.
         on_event: hears of every finished unit.
 
     Raises:
@@ -83,6 +85,7 @@ def run_units(
     done = 0
     for number, result in finished:
         results[number] = result
+        on_result(number)
         done += weigh(units[number])
         on_event(what, done, total)
     return [results[number] for number in range(len(units))]

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,11 +193,39 @@ def _write(
                 (folder / file).unlink(missing_ok=True)
         units[folder] = _units(config, plan, folder, base.first_number(folder) if base else 0)
     every = [unit for of_split in units.values() for unit in of_split]
-    run_units(tar.write, every, what="shard", workers=config.workers, engine=engine, ahead=ahead, on_event=on_event)
-    written, counts = [], Counter[str]()
+    counts = Counter[str]()
+    tables = {folder: _tables(folder, of_split, plan, base, counts) for folder, of_split in units.items()}
+    owner = [folder for folder, of_split in units.items() for _ in of_split]
+    finished, place = set[int](), 0
+
+    def on_result(number: int) -> None:
+        # The tables grow while tars are still written; a row group a tar, in the plan's order.
+        nonlocal place
+        finished.add(number)
+        while place in finished:
+            next(tables[owner[place]], None)
+            place += 1
+
+    try:
+        for growing in tables.values():
+            next(growing, None)
+        run_units(
+            tar.write,
+            every,
+            what="shard",
+            workers=config.workers,
+            engine=engine,
+            ahead=ahead,
+            on_result=on_result,
+            on_event=on_event,
+        )
+    finally:
+        for growing in tables.values():
+            growing.close()
+    written = []
     for folder, of_split in units.items():
         written += [unit.tar for unit in of_split if unit.tar.is_file()]
-        written += _write_tables(folder, of_split, plan, base, counts)
+        written += [folder / name for name in _SCHEMAS]
     return written, counts
 
 
@@ -214,10 +242,14 @@ def _units(config: ShardConfig, plan: Plan, folder: Path, first: int) -> list[ta
     return units
 
 
-def _write_tables(
+def _tables(
     folder: Path, units: Sequence[tar.Unit], plan: Plan, base: Base | None, counts: Counter[str]
-) -> list[Path]:
-    """Write a split's tables from its units' marks, a row group a tar; they appear together."""
+) -> Generator[None]:
+    """Write a split's tables from its units' marks, a row group a tar; they appear together, after the last.
+
+    Yields:
+        Before each unit, which must be finished when the next step is asked for; closed early, nothing appears.
+    """
     with contextlib.ExitStack() as stack:
         writers = {
             name: stack.enter_context(store.table_writer(folder / name, schema)) for name, schema in _SCHEMAS.items()
@@ -232,6 +264,8 @@ def _write_tables(
             for name in SPLIT_FILES:
                 for table in base.tables(folder, name):
                     writers[name].write_table(table)
+                    if name == "samples.parquet":
+                        plan.contents(_images(folder.name, table))
         kept: set[str] = set()
         collected: list[dict[str, Any]] = []
 
@@ -246,6 +280,7 @@ def _write_tables(
         for rows in plans.chunks(plan.drops(folder.name), _ROWS):
             refuse(rows)
         for unit in units:
+            yield
             mark = tar.read_mark(unit)
             refuse(mark.drops.to_pylist())
             counts["images_kept"] += len(mark.samples)
@@ -255,11 +290,17 @@ def _write_tables(
                 add("shards.parquet", [{**row, "images": len(mark.samples), "captions": len(mark.captions)}])
                 add("samples.parquet", mark.samples)
                 add("captions.parquet", mark.captions)
+                plan.contents(_images(folder.name, mark.samples))
                 if base:
                     kept.update(mark.samples["key"].to_pylist())
         if base:
             add("drops.parquet", appending.old_and_new_drops(base, folder, kept, collected))
-    return [folder / name for name in _SCHEMAS]
+
+
+def _images(split: str, samples: pa.Table) -> Iterator[tuple[str, str, str]]:
+    """Give digest, split and key of every image; samples of texts alone have none."""
+    columns = (samples[name].to_pylist() for name in ("sha256", "key", "ext"))
+    yield from ((sha256, split, key) for sha256, key, ext in zip(*columns, strict=True) if ext)
 
 
 def _write_truth(source: Path, folder: Path, base: Base | None) -> Path:
@@ -284,11 +325,9 @@ def _write_duplicates(plan: Plan, out: Path, names: Iterable[str]) -> tuple[Path
 
     One image of each content is the original and no copy, the first by split and key.
     """
-    for name in names:
-        columns = ["sha256", "key", "ext"]
-        for table in store.table_batches(out / name / "samples.parquet", columns=columns):
-            images = zip(*(table[column].to_pylist() for column in columns), strict=True)
-            plan.contents((sha256, name, key) for sha256, key, ext in images if ext)
+    for name in set(names) - set(plan.splits()):  # what an append did not touch
+        for table in store.table_batches(out / name / "samples.parquet", columns=["sha256", "key", "ext"]):
+            plan.contents(_images(name, table))
     copies = across = 0
     first = ("", "")
     with store.table_writer(out / DUPLICATES, schemas.DUPLICATES) as writer:

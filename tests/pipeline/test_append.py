@@ -144,7 +144,7 @@ def test_append__killed_anywhere_ends_with_the_same_bytes(
 
     calls = 0
     points = {"first tar": (tar, "write", 0), "last tar": (tar, "write", 2)}
-    points |= {"tables": (shard, "_write_tables", 1), "before the ledger": (shard, "_tar_digests", 0)}
+    points |= {"tables": (shard, "_images", 3), "before the ledger": (shard, "_tar_digests", 0)}
     module, name, after = points[where]
     real = getattr(module, name)
 
