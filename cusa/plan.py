@@ -126,6 +126,11 @@ class _Size:
     captions: int
     gigabytes: float | None
 
+    @property
+    def test_captions(self) -> int:
+        """Captions of the test split, at as many an image as training has."""
+        return self.test * self.captions // max(self.train, 1)
+
 
 def _size(project: Project) -> _Size | None:
     told = project.recipe.data
@@ -222,9 +227,8 @@ def _index(project: Project, stage: Stage, size: _Size, rates: Mapping[str, Any]
     widths = [rates["teachers"].get(name, {}).get("width") for name in (told.image, told.text)]
     if None in widths:
         return {}
-    captions = size.test * size.captions // max(size.train, 1)
-    products = size.test**2 * widths[0] + captions**2 * widths[1]
-    disk = 4 * (size.test * widths[0] + captions * widths[1])
+    products = size.test**2 * widths[0] + size.test_captions**2 * widths[1]
+    disk = 4 * (size.test * widths[0] + size.test_captions * widths[1])
     return {"disk": disk, "seconds": _time(products, rates, "index", "multiplications")}
 
 
@@ -234,8 +238,7 @@ def _audit(project: Project, stage: Stage, size: _Size, rates: Mapping[str, Any]
 
 def _eval(project: Project, stage: Stage, size: _Size, rates: Mapping[str, Any]) -> dict[str, Any]:
     """Add up reading every item once and, for models that look at pairs, the pairs."""
-    own = size.test * size.captions // max(size.train, 1)
-    images, captions = size.test, own
+    images, captions = size.test, size.test_captions
     for folder in project.scored_on()[0][1:]:
         if (folder / "test" / "samples.parquet").is_file():
             split = Split(folder, "test")
@@ -244,8 +247,8 @@ def _eval(project: Project, stage: Stage, size: _Size, rates: Mapping[str, Any])
     for recipe in project.recipe.parts or (project.recipe,):
         key = recipe.name.partition("/")[0]
         measured = rates["train"].get(key, {})
-        candidates = recipe.eval.rerank * (size.test + own) if "matches" in measured else 0
-        pairs = size.test * own if "scores" in measured else 0
+        candidates = recipe.eval.rerank * (size.test + size.test_captions) if "matches" in measured else 0
+        pairs = size.test * size.test_captions if "scores" in measured else 0
         numbers = {"images": images, "captions": captions, "scores": pairs, "matches": candidates}
         for what, number in numbers.items():
             needed = _time(number, rates, "train", key, what) if number else 0.0

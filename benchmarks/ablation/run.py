@@ -255,8 +255,9 @@ def main() -> None:
         "interval over the seeds; bold: the mean itself, of a baseline. Then every seed for itself, its intervals over "
         "resampled test images.\n\n"
     )
-    (RESULTS / f"{name}.md").write_text(note + table(rows) + "\n")
-    print(table(rows))
+    tables = table(rows)
+    (RESULTS / f"{name}.md").write_text(note + tables + "\n")
+    print(tables)
 
 
 if __name__ == "__main__":

@@ -117,8 +117,7 @@ def encode(
     with ready(model, config) as device, torch.inference_mode():
 
         def of_images(rows: Sequence[int]) -> dict[str, np.ndarray]:
-            arrays = np.stack([model.image_array(picture(split, row)) for row in rows])
-            pixels = model.pixels(torch.from_numpy(arrays).to(device))
+            pixels = read_images(model, split, rows, device)
             return spaces_of_batch(model, "image", pixels, spaces, kept, [images[row] for row in rows])
 
         def of_texts(rows: Sequence[int]) -> dict[str, np.ndarray]:
@@ -156,8 +155,12 @@ def contents(split: Split) -> tuple[list[bytes], list[bytes]]:
     """Return a digest of each image and of each caption: equal ones are encoded once."""
     return (
         [bytes.fromhex(sha256) for sha256 in split.samples["sha256"].to_pylist()],
-        [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in split.texts],
+        _digests(split.texts),
     )
+
+
+def _digests(texts: Sequence[str]) -> list[bytes]:
+    return [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
 
 
 def embed_texts(
@@ -183,7 +186,7 @@ def embed_texts(
         names: of the texts, for the message where a row is not finite; the texts themselves when None.
         on_done: hears how many are there.
     """
-    contents = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+    contents = _digests(texts)
     names = texts if names is None else names
     if isinstance(model, TextModel):
 
@@ -226,8 +229,7 @@ def _student_texts(
     kept: Kept | None = None,
     contents: Sequence[bytes] = (),
 ) -> dict[str, np.ndarray]:
-    tokens = {name: values.to(device) for name, values in student.tokenize(texts).items()}
-    return spaces_of_batch(student, "text", tokens, spaces, kept, contents)
+    return spaces_of_batch(student, "text", read_texts(student, texts, device), spaces, kept, contents)
 
 
 def _rows(
@@ -338,6 +340,21 @@ def spaces_of_batch(
         encode = student.encode_image if end == "image" else student.encode_text
         rows = {space: encode(inputs, space) for space in spaces}
     return {space: value.float().cpu().numpy() for space, value in rows.items()}
+
+
+def read_images(student: "Student", split: Split, rows: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Return the pixels of some images of a split, on the device.
+
+    Raises:
+        DataError: if one does not decode.
+    """
+    arrays = np.stack([student.image_array(picture(split, row)) for row in rows])
+    return student.pixels(torch.from_numpy(arrays).to(device))
+
+
+def read_texts(student: "Student", texts: Sequence[str], device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the tokens of some captions, on the device."""
+    return {name: values.to(device) for name, values in student.tokenize(texts).items()}
 
 
 @contextmanager

@@ -236,11 +236,11 @@ def _remarks(
             "There are no uni-modal heads: uni-modal tasks use the cross-modal space, as the paper's baseline."
         )
     name = split.image_keys[0].partition("/")[0]
-    counts = datasets.load(name).counts.get(split.name) if name in datasets.names() else None
-    if counts is not None and counts.images and counts.images != split.num_images:
+    official = datasets.official_images(name, split.name)
+    if official is not None and official != split.num_images:
         found.append(
             f"This {split.name} split has {split.num_images:,} images and the official one of {name} has "
-            f"{counts.images:,}: its numbers compare with nobody's."
+            f"{official:,}: its numbers compare with nobody's."
         )
     if leaked is not None and (leaked["images"] or leaked["captions"]):
         found.append(leakage.sentence(leaked))

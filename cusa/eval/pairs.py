@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cusa.eval.config import EvalConfig
-from cusa.eval.encode import Kept, contents, picture, ready
+from cusa.eval.encode import End, Kept, contents, read_images, read_texts, ready
 from cusa.eval.scores import Reranked, Scores, Table, candidates
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
@@ -48,8 +48,7 @@ def all_pairs(student: "Student", split: Split, config: EvalConfig, *, on_event:
         table = np.empty((split.num_images, len(texts)), np.float32)
         for start in range(0, len(new), config.batch_size):
             rows = new[start : start + config.batch_size]
-            tokens = {n: v.to(device) for n, v in student.tokenize([texts[row] for row in rows]).items()}
-            parts = student.text_parts(tokens)
+            parts = student.text_parts(read_texts(student, [texts[row] for row in rows], device))
             place = 0
             for batch in images:
                 scores = student.pair_scores({n: v.to(device) for n, v in batch.items()}, parts).float().cpu().numpy()
@@ -124,8 +123,7 @@ def _image_parts(
     found = []
     for start in range(0, split.num_images, config.batch_size):
         rows = range(start, min(start + config.batch_size, split.num_images))
-        arrays = torch.from_numpy(np.stack([student.image_array(picture(split, row)) for row in rows]))
-        parts = student.image_parts(student.pixels(arrays.to(device)))
+        parts = student.image_parts(read_images(student, split, rows, device))
         found.append({name: value.cpu() for name, value in parts.items()})
         on_event(f"encode {split.name}", start + len(rows), split.num_images)
     return found
@@ -135,19 +133,16 @@ def _keep_all(
     student: "Student", split: Split, config: EvalConfig, device: torch.device, kept: Kept, on_event: OnEvent
 ) -> None:
     """Encode what is not kept yet."""
-    images, texts = contents(split)
-    for end, of_rows in (("image", images), ("text", texts)):
+    ends: tuple[End, ...] = ("image", "text")
+    for end, of_rows in zip(ends, contents(split), strict=True):
         missing = list({content: row for row, content in enumerate(of_rows) if content not in kept.of[end]}.values())
         for start in range(0, len(missing), config.batch_size):
             rows = missing[start : start + config.batch_size]
             if end == "image":
-                arrays = torch.from_numpy(np.stack([student.image_array(picture(split, row)) for row in rows]))
-                parts = student.image_parts(student.pixels(arrays.to(device)))
-                kept.keep("image", [images[row] for row in rows], parts)
+                parts = student.image_parts(read_images(student, split, rows, device))
             else:
-                tokens = student.tokenize([split.texts[row] for row in rows])
-                parts = student.text_parts({name: value.to(device) for name, value in tokens.items()})
-                kept.keep("text", [texts[row] for row in rows], parts)
+                parts = student.text_parts(read_texts(student, [split.texts[row] for row in rows], device))
+            kept.keep(end, [of_rows[row] for row in rows], parts)
             on_event(f"encode {split.name}", start + len(rows), len(missing))
 
 

@@ -120,23 +120,20 @@ def as_pictures(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**result, "dataset": name, "tasks": tasks}
 
 
-def official_images(result: Mapping[str, Any]) -> int | None:
-    """Return how many images the official split of an evaluation has; None where nobody says."""
-    name = str(result.get("dataset"))
-    counts = datasets.load(name).counts.get(str(result.get("split"))) if name in datasets.names() else None
-    return None if counts is None else counts.images
-
-
 def is_part(result: Mapping[str, Any]) -> bool:
     """Tell whether an evaluation was made on another number of images than the official split has."""
-    official = official_images(result)
+    official = _official_images(result)
     return official is not None and "images" in result and result["images"] != official
+
+
+def _official_images(result: Mapping[str, Any]) -> int | None:
+    return datasets.official_images(str(result.get("dataset")), str(result.get("split")))
 
 
 def _size(result: Mapping[str, Any]) -> str:
     if "images" not in result:
         return ""
-    part = f" of {official_images(result):,}" if is_part(result) else ""
+    part = f" of {_official_images(result):,}" if is_part(result) else ""
     return f"{result['images']:,}{part} images"
 
 

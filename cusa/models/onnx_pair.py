@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from cusa.manifests import store
 from cusa.models.dual_encoder import DualEncoder
 from cusa.models.quiet import quiet
 
-_ENDS = ("image", "text")
+_End = Literal["image", "text"]
+_ENDS: tuple[_End, ...] = ("image", "text")
 _ONE_FILE = 1 << 30
 """Bytes of weights up to which they lie in the file itself; protobuf ends at two gigabytes."""
 
@@ -118,7 +119,7 @@ def use(student: DualEncoder) -> list[str]:
 class _Tower(nn.Module):
     """One end of a student as a function of tensors alone."""
 
-    def __init__(self, student: DualEncoder, end: str, names: Sequence[str]) -> None:
+    def __init__(self, student: DualEncoder, end: _End, names: Sequence[str]) -> None:
         super().__init__()
         self.student = student
         self._end = end
@@ -128,13 +129,10 @@ class _Tower(nn.Module):
         return _rows(self.student, self._end, dict(zip(self._names, values, strict=True)))
 
 
-def _rows(student: DualEncoder, end: str, told: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+def _rows(student: DualEncoder, end: _End, told: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """Embed one end in every space, its tower run once."""
-    if end == "image":
-        parts = student.image_parts(told["pixels"])
-        return tuple(student.embed(parts, space, "image") for space in student.spaces)
-    parts = student.text_parts(dict(told))
-    return tuple(student.embed(parts, space, "text") for space in student.spaces)
+    parts = student.image_parts(told["pixels"]) if end == "image" else student.text_parts(dict(told))
+    return tuple(student.embed(parts, space, end) for space in student.spaces)
 
 
 @contextmanager

@@ -194,8 +194,6 @@ def _write(
         units[folder] = _units(config, plan, folder, base.first_number(folder) if base else 0)
     every = [unit for of_split in units.values() for unit in of_split]
     counts = Counter[str]()
-    tables = {folder: _tables(folder, of_split, plan, base, counts) for folder, of_split in units.items()}
-    owner = [folder for folder, of_split in units.items() for _ in of_split]
     finished, place = set[int](), 0
 
     def on_result(number: int) -> None:
@@ -203,12 +201,11 @@ def _write(
         nonlocal place
         finished.add(number)
         while place in finished:
-            next(tables[owner[place]], None)
+            next(growing, None)
             place += 1
 
-    try:
-        for growing in tables.values():
-            next(growing, None)
+    with contextlib.closing(_all_tables(units, plan, base, counts)) as growing:
+        next(growing, None)
         run_units(
             tar.write,
             every,
@@ -219,9 +216,6 @@ def _write(
             on_result=on_result,
             on_event=on_event,
         )
-    finally:
-        for growing in tables.values():
-            growing.close()
     written = []
     for folder, of_split in units.items():
         written += [unit.tar for unit in of_split if unit.tar.is_file()]
@@ -240,6 +234,14 @@ def _units(config: ShardConfig, plan: Plan, folder: Path, first: int) -> list[ta
             store.make_folder(units[-1].rows.parent)
             units[-1].rows.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     return units
+
+
+def _all_tables(
+    units: Mapping[Path, Sequence[tar.Unit]], plan: Plan, base: Base | None, counts: Counter[str]
+) -> Generator[None]:
+    """Write the tables of one split after the other; see `_tables`."""
+    for folder, of_split in units.items():
+        yield from _tables(folder, of_split, plan, base, counts)
 
 
 def _tables(

@@ -65,6 +65,12 @@ def names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
+def official_images(name: str, split: str) -> int | None:
+    """Return how many images the official split of a data set has; None where no manifest says."""
+    counts = load(name).counts.get(split) if name in names() else None
+    return None if counts is None else counts.images or None
+
+
 def load(name: str) -> Dataset:
     """Read a manifest.
 
