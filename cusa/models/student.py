@@ -151,9 +151,8 @@ class Student(nn.Module, abc.ABC):
 
     def image_transform(self, image: Image.Image) -> Tensor:
         """Turn one RGB image into the float input (C, H, W)."""
-        return self.pixels(torch.from_numpy(np.stack([self.image_array(image)])))[
-            0
-        ]  # a copy: an array may be read-only
+        arrays = np.stack([self.image_array(image)])  # a copy: the array may be read-only
+        return self.pixels(torch.from_numpy(arrays))[0]
 
     def space_of(self, task: Literal["cross-modal", "uni-modal"]) -> tuple[Space, str]:
         """Return the space that serves a task, and how to say so beside a number."""
