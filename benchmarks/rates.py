@@ -21,15 +21,17 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, MPNetConfig, MPNetModel
 
-from cusa.models.offline import load_offline
-from cusa.models.sgraf_network import SgrafNetwork, hinge
-from cusa.models.unicom import UNICOM, Unicom
-from cusa.models.x2vlm import X2vlm
-from cusa.models.x2vlm_network import Sizes, X2vlmNetwork
-from cusa.pipeline import candidates, readers, scenes, shard
-from cusa.pipeline.candidates import Finder, Modality
+from cusa.models.students.sgraf_network import SgrafNetwork, hinge
+from cusa.models.students.x2vlm import X2vlm
+from cusa.models.students.x2vlm_network import Sizes, X2vlmNetwork
+from cusa.models.teachers.offline import load_offline
+from cusa.models.teachers.unicom import UNICOM, Unicom
+from cusa.pipeline import readers, scenes, shard
 from cusa.pipeline.config import ScenesConfig, ShardConfig
-from cusa.pipeline.index import nearest_rows
+from cusa.pipeline.index.neighbours import Modality
+from cusa.pipeline.index.stage import nearest_rows
+from cusa.pipeline.pairs import candidates
+from cusa.pipeline.pairs.candidates import Finder
 
 OUT = Path(__file__).parents[1] / "cusa" / "manifests" / "rates.toml"
 

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cusa.manifests import schemas, store
-from cusa.pipeline.query import connect
+from cusa.manifests import schemas
+from cusa.manifests.storage import store
+from cusa.pipeline.sql.database import connect
 
 IMAGES, CAPTIONS, CANDIDATES = 20_000, 5, 500
 QUESTIONS = Path(__file__).parents[1] / "docs/sql.md"

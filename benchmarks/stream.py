@@ -35,8 +35,9 @@ def status() -> dict[str, float]:
 
 def photographs(folder: Path, images: int, captions: int = 5, size: tuple[int, int] = (640, 480)) -> Path:
     """Shard smooth pictures of photographs' size in Karpathy's layout."""
-    from cusa.pipeline import readers, shard
+    from cusa.pipeline import readers
     from cusa.pipeline.config import ShardConfig
+    from cusa.pipeline.shard import stage as shard
 
     rng = np.random.default_rng(0)
     rows = []
@@ -76,8 +77,8 @@ class Reader:
 def loader(folder: Path) -> dict[str, float]:
     from cusa.manifests.samples import Split
     from cusa.models.preprocess import decode_rgb
-    from cusa.train.order import Order
-    from cusa.train.stream import PairStream, batches
+    from cusa.train.data.order import Order
+    from cusa.train.data.stream import PairStream, batches
 
     work = photographs(folder, 400, captions=1)
     split = Split(work, "train")
@@ -199,7 +200,7 @@ print(json.dumps({"seconds": seconds, **status(), "own_before": before["own"], "
 
 def seek(folder: Path) -> dict[str, float]:
     """Write owners and words of 10^8 captions, and look up step 10^6 in a process that knows nothing yet."""
-    from cusa.train.pairs import Writer
+    from cusa.train.data.pairs import Writer
 
     folder.mkdir()
     writer = Writer(folder)

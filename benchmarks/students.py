@@ -25,20 +25,20 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
-from cusa import journey
 from cusa.eval import pairs
 from cusa.eval.config import EvalConfig
 from cusa.eval.encode import Kept, encode
 from cusa.eval.scores import Cosines
 from cusa.manifests.samples import Split
-from cusa.models import openai_clip
 from cusa.models import student as students
 from cusa.models.config import StudentConfig
-from cusa.models.dual_encoder import DualEncoder, _card
 from cusa.models.preprocess import Preprocess
-from cusa.models.sgraf_network import SgrafNetwork, unit
+from cusa.models.students import openai_clip
+from cusa.models.students.dual_encoder import DualEncoder, _card
+from cusa.models.students.sgraf_network import SgrafNetwork, unit
 from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ShardConfig
+from cusa.workflow import download as downloading
 
 
 def best_of(runs: int, *functions: Callable[[], Any]) -> list[float]:
@@ -122,7 +122,7 @@ def rerank(images: int = 200, captions: int = 1000, k: int = 16) -> dict[str, An
     """Re-rank a drawn split as the evaluation does, and count what each tower reads."""
     with tempfile.TemporaryDirectory() as name:
         raw, work = Path(name) / "raw", Path(name) / "data"
-        journey.download("scenes", out=raw, settings=("train=200", "val=1", f"test={images}"))
+        downloading.download("scenes", out=raw, settings=("train=200", "val=1", f"test={images}"))
         shard.run(ShardConfig(), reading=readers.read("karpathy", raw / "dataset_scenes.json", raw), out=work)
         split = Split(work, "test")
         assert split.num_captions == captions

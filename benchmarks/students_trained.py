@@ -18,12 +18,16 @@ from typing import Any
 
 import torch
 
-from cusa import journey, recipe, scoring
+from cusa import recipe
 from cusa.errors import ConfigError
-from cusa.manifests import store
 from cusa.manifests.samples import Split, splits
+from cusa.manifests.storage import store
 from cusa.pipeline import extract, readers, shard
 from cusa.pipeline.config import ExtractConfig, ShardConfig
+from cusa.workflow import download as downloading
+from cusa.workflow import evaluate as scoring
+from cusa.workflow import export as exporting
+from cusa.workflow import train as training
 
 RESULTS = Path(__file__).parent / "results"
 TEACHERS = {
@@ -62,7 +66,7 @@ def data(name: str, coco: Path, work: Path) -> Path:
     raw, out = coco, work / name / "data"
     if name == "scenes":
         raw = work / name / "raw"
-        journey.download("scenes", out=raw, settings=("train=2000", "val=200", "test=200"))
+        downloading.download("scenes", out=raw, settings=("train=2000", "val=200", "test=200"))
     kind = "scenes" if name == "scenes" else "coco"
     shard.run(ShardConfig(), reading=readers.read("karpathy", raw / f"dataset_{kind}.json", raw), out=out)
     for split in splits(out):
@@ -111,7 +115,7 @@ def exported(run: Path, kind: str, out: Path, *, ensemble: str = "") -> dict[str
     done = {}
     for to in EXPORTS[kind]:
         try:
-            journey.export(str(run), to=to, out=out / to, ensemble=ensemble)
+            exporting.export(str(run), to=to, out=out / to, ensemble=ensemble)
             done[to] = EQUAL
         except ConfigError as error:
             done[to] = str(error)
@@ -137,7 +141,7 @@ def work_through(name: str, coco: Path, work: Path) -> None:
             if not row:
                 start = time.perf_counter()
                 told = recipe.load("tiny", settings(name, kind, how))
-                done = journey.train(told, work=place, out=run)
+                done = training.train_one(told, work=place, out=run)
                 seconds = time.perf_counter() - start
                 first, last = loss_at_both_ends(run)
                 row = {"parameters": done.counts["parameters"], "loss_first": first, "loss_last": last}

@@ -19,13 +19,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cusa import journey, scoring
 from cusa import recipe as recipes
-from cusa.manifests import schemas, settled, store
+from cusa.manifests import schemas
+from cusa.manifests.judgements import settled
 from cusa.manifests.samples import Split
-from cusa.models.teachers import load_teacher
+from cusa.manifests.storage import store
+from cusa.models.teachers.registry import load_teacher
 from cusa.pipeline import audit, extract, index, readers, shard
 from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig, ShardConfig
+from cusa.workflow import download as downloading
+from cusa.workflow import evaluate as scoring
+from cusa.workflow import train as training
 
 ROOT = Path(__file__).resolve().parent
 TEACHERS = {"image": "offline-scenes-image", "text": "offline-scenes-text"}
@@ -37,7 +41,7 @@ SHARES = (0.05, 0.3, 1.0)
 
 def make_data(work: Path, images: int) -> None:
     raw, data = work / "raw", work / "data"
-    journey.download("scenes", out=raw, settings=(f"train={images}", "val=100", "test=300"))
+    downloading.download("scenes", out=raw, settings=(f"train={images}", "val=100", "test=300"))
     shard.run(ShardConfig(workers=1), reading=readers.read("karpathy", raw / "dataset_scenes.json", raw), out=data)
     for name in ("train", "val", "test"):
         split = Split(data, name)
@@ -77,7 +81,7 @@ def say(split: Split, pairs: list[tuple[str, str]], matches: np.ndarray, error: 
 
 def train_and_score(work: Path, name: str, seed: int, settings: list[str]) -> dict[str, float]:
     out, recipe = work / "runs" / f"{name}-seed{seed}", "scenes-cusa" if name == "cusa" else "scenes-infonce"
-    journey.train(recipes.load(recipe, [f"train.seed={seed}", *settings]), work=work / "data", out=out)
+    training.train_one(recipes.load(recipe, [f"train.seed={seed}", *settings]), work=work / "data", out=out)
     (found,) = scoring.evaluate(
         str(out), data=[work / "data"], tasks=["cross-modal", "audited"], settings=["bootstrap=0"]
     )

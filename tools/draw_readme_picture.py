@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cusa.models.preprocess import decode_rgb
-from cusa.models.teachers import load_teacher
-from cusa.pipeline import scenes
+from cusa.models.teachers.registry import load_teacher
 from cusa.pipeline.config import ScenesConfig
-from cusa.pipeline.scene_meaning import truth_matrix
+from cusa.pipeline.scenes import stage as scenes
+from cusa.pipeline.scenes.meaning import truth_matrix
 
 OUT = Path(__file__).resolve().parents[1] / "docs/images/idea.png"
 PAIRS = 6

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cusa.manifests.store import sha256_file
+from cusa.manifests.storage.store import sha256_file
 from cusa.models.captions import clean_caption
-from cusa.models.scene_teachers import (
+from cusa.models.teachers.scenes import (
     CELL_HEADS,
     GRID,
     IMAGE_FAMILIES,
@@ -33,10 +33,10 @@ from cusa.models.scene_teachers import (
     hash_words,
     load_weights,
 )
-from cusa.pipeline.scene_meaning import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, TEXTURES, Claim, Scene
-from cusa.pipeline.scene_pictures import draw_scene
-from cusa.pipeline.scene_words import draw_captions
-from cusa.pipeline.scenes import draw_meaning
+from cusa.pipeline.scenes.captions import draw_captions
+from cusa.pipeline.scenes.meaning import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, TEXTURES, Claim, Scene
+from cusa.pipeline.scenes.pictures import draw_scene
+from cusa.pipeline.scenes.stage import draw_meaning
 
 TRAIN_SEED, TEST_SEED = "teachers/train", "teachers/test"  # never a seed of the data set, whose seeds are numbers
 # The weight of each family of concepts in the embedding, chosen on scenes of a third seed: images by how well the

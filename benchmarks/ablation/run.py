@@ -16,9 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-from cusa import sweep
-from cusa.eval import compare
-from cusa.manifests import store
+from cusa.eval.report import compare
+from cusa.manifests.storage import store
+from cusa.workflow import sweep
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"

@@ -45,7 +45,7 @@ def audit(
 ) -> None:
     """Find candidate false negatives: captions of other images that are probably true of an image."""
     from cusa.manifests.samples import Split, splits
-    from cusa.pipeline import audit as stage
+    from cusa.pipeline.audit import stage as stage
     from cusa.pipeline.config import AuditConfig
 
     if export_eccv is not None:
@@ -83,9 +83,9 @@ def audit(
 
 def _export(work: Path, names: list[str], out: Path, *, as_json: bool) -> None:
     """Write the verdicts of one split, or of several into a folder each."""
+    from cusa.manifests.judgements.verdicts import FOLDER, read
     from cusa.manifests.samples import Split
-    from cusa.manifests.verdicts import FOLDER, read
-    from cusa.pipeline import export_matches
+    from cusa.pipeline.audit import export_eccv as export_matches
 
     judged = [name for name in names if read(work / name / FOLDER)]
     if not judged:

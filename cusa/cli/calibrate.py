@@ -31,7 +31,7 @@ def calibrate(
 ) -> None:
     """Fit the probability that a pair matches on human ratings; `cusa audit --calibration` uses the file."""
     from cusa.manifests.samples import Split
-    from cusa.pipeline import calibrate as stage
+    from cusa.pipeline.calibrate import stage as stage
     from cusa.pipeline.config import CalibrateConfig
 
     config = validated(CalibrateConfig, neighbours=neighbours, pairs=pairs, background=background, seed=seed)

@@ -17,9 +17,9 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """Show what there is to choose from, or what a work folder holds."""
-    from cusa import journey
+    from cusa.workflow import catalogue as catalogues
 
-    header, rows = journey.catalogue(what, work)
+    header, rows = catalogues.catalogue(what, work)
     if as_json:
         print_json([dict(zip(header, row, strict=True)) for row in rows])
     else:

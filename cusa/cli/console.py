@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from cusa.pipeline.stage import Outcome
+    from cusa.manifests.stage import Outcome
 
 
 def say(text: str) -> None:

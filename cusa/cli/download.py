@@ -22,12 +22,12 @@ def download(
     as_json: AsJson = False,
 ) -> None:
     """Bring a data set's raw files, checked and unpacked. `scenes` is drawn here and now, from a seed."""
-    from cusa import journey
+    from cusa.workflow import download as downloading
 
     if retry not in ("", "failed"):
         raise ConfigError(f"--retry {retry!r}: `failed` is what can be tried again.", option="--retry")
     with Console() as console:
-        outcome = journey.download(
+        outcome = downloading.download(
             name,
             out=out,
             lock=lock,

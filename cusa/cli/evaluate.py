@@ -35,7 +35,7 @@ def eval_(
     as_json: AsJson = False,
 ) -> None:
     """Score a student: retrieval by own pairs and every known match, COCO, CxC, ECCV Caption, classes, STS."""
-    from cusa import scoring
+    from cusa.workflow import evaluate as scoring
 
     local("RUN")(name)
 

@@ -21,8 +21,8 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a trained student for another library, loaded again and compared to 1e-5, with a model card."""
-    from cusa import journey
+    from cusa.workflow import export as exporting
 
     with Console():
-        found = journey.export(name, to=to, out=out, space=space, ensemble=ensemble, force=force)
+        found = exporting.export(name, to=to, out=out, space=space, ensemble=ensemble, force=force)
     report_outcomes(found, as_json=as_json)

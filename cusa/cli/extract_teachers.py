@@ -38,11 +38,12 @@ def extract_teachers(
     """Embed every image and caption once with frozen uni-modal teachers."""
     from functools import cache, partial
 
-    from cusa.manifests import store
     from cusa.manifests.samples import Split, splits
-    from cusa.models.teachers import load_teacher
-    from cusa.pipeline import extract, import_features
+    from cusa.manifests.storage import store
+    from cusa.models.teachers.registry import load_teacher
+    from cusa.pipeline import extract
     from cusa.pipeline.config import ExtractConfig
+    from cusa.pipeline.extract import import_features
 
     wanted = [("image", name) for name in image or ()] + [("text", name) for name in text or ()]
     if not wanted:

@@ -25,9 +25,9 @@ def index(
     """Find every row's nearest neighbours by each teacher, and keep the FAISS index; added rows are added to it."""
     from cusa.manifests import tables
     from cusa.manifests.samples import Split, splits
-    from cusa.pipeline import index as stage
-    from cusa.pipeline import student_index
     from cusa.pipeline.config import IndexConfig
+    from cusa.pipeline.index import stage as stage
+    from cusa.pipeline.index import student as student_index
 
     config = validated(IndexConfig, neighbours=neighbours, method=method, memory=memory, latency=latency, recall=recall)
     outcomes = []

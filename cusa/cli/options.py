@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 def parse_place(text: str) -> Path:
     """Return a path, or the place that a URL names."""
-    from cusa.manifests.paths import place
+    from cusa.manifests.storage.paths import place
 
     return place(text)
 
 
 def parse_here(text: str) -> Path:
     """Return a path, or the mirror on this machine of the place that a URL names."""
-    from cusa.manifests import mirror
+    from cusa.manifests.storage import mirror
 
     return mirror.here(parse_place(text))
 

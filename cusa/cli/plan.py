@@ -29,7 +29,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what `cusa run` would do: which stages are up to date and why not, bytes, time, disk, terms to accept."""
-    from cusa import plan as plans
+    from cusa.workflow import plan as plans
 
     told = plans.plan(recipe, out=out, work=work, name=name, settings=settings or (), smoke=smoke)
     if as_json:

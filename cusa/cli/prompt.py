@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cusa.cli.console import print_text, say
 from cusa.errors import CusaError
-from cusa.pipeline.answer import FORMATS, render
-from cusa.pipeline.query import Database
+from cusa.pipeline.result_table import FORMATS, render
+from cusa.pipeline.sql.database import Database
 
 HELP = """A statement ends with a semicolon or an empty line. Tab completes views, columns and words of SQL.
 .views        what there is to query

@@ -24,9 +24,9 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page, and the same tables as Markdown."""
-    from cusa import journey
+    from cusa.workflow import report as reporting
 
-    written = journey.report(runs, work=work, out=out, sweep=sweep, force=force)
+    written = reporting.report(runs, work=work, out=out, sweep=sweep, force=force)
     if as_json:
         print_json(vars(written))
     else:

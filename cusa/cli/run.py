@@ -18,7 +18,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Do every stage of a recipe that is not up to date, from the download to the report; run again, it goes on."""
-    from cusa import run as runs
+    from cusa.workflow import run as runs
 
     with Console() as console, Stopping() as stopping:
         done = runs.run(

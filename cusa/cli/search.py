@@ -24,8 +24,8 @@ def search(
 ) -> None:
     """Find the captions and images nearest to words or to a picture, by the indexed teachers or student."""
     from cusa.manifests.samples import Split, splits
-    from cusa.pipeline import search as stage
-    from cusa.pipeline.answer import render
+    from cusa.pipeline.index import search as stage
+    from cusa.pipeline.result_table import render
 
     opened = [Split(work, name) for name in split or splits(work)]
     hits = stage.run(opened, words=words, image=image, teacher=teacher, student=student, number=number)

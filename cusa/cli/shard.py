@@ -57,8 +57,8 @@ def shard(
 ) -> None:
     """Write images and captions as deterministic WebDataset tars with Parquet tables beside them."""
     from cusa.pipeline import readers
-    from cusa.pipeline import shard as stage
     from cusa.pipeline.config import ReadConfig, ShardConfig
+    from cusa.pipeline.shard import stage as stage
 
     config = validated(
         ShardConfig,
@@ -111,8 +111,8 @@ def _keys(work: Path, file: Path | None, query: str, verdicts: str) -> list[str]
         if not file.is_file():
             raise DataError(f"{file} does not exist. It should hold one key a line.", path=file)
         return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    from cusa.manifests import mirror
-    from cusa.pipeline.query import connect
+    from cusa.manifests.storage import mirror
+    from cusa.pipeline.sql.database import connect
 
     with connect(mirror.here(work)) as database:
         return [str(row[0]) for row in database.run(query).rows]

@@ -29,8 +29,8 @@ def sql(
     write: Annotated[bool, typer.Option("--allow-write", help="Let statements write, and read other files.")] = False,
 ) -> None:
     """Ask in SQL: DuckDB with a typed view for each table, read only unless told."""
-    from cusa.manifests import mirror, store
-    from cusa.pipeline.query import connect, render
+    from cusa.manifests.storage import mirror, store
+    from cusa.pipeline.sql.database import connect, render
 
     if timeout < 0:
         raise ConfigError(f"--timeout {timeout:g}: seconds, 0 or more.", option="--timeout")

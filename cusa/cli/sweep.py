@@ -27,7 +27,7 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Train and score a recipe over a grid, one run a cell, into one table; run again, it goes on where it was."""
-    from cusa import sweep as sweeps
+    from cusa.workflow import sweep as sweeps
 
     with Console() as console, Stopping() as stopping:
         done = sweeps.run(

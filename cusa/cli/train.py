@@ -30,7 +30,7 @@ def train(
 ) -> None:
     """Train a student by a recipe; run again, it goes on where it was. For several ranks: torchrun -m cusa train ..."""
     from cusa import recipe as recipes
-    from cusa import training
+    from cusa.workflow import train as training
 
     told = recipes.load(recipe, settings or ())
     with Console() as console, Stopping() as stopping:

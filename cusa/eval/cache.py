@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from cusa.errors import DataError
-from cusa.manifests import ledger, store, tables
+from cusa.manifests import ledger, tables
+from cusa.manifests.storage import store
 
 ROWS = 8192
 """Rows of one file; a kill loses fewer than so many."""

@@ -13,13 +13,13 @@ from cusa.errors import DataError
 from cusa.eval.cache import ROWS, EmbeddingCache
 from cusa.eval.config import EvalConfig
 from cusa.eval.share import ALONE, Share
-from cusa.manifests import store
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 from cusa.models.preprocess import UNDECODABLE, decode
 
 if TYPE_CHECKING:
-    from cusa.models.student import Space, Student
+    from cusa.models.students.base import Space, Student
 
 End = Literal["image", "text"]
 

@@ -9,19 +9,22 @@ import numpy as np
 import pyarrow as pa
 
 from cusa.errors import ConfigError, DataError, nearest
-from cusa.eval import cross_modal, eccv, intervals, leakage
+from cusa.eval import intervals, leakage
 from cusa.eval.cache import EmbeddingCache
 from cusa.eval.config import NOT_IN_THE_NUMBERS, EvalConfig
 from cusa.eval.scores import Cosines, Scores
 from cusa.eval.share import ALONE, Share
-from cusa.eval.tasks import COCO, CXC, TASKS, Embedded, answers, coco_ids
-from cusa.manifests import cxc_ratings, datasets, ledger, schemas, settled, store
+from cusa.eval.tasks import cross_modal
+from cusa.eval.tasks.registry import COCO, CXC, TASKS, Embedded, answers, coco_ids
+from cusa.manifests import datasets, ledger, schemas
 from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.judgements import cxc_ratings, eccv_truth, settled
 from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 
 if TYPE_CHECKING:
     from cusa.eval.encode import Embeddings, Kept, TextModel
-    from cusa.models.student import Student
+    from cusa.models.students.base import Student
 
 PROTOCOL = 3
 """Raised when a number changes its meaning; results of another protocol are computed again, never mixed."""
@@ -53,7 +56,7 @@ def run(
         student_digest: of its weights, so that an unchanged evaluation is not repeated.
         split: what to score on; its `truth.parquet`, where there is one, gives every known match.
         out: for example `runs/tiny/eval`.
-        tasks: names of `cusa.eval.tasks.TASKS`; those that the split's data allow when empty.
+        tasks: names of `cusa.eval.tasks.registry.TASKS`; those that the split's data allow when empty.
         ground_truth: folder of ECCV Caption's files; those of the installed package when None.
         ratings: folder of Crisscrossed Captions' files.
         train: what the student was trained on, where that is known, to count what it has seen before.
@@ -106,8 +109,8 @@ def run(
 
     _refuse_doubles(split)
     truth = store.read_table(truth_path, columns=schemas.TRUTH.names).to_pydict() if truth_path.is_file() else None
-    official = ground_truth or eccv.official_folder()
-    truths = eccv.read(official) if official is not None and not set(COCO).isdisjoint(wanted) else None
+    official = ground_truth or eccv_truth.official_folder()
+    truths = eccv_truth.read(official) if official is not None and not set(COCO).isdisjoint(wanted) else None
     known = {what: cxc_ratings.read(path) for what, path in rated.items()}
     model = load()
     rows = None
@@ -149,7 +152,7 @@ def _finish(
     embeddings: "Embeddings",
     kept: "Kept | None",
     truth: Mapping[str, Sequence[str]] | None,
-    truths: eccv.GroundTruths | None,
+    truths: eccv_truth.GroundTruths | None,
     ratings: Mapping[str, cxc_ratings.Ratings],
     judged: settled.Judged,
     train: Split | None,
@@ -300,7 +303,7 @@ def _allowed(split: Split, has_truth: bool, ground_truth: Path | None, rated: bo
         names.append("cross-modal-first-five")
     names += CXC if rated else ()
     names += ["image-to-image", *(["cross-modal-truth"] if has_truth else []), *(["audited"] if is_judged else [])]
-    official = eccv.official_folder()
+    official = eccv_truth.official_folder()
     if ground_truth is not None or (official is not None and _is_official(split, official)):
         names += COCO
     return [name for name in TASKS if name in names]
@@ -309,4 +312,4 @@ def _allowed(split: Split, has_truth: bool, ground_truth: Path | None, rated: bo
 def _is_official(split: Split, folder: Path) -> bool:
     """Tell whether a split holds every caption of COCO's official test list; the list alone is cheap to read."""
     there = set(coco_ids(split)[1])
-    return len(there) >= 25_000 and there.issuperset(eccv.read(folder).caption_ids.tolist())
+    return len(there) >= 25_000 and there.issuperset(eccv_truth.read(folder).caption_ids.tolist())

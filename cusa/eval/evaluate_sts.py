@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from cusa.eval import leakage, sts
+from cusa.eval import leakage
 from cusa.eval.cache import EmbeddingCache
 from cusa.eval.config import EvalConfig
 from cusa.eval.share import ALONE, Share
-from cusa.manifests import ledger, schemas, store, sts_pairs
+from cusa.eval.tasks import sts
+from cusa.manifests import ledger, schemas
 from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.judgements import sts_pairs
 from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 
 if TYPE_CHECKING:
     from cusa.eval.encode import TextModel
-    from cusa.models.student import Student
+    from cusa.models.students.base import Student
 
 PROTOCOL = 1
 """Raised when a number changes its meaning."""

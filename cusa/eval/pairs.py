@@ -18,7 +18,7 @@ from cusa.manifests.samples import Split
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cusa.models.student import Student
+    from cusa.models.students.base import Student
 
 Parts = Mapping[str, "Tensor"]
 

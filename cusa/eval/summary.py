@@ -6,7 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from cusa.manifests import schemas, store
+from cusa.manifests import schemas
+from cusa.manifests.storage import store
 
 FILE = "all.json"
 QUERIES = "all_per_query.parquet"
@@ -17,7 +18,7 @@ def write(folder: Path, results: Sequence[Mapping[str, Any]]) -> None:
 
     Args:
         folder: of the results.
-        results: of each data folder, as `cusa.scoring.evaluate` returns them.
+        results: of each data folder, as `cusa.workflow.evaluate.evaluate` returns them.
     """
     schema = pa.schema([("data", pa.string()), *schemas.PER_QUERY])
     with store.table_writer(folder / QUERIES, schema) as writer:

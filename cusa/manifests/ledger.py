@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cusa.manifests import store
-from cusa.manifests.paths import named_remote_errors
+from cusa.manifests.storage import store
+from cusa.manifests.storage.paths import named_remote_errors
 
 _LIBRARIES = (
     "cusa",

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from cusa.errors import DataError, StaleError
-from cusa.manifests import store, tables
+from cusa.manifests import tables
 from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cusa.manifests.paths import place
+from cusa.manifests.storage.paths import place
 
 
 class CaptionRecord(NamedTuple):

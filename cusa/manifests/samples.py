@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cusa.errors import DataError
-from cusa.manifests import mirror, schemas, store
-from cusa.manifests.paths import is_remote, named_remote_errors
+from cusa.manifests import schemas
+from cusa.manifests.storage import mirror, store
+from cusa.manifests.storage.paths import is_remote, named_remote_errors
 
 _encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 SPLIT_FILES = ("shards.parquet", "samples.parquet", "captions.parquet")

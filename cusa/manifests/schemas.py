@@ -108,7 +108,7 @@ VERDICTS = pa.schema(
         ("candidates_sha256", pa.string()),  # of the candidate table
     ]
 )
-"""What people said of candidates, a row a verdict; see `cusa.manifests.verdicts`."""
+"""What people said of candidates, a row a verdict; see `cusa.manifests.judgements.verdicts`."""
 
 DUPLICATE_GROUPS = pa.schema(
     [

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cusa.errors import DataError, StaleError
-from cusa.manifests import schemas, store
+from cusa.manifests import schemas, tables
 from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 
 KEY_OF = {"image": "key", "text": "caption_key"}
 _GROUP_BYTES = 8 << 20  # a row of flattened patch tokens is 75 KB: groups are cut by bytes, not by rows
@@ -261,3 +262,14 @@ def embedding_matrix(table: pa.Table) -> np.ndarray:
         raise DataError(f"The column 'embedding' is {column.type}, not lists of one length: make the table again.")
     width = column.type.list_size
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(-1, width)
+
+
+PROVENANCE = ("teacher", "revision", "weights_sha256", "preprocessing", "transform")
+"""What makes a teacher the same teacher: a cosine of another one means something else."""
+
+
+def provenance(split: Split, teacher: str) -> dict[str, str]:
+    """Return what makes a teacher the same teacher, from its tables' metadata."""
+    parts = sorted((split.folder / "teachers" / teacher).glob("[0-9]*.parquet"))
+    found = tables.read_part_metadata(parts[0]) if parts else {}
+    return {key: found.get(key, "") for key in PROVENANCE} | ({"teacher": teacher} if not found else {})

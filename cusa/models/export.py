@@ -14,12 +14,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cusa.errors import ConfigError, DataError, nearest
-from cusa.manifests import store
+from cusa.manifests.storage import store
 from cusa.models import onnx_pair
 from cusa.models import student as students
-from cusa.models.dual_encoder import DualEncoder
 from cusa.models.quiet import quiet
-from cusa.models.student import Space, Student
+from cusa.models.students.base import Space, Student
+from cusa.models.students.dual_encoder import DualEncoder
 
 FORMATS = ("folder", "hf", "sentence-transformers", "onnx")
 _LIBRARY = {

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from cusa.errors import ConfigError, nearest
-from cusa.manifests import store
+from cusa.manifests.storage import store
 from cusa.models import student as students
-from cusa.models.student import Space
-from cusa.models.teachers import teacher_name
+from cusa.models.students.base import Space
+from cusa.models.teachers.hub import teacher_name
 
 if TYPE_CHECKING:
     from mteb.models import ModelMeta

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cusa.errors import ConfigError
-from cusa.manifests import store
-from cusa.models.dual_encoder import DualEncoder
+from cusa.manifests.storage import store
 from cusa.models.quiet import quiet
+from cusa.models.students.dual_encoder import DualEncoder
 
 _End = Literal["image", "text"]
 _ENDS: tuple[_End, ...] = ("image", "text")

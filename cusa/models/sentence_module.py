@@ -11,9 +11,9 @@ from sentence_transformers.base.modules.input_module import InputModule
 from torch import Tensor
 
 from cusa.errors import DataError
-from cusa.manifests import store
+from cusa.manifests.storage import store
 from cusa.models import student as students
-from cusa.models.student import Space, Student
+from cusa.models.students.base import Space, Student
 
 _CONFIG = "space.json"
 _STUDENT = "student"

@@ -3,162 +3,25 @@
 Legend: B pairs or items, D width of an embedding, C H W channels and pixels of an input.
 """
 
-import abc
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
 
 from cusa.errors import ConfigError, DataError, nearest
-from cusa.manifests import store
+from cusa.manifests.storage import store
 from cusa.models.config import StudentConfig
-
-Space = Literal["cross", "uni"]
-"""`cross`: images and texts side by side. `uni`: images among images, texts among texts (what USA teaches)."""
+from cusa.models.students.base import CARD, Student
 
 KINDS = {
-    "dual-encoder": "cusa.models.dual_encoder:DualEncoder",
-    "sgraf": "cusa.models.sgraf:Sgraf",
-    "x2vlm": "cusa.models.x2vlm:X2vlm",
-    "blip": "cusa.models.blip:Blip",
+    "dual-encoder": "cusa.models.students.dual_encoder:DualEncoder",
+    "sgraf": "cusa.models.students.sgraf:Sgraf",
+    "x2vlm": "cusa.models.students.x2vlm:X2vlm",
+    "blip": "cusa.models.students.blip:Blip",
 }
 """Kinds of students and the class of each; any other kind is a `module:Class` of someone else's."""
-
-CARD = "student.json"
-"""In every model folder: which class reads it, its preprocessing, and which heads serve which task."""
-
-
-class Student(nn.Module, abc.ABC):
-    """A model of images and texts that CUSA can train; someone else's joins by the abstract methods.
-
-    A dual encoder needs no more than these: its loss is InfoNCE, its score a cosine. What others need besides is
-    switched on by five class attributes, each with the methods that it asks for; see docs/students.md.
-
-    The reading side (`image_array`, `tokenize`) is apart from the computing side, so that a loader's threads can do it
-    and so that decoded images can be kept as bytes.
-    """
-
-    name: str
-    """For people: what it started from."""
-    has_uni: bool
-    """Whether it has uni-modal heads; without, the `uni` space is the `cross` space."""
-    width: int
-    """D of the cross-modal embedding."""
-    truncated: int = 0
-    """Captions that `tokenize` has cut so far because they were longer than the student reads."""
-
-    has_own_loss: bool = False
-    """Whether `base_loss` stands where InfoNCE would."""
-    soft_labels: Literal["similarity", "matching"] = "similarity"
-    """Where CSA acts: on the batch's similarities, or on the labels of a matching loss (`base_loss` gets them)."""
-    scores_pairs: bool = False
-    """Whether its score is `pair_scores`, not a cosine; `forward` then gives `similarity` (B, B)."""
-    reranks: bool = False
-    """Whether `match` scores the first candidates once more."""
-    embeds_parts: bool = False
-    """Whether `embed` makes embeddings of the parts: a tower then runs once for both spaces and for `match`."""
-
-    @property
-    def spaces(self) -> tuple[Space, ...]:
-        """The spaces it has rows of its own for."""
-        return ("cross", "uni") if self.has_uni else ("cross",)
-
-    @abc.abstractmethod
-    def image_array(self, image: Image.Image) -> np.ndarray:
-        """Turn an RGB image into the array a loader keeps, always of the same shape and type; uint8 where possible."""
-
-    @abc.abstractmethod
-    def pixels(self, arrays: Tensor) -> Tensor:
-        """Turn a batch of such arrays (B, ...) into the float input (B, C, H, W), on the arrays' device."""
-
-    @abc.abstractmethod
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Clean and tokenise captions as the student was trained: named (B, tokens) tensors on the CPU."""
-
-    def encode_image(self, pixels_BCHW: Tensor, space: Space = "cross") -> Tensor:
-        """Embed images: (B, D) float32 rows of unit length; for a student without `embeds_parts` to define."""
-        return self.embed(self.image_parts(pixels_BCHW), space, "image")
-
-    def encode_text(self, tokens: dict[str, Tensor], space: Space = "cross") -> Tensor:
-        """Embed captions: (B, D) float32 rows of unit length; for a student without `embeds_parts` to define."""
-        return self.embed(self.text_parts(tokens), space, "text")
-
-    @abc.abstractmethod
-    def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Embed pairs for the loss, each tower run once.
-
-        Returns:
-            `image`, `text` (B, D), and with uni-modal heads `image_uni`, `text_uni`: unit rows in float32.
-        """
-
-    def base_loss(
-        self, out: Mapping[str, Any], *, image_ids: Tensor, match_labels: tuple[Tensor, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """Compute the model's own loss from what `forward` gave; needed with `has_own_loss`.
-
-        Args:
-            out: of `forward`; may hold more than the loss reads.
-            image_ids: (B,), equal for pairs of the same image.
-            match_labels: with `soft_labels = "matching"` and a weight of CSA, (B, B) labels in [0, 1] of image i with
-                text j in the image-to-text direction, and of text i with image j in the other.
-
-        Returns:
-            Named 0-d terms whose sum is the loss.
-        """
-        raise NotImplementedError(f"{type(self).__name__} says has_own_loss and has no base_loss")
-
-    def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Compute what `pair_scores`, `match` or `embed` reads of images, each (B, ...); needed with any of them."""
-        raise NotImplementedError(f"{type(self).__name__} has no image_parts")
-
-    def text_parts(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Compute what `pair_scores`, `match` or `embed` reads of captions, each (B, ...); needed with any of them."""
-        raise NotImplementedError(f"{type(self).__name__} has no text_parts")
-
-    def embed(self, parts: Mapping[str, Tensor], space: Space, end: Literal["image", "text"]) -> Tensor:
-        """Make float32 unit rows (B, D) of the parts of images or of captions; needed with `embeds_parts`."""
-        raise NotImplementedError(f"{type(self).__name__} says embeds_parts and has no embed")
-
-    def pair_scores(self, images: Mapping[str, Tensor], texts: Mapping[str, Tensor]) -> Tensor:
-        """Score all pairs of I images and C captions: (I, C); needed with `scores_pairs`."""
-        raise NotImplementedError(f"{type(self).__name__} says scores_pairs and has no pair_scores")
-
-    def match(self, images: Mapping[str, Tensor], texts: Mapping[str, Tensor]) -> Tensor:
-        """Return (P, 2) logits of image i with caption i, column 1 saying yes; needed with `reranks`."""
-        raise NotImplementedError(f"{type(self).__name__} says reranks and has no match")
-
-    def tower(self, end: Literal["image", "text"]) -> tuple[str, ...]:
-        """Return the beginnings of the names of a tower's parameters, heads apart.
-
-        They are what `train.freeze` means by `image` or `text`, and where `student.lora` looks for layers.
-        """
-        return ()
-
-    def remarks(self) -> tuple[str, ...]:
-        """Return full sentences a person should read: captions cut, words unknown."""
-        if not self.truncated:
-            return ()
-        return (f"{self.truncated} captions (counted each time they were read) were longer than the student reads.",)
-
-    @abc.abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write everything `load` needs, whole."""
-
-    def image_transform(self, image: Image.Image) -> Tensor:
-        """Turn one RGB image into the float input (C, H, W)."""
-        arrays = np.stack([self.image_array(image)])  # a copy: the array may be read-only
-        return self.pixels(torch.from_numpy(arrays))[0]
-
-    def space_of(self, task: Literal["cross-modal", "uni-modal"]) -> tuple[Space, str]:
-        """Return the space that serves a task, and how to say so beside a number."""
-        if task == "cross-modal":
-            return "cross", "cross"
-        return ("uni", "uni") if self.has_uni else ("cross", "cross (no uni-modal head)")
 
 
 def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: int) -> Student:
@@ -185,7 +48,7 @@ def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: i
         )
     made = kind_class(config.kind).create(config, captions=captions, uni=uni or config.uni_head == "always", seed=seed)
     if config.lora.rank:
-        from cusa.models import lora
+        from cusa.models.students import lora
 
         lora.add(made, config.lora, seed=seed)
     if config.base_loss == "infonce":
@@ -238,7 +101,7 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Student:
     Raises:
         DataError: if nothing there can be loaded.
     """
-    from cusa.models.dual_encoder import DualEncoder
+    from cusa.models.students.dual_encoder import DualEncoder
 
     path = Path(name).expanduser()
     student: Student

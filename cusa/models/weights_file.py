@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cusa.errors import DataError
-from cusa.manifests import store
+from cusa.manifests.storage import store
 
 FOLDER_VARIABLE = "CUSA_WEIGHTS"
 """Environment variable: the folder where published weights are kept."""

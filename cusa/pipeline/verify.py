@@ -12,10 +12,11 @@ from typing import IO, Any
 import numpy as np
 
 from cusa.errors import DataError
-from cusa.manifests import ledger, schemas, store, tables
+from cusa.manifests import ledger, schemas, tables
 from cusa.manifests.events import OnEvent, ignore
-from cusa.manifests.paths import named_remote_errors
-from cusa.pipeline.download import CONTENTS, LOCK
+from cusa.manifests.storage import store
+from cusa.manifests.storage.paths import named_remote_errors
+from cusa.pipeline.download.stage import CONTENTS, LOCK
 from cusa.pipeline.engine import run_units
 
 _CHUNK = 1 << 20

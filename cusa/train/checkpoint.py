@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cusa.errors import ConfigError, DataError, StaleError, nearest
-from cusa.manifests import store
+from cusa.manifests.storage import store
 
 _FORMAT = 3
 

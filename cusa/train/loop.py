@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from cusa.errors import ConfigError, StoppedError
-from cusa.manifests import store
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
-from cusa.models.student import Student
+from cusa.manifests.storage import store
+from cusa.models.students.base import Student
 from cusa.train import checkpoint, ranks, schedule, step
 from cusa.train.config import LossConfig, TrainConfig
-from cusa.train.data import Data
+from cusa.train.data.reading import Data
+from cusa.train.data.stream import available_threads, batches
 from cusa.train.metrics import METRICS_FILE, TENSORBOARD_FOLDER, Metrics, OnMetrics, Pace
-from cusa.train.objective_from_config import make_loss
 from cusa.train.prepare import prepare
 from cusa.train.session import CHECKPOINTS_FOLDER, Session, settings
-from cusa.train.stream import available_threads, batches
+from cusa.train.terms import make_loss
 from cusa.train.validation import MODEL_FOLDER, Validate, measure
 
 __all__ = ["CHECKPOINTS_FOLDER", "METRICS_FILE", "MODEL_FOLDER", "Trained", "run"]

@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 import torch
 
 from cusa.errors import ConfigError, CusaError
-from cusa.manifests import schemas, store
+from cusa.manifests import schemas
 from cusa.manifests.ledger import peak_memory_bytes
-from cusa.train.batch import Batch
+from cusa.manifests.storage import store
+from cusa.train.data.batch import Batch
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from cusa.errors import ConfigError, nearest
-from cusa.models.student import Student
+from cusa.models.students.base import Student
 from cusa.train.config import TrainConfig
 
 _ENDS: tuple[Literal["image", "text"], ...] = ("image", "text")

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from cusa.errors import CusaError, DataError, StaleError
-from cusa.manifests import store
 from cusa.manifests.samples import Split
-from cusa.models.student import Student
+from cusa.manifests.storage import store
+from cusa.models.students.base import Student
 from cusa.train import checkpoint, ranks
 from cusa.train.average import Average
-from cusa.train.batch import Batch
 from cusa.train.config import TrainConfig
-from cusa.train.judged import JudgedPairs
+from cusa.train.data.batch import Batch
+from cusa.train.data.judged import JudgedPairs
 from cusa.train.learned import frozen_digest, learned_state, load_learned
 from cusa.train.losses import CUSALoss
 from cusa.train.optimizer import parameter_groups

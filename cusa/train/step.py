@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cusa.errors import DataError
 from cusa.train import ranks
-from cusa.train.batch import Batch
+from cusa.train.data.batch import Batch
 from cusa.train.gradient_cache import cached_backward
 from cusa.train.session import Session
 from cusa.train.terms import terms as loss_terms

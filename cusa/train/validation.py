@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from cusa.errors import ConfigError, nearest
-from cusa.models.student import Student
+from cusa.models.students.base import Student
 from cusa.train import checkpoint, ranks
 
 Validate = Callable[[Student], Mapping[str, float]]

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cusa.models.student import Space, Student
+from cusa.models.students.base import Space, Student
 from tests.worlds import COLOURS
 
 

@@ -11,12 +11,13 @@ import torch
 from cusa.eval import evaluate, intervals
 from cusa.eval.config import EvalConfig
 from cusa.eval.encode import Embeddings, encode
-from cusa.manifests import schemas, store
+from cusa.manifests import schemas
+from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
-from cusa.manifests.verdicts import Journal
+from cusa.manifests.storage import store
 from tests import worlds
 from tests.eval.seers import Seer
-from tests.manifests.test_verdicts import make
+from tests.manifests.judgements.test_verdicts import make
 
 CONFIG = EvalConfig(batch_size=5, ks=(1, 3), block=7, top=4, bootstrap=60)
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cusa.eval.charts import line_chart, nice_ticks
 from cusa.eval.metrics import bootstrap_interval, mean_percent, median_rank, recall_at_k
+from cusa.eval.report.charts import line_chart, nice_ticks
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.integers(1, 12))

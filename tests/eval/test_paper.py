@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cusa.eval import paper
-from cusa.eval.sts import SETS
-from cusa.eval.tasks import TASKS
+from cusa.eval.tasks.registry import TASKS
+from cusa.eval.tasks.sts import SETS
 from cusa.manifests import datasets
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cusa.errors import DataError
-from cusa.eval.cross_modal import TwoWays, owned, recalls
 from cusa.eval.ranking import rank, score_blocks
+from cusa.eval.tasks.cross_modal import TwoWays, owned, recalls
 
 # Few distinct scores, so that ties are common.
 SCORES = st.lists(st.integers(0, 4), min_size=1, max_size=9)

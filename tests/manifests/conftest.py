@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cusa.manifests.paths import place
+from cusa.manifests.storage.paths import place
 
 moto = pytest.importorskip("moto.server")
 

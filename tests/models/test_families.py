@@ -14,10 +14,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cusa.errors import DataError
-from cusa.manifests import store
+from cusa.manifests.storage import store
 from cusa.models import student as students
-from cusa.models import vocabulary
 from cusa.models.config import StudentConfig
+from cusa.models.students import vocabulary
 
 CAPTIONS = ["a red square", "a blue circle, left of a red square", "two green triangles", "a yellow star on grass"]
 VISION = {

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from cusa import journey, recipe, scoring
+from cusa import recipe
 from cusa.errors import ConfigError, DataError
-from cusa.manifests import store
+from cusa.manifests.storage import store
 from cusa.models import student as students
 from cusa.models.config import StudentConfig
+from cusa.workflow import evaluate as scoring
+from cusa.workflow import train as training
 from tests import worlds
 from tests.conftest import ROOT
 
@@ -36,7 +38,7 @@ def test_the_pages_adapter_trains_and_is_evaluated(mine: None, tmp_path: Path) -
     work = worlds.make_work(tmp_path / "world", images=12, captions=3)
     settings = ["student.kind=mine:Mean", "train.batch=8", "train.steps=30", "train.lr=0.01", "loss.alpha=0"]
     told = recipe.load("tiny", [*settings, "loss.beta=0", "eval.bootstrap=0", "train.device=cpu"])
-    journey.train(told, work=work, out=tmp_path / "run")
+    training.train_one(told, work=work, out=tmp_path / "run")
     rows = store.read_table(tmp_path / "run" / "metrics.parquet").to_pylist()
     losses = [row["value"] for row in rows if row["name"] == "loss"]
     assert losses[-1] < 0.8 * losses[0]

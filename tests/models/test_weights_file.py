@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cusa.errors import DataError
-from cusa.manifests import store
+from cusa.manifests.storage import store
 from cusa.models import weights_file
 from cusa.models.weights_file import WeightsFile
 

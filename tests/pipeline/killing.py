@@ -120,9 +120,9 @@ def _prepare_import(folder: Path) -> None:
 
 
 def _run_import(folder: Path) -> None:
-    from cusa.manifests import store
-    from cusa.pipeline import import_features
+    from cusa.manifests.storage import store
     from cusa.pipeline.config import ExtractConfig
+    from cusa.pipeline.extract import import_features
 
     path = folder / "features.npz"
     import_features.run(
@@ -193,7 +193,7 @@ STAGES: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
 
 def _serve(folder: Path) -> None:
     """Write a manifest of files that a server in this process gives slowly, with their resumption."""
-    from tests.pipeline.test_download import BODY, Server, _manifest
+    from tests.pipeline.download.test_stage import BODY, Server, _manifest
 
     server = Server()
 
@@ -250,7 +250,7 @@ def _main(stage: str, folder: Path, kills: int, seed: int) -> Survived:
     import cusa.pipeline.audit
     import cusa.pipeline.download
     import cusa.pipeline.extract
-    import cusa.pipeline.import_features
+    import cusa.pipeline.extract.import_features
     import cusa.pipeline.index
     import cusa.pipeline.readers
     import cusa.pipeline.verify  # noqa: F401 (imported once, before the forks; nothing here starts threads)

@@ -16,8 +16,8 @@ from cusa.manifests import ledger
 from cusa.manifests.samples import Split
 from cusa.pipeline import audit, extract, index, readers, shard, verify
 from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig, ShardConfig
-from cusa.pipeline.query import connect
-from tests.pipeline.test_shard import IMAGES
+from cusa.pipeline.sql.database import connect
+from tests.pipeline.shard.test_stage import IMAGES
 
 NAMES = [
     b"a name with spaces",

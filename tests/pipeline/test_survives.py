@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cusa.errors import DataError
-from cusa.manifests import store
 from cusa.manifests.records import REASONS
 from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 from cusa.pipeline import readers, shard, verify
 from cusa.pipeline.config import ShardConfig
 from tests.pipeline import killing

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cusa.errors import DataError
-from cusa.manifests import store
 from cusa.manifests.samples import Split, splits
+from cusa.manifests.storage import store
 from cusa.pipeline import extract, index, verify
 from cusa.pipeline.config import ExtractConfig, IndexConfig, ShardConfig
 from tests.worlds import Colours, Words, make_work

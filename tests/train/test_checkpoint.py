@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cusa.errors import DataError, StaleError
-from cusa.manifests import store
+from cusa.manifests.storage import store
 from cusa.train import checkpoint
 
 SELF = checkpoint.Identity({"train.lr": 0.001, "loss.alpha": 0.1}, {"the training split": "aa"})

@@ -17,10 +17,10 @@ from cusa.manifests.samples import Split
 from cusa.models import student as students
 from cusa.train import checkpoint, schedule
 from cusa.train.config import LossConfig
-from cusa.train.objective_from_config import make_loss
+from cusa.train.data.order import Order
+from cusa.train.data.stream import PairStream
 from cusa.train.optimizer import parameter_groups
-from cusa.train.order import Order
-from cusa.train.stream import PairStream
+from cusa.train.terms import make_loss
 from tests.train.conftest import LOSS, STUDENT, TRAIN, Train, make_world
 
 TIMED = {"samples_per_second", "data_wait_share", "peak_memory_bytes"}

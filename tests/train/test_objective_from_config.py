@@ -1,6 +1,6 @@
 from cusa.train.config import LossConfig, TemperatureConfig
 from cusa.train.losses import CUSALoss
-from cusa.train.objective_from_config import make_loss
+from cusa.train.terms import make_loss
 
 
 def _settings(loss: CUSALoss) -> dict[str, tuple[float, float, float, bool]]:

@@ -15,13 +15,13 @@ from cusa.models.config import LoraConfig
 from cusa.train import schedule
 from cusa.train.average import Average
 from cusa.train.config import LossConfig
-from cusa.train.gather import TeacherRows
+from cusa.train.data.gather import TeacherRows
+from cusa.train.data.order import Order
+from cusa.train.data.stream import PairStream
 from cusa.train.learned import learned_state, load_learned
-from cusa.train.objective_from_config import make_loss
 from cusa.train.optimizer import parameter_groups
-from cusa.train.order import Order
 from cusa.train.prepare import freeze
-from cusa.train.stream import PairStream
+from cusa.train.terms import make_loss
 from tests.train.conftest import LOSS, STUDENT, TRAIN, Train
 from tests.train.test_survival import metrics, same, state
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cusa.errors import ConfigError, DataError, nearest
-from cusa.manifests.paths import named_remote_errors
+from cusa.manifests.storage.paths import named_remote_errors
 from cusa.pipeline.config import ReadConfig
 from cusa.pipeline.readers import (
     coco,

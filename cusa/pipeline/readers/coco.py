@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cusa.errors import DataError
-from cusa.manifests import json_stream, keys
+from cusa.manifests import keys
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
+from cusa.manifests.storage import json_stream
 from cusa.pipeline.config import ReadConfig
 from cusa.pipeline.readers.reading import (
     BAD_ROW,

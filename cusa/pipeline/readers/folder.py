@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cusa.errors import DataError
-from cusa.manifests import keys, store
+from cusa.manifests import keys
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
+from cusa.manifests.storage import store
 from cusa.pipeline.config import ReadConfig
 from cusa.pipeline.readers.reading import Reading, Row, Rows, split_name
 

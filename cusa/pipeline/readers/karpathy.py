@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cusa.errors import DataError
-from cusa.manifests import json_stream, keys
+from cusa.manifests import keys
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
+from cusa.manifests.storage import json_stream
 from cusa.pipeline.config import ReadConfig
 from cusa.pipeline.readers.reading import BAD_ROW, Reading, Row, Rows, digests, inside, refused_row, split_name, text
 

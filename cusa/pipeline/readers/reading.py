@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cusa.errors import DataError
-from cusa.manifests import store
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
+from cusa.manifests.storage import store
 
 Row = ImageRecord | Drop
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cusa.errors import DataError
-from cusa.manifests import keys, sts_pairs
+from cusa.manifests import keys
+from cusa.manifests.judgements import sts_pairs
+from cusa.manifests.judgements.sts_pairs import Part
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
-from cusa.manifests.sts_pairs import Part
 from cusa.pipeline.config import ReadConfig
 from cusa.pipeline.readers.reading import Reading, Row, Rows, digests
 

@@ -4,10 +4,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from cusa.errors import ConfigError, DataError, nearest
-from cusa.manifests import schemas, settled, store
+from cusa.manifests import schemas
+from cusa.manifests.judgements import settled
 from cusa.manifests.keys import caption_key, split_caption_key
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
 from cusa.manifests.samples import Split, splits
+from cusa.manifests.storage import store
 from cusa.pipeline.readers.reading import Reading, Row, Rows
 
 VERDICTS = ("drop", "merge")

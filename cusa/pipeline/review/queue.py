@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from cusa.errors import ConfigError, DataError, StaleError
-from cusa.manifests import store, tables
+from cusa.manifests import tables
 from cusa.manifests.samples import Split
-from cusa.pipeline.query import connect
-from cusa.pipeline.views import literal
+from cusa.manifests.storage import store
+from cusa.pipeline.sql.database import connect
+from cusa.pipeline.sql.views import literal
 
 Pair = tuple[str, str]
 """Keys of an image and of a caption."""
 
 _ORDER = "worth DESC NULLS LAST, score DESC, image_key, caption_key"
-"""Those first whose verdict changes most; see `cusa.pipeline.worth`."""
+"""Those first whose verdict changes most; see `cusa.pipeline.audit.worth`."""
 
 _LONGEST_FILTER = 2000
 _SECONDS = 60.0  # for a filter

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cusa.errors import ConfigError, DataError
-from cusa.manifests import settled, verdicts
+from cusa.manifests.judgements import settled, verdicts
+from cusa.manifests.judgements.settled import Settled
+from cusa.manifests.judgements.verdicts import UNDO, Journal, Verdict
 from cusa.manifests.samples import Split
-from cusa.manifests.settled import Settled
-from cusa.manifests.verdicts import UNDO, Journal, Verdict
 from cusa.models.preprocess import UNDECODABLE, decode_rgb
 from cusa.pipeline.review.queue import Candidate, Candidates, Pair, Queue
 

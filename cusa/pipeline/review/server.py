@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cusa.errors import ConfigError, CusaError, DataError
-from cusa.manifests import settled
+from cusa.manifests.judgements import settled
 from cusa.manifests.page import CSS
-from cusa.manifests.paths import is_remote
 from cusa.manifests.samples import Split, splits
+from cusa.manifests.storage.paths import is_remote
 from cusa.pipeline.review.queue import audited
 from cusa.pipeline.review.room import Room
 

@@ -14,11 +14,10 @@ from cusa.train.across_ranks import num_ranks, total
 from cusa.train.losses.batch import Batch, Embeddings, Modes, Negatives, Temperatures, ids_or_all_different, share
 from cusa.train.losses.csa import Divergence, Fusion
 from cusa.train.losses.diagnostics import describe
-from cusa.train.losses.false_negatives import FalseNegatives, Nearness, Threshold, find_listed, near
-from cusa.train.losses.ignored import without
+from cusa.train.losses.false_negatives import FalseNegatives, Nearness, Threshold, find_listed, near, without
 from cusa.train.losses.infonce import Reduction
 from cusa.train.losses.plain import plain
-from cusa.train.losses.streamed import streamed
+from cusa.train.losses.streaming.streamed import streamed
 from cusa.train.losses.temperature import Setting, Temperature
 
 Implementation = Literal["auto", "plain", "streamed", "triton"]

@@ -8,8 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cusa.manifests import schemas, store, verdicts
+from cusa.manifests import schemas
+from cusa.manifests.judgements import verdicts
 from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 from cusa.pipeline import audit
 from cusa.pipeline.config import AuditConfig
 from cusa.pipeline.review.room import Room

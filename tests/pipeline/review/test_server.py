@@ -14,17 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from cusa.errors import ConfigError, DataError, StaleError
-from cusa.manifests import schemas, store, verdicts
-from cusa.manifests.paths import place
+from cusa.manifests import schemas
+from cusa.manifests.judgements import verdicts
+from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
-from cusa.manifests.verdicts import Journal
+from cusa.manifests.storage import store
+from cusa.manifests.storage.paths import place
 from cusa.pipeline import audit
 from cusa.pipeline.config import AuditConfig
-from cusa.pipeline.query import connect
 from cusa.pipeline.review import room as room_module
 from cusa.pipeline.review import server
 from cusa.pipeline.review.room import Room
-from tests.manifests.test_verdicts import make
+from cusa.pipeline.sql.database import connect
+from tests.manifests.judgements.test_verdicts import make
 from tests.pipeline.review.served import Client, in_thread, make_audited, served
 
 

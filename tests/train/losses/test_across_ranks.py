@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from cusa.train.losses import CUSALoss, Setting, tiles
+from cusa.train.losses import CUSALoss, Setting
+from cusa.train.losses.streaming import tiles
 from tests.train.losses import reference
 from tests.train.losses.test_objective import TERMS
 from tests.train.ranks import run_on_ranks

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cusa.errors import ConfigError
-from cusa.train.losses import CUSALoss, Setting, tiles
+from cusa.train.losses import CUSALoss, Setting
 from cusa.train.losses.false_negatives import farthest_own, find_listed, pull, targets
+from cusa.train.losses.streaming import tiles
 from tests.train.losses import reference
 from tests.train.losses.matrices import unit
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cusa.train.losses import CUSALoss, Setting, csa, infonce, tiles
+from cusa.train.losses import CUSALoss, Setting, csa, infonce
+from cusa.train.losses.streaming import tiles
 from tests.train.losses.matrices import unit
 
 IMPLS: list[Any] = ["plain", "streamed"]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from cusa.errors import ConfigError
-from cusa.train.losses import CUSALoss, Setting, tiles
+from cusa.train.losses import CUSALoss, Setting
+from cusa.train.losses.streaming import tiles
 from cusa.train.optimizer import parameter_groups
 from cusa.train.schedule import cosine
 from tests.train.losses import reference

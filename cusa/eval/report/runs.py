@@ -1,0 +1,221 @@
+"""What is known of evaluated runs: read from their folders, and put into words."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cusa.errors import DataError
+from cusa.eval import evaluate, evaluate_sts
+from cusa.manifests import ledger, schemas
+from cusa.manifests.storage import store
+
+METRIC_WORDS = {
+    "cross-modal": "Cross-modal retrieval, the data set's own pairs",
+    "cross-modal-truth": "Cross-modal retrieval, every known match",
+    "image-to-image": "Image to image (uni-modal)",
+    "text-to-text": "Text to text (uni-modal)",
+    "cross-modal-first-five": "Cross-modal retrieval, the first five captions an image",
+    "audited": "Cross-modal retrieval, own pairs and what people judged to match",
+    "cxc-uni-modal": "CxC within a modality",
+    "cxc-ratings": "CxC's ratings",
+    "coco-5k": "COCO 5K",
+    "coco-1k": "COCO 1K",
+    "cxc": "Crisscrossed Captions (CxC)",
+    "eccv-caption": "ECCV Caption",
+}
+NAMES = {
+    "rsum": "RSUM",
+    "r_precision": "R-Precision",
+    "map_at_r": "mAP@R",
+    "median_rank": "median rank",
+    "release_r@1": "R@1 by the release's rule",
+    "spearman": "Spearman's correlation with the ratings",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that is known of a run.
+
+    Attributes:
+        evaluated: the ledger of its evaluation: digests of split and known matches, K, versions.
+        everything: this and every other evaluation of the run, by the current protocols.
+        left_out: evaluations by other protocols, in words.
+    """
+
+    folder: Path
+    name: str
+    recipe: Mapping[str, Any]
+    result: Mapping[str, Any]
+    per_query: pa.Table
+    metrics: pa.Table | None
+    evaluated: ledger.Ledger
+    everything: Sequence[Mapping[str, Any]] = ()
+    left_out: Sequence[str] = ()
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """The K of its R@K."""
+        return tuple(self.evaluated.parameters["ks"])
+
+
+def read(folder: Path) -> Run:
+    """Read a run's recipe, metrics and results.
+
+    Raises:
+        DataError: if it was not evaluated, or not to the end.
+    """
+    result = folder / "eval" / "metrics.json"
+    if not result.is_file():
+        raise DataError(f"{folder} was not evaluated. Run `cusa eval {folder} --data WORK`.", path=folder)
+    evaluated = ledger.read(folder / "eval" / "ledger.json")
+    if evaluated is None:
+        raise DataError(f"The evaluation of {folder} did not finish. Run `cusa eval {folder}` again.", path=folder)
+    metrics = folder / "metrics.parquet"
+    everything, left_out = _evaluations(folder / "eval")
+    return Run(
+        folder,
+        folder.resolve().name,
+        store.read_json(folder / "recipe.json") if (folder / "recipe.json").is_file() else {},
+        store.read_json(result),
+        store.read_table(folder / "eval" / "per_query.parquet", columns=schemas.PER_QUERY.names, made_by="cusa eval"),
+        store.read_table(metrics, columns=schemas.METRICS.names) if metrics.is_file() else None,
+        evaluated,
+        everything,
+        left_out,
+    )
+
+
+def _evaluations(folder: Path) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """Return every evaluation that was finished, and those by another protocol than this version's, in words."""
+    found: list[Mapping[str, Any]] = []
+    left_out = []
+    for path in (folder / "metrics.json", *sorted(folder.glob("*/metrics.json"))):
+        if not path.is_file() or not (path.parent / "ledger.json").is_file():
+            continue
+        result = store.read_json(path)
+        wanted = evaluate_sts.PROTOCOL if "pairs" in result else evaluate.PROTOCOL
+        if result.get("protocol") == wanted:
+            found.append(result)
+        else:
+            left_out.append(f"{result.get('dataset')} by protocol {result.get('protocol')}, this version's is {wanted}")
+    return found, left_out
+
+
+def same_split(runs: Sequence[Run]) -> None:
+    """Refuse runs whose numbers do not compare.
+
+    Raises:
+        DataError: if they were evaluated on different splits, known matches or K, or by different protocols.
+    """
+    first = _conditions(runs[0])
+    for other in runs[1:]:
+        theirs = _conditions(other)
+        differ = [name for name in first if first[name] != theirs[name]]
+        if differ:
+            raise DataError(
+                f"{other.folder} was evaluated on {_said(theirs, differ)} and {runs[0].folder} on "
+                f"{_said(first, differ)}: their numbers do not compare. Evaluate both on the same split, the same way, "
+                "with `cusa eval`, or report them apart.",
+                path=other.folder,
+            )
+
+
+def _conditions(run: Run) -> dict[str, Any]:
+    """Return everything that must be equal for numbers to compare; a name and counts do not tell data apart."""
+    told = {name: run.result.get(name) for name in ("dataset", "split", "images", "captions", "protocol")}
+    content = {"content of the split": "split", "known matches": "truth"}
+    return {**told, "K": run.ks, **{words: run.evaluated.inputs.get(name) for words, name in content.items()}}
+
+
+def _said(conditions: Mapping[str, Any], names: Sequence[str]) -> str:
+    digests = ("content of the split", "known matches")
+    return ", ".join(f"{name} {str(conditions[name])[:12] if name in digests else conditions[name]}" for name in names)
+
+
+def title(runs: Sequence[Run]) -> str:
+    """Return the report's title in plain words."""
+    result = runs[0].result
+    return f"{' against '.join(run.name for run in runs)} on {result['dataset']} {result['split']}"
+
+
+def value_of(run: Run, task: str, metric: str) -> float | None:
+    """Return one number of a run; None where it has none."""
+    value = run.result["tasks"].get(task, {}).get("metrics", {}).get(metric)
+    return None if value is None or math.isnan(value) else value
+
+
+def settings(run: Run) -> dict[str, str]:
+    """Return what a run was told and came to, as words by name."""
+    loss, train = run.recipe.get("loss", {}), run.recipe.get("train", {})
+    found = {"student": str(run.result.get("student", ""))}
+    book = ledger.read(run.folder / "ledger.json")
+    if book is not None:
+        if "parameters" in book.counts:
+            found["student"] += f", {book.counts['parameters']:,} parameters"
+        teachers = book.parameters.get("teachers", {})
+        found["teachers"] = ", ".join(name for name in teachers.values() if name) or "none"
+        found["steps"] = f"{book.counts.get('steps', 0):,}, best by validation: {book.counts.get('best_step', 0):,}"
+    found["versions"] = _versions(book or run.evaluated)
+    if loss:
+        found |= _loss_settings(loss, train)
+    return found
+
+
+def _loss_settings(loss: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, str]:
+    found = {"loss": f"InfoNCE ({loss['reduction']}) + {loss['alpha']:g} CSA + {loss['beta']:g} USA"}
+    batch = train.get("batch", 0)
+    scale = batch if loss["reduction"] == "release" else 1
+    weights = f"1 : {loss['alpha'] * scale:g} : {loss['beta'] * scale:g}"
+    found["effective weights"] = f"{weights} at batch {batch}"
+    if loss["alpha"] or loss["beta"]:
+        found["temperature of the soft labels"] = f"{loss['teacher_image_temperature']['initial']:g}"
+        found["student temperatures at the start"] = (
+            f"CSA {loss['csa_image_temperature']['initial']:g}, USA {loss['usa_image_temperature']['initial']:g}"
+        )
+    found["seed"] = str(train.get("seed", ""))
+    return found
+
+
+def _versions(book: ledger.Ledger) -> str:
+    wanted = ("cusa", "python", "torch", "transformers")
+    return ", ".join(f"{name} {book.versions[name]}" for name in wanted if name in book.versions)
+
+
+def metrics_of(runs: Sequence[Run]) -> Iterable[tuple[str, str, str]]:
+    """Give (task, "", "") before each task, then (task, metric, path in the differences)."""
+    for task in dict.fromkeys(task for run in runs for task in run.result["tasks"]):
+        found = {name for run in runs for name in run.result["tasks"].get(task, {}).get("metrics", {})}
+        names = sorted(found, key=_place)
+        if not names:
+            continue
+        yield task, "", ""
+        for name in names:
+            uni = task in ("image-to-image", "text-to-text")
+            yield task, name, f"uni-modal/{task}/{name}" if uni else f"{task}/{name}"
+
+
+def _place(name: str) -> tuple[int, int, int]:
+    """Order metrics as papers do: RSUM, then each direction's R@K by K, R-Precision, mAP@R, median rank."""
+    direction, _, metric = name.rpartition("/")
+    kinds = ("rsum", "mean", "r@", "r_precision", "map_at_r", "median_rank", "spearman", "release_r@")
+    kind = next(number for number, start in enumerate(kinds) if metric.startswith(start))
+    digits = metric.partition("@")[2]
+    ways = ("", "image-to-text", "text-to-image", "image-to-image", "text-to-text")
+    return ways.index(direction), kind, int(digits) if digits.isdigit() else 0
+
+
+def metric_words(name: str) -> str:
+    """Return a metric's name for people."""
+    direction, _, metric = name.rpartition("/")
+    words = NAMES.get(metric, metric.upper())
+    return f"{direction.replace('-', ' ')}: {words}" if direction else words
+
+
+def cell(value: float | None) -> str:
+    """Return a number with two decimals; empty for none."""
+    return "" if value is None else f"{value:.2f}"

@@ -1,0 +1,106 @@
+"""The report of one or more runs: one self-contained HTML page, and the same tables as Markdown."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from cusa.errors import ConfigError, StaleError
+from cusa.eval.report import compare
+from cusa.eval.report import markdown as report_markdown
+from cusa.eval.report import page as report_page
+from cusa.eval.report import sweep as report_sweep
+from cusa.eval.report.runs import Run, read, same_split, title
+from cusa.manifests import ledger, page
+from cusa.manifests.samples import Split, splits
+from cusa.manifests.storage import store
+
+
+def run(
+    folders: Sequence[Path], *, out: Path, work: Path | None = None, sweep: Path | None = None, force: bool = False
+) -> tuple[Path, bool]:
+    """Write the report of runs that were evaluated on the same split.
+
+    The first run is the baseline that the others are compared with.
+
+    Args:
+        folders: run folders, each with `eval/metrics.json`.
+        out: the HTML file; the Markdown lies beside it.
+        work: the work folder, for pictures, captions, the audit and the stages' times.
+        sweep: folder of a `cusa sweep`, for its frontier.
+        force: write again even if nothing changed.
+
+    Returns:
+        The HTML file, and whether it was written now.
+
+    Raises:
+        ConfigError: if `out` does not end in .html.
+        DataError: if a run was not evaluated, or the runs were evaluated on different splits.
+        StaleError: if the work folder's split is not the one that was evaluated.
+    """
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out {out} names no HTML file. Write {out}.html, or {out}/report.html.", key="--out")
+    clock = ledger.Clock()
+    book = out.with_suffix(".ledger.json")
+    stage_ledgers = _ledgers(work) if work is not None else []
+    names = ("recipe.json", "ledger.json", "metrics.parquet", "eval/metrics.json", "eval/ledger.json")
+    files = [folder / name for folder in folders for name in names] + [path for path, _ in stage_ledgers]
+    files += [path for folder in folders for path in sorted((folder / "eval").glob("*/metrics.json"))]
+    files += [sweep / "results.parquet"] if sweep is not None else []
+    inputs = {str(path): store.sha256_file(path) for path in files if path.is_file()}
+    parameters = {"runs": [str(folder) for folder in folders], "work": str(work), "sweep": str(sweep), "layout": 3}
+    if not force and ledger.why_not_current(book, inputs=inputs, parameters=parameters) is None:
+        return out, False
+    runs = [read(folder) for folder in folders]
+    same_split(runs)
+    split = Split(work, runs[0].result["split"]) if work is not None and work.is_dir() else None
+    if split is not None and split.digest != runs[0].evaluated.inputs.get("split"):
+        raise StaleError(
+            f"{split.folder} is not what {runs[0].folder} was evaluated on: it was made again since, or it is another "
+            f"work folder. Run `cusa eval {runs[0].folder} --data {work}` first, or name the right folder with --data.",
+            path=split.folder,
+        )
+    differences = [compare.paired(runs[0].per_query, other.per_query, ks=runs[0].ks) for other in runs[1:]]
+    stages = _stages(runs, stage_ledgers)
+    swept = report_sweep.read(sweep) if sweep is not None else []
+    store.write_text(out, page.page(title(runs), report_page.body(runs, differences, split, stages, swept)))
+    markdown = out.with_suffix(".md")
+    store.write_text(markdown, "\n".join(report_markdown.lines(runs, differences, stages, swept)) + "\n")
+    clock.finish(
+        book, stage="report", inputs=inputs, parameters=parameters, outputs=[out, markdown], counts={"runs": len(runs)}
+    )
+    return out, True
+
+
+def _ledgers(work: Path) -> list[tuple[Path, str]]:
+    """Return every stage's ledger in a work folder, with the split it belongs to."""
+    found = [(path, "all splits") for path in sorted(work.glob("*.ledger.json"))]
+    for name in splits(work) if work.is_dir() else []:
+        for pattern in ("teachers/*/ledger.json", "index/*ledger.json", "audit/*ledger.json"):
+            found += [(path, name) for path in sorted((work / name).glob(pattern))]
+    return found
+
+
+def _stages(runs: Sequence[Run], stage_ledgers: Sequence[tuple[Path, str]]) -> list[list[str]]:
+    paths = [*stage_ledgers]
+    for run in runs:
+        paths += [(run.folder / "ledger.json", run.name), (run.folder / "eval" / "ledger.json", run.name)]
+    rows = []
+    for path, where in paths:
+        book = ledger.read(path)
+        if book is None:
+            continue
+        teacher = book.parameters.get("teacher", "")
+        on = f"{where}, {teacher}" if isinstance(teacher, str) and teacher else where
+        memory = f"{book.peak_memory_bytes / 2**20:,.0f} MiB"
+        pace = escape(_pace(book))
+        rows.append([escape(book.stage), escape(on), f"{book.seconds:,.1f}", memory, pace, escape(book.finished)])
+    return rows
+
+
+def _pace(book: ledger.Ledger) -> str:
+    """Return what a stage got through in a second, its start included."""
+    for name in ("steps_done_now", "images_kept", "rows", "images", "pairs"):
+        number = book.counts.get(name)
+        if number and book.seconds:
+            return f"{number / book.seconds:,.0f} {name.split('_')[0]}/s"
+    return ""

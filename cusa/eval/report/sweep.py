@@ -1,0 +1,121 @@
+"""The report's section on a sweep: cross-modal against uni-modal quality of every setting, and the frontier."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cusa.errors import DataError
+from cusa.eval.report import charts
+from cusa.manifests import page
+from cusa.manifests.storage import store
+
+CROSS = ("cross-modal/rsum", "RSUM")
+UNI = (
+    ("image-to-image/r@1", "image to image R@1"),
+    ("text-to-text/r@1", "text to text R@1"),
+    ("sts/average", "STS average"),
+)
+
+
+class Setting(NamedTuple):
+    """One setting of a sweep, its seeds together."""
+
+    name: str
+    seeds: int
+    values: Mapping[str, float]
+    """Metric -> mean over its seeds."""
+
+
+def read(folder: Path) -> list[Setting]:
+    """Read a sweep's settings from its `results.parquet`; cells without numbers are left out.
+
+    Raises:
+        DataError: if it is no sweep, or nothing in it has numbers.
+    """
+    rows = store.read_table(folder / "results.parquet", made_by="cusa sweep").to_pylist()
+    metrics = [CROSS[0], *(name for name, _ in UNI)]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.get(CROSS[0]) is not None:
+            groups.setdefault(_name(row), []).append(row)
+    if not groups:
+        raise DataError(
+            f"{folder} has no cell with {CROSS[0]}. Look at its results.md, then run it again.", path=folder
+        )
+    return [
+        Setting(name, len(group), {metric: _mean(group, metric) for metric in metrics if metric in group[0]})
+        for name, group in groups.items()
+    ]
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the points that no other one beats in one value without losing in the other, x rising."""
+    best, front = -np.inf, []
+    for number in sorted(range(len(points)), key=lambda at: (-points[at][0], -points[at][1])):
+        if points[number][1] > best:
+            best = points[number][1]
+            front.append(number)
+    return front[::-1]
+
+
+def section(settings: Sequence[Setting]) -> Iterable[str]:
+    """Give the section piece by piece, everything escaped."""
+    yield "<h2>The sweep: cross-modal against uni-modal quality</h2><p>A point is a setting, its seeds averaged. The "
+    yield "frontier joins the settings that no other one beats in one without losing in the other.</p>"
+    drawn = []
+    for metric, words in UNI:
+        known = [one for one in settings if _known(one, metric)]
+        if not known:
+            continue
+        points = [(one.values[CROSS[0]], one.values[metric], one.name) for one in known]
+        front = frontier([point[:2] for point in points])
+        drawn.append(
+            charts.scatter_chart(f"{CROSS[1]} and {words}", points, x_label=CROSS[1], y_label=words, front=front)
+        )
+    yield f'<div class="charts">{"".join(drawn)}</div>'
+    header, rows = table(settings)
+    yield page.table(header, [[escape(cell) for cell in row] for row in rows], words=(0,))
+
+
+def table(settings: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
+    """Return the settings as header and rows of plain words, best RSUM first; `*` marks a frontier's points."""
+    shown = [(metric, words) for metric, words in (CROSS, *UNI) if any(_known(one, metric) for one in settings)]
+    on_front: dict[str, set[str]] = {}
+    for metric, _ in shown[1:]:
+        known = [one for one in settings if _known(one, metric)]
+        front = frontier([(one.values[CROSS[0]], one.values[metric]) for one in known])
+        on_front[metric] = {known[number].name for number in front}
+    rows = []
+    for one in sorted(settings, key=lambda one: -one.values[CROSS[0]]):
+        cells = [
+            f"{one.values[metric]:.2f}" + ("*" if one.name in on_front.get(metric, ()) else "")
+            if _known(one, metric)
+            else ""
+            for metric, _ in shown
+        ]
+        rows.append([one.name, str(one.seeds), *cells])
+    return ["setting", "seeds", *(words for _, words in shown)], rows
+
+
+def _known(one: Setting, metric: str) -> bool:
+    value = one.values.get(metric)
+    return value is not None and not np.isnan(value)
+
+
+def _mean(group: Sequence[Mapping[str, Any]], metric: str) -> float:
+    values = [row[metric] for row in group if row.get(metric) is not None]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """Name a cell by its axes, the seed left out; by its weights where they are none of them."""
+    told = {"run", "error", "seconds", "seed", "train.seed"}
+    axes = {
+        key: value for key, value in row.items() if key not in told and not key.startswith("set.") and "/" not in key
+    }
+    weights = {short: row.get(f"set.loss.{short}") for short in ("alpha", "beta")}
+    axes |= {key: value for key, value in weights.items() if value is not None and f"loss.{key}" not in axes}
+    return ", ".join(f"{key.removeprefix('loss.')} {value}" for key, value in axes.items())

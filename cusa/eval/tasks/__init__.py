@@ -1,0 +1,1 @@
+"""The evaluation tasks: what each asks and how it is computed."""

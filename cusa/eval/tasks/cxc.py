@@ -1,0 +1,167 @@
+"""Crisscrossed Captions beyond pairs of image and caption: retrieval within a modality, and agreement with ratings.
+
+Legend: P rated pairs, Q queries, S estimates.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cusa.errors import DataError
+from cusa.eval import metrics
+from cusa.eval.config import EvalConfig
+from cusa.eval.ranking import Ranking, rank, score_blocks
+from cusa.eval.scores import Cosines, Scores
+from cusa.eval.tasks import uni_modal
+from cusa.eval.tasks.sts import spearman
+from cusa.manifests.judgements.cxc_ratings import MATCH, Ratings
+
+ESTIMATES = 1000
+"""Correlations whose mean is the figure, as CxC defines it."""
+
+RETRIEVAL = (
+    "image to image: images that people rated 3 or higher together; text to text: the image's other captions, and "
+    "captions rated 3 or higher together; all rated images (captions) of the split are the gallery, the query itself "
+    "is left out by identity, queries without a right answer are left out"
+)
+CORRELATION = (
+    f"Spearman x 100 of the model's scores with people's ratings, as CxC estimates it: mean over {ESTIMATES:,} draws "
+    "of half of the queries (the file's first column) and one rated pair of each, since a query's ratings depend on "
+    "each other; the interval spans 95 % of the draws; mean = of the three"
+)
+
+
+class Rated(NamedTuple):
+    """Ratings as rows of a split.
+
+    Attributes:
+        images: image rows that some rating names, ascending.
+        captions: caption rows, likewise.
+        pairs: what is rated -> rows of both ends (P,) and scores (P,).
+    """
+
+    images: np.ndarray
+    captions: np.ndarray
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def rows_of(ratings: Mapping[str, Ratings], image_ids: Sequence[int], caption_ids: Sequence[int]) -> Rated:
+    """Look a split's rows up.
+
+    Args:
+        ratings: what is rated -> ratings.
+        image_ids: COCO id of each image row; -1 for none.
+        caption_ids: likewise.
+
+    Raises:
+        DataError: if the split lacks a rated image or caption: the numbers would compare with nobody's.
+    """
+    row = {
+        "image": {number: at for at, number in enumerate(image_ids) if number >= 0},
+        "text": {number: at for at, number in enumerate(caption_ids) if number >= 0},
+    }
+    named: dict[str, set[int]] = {"image": set(), "text": set()}
+    for what, rated in ratings.items():
+        for end, ids in zip(what.split("-to-"), (rated.first, rated.second), strict=True):
+            named[end].update(ids)
+    lost = {end: len(ids - row[end].keys()) for end, ids in named.items()}
+    if any(lost.values()):
+        raise DataError(
+            f"the split has {len(named['image']) - lost['image']:,} of the {len(named['image']):,} images and "
+            f"{len(named['text']) - lost['text']:,} of the {len(named['text']):,} captions that these ratings name. "
+            "Give the whole COCO split, or ratings cut to this one with --data FOLDER"
+        )
+    pairs = {}
+    for what, rated in ratings.items():
+        first, second = what.split("-to-")
+        ends = [
+            np.array([row[end][one] for one in ids], np.int64)
+            for end, ids in ((first, rated.first), (second, rated.second))
+        ]
+        pairs[what] = (ends[0], ends[1], rated.score)
+    images, captions = (np.array(sorted(row[end][one] for one in named[end]), np.int64) for end in ("image", "text"))
+    return Rated(images, captions, pairs)
+
+
+def retrieval(
+    what: str, rows_ND: np.ndarray, rated: Rated, caption_owner: np.ndarray, config: EvalConfig
+) -> tuple[Ranking, np.ndarray, np.ndarray]:
+    """Rank one modality within itself.
+
+    Args:
+        what: `image-to-image` or `text-to-text`.
+        rows_ND: the split's uni-modal rows of that modality.
+        rated: the ratings.
+        caption_owner: image row of each caption.
+        config: block size, K.
+
+    Returns:
+        The ranking, the split's rows that were asked (Q,), and those that were ranked.
+    """
+    members = rated.images if what == uni_modal.IMAGE_TO_IMAGE else rated.captions
+    place = {int(row): at for at, row in enumerate(members)}
+    right: list[set[int]] = [set() for _ in members]
+    first, second, score = rated.pairs[what]
+    for one, other in zip(first[score >= MATCH].tolist(), second[score >= MATCH].tolist(), strict=True):
+        if one != other:
+            right[place[one]].add(place[other])
+            right[place[other]].add(place[one])
+    if what == uni_modal.TEXT_TO_TEXT:
+        siblings = uni_modal.same_label(caption_owner[members].tolist())
+        right = [found | set(others.tolist()) for found, others in zip(right, siblings, strict=True)]
+    asked = np.array([at for at, found in enumerate(right) if found], np.int64)
+    gallery = rows_ND[members]
+    relevant = [np.array(sorted(right[at]), np.int64) for at in asked]
+    ranking = rank(score_blocks(gallery[asked], gallery, config.block), relevant, exclude=asked, top=config.top)
+    return ranking, members[asked], members
+
+
+def correlation(first: np.ndarray, rating_P: np.ndarray, score_P: np.ndarray, *, seed: int) -> np.ndarray:
+    """Return CxC's estimates of Spearman's correlation x 100: (S,); their mean is the figure.
+
+    Args:
+        first: (P,) the query of each pair.
+        rating_P: people's scores.
+        score_P: the model's.
+        seed: of the draws.
+
+    Source: Parekh et al., EACL 2021, section 5, doi 10.18653/v1/2021.eacl-main.249.
+    """
+    order = np.argsort(first, kind="stable")
+    _, starts, counts = np.unique(first[order], return_index=True, return_counts=True)
+    rng = np.random.default_rng(seed)
+    half = max(1, len(starts) // 2)
+    found = np.empty(ESTIMATES)
+    for number in range(ESTIMATES):
+        some = rng.permutation(len(starts))[:half]
+        drawn = order[starts[some] + rng.integers(counts[some])]
+        found[number] = spearman(rating_P[drawn], score_P[drawn])
+    return found
+
+
+def told(estimates_S: np.ndarray) -> tuple[float, list[float] | None]:
+    """Return the mean of the estimates and what 95 % of them span; NaN and None where nothing was ordered."""
+    known = estimates_S[~np.isnan(estimates_S)]
+    if not len(known):
+        return float("nan"), None
+    low, high = np.quantile(known, [0.025, 0.975])
+    return float(known.mean()), [round(float(low), 4), round(float(high), 4)]
+
+
+def pair_scores(scores: Scores, images: np.ndarray, captions: np.ndarray, config: EvalConfig) -> np.ndarray:
+    """Return the score of each pair (P,), by whatever the student ranks by."""
+    if isinstance(scores, Cosines):
+        return np.einsum("pd,pd->p", scores.image_ID[images], scores.text_CD[captions])
+    found, start = np.empty(len(images)), 0
+    for block in scores.of_images(config.block):
+        mine = np.flatnonzero((images >= start) & (images < start + len(block)))
+        found[mine] = block[images[mine] - start, captions[mine]]
+        start += len(block)
+    return found
+
+
+def recalls(ranking: Ranking, ks: Sequence[int], what: str) -> dict[str, float]:
+    """Return R@K in percent and the median rank, named by what is asked."""
+    found = {f"{what}/r@{k}": metrics.recall_at_k(ranking.rank, k) for k in ks}
+    return {**found, f"{what}/median_rank": metrics.median_rank(ranking.rank)}

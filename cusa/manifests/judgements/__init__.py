@@ -1,0 +1,1 @@
+"""Judgements: what people or official files said of pairs."""

@@ -1,0 +1,1 @@
+"""Storage: whole files, local or remote, and reading them back."""

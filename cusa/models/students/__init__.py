@@ -1,0 +1,1 @@
+"""The students: models that learn."""

@@ -1,0 +1,385 @@
+"""Students of two towers: any Hugging Face model with `get_image_features` and `get_text_features`.
+
+Legend: B pairs or items, D width of the embedding, L tokens, C H W channels and pixels of an input.
+"""
+
+import errno
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cusa.errors import DataError
+from cusa.manifests.storage import store
+from cusa.models.captions import clean_caption, repair
+from cusa.models.config import StudentConfig
+from cusa.models.preprocess import Preprocess
+from cusa.models.quiet import quiet
+from cusa.models.students import lora, openai_clip, vocabulary
+from cusa.models.students.base import CARD, Space, Student
+
+_HEADS = "heads.safetensors"
+_FORMAT = 1
+_TOKENIZING = threading.Lock()  # a fast tokenizer that two threads set up at once raises "Already borrowed"
+
+
+class Head(nn.Module):
+    """LayerNorm and Linear of equal width: what the authors' release puts on a tower.
+
+    Args:
+        width: D.
+        std: deviation of the new weights; the biases start as torch draws them.
+    """
+
+    def __init__(self, width: int, *, std: float) -> None:
+        super().__init__()
+        self.layernorm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, width)
+        nn.init.normal_(self.linear.weight, std=std)
+
+    def forward(self, features_BD: Tensor) -> Tensor:
+        """Project (B, D) features."""
+        return self.linear(self.layernorm(features_BD))
+
+
+class DualEncoder(Student):
+    """A Hugging Face dual encoder with the heads of CUSA.
+
+    Args:
+        backbone: a model whose `get_image_features(pixel_values)` and `get_text_features(input_ids...)` give features
+            of the same width.
+        tokenizer: its Hugging Face tokenizer.
+        card: what `student.json` holds: name, width, preprocess, text, heads.
+        head_std: deviation of new heads' weights.
+
+    Source: Huang et al., AAAI 2024, doi 10.1609/aaai.v38i16.29789; the heads as their release has them.
+    """
+
+    embeds_parts = True
+
+    def __init__(self, backbone: nn.Module, tokenizer: Any, card: Mapping[str, Any], *, head_std: float = 0.02) -> None:
+        super().__init__()
+        self.card = dict(card)
+        self.name = str(card["name"])
+        self.width = int(card["width"])
+        self.has_uni = "uni" in card["heads"]
+        self.backbone = backbone
+        self.heads = nn.ModuleDict(
+            {
+                space: nn.ModuleDict({end: Head(self.width, std=head_std) for end in ("image", "text")})
+                for space in card["heads"]
+            }
+        )
+        self.preprocess = Preprocess.from_json(card["preprocess"])
+        self.tokenizer = tokenizer
+        for name, parameter in self.backbone.named_parameters():
+            # CLIP's own temperature and SigLIP's bias: the losses have temperatures of their own.
+            if name in ("logit_scale", "logit_bias"):
+                parameter.requires_grad_(False)
+
+    @staticmethod
+    def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: int) -> "DualEncoder":
+        """Make a student for training; see `cusa.models.student.create`."""
+        spaces = [*(["cross"] if config.cross_head else []), *(["uni"] if uni else [])]
+        text = {"transform": config.captions, "max_words": config.max_words}
+        # The caller's random numbers stay as they are; towers and heads draw from seeds of their own.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            heads: dict[str, Tensor] = {}
+            if config.name == "scratch":
+                backbone, tokenizer, card = _from_scratch(config, captions)
+            elif Path(config.name).is_file():
+                backbone, tokenizer, card, heads = _from_checkpoint(Path(config.name))
+            else:
+                backbone, tokenizer, card = _from_hugging_face(config.name, revision=config.revision)
+            torch.manual_seed(seed + 1)
+            # Heads that a checkpoint brings go on learning; others are new.
+            known = {name: value for name, value in heads.items() if name.partition(".")[0] in spaces}
+            card = {**card, "heads": spaces, "text": {**card["text"], **text}}
+            student = DualEncoder(backbone, tokenizer, card, head_std=config.head_std).train()
+            student.heads.load_state_dict(known, strict=False)
+            return student
+
+    @staticmethod
+    def from_hugging_face(name: str) -> "DualEncoder":
+        """Take a Hugging Face model as it is, without heads; see `cusa.models.student.load`."""
+        return DualEncoder(*_from_hugging_face(name))
+
+    @staticmethod
+    def from_checkpoint(path: Path, *, tokenizer: Any = None) -> "DualEncoder":
+        """Read a file in OpenAI's CLIP format, or the authors' CUSA checkpoint with its heads.
+
+        Args:
+            path: what `cusa.models.students.openai_clip.read` reads.
+            tokenizer: for a vocabulary that is not OpenAI's.
+
+        Raises:
+            DataError: if the file is of another kind, or its vocabulary is unknown and no tokenizer is given.
+        """
+        backbone, found, card, heads = _from_checkpoint(path, tokenizer=tokenizer)
+        student = DualEncoder(backbone, found, card)
+        student.heads.load_state_dict(heads)
+        return student
+
+    @staticmethod
+    def load(folder: Path) -> "DualEncoder":
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: if a file is missing or broken, or the heads are not those the card names.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        card = store.read_json(folder / CARD)
+        if card.get("format") != _FORMAT:
+            raise DataError(
+                f"{folder / CARD} has format {card.get('format')!r}; this version reads {_FORMAT}. "
+                "Use the version that wrote it.",
+                path=folder,
+            )
+        backbone, tokenizer = _load_backbone(str(folder), "")
+        student = DualEncoder(backbone, tokenizer, card)
+        try:
+            student.heads.load_state_dict(load_file(folder / _HEADS) if card["heads"] else {})
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise DataError(
+                f"{folder / _HEADS} does not hold the heads that {CARD} names ({', '.join(card['heads'])}): "
+                f"{str(error).splitlines()[0]} Restore it, or train again.",
+                path=folder,
+            ) from error
+        return student
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load` reads and whose towers `transformers` reads: whole or not at all.
+
+        Adapters are merged into the towers there, and lie beside them for peft.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        adapted = lora.has_adapters(self.backbone)
+        merged = {"state_dict": lora.merged_state(self.backbone)} if adapted else {}
+        with store.whole_folder(folder) as place:
+            try:
+                with quiet():
+                    self.backbone.save_pretrained(place, **merged)  # type: ignore[operator]
+                    self.tokenizer.save_pretrained(place)
+                if len(self.heads):
+                    heads = {name: value.detach().contiguous().cpu() for name, value in self.heads.state_dict().items()}
+                    save_file(heads, place / _HEADS)
+                if adapted:
+                    lora.write_adapters(self.backbone, place / lora.FOLDER)
+            except SafetensorError as error:
+                # It wraps what the system said in words of its own.
+                full = os.strerror(errno.ENOSPC) in str(error)
+                raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+            store.write_json(place / CARD, self.card)
+
+    def image_array(self, image: Image.Image) -> np.ndarray:
+        """Scale and cut an RGB image: (3, S, S) uint8."""
+        return self.preprocess.square(image)
+
+    def tower(self, end: Literal["image", "text"]) -> tuple[str, ...]:
+        """Return the names of a tower and its projection, as Hugging Face gives them."""
+        starts = ("vision", "visual") if end == "image" else ("text",)
+        return tuple(f"backbone.{name}" for name, _ in self.backbone.named_children() if name.startswith(starts))
+
+    def pixels(self, arrays: Tensor) -> Tensor:
+        """Normalise (B, 3, S, S) uint8 to float32."""
+        if arrays.device.type == "cpu":
+            return torch.from_numpy(self.preprocess.normalise(arrays.numpy()))
+        return _normalise(arrays, self.preprocess)
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Clean and tokenise captions: `input_ids` (B, L), and `attention_mask` where the towers read one.
+
+        Raises:
+            DataError: if nothing is left of a caption once cleaned.
+        """
+        text, texts = self.card["text"], self.cleaned(texts)
+        with _TOKENIZING:
+            tokens = self.tokenizer(
+                texts, padding=text["padding"], truncation=True, max_length=text["context"], return_tensors="pt"
+            )
+            self.truncated += sum(bool(encoding.overflowing) for encoding in tokens.encodings or ())
+        return {name: tokens[name] for name in text["inputs"]}
+
+    def cleaned(self, texts: Sequence[str]) -> list[str]:
+        """Return captions as the tokenizer gets them."""
+        text = self.card["text"]
+        if text["transform"] == "clean":
+            texts = [clean_caption(words, text["max_words"]) for words in texts]
+        return [repair(words) for words in texts] if text["repair"] else list(texts)
+
+    def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return `pooled` (B, W): what the image tower gives."""
+        return {"pooled": _pooled(self.backbone.get_image_features(pixel_values=pixels))}  # type: ignore[operator]
+
+    def text_parts(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return `pooled` (B, W): what the text tower gives."""
+        return {"pooled": _pooled(self.backbone.get_text_features(**tokens))}  # type: ignore[operator]
+
+    def embed(self, parts: Mapping[str, Tensor], space: Space, end: Literal["image", "text"]) -> Tensor:
+        """Project what a tower gave: (B, D) float32 unit rows; without uni-modal heads both spaces are one."""
+        features_BD = parts["pooled"]
+        if space not in self.heads:
+            space = "cross"
+        if space in self.heads:
+            features_BD = self.heads[space][end](features_BD)  # type: ignore[index]
+        # Under autocast the features are bf16; cosines of bf16 rows would be off by a percent.
+        return F.normalize(features_BD.float(), dim=-1)
+
+    def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Embed pairs for the loss; see `Student.forward`."""
+        images, texts = self.image_parts(pixels_BCHW), self.text_parts(tokens)
+        out = {"image": self.embed(images, "cross", "image"), "text": self.embed(texts, "cross", "text")}
+        if self.has_uni:
+            out |= {"image_uni": self.embed(images, "uni", "image"), "text_uni": self.embed(texts, "uni", "text")}
+        return out
+
+
+def _normalise(arrays: Tensor, preprocess: Preprocess) -> Tensor:
+    """Do what `Preprocess.normalise` does, on the arrays' own device."""
+    mean = torch.tensor(preprocess.mean, device=arrays.device)[:, None, None]
+    std = torch.tensor(preprocess.std, device=arrays.device)[:, None, None]
+    return (arrays.to(torch.float32) / 255 - mean) / std
+
+
+def _pooled(features: Any) -> Tensor:
+    # transformers 5 returns an output object here, earlier versions the tensor itself.
+    return features if isinstance(features, Tensor) else features.pooler_output
+
+
+def _from_scratch(config: StudentConfig, captions: Sequence[str]) -> tuple[nn.Module, Any, dict[str, Any]]:
+    """Build a small CLIP with random weights and a vocabulary of the captions' words."""
+    from transformers import CLIPConfig, CLIPModel
+
+    if config.captions == "clean":
+        captions = [clean_caption(caption, config.max_words) for caption in captions]
+    tokenizer = vocabulary.build(captions, size=config.vocabulary, context=config.context)
+    backbone = CLIPModel(
+        CLIPConfig(
+            projection_dim=config.width,
+            vision_config={
+                "image_size": config.image_size,
+                "patch_size": config.patch_size,
+                **config.tower("image"),
+                "projection_dim": config.width,
+                "hidden_act": "gelu",
+            },
+            text_config={
+                "vocab_size": len(tokenizer),
+                "max_position_embeddings": config.context,
+                **config.tower("text"),
+                "projection_dim": config.width,
+                "hidden_act": "gelu",
+                "pad_token_id": tokenizer.pad_token_id,
+                "bos_token_id": tokenizer.bos_token_id,
+                "eos_token_id": tokenizer.eos_token_id,
+            },
+        )
+    )
+    return backbone, tokenizer, _card("scratch", backbone, Preprocess(config.image_size), config.context, tokenizer)
+
+
+def _from_hugging_face(name: str, *, revision: str = "") -> tuple[nn.Module, Any, dict[str, Any]]:
+    backbone, tokenizer = _load_backbone(name, revision)
+    config: Any = backbone.config
+    path = Path(name) / "preprocessor_config.json"
+    if Path(name).is_dir():
+        fields = store.read_json(path) if path.is_file() else {}
+    else:
+        from transformers.utils import cached_file
+
+        found = cached_file(name, path.name, revision=revision or None, _raise_exceptions_for_missing_entries=False)
+        fields = store.read_json(Path(found)) if found else {}
+    preprocess = Preprocess.from_hugging_face(fields, image_size=config.vision_config.image_size)
+    return backbone, tokenizer, _card(name, backbone, preprocess, config.text_config.max_position_embeddings, tokenizer)
+
+
+def _from_checkpoint(path: Path, *, tokenizer: Any = None) -> tuple[nn.Module, Any, dict[str, Any], dict[str, Tensor]]:
+    """Return towers, tokenizer, card and heads of a checkpoint file."""
+    clip, heads, temperatures = openai_clip.split(openai_clip.read(path))
+    backbone = openai_clip.to_hugging_face(clip)
+    config: Any = backbone.config
+    context = config.text_config.max_position_embeddings
+    if tokenizer is None:
+        words = config.text_config.vocab_size
+        if words != openai_clip.VOCABULARY:
+            raise DataError(
+                f"{path} has a vocabulary of {words:,} ids; only OpenAI's of {openai_clip.VOCABULARY:,} is known here. "
+                "Pass its tokenizer: DualEncoder.from_checkpoint(path, tokenizer=...).",
+                path=path,
+            )
+        tokenizer = openai_clip.tokenizer(context)
+    preprocess = Preprocess(config.vision_config.image_size)
+    card = _card(path.stem, backbone, preprocess, context, tokenizer)
+    card["heads"] = [space for space in ("cross", "uni") if any(name.startswith(f"{space}.") for name in heads)]
+    if temperatures:
+        card["temperatures"] = temperatures
+    return backbone, tokenizer, card, heads
+
+
+def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
+    """Load towers and tokenizer from a folder or the hub; safetensors, never code from there."""
+    from transformers import AutoModel, AutoTokenizer
+
+    where: dict[str, Any] = {"revision": revision} if revision else {}
+    try:
+        with quiet():
+            backbone = AutoModel.from_pretrained(name, trust_remote_code=False, **where)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError... for a bad model
+        raise DataError(
+            f"{name!r} cannot be loaded as a Hugging Face model: {str(error).strip().splitlines()[0]} "
+            "Check the name, the network, or give a local folder with config.json, weights and tokenizer.",
+            name=name,
+        ) from error
+    if not (hasattr(backbone, "get_image_features") and hasattr(backbone, "get_text_features")):
+        raise DataError(
+            f"{name!r} is a {type(backbone).__name__}, which embeds no pairs of images and texts. Give a dual encoder "
+            "such as openai/clip-vit-base-patch32.",
+            name=name,
+        )
+    if not isinstance(getattr(backbone.config.vision_config, "image_size", None), int):
+        raise DataError(
+            f"{name!r} is a {type(backbone).__name__} without a fixed image size (NaFlex), which is not read here. "
+            "Give its fixed-size sister, such as google/siglip2-base-patch16-224.",
+            name=name,
+        )
+    return backbone, tokenizer
+
+
+def _card(name: str, backbone: nn.Module, preprocess: Preprocess, context: int, tokenizer: Any) -> dict[str, Any]:
+    """Say what a folder needs to be read again, heads apart."""
+    from transformers import CLIPTokenizer
+
+    config: Any = backbone.config
+    siglip = str(config.model_type).startswith("siglip")
+    width = getattr(config, "projection_dim", None) or config.text_config.projection_size
+    return {
+        "kind": "dual-encoder",
+        "format": _FORMAT,
+        "name": name,
+        "width": int(width),
+        "preprocess": preprocess.to_json(),
+        # SigLIP learned with captions padded to the full length and reads no mask.
+        "text": {
+            "transform": "clean",
+            "max_words": 64,
+            "repair": isinstance(tokenizer, CLIPTokenizer),
+            "context": int(context),
+            "padding": "max_length" if siglip else "longest",
+            "inputs": ["input_ids"] if siglip else ["input_ids", "attention_mask"],
+        },
+        "heads": [],
+        "tasks": {"cross-modal": "cross", "image-image": "uni", "text-text": "uni"},
+    }

@@ -1,0 +1,107 @@
+"""A student's folder: its card, its weights, its tokenizer; whole or not at all."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from cusa.errors import DataError, nearest
+from cusa.manifests.storage import store
+from cusa.models.students import lora
+from cusa.models.students.base import CARD
+
+WEIGHTS = "weights.safetensors"
+FORMAT = 1
+
+
+def write(
+    folder: Path,
+    card: Mapping[str, Any],
+    module: nn.Module,
+    tokenizer: Any,
+    *,
+    without: str = "",
+    also: Callable[[Path], None] | None = None,
+) -> None:
+    """Write a folder that `read` reads.
+
+    Args:
+        folder: replaced whole.
+        card: what the class needs to build itself; `kind` names it.
+        module: whose state is kept, adapters merged.
+        tokenizer: a Hugging Face tokenizer.
+        without: keys that begin so are left out.
+        also: writes what else belongs there.
+    """
+    from safetensors.torch import save_file
+
+    with store.whole_folder(folder) as place:
+        tokenizer.save_pretrained(place)
+        state = lora.merged_state(module)
+        kept = {name: value for name, value in state.items() if not (without and name.startswith(without))}
+        # A copy each: safetensors refuses tensors that share memory.
+        save_file({name: value.detach().clone().contiguous().cpu() for name, value in kept.items()}, place / WEIGHTS)
+        if also is not None:
+            also(place)
+        store.write_json(place / CARD, {**card, "format": FORMAT})
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
+    """Return the card, the state and the tokenizer of a folder.
+
+    Raises:
+        DataError: if a file is missing, broken or of another format.
+    """
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    card = store.read_json(folder / CARD)
+    if card.get("format") != FORMAT:
+        raise DataError(
+            f"{folder / CARD} has format {card.get('format')!r}; this version reads {FORMAT}. "
+            "Use the version that wrote it.",
+            path=folder,
+        )
+    try:
+        state = load_file(folder / WEIGHTS)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # safetensors and transformers raise almost anything for a broken file
+        raise DataError(
+            f"{folder} cannot be read as a student: {str(error).strip().splitlines()[0]} Restore it, or train again.",
+            path=folder,
+        ) from error
+    return card, state, tokenizer
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], where: object, *, without: str = "") -> None:
+    """Load a state dict, every key accounted for.
+
+    Args:
+        module: read into.
+        state: its keys.
+        where: for the message.
+        without: keys of the module that begin so may be missing.
+
+    Raises:
+        DataError: if keys are missing, unexpected (with the nearest that is expected) or of another shape.
+    """
+    expected = module.state_dict()
+    missing = sorted(n for n in set(expected) - set(state) if not (without and n.startswith(without)))
+    unexpected = sorted(set(state) - set(expected))
+    said = [f"{len(missing)} keys are missing, the first {missing[0]!r}"] if missing else []
+    if unexpected:
+        hint = nearest(unexpected[0], expected).partition("Allowed:")[0].strip()
+        said.append(f"{len(unexpected)} are unexpected, the first {unexpected[0]!r}. {hint}".strip())
+    for name in sorted(set(expected) & set(state)):
+        if expected[name].shape != state[name].shape:
+            said.append(f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}")
+            break
+    if said:
+        raise DataError(
+            f"{where} does not fit a {type(module).__name__} of these sizes: {'; '.join(said)} Check student.kind and "
+            "its sizes against what the checkpoint was trained with.",
+            missing=missing,
+            unexpected=unexpected,
+        )
+    module.load_state_dict(dict(state), strict=False)

@@ -1,0 +1,129 @@
+"""Low-rank adapters in a student's towers, by peft.
+
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, arXiv 2106.09685, equation 3: a frozen
+weight W becomes W + (alpha / rank) B A, with A and B alone learning and B starting at zero.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cusa.errors import ConfigError, nearest
+from cusa.models.config import LoraConfig
+from cusa.models.students.base import Student
+
+FOLDER = "lora"
+"""Of a model folder: the adapters alone, as peft reads them."""
+
+TARGETS = ("q_proj", "v_proj", "query", "value", "qkv")
+"""Layers that make the attention's queries and values, as CLIP, SigLIP, BERT, BEiT and BLIP name them: the original
+paper's choice."""
+
+_ADAPTER = "default"
+
+
+def add(student: Student, told: LoraConfig, *, seed: int) -> None:
+    """Put adapters into the linear layers of both towers and freeze the rest of the towers.
+
+    Args:
+        student: changed in place; gives the same embeddings as before.
+        told: rank, alpha, dropout, targets.
+        seed: of the new weights.
+
+    Raises:
+        ConfigError: if peft is not installed, the student does not say what its towers are, or a target is the name of
+            no linear layer there.
+    """
+    try:
+        import peft
+    except ImportError:
+        raise ConfigError(
+            f"student.lora.rank is {told.rank}, but peft is not installed. Run `pip install 'cusa[lora]'`, or set "
+            "student.lora.rank=0.",
+            key="student.lora.rank",
+        ) from None
+    towers = (*student.tower("image"), *student.tower("text"))
+    if not towers:
+        raise ConfigError(
+            f"student.lora needs to know the towers, and {type(student).__name__} does not say what they are (its "
+            "method `tower`). Set student.lora.rank=0.",
+            key="student.lora.rank",
+        )
+    there: dict[str, list[str]] = {}
+    for name, module in student.named_modules():
+        if isinstance(module, nn.Linear) and name.startswith(tuple(f"{tower}." for tower in towers)):
+            there.setdefault(name.rpartition(".")[2], []).append(name)
+    for target in told.targets:
+        if target not in there:
+            raise ConfigError(
+                f"student.lora.targets names {target!r}, which is no linear layer of the towers. "
+                f"{nearest(target, there)}.",
+                key="student.lora.targets",
+            )
+    targets = told.targets or tuple(target for target in TARGETS if target in there)
+    if not targets:
+        raise ConfigError(
+            f"No linear layer of the towers is called {', '.join(TARGETS)}. Name some in student.lora.targets: "
+            f"{', '.join(sorted(there))}.",
+            key="student.lora.targets",
+        )
+    learned = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
+    config = peft.LoraConfig(
+        r=told.rank,
+        lora_alpha=told.alpha,  # type: ignore[arg-type] # peft divides it, whatever number it is
+        lora_dropout=told.dropout,
+        target_modules=[name for target in targets for name in there[target]],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 2)
+        peft.inject_adapter_in_model(config, student, adapter_name=_ADAPTER)
+    for name, parameter in student.named_parameters():
+        if name in learned and not name.startswith(tuple(f"{tower}." for tower in towers)):
+            parameter.requires_grad_(True)
+
+
+def has_adapters(module: nn.Module) -> bool:
+    """Tell whether there are adapters in a module."""
+    return any(True for _ in _adapted(module))
+
+
+def merged_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's state as if each adapter were part of its weight: the names from before there were any."""
+    state = module.state_dict()
+    for name, layer in _adapted(module):
+        inside = f"{name}."
+        base = {key.removeprefix(f"{inside}base_layer."): state[key] for key in state if key.startswith(inside)}
+        kept = {key: value for key, value in base.items() if not key.startswith(inside)}
+        state = {key: value for key, value in state.items() if not key.startswith(inside)}
+        kept["weight"] = kept["weight"] + layer.get_delta_weight(_ADAPTER).to(kept["weight"].dtype)
+        state |= {f"{inside}{key}": value for key, value in kept.items()}
+    return state
+
+
+def write_adapters(module: nn.Module, folder: Path) -> None:
+    """Write the adapters of a module as `peft.PeftModel.from_pretrained(module, folder)` reads them."""
+    import peft
+    from safetensors.torch import save_file
+
+    layers = dict(_adapted(module))
+    first = next(iter(layers.values()))
+    folder.mkdir()
+    peft.LoraConfig(
+        r=first.r[_ADAPTER],
+        lora_alpha=first.lora_alpha[_ADAPTER],
+        target_modules=sorted({name.rpartition(".")[2] for name in layers}),
+    ).save_pretrained(str(folder))
+    weights = {
+        f"base_model.model.{name}.{part}.weight": getattr(layer, part)[_ADAPTER].weight.detach().contiguous().cpu()
+        for name, layer in layers.items()
+        for part in ("lora_A", "lora_B")
+    }
+    save_file(weights, folder / "adapter_model.safetensors")
+
+
+def _adapted(module: nn.Module) -> Any:
+    for name, layer in module.named_modules():
+        if hasattr(layer, "base_layer") and hasattr(layer, "lora_A"):
+            yield name, layer

@@ -1,0 +1,118 @@
+"""The interface of a frozen uni-modal teacher, and how a name becomes one."""
+
+import importlib
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cusa.errors import ConfigError, nearest
+from cusa.manifests.storage import store
+
+if TYPE_CHECKING:
+    from cusa.models.device import Precision
+from cusa.models.teachers.base import Teacher
+from cusa.models.teachers.catalogue import CATALOGUE
+from cusa.models.teachers.hub import model_folder
+
+_CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def load_teacher(name: str, modality: str, *, weights: str = "", precision: "Precision" = "auto") -> Teacher:
+    """Load a teacher by name.
+
+    Args:
+        name: an `offline-*` or `unicom-*` name, `module:Class`, a Hugging Face vision model (images) or a
+            sentence-transformers model (texts) by hub name or folder. `@` and a hub revision may follow a hub name.
+        modality: `image` or `text`: what it must read.
+        weights: Unicom's file or the folder that holds it; looked for, and else downloaded, when empty.
+        precision: numbers of the matrix products, for models that run in torch.
+
+    Raises:
+        ConfigError: if no such teacher exists, or it reads the other modality.
+        DataError: if its weights are missing or broken.
+    """
+    teacher = _load(name, modality, weights, precision)
+    if teacher.modality != modality:
+        raise ConfigError(
+            f"Teacher {name!r} reads {teacher.modality}s, not {modality}s. Give it as --{teacher.modality} {name}.",
+            teacher=name,
+        )
+    return teacher
+
+
+def _load(name: str, modality: str, weights: str, precision: "Precision") -> Teacher:
+    if name.startswith("offline-"):
+        from cusa.models.teachers.offline import load_offline
+
+        return load_offline(name)
+    if name.startswith("unicom-"):
+        from cusa.models.teachers.unicom import load_unicom
+
+        return load_unicom(name, weights=weights, precision=precision)
+    if _CLASS.fullmatch(name):
+        return _load_class(name)
+    if modality == "text":
+        from cusa.models.teachers.sentence import SentenceTeacher
+
+        return SentenceTeacher(name, precision=precision)
+    if "/" not in name and not Path(name).expanduser().is_dir():
+        images = [known for known, what in CATALOGUE.items() if what.startswith("images")]
+        raise ConfigError(f"There is no image teacher {name!r}. {nearest(name, images)}.", teacher=name)
+    from cusa.models.teachers.vision import load_vision
+
+    return load_vision(name, precision=precision)
+
+
+def _load_class(name: str) -> Teacher:
+    """Make a teacher of the user's own class, found from the working folder as `python -m` would find it."""
+    module, _, wanted = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), wanted)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"The teacher {name!r} cannot be imported: {error}. Give module:Class, with the module on the Python path "
+            "or in the working folder.",
+            teacher=name,
+        ) from error
+    teacher = found()
+    lacking = [part for part in ("name", "modality", "width", "encode", "provenance") if not hasattr(teacher, part)]
+    if lacking:
+        raise ConfigError(
+            f"The class {name!r} is no teacher: it has no {', '.join(lacking)}. See cusa.models.teachers.base.Teacher.",
+            teacher=name,
+        )
+    return teacher
+
+
+def weights_digest(name: str) -> str:
+    """Return the SHA-256 of a teacher's weights without loading them; empty where there are none on this disk.
+
+    Args:
+        name: as `load_teacher` takes it. For `module:Class` it is the module's own file that counts.
+    """
+    from cusa.models.weights_file import UNICOM_FILES
+
+    if (plain := name.removesuffix("-tokens")) in UNICOM_FILES:
+        return UNICOM_FILES[plain].sha256
+    shipped = Path(__file__).parents[1] / "weights" / f"{name}.safetensors"
+    if name in CATALOGUE and shipped.is_file():
+        return store.sha256_file(shipped)
+    if _CLASS.fullmatch(name):
+        return _module_digest(name.partition(":")[0])
+    folder = model_folder(name)
+    return store.sha256_folder(folder) if folder is not None else ""
+
+
+def _module_digest(module: str) -> str:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return ""
+    return store.sha256_file(Path(spec.origin)) if spec and spec.origin and Path(spec.origin).is_file() else ""

@@ -1,0 +1,93 @@
+"""Image teachers from Hugging Face: any vision model with a pooled output (DINOv2 and v3, MLCD, SigLIP, CLIP...)."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cusa.errors import DataError
+from cusa.manifests.storage import store
+from cusa.models.device import Device, Precision
+from cusa.models.preprocess import Preprocess
+from cusa.models.quiet import quiet
+from cusa.models.teachers.hub import model_provenance, split_revision, teacher_name
+from cusa.models.teachers.image_teacher import ImageTeacher
+
+
+def load_vision(name: str, *, precision: Precision = "auto", device: str = "") -> ImageTeacher:
+    """Load a Hugging Face vision model as a teacher.
+
+    The embedding is the model's pooled output; of a dual encoder (CLIP, SigLIP) it is the image tower's. Images are
+    prepared as the model's `preprocessor_config.json` says, by this package's own way of cutting (`Preprocess`).
+
+    Args:
+        name: a hub name, with `@revision` or without, or a folder with config.json and weights in safetensors.
+        precision: numbers of the matrix products.
+        device: a torch device; CUDA if there is one when empty.
+
+    Raises:
+        DataError: if it cannot be loaded, or its output is not pooled.
+    """
+    from transformers import AutoModel
+
+    plain, revision = split_revision(name)
+    where: dict[str, Any] = {"revision": revision} if revision else {}
+    try:
+        with quiet():
+            network = AutoModel.from_pretrained(plain, trust_remote_code=False, **where)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError... for a bad model
+        raise DataError(
+            f"{name!r} cannot be loaded as a Hugging Face model: {str(error).strip().splitlines()[0]} "
+            "Check the name, the network, or give a local folder with config.json and weights.",
+            teacher=name,
+        ) from error
+    settings = getattr(network.config, "vision_config", network.config)
+    side = getattr(settings, "image_size", 224)
+    preprocess = Preprocess.from_hugging_face(
+        _preprocessor(plain, revision), image_size=side if isinstance(side, int) else int(side[0])
+    )
+    placed = Device(precision, device)
+    placed.place(network)
+
+    def features(pixels_B3SS: Tensor) -> Tensor:
+        forward = getattr(network, "get_image_features", network)
+        return forward(pixel_values=pixels_B3SS).pooler_output
+
+    width = _width(name, features, preprocess.size, placed)
+    provenance = model_provenance(name)
+    return ImageTeacher(
+        name=teacher_name(name),
+        network=network,
+        features=features,
+        width=width,
+        preprocess=preprocess,
+        provenance=provenance,
+        device=placed,
+    )
+
+
+@torch.inference_mode()
+def _width(name: str, features: Any, size: int, device: Device) -> int:
+    """Try the model on an empty image; return the width of what it gives."""
+    try:
+        found = features(torch.zeros((1, 3, size, size), device=device.torch))
+        assert found.ndim == 2, found.shape
+    except Exception as error:  # whatever a model of another kind says to pixels
+        raise DataError(
+            f"{name!r} gives no pooled output for images of {size} x {size} pixels ({type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0] if str(error) else ''}). Give a vision model such as "
+            "facebook/dinov2-base, or write a `module:Class` teacher around it.",
+            teacher=name,
+        ) from error
+    return found.shape[1]
+
+
+def _preprocessor(name: str, revision: str) -> dict[str, Any]:
+    path = Path(name) / "preprocessor_config.json"
+    if Path(name).is_dir():
+        return store.read_json(path) if path.is_file() else {}
+    from transformers.utils import cached_file
+
+    found = cached_file(name, path.name, revision=revision or None, _raise_exceptions_for_missing_entries=False)
+    return store.read_json(Path(found)) if found else {}

@@ -1,0 +1,83 @@
+"""Verdicts as a ground truth in ECCV Caption's layout: for every judged query all that is right of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cusa.errors import DataError
+from cusa.manifests.judgements import coco_matches, settled
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
+
+NAME = "audited"
+
+
+@dataclass(frozen=True)
+class ExportedMatches:
+    """Where a ground truth lies, and what it holds."""
+
+    files: tuple[Path, Path]
+    """Image to captions, caption to images."""
+    images: int
+    """Queries."""
+    captions: int
+    pairs: int
+    """True pairs of the image queries, own ones included."""
+    ids: str
+    """`numbers`, as the `eccv_caption` package reads them, or `keys`."""
+    notes: tuple[str, ...]
+
+
+def run(split: Split, out: Path) -> ExportedMatches:
+    """Write `audited_image_to_caption.json` and `audited_caption_to_image.json`.
+
+    A query is an image or a caption of which somebody judged a pair; its right answers are its own, those judged to
+    match, and what follows from judged copies. Ids are numbers where every image key ends in one and every caption has
+    one (as COCO's do), else our keys. `cusa audit --truth FOLDER` reads both.
+
+    Args:
+        split: judged with `cusa review`.
+        out: the folder.
+
+    Raises:
+        DataError: if nobody has judged a pair of the split, or the folder cannot be written.
+    """
+    found = settled.judged(split)
+    if not found.settled:
+        raise DataError(
+            f"Nobody has judged a pair of {split.folder}. Run `cusa review {split.work} --split {split.name}`.",
+            split=split.name,
+        )
+    asked = settled.judged_rows(split, found, *{one.verdict for one in found.settled})
+    pairs = settled.true_pairs(split, found)
+    image_ids, caption_ids, kind = _ids(split)
+    of_images = pairs[np.isin(pairs[:, 0], asked[:, 0])]
+    of_captions = pairs[np.isin(pairs[:, 1], asked[:, 1])]
+    files = (out / coco_matches.IMAGE_TO_CAPTION.format(NAME), out / coco_matches.CAPTION_TO_IMAGE.format(NAME))
+    to_captions = _grouped(of_images[:, 0], of_images[:, 1], image_ids, caption_ids)
+    to_images = _grouped(of_captions[:, 1], of_captions[:, 0], caption_ids, image_ids)
+    store.write_json(files[0], to_captions)
+    store.write_json(files[1], to_images)
+    return ExportedMatches(files, len(to_captions), len(to_images), len(of_images), kind, found.notes())
+
+
+def _grouped(
+    queries: np.ndarray, answers: np.ndarray, query_ids: Sequence[int | str], answer_ids: Sequence[int | str]
+) -> dict[str, list[int | str]]:
+    grouped: dict[str, list[int | str]] = {}
+    for query, answer in zip(queries.tolist(), answers.tolist(), strict=True):
+        grouped.setdefault(str(query_ids[query]), []).append(answer_ids[answer])
+    return grouped
+
+
+def _ids(split: Split) -> tuple[Sequence[int | str], Sequence[int | str], str]:
+    """Return an id of each image and caption: numbers where all have one of their own, else keys."""
+    images = [key.rpartition("/")[2] for key in split.image_keys]
+    captions = split.captions["caption_id"].to_pylist()
+    if all(name.isdecimal() for name in (*images, *captions)):
+        numbers = [int(name) for name in images], [int(name) for name in captions]
+        if all(len(set(each)) == len(each) for each in numbers):
+            return *numbers, "numbers"
+    return split.image_keys, split.caption_keys, "keys"

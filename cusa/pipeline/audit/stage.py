@@ -1,0 +1,291 @@
+"""Auditing: which captions of other images are probably true of an image, how sure, and what that does to training."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cusa.errors import DataError
+from cusa.manifests import ledger, schemas
+from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.judgements import settled
+from cusa.manifests.judgements.settled import DISPUTED
+from cusa.manifests.judgements.truth import KnownTruth, find_truth, read_truth, truth_digest, write_truth
+from cusa.manifests.samples import Split
+from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.storage import store
+from cusa.models.captions import clean_caption
+from cusa.pipeline.audit import duplicates, gallery
+from cusa.pipeline.audit.sample import judge, write_sample
+from cusa.pipeline.audit.summary import read_summary, sentences, summarise
+from cusa.pipeline.calibrate import calibration
+from cusa.pipeline.calibrate.calibration import Calibration
+from cusa.pipeline.config import AuditConfig
+from cusa.pipeline.pairs.candidates import Candidates, Finder, among, found, joined
+from cusa.pipeline.pairs.neighbourhoods import Neighbourhoods, choose, digests, open_neighbourhoods, same, stamps
+from cusa.pipeline.pairs.ratings import Ratings, read_ratings, read_verdicts
+
+__all__ = ["read_summary", "run", "sentences", "summarise"]
+
+_IMAGES_A_BLOCK = 256
+_ROWS_A_GROUP = 1 << 18
+
+
+def run(
+    config: AuditConfig,
+    *,
+    split: Split,
+    image: str = "",
+    text: str = "",
+    student: str = "",
+    truth: Path | None = None,
+    calibrated: Path | None = None,
+    ratings: Path | None = None,
+    force: bool = False,
+    on_event: OnEvent = ignore,
+) -> Outcome:
+    """Write `audit/candidates.parquet` (best first), `duplicates.parquet`, `leaks.parquet`, `gallery.html` and
+    `summary.json` of one split.
+
+    The best are those of the largest `p_positive`, or without a calibration of the largest score.
+
+    Args:
+        config: depth of the neighbourhoods, pool depth, thresholds, size of the gallery.
+        split: the split; `cusa index` has run on its teachers.
+        image: the image teacher; the only one there is if empty; `none` to do without.
+        text: the text teacher, likewise.
+        student: an indexed student, whose neighbourhoods join the teachers'; none if empty.
+        truth: known matches (see `cusa.manifests.judgements.truth.read_truth`); the split's `truth.parquet` if None.
+        calibrated: a file of `cusa calibrate`, or None.
+        ratings: human judgements (see `cusa.pipeline.pairs.ratings`) to estimate what is missing from; the verdicts on
+            the split's own sample if None.
+        force: audit again even if nothing changed.
+        on_event: hears of every block of images.
+
+    Returns:
+        The outcome; counts has the candidates, notes are the summary in sentences (also when up to date).
+
+    Raises:
+        DataError: if there is no teacher of either modality, or a table is missing or broken.
+        StaleError: if a neighbour or teacher table belongs to another state of the split, or the calibration to other
+            teachers.
+    """
+    clock = ledger.Clock()
+    folder = split.folder / "audit"
+    chosen = choose(split, image=image, text=text, student=student)
+    source = find_truth(split, truth)
+    model = calibration.read(calibrated) if calibrated is not None else None
+    if model is not None and calibrated is not None:
+        model.refuse_others(stamps(split, chosen), config.neighbours, calibrated)
+    judged = read_ratings(split, ratings) if ratings is not None else read_verdicts(split)
+    inputs = {"split": split.digest, "truth": truth_digest(source) if source else "", **digests(split, chosen)}
+    inputs["calibration"] = store.sha256_file(calibrated) if calibrated is not None else ""
+    inputs["judgements"] = _judgements_digest(judged)
+    inputs["verdicts"] = settled.judged(split).digest
+    if config.leaks:
+        inputs |= duplicates.leak_inputs(split, chosen["image"])
+    parameters = {**config.model_dump(), **chosen}
+    book = folder / "ledger.json"
+    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=parameters)
+    old = ledger.read(book)
+    if why is None and old is not None:
+        return outcome(folder, old, notes=sentences(read_summary(split)))
+
+    ledger.withdraw(book)
+    store.sweep(folder)
+    known = read_truth(split, source) if source else None
+    opened = open_neighbourhoods(split, chosen, depth=config.neighbours)
+    candidates = _find(split, opened, model, config, on_event)
+    teachers = {modality: chosen[modality] for modality in ("image", "text")}
+    summary = summarise(split, candidates, config=config, teachers=teachers, truth=known, calibration=model)
+    summary["student"] = chosen["student"] or None
+    files = [folder / name for name in ("candidates.parquet", "summary.json", "gallery.html")]
+    written = [*files, *_duplicates(split, opened, chosen["image"], config, summary)]
+    judged_before = already_judged(split, candidates)
+    summary["judged_candidates"] = int(judged_before.sum())
+    _write_candidates(files[0], split, candidates, chosen, known, judged_before)
+    if sampled := write_sample(folder, split, candidates, config):
+        written.append(sampled)
+    summary["missing"] = judge(split, candidates, config, judged)
+    store.write_json(files[1], summary)
+    cards = _cards(split, candidates, opened.finder, known, judged_before, config.gallery)
+    gallery.write(files[2], split=split, cards=cards, summary=summary, sentences=sentences(summary))
+    if known is not None and source != split.folder / "truth.parquet":
+        written.append(folder / "truth.parquet")
+        write_truth(written[-1], split, known)
+    else:
+        (folder / "truth.parquet").unlink(missing_ok=True)
+    finished = clock.finish(
+        book,
+        stage="audit",
+        inputs=inputs,
+        parameters=parameters,
+        outputs=written,
+        counts={"images": split.num_images, "captions": split.num_captions, "candidates": len(candidates.score)},
+    )
+    return outcome(folder, finished, why=str(why), notes=sentences(summary))
+
+
+def _find(
+    split: Split, opened: Neighbourhoods, model: Calibration | None, config: AuditConfig, on_event: OnEvent
+) -> Candidates:
+    """Find all candidates, a block of images at a time."""
+    probability = None
+    if model is not None:
+        features = opened.features(split)
+        if features.names != tuple(model.features):
+            raise DataError(
+                f"The calibration has the features {', '.join(model.features)}; this version computes "
+                f"{', '.join(features.names)}. Calibrate again with `cusa calibrate`."
+            )
+        told = model
+
+        def probability(image: int, pairs: Candidates) -> np.ndarray:
+            return told.probability(features.matrix(image, pairs))
+
+    what, done, blocks = f"audit {split.name}", 0, []
+    on_event(what, 0, split.num_images)
+    for block in found(
+        opened.finder,
+        num_images=split.num_images,
+        minimum_score=config.minimum_score,
+        per_image=config.per_image,
+        images_a_block=_IMAGES_A_BLOCK,
+        probability=probability,
+    ):
+        blocks.append(block)
+        done = min(done + _IMAGES_A_BLOCK, split.num_images)
+        on_event(what, done, split.num_images)
+    return joined(blocks)
+
+
+def _duplicates(
+    split: Split, opened: Neighbourhoods, teacher: str, config: AuditConfig, summary: dict[str, object]
+) -> list[Path]:
+    """Write the groups of duplicates and the leaks, and count them in the summary."""
+    images = same(split.samples["sha256"].to_pylist())
+    if not any(split.samples["image_bytes"].to_pylist()):
+        images = np.arange(split.num_images)  # texts alone: there are no images to be duplicates
+    captions = same([clean_caption(words) for words in split.texts])
+    found_of = {
+        "images": duplicates.groups("image", split.image_keys, images, opened.images, config.near_image),
+        "captions": duplicates.groups("text", split.caption_keys, captions, opened.texts, config.near_caption),
+    }
+    summary["duplicates"] = {name: counts for name, (_, counts) in found_of.items()}
+    leaked = duplicates.leaks(split, opened.images, teacher, config.near_image) if config.leaks else None
+    summary["leaks"] = None
+    if leaked is not None:
+        exact, modality = (np.asarray(leaked[name].to_pylist()) for name in ("exact", "modality"))
+        summary["leaks"] = {
+            "exact_images": int((exact & (modality == "image")).sum()) if len(exact) else 0,
+            "near_images": int((~exact).sum()) if len(exact) else 0,
+            "captions": int((modality == "text").sum()) if len(exact) else 0,
+        }
+    return duplicates.write(split.folder / "audit", [table for table, _ in found_of.values()], leaked)
+
+
+def _judgements_digest(judged: Ratings | None) -> str:
+    """Return a digest of the judgements, empty where there are none."""
+    if judged is None or not len(judged.images):
+        return ""
+    return store.digest(np.stack([judged.images, judged.captions, judged.match]).tolist())
+
+
+def _write_candidates(
+    path: Path,
+    split: Split,
+    candidates: Candidates,
+    chosen: dict[str, str],
+    truth: KnownTruth | None,
+    judged: np.ndarray,
+) -> None:
+    """Write the table in pieces: the keys of many candidates are long, their row numbers are not."""
+    known = np.zeros(len(candidates.score), dtype=bool)
+    if truth is not None:
+        known = among(split, candidates, *truth.false_negatives(split.caption_owner))
+    unknown = np.zeros_like(known) if truth is not None and truth.complete else ~known
+    image_keys, caption_keys = pa.array(split.image_keys, pa.string()), pa.array(split.caption_keys, pa.string())
+    metadata = {f"{kind}_teacher" if kind != "student" else kind: name for kind, name in chosen.items()}
+    schema = schemas.CANDIDATES.with_metadata({**metadata, "split": split.digest})
+    with store.whole_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for start in range(0, len(candidates.score), _ROWS_A_GROUP):
+            rows = slice(start, start + _ROWS_A_GROUP)
+            part = candidates.take(rows)
+            columns = {
+                "image_key": image_keys.take(pa.array(part.image)),
+                "caption_key": caption_keys.take(pa.array(part.caption)),
+                "owner_image_key": image_keys.take(pa.array(split.caption_owner[part.caption])),
+                "image_similarity": pa.array(part.image_similarity, from_pandas=True),
+                "text_similarity": pa.array(part.text_similarity, from_pandas=True),
+                "cross_similarity": pa.array(part.cross_similarity, from_pandas=True),
+                "image_rank": pa.array(part.image_rank, mask=part.image_rank == 0),
+                "text_rank": pa.array(part.text_rank, mask=part.text_rank == 0),
+                "score": pa.array(part.score),
+                "p_positive": pa.array(part.p_positive, from_pandas=True),
+                "worth": pa.array(worth(part.p_positive, judged[rows]), from_pandas=True),
+                "duplicate_image": pa.array(part.duplicate_image),
+                "duplicate_caption": pa.array(part.duplicate_caption),
+                "known_match": pa.array(known[rows], mask=unknown[rows]),
+            }
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def _cards(
+    split: Split, candidates: Candidates, finder: Finder, truth: KnownTruth | None, judged: np.ndarray, number: int
+) -> list[gallery.Card]:
+    """Return the best candidates that nobody settled, one for any two images, so that a page shows many of them."""
+    known = np.zeros(len(candidates.score), dtype=bool)
+    if truth is not None:
+        known = among(split, candidates, *truth.false_negatives(split.caption_owner))
+    seen: set[tuple[int, int]] = set()
+    cards: list[gallery.Card] = []
+    for row in np.flatnonzero(~judged).tolist():
+        if len(cards) == number:
+            break
+        image, caption = int(candidates.image[row]), int(candidates.caption[row])
+        owner = int(split.caption_owner[caption])
+        if (couple := (min(image, owner), max(image, owner))) in seen:
+            continue
+        seen.add(couple)
+        cards.append(
+            gallery.Card(
+                rank=row + 1,
+                image=image,
+                caption=caption,
+                owner=owner,
+                own_caption=finder.nearest_own_caption(image, caption),
+                image_similarity=float(candidates.image_similarity[row]),
+                text_similarity=float(candidates.text_similarity[row]),
+                score=float(candidates.score[row]),
+                p_positive=float(candidates.p_positive[row]),
+                duplicate_image=bool(candidates.duplicate_image[row]),
+                duplicate_caption=bool(candidates.duplicate_caption[row]),
+                match=True if known[row] else (False if truth is not None and truth.complete else None),
+            )
+        )
+    return cards
+
+
+def worth(p_positive: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    """Return by how much a verdict lowers the expected squared error of a pair's soft label: p (1 - p).
+
+    A pair believed to match with probability p, labelled p, is wrong by p (1 - p) in the mean square; after a verdict
+    by nothing. So a pair of 0.5 is worth most, one that is as good as sure next to nothing, a judged one nothing.
+
+    Args:
+        p_positive: (C,) probabilities; not a number where there is none.
+        judged: (C,) whether people settled the pair.
+
+    Returns:
+        (C,); not a number where nothing is known.
+    """
+    return np.where(judged, 0, p_positive * (1 - p_positive)).astype(p_positive.dtype)
+
+
+def already_judged(split: Split, candidates: Candidates) -> np.ndarray:
+    """Tell for each candidate whether people settled it; disputed and skipped ones they did not."""
+    found = settled.judged(split)
+    words = {one.verdict for one in found.settled} - {DISPUTED}
+    rows = settled.judged_rows(split, found, *words)
+    return among(split, candidates, rows[:, 0], rows[:, 1])

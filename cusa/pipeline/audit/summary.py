@@ -1,0 +1,241 @@
+"""What an audit found, as numbers and in sentences."""
+
+from typing import Any
+
+import numpy as np
+
+from cusa.errors import DataError
+from cusa.manifests.judgements.truth import KnownTruth
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
+from cusa.pipeline.audit.figures import batch_false_negatives, ranking_figures
+from cusa.pipeline.audit.missing import ceilings
+from cusa.pipeline.calibrate.calibration import Calibration
+from cusa.pipeline.calibrate.reliability import reliability
+from cusa.pipeline.config import AuditConfig
+from cusa.pipeline.pairs.candidates import Candidates, among
+
+RANKINGS = ("p_positive", "score", "image_similarity", "text_similarity", "cross_similarity")
+"""Columns that candidates can be ranked by."""
+
+
+def read_summary(split: Split) -> dict[str, Any]:
+    """Read what the audit of a split found, as `summarise` made it.
+
+    Raises:
+        DataError: if the split was not audited.
+    """
+    path = split.folder / "audit" / "summary.json"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist. Run `cusa audit {split.work} --split {split.name}`.", path=path)
+    return store.read_json(path)
+
+
+def summarise(
+    split: Split,
+    candidates: Candidates,
+    *,
+    config: AuditConfig,
+    teachers: dict[str, str],
+    truth: KnownTruth | None,
+    calibration: Calibration | None = None,
+) -> dict[str, Any]:
+    """Say what was found, and with known matches how well it ranks them and what they do to a batch.
+
+    Returns:
+        split, images, captions, open_pairs, teachers, score, candidates, duplicates; calibration (null without one):
+        fitted, tested, reliability, expected and ceiling; truth (null without one): source, complete, false_negatives,
+        among_candidates, chance, rankings, batch, per_query and, where it is complete, ceiling.
+    """
+    open_pairs = split.num_images * split.num_captions - split.num_captions
+    named = [f"{modality}_similarity" for modality, name in teachers.items() if name]
+    summary: dict[str, Any] = {
+        "split": split.name,
+        "images": split.num_images,
+        "captions": split.num_captions,
+        "open_pairs": open_pairs,
+        "teachers": {modality: name or None for modality, name in teachers.items()},
+        "score": f"geometric mean of {' and '.join(named)}" if len(named) > 1 else f"{named[0]} alone",
+        "neighbours": config.neighbours,
+        "minimum_score": config.minimum_score,
+        "candidates": len(candidates.score),
+        "duplicate_image_candidates": int(candidates.duplicate_image.sum()),
+        "duplicate_caption_candidates": int(candidates.duplicate_caption.sum()),
+        "calibration": None,
+        "truth": None,
+    }
+    if calibration is not None:
+        summary["calibration"] = _calibrated(split, candidates, calibration, config)
+    if truth is None:
+        return summary
+    images, captions = truth.false_negatives(split.caption_owner)
+    is_known = among(split, candidates, images, captions)
+    rankings = {
+        name: ranking_figures(values, is_known, num_known=len(images), num_open=open_pairs)
+        for name in RANKINGS
+        if len(images) and not np.isnan(values := getattr(candidates, name)).all()
+    }
+    batch = min(config.batch_size, split.num_captions)
+    expected = batch_false_negatives(images, split.caption_owner, num_images=split.num_images, batch=batch)
+    summary["truth"] = {
+        "source": truth.source,
+        "complete": truth.complete,
+        "pairs_of_other_splits": truth.unknown,
+        "false_negatives": len(images),
+        "among_candidates": int(is_known.sum()),
+        "chance": len(images) / max(open_pairs, 1),
+        "rankings": rankings,
+        "batch": {"size": batch, "false_negatives": expected, "per_row": expected / max(batch, 1)},
+        "per_query": {
+            "image": len(images) / max(split.num_images, 1),
+            "caption": len(images) / max(split.num_captions, 1),
+        },
+    }
+    if truth.complete:
+        certain = np.ones(len(images))
+        summary["truth"]["ceiling"] = ceilings(
+            images, captions, certain, split.caption_owner, num_images=split.num_images
+        )
+        if calibration is not None:
+            summary["calibration"]["reliability"] = reliability(candidates.p_positive.astype(float), is_known)
+    return summary
+
+
+def _calibrated(split: Split, candidates: Candidates, calibration: Calibration, config: AuditConfig) -> dict[str, Any]:
+    """Say what the probabilities add up to."""
+    probability = candidates.p_positive.astype(float)
+    total = float(probability.sum())
+    batch = min(config.batch_size, split.num_captions)
+    in_batch = batch_false_negatives(
+        candidates.image, split.caption_owner, num_images=split.num_images, batch=batch, weights=probability
+    )
+    return {
+        "fitted": calibration.about["fitted"],
+        "out_of_fold": calibration.about["out_of_fold"],
+        "tested": calibration.about.get("tested"),
+        "reliability": None,
+        "expected": {
+            "false_negatives": total,
+            "per_image": total / max(split.num_images, 1),
+            "per_caption": total / max(split.num_captions, 1),
+            "batch": {"size": batch, "false_negatives": in_batch, "per_row": in_batch / max(batch, 1)},
+        },
+        "ceiling": ceilings(
+            candidates.image, candidates.caption, probability, split.caption_owner, num_images=split.num_images
+        ),
+    }
+
+
+def sentences(summary: dict[str, Any]) -> tuple[str, ...]:
+    """Return a summary in full sentences, for a person."""
+    share = summary["candidates"] / max(summary["open_pairs"], 1)
+    out = [
+        f"{summary['candidates']:,} candidates among {summary['open_pairs']:,} pairs that the data set does not make "
+        f"({share:.1%}); score: {summary['score']}."
+    ]
+    out += [
+        f"No {modality} teacher was used: the {modality} similarity is missing and the score does without it."
+        for modality, name in summary["teachers"].items()
+        if name is None
+    ]
+    if summary.get("judged_candidates"):
+        out.append(
+            f"{summary['judged_candidates']:,} candidates are judged already: the gallery leaves them out, and "
+            "`cusa review` asks about the others."
+        )
+    if summary["duplicate_image_candidates"] or summary["duplicate_caption_candidates"]:
+        out.append(
+            f"{summary['duplicate_image_candidates']:,} candidates are between images with the same bytes, "
+            f"{summary['duplicate_caption_candidates']:,} have a caption that the image has too."
+        )
+    out += [*_of_duplicates(summary), *_of_calibration(summary), *_of_missing(summary)]
+    truth = summary["truth"]
+    if truth is None:
+        return tuple(out)
+    missed = truth["false_negatives"] - truth["among_candidates"]
+    out.append(
+        f"Known false negatives ({truth['source']}): {truth['false_negatives']:,}, of which "
+        f"{truth['among_candidates']:,} are candidates and {missed:,} are not (counted as ranked last)."
+    )
+    bound = "" if truth["complete"] else "at least "
+    for name, figures in truth["rankings"].items():
+        recalls = ", ".join(f"{value:.3f} in the top {int(cut):,}" for cut, value in figures["recall"].items())
+        precisions = ", ".join(f"{value:.3f} at {int(cut):,}" for cut, value in figures["precision"].items())
+        out.append(
+            f"By {name}: median rank {figures['median_rank']:,.0f}; recall {recalls}; average precision "
+            f"{bound}{figures['average_precision']:.3f}" + (f"; precision {bound}{precisions}." if precisions else ".")
+        )
+    batch = truth["batch"]
+    out.append(
+        f"A random batch of {batch['size']} pairs holds {bound}{batch['false_negatives']:.1f} false negatives on "
+        f"average, {batch['per_row']:.2f} a row."
+    )
+    if (top := truth.get("ceiling")) is not None:
+        out.append(
+            "A model that ranks every true match first can be expected to reach an R@1 of no more than "
+            f"{_both(top)} under the data set's own pairs."
+        )
+    if not truth["complete"]:
+        out.append("Most pairs were never judged: what is not known to match may match all the same.")
+    return tuple(out)
+
+
+def _both(top: dict[str, float]) -> str:
+    return f"{top['image-to-text']:.3f} image to text and {top['text-to-image']:.3f} text to image"
+
+
+def _of_duplicates(summary: dict[str, Any]) -> list[str]:
+    out = []
+    for name in ("images", "captions"):
+        counts = summary["duplicates"][name]
+        if counts["groups"]:
+            out.append(
+                f"{counts['rows']:,} {name} are in {counts['groups']:,} groups of duplicates, {counts['exact_rows']:,} "
+                f"of them with the same content as another ({counts['exact_groups']:,} groups)."
+            )
+    leaks = summary.get("leaks")
+    if leaks and any(leaks.values()):
+        out.append(
+            f"Leaks: {leaks['exact_images']:,} images with the same bytes in another split, {leaks['near_images']:,} "
+            f"near ones, {leaks['captions']:,} captions with the same words."
+        )
+    return out
+
+
+def _of_calibration(summary: dict[str, Any]) -> list[str]:
+    found = summary.get("calibration")
+    if found is None:
+        return []
+    expected = found["expected"]
+    batch = expected["batch"]
+    out = [
+        f"By p_positive {expected['false_negatives']:,.0f} candidates match, {expected['per_image']:.2f} an image; a "
+        f"random batch of {batch['size']} holds {batch['false_negatives']:.1f} of them, {batch['per_row']:.2f} a row; "
+        f"R@1 ceiling {_both(found['ceiling'])}."
+    ]
+    if (curve := found["reliability"]) is not None:
+        out.append(
+            f"p_positive on all candidates against the truth: Brier score {curve['brier']:.3f}, expected calibration "
+            f"error {curve['expected_calibration_error']:.3f}."
+        )
+    if found["fitted"]["caveat"]:
+        out.append(found["fitted"]["caveat"])
+    return out
+
+
+def _of_missing(summary: dict[str, Any]) -> list[str]:
+    found = summary.get("missing")
+    if found is None:
+        return []
+    low, high = found["interval"]
+    top = found["ceiling"]
+    out = [
+        f"Estimated missing positives, from {found['judged']:,} judged pairs ({found['source']}): "
+        f"{found['total']:,.0f}, 95 % interval {low:,.0f} to {high:,.0f}. R@1 ceiling {_both(top['estimate'])}; at the "
+        f"interval's ends {_both(top['low'])}, and {_both(top['high'])}."
+    ]
+    if found["left_out"]:
+        out.append(f"Not in that estimate: {found['left_out']:,} pairs of strata of which too few were judged.")
+    if found["caveat"]:
+        out.append(found["caveat"])
+    return out

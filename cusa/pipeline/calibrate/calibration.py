@@ -1,0 +1,120 @@
+"""A calibrated model of "would a person call this pair a match?", and the file that holds it: numbers written out.
+
+Shapes: P pairs, F features, T terms (the features, and their products where the model has them).
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cusa.errors import DataError, StaleError
+from cusa.manifests.storage import store
+from cusa.manifests.tables import PROVENANCE
+
+FORMAT = "cusa calibration 1"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A logistic regression over standardised features, its decision mapped to a probability by a rising curve."""
+
+    teachers: Mapping[str, Mapping[str, str]]
+    """Modality (and `student`) -> provenance; a modality that was not used is not there."""
+    neighbours: int
+    """Depth of the neighbourhoods that ranks are counted in."""
+    features: tuple[str, ...]
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+    products: bool
+    """Whether the products of any two features (squares among them) are terms too."""
+    coefficients: tuple[float, ...]
+    intercept: float
+    decisions: tuple[float, ...]
+    """Knots of the curve from decision to probability, rising."""
+    probabilities: tuple[float, ...]
+    about: Mapping[str, Any]
+    """What it was fitted on and how well it does, for people and reports."""
+
+    def decision(self, values_PF: np.ndarray) -> np.ndarray:
+        """Return the logit of the regression, (P,) float64."""
+        scaled = (values_PF.astype(np.float64) - np.asarray(self.means)) / np.asarray(self.scales)
+        return terms(scaled, products=self.products) @ np.asarray(self.coefficients) + self.intercept
+
+    def probability(self, values_PF: np.ndarray) -> np.ndarray:
+        """Return the probability that a person calls each pair a match, (P,) in [0, 1]."""
+        return np.interp(self.decision(values_PF), self.decisions, self.probabilities)
+
+    def refuse_others(self, teachers: Mapping[str, Mapping[str, str]], neighbours: int, path: Path) -> None:
+        """Refuse to speak of similarities that it was not fitted on.
+
+        Args:
+            teachers: modality -> provenance of what is audited with; see `provenance`.
+            neighbours: depth of the neighbourhoods.
+            path: the calibration's file, for the message.
+
+        Raises:
+            StaleError: if a teacher, its revision, weights or transform, or the depth differs.
+        """
+        again = "Calibrate again with `cusa calibrate`, or audit without --calibration."
+        for modality in sorted({*self.teachers, *teachers}):
+            mine, other = self.teachers.get(modality), teachers.get(modality)
+            if mine is None or other is None:
+                has, lacks = ("the calibration", "the audit") if other is None else ("the audit", "the calibration")
+                name = (mine or other or {}).get("teacher", "?")
+                raise StaleError(f"{path}: {has} has a {modality} teacher, {name!r}, {lacks} has none. {again}")
+            for key in PROVENANCE:
+                if mine.get(key, "") != other.get(key, ""):
+                    raise StaleError(
+                        f"{path} was fitted on another {modality} teacher: its {key} is {mine.get(key, '')!r}, here it "
+                        f"is {other.get(key, '')!r}. {again}",
+                        path=path,
+                    )
+        if self.neighbours != neighbours:
+            raise StaleError(
+                f"{path} was fitted with neighbourhoods of {self.neighbours}, and {neighbours} are asked for. Audit "
+                f"with `--neighbours {self.neighbours}`, or calibrate again.",
+                path=path,
+            )
+
+
+def terms(scaled_PF: np.ndarray, *, products: bool) -> np.ndarray:
+    """Return the terms of the regression: the features, then the products of each with itself and the later ones."""
+    if not products:
+        return scaled_PF
+    first, second = np.triu_indices(scaled_PF.shape[1])
+    return np.concatenate([scaled_PF, scaled_PF[:, first] * scaled_PF[:, second]], axis=1)
+
+
+def write(path: Path, calibration: Calibration) -> None:
+    """Write a calibration as JSON, whole."""
+    store.write_json(path, {"format": FORMAT, **asdict(calibration)})
+
+
+def read(path: Path) -> Calibration:
+    """Read a calibration.
+
+    Raises:
+        DataError: if the file is missing, broken, or no calibration.
+    """
+    content = store.read_json(path)
+    again = "Make it with `cusa calibrate`."
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise DataError(f"{path} is no calibration of this kind ({FORMAT}). {again}", path=path)
+    try:
+        lists = ("features", "means", "scales", "coefficients", "decisions", "probabilities")
+        found = Calibration(**{**content, **{name: tuple(content[name]) for name in lists}})
+        numbers = [np.asarray(getattr(found, name), dtype=np.float64) for name in lists[1:]]
+        features = len(found.features)
+        expected = features + (features * (features + 1) // 2 if found.products else 0)
+        whole = [len(x) for x in numbers] == [features, features, expected, len(numbers[4]), len(numbers[3])]
+        whole &= all(np.isfinite(x).all() for x in numbers) and len(numbers[3]) > 0 and bool((numbers[1] > 0).all())
+        whole &= bool((np.diff(numbers[3]) >= 0).all() and (np.diff(numbers[4]) >= 0).all())
+        whole &= bool(((numbers[4] >= 0) & (numbers[4] <= 1)).all())
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is a broken calibration ({error}). {again}", path=path) from error
+    if not whole:
+        raise DataError(f"{path} is a broken calibration: its numbers do not fit together. {again}", path=path)
+    return found

@@ -1,0 +1,248 @@
+"""Calibrating: from human ratings of a split to a probability that a pair matches, tested on ratings of another."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cusa.errors import DataError
+from cusa.manifests import ledger
+from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.samples import Split
+from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.storage import store
+from cusa.pipeline.calibrate import calibration
+from cusa.pipeline.calibrate.calibration import Calibration
+from cusa.pipeline.calibrate.fit import fit
+from cusa.pipeline.calibrate.reliability import reliability
+from cusa.pipeline.config import CalibrateConfig
+from cusa.pipeline.pairs.neighbourhoods import Neighbourhoods, choose, digests, open_neighbourhoods, stamps
+from cusa.pipeline.pairs.ratings import Ratings, read_ratings
+
+_FEWEST = 10  # judged matches, and pairs that do not match, without which there is nothing to fit
+
+
+def run(
+    config: CalibrateConfig,
+    *,
+    split: Split,
+    out: Path,
+    ratings: Path | None = None,
+    test: Split | None = None,
+    test_ratings: Path | None = None,
+    image: str = "",
+    text: str = "",
+    student: str = "",
+    force: bool = False,
+    on_event: OnEvent = ignore,
+) -> Outcome:
+    """Fit `p_positive` on the judged pairs of one split, and write it to a file that `cusa audit` reads.
+
+    Args:
+        config: depth of the neighbourhoods, pairs used, seed.
+        split: whose pairs were judged; the validation split, so that the test stays unseen.
+        out: the calibration's file; its ledger lies beside it.
+        ratings: see `cusa.pipeline.pairs.ratings.read_ratings`.
+        test: a split on whose judgements it is tested, or None.
+        test_ratings: of that split, likewise.
+        image: the image teacher, as in `cusa.pipeline.audit.stage.run`.
+        text: the text teacher, likewise.
+        student: an indexed student, or empty.
+        force: fit again even if nothing changed.
+        on_event: hears of every image.
+
+    Returns:
+        The outcome; counts has the pairs and matches, notes the figures in sentences.
+
+    Raises:
+        DataError: if there are too few judgements of either kind, or a table is missing or broken.
+        StaleError: if a table belongs to another state of a split, or the test split has other teachers.
+    """
+    clock = ledger.Clock()
+    chosen = choose(split, image=image, text=text, student=student)
+    sources = [(split, read_ratings(split, ratings))]
+    if test is not None:
+        sources.append((test, read_ratings(test, test_ratings)))
+    inputs: dict[str, str] = {}
+    for one, judged in sources:
+        pairs = np.stack([judged.images, judged.captions, judged.match]).tolist()
+        inputs |= {f"{one.name}": one.digest, f"ratings of {one.name}": store.digest(pairs)}
+        inputs |= {f"{name} of {one.name}": value for name, value in digests(one, chosen).items()}
+    parameters = {**config.model_dump(), **chosen, "split": split.name, "test": test.name if test else ""}
+    book = out.with_suffix(".ledger.json")
+    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=parameters)
+    old = ledger.read(book)
+    if why is None and old is not None:
+        return outcome(out, old, notes=sentences(calibration.read(out)))
+
+    ledger.withdraw(book)
+    store.sweep(out.parent)
+    teachers = stamps(split, chosen)
+    opened = open_neighbourhoods(split, chosen, depth=config.neighbours)
+    pairs = _pairs(split, sources[0][1], opened, config)
+    _refuse_too_few(pairs, sources[0][1])
+    names = opened.features(split).names
+    values = _values(split, opened, pairs, f"calibrate on {split.name}", on_event)
+    fitted = fit(values, pairs.match, pairs.images, seed=config.seed)
+    judged_rows = np.flatnonzero(pairs.judged)
+    about: dict[str, Any] = {
+        "fitted": {
+            "split": split.name,
+            "ratings": sources[0][1].source,
+            "pairs": int(pairs.judged.sum()),
+            "matches": int(pairs.match[pairs.judged].sum()),
+            "background": int((~pairs.judged).sum()),
+            "strength": fitted.strength,
+            "curve": fitted.curve,
+            "caveat": sources[0][1].caveat,
+        },
+        "out_of_fold": reliability(fitted.out_of_fold[judged_rows], pairs.match[judged_rows]),
+    }
+    made = Calibration(
+        teachers=teachers,
+        neighbours=config.neighbours,
+        features=names,
+        means=tuple(fitted.means.tolist()),
+        scales=tuple(fitted.scales.tolist()),
+        products=fitted.products,
+        coefficients=tuple(fitted.coefficients.tolist()),
+        intercept=fitted.intercept,
+        decisions=tuple(fitted.decisions.tolist()),
+        probabilities=tuple(fitted.probabilities.tolist()),
+        about=about,
+    )
+    del opened, values
+    if test is not None:
+        made.refuse_others(stamps(test, chosen), config.neighbours, out)
+        about["tested"] = _test(made, test, sources[1][1], chosen, config, on_event)
+    calibration.write(out, made)
+    fit_counts = about["fitted"]
+    counts = {name: fit_counts[name] for name in ("pairs", "matches", "background")}
+    finished = clock.finish(book, stage="calibrate", inputs=inputs, parameters=parameters, outputs=[out], counts=counts)
+    return outcome(out, finished, why=str(why), notes=sentences(made))
+
+
+def sentences(made: Calibration) -> tuple[str, ...]:
+    """Return what a calibration was fitted on and how good it is, for a person."""
+    fitted = made.about["fitted"]
+    terms = "features and their products" if made.products else "features"
+    out = [
+        f"Logistic regression over {len(made.features)} {terms}, {fitted['curve']} curve; fitted on "
+        f"{fitted['pairs']:,} judged pairs of {fitted['split']} ({fitted['matches']:,} matches; {fitted['ratings']}) "
+        f"and {fitted['background']:,} pairs drawn at random.",
+        "On judged pairs, each by a model that did not see its image: " + _figures(made.about["out_of_fold"]),
+    ]
+    if (tested := made.about.get("tested")) is not None:
+        out.append(f"On {tested['split']} ({tested['ratings']}): " + _figures(tested))
+    if fitted["caveat"]:
+        out.append(fitted["caveat"])
+    return tuple(out)
+
+
+def _figures(found: dict[str, Any]) -> str:
+    if not found["pairs"]:
+        return "no judged pair."
+    precision = found["average_precision"]
+    shown = "" if precision is None else f", average precision {precision:.3f}"
+    return (
+        f"Brier score {found['brier']:.3f}, expected calibration error {found['expected_calibration_error']:.3f}"
+        f"{shown}, {found['pairs']:,} pairs, {found['matches']:,} of them matches."
+    )
+
+
+class _Pairs:
+    """Pairs to fit or test on, in the order of their image rows.
+
+    Args:
+        images: image rows.
+        captions: caption rows.
+        match: whether they match.
+        judged: False for pairs drawn at random and taken for no match.
+    """
+
+    def __init__(self, images: np.ndarray, captions: np.ndarray, match: np.ndarray, judged: np.ndarray) -> None:
+        order = np.lexsort((captions, images))
+        self.images, self.captions = images[order], captions[order]
+        self.match, self.judged = match[order].astype(bool), judged[order].astype(bool)
+
+
+def _pairs(split: Split, ratings: Ratings, opened: Neighbourhoods, config: CalibrateConfig) -> _Pairs:
+    """Choose the pairs to fit on.
+
+    Which pairs people rated depended on similarities, and so do the features: given them, the share of matches is that
+    of the rated pairs. A random pair beside them says what lies where nobody rated. With a complete truth the
+    candidates of random images are taken instead, as many as `config.pairs`, and random pairs with their true answer.
+    """
+    rng = np.random.default_rng(config.seed)
+    code = ratings.images * split.num_captions + ratings.captions
+    random = _random_pairs(split, config.background, rng)
+    random = random[~np.isin(random, code)] if not ratings.complete else random
+    if ratings.complete:
+        chosen, number = [], 0
+        for image in rng.permutation(split.num_images):
+            captions = opened.finder.find(int(image)).caption
+            chosen.append(image * split.num_captions + captions.astype(np.int64))
+            number += len(captions)
+            if number >= config.pairs:
+                break
+        every = np.unique(np.concatenate([*chosen, random]))
+        match, judged = np.isin(every, code), np.ones(len(every), dtype=bool)
+    else:
+        every = np.concatenate([code, random])
+        match = np.concatenate([ratings.match, np.zeros(len(random), dtype=bool)])
+        judged = np.arange(len(every)) < len(code)
+    images, captions = np.divmod(every, split.num_captions)
+    return _Pairs(images, captions, match, judged)
+
+
+def _random_pairs(split: Split, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the codes (image row times captions, plus caption row) of different pairs the data set does not make."""
+    if split.num_images < 2 or not split.num_captions:
+        return np.empty(0, dtype=np.int64)
+    drawn = rng.integers(0, split.num_images * split.num_captions, 2 * number)
+    drawn = drawn[split.caption_owner[drawn % split.num_captions] != drawn // split.num_captions]
+    return np.unique(drawn)[:number] if len(drawn) <= number else rng.permutation(np.unique(drawn))[:number]
+
+
+def _refuse_too_few(pairs: _Pairs, ratings: Ratings) -> None:
+    matches, others = int(pairs.match.sum()), int((~pairs.match).sum())
+    if min(matches, others) < _FEWEST:
+        raise DataError(
+            f"{ratings.source} has {matches} matches and {others} pairs that do not match between different items; at "
+            f"least {_FEWEST} of each are needed to calibrate. Give more ratings, or a larger part of the split.",
+            matches=matches,
+            others=others,
+        )
+
+
+def _values(split: Split, opened: Neighbourhoods, pairs: _Pairs, what: str, on_event: OnEvent) -> np.ndarray:
+    """Return the features of pairs, (P, F); ranks are counted among the candidates of their image."""
+    features = opened.features(split)
+    out = np.empty((len(pairs.images), len(features.names)), dtype=np.float32)
+    images, starts = np.unique(pairs.images, return_index=True)
+    stops = [*starts[1:], len(pairs.images)]
+    for done, (image, start, stop) in enumerate(zip(images.tolist(), starts, stops, strict=True), 1):
+        wanted = pairs.captions[start:stop]
+        around = opened.finder.find(image, also=wanted)
+        out[start:stop] = features.matrix(image, around)[np.searchsorted(around.caption, wanted)]
+        on_event(what, done, len(images))
+    return out
+
+
+def _test(
+    made: Calibration, test: Split, ratings: Ratings, chosen: dict[str, str], config: CalibrateConfig, on_event: OnEvent
+) -> dict[str, Any]:
+    """Measure a calibration on what was judged in another split; with a complete truth, on all its candidates."""
+    opened = open_neighbourhoods(test, chosen, depth=config.neighbours)
+    if ratings.complete:
+        parts = [(image, opened.finder.find(image).caption.astype(np.int64)) for image in range(test.num_images)]
+        images = np.repeat([image for image, _ in parts], [len(captions) for _, captions in parts])
+        captions = np.concatenate([captions for _, captions in parts])
+        code = ratings.images * test.num_captions + ratings.captions
+        match = np.isin(images * test.num_captions + captions, code)
+    else:
+        images, captions, match = ratings.images, ratings.captions, ratings.match
+    pairs = _Pairs(images, captions, match, np.ones(len(images), dtype=bool))
+    values = _values(test, opened, pairs, f"test on {test.name}", on_event)
+    found = reliability(made.probability(values), pairs.match)
+    return {"split": test.name, "ratings": ratings.source, "complete": ratings.complete, **found}

@@ -1,0 +1,248 @@
+"""Features that were computed elsewhere, as teacher tables: joined to the split by identifier, never by order alone."""
+
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cusa.errors import ConfigError, DataError
+from cusa.manifests import ledger, tables
+from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.samples import Split
+from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.storage import store
+from cusa.models.teachers.hub import IMPORTED, teacher_name
+from cusa.pipeline.config import ExtractConfig
+from cusa.pipeline.extract import plan as extract_plan
+
+_IDS = ("key", "caption_key", "ids", "id", "image_id", "caption_id", "name", "filename", "path")
+_VECTORS = ("embedding", "embeddings", "features", "feature", "vectors", "vector")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Vectors with their identifiers, as a file holds them."""
+
+    path: Path
+    ids: list[str]
+    vectors: np.ndarray
+    """(rows, width), any float type; possibly mapped from the file."""
+
+
+def read_features(path: Path, ids: Path | None = None) -> Features:
+    """Read features and their identifiers; nothing in the file is executed.
+
+    Args:
+        path: `.npz` with an array of identifiers and one of vectors; `.npy` with vectors alone, identifiers in `ids`;
+            or Parquet with a column of each.
+        ids: a text file with an identifier a line, or a `.npy` of them; only for `.npy`.
+
+    Raises:
+        ConfigError: if the kind of file is not known or identifiers are missing.
+        DataError: if the file is broken, holds objects, or rows and identifiers differ in number.
+    """
+    kind = path.suffix.lower()
+    if not path.is_file():
+        raise DataError(f"{path} does not exist. Give the file of features with --import.", path=path)
+    if kind == ".parquet":
+        table = store.read_table(path)
+        where, what = (_named(path, names, table.column_names) for names in (_IDS, _VECTORS))
+        names, column = table[where].to_pylist(), table[what].combine_chunks()
+        widths = {len(row) for row in column.slice(0, 1)} if len(column) else {0}
+        flat = column.flatten().to_numpy(zero_copy_only=False)
+        if column.null_count or len(flat) != len(column) * max(widths):
+            raise DataError(f"{path}: the rows of {what!r} are not all of one length.", path=path)
+        vectors = flat.reshape(len(column), -1) if len(column) else np.zeros((0, 1), np.float32)
+    elif kind in (".npz", ".npy"):
+        names, vectors = _read_numpy(path, ids)
+    else:
+        raise ConfigError(f"--import reads .npz, .npy and .parquet, not {path.name}.", path=path)
+    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
+        raise DataError(
+            f"{path}: vectors must be numbers in two dimensions; these are {vectors.dtype} of shape {vectors.shape}.",
+            path=path,
+        )
+    texts = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    if len(texts) != len(vectors):
+        raise DataError(f"{path} has {len(vectors)} vectors but {len(texts)} identifiers.", path=path)
+    if len(set(texts)) != len(texts):
+        twice = next(text for text in texts if texts.count(text) > 1)
+        raise DataError(
+            f"{path} has the identifier {twice!r} more than once. Each row needs one of its own.", path=path
+        )
+    return Features(path, texts, vectors)
+
+
+def _read_numpy(path: Path, ids: Path | None) -> tuple[list[object], np.ndarray]:
+    try:
+        if path.suffix.lower() == ".npz":
+            # Opened here: numpy leaves the file open where it is no archive.
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+                where, what = (_named(path, names, list(arrays)) for names in (_IDS, _VECTORS))
+                return arrays[where].tolist(), arrays[what]
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        if ids is None:
+            raise ConfigError(
+                f"{path.name} holds vectors alone. Give their identifiers with --ids FILE, one a line.", path=path
+            )
+        if ids.suffix.lower() == ".npy":
+            return np.load(ids, allow_pickle=False).tolist(), vectors
+        return list(ids.read_text(encoding="utf-8").splitlines()), vectors
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, ConfigError | DataError):
+            raise
+        objects = any(word in str(error) for word in ("Object arrays", "Python objects", "pickle"))
+        way_out = (
+            "It holds Python objects (a pickled dictionary?), which are never loaded: they may run code. Convert it "
+            "where you trust it: np.savez(FILE, ids=np.array(list(d)), embeddings=np.concatenate(list(d.values())))."
+            if objects
+            else "Restore it, or write it again."
+        )
+        raise DataError(f"{path} cannot be read ({str(error).splitlines()[0]}). {way_out}", path=path) from error
+
+
+def _named(path: Path, allowed: tuple[str, ...], there: list[str]) -> str:
+    for name in allowed:
+        if name in there:
+            return name
+    raise DataError(f"{path} has none of {', '.join(allowed)}; it has {', '.join(there) or 'nothing'}.", path=path)
+
+
+def run(
+    config: ExtractConfig,
+    *,
+    split: Split,
+    features: Features,
+    sha256: str,
+    teacher: str,
+    modality: str,
+    force: bool = False,
+    on_event: OnEvent = ignore,
+) -> Outcome:
+    """Write imported features as the teacher tables of one split.
+
+    The identifiers may be keys, their last halves, the data set's file names or their stems, numbers, or caption ids:
+    the first of these kinds under which every row of the split is found. Rows are made unit length.
+
+    Args:
+        config: the table's numbers.
+        split: the split; every row of it must be found, further rows of the file are left alone.
+        features: what `read_features` gave.
+        sha256: of the file.
+        teacher: the name that the tables get.
+        modality: `image` or `text`.
+        force: write again even if nothing changed.
+        on_event: hears of every part.
+
+    Raises:
+        DataError: if rows of the split are not in the file, or a vector is zero or not finite.
+    """
+    clock = ledger.Clock()
+    name = teacher_name(teacher)
+    folder = split.folder / "teachers" / name
+    inputs = {"split": split.digest, "features": sha256}
+    stamp = {"teacher": name, "modality": modality, "weights_sha256": "unknown (imported)", "dtype": config.dtype}
+    book = folder / "ledger.json"
+    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=stamp)
+    old = ledger.read(book)
+    if why is None and old is not None:
+        return outcome(folder, old)
+    kind, at = _join(features, split, modality)
+    every = extract_plan.contents(split, modality, "none")
+    keys = split.image_keys if modality == "image" else split.caption_keys
+    store.sweep(folder)
+    store.remove_folder(folder / extract_plan.WORKSHOP)
+    ledger.withdraw(book)
+    made = {
+        "revision": IMPORTED,
+        "preprocessing": f"unknown: imported from {features.path.name} by {kind}",
+        "transform": "unknown (imported)",
+        "source_sha256": sha256,
+    }
+    parts = []
+    on_event(f"{name} on {split.name}", 0, len(at))
+    for shard, digest, images, captions in split.shard_rows():
+        rows = images if modality == "image" else captions
+        vectors = np.asarray(features.vectors[at[rows.start : rows.stop]], dtype=np.float32)
+        norms = tables.row_norms(vectors)
+        bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+        if bad.size:
+            key = keys[rows.start + int(bad[0])]
+            raise DataError(
+                f"{features.path}: the vector of {key!r} is zero or not finite ({bad.size} such rows in {shard}).",
+                path=features.path,
+                key=key,
+            )
+        path = extract_plan.part_path(folder, shard)
+        tables.write_teacher_part(
+            path,
+            modality=modality,
+            keys=keys[rows.start : rows.stop],
+            contents=every.slice(rows.start, len(rows)),
+            embeddings=(vectors / norms[:, None]).astype(config.dtype),
+            metadata={**made, **stamp, "shard": shard, "shard_sha256": digest},
+        )
+        parts.append(path)
+        on_event(f"{name} on {split.name}", rows.stop, len(at))
+    for stale in set(folder.glob("[0-9]*.parquet")) - set(parts):
+        stale.unlink()
+    counts = {"rows": len(at), "left_in_file": len(features.ids) - len(set(at.tolist()))}
+    counts["width"] = features.vectors.shape[1]
+    done = clock.finish(book, stage="extract-teachers", inputs=inputs, parameters=stamp, outputs=parts, counts=counts)
+    return outcome(folder, done, why=str(why), notes=(f"Rows were found by {kind}.",))
+
+
+def _join(features: Features, split: Split, modality: str) -> tuple[str, np.ndarray]:
+    """Return the kind of identifier under which every row of the split is in the file, and where each one is."""
+    row_of = {name: row for row, name in enumerate(features.ids)}
+    best: tuple[int, str, str] = (-1, "", "")
+    for kind, wanted in _identifiers(split, modality).items():
+        found = [row_of.get(name, -1) for name in wanted]
+        at = np.array(found, dtype=np.int64)
+        if len(at) and (at >= 0).all():
+            return kind, at
+        hits = int((at >= 0).sum())
+        if hits > best[0]:
+            best = (hits, kind, next((name for name, row in zip(wanted, found, strict=True) if row < 0), ""))
+    total = split.num_images if modality == "image" else split.num_captions
+    raise DataError(
+        f"{features.path} lacks rows of split {split.name!r}: {best[0]:,} of {total:,} were found by {best[1]}, not "
+        f"for example {best[2]!r}. Its own identifiers look like {', '.join(map(repr, features.ids[:3]))}. "
+        "Every row of the split needs a vector; choose splits with --split.",
+        path=features.path,
+        split=split.name,
+    )
+
+
+def _identifiers(split: Split, modality: str) -> dict[str, list[str]]:
+    """Return, for every kind of identifier, the one of each row."""
+    if modality == "text":
+        captions = split.captions["caption_id"].to_pylist()
+        keys = split.caption_keys
+        return {
+            "caption key": keys,
+            "half caption key": [key.partition("/")[2] for key in keys],
+            "caption id": captions,
+        }
+    sources = [str(source) for source in split.samples["source"].to_pylist()]
+    ways: dict[str, Callable[[str], str]] = {
+        "file path": str,
+        "file name": lambda source: source.rpartition("/")[2],
+        "file name's stem": lambda source: Path(source).stem,
+        "file name's number": lambda source: _number(Path(source).stem),
+    }
+    halves = [key.partition("/")[2] for key in split.image_keys]
+    return {
+        "key": split.image_keys,
+        "half key": halves,
+        "key's number": [_number(half) for half in halves],
+        **{kind: [way(source) for source in sources] for kind, way in ways.items()},
+    }
+
+
+def _number(text: str) -> str:
+    found = re.search(r"(\d+)$", text)
+    return str(int(found[1])) if found else text

@@ -1,0 +1,212 @@
+"""What an extraction has to compute: each distinct image or text once, and nothing that an older table has already.
+
+Rows are known by their content, the SHA-256 of an image's bytes or of a text as the teacher reads it. A content that
+an older part holds is copied from there; one that several tars share is computed first, in a unit of its own; the rest
+belongs to the tar it stands in. So the tars' units need nothing of each other and can be worked on in any order, on any
+number of machines, with the same result.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from cusa.manifests import tables
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
+from cusa.models.captions import TRANSFORMS
+
+WORKSHOP = ".work"
+"""Folder inside a teacher's own, for what lasts only as long as the stage."""
+
+_SHARED_ROWS = 4096  # contents in one unit of those that several tars share
+
+
+@dataclass(frozen=True)
+class Reused:
+    """Rows that another file has already."""
+
+    path: Path
+    rows: np.ndarray
+    """Row numbers in that file."""
+    places: np.ndarray
+    """Where they go among the unit's distinct contents."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One file to be written, and where its rows come from."""
+
+    path: Path
+    keys: range
+    """Rows of the split that stand in the file; empty for the contents that several tars share."""
+    stamp: Mapping[str, str]
+    compute: np.ndarray
+    """Rows of the split to be embedded."""
+    places: np.ndarray
+    """Where they go among the unit's distinct contents."""
+    reused: tuple[Reused, ...]
+    order: np.ndarray
+    """For each row of the file its distinct content."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the file."""
+        return len(self.order)
+
+
+def contents(split: Split, modality: str, transform: str, *, rows: Sequence[int] | None = None) -> pa.Array:
+    """Return the content of rows of a split: `pa.binary(32)`, in the order given.
+
+    Args:
+        split: the split.
+        modality: `image` or `text`.
+        transform: a name of `TRANSFORMS`; only texts have one.
+        rows: which; all in the split's order if None.
+    """
+    if modality == "image":
+        column = split.samples["sha256"] if rows is None else split.samples["sha256"].take(pa.array(rows, pa.int64()))
+        digests = [bytes.fromhex(digest) for digest in column.to_pylist()]
+    else:
+        change = TRANSFORMS[transform]
+        texts = split.texts if rows is None else [split.texts[row] for row in rows]
+        digests = [sha256(change(text).encode("utf-8", "surrogatepass")).digest() for text in texts]
+    return pa.array(digests, pa.binary(32))
+
+
+def begin(folder: Path, split: Split, stamp: Mapping[str, str], modality: str, *, force: bool) -> list[Path]:
+    """Prepare a teacher's folder for a run, or find where a killed run of the same plan began.
+
+    Parts of this teacher that no longer fit their tar are put aside for their rows; parts of another teacher or
+    transform are removed. What lay there at the beginning is written down, so that a run that is killed and started
+    again plans the same batches, and ends with the same bytes.
+
+    Args:
+        folder: the teacher's.
+        split: the split.
+        stamp: what every part of this teacher says of its making.
+        modality: `image` or `text`.
+        force: use nothing that is there.
+
+    Returns:
+        The files whose rows may be reused, whole ones, in a fixed order.
+    """
+    shop = folder / WORKSHOP
+    plan = shop / "plan.json"
+    told = {"split": split.digest, "stamp": dict(stamp)}
+    if force:
+        store.remove_folder(shop)
+        for part in folder.glob("[0-9]*.parquet"):
+            part.unlink()
+    for place in (folder, shop, shop / "shared"):
+        store.sweep(place)
+    begun = store.read_json(plan) if plan.is_file() else {}
+    if {key: begun.get(key) for key in told} != told:
+        store.remove_folder(shop / "shared")
+        fitting = {part_path(folder, shard): (sha, i, c) for shard, sha, i, c in split.shard_rows()}
+        kept = []
+        for part in sorted(folder.glob("[0-9]*.parquet")):
+            metadata, rows = tables.describe_part(part)
+            sha, images, captions = fitting.get(part, ("", range(0), range(0)))
+            if any(metadata.get(key) != value for key, value in stamp.items()):
+                part.unlink()
+            elif metadata.get("shard_sha256") == sha and rows == len(images if modality == "image" else captions):
+                kept.append(part.name)
+            else:
+                aside = shop / "aside" / f"{part.stem}-{metadata.get('shard_sha256', '')[:16]}.parquet"
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                part.rename(aside)
+        begun = {**told, "kept": kept}
+        store.write_json(plan, begun)
+    return [folder / name for name in begun["kept"]] + sorted((shop / "aside").glob("*.parquet"))
+
+
+def part_path(folder: Path, shard: str) -> Path:
+    """Return the file of one tar's rows."""
+    return folder / f"{Path(shard).stem}.parquet"
+
+
+def units(
+    folder: Path, split: Split, rows_of_all: pa.Array, pool: list[Path], stamp: Mapping[str, str], modality: str
+) -> tuple[list[Unit], list[Unit]]:
+    """Plan the files to write.
+
+    Args:
+        folder: the teacher's.
+        split: the split.
+        rows_of_all: what `contents` gave.
+        pool: what `begin` gave.
+        stamp: what every part of this teacher says of its making.
+        modality: `image` or `text`.
+
+    Returns:
+        The units of what several tars share, to be done first, and the units of the tars.
+    """
+    encoded = rows_of_all.dictionary_encode()
+    codes = encoded.indices.to_numpy(zero_copy_only=False)  # distinct contents, numbered by their first row
+    file_of, row_of = _find_in(pool, encoded.dictionary)
+    kept = {path for path in pool if path.parent == folder}
+    shards = [
+        (part_path(folder, shard), shard, sha, images if modality == "image" else captions)
+        for shard, sha, images, captions in split.shard_rows()
+    ]
+    missing = [entry for entry in shards if entry[0] not in kept]
+
+    first_row = np.full(len(encoded.dictionary), -1, dtype=np.int64)
+    tars = np.zeros(len(encoded.dictionary), dtype=np.int32)
+    for _, _, _, rows in missing:
+        distinct, where = np.unique(codes[rows.start : rows.stop], return_index=True)
+        new = first_row[distinct] < 0
+        first_row[distinct[new]] = rows.start + where[new]
+        tars[distinct] += 1
+
+    files = list(pool)
+    shared = []
+    needed = np.flatnonzero((tars > 1) & (file_of < 0))
+    for number, start in enumerate(range(0, len(needed), _SHARED_ROWS)):
+        chunk = needed[start : start + _SHARED_ROWS]
+        path = folder / WORKSHOP / "shared" / f"{number:05d}.parquet"
+        everyone = np.arange(len(chunk))
+        shared.append(Unit(path, range(0), {**stamp, "shard": "shared"}, first_row[chunk], everyone, (), everyone))
+        file_of[chunk], row_of[chunk] = len(files), everyone
+        files.append(path)
+
+    parts = []
+    for path, shard, sha, rows in missing:
+        distinct, order = np.unique(codes[rows.start : rows.stop], return_inverse=True)
+        own = file_of[distinct] < 0
+        reused = [
+            Reused(files[file], row_of[distinct[places]], places)
+            for file in np.unique(file_of[distinct[~own]])
+            for places in (np.flatnonzero(file_of[distinct] == file),)
+        ]
+        parts.append(
+            Unit(
+                path,
+                rows,
+                {**stamp, "shard": shard, "shard_sha256": sha},
+                first_row[distinct[own]],
+                np.flatnonzero(own),
+                tuple(reused),
+                order,
+            )
+        )
+    return shared, parts
+
+
+def _find_in(pool: list[Path], distinct: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each distinct content, the pool's file that has it (-1: none) and its row there."""
+    import pyarrow.compute as pc
+
+    file_of = np.full(len(distinct), -1, dtype=np.int32)
+    row_of = np.zeros(len(distinct), dtype=np.int64)
+    for number, path in enumerate(pool):
+        there = store.read_table(path, columns=["content"])["content"].combine_chunks()
+        at = pc.index_in(distinct, value_set=there)
+        found = np.flatnonzero(pc.is_valid(at).to_numpy(zero_copy_only=False) & (file_of < 0))
+        file_of[found] = number
+        row_of[found] = at.fill_null(-1).to_numpy(zero_copy_only=False)[found]
+    return file_of, row_of

@@ -1,0 +1,180 @@
+"""Extraction: the embeddings of a frozen teacher, once an image or text, beside the shards they belong to."""
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cusa.manifests import ledger, tables
+from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.samples import Split
+from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.storage import store
+from cusa.models.teachers.base import Teacher
+from cusa.models.teachers.hub import teacher_name
+from cusa.models.teachers.registry import load_teacher, weights_digest
+from cusa.pipeline.config import ExtractConfig
+from cusa.pipeline.engine import LOCAL, Engine, run_units
+from cusa.pipeline.extract import plan as extract_plan
+from cusa.pipeline.extract.plan import Unit
+from cusa.pipeline.extract.unit import Done, Job, do_unit, do_unit_in_worker
+
+
+def run(
+    config: ExtractConfig,
+    *,
+    split: Split,
+    teacher: str,
+    modality: str,
+    force: bool = False,
+    engine: Engine = LOCAL,
+    on_event: OnEvent = ignore,
+    load: Callable[[str, str], Teacher] = load_teacher,
+) -> Outcome:
+    """Write the teacher tables of one split, one part a shard, rows in the shard's order.
+
+    Each distinct image or text is embedded once. Rows whose content an older part of the same teacher holds are copied
+    from there; so a grown data set costs what was added. A killed run goes on where it was, with the same batches.
+
+    Args:
+        config: batch size, numbers, text transform, workers.
+        split: the split to embed.
+        teacher: name or folder, see `cusa.models.teachers.registry.load_teacher`.
+        modality: `image` or `text`.
+        force: embed again even if nothing changed.
+        engine: where the parts are made; workers of their own load the teacher by its name.
+        on_event: hears of every batch, or from workers of every part.
+        load: makes the teacher in this process; called only if there is something to embed.
+
+    Returns:
+        The outcome; counts has the rows and those that were computed now, notes the fidelity of the numbers.
+
+    Raises:
+        DataError: if an image cannot be decoded or the teacher gives a row that is not of unit length.
+    """
+    clock = ledger.Clock()
+    name = teacher_name(teacher)
+    folder = split.folder / "teachers" / name
+    transform = config.transform if modality == "text" else "rgb"
+    inputs = {"split": split.digest}
+    stamp = {
+        "teacher": name,
+        "modality": modality,
+        "weights_sha256": weights_digest(teacher),
+        "dtype": config.dtype,
+        "transform": transform,
+        "precision_asked": config.precision,
+    }
+    book = folder / "ledger.json"
+    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=stamp)
+    old = ledger.read(book)
+    if why is None and old is not None:
+        store.remove_folder(folder / extract_plan.WORKSHOP)
+        return outcome(folder, old)
+
+    kept = functools.cache(load)
+    if not stamp["weights_sha256"]:
+        kept(teacher, modality)  # a hub model lies on this disk only once it was loaded
+        stamp["weights_sha256"] = weights_digest(teacher)
+    if old is not None:  # what a finished run left of its workshop is no part of this run
+        store.remove_folder(folder / extract_plan.WORKSHOP)
+        ledger.withdraw(book)
+    pool = extract_plan.begin(folder, split, stamp, modality, force=force)
+    every = extract_plan.contents(split, modality, transform)
+    shared, parts = extract_plan.units(folder, split, every, pool, stamp, modality)
+    del every
+    job = Job(split.work.resolve(), split.name, split.digest, teacher, modality, transform, config)
+    computed = _run(job, [shared, parts], split=split, engine=engine, on_event=on_event, load=kept)
+
+    written = [extract_plan.part_path(folder, shard) for shard, *_ in split.shard_rows()]
+    for stale in set(folder.glob("[0-9]*.parquet")) - set(written):
+        stale.unlink()
+    card = _card(written)
+    total = split.num_images if modality == "image" else split.num_captions
+    width = tables.part_width(written[0]) if written else 0
+    done = clock.finish(
+        book,
+        stage="extract-teachers",
+        inputs=inputs,
+        parameters=stamp,
+        outputs=written,
+        counts={"rows": total, "computed": computed, "width": width, **card},
+    )
+    store.remove_folder(folder / extract_plan.WORKSHOP)
+    return outcome(folder, done, why=str(why), notes=_notes(card, config.dtype))
+
+
+def _run(
+    job: Job,
+    stages: list[list[Unit]],
+    *,
+    split: Split,
+    engine: Engine,
+    on_event: OnEvent,
+    load: Callable[[str, str], Teacher],
+) -> int:
+    """Do all units; return how many rows were computed."""
+    total = sum(len(unit.compute) for units in stages for unit in units)
+    here = engine.kind == "local" and job.config.workers <= 1
+    what = f"{teacher_name(job.teacher)} on {job.split}"
+    told = 0
+    on_event(what, 0, total)
+
+    def heard(rows: int) -> None:
+        nonlocal told
+        told += rows
+        on_event(what, told, total)
+
+    computed = 0
+    for units in stages:
+        function: Callable[[Unit], Done]
+        if here:
+            function = functools.partial(
+                do_unit, job, split=split, load=lambda: load(job.teacher, job.modality), on_rows=heard
+            )
+        else:
+            function = functools.partial(do_unit_in_worker, job)
+        before = told
+
+        def finished(_: str, done: int, __: int, before: int = before) -> None:
+            on_event(what, before + done, total)
+
+        results = run_units(
+            function,
+            units,
+            what=what,
+            workers=1 if here else job.config.workers,
+            engine=engine,
+            gpus=True,
+            weigh=lambda unit: len(unit.compute),
+            on_event=ignore if here else finished,
+        )
+        if not here:
+            told = before + sum(len(unit.compute) for unit in units)
+        computed += sum(result.computed for result in results)
+    return computed
+
+
+def _card(parts: list[Path]) -> dict[str, float]:
+    """Join the fidelity cards of all parts: how far stored rows are from rows computed and kept in float32."""
+    cards = [json.loads(tables.read_part_metadata(part).get("fidelity", "{}")) for part in parts]
+    cards = [card for card in cards if card]
+    if not cards:
+        return {}
+    rows = sum(card["rows"] for card in cards)
+    return {
+        "fidelity_rows": rows,
+        "fidelity_mean_row": sum(card["mean_row"] * card["rows"] for card in cards) / rows,
+        "fidelity_worst_row": max(card["worst_row"] for card in cards),
+        "fidelity_worst_pair": max(card["worst_pair"] for card in cards),
+    }
+
+
+def _notes(card: Mapping[str, float], dtype: str) -> tuple[str, ...]:
+    if not card:
+        return ()
+    return (
+        f"Fidelity of {dtype} against float32 on a sample of {card['fidelity_rows']:,} rows: 1 - cosine of a row "
+        f"{card['fidelity_worst_row']:.1e} at most ({card['fidelity_mean_row']:.1e} on average), cosines of pairs off "
+        f"by {card['fidelity_worst_pair']:.1e} at most.",
+    )

@@ -1,0 +1,224 @@
+"""Searching a work folder by words or by a picture: the nearest captions and images, by teachers or a student."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cusa.errors import ConfigError, DataError, StaleError
+from cusa.manifests import page, tables
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
+from cusa.manifests.tables import provenance
+from cusa.models.captions import clean_caption
+from cusa.models.teachers.base import Teacher
+from cusa.models.teachers.hub import IMPORTED, LOCAL
+from cusa.models.teachers.registry import load_teacher
+from cusa.pipeline.index import student as student_index
+from cusa.pipeline.index.exact import read_index
+from cusa.pipeline.result_table import Answer
+
+if TYPE_CHECKING:
+    from cusa.models.students.base import Student
+
+_SIDE = 240  # pixels of a thumbnail
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One thing that was found.
+
+    A teacher knows one modality: a picture found by words was found through one of its captions, a caption found by a
+    picture through its own picture. A student goes across: words find pictures, a picture finds captions.
+    """
+
+    split: str
+    image_key: str
+    caption_key: str
+    caption: str
+    similarity: float
+
+
+def run(
+    splits: list[Split],
+    *,
+    words: str = "",
+    image: Path | None = None,
+    teacher: str = "",
+    student: str = "",
+    number: int = 10,
+    load: Callable[[str, str], Teacher] = load_teacher,
+    load_student: "Callable[[str], Student] | None" = None,
+) -> list[Hit]:
+    """Find what is nearest to words, or to a picture.
+
+    Args:
+        splits: where to look; `cusa index` has run on them.
+        words: what to look for, or empty.
+        image: a picture to look for, or None.
+        teacher: what loads the teacher, where the name of its tables does not: a folder, for example.
+        student: instead of the teachers, what `cusa index --student` embedded the splits with.
+        number: how many hits, the best one of each image.
+        load: makes the teacher of a name and a modality; called when everything else is there.
+        load_student: makes the student of its name; `cusa.models.student.load` if None.
+
+    Returns:
+        Hits, the nearest first.
+
+    Raises:
+        ConfigError: if not exactly one of words and picture is given, both a teacher and a student, or no name for a
+            teacher that came from a folder.
+        DataError: if there is no index, or the picture does not decode.
+        StaleError: if the teacher or student is not the one that made the tables.
+    """
+    if (image is None) == (not words.strip()):
+        raise ConfigError('Search for words or for a picture: `cusa search WORK "a dog"`, or `--image FILE`.')
+    if student and teacher:
+        raise ConfigError("Search by --teacher or by --student, not by both.")
+    modality = "text" if image is None else "image"
+    asked: Any = words if image is None else _decoded(image)
+    if student:
+        modality = "image" if image is None else "text"  # of what is found
+        indices = [student_index.open_index(split, student, modality) for split in splits]
+        query_D = student_index.embed_one(asked, student, load_student)
+    else:
+        opened = [_open(split, modality, teacher) for split in splits]
+        indices = [index for _, index in opened]
+        asked = _cleaned(words, splits[0], opened[0][0]) if image is None else asked
+        query_D = _embedded(asked, opened[0][0], modality, teacher, splits, load)
+    hits = []
+    for split, index in zip(splits, indices, strict=True):
+        if index.d != len(query_D):
+            raise DataError(
+                f"{teacher or student} gives {len(query_D)} numbers, the index of {split.name} has {index.d}: it did "
+                "not make the tables. Name what did.",
+                split=split.name,
+            )
+        # Several captions of an image may be near: more are looked at, and the best of each image stays.
+        places = min(index.ntotal, 8 * number if modality == "text" else number)
+        similarities, rows = index.search(query_D[None], places)
+        hits += _hits(split, modality, rows[0], similarities[0])
+    best: dict[tuple[str, str], Hit] = {}
+    for hit in sorted(hits, key=lambda hit: (-hit.similarity, hit.image_key, hit.caption_key)):
+        best.setdefault((hit.split, hit.image_key), hit)
+    return list(best.values())[:number]
+
+
+def answer(hits: list[Hit]) -> Answer:
+    """Return hits as a table."""
+    columns = ["rank", "similarity", "split", "image_key", "caption_key", "caption"]
+    rows = [
+        (rank, hit.similarity, hit.split, hit.image_key, hit.caption_key, hit.caption)
+        for rank, hit in enumerate(hits, 1)
+    ]
+    return Answer(columns, [*rows])
+
+
+def write_html(path: Path, splits: list[Split], hits: list[Hit], asked: str) -> None:
+    """Write hits as a strip of pictures with their captions, in one self-contained HTML file.
+
+    Args:
+        path: the file.
+        splits: those that were searched.
+        hits: what was found.
+        asked: what was looked for, in words.
+    """
+    from cusa.models.preprocess import UNDECODABLE, decode_rgb
+
+    of = {split.name: (split, {key: row for row, key in enumerate(split.image_keys)}) for split in splits}
+    cards = []
+    for rank, hit in enumerate(hits, 1):
+        split, row = of[hit.split]
+        try:
+            picture = page.picture(
+                page.thumbnail(decode_rgb(split.image_bytes(row[hit.image_key])), side=_SIDE), hit.caption
+            )
+        except UNDECODABLE:
+            picture = '<p class="soft">This picture does not decode.</p>'
+        except DataError as error:
+            picture = f'<p class="soft">{escape(str(error))}</p>'
+        cards.append(
+            f'<article class="pair">{picture}<p class="say">{escape(hit.caption)}</p><div class="numbers">'
+            f"<span>#{rank}</span><span>{hit.similarity:.3f}</span><code>{escape(hit.image_key)}</code>"
+            f"<span>{escape(hit.split)}</span></div></article>"
+        )
+    body = [f"<h1>{escape(asked)}</h1>", f'<div class="gallery">{"".join(cards)}</div>']
+    store.write_text(path, page.page(f"Search: {asked}", body))
+
+
+def _open(split: Split, modality: str, teacher: str) -> tuple[str, Any]:
+    """Return a split's teacher and its index."""
+    from cusa.models.teachers.hub import teacher_name
+
+    there = tables.teachers(split)
+    named = teacher_name(teacher) if teacher and there.get(teacher_name(teacher)) == modality else ""
+    name = tables.choose_teacher(split, modality, named)
+    path = split.folder / "index" / f"{name}.faiss"
+    made_by = f"cusa index {split.work} --split {split.name}"
+    rows = split.num_images if modality == "image" else split.num_captions
+    return name, read_index(path, rows=rows, made_by=made_by)
+
+
+def _cleaned(words: str, split: Split, teacher: str) -> str:
+    """Return the words as the teacher read the captions."""
+    return clean_caption(words) if provenance(split, teacher).get("transform") == "clean" else words
+
+
+def _decoded(path: Path) -> Any:
+    from cusa.models.preprocess import UNDECODABLE, decode_rgb
+
+    if not path.is_file():
+        raise DataError(f"--image {path} does not exist.", path=path)
+    try:
+        return decode_rgb(path.read_bytes())
+    except UNDECODABLE as error:
+        raise DataError(f"--image {path} does not decode ({error}). Give a JPEG, PNG or WebP.", path=path) from error
+
+
+def _embedded(
+    asked: Any, name: str, modality: str, teacher: str, splits: list[Split], load: Callable[[str, str], Teacher]
+) -> np.ndarray:
+    """Embed what was asked for with the very teacher that made the tables."""
+    wanted = provenance(splits[0], name)
+    for split in splits[1:]:
+        if provenance(split, name) != wanted:
+            raise StaleError(f"{split.name} and {splits[0].name} have different teachers {name!r}. Search one --split.")
+    why = {LOCAL: "was read from a folder", IMPORTED: "is features that were imported"}
+    if not teacher and wanted.get("revision") in why:
+        raise ConfigError(
+            f"The teacher {name!r} {why[wanted['revision']]}, so its name alone does not load it. Name the folder, or "
+            "the model that made the features: --teacher FOLDER.",
+            teacher=name,
+        )
+    made = load(teacher or wanted.get("teacher") or name, modality)
+    has = made.provenance()
+    # Of imported features only the person who imported them knows what made them.
+    for key in ("revision", "weights_sha256", "preprocessing") if wanted.get("revision") != IMPORTED else ():
+        if wanted.get(key) and has.get(key, "") != wanted[key]:
+            raise StaleError(
+                f"The teacher {teacher or name!r} that was loaded is not the one that made the tables: its {key} is "
+                f"{has.get(key, '')!r}, theirs {wanted[key]!r}. Name the right one with --teacher, or extract "
+                "again.",
+                teacher=name,
+            )
+    row = np.asarray(made.encode([asked]), dtype=np.float32)[0]
+    norm = float(np.linalg.norm(row))
+    if not (np.isfinite(norm) and norm > 0):
+        raise DataError(f"The teacher {name!r} gave no usable vector for what was asked.", teacher=name)
+    return row / norm
+
+
+def _hits(split: Split, modality: str, rows: np.ndarray, similarities: np.ndarray) -> list[Hit]:
+    owner, out = split.caption_owner, []
+    first = {int(image): row for row, image in reversed(list(enumerate(owner.tolist())))} if modality == "image" else {}
+    for row, similarity in zip(rows.tolist(), similarities.tolist(), strict=True):
+        if row < 0:
+            continue
+        image = row if modality == "image" else int(owner[row])
+        caption = first.get(row) if modality == "image" else row
+        key, text = ("", "") if caption is None else (split.caption_keys[caption], split.texts[caption])
+        out.append(Hit(split.name, split.image_keys[image], key, text, float(similarity)))
+    return out

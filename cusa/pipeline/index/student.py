@@ -1,0 +1,278 @@
+"""A cross-modal student's embeddings as a third index: images and captions in one space, each among the other.
+
+Written to `index/`: `<student>-images.faiss`, `<student>-captions.faiss` (flat, so that they hold the rows exactly) and
+a neighbour table for each, `cross-<student>-images.parquet` (the captions nearest to each image) and `...-captions`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from cusa.errors import DataError, StaleError
+from cusa.manifests import ledger, schemas, tables
+from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.samples import Split
+from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.storage import store
+from cusa.models.teachers.hub import teacher_name
+from cusa.pipeline.config import IndexConfig
+from cusa.pipeline.index.neighbours import CrossModal
+
+if TYPE_CHECKING:
+    from cusa.models.students.base import Student
+
+_ENDS = ("images", "captions")
+_A_BATCH = 64
+_ROWS_A_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class StudentIndex:
+    """What a student says of a split.
+
+    Attributes:
+        rows: `images` and `captions` -> float32 unit rows.
+        near: `images` -> (N, K) caption rows nearest to each image, `captions` -> (M, K') image rows.
+        provenance: teacher (its name), weights_sha256.
+    """
+
+    rows: dict[str, np.ndarray]
+    near: dict[str, np.ndarray]
+    provenance: dict[str, str]
+
+    def neighbourhoods(self, depth: int) -> CrossModal:
+        """Return it as the audit's finder takes it, cut to a depth."""
+        near = {end: ids[:, :depth] for end, ids in self.near.items()}
+        return CrossModal(self.rows["images"], self.rows["captions"], near["images"], near["captions"])
+
+
+def run(
+    config: IndexConfig,
+    *,
+    split: Split,
+    student: str,
+    force: bool = False,
+    on_event: OnEvent = ignore,
+    load: Callable[[str], "Student"] | None = None,
+) -> Outcome:
+    """Embed a split with a student, and write the indices of both ends with the neighbours across.
+
+    Args:
+        config: how many neighbours.
+        split: the split.
+        student: a run, a model folder or a hub name.
+        force: embed again even if nothing changed.
+        on_event: hears of every batch.
+        load: makes the student of its name; `cusa.models.student.load` if None.
+
+    Returns:
+        The outcome; counts has the rows of both ends.
+
+    Raises:
+        DataError: if there is no such student, or an image does not decode.
+    """
+    clock = ledger.Clock()
+    folder, name = split.folder / "index", student_name(student)
+    weights = _weights(student)
+    inputs = {"split": split.digest, "student": weights}
+    parameters = {"student": name, "neighbours": config.neighbours}
+    book = folder / f"cross-{name}.ledger.json"
+    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=parameters)
+    old = ledger.read(book)
+    if why is None and old is not None:
+        return outcome(folder, old)
+
+    ledger.withdraw(book)
+    store.sweep(folder)
+    rows = _embed(split, student, load, on_event)
+    written: list[Path] = []
+    import faiss
+
+    from cusa.pipeline.index.exact import flat_index
+
+    for end in _ENDS:
+        index = flat_index(rows[end])
+        written.append(folder / f"{name}-{end}.faiss")
+        with store.whole_file(written[-1]) as temporary:
+            faiss.write_index(index, str(temporary))
+        other = rows["captions" if end == "images" else "images"]
+        stamp = {"split": split.digest, "student": name, "weights_sha256": weights}
+        # Rows of the other end search this one: what is nearest to each of those.
+        table = _neighbours(split, index, other, min(config.neighbours, len(rows[end])), of=end)
+        asked = "captions" if end == "images" else "images"
+        written.append(folder / f"cross-{name}-{asked}.parquet")
+        store.write_table(written[-1], table.replace_schema_metadata(stamp))
+    counts = {"images": len(rows["images"]), "captions": len(rows["captions"]), "width": rows["images"].shape[1]}
+    done = clock.finish(book, stage="index", inputs=inputs, parameters=parameters, outputs=written, counts=counts)
+    return outcome(folder, done, why=str(why))
+
+
+def read_student(split: Split, student: str) -> StudentIndex:
+    """Read what `run` wrote.
+
+    Args:
+        split: the split.
+        student: the student, by the name or path that was indexed.
+
+    Raises:
+        DataError: if it was not indexed, or a file is broken.
+        StaleError: if it was made from another state of the split.
+    """
+    import faiss
+
+    folder, name = split.folder / "index", student_name(student)
+    made_by = f"cusa index {split.work} --split {split.name} --student {student}"
+    rows, near = {}, {}
+    stamp: dict[str, str] = {}
+    for end, number in zip(_ENDS, (split.num_images, split.num_captions), strict=True):
+        path = folder / f"cross-{name}-{end}.parquet"
+        column = store.read_table(path, columns=["neighbours"], made_by=made_by)["neighbours"].combine_chunks()
+        stamp = tables.read_part_metadata(path)
+        if stamp.get("split") != split.digest:
+            raise StaleError(f"{path} was made from another state of the split. Run `{made_by}`.", path=path)
+        ids = column.field("ids").flatten().to_numpy()
+        near[end] = ids.reshape(number, -1)
+        file = folder / f"{name}-{end}.faiss"
+        try:
+            index = faiss.read_index(str(file))
+            rows[end] = index.reconstruct_n(0, index.ntotal)
+        except RuntimeError as error:
+            raise DataError(f"{file} is missing or broken. Run `{made_by} --force`.", path=file) from error
+        if len(rows[end]) != number:
+            raise StaleError(f"{file} has {len(rows[end])} rows and the split {number}. Run `{made_by}`.", path=file)
+    return StudentIndex(rows, near, {"teacher": name, "weights_sha256": stamp.get("weights_sha256", "")})
+
+
+def open_index(split: Split, student: str, modality: str) -> Any:
+    """Open the index of one end, mapped from its file.
+
+    Args:
+        split: the split.
+        student: the student, by the name or path that was indexed; its weights must be those.
+        modality: `image` or `text`: of the rows.
+
+    Raises:
+        DataError: if it was not indexed, or the file is broken.
+        StaleError: if the split or the student's weights have changed since.
+    """
+    from cusa.pipeline.index.exact import read_index
+
+    end, rows = ("images", split.num_images) if modality == "image" else ("captions", split.num_captions)
+    folder, name = split.folder / "index", student_name(student)
+    made_by = f"cusa index {split.work} --split {split.name} --student {student}"
+    told = folder / f"cross-{name}-{end}.parquet"
+    if not told.is_file():
+        raise DataError(f"{told} does not exist. Run `{made_by}`.", path=told)
+    stamp = tables.read_part_metadata(told)
+    for key, now in (("split", split.digest), ("weights_sha256", _weights(student))):
+        if stamp.get(key) != now:
+            what = "the split" if key == "split" else f"{student}"
+            raise StaleError(f"{told} was made from another state of {what}. Run `{made_by}`.", path=told)
+    return read_index(folder / f"{name}-{end}.faiss", rows=rows, made_by=made_by)
+
+
+def embed_one(asked: Any, student: str, load: Callable[[str], "Student"] | None = None) -> np.ndarray:
+    """Embed words or a picture with a student: (D,) float32, of unit length.
+
+    Raises:
+        DataError: if there is no such student.
+    """
+    import torch
+
+    from cusa.models.student import load as load_student
+
+    model = (load or load_student)(student).eval()
+    with torch.inference_mode():
+        if isinstance(asked, str):
+            return model.encode_text(model.tokenize([asked])).float().numpy()[0]
+        return model.encode_image(model.image_transform(asked)[None]).float().numpy()[0]
+
+
+def student_digest(split: Split, student: str) -> str:
+    """Return a digest of what a student's index was made from."""
+    path = split.folder / "index" / f"cross-{student_name(student)}-images.parquet"
+    return store.digest(tables.read_part_metadata(path))
+
+
+def student_name(student: str) -> str:
+    """Return the name that a student's files get."""
+    return teacher_name(student)
+
+
+def _weights(student: str) -> str:
+    """Return a digest of a student's weights: of its model folder or file; of its name where it lies on the hub."""
+    path = Path(student).expanduser()
+    model = path / "model" if (path / "model").is_dir() else path
+    if model.is_dir():
+        return store.sha256_folder(model)
+    return store.sha256_file(path) if path.is_file() else student
+
+
+def _embed(
+    split: Split, student: str, load: Callable[[str], "Student"] | None, on_event: OnEvent
+) -> dict[str, np.ndarray]:
+    import torch
+
+    from cusa.models.preprocess import UNDECODABLE, decode
+    from cusa.models.student import load as load_student
+
+    model = (load or load_student)(student)
+    if getattr(model, "scores_pairs", False):
+        raise DataError(f"{student} scores pairs and has no embedding to index; a dual encoder has.", student=student)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.eval().to(device)
+    total, done = split.num_images + split.num_captions, 0
+
+    def picture(row: int) -> Any:
+        try:
+            return model.image_array(decode(split.image_bytes(row)))  # type: ignore[arg-type]
+        except UNDECODABLE as error:
+            if isinstance(error, DataError):
+                raise
+            key = split.image_keys[row]
+            raise DataError(f"{key} does not decode ({error}). Shard again with --force.", key=key) from error
+
+    def batches(number: int) -> Iterator[range]:
+        nonlocal done
+        for start in range(0, number, _A_BATCH):
+            rows = range(start, min(start + _A_BATCH, number))
+            yield rows
+            done += len(rows)
+            on_event(f"embed {split.name} with {student_name(student)}", done, total)
+
+    images, captions = [], []
+    with torch.inference_mode():
+        for rows in batches(split.num_images):
+            arrays = torch.from_numpy(np.stack([picture(row) for row in rows])).to(device)
+            images.append(model.encode_image(model.pixels(arrays)).float().cpu().numpy())
+        for rows in batches(split.num_captions):
+            tokens = model.tokenize(split.texts[rows.start : rows.stop])
+            tokens = {name: values.to(device) for name, values in tokens.items()}
+            captions.append(model.encode_text(tokens).float().cpu().numpy())
+    empty = np.zeros((0, model.width), dtype=np.float32)
+    return {"images": np.concatenate([empty, *images]), "captions": np.concatenate([empty, *captions])}
+
+
+def _neighbours(split: Split, index: Any, asked_RD: np.ndarray, depth: int, *, of: str) -> pa.Table:
+    """Search an index for rows of the other end."""
+    found_keys = pa.array(split.image_keys if of == "images" else split.caption_keys, pa.string())
+    asking_keys = split.caption_keys if of == "images" else split.image_keys
+    schema = schemas.neighbour_table("caption_key" if of == "images" else "key")
+    blocks = [schema.empty_table()]
+    for start in range(0, len(asked_RD) if depth else 0, _ROWS_A_BLOCK):
+        similarities, ids = index.search(asked_RD[start : start + _ROWS_A_BLOCK], depth)
+        offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * depth)
+        flat = pa.array(ids.reshape(-1))
+        pair = [pa.ListArray.from_arrays(offsets, values) for values in (flat, pa.array(1 - similarities.reshape(-1)))]
+        columns = [
+            pa.array(asking_keys[start : start + len(ids)], pa.string()),
+            pa.ListArray.from_arrays(offsets, found_keys.take(flat)),
+            pa.ListArray.from_arrays(offsets, pa.array(similarities.reshape(-1))),
+            pa.StructArray.from_arrays(pair, fields=list(schema.field("neighbours").type)),
+        ]
+        blocks.append(pa.Table.from_arrays(columns, schema=schema))
+    return pa.concat_tables(blocks)

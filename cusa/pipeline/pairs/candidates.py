@@ -1,0 +1,250 @@
+"""Candidate false negatives: pairs the data set does not make although teachers say they belong together.
+
+Shapes: N images, M captions, D/E widths of image and text teacher, K neighbours; C candidates of one image.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from cusa.manifests.samples import Split
+from cusa.pipeline.index.neighbours import CrossModal, Modality
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Some candidates, a number each a field; `nan` similarities and rank 0 stand for none."""
+
+    image: np.ndarray
+    """Image rows."""
+    caption: np.ndarray
+    """Caption rows."""
+    image_similarity: np.ndarray
+    text_similarity: np.ndarray
+    image_rank: np.ndarray
+    text_rank: np.ndarray
+    cross_similarity: np.ndarray
+    score: np.ndarray
+    p_positive: np.ndarray
+    duplicate_image: np.ndarray
+    duplicate_caption: np.ndarray
+
+    def take(self, rows: np.ndarray | slice) -> "Candidates":
+        """Return the candidates at `rows` (numbers, or True for those to keep)."""
+        return Candidates(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def joined(parts: list[Candidates]) -> Candidates:
+    """Return all candidates, the best first: by `p_positive` where there is one, then by score, image and caption."""
+    names = [field.name for field in fields(Candidates)]
+
+    def whole(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    order = np.lexsort((whole("caption"), whole("image"), -whole("score"), -np.nan_to_num(whole("p_positive"))))
+    # One field after the other: the numbers of many candidates are not held twice.
+    return Candidates(*(whole(name)[order] for name in names))
+
+
+def geometric_mean(*similarities: np.ndarray) -> np.ndarray:
+    """Return the geometric mean of similarities clipped to [0, 1]; those that are not a number are left out.
+
+    With an image and a text similarity it is the square root of the product that the paper's fusion "dot" takes.
+    """
+    stacked = np.stack(similarities)
+    there = ~np.isnan(stacked)
+    product = np.where(there, np.clip(stacked, 0, 1), 1).prod(0)
+    return product ** (1 / np.maximum(there.sum(0), 1))
+
+
+class Finder:
+    """Finds the candidates of one image after the other; never all pairs at once.
+
+    A pair of image i and caption c, whose own image j is another one, is a candidate if
+    - i is among the nearest images of j or j among those of i, or
+    - c is among the nearest captions of a caption of i, or one of those among the nearest of c, or
+    - by a student, c is among the nearest captions of i, or i among the nearest images of c.
+
+    Args:
+        caption_owner: (M,) the image row that owns each caption.
+        images: the image teacher over N images, or None.
+        texts: the text teacher over M captions, or None.
+        cross: a cross-modal student, or None.
+        image_content: (N,) equal numbers for images with the same bytes.
+        caption_content: (M,) equal numbers for captions with the same words.
+    """
+
+    def __init__(
+        self,
+        caption_owner: np.ndarray,
+        *,
+        images: Modality | None,
+        texts: Modality | None,
+        image_content: np.ndarray,
+        caption_content: np.ndarray,
+        cross: CrossModal | None = None,
+    ) -> None:
+        self._owner = caption_owner
+        self._images, self._texts, self._cross = images, texts, cross
+        self._image_content, self._caption_content = image_content, caption_content
+        self._owned = _Groups(caption_owner, len(image_content))
+        self._image_reverse = _reverse(images.near.ids if images is not None else None)
+        self._text_reverse = _reverse(texts.near.ids if texts is not None else None)
+        self._cross_reverse = _reverse(cross.near_images if cross is not None else None, len(image_content))
+
+    def captions_of(self, image: int) -> np.ndarray:
+        """Return the caption rows of an image row."""
+        return self._owned[image]
+
+    def find(self, image: int, also: np.ndarray | None = None) -> Candidates:
+        """Return the candidates of one image row, by caption row; similarities are exact, straight from the tables.
+
+        Args:
+            image: the image row.
+            also: caption rows of other images to describe as well, candidates or not.
+        """
+        own = self._owned[image]
+        caption = self._neighbourhood(image, own)
+        if also is not None:
+            caption = np.union1d(caption, also)
+        owner = self._owner[caption]
+        image_similarity, image_rank = self._by_image(image, owner)
+        text_similarity, text_rank = self._by_text(image, own, caption)
+        return Candidates(
+            image=np.full(len(caption), image, dtype=np.int32),
+            caption=caption.astype(np.int32),
+            image_similarity=image_similarity,
+            text_similarity=text_similarity,
+            image_rank=image_rank,
+            text_rank=text_rank,
+            cross_similarity=self._by_cross(image, caption),
+            score=geometric_mean(image_similarity, text_similarity).astype(np.float32),
+            p_positive=np.full(len(caption), np.nan, dtype=np.float32),
+            duplicate_image=self._image_content[owner] == self._image_content[image],
+            duplicate_caption=np.isin(self._caption_content[caption], self._caption_content[own]),
+        )
+
+    def nearest_own_caption(self, image: int, caption: int) -> int | None:
+        """Return the image's own caption nearest to `caption` by the text teacher; its first without one."""
+        own = self._owned[image]
+        if not len(own):
+            return None
+        if self._texts is None:
+            return int(own[0])
+        return int(own[(self._texts.rows[own] @ self._texts.rows[caption]).argmax()])
+
+    def _neighbourhood(self, image: int, own: np.ndarray) -> np.ndarray:
+        parts = [np.empty(0, dtype=np.int64)]
+        if self._images is not None:
+            near = np.concatenate([self._images.near.ids[image], self._image_reverse[image]])
+            parts.append(self._owned.all_of(np.unique(near)))
+        if self._texts is not None:
+            parts += [self._texts.near.ids[own].reshape(-1), self._text_reverse.all_of(own)]
+        if self._cross is not None:
+            parts += [self._cross.near_captions[image], self._cross_reverse[image]]
+        found = np.unique(np.concatenate(parts))
+        return found[self._owner[found] != image]
+
+    def _by_image(self, image: int, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self._images is None:
+            return _nothing(len(owner))
+        # Several captions share an owner, and a row can be 75 KB: each owner is multiplied once.
+        owners, back = np.unique(owner, return_inverse=True)
+        similarity = (self._images.rows[owners] @ self._images.rows[image]).astype(np.float32)
+        rank = np.zeros(len(owners), dtype=np.int32)
+        _, place, at = np.intersect1d(owners, self._images.near.ids[image], assume_unique=True, return_indices=True)
+        rank[place] = at + 1
+        return similarity[back], rank[back]
+
+    def _by_text(self, image: int, own: np.ndarray, caption: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self._texts is None or not len(own) or not len(caption):
+            return _nothing(len(caption))
+        similarity = (self._texts.rows[caption] @ self._texts.rows[own].T).max(1).astype(np.float32)
+        mine = self._owner[self._texts.near.ids[caption]] == image
+        if not mine.shape[1]:
+            return similarity, np.zeros(len(caption), dtype=np.int32)
+        return similarity, np.where(mine.any(1), mine.argmax(1) + 1, 0).astype(np.int32)
+
+    def _by_cross(self, image: int, caption: np.ndarray) -> np.ndarray:
+        if self._cross is None:
+            return np.full(len(caption), np.nan, dtype=np.float32)
+        return (self._cross.captions[caption] @ self._cross.images[image]).astype(np.float32)
+
+
+class _Groups:
+    """The positions of each value in an array, without a Python list a value.
+
+    Args:
+        values: integers from 0 to `number` - 1.
+        number: how many groups there are.
+    """
+
+    def __init__(self, values: np.ndarray, number: int, labels: np.ndarray | None = None) -> None:
+        order = np.argsort(values, kind="stable")
+        self._members = order if labels is None else labels[order]
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(values, minlength=number))])
+
+    def __getitem__(self, group: int) -> np.ndarray:
+        return self._members[self._starts[group] : self._starts[group + 1]]
+
+    def all_of(self, groups: np.ndarray) -> np.ndarray:
+        """Return the members of several groups, one group after the other."""
+        starts, stops = self._starts[groups], self._starts[groups + 1]
+        counts = stops - starts
+        shift = np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) if len(groups) else starts
+        return self._members[np.arange(counts.sum()) + shift]
+
+
+def _reverse(ids_RK: np.ndarray | None, number: int = 0) -> _Groups:
+    """Return for each of `number` rows (default: as many as there are lists) the lists that name it."""
+    if ids_RK is None:
+        return _Groups(np.empty(0, dtype=np.int64), number)
+    sources = np.repeat(np.arange(len(ids_RK), dtype=np.int32), ids_RK.shape[1])
+    return _Groups(ids_RK.reshape(-1), number or len(ids_RK), labels=sources)
+
+
+def _nothing(number: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.full(number, np.nan, dtype=np.float32), np.zeros(number, dtype=np.int32)
+
+
+def found(
+    finder: Finder,
+    *,
+    num_images: int,
+    minimum_score: float = 0.0,
+    per_image: int = 0,
+    images_a_block: int = 256,
+    probability: Callable[[int, Candidates], np.ndarray] | None = None,
+) -> Iterator[Candidates]:
+    """Yield the candidates of some images at a time.
+
+    Args:
+        finder: finds them.
+        num_images: images in all.
+        minimum_score: those below are left out.
+        per_image: the most that one image keeps, the best by `p_positive` or else by score; 0 = all.
+        images_a_block: images a yield.
+        probability: gives `p_positive` of all candidates of an image row.
+    """
+    from threadpoolctl import threadpool_limits
+
+    for start in range(0, num_images, images_a_block):
+        parts = []
+        # An image's products are small: more threads would only wait for each other.
+        with threadpool_limits(1, user_api="blas"):
+            for image in range(start, min(start + images_a_block, num_images)):
+                here = finder.find(image)
+                if probability is not None:
+                    here = replace(here, p_positive=probability(image, here).astype(np.float32))
+                here = here.take(np.flatnonzero(here.score >= minimum_score))
+                if per_image and len(here.score) > per_image:
+                    here = here.take(np.lexsort((-here.score, -np.nan_to_num(here.p_positive)))[:per_image])
+                parts.append(here)
+        yield joined(parts)
+
+
+def among(split: Split, candidates: Candidates, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
+    """Tell for each candidate whether it is one of the given pairs."""
+    width = max(split.num_captions, 1)
+    return np.isin(candidates.image.astype(np.int64) * width + candidates.caption, images * width + captions)

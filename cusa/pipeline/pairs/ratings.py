@@ -1,0 +1,129 @@
+"""What people said of pairs: CxC's ratings, verdicts of the review page, or a data set's complete truth."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cusa.errors import DataError
+from cusa.manifests.judgements import cxc_ratings, settled
+from cusa.manifests.judgements.settled import DISPUTED
+from cusa.manifests.judgements.truth import read_truth
+from cusa.manifests.samples import Split
+
+CXC_CAVEAT = (
+    "CxC's annotators saw pairs that were sampled for the similarity of their captions or images, not at random: the "
+    "probability holds for pairs given their similarities, the share of matches among the rated pairs does not hold "
+    "for all pairs. Pairs that nobody rated and that were drawn at random are taken for no match."
+)
+
+VERDICTS_CAVEAT = "Reviewers saw the pairs that the queue offered, not random ones."
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Judged pairs of a split that the data set does not make itself.
+
+    Attributes:
+        images: (P,) image rows.
+        captions: (P,) caption rows of other images; no pair twice.
+        match: (P,) bool.
+        complete: whether every pair that is not among them is known not to match.
+        source: in words.
+        unknown: judgements left out because the split has not both ends.
+        caveat: what a reader must know of how the pairs were chosen.
+    """
+
+    images: np.ndarray
+    captions: np.ndarray
+    match: np.ndarray
+    complete: bool
+    source: str
+    unknown: int = 0
+    caveat: str = ""
+
+
+def read_ratings(split: Split, source: Path | None) -> Ratings:
+    """Read the judgements of a split.
+
+    Args:
+        split: the split they speak of.
+        source: CxC's `sits_*.csv`, or the folder that has `sits_SPLIT.csv`; a truth table or a folder of ECCV Caption
+            (only matches); the split's `audit/verdicts.parquet` or its complete `truth.parquet` if None.
+
+    Raises:
+        DataError: if there are none, or they are broken, or speak of other images.
+    """
+    if source is None:
+        verdicts = read_verdicts(split)
+        if verdicts is not None:
+            return verdicts
+        own = split.folder / "truth.parquet"
+        if not own.is_file():
+            raise DataError(
+                f"{split.folder} has neither verdicts nor a truth to calibrate on. Give --ratings: CxC's sits_val.csv, "
+                "for example.",
+                split=split.name,
+            )
+        return _from_truth(split, own)
+    if not source.exists():
+        raise DataError(f"--ratings {source} does not exist. Give CxC's sits_{split.name}.csv.", path=source)
+    if source.is_dir() and (source / f"sits_{split.name}.csv").is_file():
+        source = source / f"sits_{split.name}.csv"
+    return _from_cxc(split, source) if source.suffix == ".csv" else _from_truth(split, source)
+
+
+def _from_truth(split: Split, source: Path) -> Ratings:
+    truth = read_truth(split, source)
+    images, captions = truth.false_negatives(split.caption_owner)
+    match = np.ones(len(images), dtype=bool)
+    return Ratings(images, captions, match, truth.complete, truth.source, truth.unknown)
+
+
+def read_verdicts(split: Split) -> Ratings | None:
+    """Return what reviewers settled: `match` and `duplicate` against `related` and `no match`; None without any.
+
+    Disputed and skipped pairs, and verdicts on keys that the split does not hold, are left out.
+
+    Raises:
+        DataError: if the verdicts cannot be read.
+    """
+    judged = settled.judged(split)
+    said = [(one.image_key, one.caption_key, one.positive) for one in judged.settled if one.verdict != DISPUTED]
+    images, captions = ({key: row for row, key in enumerate(keys)} for keys in (split.image_keys, split.caption_keys))
+    rows = sorted((images[image], captions[caption], match) for image, caption, match in said)
+    rows = [row for row in rows if split.caption_owner[row[1]] != row[0]]
+    if not rows:
+        return None
+    pairs = np.array(rows, dtype=np.int64)
+    return Ratings(
+        pairs[:, 0], pairs[:, 1], pairs[:, 2].astype(bool), False, "verdicts", len(judged.unknown), VERDICTS_CAVEAT
+    )
+
+
+def _from_cxc(split: Split, path: Path) -> Ratings:
+    """Read CxC's image-text file; a pair that several people rated has the mean of its ratings."""
+    rated = cxc_ratings.read(path)
+    caption_rows = {
+        int(name): row for row, name in enumerate(split.captions["caption_id"].to_pylist()) if name.isdecimal()
+    }
+    numbers = (key.rpartition("/")[2].rpartition("_")[2] for key in split.image_keys)
+    image_rows = {int(number): row for row, number in enumerate(numbers) if number.isdecimal()}
+    found: dict[tuple[int, int], list[float]] = {}
+    unknown = 0
+    for image_id, caption_id, score in zip(rated.first, rated.second, rated.score.tolist(), strict=True):
+        image, caption = image_rows.get(image_id), caption_rows.get(caption_id)
+        if caption is None or image is None:
+            unknown += 1
+        elif split.caption_owner[caption] != image:  # CxC rates the data set's own pairs too
+            found.setdefault((image, caption), []).append(score)
+    if not found:
+        raise DataError(
+            f"{path} rates no pair of different items of the split {split.name!r} ({unknown} of other images or "
+            "captions). Give the file of this split.",
+            path=path,
+            split=split.name,
+        )
+    pairs = np.array(sorted(found), dtype=np.int64)
+    match = np.array([np.mean(found[image, caption]) >= cxc_ratings.MATCH for image, caption in pairs.tolist()])
+    return Ratings(pairs[:, 0], pairs[:, 1], match, False, f"CxC: {path.name}", unknown, CXC_CAVEAT)

@@ -1,0 +1,166 @@
+"""Appending to a work folder: what was there stays byte for byte, what is new gets tars of its own behind it."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cusa.errors import ConfigError, DataError, StaleError
+from cusa.manifests import ledger, samples, schemas
+from cusa.manifests.ledger import Ledger
+from cusa.manifests.records import ImageRecord
+from cusa.manifests.samples import SPLIT_FILES
+from cusa.manifests.storage import store
+from cusa.pipeline.shard.plan import Plan
+from cusa.pipeline.shard.tar import usable_captions
+
+TABLES = (*SPLIT_FILES, "drops.parquet")
+NOTE = "append.json"
+"""What a folder held before an append that is not finished."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The state of a work folder that is being appended to."""
+
+    old: Ledger
+    rows: Mapping[str, Mapping[str, int]]
+    """Split -> table -> its rows before the append; the tables of a killed append may have more already."""
+
+    def tables(self, folder: Path, name: str) -> Iterator[pa.Table]:
+        """Give a table of a split as it was, one row group after another; nothing if the split is new."""
+        rest = self.rows.get(folder.name, {}).get(name, 0)
+        if not rest:
+            return
+        for table in store.table_batches(folder / name):
+            if rest <= 0:
+                return
+            yield table.slice(0, rest)
+            rest -= table.num_rows
+
+    def first_number(self, folder: Path) -> int:
+        """Return the number of the first new tar of a split."""
+        names = [name for table in self.tables(folder, "shards.parquet") for name in table["shard"].to_pylist()]
+        return 1 + int(Path(names[-1]).stem) if names else 0
+
+
+def interrupted(out: Path) -> dict[str, Any] | None:
+    """Return the note of an append that was killed, if one was; one that ended but for its note is none."""
+    if not (out / NOTE).is_file():
+        return None
+    told = store.read_json(out / NOTE)
+    done = ledger.read(out / "shard.ledger.json")
+    return None if done and told["addition"] in appended(done.inputs).values() else told
+
+
+def appended(inputs: Mapping[str, str]) -> dict[str, str]:
+    """Return those of a ledger's inputs that were appended."""
+    return {name: digest for name, digest in inputs.items() if name.startswith("appended-")}
+
+
+def begin(out: Path, *, addition: str, parameters: Mapping[str, Any]) -> tuple[Base, dict[str, str]]:
+    """Note what a work folder holds before an append, so that a killed one can be told from it.
+
+    Args:
+        out: the work folder.
+        addition: digest of what is to be appended.
+        parameters: of the sharding; they must be the folder's own.
+
+    Returns:
+        The state before, and the inputs that the new ledger will name.
+
+    Raises:
+        DataError: if nothing was sharded here yet.
+        StaleError: if another append was interrupted.
+        ConfigError: if the parameters are others than the folder's.
+    """
+    note = out / NOTE
+    if (told := interrupted(out)) is not None:
+        base = Base(Ledger(**told["ledger"]), told["rows"])
+        if told["addition"] != addition:
+            raise StaleError(
+                f"Another append to {out} was interrupted. Run it again first, or shard anew with --force.", path=out
+            )
+    else:
+        old = ledger.read(out / "shard.ledger.json")
+        if old is None:
+            raise DataError(
+                f"{out} holds no finished shards to append to. Run `cusa shard` without --append.", path=out
+            )
+        names = samples.splits(out)
+        rows = {n: {file: store.num_rows(out / n / file) for file in TABLES} for n in names}
+        base = Base(old, rows)
+        store.write_json(note, {"addition": addition, "ledger": asdict(old), "rows": rows})
+    for name in {*parameters, *base.old.parameters} - {"dataset"}:
+        if parameters.get(name) != base.old.parameters.get(name):
+            note.unlink()
+            raise ConfigError(
+                f"{out} was sharded with {name} {base.old.parameters.get(name)!r}, not {parameters.get(name)!r}. "
+                "Append with the same, or shard anew with --force.",
+                path=out,
+            )
+    number = 1 + len(appended(base.old.inputs))
+    return base, {**base.old.inputs, f"appended-{number:03d}": addition}
+
+
+def end(out: Path) -> None:
+    """Forget the state before: the append is finished."""
+    (out / NOTE).unlink(missing_ok=True)
+
+
+def without_what_is_there(plan: Plan, out: Path, base: Base) -> Counter[str]:
+    """Take out of a plan every image that the folder has, and refuse those it has with another content.
+
+    Another content is another split, label, name or text, or (where images are stored as they are) another size.
+
+    Returns:
+        How many images and captions were there already, unchanged.
+    """
+    there = Counter[str]()
+    as_they_are = not base.old.parameters.get("resize")
+    for name in base.rows:
+        folder = out / name
+        texts: dict[str, list[str]] = {}
+        for table in base.tables(folder, "captions.parquet"):
+            for key, text in _rows(table, "key", "text"):
+                texts.setdefault(key, []).append(text)
+        for table in base.tables(folder, "samples.parquet"):
+            for key, label, source, size, ext in _rows(table, "key", "label", "source", "image_bytes", "ext"):
+                record = plan.find(key)
+                if record is None:
+                    continue
+                plan.remove(key)
+                known = size if as_they_are and ext not in ("", "npy") else None
+                same = (record.split, record.label, record.source) == (name, label, source)
+                if same and _same(record, texts.get(key, []), known):
+                    there.update(image=1, caption=len(record.captions))
+                else:
+                    plan.refuse(record, "duplicate-key", "the work folder has it with other content")
+    return there
+
+
+def _same(record: ImageRecord, texts: list[str], size: int | None) -> bool:
+    if [caption["text"] for caption in usable_captions(record)[0]] != texts:
+        return False
+    if size is None or record.path is None:
+        return True
+    try:
+        return (record.path.stat().st_size if record.length is None else record.length) == size
+    except OSError:
+        return True  # gone from the source, kept here
+
+
+def _rows(table: pa.Table, *columns: str) -> Iterator[tuple[Any, ...]]:
+    yield from zip(*(table[column].to_pylist() for column in columns), strict=True)
+
+
+def old_and_new_drops(
+    base: Base, folder: Path, kept: Collection[str], new: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return a split's earlier drops, without those of images kept now, and new ones that say anything else."""
+    old = [row for table in base.tables(folder, "drops.parquet") for row in table.to_pylist() if row["key"] not in kept]
+    told = {tuple(row[name] for name in schemas.DROPS.names) for row in old}
+    return old + [row for row in new if tuple(row[name] for name in schemas.DROPS.names) not in told]

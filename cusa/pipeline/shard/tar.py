@@ -1,0 +1,255 @@
+"""One tar: its images and captions written in the plan's order, and the mark that says it is finished."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from cusa.errors import DataError
+from cusa.manifests import keys, samples, schemas
+from cusa.manifests.records import Drop, ImageRecord, utf8
+from cusa.manifests.storage import store
+from cusa.manifests.storage.paths import named_remote_errors
+from cusa.models.captions import clean_caption
+from cusa.pipeline.config import ShardConfig
+from cusa.pipeline.shard import ustar
+from cusa.pipeline.shard.images import Refused, read_image
+
+UNITS = ".units"
+"""Folder of a split that holds plans and marks while it is being written."""
+
+_WORD = re.compile("[0-9A-Za-z]")
+_AT_ONCE = 1 << 20  # bytes hashed and written at once
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One tar to be written; its rows lie in `rows`, so that a worker anywhere can read them."""
+
+    folder: Path
+    number: int
+    config: ShardConfig
+    plan: str
+    """Digest of everything the tar depends on; the unit's mark repeats it."""
+
+    @property
+    def tar(self) -> Path:
+        """The tar's name once it is whole."""
+        return self.folder / f"{self.number:05d}.tar"
+
+    @property
+    def rows(self) -> Path:
+        """The images to be written, one JSON a line."""
+        return self.folder / UNITS / f"{self.number:05d}.jsonl"
+
+    @property
+    def mark(self) -> Path:
+        """What came of it: rows of samples, captions and drops."""
+        return self.folder / UNITS / f"{self.number:05d}.arrow"
+
+
+def write(unit: Unit) -> int:
+    """Write one tar and its mark, unless both are there already.
+
+    Args:
+        unit: what to write.
+
+    Returns:
+        The images in the tar; there is no tar if that is 0.
+    """
+    if (done := _finished(unit)) is not None:
+        return done
+    rows = _Rows()
+    with (
+        store.whole_file(unit.tar) as temporary,
+        temporary.open("wb", 0) as file,
+        named_remote_errors(unit.rows),
+        unit.rows.open(encoding="utf-8") as lines,
+    ):
+        archive = _Archive(file)
+        for line in lines:
+            _add(archive, unit.tar.name, ImageRecord.from_json(json.loads(line)), unit.config, rows)
+        archive.end()
+    if not rows.samples:
+        unit.tar.unlink()
+    told = {"plan": unit.plan, "shard": unit.tar.name, "bytes": str(archive.bytes), "sha256": archive.sha256}
+    with store.whole_file(unit.mark) as temporary, temporary.open("wb") as mark:
+        for name, schema in _MARK.items():
+            table = pa.Table.from_pylist(getattr(rows, name), schema=schema.with_metadata(told))
+            with pa.ipc.new_stream(mark, table.schema) as writer:
+                writer.write_table(table)
+    return len(rows.samples)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What came of a unit."""
+
+    plan: str
+    shard: str
+    bytes: int
+    sha256: str
+    samples: pa.Table
+    captions: pa.Table
+    drops: pa.Table
+
+
+_MARK = {"samples": schemas.SAMPLES, "captions": schemas.CAPTIONS, "drops": schemas.DROPS}
+
+
+def read_mark(unit: Unit) -> Mark:
+    """Read what came of a unit.
+
+    Raises:
+        DataError: if its mark is missing or broken.
+    """
+    try:
+        with named_remote_errors(unit.mark), unit.mark.open("rb") as file:
+            found = {}
+            for name in _MARK:
+                with pa.ipc.open_stream(file) as reader:
+                    found[name] = reader.read_all()
+        told = {key.decode(): value.decode() for key, value in found["samples"].schema.metadata.items()}
+        tables = {name: table.replace_schema_metadata(None) for name, table in found.items()}
+        return Mark(told["plan"], told["shard"], int(told["bytes"]), told["sha256"], **tables)
+    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
+        raise DataError(f"{unit.mark} cannot be read ({error}). Shard again.", path=unit.mark) from error
+
+
+def _finished(unit: Unit) -> int | None:
+    """Return the images of a tar that an earlier run finished, or None."""
+    if not unit.mark.is_file():
+        return None
+    try:
+        done = read_mark(unit)
+    except DataError:
+        return None
+    if done.plan != unit.plan:
+        return None
+    images: int = done.samples.num_rows
+    return images if not images or (unit.tar.is_file() and unit.tar.stat().st_size == done.bytes) else None
+
+
+class _Archive:
+    """A tar being written from its start, in big blocks, each hashed once and written once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._total = hashlib.sha256()
+        self._waiting: list[bytes] = []
+        self._written = 0
+        self.bytes = 0
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the tar, once it has ended."""
+        return self._total.hexdigest()
+
+    def add(self, name: str, data: bytes) -> int:
+        """Add a file; return the offset of its first byte."""
+        offset = self.bytes + ustar.BLOCK
+        self._put(ustar.header(name, len(data)), data, bytes(-len(data) % ustar.BLOCK))
+        return offset
+
+    def end(self) -> None:
+        """Write the end and all that waits."""
+        self._put(ustar.END)
+        self._put(bytes(-self.bytes % ustar.RECORD))
+        self._flush()
+
+    def _put(self, *parts: bytes) -> None:
+        self._waiting += parts
+        self.bytes += sum(map(len, parts))
+        if self.bytes - self._written >= _AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        block = memoryview(b"".join(self._waiting))
+        self._waiting.clear()
+        self._written = self.bytes
+        self._total.update(block)
+        while block:  # the operating system may take less than it was given
+            block = block[self._file.write(block) :]
+
+
+class _Rows:
+    """What comes of a unit, as rows of the split's tables."""
+
+    def __init__(self) -> None:
+        self.samples: list[dict[str, Any]] = []
+        self.captions: list[dict[str, Any]] = []
+        self.drops: list[dict[str, str]] = []
+
+
+def _add(archive: _Archive, shard: str, record: ImageRecord, config: ShardConfig, rows: _Rows) -> None:
+    """Add one image and its captions to the tar, or say why not."""
+    captions, drops = usable_captions(record)
+    try:
+        data, ext, width, height = read_image(record, config) if record.path is not None else (b"", "", 0, 0)
+        if not captions and not record.label:
+            raise Refused("no-captions", f"{len(record.captions)} captions, none usable")
+    except Refused as refused:
+        # The image's loss takes its remaining captions along: each is a row of its own.
+        image = Drop(record.split, record.key, record.source, "image", refused.reason, refused.detail)
+        why = (refused.reason, "its image was dropped")
+        lost = [Drop(record.split, c["caption_key"], record.source, "caption", *why) for c in captions]
+        rows.drops += [drop.row() for drop in (image, *drops, *lost)]
+        return
+    sha256 = hashlib.sha256(data).hexdigest()
+    described = samples.sample_json(
+        key=record.key,
+        captions=[{k: c[k] for k in ("caption_key", "caption_id", "text")} for c in captions],
+        height=height,
+        label=record.label,
+        sha256=sha256,
+        width=width,
+    )
+    offset = archive.add(f"{record.key}.{ext}", data) if ext else 0
+    archive.add(f"{record.key}.json", described)
+    rows.drops += [drop.row() for drop in drops]
+    rows.captions += captions
+    rows.samples.append(
+        {
+            "key": record.key,
+            "shard": shard,
+            "image_offset": offset,
+            "image_bytes": len(data),
+            "ext": ext,
+            "width": width,
+            "height": height,
+            "sha256": sha256,
+            "source": utf8(record.source),
+            "label": utf8(record.label),
+            "role": record.role,
+        }
+    )
+
+
+def usable_captions(record: ImageRecord) -> tuple[list[dict[str, Any]], list[Drop]]:
+    """Return an image's captions as rows of the table, and the reasons of those of which nothing is left."""
+    kept, drops = [], []
+    for place, caption in enumerate(record.captions):
+        position = place if caption.position is None else caption.position
+        key = keys.caption_key(record.key, position)
+        text = caption.text.strip()
+        try:
+            if not _WORD.search(text):  # a letter or figure is left of whatever has one
+                clean_caption(text)
+        except DataError:
+            detail = f"{caption.text[:80]!r}, id {caption.caption_id or 'none'}"
+            drops.append(Drop(record.split, key, record.source, "caption", "empty-caption", detail))
+            continue
+        kept.append(
+            {
+                "caption_key": key,
+                "key": record.key,
+                "position": position,
+                "caption_id": utf8(caption.caption_id),
+                "text": utf8(text),
+            }
+        )
+    return kept, drops

@@ -1,0 +1,1 @@
+"""SQL over a work folder with DuckDB."""

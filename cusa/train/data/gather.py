@@ -1,0 +1,140 @@
+"""Teacher rows by position, from a file of plain rows built once from the Parquet tables.
+
+Parquet is what others read; a training step wants a few hundred scattered rows in a fraction of a millisecond without
+holding the table in memory. The operating system's page cache decides what stays.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cusa.errors import DataError, StaleError
+from cusa.manifests import tables
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
+from cusa.train.data.rows import Rows
+
+
+class TeacherRows:
+    """The embeddings of one teacher over one split, row by row.
+
+    Args:
+        split: the split.
+        teacher: the teacher's folder name.
+        fallback: folder for the cache where the work folder cannot be written.
+
+    Raises:
+        DataError, StaleError: if the tables are missing, broken, or of another state of the split.
+    """
+
+    def __init__(self, split: Split, teacher: str, *, fallback: Path) -> None:
+        self.teacher = teacher
+        self.digest = store.digest([tables.teacher_digest(split, teacher), split.digest])
+        name = f"{teacher}-{self.digest[:16]}.npy"
+        places = [split.folder / "cache" / name, fallback / f"{split.name}-{name}"]
+        self.path = next((place for place in places if _is_whole(place)), None) or _build(split, teacher, places)
+        self._rows = _open(self.path)
+
+    @property
+    def width(self) -> int:
+        """Numbers an embedding."""
+        return self._rows.shape[0]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Return (n, width) float32 copies of the given rows."""
+        return self._rows[rows].astype(np.float32)
+
+    def on(self, device: torch.device, *, budget: int) -> Tensor | None:
+        """Return all rows on a device, in the type that the tables have, or None if they are more than a budget.
+
+        Args:
+            device: where.
+            budget: bytes.
+        """
+        if self._rows.nbytes > budget:
+            return None
+        return torch.from_numpy(self._rows.whole()).to(device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return self._rows.nbytes
+
+
+def _open(path: Path) -> Rows:
+    """Open a `.npy` file of rows.
+
+    Raises:
+        ValueError: if it is none, or shorter than it says.
+    """
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, column_major, dtype = read(file)
+        if len(shape) != 2 or column_major or dtype.hasobject:
+            raise ValueError(f"{path} holds no rows of plain numbers")
+        rows = Rows(path, dtype, shape[1:], offset=file.tell())
+    if len(rows) != shape[0]:
+        raise ValueError(f"{path} is cut")
+    return rows
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether a cache is there with all its rows; its name carries the digest of what it was built from."""
+    try:
+        _open(path)
+    except (OSError, ValueError, EOFError):
+        return False
+    return True
+
+
+def _build(split: Split, teacher: str, places: list[Path]) -> Path:
+    """Write the cache to the first place that can be written, in place of older ones of the same teacher."""
+    refusal: OSError | DataError | None = None
+    for place in places:
+        try:
+            with store.whole_file(place) as temporary:
+                _write(split, teacher, temporary)
+        except StaleError:
+            raise
+        except (DataError, OSError) as error:
+            refusal = error
+            continue
+        prefix = place.name.removesuffix(".npy")[:-16]
+        for old in place.parent.glob(f"{prefix}{'?' * 16}.npy"):
+            if old != place:
+                old.unlink(missing_ok=True)
+        return place
+    assert refusal is not None
+    raise refusal
+
+
+def _write(split: Split, teacher: str, path: Path) -> None:
+    """Write all rows as one array, a part at a time."""
+    count = 0
+    with path.open("wb") as file:
+        dtype, width = np.dtype(np.float16), 0
+        for part in tables.read_parts(split, teacher):
+            rows = part.embeddings
+            if not width:
+                dtype, width = rows.dtype, rows.shape[1]
+                total = split.num_images if part.modality == "image" else split.num_captions
+                np.lib.format.write_array_header_2_0(
+                    file,
+                    {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total, width)},
+                )
+            if rows.shape[1] != width or rows.dtype != dtype:
+                raise DataError(
+                    f"Teacher {teacher!r} of {split.folder} has rows of {width} and of {rows.shape[1]} numbers, "
+                    f"{dtype} and {rows.dtype}. Run `cusa extract-teachers {split.work} --force`.",
+                    teacher=teacher,
+                )
+            file.write(np.ascontiguousarray(rows).tobytes())
+            count += len(rows)
+    if not count:
+        raise DataError(f"{split.folder} has no shards, so no teacher can be read.", path=split.folder)

@@ -1,0 +1,160 @@
+"""Keys, captions, owners and byte ranges of a split by row, from files of plain rows built once from its tables.
+
+Parquet is what others read, but it gives no single row without the group around it, and a table in memory grows with
+the data set. These files give a row for a page or two of the operating system's cache. No torch here.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from cusa.errors import DataError
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
+from cusa.train.data.rows import Rows, Strings
+
+_NUMBERS = {"owner": "<i8", "shard": "<i4", "offset": "<i8", "size": "<i8"}
+_STRINGS = ("caption_key", "text", "image_key")
+_CAPTIONS = ("owner", "caption_key", "text")
+
+
+class Pairs:
+    """A split's rows.
+
+    Args:
+        split: the split.
+        fallback: folder for the files where the work folder cannot be written; None = there is no other.
+
+    Attributes:
+        owner: the image row of each caption row, int64; rows by number.
+        texts: the words of each caption row, as the data set has them.
+        caption_keys: the key of each caption row.
+        image_keys: the key of each image row.
+
+    Raises:
+        DataError: if a table is broken or nowhere can be written.
+    """
+
+    def __init__(self, split: Split, *, fallback: Path | None = None) -> None:
+        name = f"pairs-{split.digest[:16]}"
+        places = [split.folder / "cache" / name, *([] if fallback is None else [fallback / f"{split.name}-{name}"])]
+        rows = (split.num_captions, split.num_images)
+        self._split = split
+        self._folder = next((place for place in places if _is_whole(place, *rows)), None) or _build(split, places)
+        self._shards: list[str] = split.shards["shard"].to_pylist()
+        self._open()
+
+    def shard(self, image: int) -> str:
+        """Return the tar that holds an image row."""
+        return self._shards[int(self._shard.row(image))]
+
+    def image_bytes(self, image: int) -> bytes:
+        """Return the encoded image of a row, read by its byte range.
+
+        Raises:
+            DataError: if the tar is missing or too short.
+        """
+        return self._split.bytes_at(
+            self.shard(image), int(self._offset.row(image)), int(self._size.row(image)), key=self.image_keys[image]
+        )
+
+    def _open(self) -> None:
+        self.owner, self._shard, self._offset, self._size = (
+            Rows(self._folder / name, dtype) for name, dtype in _NUMBERS.items()
+        )
+        self.caption_keys, self.texts, self.image_keys = (Strings(self._folder / name) for name in _STRINGS)
+
+
+class Writer:
+    """Writes the columns of one table to a folder, block by block."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ends: dict[str, int] = {}
+
+    def numbers(self, name: str, values: np.ndarray) -> None:
+        """Append to a column of numbers."""
+        with (self._folder / name).open("ab") as file:
+            file.write(values.astype(_NUMBERS[name]).tobytes())
+
+    def strings(self, name: str, values: Iterable[str]) -> None:
+        """Append to a column of strings."""
+        encoded = [value.encode() for value in values]
+        ends = np.cumsum([len(value) for value in encoded], dtype=np.int64) + self._ends.get(name, 0)
+        if len(ends):
+            self._ends[name] = int(ends[-1])
+        with (self._folder / name).open("ab") as file:
+            file.write(b"".join(encoded))
+        with (self._folder / name).with_suffix(".ends").open("ab") as file:
+            file.write(ends.astype("<i8").tobytes())
+
+
+def _is_whole(folder: Path, captions: int, images: int) -> bool:
+    """Tell whether the files are there with all their rows; the folder's name carries the digest of the tables."""
+    try:
+        for name, dtype in _NUMBERS.items():
+            rows = captions if name in _CAPTIONS else images
+            if not rows or (folder / name).stat().st_size != rows * np.dtype(dtype).itemsize:
+                return False
+        for name in _STRINGS:
+            rows = captions if name in _CAPTIONS else images
+            ends = Rows((folder / name).with_suffix(".ends"), "<i8")
+            if len(ends) != rows or (folder / name).stat().st_size != int(ends.row(rows - 1)):
+                return False
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _build(split: Split, places: list[Path]) -> Path:
+    """Write the files to the first place that can be written, in place of those of an older state."""
+    refusal: OSError | DataError | None = None
+    for place in places:
+        try:
+            with store.whole_folder(place) as temporary:
+                _write(split, Writer(temporary), temporary)
+        except (DataError, OSError) as error:
+            refusal = error
+            continue
+        for old in place.parent.glob(f"{place.name[:-16]}{'?' * 16}"):
+            if old != place:
+                store.remove_folder(old)
+        return place
+    assert refusal is not None
+    raise refusal
+
+
+def _write(split: Split, writer: Writer, folder: Path) -> None:
+    shard_number = {shard: number for number, shard in enumerate(split.shards["shard"].to_pylist())}
+    for rows in _blocks(split.folder / "samples.parquet", ["key", "shard", "image_offset", "image_bytes"]):
+        writer.strings("image_key", rows["key"])
+        writer.numbers("shard", np.array([shard_number[shard] for shard in rows["shard"]]))
+        writer.numbers("offset", np.array(rows["image_offset"]))
+        writer.numbers("size", np.array(rows["image_bytes"]))
+    image_keys = Strings(folder / "image_key")
+    image, image_key = 0, image_keys[0]
+    for rows in _blocks(split.folder / "captions.parquet", ["key", "caption_key", "text"]):
+        owner = np.empty(len(rows["key"]), dtype=np.int64)
+        for place, key in enumerate(rows["key"]):
+            # Captions stand in the order of their images, so the owner is this image or one further on.
+            while image_key != key:
+                image += 1
+                if image == len(image_keys):
+                    raise DataError(
+                        f"{split.folder}: captions are not in the order of their images, or {key!r} is no image. "
+                        "Make it again with `cusa shard ... --force`.",
+                        path=split.folder,
+                    )
+                image_key = image_keys[image]
+            owner[place] = image
+        writer.numbers("owner", owner)
+        writer.strings("caption_key", rows["caption_key"])
+        writer.strings("text", rows["text"])
+
+
+def _blocks(path: Path, columns: list[str]) -> Iterator[dict[str, list]]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=columns, batch_size=1 << 16):
+            yield batch.to_pydict()

@@ -1,0 +1,232 @@
+"""From a step's number to a rank's batch: images by byte range, captions, teacher rows.
+
+`stream[step]` depends on the step and the files alone, so any number of threads or processes may fill it in, and a
+resumed run starts at its step.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cusa.errors import CusaError, DataError
+from cusa.manifests.samples import Split
+from cusa.models.preprocess import UNDECODABLE, decode
+from cusa.train.data.batch import Batch, Substitute
+from cusa.train.data.gather import TeacherRows
+from cusa.train.data.order import Order
+from cusa.train.data.pairs import Pairs
+
+_ATTEMPTS = 20  # stand-ins for one pair; a split where twenty in a row fail is not one to train on
+
+
+class Reader(Protocol):
+    """The reading side of a student."""
+
+    def image_array(self, image: Any) -> np.ndarray:
+        """Turn an RGB image, or the array of a `.npy` member, into the array that a batch stacks."""
+        ...
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Turn captions into named (B, L) tensors."""
+        ...
+
+
+class PairStream:
+    """The batches of a split, by step.
+
+    Args:
+        split: the split.
+        order: which pairs a step sees.
+        reader: the student, for its `image_array` and `tokenize`.
+        teacher_image: rows by image, or None.
+        teacher_text: rows by caption, or None.
+        cache_bytes: memory for decoded images. Images are kept from row 0 on as far as it reaches; small sets fit
+            whole and are decoded once. 0 keeps none.
+        rank: share of the global batch.
+        world: shares.
+        parts: parts of a step that are computed one after another: `stream[i]` is part `i % parts` of step
+            `i // parts`.
+        draft: pixels a side that a JPEG decoded at a smaller scale must keep; 0 = decode at full size.
+        pairs: the split's rows; made here where they are not given.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        order: Order,
+        reader: Reader,
+        *,
+        teacher_image: TeacherRows | None = None,
+        teacher_text: TeacherRows | None = None,
+        cache_bytes: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        parts: int = 1,
+        draft: int = 0,
+        pairs: Pairs | None = None,
+    ) -> None:
+        assert order.pairs == split.num_captions, (order.pairs, split.num_captions)
+        self._split = split
+        self._order = order
+        self._reader = reader
+        self._teacher_image = teacher_image
+        self._teacher_text = teacher_text
+        self._rank, self._world, self._parts = rank, world, parts
+        self._draft = draft
+        self._pairs = Pairs(split) if pairs is None else pairs
+        self._cache_bytes = cache_bytes
+        self._kept: np.ndarray | None = None
+        self._is_kept = np.zeros(0, dtype=bool)
+        self._lock = threading.Lock()
+        self._opened: set[str] = set()
+
+    def __getitem__(self, index: int) -> Batch:
+        """Return this rank's share of a part of a step, all counted from 0.
+
+        Raises:
+            DataError: if a tar is missing or short, or twenty pairs in a row cannot be decoded.
+        """
+        step, part = divmod(index, self._parts)
+        rows = self._order.rows(step, rank=self._rank, world=self._world, part=part, parts=self._parts)
+        arrays, substitutes = [], []
+        for place, row in enumerate(rows):
+            array, used, failed = self._read(int(row))
+            arrays.append(array)
+            rows[place] = used
+            substitutes += failed
+        owners = self._pairs.owner[rows]
+        return Batch(
+            step=step,
+            part=part,
+            pairs=len(self._order.rows(step, part=part, parts=self._parts)),
+            keys=tuple(self._pairs.caption_keys[row] for row in rows),
+            images=torch.from_numpy(np.stack(arrays)),
+            tokens=self._reader.tokenize([self._pairs.texts[row] for row in rows]),
+            image_ids=torch.from_numpy(owners),
+            rows=torch.from_numpy(rows),
+            teacher_image=None if self._teacher_image is None else torch.from_numpy(self._teacher_image[owners]),
+            teacher_text=None if self._teacher_text is None else torch.from_numpy(self._teacher_text[rows]),
+            substitutes=tuple(substitutes),
+        )
+
+    def _read(self, row: int) -> tuple[np.ndarray, int, list[Substitute]]:
+        """Return a pair's image array, the pair that was used in the end, and the failures before it."""
+        failed: list[tuple[int, str]] = []
+        used = row
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                array = self._image(int(self._pairs.owner.row(used)))
+            except _UndecodableError as error:
+                failed.append((used, str(error)))
+                used = self._order.substitute(used, attempt)
+                continue
+            pairs, key = self._pairs, self._pairs.caption_keys[used]
+            images = [(int(pairs.owner.row(bad)), reason) for bad, reason in failed]
+            return array, used, [Substitute(pairs.image_keys[i], pairs.shard(i), why, key) for i, why in images]
+        image = int(self._pairs.owner.row(row))
+        raise DataError(
+            f"{_ATTEMPTS} images in a row cannot be decoded, the first {self._pairs.image_keys[image]} in "
+            f"{self._split.folder / self._pairs.shard(image)}: {failed[0][1]}. Make the shards again with "
+            "`cusa shard ... --force`.",
+            key=self._pairs.image_keys[image],
+        )
+
+    def _image(self, image: int) -> np.ndarray:
+        if image < len(self._is_kept) and self._is_kept[image]:
+            assert self._kept is not None
+            return self._kept[image]
+        data = self._bytes(image)
+        try:
+            array = self._reader.image_array(decode(data, draft=self._draft))
+        except CusaError:
+            raise
+        except UNDECODABLE as error:
+            raise _UndecodableError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        if self._kept is None:
+            with self._lock:
+                self._make_room(array)
+        if image < len(self._is_kept):
+            self._kept[image] = array  # type: ignore[index]
+            self._is_kept[image] = True  # last, so that another thread finds the array whole
+        return array
+
+    def _bytes(self, image: int) -> bytes:
+        shard = self._pairs.shard(image)
+        if shard in self._opened:
+            return self._pairs.image_bytes(image)
+        with self._lock:  # the first read of a tar opens it: once, whichever thread comes first
+            data = self._pairs.image_bytes(image)
+            self._opened.add(shard)
+            return data
+
+    def _make_room(self, first: np.ndarray) -> None:
+        if self._kept is None:
+            rows = min(self._split.num_images, self._cache_bytes // first.nbytes)
+            kept = np.empty((rows, *first.shape), dtype=first.dtype)  # pages are taken as they are filled
+            self._is_kept = np.zeros(rows, dtype=bool)
+            self._kept = kept
+
+    def __getstate__(self) -> dict[str, object]:
+        return {
+            **self.__dict__,
+            "_lock": None,
+            "_kept": None,
+            "_is_kept": np.zeros(0, dtype=bool),
+            "_opened": set[str](),
+        }
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+
+class _UndecodableError(Exception):
+    """The bytes of an image are no whole image."""
+
+
+def available_threads() -> int:
+    """Return how many threads read where nothing is said: half the cores, as the other half computes; 8 at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores // 2))
+
+
+def batches(
+    stream: PairStream, start: int, stop: int, *, threads: int = 1, ahead: int = 4
+) -> Generator[Batch, None, None]:
+    """Give `stream[start]` to `stream[stop - 1]` in order, made ahead of time by threads.
+
+    Threads and not processes: decoding and resizing release the interpreter's lock, the kept images are shared, and
+    nothing need be copied between processes. How many there are changes nothing in what is seen.
+
+    Args:
+        stream: where they come from.
+        start: the first.
+        stop: the one after the last.
+        threads: how many; 0 = none, each batch is made when it is asked for.
+        ahead: batches ready at most.
+
+    Raises:
+        CusaError: whatever a batch raised, at its step.
+    """
+    todo = iter(range(start, stop))
+    if threads == 0:
+        for step in todo:
+            yield stream[step]
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="cusa-stream")
+    try:
+        pending = deque(pool.submit(stream.__getitem__, step) for step in islice(todo, max(ahead, threads)))
+        while pending:
+            batch = pending.popleft().result()
+            pending.extend(pool.submit(stream.__getitem__, step) for step in islice(todo, 1))
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,67 @@
+"""Exporting a trained student, or the mean of two, with its ledger."""
+
+from pathlib import Path
+from typing import Any
+
+from cusa.errors import ConfigError, nearest
+from cusa.manifests import ledger
+from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.storage import store
+
+
+def export(name: str, *, to: str, out: Path, space: str = "cross", ensemble: str = "", force: bool = False) -> Outcome:
+    """Write a student as a folder for other libraries, compared with the student once loaded again.
+
+    Args:
+        name: a run folder, a model folder, a checkpoint file, or a hub name.
+        to: `folder` (our own), `hf`, `sentence-transformers` or `onnx`.
+        out: the folder; replaced whole.
+        space: of a sentence-transformers folder, `cross` or `uni`.
+        ensemble: a second run; an SGR and an SAF become SGRAF.
+        force: write it again.
+
+    Raises:
+        ConfigError: for another format or space, or a student that cannot be written so.
+        DataError: if a model is not there, or the export gives other rows than the student.
+    """
+    from cusa.models import export as stage
+    from cusa.models import student as students
+    from cusa.models.students.sgraf import Sgraf
+
+    if space not in ("cross", "uni"):
+        raise ConfigError(f"There is no space {space!r}. {nearest(space, ('cross', 'uni'))}.", space=space)
+    clock = ledger.Clock()
+    book = out / "ledger.json"
+    parts = [part for part in (name, ensemble) if part]
+    inputs = {f"student {number}": _student_digest(part) for number, part in enumerate(parts, 1)}
+    parameters = {"to": to, "space": space}
+    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=parameters)
+    old = ledger.read(book)
+    if why is None and old is not None:
+        return outcome(out, old)
+    loaded = [students.load(part) for part in parts]
+    student = loaded[0]
+    if ensemble:
+        one, other = loaded
+        if not (isinstance(one, Sgraf) and isinstance(other, Sgraf)):
+            raise ConfigError("--ensemble joins two runs of kind sgraf, one SGR and one SAF.", ensemble=ensemble)
+        student = Sgraf.ensemble(one, other)
+    facts: dict[str, Any] = {}
+    for key, place in (("recipe", "recipe.json"), ("run", "run.json"), ("metrics", "eval/metrics.json")):
+        if (Path(name) / place).is_file():
+            facts[key] = store.read_json(Path(name) / place)
+    facts["data"] = Path(facts.get("run", {}).get("data", "")).name
+    stage.run(student, to, out, space=space, facts=facts)  # type: ignore[arg-type]
+    counts = {"parameters": sum(parameter.numel() for parameter in student.parameters())}
+    outputs = [file for file in out.rglob("*") if file.is_file()]
+    done = clock.finish(book, stage="export", inputs=inputs, parameters=parameters, outputs=outputs, counts=counts)
+    return outcome(out, done, why=str(why))
+
+
+def _student_digest(name: str) -> str:
+    path = Path(name)
+    if (path / "model").is_dir():
+        return store.sha256_folder(path / "model")
+    if path.is_dir():
+        return store.sha256_folder(path)
+    return store.sha256_file(path) if path.is_file() else name

@@ -1,0 +1,117 @@
+"""A recipe and where its files go."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cusa import recipe as recipes
+from cusa.errors import DataError
+from cusa.manifests import datasets
+from cusa.manifests.datasets import Dataset
+from cusa.recipe import Recipe
+from cusa.workflow import evaluate as scoring
+
+SMOKE = (
+    "Smoke: drawn scenes stand in for the data set, the teachers offline-scenes-image and offline-scenes-text for the "
+    "recipe's, a tiny student of the same kind for its model. The numbers say that it runs, nothing else."
+)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A recipe and where its files go."""
+
+    recipe: Recipe
+    out: Path
+    given: Path | None = None
+    """A work folder that is there; then nothing is brought or sharded."""
+    name: str = ""
+    """The run's folder in `runs`; the recipe's name where empty."""
+    force: bool = False
+    """Whether to train and score anew, whatever is there."""
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name."""
+        return self.recipe.data.dataset
+
+    @property
+    def raw(self) -> Path:
+        """Folder of the raw files."""
+        return self.out / "raw" / Path(self.dataset).stem
+
+    @property
+    def work(self) -> Path:
+        """The work folder."""
+        return self.given or self.out / "data" / Path(self.dataset).stem
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.out / "runs" / (self.name or folder_name(self.recipe.name))
+
+    @property
+    def needs_teachers(self) -> bool:
+        """Whether anything listens to a teacher."""
+        loss = self.recipe.loss
+        return bool(loss.alpha or loss.beta or loss.false_negatives == "mask")
+
+    def manifest(self) -> Dataset | None:
+        """Return the data set's manifest; None for `scenes`, which is drawn."""
+        return None if self.dataset == "scenes" else datasets.load(self.dataset)
+
+    def scored_on(self) -> tuple[list[Path], dict[str, str]]:
+        """Return what the run is scored on, and for each further data set that is not there the way to bring it."""
+        folders, missing = [self.work], {}
+        for name in self.recipe.data.also:
+            place = self.out / "raw" / name if name == scoring.STS else self.out / "data" / name
+            if place.is_dir():
+                folders.append(place)
+                continue
+            commands = f"cusa download {name} --out {self.out / 'raw' / name}"
+            if name != scoring.STS:
+                told = datasets.load(name)
+                commands += f"; cusa shard {told.reader} {self.out / 'raw' / name / told.source} --out {place}"
+            missing[name] = commands
+        return folders, missing
+
+
+def folder_name(recipe: str) -> str:
+    """Return a recipe's name as a folder's: `sgr/coco/cusa` is `sgr-coco-cusa`."""
+    return recipe.replace("/", "-")
+
+
+def open_project(
+    recipe: str,
+    out: Path,
+    *,
+    work: Path | None = None,
+    name: str = "",
+    settings: Sequence[str] = (),
+    smoke: bool = False,
+    force: bool = False,
+) -> Project:
+    """Read a recipe and say where everything goes.
+
+    Args:
+        recipe: name or TOML file.
+        out: folder of the project.
+        work: a work folder that is there already.
+        name: the run's folder; the recipe's name when empty.
+        settings: overrides.
+        smoke: the same recipe on drawn scenes, with a tiny student of the same kind; in `out/smoke`.
+        force: train and score anew.
+
+    Raises:
+        ConfigError: for an unknown recipe or key, or a kind of student without a small one.
+        DataError: if the recipe names no data set and no work folder is given.
+    """
+    told = recipes.load(recipe, settings)
+    if smoke:
+        told = recipes.load(recipe, [*recipes.smoke_settings(told.student.kind), *settings])
+        out, work = out / "smoke", None
+    if not told.data.dataset and work is None:
+        raise DataError(
+            f"Recipe {told.name} names no data set (data.dataset). Give a work folder with --data.", recipe=told.name
+        )
+    return Project(told, out, work, name, force)

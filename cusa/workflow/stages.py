@@ -1,0 +1,245 @@
+"""The stages of a recipe, from nothing to the report: what `cusa plan` asks and `cusa run` does.
+
+In `OUT`: `raw/DATA SET`, `data/DATA SET` (the work folder), `runs/RECIPE`. Each stage calls what the single command of
+its name calls, and is up to date by that one's ledger.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from cusa.errors import DataError, StaleError
+from cusa.manifests import ledger, tables
+from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.samples import Split, splits
+from cusa.manifests.stage import Outcome, outcome
+from cusa.workflow import download as downloading
+from cusa.workflow import evaluate as scoring
+from cusa.workflow import report as reporting
+from cusa.workflow import train as training
+from cusa.workflow.project import Project
+
+Name = Literal["download", "shard", "extract-teachers", "index", "audit", "train", "eval", "report"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a project."""
+
+    name: Name
+    what: str
+    """On what, in a few words; what must be known to tell two stages of a name apart."""
+    do: Callable[["Ears"], list[Outcome]]
+    """Do it, or find it up to date."""
+    needs: tuple[str, ...] = ()
+    """Names of the stages it builds on."""
+
+
+@dataclass(frozen=True)
+class Ears:
+    """Who listens while stages work."""
+
+    on_event: OnEvent = ignore
+    on_metrics: Callable[[int, Any], None] = lambda step, values: None
+    should_stop: Callable[[], bool] = lambda: False
+    figures: dict[str, float] = field(default_factory=dict)
+    """What `eval` found, by `cusa.workflow.evaluate.figures`' names."""
+    pages: list[Path] = field(default_factory=list)
+    """What `report` wrote."""
+
+
+def of(project: Project) -> list[Stage]:
+    """Return a project's stages in their order; those that a recipe does not need are not among them."""
+    told, work, found = project.recipe, project.work, []
+    if project.given is None:
+        found.append(Stage("download", project.dataset, lambda ears: _download(project, ears)))
+        found.append(Stage("shard", project.dataset, lambda ears: _shard(project, ears), ("download",)))
+    if project.needs_teachers:
+        load = _loader()
+        for modality, teacher in (("image", told.teachers.image), ("text", told.teachers.text)):
+            found.append(_extraction(project, modality, teacher, load))
+        needs = ("shard", "extract-teachers")
+        found.append(Stage("index", told.data.test, lambda ears: _index(project, ears), needs))
+        found.append(Stage("audit", told.data.test, lambda ears: _audit(project, ears), (*needs, "index")))
+    needs = ("shard", "extract-teachers")
+    found.append(Stage("train", told.name, lambda ears: _train(project, ears), needs))
+    found.append(Stage("eval", work.name, lambda ears: _eval(project, ears), (*needs, "train")))
+    found.append(Stage("report", told.name, lambda ears: _report(project, ears), (*needs, "train", "eval")))
+    return found
+
+
+def _loader() -> Callable[[str, str], Any]:
+    """Return what loads a teacher once for all splits."""
+
+    @cache
+    def load(name: str, modality: str) -> Any:
+        from cusa.models.teachers.registry import load_teacher
+
+        return load_teacher(name, modality)
+
+    return load
+
+
+def _extraction(project: Project, modality: str, teacher: str, load: Callable[[str, str], Any]) -> Stage:
+    return Stage(
+        "extract-teachers",
+        teacher or f"the work folder's {modality} teacher",
+        lambda ears: _extract(project, modality, teacher, load, ears),
+        ("shard",),
+    )
+
+
+def _download(project: Project, ears: Ears) -> list[Outcome]:
+    settings = project.recipe.data.settings
+    return [downloading.download(project.dataset, out=project.raw, settings=settings, on_event=ears.on_event)]
+
+
+def _shard(project: Project, ears: Ears) -> list[Outcome]:
+    from cusa.pipeline import readers, shard
+    from cusa.pipeline.config import ReadConfig, ShardConfig
+
+    manifest = project.manifest()
+    if manifest is None:
+        reading = readers.read("karpathy", project.raw / "dataset_scenes.json", project.raw)
+    else:
+        config = ReadConfig(dataset=manifest.name)
+        images = project.raw / manifest.images
+        reading = readers.read(manifest.reader, project.raw / manifest.source, images, config)
+    return [shard.run(ShardConfig(), reading=reading, out=project.work, on_event=ears.on_event)]
+
+
+def _extract(
+    project: Project, modality: str, teacher: str, load: Callable[[str, str], Any], ears: Ears
+) -> list[Outcome]:
+    from cusa.pipeline import extract
+    from cusa.pipeline.config import ExtractConfig
+
+    done = []
+    for split in _listened_to(project):
+        brought = _brought(split, modality, teacher)
+        if brought is not None:
+            done.append(brought)
+            continue
+        if modality == "image":
+            _refuse_regions(split, teacher)
+        done.append(
+            extract.run(
+                ExtractConfig(), split=split, teacher=teacher, modality=modality, on_event=ears.on_event, load=load
+            )
+        )
+    return done
+
+
+def _brought(split: Split, modality: str, teacher: str) -> Outcome | None:
+    """Return the outcome of a table that is not made by a named teacher: imported, or the only one where none is named.
+
+    Raises:
+        DataError: if no teacher is named and the split has none, or several.
+        StaleError: if it was imported for another state of the split.
+    """
+    from cusa.models.teachers.hub import teacher_name
+
+    name = teacher_name(teacher) if teacher else tables.choose_teacher(split, modality)
+    folder = split.folder / "teachers" / name
+    book = ledger.read(folder / "ledger.json")
+    if book is None or (teacher and "features" not in book.inputs):
+        return None
+    if book.inputs.get("split") != split.digest:
+        raise StaleError(
+            f"{folder} was made for another state of {split.folder}. Make it again with `cusa extract-teachers "
+            f"{split.work} --{modality} {name}`, or import it again.",
+            path=folder,
+        )
+    return outcome(folder, book)
+
+
+def _refuse_regions(split: Split, teacher: str) -> None:
+    if split.samples["ext"].unique().to_pylist() == ["npy"]:
+        raise DataError(
+            f"{split.folder} holds regions without pictures, so {teacher} cannot look at them. Extract it where the "
+            f"pictures are, and give its rows with `cusa extract-teachers {split.work} --image {teacher} --import "
+            "FILE`.",
+            split=split.name,
+        )
+
+
+def _listened_to(project: Project) -> list[Split]:
+    """Return the splits that need teachers: training listens to them, and the test split is audited."""
+    told = project.recipe.data
+    there = splits(project.work)
+    names = [name for name in dict.fromkeys((told.train, told.test)) if name in there]
+    return [Split(project.work, name) for name in names]
+
+
+def _names(project: Project, split: Split) -> list[tuple[str, str]]:
+    """Return the project's teachers as their tables are named, by modality."""
+    from cusa.models.teachers.hub import teacher_name
+
+    told = project.recipe.teachers
+    named = (("image", told.image), ("text", told.text))
+    return [(kind, tables.choose_teacher(split, kind, teacher_name(name) if name else "")) for kind, name in named]
+
+
+def _index(project: Project, ears: Ears) -> list[Outcome]:
+    from cusa.pipeline import index
+    from cusa.pipeline.config import IndexConfig
+
+    split = Split(project.work, project.recipe.data.test)
+    return [
+        index.run(IndexConfig(), split=split, teacher=name, on_event=ears.on_event)
+        for _, name in _names(project, split)
+    ]
+
+
+def _audit(project: Project, ears: Ears) -> list[Outcome]:
+    from cusa.pipeline import audit
+    from cusa.pipeline.config import AuditConfig
+
+    split = Split(project.work, project.recipe.data.test)
+    return [audit.run(AuditConfig(), split=split, on_event=ears.on_event, **dict(_names(project, split)))]  # type: ignore[arg-type]
+
+
+def _train(project: Project, ears: Ears) -> list[Outcome]:
+    done = training.train(
+        project.recipe,
+        work=project.work,
+        out=project.run,
+        force=project.force,
+        on_event=ears.on_event,
+        on_metrics=ears.on_metrics,
+        should_stop=ears.should_stop,
+    )
+    return [done]
+
+
+def _eval(project: Project, ears: Ears) -> list[Outcome]:
+    folders, missing = project.scored_on()
+    told = project.recipe.eval.model_dump(mode="json")
+    settings = [f"{key}={json.dumps(value)}" for key, value in told.items()]
+    results = scoring.evaluate(
+        str(project.run), data=folders, settings=settings, force=project.force, on_event=ears.on_event
+    )
+    ears.figures.update(scoring.figures(results, project.work))
+    notes = tuple(f"{name} is not there, so it is not scored. Bring it: {how}" for name, how in missing.items())
+    done = []
+    for result in results:
+        folder = Path(result["out"])
+        book = ledger.read(folder / "ledger.json")
+        assert book is not None
+        done.append(outcome(folder, book, why="scored" if result["fresh"] else "", notes=notes))
+        notes = ()
+    return done
+
+
+def _report(project: Project, ears: Ears) -> list[Outcome]:
+    baseline = project.run.parent / f"{project.run.name.rpartition('-')[0]}-baseline"
+    scored = (baseline / "eval" / "metrics.json").is_file() and baseline != project.run
+    runs = [baseline, project.run] if scored else [project.run]
+    written = reporting.report(runs, work=project.work, out=project.run / "report.html")
+    ears.pages.append(written.page)
+    book = ledger.read(written.page.with_suffix(".ledger.json"))
+    assert book is not None
+    return [outcome(written.page, book, why="written" if written.fresh else "")]

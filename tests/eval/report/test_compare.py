@@ -1,0 +1,72 @@
+"""Differences between runs: the values by hand, and intervals that behave."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cusa.eval.report.compare import paired
+from cusa.manifests import schemas
+
+
+def _table(ranks: dict[str, int], *, direction: str = "text-to-image", task: str = "cross-modal") -> pa.Table:
+    rows = [
+        {
+            "task": task,
+            "direction": direction,
+            "query_key": key,
+            "rank": rank,
+            "positives": 1 if rank else 0,
+            "r_precision": float(rank == 1) if rank else None,
+            "average_precision": 1 / rank if rank else None,
+        }
+        for key, rank in ranks.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=schemas.PER_QUERY)
+
+
+FIRST = {"d/1#0": 1, "d/1#1": 3, "d/2#0": 8, "d/3#0": 20, "d/4#0": 0}
+SECOND = {"d/1#0": 1, "d/1#1": 1, "d/2#0": 4, "d/3#0": 30, "d/4#0": 0}
+
+
+def test_paired__values_by_hand() -> None:
+    found = paired(_table(FIRST), _table(SECOND))
+    # Query d/4#0 has no right item and is left out: four queries remain.
+    assert found["cross-modal/text-to-image/r@1"].value == pytest.approx(25)
+    assert found["cross-modal/text-to-image/r@5"].value == pytest.approx(25)
+    assert found["cross-modal/text-to-image/r@10"].value == pytest.approx(0)
+    assert found["cross-modal/rsum"].value == pytest.approx(50)
+    gain = 100 * ((1 - 1 / 3) + (1 / 4 - 1 / 8) + (1 / 30 - 1 / 20)) / 4
+    assert found["cross-modal/text-to-image/map_at_r"].value == pytest.approx(gain)
+
+
+def test_paired__a_run_against_itself_differs_in_nothing() -> None:
+    for difference in paired(_table(FIRST), _table(FIRST)).values():
+        assert (difference.value, difference.low, difference.high) == (0, 0, 0)
+
+
+def test_paired__the_interval_holds_the_value_and_narrows_with_more_images() -> None:
+    rng = np.random.default_rng(3)
+    widths = []
+    for images in (60, 960):
+        one = {f"d/{i}#{c}": int(rng.integers(1, 12)) for i in range(images) for c in range(2)}
+        two = {key: max(1, rank - int(rng.integers(0, 3))) for key, rank in one.items()}
+        difference = paired(_table(one), _table(two))["cross-modal/rsum"]
+        assert difference.low < difference.value < difference.high
+        widths.append(difference.high - difference.low)
+    assert widths[1] < widths[0] / 2.5  # a sixteenth of the images: four times the width
+
+
+def test_paired__captions_of_one_image_count_as_one_draw() -> None:
+    """Ten copies of every caption tell nothing new, so the interval must not shrink."""
+    rng = np.random.default_rng(1)
+    ranks = rng.integers(1, 3, size=(2, 40))
+    single = [{f"d/{i}#0": int(ranks[run, i]) for i in range(40)} for run in range(2)]
+    tenfold = [{f"d/{i}#{c}": int(ranks[run, i]) for i in range(40) for c in range(10)} for run in range(2)]
+    one = paired(_table(single[0]), _table(single[1]))["cross-modal/text-to-image/r@1"]
+    ten = paired(_table(tenfold[0]), _table(tenfold[1]))["cross-modal/text-to-image/r@1"]
+    assert ten.value == pytest.approx(one.value)
+    assert (ten.low, ten.high) == pytest.approx((one.low, one.high))
+
+
+def test_paired__other_queries_are_not_compared() -> None:
+    assert paired(_table(FIRST), _table({"d/9#0": 1})) == {}

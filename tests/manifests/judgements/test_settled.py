@@ -1,0 +1,145 @@
+"""From several people's verdicts to one a pair."""
+
+from collections.abc import Sequence
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cusa.manifests.judgements import settled
+from cusa.manifests.judgements.settled import DISPUTED, Settled, merged
+from cusa.manifests.judgements.verdicts import Journal, Verdict
+from cusa.manifests.samples import Split
+from tests.manifests.judgements.test_verdicts import make
+from tests.worlds import make_work
+
+
+def votes(*words: str) -> list[Verdict]:
+    return [
+        make(number, word, f"reviewer {number}", caption_key="mini/b#0") for number, word in enumerate(words) if word
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["match"], "match"),
+        (["match", "match", "no match"], "match"),
+        (["match", "no match"], DISPUTED),
+        (["match", "related", "no match"], DISPUTED),
+        (["match", "duplicate"], "match"),
+        (["match", "duplicate", "duplicate"], "duplicate"),
+        (["match", "duplicate", "no match"], "match"),
+        (["match", "duplicate", "no match", "no match"], DISPUTED),
+        (["no match", "skip"], "no match"),
+        (["related", "related", "no match"], "related"),
+    ],
+)
+def test_settle__needs_more_than_half(words: Sequence[str], answer: str) -> None:
+    for order in permutations(words):
+        (one,) = settled.settle(votes(*order))
+        assert one.verdict == answer
+        assert one.positive == (answer in ("match", "duplicate"))
+
+
+def test_settle__a_reviewers_last_word_counts_once() -> None:
+    rows = [
+        make(1, "no match", caption_key="mini/b#0"),
+        make(2, "match", caption_key="mini/b#0"),
+        make(3, "skip", caption_key="mini/b#0"),
+    ]
+    (one,) = settled.settle(rows)
+    assert one.votes == {"ada": "match"}
+    undone = [*rows, make(4, "undo", caption_key="mini/b#0", undoes="verdict-0002")]
+    assert settled.settle(undone)[0].votes == {"ada": "no match"}
+    again = [*undone, make(5, "undo", caption_key="mini/b#0", undoes="verdict-0001")]
+    assert settled.settle(again) == []
+    assert [row.verdict for row in settled.standing(again)] == ["skip"]
+
+
+@given(st.lists(st.sampled_from(["match", "related", "no match", "duplicate", "skip"]), min_size=1, max_size=7))
+def test_settle__never_against_more_than_half(words: list[str]) -> None:
+    spoken = [word for word in words if word != "skip"]
+    found = settled.settle(votes(*words))
+    assert len(found) == bool(spoken)
+    for one in found:
+        for word in set(spoken):
+            if 2 * spoken.count(word) > len(spoken):
+                assert one.verdict == word
+
+
+def _given(rows: Sequence[str]) -> list[Settled]:
+    """Return pairs from the columns of a table, a letter a vote and `.` for none."""
+    return [
+        Settled(
+            "i", f"c{column}", "", {f"r{row}": line[column] for row, line in enumerate(rows) if line[column] != "."}
+        )
+        for column in range(len(rows[0]))
+    ]
+
+
+def test_agreement__krippendorffs_own_example() -> None:
+    # Section C of his note: four observers, twelve units.
+    found = settled.agreement(_given(["123321412...", "1233224125.3", ".3332342251.", "12332441251."]))
+    assert found.pairs == 11
+    assert found.unanimous == 8
+    assert found.alpha == pytest.approx(0.743, abs=5e-4)
+
+
+def test_agreement__bounds() -> None:
+    assert settled.agreement([]) == settled.Agreement(0, 0, None)
+    assert settled.agreement(_given(["ab", "ab"])) == settled.Agreement(2, 2, 1.0)
+    assert settled.agreement(_given(["aa", "aa"])).alpha is None
+    assert settled.agreement(_given(["ab", "ba"])) == settled.Agreement(2, 0, pytest.approx(-0.5))
+    assert settled.agreement(_given(["ab.", "a.."])) == settled.Agreement(1, 1, None)
+
+
+def test_judged__keeps_and_reports_keys_that_are_gone(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=3, splits=("train",)), "train")
+    assert settled.judged(split).settled == ()
+    folder = split.folder / "audit"
+    folder.mkdir()
+    first, second = split.image_keys[0], split.caption_keys[-1]
+    with Journal(folder) as journal:
+        journal.append(make(1, image_key=first, caption_key=second))
+        journal.append(make(2, image_key="mini/gone", caption_key=second))
+        journal.append(make(3, image_key=first, caption_key="mini/gone#1"))
+        journal.append(make(4, "skip", image_key=first, caption_key=split.caption_keys[-2]))
+    found = settled.judged(split)
+    assert found.pairs("match") == [(first, second)]
+    assert len(found.unknown) == 2
+    assert found.skipped == {(first, split.caption_keys[-2])}
+    (note,) = found.notes()
+    assert "2 pairs" in note
+    assert "mini/gone" in note
+    assert found.digest != settled.judged(split, folder=tmp_path).digest
+
+
+@given(st.integers(1, 12), st.data())
+def test_merged__is_the_first_of_a_connected_component(number: int, data: Any) -> None:
+    row = st.integers(0, number - 1)
+    couples = data.draw(st.lists(st.tuples(row, row), max_size=15))
+    groups = [{row} for row in range(number)]
+    for _ in range(number):
+        for one, other in couples:
+            joined = groups[one] | groups[other]
+            for member in joined:
+                groups[member] = joined
+    assert merged(number, couples).tolist() == [min(group) for group in groups]
+
+
+def test_true_pairs__own_matches_and_what_follows_from_copies(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=4, captions=2, splits=("train",)), "train")
+    (split.folder / "audit").mkdir()
+    # Images 0 and 2 are one; caption 6 (of image 3) is true of image 2; caption 1 (of image 0) of image 1.
+    said = {(0, 4): "duplicate", (2, 6): "match", (1, 1): "match", (1, 7): "no match", (3, 0): "related"}
+    with Journal(split.folder / "audit") as journal:
+        for number, ((image, caption), word) in enumerate(said.items()):
+            keys = {"image_key": split.image_keys[image], "caption_key": split.caption_keys[caption]}
+            journal.append(make(number, word, **keys))
+    found = settled.true_pairs(split, settled.judged(split)).tolist()
+    expected = {0: {0, 1, 4, 5, 6}, 1: {1, 2, 3}, 2: {0, 1, 4, 5, 6}, 3: {6, 7}}
+    assert found == [[image, caption] for image, captions in expected.items() for caption in sorted(captions)]

@@ -1,0 +1,108 @@
+"""Known matches: a data set's own table, and ECCV Caption's files, found again in our keys."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cusa.errors import DataError
+from cusa.manifests import schemas
+from cusa.manifests.judgements.truth import find_truth, read_truth, write_truth
+from cusa.manifests.samples import Split
+from cusa.pipeline import readers, shard
+from cusa.pipeline.config import ShardConfig
+from tests.worlds import make_work
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    return Split(make_work(tmp_path, images=4, splits=("train",)), "train")
+
+
+def _write(path: Path, rows: list[tuple[str, str]], **metadata: str) -> Path:
+    images, captions = zip(*rows, strict=True)
+    table = pa.table([pa.array(images), pa.array(captions)], schema=schemas.TRUTH)
+    pq.write_table(table.replace_schema_metadata(metadata or None), path)
+    return path
+
+
+def test_read_truth__a_table_is_complete_unless_it_says_otherwise(split: Split, tmp_path: Path) -> None:
+    images, captions = split.image_keys, split.caption_keys
+    rows = [(images[2], captions[10]), (images[0], captions[7]), (images[0], captions[7]), ("other/x", captions[0])]
+    truth = read_truth(split, _write(tmp_path / "t.parquet", rows))
+    assert (truth.images.tolist(), truth.captions.tolist()) == ([0, 2], [7, 10])
+    assert (truth.complete, truth.unknown) == (True, 1)
+    found = truth.false_negatives(split.caption_owner)
+    assert [x.tolist() for x in found] == [[0], [7]], "caption 10 is image 2's own"
+    assert not read_truth(split, _write(tmp_path / "t.parquet", rows, complete="false")).complete
+    write_truth(tmp_path / "again.parquet", split, truth)
+    again = read_truth(split, tmp_path / "again.parquet")
+    assert (again.images.tolist(), again.captions.tolist(), again.complete) == ([0, 2], [7, 10], True)
+
+
+def test_find_truth__named_then_own_then_none(split: Split, tmp_path: Path) -> None:
+    assert find_truth(split, None) is None
+    own = _write(split.folder / "truth.parquet", [(split.image_keys[0], split.caption_keys[0])])
+    assert find_truth(split, None) == own
+    assert find_truth(split, tmp_path) == tmp_path
+    with pytest.raises(DataError, match="--truth .*nowhere does not exist"):
+        find_truth(split, tmp_path / "nowhere")
+
+
+def test_read_truth__eccv_caption_on_coco(shared: Path, tmp_path: Path) -> None:
+    coco = shared / "data/coco-mini"
+    reading = readers.read("karpathy", coco / "dataset_coco.json", coco)
+    test = readers.Reading("coco", [r for r in reading.images if r.split == "test"], reading.files)
+    shard.run(ShardConfig(workers=1), reading=test, out=tmp_path)
+    split = Split(tmp_path, "test")
+    truth = read_truth(split, coco / "eccv_caption")
+    assert not truth.complete
+    images, captions = truth.false_negatives(split.caption_owner)
+    # Independently: by file, by official id.
+    pairs = set()
+    own = {
+        (int(image), caption)
+        for image, answers in json.loads((coco / "eccv_caption/original_image_to_caption.json").read_text()).items()
+        for caption in answers
+    }
+    for name in ("cxc", "eccv"):
+        for image, answers in json.loads((coco / f"eccv_caption/{name}_image_to_caption.json").read_text()).items():
+            pairs |= {(int(image), caption) for caption in answers}
+        for caption, answers in json.loads((coco / f"eccv_caption/{name}_caption_to_image.json").read_text()).items():
+            pairs |= {(image, int(caption)) for image in answers}
+    ids = split.captions["caption_id"].to_pylist()
+    got = {(int(split.image_keys[i].split("/")[1]), int(ids[c])) for i, c in zip(images, captions, strict=True)}
+    assert got == pairs - own
+    assert len(got) == 56
+    assert len(truth.images) == 1000 + 56
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("notes.json", {"1": [2]}, "holds no file NAME_image_to_caption.json"),
+        ("eccv_image_to_caption.json", [1, 2], "not in ECCV Caption's layout"),
+        ("eccv_image_to_caption.json", {"1": 5}, "not in ECCV Caption's layout"),
+        ("eccv_caption_to_image.json", {"one": [5]}, "not in ECCV Caption's layout"),
+        ("eccv_caption_to_image.json", {"999999999": [5]}, "knows no pair of the split 'train' .1 pairs of other"),
+    ],
+)
+def test_read_truth__foreign_or_broken_folders_are_refused(
+    split: Split, tmp_path: Path, name: str, content: object, message: str
+) -> None:
+    folder = tmp_path / "truth"
+    folder.mkdir()
+    (folder / name).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        read_truth(split, folder)
+
+
+def test_read_truth__foreign_or_broken_tables_are_refused(split: Split, tmp_path: Path) -> None:
+    path = _write(tmp_path / "t.parquet", [("other/x", "other/x#0")])
+    with pytest.raises(DataError, match="knows no pair of the split"):
+        read_truth(split, path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match="no readable Parquet"):
+        read_truth(split, path)

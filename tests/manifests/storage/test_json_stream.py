@@ -1,0 +1,74 @@
+"""Reading one large JSON object: against json itself, and the end of a file without the rest."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cusa.errors import DataError
+from cusa.manifests.storage import json_stream
+
+TEXTS = st.text(max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    content=st.dictionaries(st.text("abc_", max_size=4), VALUES, max_size=4),
+    indent=st.sampled_from([None, 1]),
+    ascii=st.booleans(),
+)
+def test_the_last_text_is_the_last_member_or_nothing(
+    tmp_path_factory: pytest.TempPathFactory, content: dict[str, object], indent: int | None, ascii: bool
+) -> None:
+    path = tmp_path_factory.mktemp("json") / "one.json"
+    path.write_text(json.dumps(content, indent=indent, ensure_ascii=ascii), encoding="utf-8")
+    last = list(content.items())[-1:]
+    for name in {*content, "dataset"}:
+        expected = last[0][1] if last and last[0][0] == name and isinstance(last[0][1], str) else ""
+        assert json_stream.last_text(path, name) == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"images": [], "info": {"dataset": "coco"}}',
+        '[{"dataset": "coco"}]',
+        '{"raw": "{\\"dataset\\": \\"coco\\"}"}',
+        '{"dataset": "coco"',
+        '{"dataset": "co\\qco"}',
+        '{"dataset": 5}',
+        "",
+    ],
+)
+def test_what_only_looks_like_the_last_member_is_none(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "one.json"
+    path.write_text(content)
+    assert json_stream.last_text(path, "dataset") == ""
+
+
+def test_the_end_of_a_long_file_is_enough(tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    path.write_text('{"images": [' + "é" * 100_000 + '], "dataset" : "coco" }\n', encoding="utf-8")
+    assert json_stream.last_text(path, "dataset") == "coco"
+    assert json_stream.last_text(tmp_path / "none.json", "dataset") == ""
+
+
+@given(content=st.dictionaries(TEXTS, VALUES, max_size=4))
+def test_items_are_what_json_reads(tmp_path_factory: pytest.TempPathFactory, content: dict[str, object]) -> None:
+    path = tmp_path_factory.mktemp("json") / "one.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    expected = [(k, one) for k, v in content.items() for one in (v if isinstance(v, list) else [v])]
+    assert list(json_stream.items(path)) == expected
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    path.write_text('{"images": [1, 2')
+    with pytest.raises(DataError, match=r"one\.json is no readable JSON"):
+        list(json_stream.items(path))

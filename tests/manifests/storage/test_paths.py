@@ -1,0 +1,127 @@
+"""Remote places: the stages on a real S3 server on this machine, and its refusals in words."""
+
+import os
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from cusa.errors import ConfigError, DataError
+from cusa.manifests import ledger
+from cusa.manifests.samples import Split, splits
+from cusa.manifests.storage import store
+from cusa.manifests.storage.paths import is_remote, place
+from cusa.pipeline import extract, index, readers, shard, verify
+from cusa.pipeline.config import ExtractConfig, IndexConfig, ShardConfig
+from tests.cli.test_cli import cusa
+from tests.worlds import Colours, make_work, write_karpathy
+
+
+def test_place__paths_stay_paths_and_urls_become_places() -> None:
+    assert place("a/b") == Path("a/b")
+    assert isinstance(place("a/b"), Path)
+    assert place("file:///a/b") == Path("/a/b")
+    assert not is_remote(Path("s3"))
+    remote = place("memory://a/b.txt")
+    assert is_remote(remote)
+    assert (remote.name, remote.parent.name, str(remote / ".." / "c")) == ("b.txt", "a", str(remote / ".." / "c"))
+    with pytest.raises(ConfigError, match=r"No file system answers to s4://.*Did you mean 's3'"):
+        place("s4://bucket/x")
+    with pytest.raises(ConfigError, match="holds credentials") as caught:
+        place("s3://key:secret@bucket/x")
+    assert "secret" not in str(caught.value)
+
+
+def test_stages__on_s3_give_the_same_bytes_as_here(bucket: str, tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=3)
+    for file in sorted(source.parent.rglob("*")):
+        if file.is_file():
+            target = place(f"{bucket}/raw") / file.relative_to(source.parent).as_posix()
+            target.write_bytes(file.read_bytes())
+    config = ShardConfig(workers=1, max_images=2)
+    local = make_work(tmp_path, images=3, config=config)
+    raw, work = place(f"{bucket}/raw"), place(f"{bucket}/work")
+    reading = readers.read("karpathy", raw / source.name, raw)
+    outcome = shard.run(config, reading=reading, out=work)
+    assert outcome.counts["images_kept"] == 9
+    assert not shard.run(config, reading=reading, out=work).fresh
+    assert splits(work) == ["train", "val", "test"]
+    here, there = Split(local, "val"), Split(work, "val")
+    assert here.digest == there.digest
+    assert [here.image_bytes(row) for row in range(3)] == [there.image_bytes(row) for row in range(3)]
+    assert (local / "val/00001.tar").read_bytes() == (work / "val/00001.tar").read_bytes()
+    names = {path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file()}
+    extract.run(
+        ExtractConfig(), split=there, teacher="colours", modality="image", load=lambda name, modality: Colours()
+    )
+    index.run(IndexConfig(neighbours=2), split=there, teacher="colours")
+    assert verify.run(work, workers=1).findings == ()
+    (work / "val/00001.tar").write_bytes(b"other")
+    assert {finding.path for finding in verify.run(work, workers=1).findings} == {"val/00001.tar"}
+    told = (work / "shard.ledger.json").read_text()
+    assert "testing" not in told, "credentials are in no ledger"
+    assert ledger.read(work / "shard.ledger.json") is not None
+
+
+def test_append_and_subset__on_s3(bucket: str, tmp_path: Path) -> None:
+    config = ShardConfig(workers=1)
+    work = place(f"{bucket}/work")
+    for images, append in ((2, False), (3, True)):
+        source = write_karpathy(tmp_path / f"raw{images}", images=images, splits=("train",))
+        shard.run(config, reading=readers.read("karpathy", source), out=work, append=append)
+    assert Split(work, "train").num_images == 3
+    part = tmp_path / "part"
+    shard.run(config, reading=readers.read_subset(work, [Split(work, "train").image_keys[2]]), out=part)
+    assert Split(part, "train").image_bytes(0) == Split(work, "train").image_bytes(2)
+
+
+def test_command_line__shards_to_s3_and_explains_what_goes_wrong(endpoint: str, bucket: str, tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=1)
+    done = cusa("shard", "karpathy", source, "--out", f"{bucket}/work", "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert cusa("verify", f"{bucket}/work").returncode == 0
+    done = cusa("shard", "karpathy", source, "--out", "s3://no-such-bucket-here/work", "--workers", 1)
+    assert done.returncode == 1
+    assert "there is no bucket s3://no-such-bucket-here" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = cusa("verify", "s3://no-such-bucket-here/work")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    bare = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+    env = {**bare, "AWS_ENDPOINT_URL": endpoint, "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
+    done = cusa("verify", f"{bucket}/work", env=env)
+    assert done.returncode == 1
+    assert "AWS_ACCESS_KEY_ID" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_credentials_are_told_as_such(endpoint: str, bucket: str) -> None:
+    store.write_text(place(f"{bucket}/a.txt"), "a")
+    _auth(endpoint, b"0")
+    try:
+        done = cusa("verify", f"{bucket}/work")
+        assert done.returncode == 1
+        assert "Check the credentials in the environment" in done.stderr
+        assert "Traceback" not in done.stderr
+        with pytest.raises(DataError, match="Check the credentials"):
+            store.write_text(place(f"{bucket}/b.txt"), "b")
+    finally:
+        _auth(endpoint, b"inf")
+
+
+def _auth(endpoint: str, after: bytes) -> None:
+    """Make the server check signatures after so many requests."""
+    plain = {"Content-Type": "text/plain"}
+    request = urllib.request.Request(f"{endpoint}/moto-api/reset-auth", data=after, headers=plain)
+    urllib.request.urlopen(request).close()
+
+
+def test_unreachable_store_is_told_as_such(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    remote = place(f"{bucket}/a.txt")
+    remote.fs.clear_instance_cache()  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="cannot be reached"):
+        store.write_text(place(f"{bucket}/a.txt"), "a")
+    remote.fs.clear_instance_cache()  # type: ignore[attr-defined]

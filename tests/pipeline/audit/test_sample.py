@@ -1,0 +1,128 @@
+"""From a drawn sample to verdicts to what is missing: the audit's estimate, its calibration and its refusals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cusa.errors import DataError
+from cusa.manifests.judgements import verdicts
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
+from cusa.pipeline import audit, calibrate
+from cusa.pipeline.config import AuditConfig, CalibrateConfig
+from cusa.pipeline.pairs import ratings
+from tests.pipeline.audited import make_taught
+from tests.worlds import COLOURS
+
+SAMPLED = AuditConfig(neighbours=8, gallery=0, sample=150)
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    return Split(make_taught(tmp_path, images=24, neighbours=8), "train")
+
+
+def _true(split: Split, image: str, caption: str) -> bool:
+    """Tell whether a caption names the colour of an image, which is what the world is made of."""
+    colour = list(COLOURS)[split.image_keys.index(image) % len(COLOURS)]
+    return colour in split.texts[split.caption_keys.index(caption)]
+
+
+def _judge(split: Split, pairs: list[tuple[str, str]], *, wrong: int = 0) -> None:
+    """Write a verdict on each pair, the first `wrong` of them the wrong way round."""
+    with verdicts.Journal(split.folder / "audit") as journal:
+        for number, (image, caption) in enumerate(pairs):
+            word = "match" if _true(split, image, caption) != (number < wrong) else "no match"
+            journal.append(verdicts.Verdict(f"verdict-{number}", image, caption, word, "Ada", verdicts.now()))
+    verdicts.publish(split.folder / "audit")
+
+
+def _open_pairs(split: Split) -> list[tuple[str, str]]:
+    return [
+        (image, caption)
+        for row, image in enumerate(split.image_keys)
+        for place, caption in enumerate(split.caption_keys)
+        if split.caption_owner[place] != row
+    ]
+
+
+def test_sample__verdicts_on_it_estimate_what_is_missing(split: Split) -> None:
+    audit.run(SAMPLED, split=split)
+    sample = pq.read_table(split.folder / "audit/sample.parquet").to_pylist()
+    assert len(sample) == 150
+    every = _open_pairs(split)
+    assert {(row["image_key"], row["caption_key"]) for row in sample} <= set(every)
+    assert sum(row["weight"] for row in sample) == pytest.approx(len(every)), "each stands for its share of all pairs"
+    _judge(split, [(row["image_key"], row["caption_key"]) for row in sample])
+    audit.run(SAMPLED, split=split)
+    found = store.read_json(split.folder / "audit/summary.json")["missing"]
+    missing = sum(_true(split, *pair) for pair in every)
+    assert found["judged"] == 150
+    assert found["source"] == "verdicts"
+    assert found["interval"][0] <= missing <= found["interval"][1]
+    assert found["total"] == pytest.approx(missing, rel=0.25)
+    # Six images share a colour: the best a perfect model can do by own pairs alone is one in six.
+    for way in found["ceiling"]["estimate"].values():
+        assert 0.1 < way < 0.4
+
+
+def test_sample__the_same_seed_draws_the_same_pairs(split: Split) -> None:
+    drawn = []
+    for seed in (0, 0, 1):
+        audit.run(SAMPLED.model_copy(update={"seed": seed}), split=split, force=True)
+        table = pq.read_table(split.folder / "audit/sample.parquet").select(["image_key", "caption_key"])
+        drawn.append(table.to_pylist())
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_read_ratings__verdicts_are_ratings_until_disputed(split: Split, tmp_path: Path) -> None:
+    audit.run(SAMPLED.model_copy(update={"sample": 0}), split=split)
+    assert ratings.read_verdicts(split) is None
+    pairs = _open_pairs(split)[:40]
+    _judge(split, pairs)
+    with verdicts.Journal(split.folder / "audit") as journal:
+        for number, ((image, caption), word) in enumerate(
+            zip(pairs[:3], ("skip", "no match", "related"), strict=True), 100
+        ):
+            journal.append(verdicts.Verdict(f"verdict-{number}", image, caption, word, "Bo", verdicts.now()))
+        journal.append(verdicts.Verdict("verdict-200", "mini/gone", "mini/gone#0", "match", "Bo", verdicts.now()))
+    said = ratings.read_verdicts(split)
+    assert said is not None
+    found = {
+        (split.image_keys[image], split.caption_keys[caption]): match
+        for image, caption, match in zip(said.images.tolist(), said.captions.tolist(), said.match.tolist(), strict=True)
+    }
+    expected = {pair: _true(split, *pair) for pair in pairs}
+    for pair, word in zip(pairs[:3], ("skip", "no match", "related"), strict=True):
+        if word != "skip" and (expected[pair] or word == "related"):
+            del expected[pair]  # two reviewers, two answers
+    assert found == expected
+    assert said.unknown == 1
+    assert not said.complete
+
+
+def test_calibrate__on_verdicts_alone(split: Split, tmp_path: Path) -> None:
+    audit.run(SAMPLED.model_copy(update={"sample": 0}), split=split)
+    with pytest.raises(DataError, match="neither verdicts nor a truth"):
+        calibrate.run(CalibrateConfig(neighbours=8), split=split, out=tmp_path / "p.json")
+    rng = np.random.default_rng(0)
+    pairs = [_open_pairs(split)[row] for row in rng.permutation(len(_open_pairs(split)))[:300]]
+    _judge(split, pairs)
+    done = calibrate.run(CalibrateConfig(neighbours=8, background=100), split=split, out=tmp_path / "p.json")
+    assert done.fresh
+    assert json.loads((tmp_path / "p.json").read_text())["about"]["fitted"]["ratings"] == "verdicts"
+    audit.run(SAMPLED.model_copy(update={"sample": 0}), split=split, calibrated=tmp_path / "p.json")
+    table = pq.read_table(split.folder / "audit/candidates.parquet").to_pylist()
+    told = [(row["p_positive"], _true(split, row["image_key"], row["caption_key"])) for row in table]
+    right, wrong = ([p for p, match in told if match is said] for said in (True, False))
+    assert min(right) > 0.5 > np.median(wrong)
+
+
+def test_run__a_folder_that_cannot_be_written_is_named(split: Split) -> None:
+    (split.folder / "audit").write_text("a file where the folder should be")
+    with pytest.raises(DataError, match=r"audit.*cannot be written"):
+        audit.run(SAMPLED, split=split)
+    assert (split.folder / "audit").read_text() == "a file where the folder should be"

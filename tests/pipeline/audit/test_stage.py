@@ -1,0 +1,228 @@
+"""The audit: what it writes, what it says of known matches, and what it refuses."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cusa.errors import DataError, StaleError
+from cusa.manifests import schemas, tables
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
+from cusa.pipeline import extract, index
+from cusa.pipeline.audit import stage as audit
+from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig
+from tests.pipeline.audited import load, make_taught, teach
+from tests.worlds import COLOURS, make_work
+
+CONFIG = AuditConfig(neighbours=4, gallery=5)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    return make_taught(tmp_path)
+
+
+def _table(work: Path) -> pa.Table:
+    return pq.read_table(work / "train/audit/candidates.parquet")
+
+
+def _truth_of_colours(split: Split) -> pa.Table:
+    """Pair every image with every caption that names its colour."""
+    colours = list(COLOURS)
+    rows = [
+        (image, caption)
+        for row, image in enumerate(split.image_keys)
+        for caption, text in zip(split.caption_keys, split.texts, strict=True)
+        if colours[row % len(colours)] in text
+    ]
+    return pa.table([list(column) for column in zip(*rows, strict=True)], schema=schemas.TRUTH)
+
+
+def test_run__the_table_holds_exact_similarities_best_first(work: Path) -> None:
+    split = Split(work, "train")
+    outcome = audit.run(CONFIG, split=split)
+    table = _table(work)
+    assert table.schema.remove_metadata() == schemas.CANDIDATES
+    assert outcome.counts == {"images": 12, "captions": 60, "candidates": table.num_rows}
+    image_row = {key: row for row, key in enumerate(split.image_keys)}
+    caption_row = {key: row for row, key in enumerate(split.caption_keys)}
+    images, texts = (tables.read_teacher(split, name).embeddings.astype(np.float64) for name in ("colours", "words"))
+    images, texts = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (images, texts))
+    scores = []
+    for row in table.to_pylist():
+        i, c = image_row[row["image_key"]], caption_row[row["caption_key"]]
+        j = split.caption_owner[c]
+        assert row["owner_image_key"] == split.image_keys[j] != row["image_key"]
+        assert row["image_similarity"] == pytest.approx(images[i] @ images[j], abs=1e-5)
+        best = max(texts[c] @ texts[o] for o in np.flatnonzero(split.caption_owner == i))
+        assert row["text_similarity"] == pytest.approx(best, abs=1e-5)
+        product = np.clip(row["image_similarity"], 0, 1) * np.clip(row["text_similarity"], 0, 1)
+        assert row["score"] == pytest.approx(np.sqrt(product), abs=1e-5)
+        assert row["cross_similarity"] is None
+        scores.append(row["score"])
+    assert scores == sorted(scores, reverse=True)
+    summary = audit.read_summary(split)
+    assert summary["open_pairs"] == 12 * 60 - 60
+    assert summary["truth"] is None
+    assert not any("batch" in note for note in outcome.notes), "without a truth nothing is claimed of batches"
+
+
+def test_run__known_matches_are_ranked_and_counted(work: Path) -> None:
+    split = Split(work, "train")
+    truth = _truth_of_colours(split)
+    store.write_table(split.folder / "truth.parquet", truth)
+    outcome = audit.run(CONFIG, split=split)
+    found = audit.read_summary(split)["truth"]
+    assert found["complete"]
+    assert found["false_negatives"] == 12 * 2 * 5, "three images share each colour"
+    assert found["among_candidates"] == 120
+    assert set(found["rankings"]) == {"score", "image_similarity", "text_similarity"}
+    assert found["rankings"]["score"]["average_precision"] == pytest.approx(1, abs=1e-6)
+    assert found["rankings"]["text_similarity"]["median_rank"] == 60.5
+    # 60 captions drawn at random, no two the same: each of the 60 x 10 wrong negatives lies in the batch of all 60.
+    assert found["batch"] == {"size": 60, "false_negatives": 600.0, "per_row": 10.0}
+    assert any("10.00 a row" in note for note in outcome.notes)
+    assert not (split.folder / "audit/truth.parquet").exists()
+
+
+def test_run__a_given_truth_that_is_not_complete_gives_bounds(work: Path, tmp_path: Path) -> None:
+    split = Split(work, "train")
+    rows = [(split.image_keys[0], split.caption_keys[20]), (split.image_keys[0], split.caption_keys[6])]
+    table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=schemas.TRUTH)
+    store.write_table(tmp_path / "some.parquet", table.replace_schema_metadata({"complete": "false"}))
+    outcome = audit.run(CONFIG, split=split, truth=tmp_path / "some.parquet")
+    found = audit.read_summary(split)["truth"]
+    assert (found["false_negatives"], found["among_candidates"]) == (2, 1)
+    ranked = list(zip(*_table(work).select(["image_key", "caption_key"]).to_pydict().values(), strict=True))
+    rank = ranked.index(rows[0]) + 1
+    assert found["rankings"]["score"]["median_rank"] == (rank + 660) / 2, "the other counts as last of all open pairs"
+    assert any("average precision at least" in note for note in outcome.notes)
+    assert any("never judged" in note for note in outcome.notes)
+    written = pq.read_table(split.folder / "audit/truth.parquet")
+    assert sorted(zip(*written.to_pydict().values(), strict=True)) == sorted(rows)
+    audit.run(CONFIG, split=split)
+    assert not (split.folder / "audit/truth.parquet").exists(), "a truth that is no longer given does not stay"
+
+
+def test_run__again_is_up_to_date_until_something_changes(work: Path) -> None:
+    split = Split(work, "train")
+    first = audit.run(CONFIG, split=split)
+    again = audit.run(CONFIG, split=split)
+    assert (first.why, again.fresh, again.notes) == ("never finished", False, first.notes)
+    assert audit.run(CONFIG, split=split, force=True).why == "--force"
+    assert audit.run(AuditConfig(neighbours=3, gallery=5), split=split).why == "neighbours was 4 and is now 3"
+    store.write_table(split.folder / "truth.parquet", _truth_of_colours(split))
+    assert audit.run(AuditConfig(neighbours=3, gallery=5), split=split).why == "truth changed"
+    (split.folder / "audit/gallery.html").unlink()
+    assert audit.run(AuditConfig(neighbours=3, gallery=5), split=split).why == "gallery.html is missing"
+
+
+def test_run__the_same_inputs_give_the_same_bytes(work: Path) -> None:
+    split = Split(work, "train")
+    digests = []
+    for _ in range(2):
+        audit.run(CONFIG, split=split, force=True)
+        files = ("candidates.parquet", "gallery.html", "summary.json")
+        digests.append([store.sha256_file(split.folder / "audit" / file) for file in files])
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(("there", "missing"), [("text", "image"), ("image", "text")])
+def test_run__without_one_modality_the_other_is_used_and_it_says_so(tmp_path: Path, there: str, missing: str) -> None:
+    work = make_work(tmp_path, images=8, splits=("train",))
+    teach(work, **{there: {"image": "colours", "text": "words"}[there]})
+    outcome = audit.run(CONFIG, split=Split(work, "train"))
+    table = _table(work)
+    assert table[f"{missing}_similarity"].null_count == table.num_rows > 0
+    assert table[f"{missing}_rank"].null_count == table.num_rows
+    np.testing.assert_allclose(table["score"], np.clip(table[f"{there}_similarity"], 0, 1), rtol=1e-6)
+    assert f"score: {there}_similarity alone." in outcome.notes[0]
+    assert any(f"No {missing} teacher was used" in note for note in outcome.notes)
+
+
+def test_run__none_leaves_a_teacher_out_on_purpose(work: Path) -> None:
+    split = Split(work, "train")
+    audit.run(CONFIG, split=split, image="none")
+    assert audit.read_summary(split)["teachers"] == {"image": None, "text": "words"}
+    with pytest.raises(DataError, match="has no teacher to audit with"):
+        audit.run(CONFIG, split=split, image="none", text="none")
+
+
+def test_run__a_single_image_has_no_candidates(tmp_path: Path) -> None:
+    work = make_taught(tmp_path, images=1)
+    outcome = audit.run(AuditConfig(), split=Split(work, "train"))
+    assert outcome.counts["candidates"] == 0
+    assert "0 candidates among 0 pairs" in outcome.notes[0]
+    assert "No candidates" in (work / "train/audit/gallery.html").read_text()
+
+
+def test_run__neighbours_beyond_the_data_are_all_pairs(tmp_path: Path) -> None:
+    work = make_taught(tmp_path, images=4, neighbours=50)
+    audit.run(AuditConfig(neighbours=50), split=Split(work, "train"))
+    assert _table(work).num_rows == 4 * 20 - 20
+
+
+def test_run__all_captions_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.worlds.COLOURS", {"red": (200, 40, 40)})
+    monkeypatch.setattr("tests.worlds.Words.width", 2)
+    work = make_work(tmp_path, images=6, splits=("train",), captions=1)
+    split = Split(work, "train")
+    same = split.captions.set_column(4, "text", pa.array(["A red wall."] * 6))
+    pq.write_table(same, split.folder / "captions.parquet")
+    teach(work, image="colours", text="words")
+    outcome = audit.run(CONFIG, split=Split(work, "train"))
+    table = _table(work)
+    assert table["text_similarity"].to_pylist() == pytest.approx([1] * table.num_rows)
+    assert all(table["duplicate_caption"].to_pylist())
+    assert any(f"{table.num_rows} have a caption that the image has too" in note for note in outcome.notes)
+
+
+def test_run__stale_or_missing_neighbours_are_refused(work: Path, tmp_path: Path) -> None:
+    split = Split(work, "train")
+    with pytest.raises(DataError, match=r"has 4 neighbours a row and 5 are asked for"):
+        audit.run(AuditConfig(neighbours=5), split=split)
+    path = split.folder / "index/neighbours-words.parquet"
+    whole = path.read_bytes()
+    other = make_taught(tmp_path / "other", images=11)
+    shutil.copy(other / "train/index/neighbours-words.parquet", path)
+    with pytest.raises(StaleError, match=r"neighbours-words\.parquet was made from another state of the split"):
+        audit.run(CONFIG, split=split)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="no readable Parquet"):
+        audit.run(CONFIG, split=split)
+    path.unlink()
+    with pytest.raises(DataError, match=r"does not exist\. Run `cusa index"):
+        audit.run(CONFIG, split=split)
+    index.run(IndexConfig(neighbours=4), split=split, teacher="words", force=True)
+    extract.run(ExtractConfig(dtype="float32"), split=split, teacher="words", modality="text", load=load)
+    with pytest.raises(StaleError, match="another table of teacher 'words'"):
+        audit.run(CONFIG, split=split)
+    with pytest.raises(DataError, match="does not exist. Run `cusa audit"):
+        audit.read_summary(split)
+    assert not list((split.folder / "audit").glob("*")), "nothing half-written stays"
+
+
+def test_run__several_teachers_ask_for_a_name(work: Path) -> None:
+    split = Split(work, "train")
+    shutil.copytree(split.folder / "teachers/words", split.folder / "teachers/words2")
+    with pytest.raises(DataError, match="several text teachers: words, words2"):
+        audit.run(CONFIG, split=split)
+    audit.run(CONFIG, split=split, text="words")
+    assert audit.read_summary(split)["teachers"]["text"] == "words"
+
+
+def test_run__a_killed_audit_is_done_again(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Split(work, "train")
+    audit.run(CONFIG, split=split)
+
+    def dies(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(audit.gallery, "write", dies)
+        audit.run(AuditConfig(neighbours=2, gallery=5), split=split)
+    assert audit.run(CONFIG, split=split).why == "never finished"

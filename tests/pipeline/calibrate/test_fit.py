@@ -1,0 +1,64 @@
+"""The fit: a known logistic world is found again, folds share no image, curves rise."""
+
+import numpy as np
+import pytest
+
+from cusa.pipeline.calibrate import fit
+from cusa.pipeline.calibrate.reliability import reliability
+
+
+def _world(number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Draw pairs whose probability is known: features, truth, images, probability."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(number, 3)) * [1, 5, 0.1] + [0, 3, -1]
+    logit = 2 * values[:, 0] - 0.2 * (values[:, 1] - 3) - 1
+    p = 1 / (1 + np.exp(-logit))
+    return values, rng.random(number) < p, rng.integers(0, number // 8, number), p
+
+
+@pytest.mark.parametrize(("number", "curve"), [(400, "sigmoid"), (3000, "isotonic")])
+def test_fit__a_logistic_world_is_found_again(number: int, curve: str) -> None:
+    values, match, images, _ = _world(number)
+    found = fit.fit(values, match, images)
+    assert found.curve == curve
+    fresh, _, _, p = _world(2000, seed=1)
+    scaled = fit.terms((fresh - found.means) / found.scales, products=found.products)
+    made = np.interp(scaled @ found.coefficients + found.intercept, found.decisions, found.probabilities)
+    assert np.abs(made - p).mean() < 0.06
+    assert (np.diff(found.decisions) >= 0).all()
+    assert (np.diff(found.probabilities) >= 0).all()
+    assert reliability(found.out_of_fold, match)["expected_calibration_error"] < 0.08
+
+
+def test_fit__products_are_taken_where_they_help() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3000, 2))
+    match = rng.random(3000) < 1 / (1 + np.exp(-3 * values[:, 0] * values[:, 1]))
+    assert fit.fit(values, match, np.arange(3000)).products
+    assert not fit.fit(values[:500], match[:500], np.arange(500)).products, "too few pairs to try"
+
+
+def test_fit__a_feature_that_never_changes_says_nothing() -> None:
+    values, match, images, _ = _world(300)
+    with_constant = fit.fit(np.column_stack([values, np.full(300, 7.0)]), match, images)
+    assert np.isfinite(with_constant.coefficients).all()
+    np.testing.assert_allclose(with_constant.coefficients[:3], fit.fit(values, match, images).coefficients, atol=1e-3)
+
+
+def test_folds__no_image_is_on_both_sides() -> None:
+    _, match, images, _ = _world(500)
+    for train, held in fit._folds(match, images, 0):
+        assert not set(images[train]) & set(images[held])
+        assert len(set(match[train])) == 2
+
+
+def test_isotonic__keeps_the_order_that_plain_levels_forget() -> None:
+    decisions = np.arange(100, dtype=float)
+    match = np.random.default_rng(0).random(100) < decisions / 100
+    knots, probabilities = fit._isotonic(decisions, match)
+    values = np.interp(decisions, knots, probabilities)
+    assert (np.diff(values) > 0).all()
+    from sklearn.isotonic import IsotonicRegression
+
+    plain = IsotonicRegression().fit_transform(decisions, match.astype(float))
+    assert np.abs(values - plain).mean() < 0.1

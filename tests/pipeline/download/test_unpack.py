@@ -1,0 +1,114 @@
+"""Archives from strangers: what is honest comes out, what is not is refused and leaves nothing."""
+
+import io
+import stat
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cusa.errors import DataError
+from cusa.manifests.storage import store
+from cusa.pipeline.download import unpack as unpacking
+from cusa.pipeline.download.unpack import unpack
+
+FILES = {"a/one.txt": b"1", "a/b/two.txt": b"2" * 100_000, "three with spaces.txt": b""}
+
+
+def _tar(path: Path, members: list[tarfile.TarInfo], mode: str = "w") -> None:
+    with tarfile.open(path, mode) as archive:
+        for info in members:
+            data = FILES.get(info.name, b"evil")
+            info.size = len(data) if info.isreg() else 0
+            archive.addfile(info, io.BytesIO(data) if info.isreg() else None)
+
+
+def _infos() -> list[tarfile.TarInfo]:
+    return [tarfile.TarInfo(name) for name in FILES]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
+def test_unpack__every_kind_gives_the_same_files(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"x.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.mkdir("a")
+            for name, data in FILES.items():
+                archive.writestr(name, data)
+    else:
+        _tar(path, _infos(), "w:" + kind.removeprefix("tar").removeprefix("."))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/older.txt").write_text("stays")
+    files = unpack(path, tmp_path / "out")
+    assert {f.relative_to(tmp_path / "out").as_posix(): f.read_bytes() for f in files} == FILES
+    assert (tmp_path / "out/older.txt").read_text() == "stays"
+    assert not [p for p in (tmp_path / "out").rglob(f"{store.TEMPORARY}*")]
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "a/../../evil.txt", "..\\evil.txt", "a\\..\\evil.txt"])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_unpack__a_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / f"x.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("good.txt", "good")
+            archive.writestr(name, "evil")
+    else:
+        _tar(path, [*_infos(), tarfile.TarInfo(name)])
+    with pytest.raises(DataError, match="leaves the folder"):
+        unpack(path, tmp_path / "deep/out")
+    assert {p.name for p in tmp_path.rglob("*")} == {path.name, "deep", "out"}
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_unpack__links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
+    evil = tarfile.TarInfo("innocent")
+    evil.type, evil.linkname = kind, "/etc/passwd"
+    _tar(tmp_path / "x.tar", [*_infos(), evil])
+    with pytest.raises(DataError, match="'innocent', a (link|device)"):
+        unpack(tmp_path / "x.tar", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_unpack__a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("link")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(DataError, match="'link', a link"):
+        unpack(tmp_path / "x.zip", tmp_path / "out")
+
+
+def test_unpack__bombs_are_refused_by_what_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacking, "MAX_RATIO", 3)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", b"\0" * (8 << 20))
+    assert (tmp_path / "x.zip").stat().st_size < 20_000
+    with pytest.raises(DataError, match="bomb"):
+        unpack(tmp_path / "x.zip", tmp_path / "out")
+    monkeypatch.setattr(unpacking, "MAX_FILES", 2)
+    _tar(tmp_path / "x.tar", _infos())
+    with pytest.raises(DataError, match="more than 2 files"):
+        unpack(tmp_path / "x.tar", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar"])
+def test_unpack__a_broken_archive_is_named_wherever_it_breaks(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"x.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in FILES.items():
+                archive.writestr(name, data)
+    else:
+        _tar(path, _infos(), "w:gz" if kind == "tar.gz" else "w")
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 0xFF
+    broken = [b"", b"no archive", whole[: len(whole) // 2]] + ([bytes(flipped)] if kind != "tar" else [])
+    for data in broken:
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=rf"x\.{kind} cannot be unpacked"):
+            unpack(path, tmp_path / "out")
+        assert not list((tmp_path / "out").iterdir())

@@ -1,0 +1,128 @@
+"""Imported features: joined by identifier whatever their order, every way in, and every file that must be refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cusa.errors import ConfigError, DataError, StaleError
+from cusa.manifests import tables
+from cusa.manifests.samples import Split
+from cusa.manifests.stage import Outcome
+from cusa.manifests.storage import store
+from cusa.pipeline.config import ExtractConfig, ShardConfig
+from cusa.pipeline.extract import import_features
+from cusa.pipeline.extract.import_features import read_features
+from tests.worlds import make_work
+
+CONFIG = ExtractConfig(dtype="float32")
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    return Split(make_work(tmp_path, images=7, config=ShardConfig(max_images=3, workers=1)), "train")
+
+
+def _vectors(number: int) -> np.ndarray:
+    return np.random.default_rng(number).normal(size=(number, 6)).astype(np.float32) * 9
+
+
+def _run(split: Split, path: Path, *, modality: str = "image", ids: Path | None = None, **more: Any) -> Outcome:
+    features = read_features(path, ids)
+    return import_features.run(
+        CONFIG,
+        split=split,
+        features=features,
+        sha256=store.sha256_file(path),
+        teacher="mine",
+        modality=modality,
+        **more,
+    )
+
+
+def _expected(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("kind", ["key", "half", "path", "name", "stem", "number"])
+def test_run__rows_are_found_by_any_identifier_in_any_order(tmp_path: Path, split: Split, kind: str) -> None:
+    sources = split.samples["source"].to_pylist()
+    names: list[Any] = {
+        "key": split.image_keys,
+        "half": [key.split("/")[1] for key in split.image_keys],
+        "path": sources,
+        "name": [Path(source).name for source in sources],
+        "stem": [Path(source).stem for source in sources],
+        "number": [int(Path(source).stem.split("_")[1]) for source in sources],
+    }[kind]
+    vectors = _vectors(9)
+    order = np.random.default_rng(1).permutation(9)
+    further = [*names, *([98, 99] if kind == "number" else ["other", "another"])]
+    np.savez(tmp_path / "f.npz", ids=np.array(further)[order], embeddings=vectors[order])
+    done = _run(split, tmp_path / "f.npz")
+    assert done.counts == {"rows": 7, "left_in_file": 2, "width": 6}
+    table = tables.read_teacher(split, "mine")
+    np.testing.assert_allclose(table.embeddings, _expected(vectors[:7]), rtol=0, atol=1e-6)
+    assert table.metadata["revision"] == "imported"
+    assert table.metadata["source_sha256"] == store.sha256_file(tmp_path / "f.npz")
+    assert not _run(split, tmp_path / "f.npz").fresh
+
+
+def test_run__parquet_of_captions_and_npy_with_a_list(tmp_path: Path, split: Split) -> None:
+    vectors = _vectors(35)
+    columns = {"caption_key": split.caption_keys[::-1], "embedding": list(vectors[::-1])}
+    pq.write_table(pa.table(columns), tmp_path / "f.parquet")
+    _run(split, tmp_path / "f.parquet", modality="text")
+    np.testing.assert_allclose(tables.read_teacher(split, "mine").embeddings, _expected(vectors), rtol=0, atol=1e-6)
+    np.save(tmp_path / "f.npy", vectors.astype(np.float16))
+    (tmp_path / "ids.txt").write_text("\n".join(split.captions["caption_id"].to_pylist()))
+    done = _run(split, tmp_path / "f.npy", modality="text", ids=tmp_path / "ids.txt")
+    assert done.why == "features changed"
+    assert done.notes == ("Rows were found by caption id.",)
+    with pytest.raises(ConfigError, match="Give their identifiers with --ids"):
+        read_features(tmp_path / "f.npy")
+
+
+def test_run__a_missing_row_and_a_zero_one_are_named(tmp_path: Path, split: Split) -> None:
+    vectors = _vectors(7)
+    np.savez(tmp_path / "f.npz", ids=np.array(split.image_keys[:6]), embeddings=vectors[:6])
+    with pytest.raises(DataError, match=r"6 of 7 were found by key, not for example 'mini/picture_0006'"):
+        _run(split, tmp_path / "f.npz")
+    for bad in (0.0, np.nan):
+        vectors[4] = bad
+        np.savez(tmp_path / "f.npz", ids=np.array(split.image_keys), embeddings=vectors)
+        with pytest.raises(DataError, match="the vector of 'mini/picture_0004' is zero or not finite"):
+            _run(split, tmp_path / "f.npz", force=True)
+    with pytest.raises((DataError, StaleError)):
+        tables.read_teacher(split, "mine")
+
+
+def test_read_features__what_is_refused(tmp_path: Path) -> None:
+    released = np.empty(2, dtype=object)
+    released[:] = [{"1": np.ones((1, 3))}, {}]
+    np.save(tmp_path / "pickled.npy", released, allow_pickle=True)
+    with pytest.raises(DataError, match=r"never loaded: they may run code.*np\.savez"):
+        read_features(tmp_path / "pickled.npy", tmp_path / "ids.txt")
+    np.savez(tmp_path / "names.npz", a=np.ones(3), b=np.ones((3, 2)))
+    with pytest.raises(DataError, match="has none of key, .*; it has a, b"):
+        read_features(tmp_path / "names.npz")
+    np.savez(tmp_path / "twice.npz", ids=np.array(["a", "b", "a"]), embeddings=np.ones((3, 2)))
+    with pytest.raises(DataError, match="the identifier 'a' more than once"):
+        read_features(tmp_path / "twice.npz")
+    np.savez(tmp_path / "short.npz", ids=np.array(["a", "b"]), embeddings=np.ones((3, 2)))
+    with pytest.raises(DataError, match="has 3 vectors but 2 identifiers"):
+        read_features(tmp_path / "short.npz")
+    np.savez(tmp_path / "flat.npz", ids=np.array(["a", "b"]), embeddings=np.ones(2))
+    with pytest.raises(DataError, match="numbers in two dimensions"):
+        read_features(tmp_path / "flat.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "twice.npz").read_bytes()[:90])
+    with pytest.raises(DataError, match="cannot be read"):
+        read_features(tmp_path / "cut.npz")
+    (tmp_path / "f.csv").write_text("a,1")
+    with pytest.raises(ConfigError, match="reads .npz, .npy and .parquet"):
+        read_features(tmp_path / "f.csv")
+    with pytest.raises(DataError, match="does not exist"):
+        read_features(tmp_path / "nowhere.npz")

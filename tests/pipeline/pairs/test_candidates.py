@@ -1,0 +1,134 @@
+"""Candidates: the same pairs, similarities and ranks as plain loops over every pair find."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cusa.pipeline.index.neighbours import Modality
+from cusa.pipeline.index.stage import nearest_rows
+from cusa.pipeline.pairs.candidates import Finder, found, geometric_mean, joined
+
+
+def _rows(seed: int, number: int, width: int = 5) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(number, width)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _modality(seed: int, number: int, k: int) -> Modality:
+    rows = _rows(seed, number)
+    return Modality(rows, nearest_rows(rows, k))
+
+
+def _by_loops(
+    owner: list[int], images: Modality | None, texts: Modality | None, number: int
+) -> dict[tuple[int, int], tuple[float, float, int, int, float]]:
+    """Return (image, caption) -> similarities, ranks and score, by the definition, pair after pair."""
+    out = {}
+    for i in range(number):
+        own = [c for c, j in enumerate(owner) if j == i]
+        for c, j in enumerate(owner):
+            if i == j:
+                continue
+            near = image_rank = text_rank = 0
+            image_similarity = text_similarity = float("nan")
+            parts = []
+            if images is not None:
+                lists = images.near.ids.tolist()
+                near += i in lists[j] or j in lists[i]
+                image_similarity = float(images.rows[i].astype(float) @ images.rows[j].astype(float))
+                image_rank = lists[i].index(j) + 1 if j in lists[i] else 0
+                parts.append(image_similarity)
+            if texts is not None:
+                lists = texts.near.ids.tolist()
+                near += any(c in lists[o] or o in lists[c] for o in own)
+                if own:
+                    text_similarity = max(float(texts.rows[c].astype(float) @ texts.rows[o].astype(float)) for o in own)
+                    text_rank = min((lists[c].index(o) + 1 for o in own if o in lists[c]), default=0)
+                    parts.append(text_similarity)
+            if near:
+                clipped = [min(max(value, 0.0), 1.0) for value in parts]
+                score = float(np.prod(clipped)) ** (1 / len(clipped))
+                out[i, c] = (image_similarity, text_similarity, image_rank, text_rank, score)
+    return out
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    owner=st.lists(st.integers(0, 6), min_size=2, max_size=25),
+    depth=st.integers(1, 8),
+    seed=st.integers(0, 5),
+    which=st.sampled_from(["both", "image", "text"]),
+)
+def test_found__equals_plain_loops(owner: list[int], depth: int, seed: int, which: str) -> None:
+    number = 7
+    images = _modality(seed, number, depth) if which != "text" else None
+    texts = _modality(seed + 100, len(owner), depth) if which != "image" else None
+    finder = Finder(
+        np.array(owner),
+        images=images,
+        texts=texts,
+        image_content=np.arange(number),
+        caption_content=np.arange(len(owner)),
+    )
+    got = joined(list(found(finder, num_images=number, minimum_score=0.0, images_a_block=3)))
+    expected = _by_loops(owner, images, texts, number)
+    assert set(zip(got.image.tolist(), got.caption.tolist(), strict=True)) == set(expected)
+    assert len(got.score) == len(expected)
+    for row in range(len(got.score)):
+        wanted = expected[int(got.image[row]), int(got.caption[row])]
+        np.testing.assert_allclose([got.image_similarity[row], got.text_similarity[row]], wanted[:2], atol=1e-5)
+        assert (got.image_rank[row], got.text_rank[row]) == wanted[2:4]
+        np.testing.assert_allclose(got.score[row], wanted[4], atol=1e-3)
+    assert (np.diff(got.score) <= 0).all()
+
+
+def test_found__the_threshold_leaves_out_what_is_below() -> None:
+    owner = np.repeat(np.arange(6), 2)
+    finder = Finder(
+        owner,
+        images=_modality(0, 6, 5),
+        texts=_modality(1, 12, 11),
+        image_content=np.arange(6),
+        caption_content=np.arange(12),
+    )
+    every, some = (joined(list(found(finder, num_images=6, minimum_score=at, images_a_block=4))) for at in (0.0, 0.5))
+    assert len(every.score) == 6 * 10
+    assert some.score.tolist() == [score for score in every.score.tolist() if score >= 0.5] != []
+
+
+def test_found__same_bytes_and_same_words_are_marked() -> None:
+    owner = np.array([0, 1, 2])
+    finder = Finder(
+        owner,
+        images=_modality(0, 3, 2),
+        texts=_modality(1, 3, 2),
+        image_content=np.array([0, 1, 0]),
+        caption_content=np.array([0, 0, 1]),
+    )
+    got = joined(list(found(finder, num_images=3, minimum_score=0, images_a_block=3)))
+    marks = {
+        (i, c): (a, b)
+        for i, c, a, b in zip(
+            got.image.tolist(), got.caption.tolist(), got.duplicate_image, got.duplicate_caption, strict=True
+        )
+    }
+    assert {pair for pair, (image, _) in marks.items() if image} == {(0, 2), (2, 0)}
+    assert {pair for pair, (_, caption) in marks.items() if caption} == {(0, 1), (1, 0)}
+
+
+@pytest.mark.parametrize(
+    ("similarities", "expected"), [((0.25, 1.0), 0.5), ((-0.3, 0.9), 0.0), ((np.nan, 0.7), 0.7), ((1.2, 0.64), 0.8)]
+)
+def test_geometric_mean__of_clipped_similarities(similarities: tuple[float, ...], expected: float) -> None:
+    got = geometric_mean(*(np.array([value]) for value in similarities))
+    np.testing.assert_allclose(got, [expected])
+
+
+def test_nearest_own_caption__by_the_text_teacher_or_the_first() -> None:
+    texts = Modality(np.eye(4, dtype=np.float32)[[0, 1, 1, 2]], nearest_rows(_rows(0, 4), 1))
+    owner = np.array([0, 0, 1, 1])
+    content = {"image_content": np.arange(3), "caption_content": np.arange(4)}
+    assert Finder(owner, images=None, texts=texts, **content).nearest_own_caption(0, 2) == 1
+    assert Finder(owner, images=None, texts=None, **content).nearest_own_caption(0, 2) == 0
+    assert Finder(owner, images=None, texts=texts, **content).nearest_own_caption(2, 0) is None

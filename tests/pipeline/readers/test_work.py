@@ -1,0 +1,83 @@
+"""A work folder sharded again by what people judged: copies dropped or merged, every left-out row with its reason."""
+
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cusa.errors import ConfigError, DataError
+from cusa.manifests.judgements.verdicts import Journal
+from cusa.manifests.samples import Split
+from cusa.pipeline import readers, shard
+from cusa.pipeline.config import ShardConfig
+from tests.manifests.judgements.test_verdicts import make
+from tests.worlds import make_work
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    """Five images of two captions: 0, 2 and 4 are one; captions 2, 6 and 7 are true of other images."""
+    split = Split(make_work(tmp_path, images=5, captions=2, splits=("train",)), "train")
+    (split.folder / "audit").mkdir()
+    said = {
+        (2, 0): "duplicate",
+        (2, 9): "duplicate",
+        (0, 2): "match",
+        (1, 6): "match",
+        (1, 7): "match",
+        (3, 1): "no match",
+    }
+    with Journal(split.folder / "audit") as journal:
+        for number, ((image, caption), word) in enumerate(said.items()):
+            keys = {"image_key": split.image_keys[image], "caption_key": split.caption_keys[caption]}
+            journal.append(make(number, word, **keys))
+    return split
+
+
+def _shard(split: Split, out: Path, verdicts: str) -> tuple[Split, Counter[str]]:
+    reading = readers.read_subset(split.work, verdicts=verdicts)
+    done = shard.run(ShardConfig(workers=1), reading=reading, out=out)
+    for kind in ("image", "caption"):
+        assert done.counts[f"{kind}s_read"] == done.counts[f"{kind}s_kept"] + done.counts[f"{kind}s_dropped"]
+    rows = pq.read_table(out / "train/drops.parquet").to_pylist()
+    assert {row["reason"] for row in rows} == {"judged"}
+    return Split(out, "train"), Counter(row["kind"] for row in rows)
+
+
+def test_drop__leaves_out_copies_and_ambiguous_captions(split: Split, tmp_path: Path) -> None:
+    part, dropped = _shard(split, tmp_path / "part", "drop")
+    keys, texts = split.image_keys, split.texts
+    assert part.image_keys == [keys[0], keys[1], keys[3]]
+    # Both captions of image 3 are true of image 1: the first stays, an image without captions teaches nothing.
+    assert part.texts == [texts[0], texts[1], texts[3], texts[6]]
+    assert dropped == {"image": 2, "caption": 6}
+    kept = split.caption_keys
+    assert part.caption_keys == [kept[0], kept[1], kept[3], kept[6]], "what stays keeps its key, and with it the truth"
+    again = readers.read_subset(part.work)
+    shard.run(ShardConfig(workers=1), reading=again, out=tmp_path / "again")
+    assert Split(tmp_path / "again", "train").caption_keys == part.caption_keys
+
+
+def test_merge__gives_the_captions_to_the_first(split: Split, tmp_path: Path) -> None:
+    part, dropped = _shard(split, tmp_path / "part", "merge")
+    keys, texts = split.image_keys, split.texts
+    assert part.image_keys == [keys[0], keys[1], keys[3]]
+    assert part.texts == [*texts[0:2], *texts[4:6], *texts[8:10], *texts[2:4], *texts[6:8]]
+    assert dropped == {"image": 2}
+    assert part.caption_keys[:6] == [f"{keys[0]}#{place}" for place in range(6)]
+
+
+def test_read_subset__another_verdict_is_another_source(split: Split) -> None:
+    before = readers.read_subset(split.work, verdicts="drop").files
+    with Journal(split.folder / "audit") as journal:
+        journal.append(make(60, "match", image_key=split.image_keys[4], caption_key=split.caption_keys[3]))
+    assert readers.read_subset(split.work, verdicts="drop").files != before
+    assert "verdicts" not in readers.read_subset(split.work).files
+
+
+def test_read_subset__refuses_what_it_does_not_know(split: Split, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="drop, merge"):
+        readers.read_subset(split.work, verdicts="dorp")
+    with pytest.raises(DataError, match="Nobody has judged"):
+        readers.read_subset(make_work(tmp_path / "other", images=2), verdicts="drop")

@@ -1,0 +1,171 @@
+"""Appending: what was there stays byte for byte, what is new comes behind it, and nothing is lost on the way."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from cusa.errors import ConfigError, DataError, StaleError
+from cusa.manifests import ledger
+from cusa.manifests.samples import Split
+from cusa.manifests.stage import Outcome
+from cusa.manifests.storage import store
+from cusa.pipeline import extract, readers, verify
+from cusa.pipeline.config import ExtractConfig, ShardConfig
+from cusa.pipeline.shard import append, tar
+from cusa.pipeline.shard import stage as shard
+from tests.worlds import Colours, write_karpathy
+
+
+def _run(source: Path, out: Path, **options: Any) -> Outcome:
+    config = ShardConfig(workers=1, max_images=4, **options.pop("config", {}))
+    return shard.run(config, reading=readers.read("karpathy", source), out=out, **options)
+
+
+def _grown(folder: Path, *, images: int = 6, more: int = 2) -> tuple[Path, Path]:
+    """Write a source, and the same with `more` images at its end in each split; return both."""
+    whole = write_karpathy(folder / "grown", images=images + more)
+    rows = json.loads(whole.read_text())
+    small = {"images": [], "dataset": "mini"}
+    for split in ("train", "val", "test"):
+        small["images"] += [row for row in rows["images"] if row["split"] == split][:images]
+    path = whole.with_name("dataset_small.json")
+    path.write_text(json.dumps(small))
+    return path, whole
+
+
+def _bytes(folder: Path, pattern: str = "*") -> dict[str, str]:
+    files = (f for f in folder.rglob(pattern) if f.is_file() and f.name != "shard.ledger.json")
+    return {f.relative_to(folder).as_posix(): store.sha256_file(f) for f in files}
+
+
+def test_append__old_tars_stay_and_new_rows_come_behind(tmp_path: Path) -> None:
+    small, whole = _grown(tmp_path)
+    work = tmp_path / "work"
+    _run(small, work)
+    before = _bytes(work, "*.tar")
+    keys = Split(work, "train").image_keys
+    outcome = _run(whole, work, append=True)
+    after = _bytes(work, "*.tar")
+    assert {name: after[name] for name in before} == before
+    assert sorted(after.keys() - before.keys()) == ["test/00002.tar", "train/00002.tar", "val/00002.tar"]
+    split = Split(work, "train")
+    assert split.image_keys[:6] == keys
+    assert (split.num_images, split.num_captions) == (8, 40)
+    for row, name in enumerate(split.samples["source"].to_pylist()):
+        assert split.image_bytes(row) == (whole.parent / name).read_bytes()
+    assert outcome.counts["images_kept"] == 24 == outcome.counts["images_read"]
+    assert "18 there already" in outcome.notes[0]
+    assert verify.run(work, workers=1).findings == ()
+    assert not _run(whole, work, append=True).fresh
+    assert not _run(small, work).fresh, "the first source is still what the folder was made of"
+    assert not (work / append.NOTE).exists()
+
+
+def test_append__costs_the_teachers_only_what_is_new(tmp_path: Path) -> None:
+    small, whole = _grown(tmp_path, images=8, more=1)
+    work = tmp_path / "work"
+    _run(small, work)
+    run = {"teacher": "colours", "modality": "image", "load": lambda name, modality: Colours()}
+    extract.run(ExtractConfig(), split=Split(work, "train"), **run)
+    _run(whole, work, append=True)
+    assert extract.run(ExtractConfig(), split=Split(work, "train"), **run).counts["computed"] == 1
+
+
+def test_append__another_data_set_and_a_new_split(tmp_path: Path) -> None:
+    first = write_karpathy(tmp_path / "one", images=2, splits=("train",))
+    second = write_karpathy(tmp_path / "two", images=3, splits=("test",), seed=1)
+    rows = json.loads(second.read_text())
+    second.write_text(json.dumps({**rows, "dataset": "other"}))
+    _run(first, tmp_path / "work")
+    _run(second, tmp_path / "work", append=True)
+    assert Split(tmp_path / "work", "test").image_keys[0] == "other/picture_0000"
+    assert Split(tmp_path / "work", "train").num_images == 2
+    outputs = ledger.read(tmp_path / "work/shard.ledger.json").outputs  # type: ignore[union-attr]
+    assert {"train/00000.tar", "test/00000.tar"} <= set(outputs)
+
+
+def test_append__rows_that_changed_are_refused_by_name(tmp_path: Path) -> None:
+    small, whole = _grown(tmp_path)
+    work = tmp_path / "work"
+    _run(small, work)
+    rows = json.loads(whole.read_text())
+    rows["images"][0]["sentences"][2]["raw"] = "Another caption."
+    whole.write_text(json.dumps(rows))
+    with (whole.parent / "val/picture_0008.jpg").open("ab") as file:
+        file.write(b"more")
+    outcome = _run(whole, work, append=True)
+    drops = [row for name in ("train", "val") for row in pq.read_table(work / name / "drops.parquet").to_pylist()]
+    assert [(row["key"], row["reason"]) for row in drops if row["kind"] == "image"] == [
+        ("mini/picture_0000", "duplicate-key"),
+        ("mini/picture_0008", "duplicate-key"),
+    ]
+    assert outcome.counts["images_kept"] == 24
+    assert outcome.counts["images_dropped"] == 2
+
+
+def test_append__a_lost_image_that_came_back_is_kept_and_no_drop_any_more(tmp_path: Path) -> None:
+    small, whole = _grown(tmp_path)
+    picture = whole.parent / "train/picture_0003.jpg"
+    aside = picture.read_bytes()
+    picture.unlink()
+    work = tmp_path / "work"
+    assert _run(small, work).counts["images_dropped"] == 1
+    picture.write_bytes(aside)
+    assert _run(whole, work, append=True).counts["images_dropped"] == 0
+    assert "mini/picture_0003" in Split(work, "train").image_keys[5:]
+
+
+def test_append__what_cannot_be_is_explained(tmp_path: Path) -> None:
+    small, whole = _grown(tmp_path)
+    work = tmp_path / "work"
+    with pytest.raises(DataError, match="no finished shards to append to"):
+        _run(whole, work, append=True)
+    _run(small, work)
+    with pytest.raises(ConfigError, match="was sharded with resize 0, not 20"):
+        _run(whole, work, append=True, config={"resize": 20})
+    assert not _run(small, work).fresh, "a refused append leaves the folder as it was"
+    _run(whole, work, append=True)
+    (small.parent / "train/picture_0001.jpg").unlink()
+    with pytest.raises(StaleError, match="images changed.*would lose"):
+        _run(small, work)
+    assert _run(small, work, force=True).counts["images_kept"] == 17
+
+
+@pytest.mark.parametrize("where", ["first tar", "last tar", "tables", "before the ledger"])
+def test_append__killed_anywhere_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    small, whole = _grown(tmp_path)
+    _run(small, tmp_path / "start")
+    shutil.copytree(tmp_path / "start", tmp_path / "whole")
+    _run(whole, tmp_path / "whole", append=True)
+    work = tmp_path / "start"
+
+    calls = 0
+    points = {"first tar": (tar, "write", 0), "last tar": (tar, "write", 2)}
+    points |= {"tables": (shard, "_images", 3), "before the ledger": (shard, "_tar_digests", 0)}
+    module, name, after = points[where]
+    real = getattr(module, name)
+
+    def dies(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, name, dies)
+        _run(whole, work, append=True)
+    assert (work / append.NOTE).is_file()
+    with pytest.raises(StaleError, match="interrupted"):
+        _run(small, work)
+    other = write_karpathy(tmp_path / "other", images=1)
+    with pytest.raises(StaleError, match="Another append"):
+        _run(other, work, append=True)
+    _run(whole, work, append=True)
+    assert _bytes(work) == _bytes(tmp_path / "whole")

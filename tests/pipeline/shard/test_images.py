@@ -1,0 +1,119 @@
+"""Images on their way into a tar: what structure proves, what only decoding can, and what resizing makes."""
+
+import io
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cusa.manifests.records import ImageRecord
+from cusa.models.preprocess import decode_rgb
+from cusa.pipeline.config import ShardConfig
+from cusa.pipeline.shard import jpeg
+from cusa.pipeline.shard.images import Refused, read_image
+
+
+def _encoded(kind: str = "JPEG", size: tuple[int, int] = (96, 64), mode: str = "RGB", **options: object) -> bytes:
+    y, x = np.mgrid[: size[1], : size[0]]
+    pixels = np.stack([x * 2 % 256, y * 3 % 256, (x + y) % 256], axis=-1).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(out, kind, **options)
+    return out.getvalue()
+
+
+def _read(path: Path, data: bytes, **options: object) -> tuple[bytes, str, int, int]:
+    path.write_bytes(data)
+    return read_image(ImageRecord("a/b", "train", path, "b", ()), ShardConfig.model_validate(options))
+
+
+WHOLE = {
+    "baseline": ("JPEG", {}),
+    "progressive": ("JPEG", {"progressive": True}),
+    "with a thumbnail": ("JPEG", {"exif": b"Exif\0\0" + b"\xff\xd8\xff\xd9" * 20}),
+    "restart markers": ("JPEG", {"restart_marker_rows": 1}),
+    "png": ("PNG", {}),
+    "webp": ("WEBP", {}),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_structure__a_whole_file_is_whole_and_every_cut_is_found(tmp_path: Path, name: str) -> None:
+    kind, options = WHOLE[name]
+    data = _encoded(kind, **options)
+    assert _read(tmp_path / "x", data)[0] == data
+    reasons = []
+    for length in range(len(data) // 10, len(data) - 1, max(1, len(data) // 60)):
+        try:
+            cut = _read(tmp_path / "x", data[:length])[0]
+        except Refused as error:
+            reasons.append(error.reason)
+        else:  # only sums and end marks are missing, every pixel is there
+            assert len(data) - length < 32
+            assert np.array_equal(np.asarray(decode_rgb(cut)), np.asarray(decode_rgb(data)))
+    assert len(reasons) >= 50
+    assert set(reasons) <= {"truncated", "not-an-image"}
+
+
+def test_structure__what_the_walk_accepts_decodes(shared: Path) -> None:
+    files = sorted((shared / "data/coco-mini/val2014").glob("*.jpg"))[:60]
+    files += sorted((shared / "data/standins/sop").rglob("*.JPG"))[:60]
+    assert all(jpeg.whole_size(file.read_bytes()) for file in files)
+    for file in files:
+        with Image.open(file) as image:
+            image.load()
+
+
+def test_structure__bytes_behind_the_end_do_not_hide_a_cut(tmp_path: Path) -> None:
+    data = _encoded()
+    assert _read(tmp_path / "x", data + b"\0" * 100)[1] == "jpg", "padding behind a whole image is no fault"
+    png = bytearray(_encoded("PNG"))
+    png[len(png) // 2] ^= 1
+    with pytest.raises(Refused, match="truncated"):
+        _read(tmp_path / "x", bytes(png))
+
+
+def test_check__decoding_finds_what_structure_cannot(tmp_path: Path) -> None:
+    # Pixels that are no deflated data, under a sum that is right.
+    data = bytearray(_encoded("PNG"))
+    at = data.index(b"IDAT")
+    size = int.from_bytes(data[at - 4 : at], "big")
+    data[at + 4 : at + 4 + size] = bytes(size)
+    data[at + 4 + size : at + 8 + size] = zlib.crc32(data[at : at + 4 + size]).to_bytes(4, "big")
+    assert _read(tmp_path / "x", bytes(data), check="structure")[1] == "png"
+    with pytest.raises(Refused, match="truncated"):
+        _read(tmp_path / "x", bytes(data), check="decode")
+
+
+@pytest.mark.parametrize(("size", "wanted"), [((96, 64), (48, 32)), ((64, 96), (32, 48)), ((100, 33), (97, 32))])
+def test_resize__the_shorter_side_is_what_was_asked(
+    tmp_path: Path, size: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    data, ext, width, height = _read(tmp_path / "x", _encoded(size=size), resize=32)
+    assert (ext, (width, height)) == ("jpg", wanted)
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.size, image.format) == (wanted, "JPEG")
+
+
+def test_resize__small_images_keep_their_bytes(tmp_path: Path) -> None:
+    data = _encoded(size=(40, 30))
+    assert _read(tmp_path / "x", data, resize=30) == (data, "jpg", 40, 30)
+
+
+def test_resize__applies_the_orientation_and_keeps_the_picture(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    source = _encoded(size=(96, 64), exif=exif, quality=98)
+    data, _, width, height = _read(tmp_path / "x", source, resize=32, quality=98)
+    assert (width, height) == (32, 48)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.getexif().get(0x0112) in (None, 1)
+        mine = np.asarray(image.convert("RGB"), dtype=float)
+    upright = decode_rgb(source).resize((32, 48), Image.Resampling.LANCZOS)
+    assert np.abs(mine - np.asarray(upright, dtype=float)).mean() < 3
+
+
+def test_resize__quality_is_what_it_costs(tmp_path: Path) -> None:
+    sizes = [len(_read(tmp_path / "x", _encoded(size=(400, 300)), resize=200, quality=q)[0]) for q in (40, 95)]
+    assert sizes[0] < sizes[1] / 2

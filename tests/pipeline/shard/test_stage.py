@@ -1,0 +1,288 @@
+"""Shards: read back by webdataset, the same bytes each time, and every row accounted for."""
+
+import gc
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cusa.errors import DataError
+from cusa.manifests import ledger, schemas
+from cusa.manifests.records import REASONS
+from cusa.manifests.samples import Split
+from cusa.manifests.stage import Outcome
+from cusa.manifests.storage import store
+from cusa.pipeline import readers, shard
+from cusa.pipeline.config import ShardConfig
+from cusa.pipeline.shard import tar
+from tests.worlds import make_work, write_karpathy
+
+
+def _run(source: Path, out: Path, **options: object) -> Outcome:
+    force = bool(options.pop("force", False))
+    reading = readers.read("karpathy", source, source.parent)
+    return shard.run(ShardConfig.model_validate({"workers": 1, **options}), reading=reading, out=out, force=force)
+
+
+def _bytes(folder: Path) -> dict[str, str]:
+    files = (f for f in folder.rglob("*") if f.is_file() and f.name != "shard.ledger.json")
+    return {f.relative_to(folder).as_posix(): store.sha256_file(f) for f in files}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its files open
+def test_run__webdataset_reads_what_went_in(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw")
+    _run(source, tmp_path / "work", max_images=5)
+    rows = {f"mini/{Path(r['filename']).stem}": r for r in json.loads(source.read_text())["images"]}
+    tars = sorted(str(p) for p in (tmp_path / "work/train").glob("*.tar"))
+    assert len(tars) == 3
+    seen = 0
+    for sample in webdataset.WebDataset(tars, shardshuffle=False, empty_check=False):
+        row = rows[sample["__key__"]]
+        original = source.parent / row["filepath"] / row["filename"]
+        assert sample["jpg"] == original.read_bytes()
+        described = json.loads(sample["json"])
+        assert [c["text"] for c in described["captions"]] == [s["raw"] for s in row["sentences"]]
+        assert described["sha256"] == hashlib.sha256(sample["jpg"]).hexdigest()
+        seen += 1
+    del sample
+    gc.collect()
+    assert seen == 12
+
+
+def test_run__byte_ranges_give_every_image(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw")
+    _run(source, tmp_path / "work", max_images=5)
+    split = Split(tmp_path / "work", "val")
+    for row, name in enumerate(split.samples["source"].to_pylist()):
+        assert split.image_bytes(row) == (source.parent / name).read_bytes()
+    assert [split.image_keys[i] for i in split.caption_owner] == split.captions["key"].to_pylist()
+
+
+def test_run__same_inputs_same_bytes_whatever_the_processes(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw")
+    _run(source, tmp_path / "one", max_images=5, workers=1)
+    _run(source, tmp_path / "two", max_images=5, workers=2)
+    assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
+    with tarfile.open(tmp_path / "one/train/00000.tar") as archive:
+        assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in archive} == {(0, 0, 0, "", 0o644)}
+
+
+def test_run__again_is_up_to_date_until_something_changes(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw")
+    work = tmp_path / "work"
+    assert _run(source, work).why == "never finished"
+    assert not _run(source, work).fresh
+    assert _run(source, work, force=True).why == "--force"
+    assert _run(source, work, max_images=4).why.startswith("max_images was")
+    (source.parent / "train/picture_0001.jpg").unlink()
+    outcome = _run(source, work, max_images=4)
+    assert outcome.why == "images changed"
+    assert outcome.counts["images_dropped"] == 1
+    first = next((work / "train").glob("*.tar"))
+    first.unlink()
+    assert _run(source, work, max_images=4).why == f"train/{first.name} is missing"
+    _run(source, work, max_images=100)
+    assert len(list((work / "train").glob("*.tar"))) == 1, "tars of an older cut must not stay"
+
+
+def test_run__a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_karpathy(tmp_path / "raw")
+    _run(source, tmp_path / "whole", max_images=4)
+    written: list[str] = []
+    real = tar.write
+
+    def dies_at_third(unit: tar.Unit) -> int:
+        if len(written) == 2:
+            (unit.folder / f"{store.TEMPORARY}rest.tar").write_bytes(b"half a tar")
+            raise KeyboardInterrupt
+        written.append(f"{unit.folder.name}/{unit.number}")
+        return real(unit)
+
+    monkeypatch.setattr(tar, "write", dies_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        _run(source, tmp_path / "killed", max_images=4)
+    with pytest.raises(DataError):
+        Split(tmp_path / "killed", "test")
+    touched = {p: p.stat().st_mtime_ns for p in (tmp_path / "killed").rglob("0*.tar")}
+    assert len(touched) == 2
+    monkeypatch.setattr(tar, "write", real)
+    _run(source, tmp_path / "killed", max_images=4)
+    assert _bytes(tmp_path / "killed") == _bytes(tmp_path / "whole")
+    assert {p: p.stat().st_mtime_ns for p in touched} == touched, "finished tars are kept, not written again"
+
+
+def _picture(mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:
+    pixels = np.random.default_rng(1).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def _encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def _huge_png() -> bytes:
+    """Return the first bytes of a 20,000 x 20,000 PNG: its header is all that may be read."""
+    return _encoded(Image.new("1", (20_000, 20_000)), "PNG")
+
+
+EXIF = Image.Exif()
+EXIF[0x0112] = 6  # rotate by 90 degrees when shown
+
+IMAGES = {
+    "grey.jpg": (_encoded(_picture("L"), "JPEG"), None),
+    "cmyk.jpg": (_encoded(_picture("CMYK"), "JPEG"), None),
+    "palette.png": (_encoded(_picture("P"), "PNG"), None),
+    "alpha.png": (_encoded(_picture("RGBA"), "PNG"), None),
+    "rotated.jpg": (_encoded(_picture(), "JPEG", exif=EXIF), None),
+    "web.webp": (_encoded(_picture(), "WEBP"), None),
+    "png-named.jpg": (_encoded(_picture(), "PNG"), None),
+    "truncated.jpg": (_encoded(_picture(), "JPEG")[:-300], "truncated"),
+    "cut.png": (_encoded(_picture(), "PNG")[:-300], "truncated"),
+    "text.jpg": (b"this is a text, not a picture", "not-an-image"),
+    "empty.jpg": (b"", "not-an-image"),
+    "huge.png": (_huge_png(), "too-large"),
+    "tiny.png": (_encoded(_picture(size=(3, 40)), "PNG"), "too-small"),
+    "old.bmp": (_encoded(_picture(), "BMP"), "unsupported-format"),
+    "moving.gif": (_encoded(_picture("P"), "GIF"), "unsupported-format"),
+    "missing.jpg": (None, "missing"),
+}
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    rows = []
+    for name, (data, _) in IMAGES.items():
+        if data is not None:
+            (folder / name).write_bytes(data)
+        rows.append({"filename": name, "split": "train", "sentences": [{"raw": "one"}, {"raw": "two words"}]})
+    (folder / "plain.jpg").write_bytes(_encoded(_picture(), "JPEG"))
+    shutil.copy(folder / "plain.jpg", folder / "silent.jpg")
+    shutil.copy(folder / "plain.jpg", folder / "half.jpg")
+    rows.append({"filename": "silent.jpg", "split": "train", "sentences": []})
+    rows.append({"filename": "half.jpg", "split": "train", "sentences": [{"raw": " .. "}, {"raw": "left"}]})
+    (folder / "dataset_hostile.json").write_text(json.dumps({"images": rows, "dataset": "hostile"}))
+    _run(folder / "dataset_hostile.json", folder / "work")
+    return folder / "work"
+
+
+@pytest.mark.parametrize("name", [*IMAGES, "silent.jpg"])
+def test_run__each_broken_image_is_a_drop_and_each_odd_one_is_kept(hostile: Path, name: str) -> None:
+    reason = IMAGES.get(name, (None, "no-captions"))[1]
+    kept = pq.read_table(hostile / "train/samples.parquet").to_pylist()
+    drops = pq.read_table(hostile / "train/drops.parquet").to_pylist()
+    assert (name in {row["source"] for row in kept}) == (reason is None)
+    mine = [drop for drop in drops if drop["source"] == name and drop["kind"] == "image"]
+    assert [drop["reason"] for drop in mine] == ([reason] if reason else [])
+    assert all(drop["reason"] in REASONS and drop["detail"] for drop in drops)
+
+
+def test_run__an_empty_caption_is_a_drop_and_positions_stay(hostile: Path) -> None:
+    captions = pq.read_table(hostile / "train/captions.parquet").to_pylist()
+    half = [row for row in captions if row["key"].startswith("hostile/half")]
+    assert [(row["position"], row["text"], row["caption_key"][-2:]) for row in half] == [(1, "left", "#1")]
+    drops = pq.read_table(hostile / "train/drops.parquet").to_pylist()
+    assert [d["key"][-2:] for d in drops if d["source"] == "half.jpg"] == ["#0"]
+
+
+def test_run__rows_in_are_rows_kept_and_rows_dropped(hostile: Path) -> None:
+    counts = ledger.read(hostile / "shard.ledger.json").counts  # type: ignore[union-attr]
+    assert counts["images_read"] == len(IMAGES) + 2 == counts["images_kept"] + counts["images_dropped"]
+    assert counts["captions_read"] == 2 * len(IMAGES) + 2 == counts["captions_kept"] + counts["captions_dropped"]
+
+
+def test_run__extension_follows_the_content(hostile: Path) -> None:
+    rows = {row["source"]: row for row in pq.read_table(hostile / "train/samples.parquet").to_pylist()}
+    assert rows["png-named.jpg"]["ext"] == "png"
+    assert (rows["rotated.jpg"]["width"], rows["rotated.jpg"]["height"]) == (40, 30)
+
+
+HOSTILE_TEXT = st.text(min_size=1, max_size=200) | st.sampled_from(
+    [
+        "<script>alert(1)</script>",
+        "'; drop table captions; --",
+        "\u202eright to left",
+        "🐶" * 50,
+        "x" * 100_000,
+        "a\0b\x1b[31m",
+    ]
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(HOSTILE_TEXT, min_size=1, max_size=4), name=st.text(min_size=1, max_size=60))
+def test_run__any_caption_comes_back_as_it_went_in(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], name: str
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "a.jpg").write_bytes(_encoded(_picture(), "JPEG"))
+    rows = [
+        {"filename": "a.jpg", "split": "train", "sentences": [{"raw": t} for t in [*texts, "a good one"]]},
+        {"filename": name, "split": "train", "sentences": [{"raw": "of a file that is not there"}]},
+    ]
+    (folder / "d.json").write_text(json.dumps({"images": rows, "dataset": "any"}))
+    counts = _run(folder / "d.json", folder / "work").counts
+    assert counts["captions_read"] == len(texts) + 2 == counts["captions_kept"] + counts["captions_dropped"]
+    kept = {row["position"]: row["text"] for row in pq.read_table(folder / "work/train/captions.parquet").to_pylist()}
+    assert all(texts[i].strip() == text for i, text in kept.items() if i < len(texts))
+
+
+def test_run__nothing_kept_is_an_error_with_the_first_reason(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=2)
+    for file in source.parent.rglob("*.jpg"):
+        file.unlink()
+    with pytest.raises(DataError, match=r"None of the 6 images could be kept\. The first: .*missing.*--images"):
+        _run(source, tmp_path / "work")
+    assert not (tmp_path / "work/shard.ledger.json").exists()
+
+
+def test_run__an_image_in_two_splits_is_told(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=2)
+    shutil.copy(source.parent / "train/picture_0000.jpg", source.parent / "test/picture_0004.jpg")
+    notes = _run(source, tmp_path / "work").notes
+    assert any("1 images stand in more than one split" in note for note in notes)
+
+
+def test_run__known_matches_come_along_for_what_is_kept(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=2)
+    (source.parent / "test/picture_0005.jpg").unlink()
+    pairs = [("mini/picture_0004", "mini/picture_0004#0"), ("mini/picture_0005", "mini/picture_0004#1")]
+    pairs += [("mini/picture_0004", "mini/picture_0005#0"), ("mini/picture_0004", "mini/picture_0004#2")]
+    table = pa.Table.from_pylist([{"image_key": i, "caption_key": c} for i, c in pairs], schema=schemas.TRUTH)
+    store.write_table(source.parent / "truth-test.parquet", table)
+    _run(source, tmp_path / "work")
+    kept = pq.read_table(tmp_path / "work/test/truth.parquet").to_pylist()
+    assert [(row["image_key"], row["caption_key"]) for row in kept] == [pairs[0], pairs[3]]
+    assert not (tmp_path / "work/train/truth.parquet").exists()
+    assert not _run(source, tmp_path / "work").fresh
+
+
+def test_split__a_missing_or_cut_tar_is_named(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=3)
+    cut = work / "test/00000.tar"
+    cut.write_bytes(cut.read_bytes()[:700])
+    with pytest.raises(DataError, match=r"00000\.tar ends within mini/picture_0006"):
+        Split(work, "test").image_bytes(0)
+    cut.unlink()
+    with pytest.raises(DataError, match=r"00000\.tar cannot be opened"):
+        Split(work, "test").image_bytes(0)
+    with pytest.raises(DataError, match="no split 'dev'; it has train, val, test"):
+        Split(work, "dev")
+    with pytest.raises(DataError, match="does not exist"):
+        Split(tmp_path / "nowhere", "train")

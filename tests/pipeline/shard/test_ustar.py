@@ -1,0 +1,20 @@
+"""Tar headers of our own, against those of the standard library."""
+
+import tarfile
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cusa.pipeline.shard import ustar
+
+NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,64}/[A-Za-z0-9_-]{1,80}\.(jpg|png|webp|npy|json)", fullmatch=True)
+
+
+@given(name=NAMES, size=st.integers(0, 8**11 - 1))
+def test_header__is_what_tarfile_writes_and_reads(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    made = ustar.header(name, size)
+    assert made == info.tobuf(tarfile.USTAR_FORMAT)
+    read = tarfile.TarInfo.frombuf(made, "utf-8", "strict")
+    assert (read.name, read.size, read.mtime, read.uid, read.isreg()) == (name, size, 0, 0, True)

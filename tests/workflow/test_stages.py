@@ -1,0 +1,217 @@
+"""Plan and run: a recipe from nothing to the report, asked before it is done; every packaged recipe smoked once."""
+
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cusa import recipe as recipes
+from cusa.errors import ConfigError, DataError, StaleError
+from cusa.manifests import ledger
+from cusa.manifests.storage import store
+from cusa.models import student as students
+from cusa.workflow import plan as plans
+from cusa.workflow import run as runs
+from cusa.workflow import stages
+from tests import worlds
+
+COMPOSED = [name for name in recipes.packaged() if "/" in name]
+FEW = ["train.steps=2", "train.batch=16", "train.validate_every=2", "train.log_every=1", "eval.bootstrap=0"]
+NAMES = ["download", "shard", *["extract-teachers"] * 2, "index", "audit", "train", "eval", "report"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return one project folder: all smokes share the drawn scenes and their teachers."""
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_run__every_recipe_smokes(out: Path, name: str) -> None:
+    done = runs.run(name, out=out, settings=FEW, smoke=True)
+    assert math.isfinite(done.figures["cross-modal/rsum"])
+    assert done.expected == {}, "published figures are not those of a smoke"
+    assert done.notes == (stages.SMOKE,)
+    assert done.report.is_file()
+    assert all(outcome.fresh for outcome in done.outcomes[-3:]), "training, evaluation, report"
+    # It is the recipe, but for its data and its size.
+    folder = out / "smoke" / "runs" / name.replace("/", "-")
+    used, told = store.read_json(folder / "recipe.json"), recipes.load(name).model_dump(mode="json")
+    assert used["loss"] == told["loss"]
+    assert used["student"]["kind"] == told["student"]["kind"]
+    assert used["student"]["sgraf"]["module"] == told["student"]["sgraf"]["module"]
+    assert {used["teachers"]["image"], used["teachers"]["text"]} == {"offline-scenes-image", "offline-scenes-text"}
+    # What the method lacks is not computed.
+    for run in sorted((folder / "parts").glob("*")) or [folder]:
+        rows = pq.read_table(run / "metrics.parquet").to_pylist()
+        logged = {row["name"] for row in rows if row["value"]}
+        method = name.rpartition("/")[2]
+        matching = told["student"]["kind"] == "x2vlm"  # there CSA is no term of its own
+        assert ("usa" in logged) == (method in ("usa", "cusa"))
+        assert ("csa" in logged) == (method in ("csa", "cusa") and not matching)
+        assert students.load(run).has_uni == (method in ("usa", "cusa"))
+
+
+def test_run__again_everything_is_up_to_date_and_the_plan_says_so(out: Path) -> None:
+    settings = [*FEW, "train.steps=3"]
+    first = runs.run("clip-vit-b-32/coco/cusa", out=out, name="three", settings=settings, smoke=True)
+    again = runs.run("clip-vit-b-32/coco/cusa", out=out, name="three", settings=settings, smoke=True)
+    assert not any(outcome.fresh for outcome in again.outcomes)
+    assert again.figures == first.figures
+    told = plans.plan("clip-vit-b-32/coco/cusa", out=out, name="three", settings=settings, smoke=True)
+    assert [stage.stage for stage in told.stages] == NAMES
+    assert not told.due
+
+
+def test_run__other_settings_are_refused_and_force_trains_anew(out: Path) -> None:
+    name = "saf/coco/usa"
+    runs.run(name, out=out, name="changed", settings=FEW, smoke=True)
+    with pytest.raises(StaleError, match="train.seed was 0 and is now 5"):
+        runs.run(name, out=out, name="changed", settings=[*FEW, "train.seed=5"], smoke=True)
+    done = runs.run(name, out=out, name="changed", settings=[*FEW, "train.seed=5"], smoke=True, force=True)
+    fresh = [outcome.stage for outcome in done.outcomes if outcome.fresh]
+    assert fresh == ["train", "eval", "report"]
+
+
+def test_plan__says_why_and_what_follows(tmp_path: Path) -> None:
+    runs.run("clip-vit-b-32/coco/csa", out=tmp_path, settings=FEW, smoke=True)
+
+    def states(settings: list[str]) -> dict[str, str]:
+        before = _bytes_of(tmp_path)
+        told = plans.plan("clip-vit-b-32/coco/csa", out=tmp_path, settings=settings, smoke=True)
+        assert _bytes_of(tmp_path) == before, "a plan writes nothing"
+        return {stage.stage: stage.why for stage in told.due}
+
+    assert states([*FEW, "loss.alpha=0.2"]) == {
+        "train": "loss.alpha was 0.1 and is now 0.2",
+        "eval": "after train",
+        "report": "after train",
+    }
+    assert states([*FEW, "eval.top=3"]) == {"eval": "top was 10 and is now 3", "report": "after eval"}
+    part = tmp_path / "smoke/data/scenes/train/teachers/offline-scenes-image/00000.parquet"
+    part.unlink()
+    assert states(FEW)["extract-teachers"] == "00000.parquet is missing"
+    assert states(FEW)["train"] == "after extract-teachers"
+    (tmp_path / "smoke/raw/scenes/dataset_scenes.json").write_text("{}")
+    assert "instead of" in states(FEW)["download"]
+    assert states(FEW)["shard"] == "after download"
+
+
+def _bytes_of(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_plan__of_every_recipe_before_anything_is_there(tmp_path: Path, name: str) -> None:
+    told = plans.plan(name, out=tmp_path / "nowhere")
+    expected = NAMES if not name.endswith("baseline") else ["download", "shard", "train", "eval", "report"]
+    assert [stage.stage for stage in told.stages] == expected
+    assert {stage.state for stage in told.stages} == {"due"}
+    assert told.stages[0].why == "never finished"
+    assert told.stages[0].licence
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_plan__estimates_are_counted_from_what_is_known(tmp_path: Path) -> None:
+    told = {(stage.stage, stage.what): stage for stage in plans.plan("clip-vit-b-32/coco/cusa", out=tmp_path).stages}
+    download = told["download", "coco"]
+    assert download.bytes == 20_000_000_000
+    tokens = told["extract-teachers", "unicom-vit-b-32-tokens"]
+    assert tokens.disk == (113_287 + 5_000) * 37_632 * 2  # float16 rows of training and test images
+    rates = plans.read_rates()
+    steps = 30 * (113_287 * 5 // 128)
+    training = told["train", "clip-vit-b-32/coco/cusa"]
+    assert training.seconds == pytest.approx(steps * 128 / rates["train"]["clip-vit-b-32"]["pairs"])
+    assert rates["machine"] in training.source
+    measured = rates["train"]["clip-vit-b-32"]
+    (reading,) = (stage for (stage_name, _), stage in told.items() if stage_name == "eval")
+    assert reading.seconds == pytest.approx(5000 / measured["images"] + 25_000 / measured["captions"], rel=0.01)
+    (found,) = (stage for (stage_name, _), stage in told.items() if stage_name == "audit")
+    assert found.seconds == pytest.approx(5000 / rates["audit"]["images"])
+    notes = " ".join(plans.plan("clip-vit-b-32/coco/cusa", out=tmp_path).notes)
+    assert "cusa download cub" in notes
+    assert rates["date"] in notes
+
+
+def test_plan__an_evaluation_of_pairs_counts_them(tmp_path: Path) -> None:
+    rates, seconds = plans.read_rates()["train"], {}
+    for name in ("sgr", "saf", "sgraf", "x2vlm-base"):
+        planned = plans.plan(f"{name}/coco/baseline", out=tmp_path).stages
+        (seconds[name],) = (stage.seconds for stage in planned if stage.stage == "eval")
+    for name in ("sgr", "saf"):
+        every = 5000 * 25_000 / rates[name]["scores"]
+        assert every < seconds[name] < 1.1 * every, "5K x 25K pairs are what takes the time"
+    assert seconds["sgraf"] == pytest.approx(seconds["sgr"] + seconds["saf"])
+    matched = recipes.load("x2vlm-base/coco/baseline").eval.rerank * 30_000 / rates["x2vlm-base"]["matches"]
+    assert matched < seconds["x2vlm-base"]
+
+
+def test_plan__a_file_that_a_person_has_to_bring_is_named(tmp_path: Path) -> None:
+    notes = " ".join(plans.plan("clip-vit-b-32/flickr30k/baseline", out=tmp_path).notes)
+    assert "flickr30k-images.tar.gz has to be brought by hand: Ask for the images with the form" in notes
+    assert "No teacher is listened to" in notes
+
+
+def test_run__on_a_work_folder_that_is_there(tmp_path: Path) -> None:
+    work = worlds.make_work(tmp_path / "world", images=12, captions=3)
+    told = [*recipes.smoke_settings("dual-encoder"), *FEW, "data.dataset="]
+    settings = [text for text in told if not text.startswith("teachers.")]
+    baseline = [*settings, *recipes.method_settings("baseline")]
+    done = runs.run("tiny", out=tmp_path / "out", work=work, settings=baseline)
+    assert [outcome.stage for outcome in done.outcomes] == ["train", "eval", "report"]
+    blocked = plans.plan("tiny", out=tmp_path / "out", work=work, settings=settings).stages
+    assert blocked[0].state == "blocked"
+    assert "has no image teacher. Run `cusa extract-teachers" in blocked[0].why
+    with pytest.raises(DataError, match="has no image teacher"):
+        runs.run("tiny", out=tmp_path / "out", work=work, settings=settings)
+
+
+def test_open_project__what_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="names no data set.*Give a work folder with --data"):
+        stages.open_project("tiny", tmp_path)
+    with pytest.raises(ConfigError, match="no small student of kind 'mine:Mean'"):
+        stages.open_project("tiny", tmp_path, settings=["student.kind=mine:Mean"], smoke=True)
+
+
+def test_asking__a_stage_that_would_work_raises_and_one_that_would_not_returns(tmp_path: Path) -> None:
+    book = tmp_path / "ledger.json"
+    ledger.Clock().finish(book, stage="s", inputs={"a": "1"}, parameters={"x": {"y": 1}}, outputs=[], counts={})
+    assert ledger.why_not_current(book, inputs={"a": "1"}, parameters={"x": {"y": 2}}) == "x.y was 1 and is now 2"
+    with ledger.asking():
+        assert ledger.why_not_current(book, inputs={"a": "1"}, parameters={"x": {"y": 1}}) is None
+        with pytest.raises(ledger.NotCurrentError, match="a changed"):
+            ledger.why_not_current(book, inputs={"a": "2"}, parameters={"x": {"y": 1}})
+    assert ledger.why_not_current(book, inputs={"a": "2"}, parameters={"x": {"y": 1}}) == "a changed"
+
+
+def test_run__killed_in_training_goes_on_and_ends_with_the_same_bits(tmp_path: Path, out: Path) -> None:
+    settings = [*FEW, "train.steps=6", "train.validate_every=6", "train.checkpoint_every=1"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    name = "sgr/coco/cusa"
+    whole = runs.run(name, out=out, name="whole", settings=settings, smoke=True)
+    command = [sys.executable, "-c", "from cusa.cli import main; main()", "run", name, "--smoke", *options]
+    shutil.copytree(out / "smoke" / "raw", tmp_path / "smoke" / "raw")
+    shutil.copytree(out / "smoke" / "data", tmp_path / "smoke" / "data")
+    folder = tmp_path / "smoke" / "runs" / "sgr-coco-cusa"
+    with (tmp_path / "err").open("w") as log:
+        process = subprocess.Popen([*command, "--out", str(tmp_path)], stderr=log, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while len(list(folder.glob("checkpoints/*"))) < 2 and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL, (tmp_path / "err").read_text()
+    assert not (folder / "ledger.json").exists()
+    done = runs.run(name, out=tmp_path, settings=settings, smoke=True)
+    (trained,) = [outcome for outcome in done.outcomes if outcome.stage == "train"]
+    assert 0 < trained.counts["steps_done_now"] < 6, "it went on from a checkpoint"
+    assert not any(outcome.fresh for outcome in done.outcomes[:-3]), "what was finished was not done again"
+    models = [path / "model" for path in (folder, out / "smoke/runs/whole")]
+    assert store.sha256_folder(models[0]) == store.sha256_folder(models[1])
+    assert done.figures == whole.figures

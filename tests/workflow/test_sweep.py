@@ -1,0 +1,157 @@
+"""Sweeps: the grid's cells, one run for one recipe, a table that equals the runs' own numbers, stops and failures."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+
+import pyarrow.parquet as pq
+import pytest
+
+from cusa import recipe as recipes
+from cusa.errors import ConfigError, StoppedError
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
+from cusa.pipeline import extract
+from cusa.pipeline.config import ExtractConfig
+from cusa.workflow import sweep
+from tests import worlds
+
+FEW = [
+    *(text for text in recipes.smoke_settings("dual-encoder") if not text.startswith(("teachers.", "data."))),
+    *("train.steps=2", "train.batch=8", "train.validate_every=2", "train.log_every=1", "eval.bootstrap=0"),
+]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = worlds.make_work(tmp_path_factory.mktemp("world"), images=12, captions=3)
+    for teacher, modality in (("offline-gist", "image"), ("offline-ngrams", "text")):
+        extract.run(ExtractConfig(), split=Split(work, "train"), teacher=teacher, modality=modality)
+    return work
+
+
+def test_run__the_paper_s_ablation_is_a_grid(work: Path, tmp_path: Path) -> None:
+    grid = sweep.parse_grid(["method=baseline,csa,usa,cusa", "alpha=0.1,0.5", "seed=0,1"])
+    done = sweep.run("tiny", grid, data=[work], out=tmp_path / "s", settings=FEW)
+    table = pq.read_table(tmp_path / "s" / "results.parquet")
+    rows = table.to_pylist()
+    assert rows == done.rows
+    assert [(row["method"], row["alpha"], row["seed"]) for row in rows] == [
+        (method, alpha, seed)
+        for method in ("baseline", "csa", "usa", "cusa")
+        for alpha in (0.1, 0.5)
+        for seed in (0, 1)
+    ]
+    # Where a method has no CSA, alpha changes nothing: one run, two rows.
+    assert len({row["run"] for row in rows}) == 12
+    assert done.outcome.counts == {"cells": 16, "runs": 12, "failed": 0}
+    for row in rows:
+        expected = {"baseline": (0, 0), "csa": (row["alpha"], 0), "usa": (0, 0.5), "cusa": (row["alpha"], 0.5)}
+        assert (row["set.loss.alpha"], row["set.loss.beta"]) == expected[row["method"]]
+        assert row["set.train.seed"] == row["seed"]
+        told = store.read_json(tmp_path / "s/runs" / row["run"] / "eval/metrics.json")["tasks"]
+        for task, found in told.items():
+            for name, value in found.get("metrics", {}).items():
+                assert row[f"{task}/{name}"] == value
+        assert row["error"] == ""
+    again = sweep.run("tiny", grid, data=[work], out=tmp_path / "s", settings=FEW)
+    assert not again.outcome.fresh
+    assert (again.rows, again.markdown) == (done.rows, done.markdown)
+    # The same as one training by hand.
+    assert "| cusa | 0.5 | 2 |" in done.markdown
+    values = [row["cross-modal/rsum"] for row in rows if (row["method"], row["alpha"]) == ("cusa", 0.5)]
+    half = 12.706 * stdev(values) / math.sqrt(2)  # t of one degree of freedom, from a printed table
+    line = next(line for line in done.markdown.splitlines() if line.startswith("| cusa | 0.5 | 2 |"))
+    assert f"{mean(values):.2f} ± " in line
+    assert float(line.split("|")[4].split("±")[1]) == pytest.approx(half, rel=1e-3, abs=0.006)
+
+
+def test_run__stopped_anywhere_it_goes_on_to_the_same_table(work: Path, tmp_path: Path) -> None:
+    grid = {"beta": [0.0, 0.5], "tau_q": [0.05, 1.0]}
+    whole = sweep.run("tiny", grid, data=[work], out=tmp_path / "whole", settings=FEW)
+    asked = iter(range(100))
+    with pytest.raises(StoppedError):
+        sweep.run("tiny", grid, data=[work], out=tmp_path / "cut", settings=FEW, should_stop=lambda: next(asked) == 2)
+    assert 0 < pq.read_table(tmp_path / "cut/results.parquet").num_rows < 4
+    done = sweep.run("tiny", grid, data=[work], out=tmp_path / "cut", settings=FEW)
+    strip = [{key: value for key, value in row.items() if key != "seconds"} for row in done.rows]
+    assert strip == [{key: value for key, value in row.items() if key != "seconds"} for row in whole.rows]
+    # A larger grid trains only what is new.
+    grid["tau_q"].append(0.3)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut/runs").glob("*/ledger.json")}
+    more = sweep.run("tiny", grid, data=[work], out=tmp_path / "cut", settings=FEW)
+    assert more.outcome.counts["cells"] == 6
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_run__a_cell_that_fails_is_a_row_and_the_others_go_on(work: Path, tmp_path: Path) -> None:
+    told = [sys.executable, "-c", "from cusa.cli import main; main()", "sweep", "tiny", "--data", str(work)]
+    told += ["--grid", "teachers.image=nobody,offline-gist", "--out", str(tmp_path / "s")]
+    told += [part for setting in FEW for part in ("--set", setting)]
+    done = subprocess.run([*told, "--json"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "1 of 2 cells failed" in done.stderr
+    rows = json.loads(done.stdout)
+    assert "has no image teacher 'nobody'" in rows[0]["error"]
+    assert rows[0].get("cross-modal/rsum") is None
+    assert rows[1]["error"] == ""
+    assert rows[1]["cross-modal/rsum"] > 0
+    assert "has no image teacher 'nobody'" in (tmp_path / "s/results.md").read_text()
+    table = pq.read_table(tmp_path / "s/results.parquet")
+    assert table["cross-modal/rsum"].null_count == 1
+    assert not (tmp_path / "s/ledger.json").exists(), "run again, it tries again"
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (["loss.alpha"], "no KEY=VALUE,VALUE"),
+        (["loss.alpha="], "no KEY=VALUE,VALUE"),
+        (["=1"], "no KEY=VALUE,VALUE"),
+        (["seed=0,1", "seed=2"], "comes twice"),
+        (["seed=0,0"], "names a value twice"),
+    ],
+)
+def test_parse_grid__what_is_no_axis(told: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        sweep.parse_grid(told)
+
+
+@pytest.mark.parametrize(
+    ("axis", "words"),
+    [
+        ("train.stpes=1", "Unknown key 'train.stpes'"),
+        ("method=cosa", "There is no method 'cosa'"),
+        ("tau_q=warm", "tau_q=warm: it is a number"),
+        ("alpha=-1", "loss.alpha"),
+    ],
+)
+def test_run__a_wrong_axis_stops_before_anything_is_trained(work: Path, tmp_path: Path, axis: str, words: str) -> None:
+    grid = sweep.parse_grid([axis, "seed=0"])
+    with pytest.raises(ConfigError, match=words):
+        sweep.run("tiny", grid, data=[work], out=tmp_path / "s", settings=FEW)
+    assert not (tmp_path / "s").exists()
+
+
+def test_settings_of__the_paper_s_names() -> None:
+    cell = {"tau_q": 0.05, "tau_c": 0.05, "tau_u": 2.0, "beta": 0.75, "train.batch": 64, "method": "usa"}
+    told = recipes.load("tiny", sweep.settings_of(cell))
+    teacher, csa, usa = (
+        told.loss.teacher_image_temperature,
+        told.loss.csa_image_temperature,
+        told.loss.usa_text_temperature,
+    )
+    assert (teacher.initial, teacher.minimum, teacher.maximum, teacher.learned) == (0.05, 0.05, 0.05, False)
+    assert (csa.initial, csa.minimum, csa.maximum, csa.learned) == (0.05, 0.05, 1.0, True)
+    assert (usa.initial, usa.minimum, usa.maximum) == (2.0, 0.1, 2.0)
+    assert (told.loss.alpha, told.loss.beta, told.train.batch) == (0.0, 0.75, 64)
+
+
+def test_mean_interval__by_hand() -> None:
+    centre, half = sweep.mean_interval([1.0, 2.0, 3.0])
+    assert centre == 2.0
+    assert half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)  # t of two degrees of freedom, spread 1
+    assert math.isnan(sweep.mean_interval([1.0])[1])
