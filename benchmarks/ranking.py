@@ -28,7 +28,8 @@ import numpy as np
 from cusa.eval.config import EvalConfig
 from cusa.eval.ranking import rank, score_blocks
 from cusa.eval.scores import Cosines
-from cusa.eval.tasks import coco, cross_modal, uni_modal
+from cusa.eval.tasks import coco as coco_tasks
+from cusa.eval.tasks import cross_modal, uni_modal
 from cusa.manifests.judgements import eccv_truth
 
 WIDTH = 512
@@ -55,7 +56,7 @@ def coco() -> dict[str, Any]:
     base = rng.standard_normal((len(image_ids), WIDTH), dtype=np.float32)
     images, texts = unit_rows(rng, base, 1.0), unit_rows(rng, base[owner], 4.0)
     del base
-    gallery = coco.Gallery(truths, image_ids, truths.caption_ids.tolist())
+    gallery = coco_tasks.Gallery(truths, image_ids, truths.caption_ids.tolist())
     of_image, of_caption = cross_modal.owned(owner, len(images))
     scores = Cosines(images, texts)
 
@@ -63,7 +64,7 @@ def coco() -> dict[str, Any]:
         return cross_modal.rank_both_ways(scores, of_image, of_caption, CONFIG)
 
     def every_metric() -> Any:
-        return list(coco.score(scores, gallery, truths, CONFIG))
+        return list(coco_tasks.score(scores, gallery, truths, CONFIG))
 
     rank([np.eye(4, dtype=np.float32)], [np.array([0])] * 4)  # the libraries are loaded
     both, grew = peak(ranked)

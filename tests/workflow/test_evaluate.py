@@ -12,7 +12,6 @@ import pytest
 
 from cusa import recipe
 from cusa.errors import ConfigError, DataError
-from cusa.eval.tasks import coco
 from cusa.eval.tasks.registry import COCO, TASKS
 from cusa.manifests.judgements import eccv_truth
 from cusa.manifests.storage import store
