@@ -80,7 +80,7 @@ def audit(images: int, method: str = "exact") -> dict[str, Any]:
     from cusa.pipeline.index import approximate
     from cusa.pipeline.index.exact import nearest_rows
     from cusa.pipeline.index.neighbours import Modality
-    from cusa.pipeline.pairs.candidates import Finder, found, joined
+    from cusa.pipeline.pairs.candidates import Finder, find_all, merge
 
     faiss.omp_set_num_threads(THREADS)
     pictures, captions, owner, planted = world(images)
@@ -104,7 +104,7 @@ def audit(images: int, method: str = "exact") -> dict[str, Any]:
         image_content=np.arange(len(pictures)),
         caption_content=np.arange(len(captions)),
     )
-    candidates = joined(list(found(finder, num_images=len(pictures), per_image=PER_IMAGE)))
+    candidates = merge(list(find_all(finder, num_images=len(pictures), per_image=PER_IMAGE)))
     seconds = time.perf_counter() - start
     # Of each planted pair: the copied caption for the other image, both ways.
     codes = candidates.image.astype(np.int64) * len(captions) + candidates.caption

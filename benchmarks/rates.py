@@ -146,7 +146,7 @@ def pipeline() -> dict[str, dict[str, float]]:
         image_content=np.arange(2000),
         caption_content=np.arange(10_000),
     )
-    images = 2000 / seconds(lambda: list(candidates.found(finder, num_images=2000, per_image=1000)))
+    images = 2000 / seconds(lambda: list(candidates.find_all(finder, num_images=2000, per_image=1000)))
     found["audit"] = {"images": images}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

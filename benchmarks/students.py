@@ -27,7 +27,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from cusa.eval import pairs
 from cusa.eval.config import EvalConfig
-from cusa.eval.encode import Kept, encode
+from cusa.eval.encode import PartsCache, encode
 from cusa.eval.scores import Cosines
 from cusa.manifests.samples import Split
 from cusa.models import student as students
@@ -143,7 +143,7 @@ def rerank(images: int = 200, captions: int = 1000, k: int = 16) -> dict[str, An
         network.encode_text = counting("captions", network.encode_text, lambda ids, mask: len(ids))
         network.match = counting("pairs", network.match, lambda tokens, texts, mask: len(texts))
         start = time.perf_counter()
-        kept = Kept()
+        kept = PartsCache()
         embedded = encode(student, split, told, uni=False, kept=kept)
         encoded = time.perf_counter()
         first = dict(read)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from cusa import recipe as recipes
 from cusa.manifests import schemas
-from cusa.manifests.judgements import settled
+from cusa.manifests.judgements import pair_judgements
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.models.teachers.registry import load_teacher
@@ -129,7 +129,7 @@ def main() -> None:
         for share in SHARES:
             number = int(share * len(candidates))
             say(split, candidates[:number], matches[:number], error, people, seed=1)
-            given = settled.judged(split).pairs("match")
+            given = pair_judgements.read(split).pairs("match")
             right = len(truth.intersection(given))
             more = {"verdicts": number * people, "matches": len(given), "wrong_matches": len(given) - right}
             name = f"{kind.replace(' ', '-').replace('%', 'percent')}-{number}"

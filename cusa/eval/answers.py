@@ -14,7 +14,7 @@ from cusa.manifests.samples import Split
 
 
 @dataclass(frozen=True)
-class Answer:
+class TaskResult:
     """One task's outcome.
 
     Attributes:
@@ -27,9 +27,9 @@ class Answer:
     table: pa.Table
 
 
-def unavailable(task: str, why: str) -> Answer:
+def unavailable(task: str, why: str) -> TaskResult:
     """Say why there are no numbers."""
-    return Answer(task, {"unavailable": why}, schemas.PER_QUERY.empty_table())
+    return TaskResult(task, {"unavailable": why}, schemas.PER_QUERY.empty_table())
 
 
 def summarise(

@@ -62,7 +62,7 @@ class TextModel:
         return "uni", "the model's own"
 
 
-class Kept:
+class PartsCache:
     """What a student that re-ranks made of images and captions on the way to their embeddings, for `match` to read.
 
     On the host, a dict of tensors for each content.
@@ -86,7 +86,7 @@ def encode(
     uni: bool = True,
     cache: EmbeddingCache | None = None,
     share: Share = ALONE,
-    kept: Kept | None = None,
+    kept: PartsCache | None = None,
     on_event: OnEvent = ignore,
 ) -> Embeddings:
     """Encode a split in the cross-modal space and, where the student has heads for it, in the uni-modal one.
@@ -226,7 +226,7 @@ def _student_texts(
     texts: Sequence[str],
     spaces: "Sequence[Space]",
     device: torch.device,
-    kept: Kept | None = None,
+    kept: PartsCache | None = None,
     contents: Sequence[bytes] = (),
 ) -> dict[str, np.ndarray]:
     return spaces_of_batch(student, "text", read_texts(student, texts, device), spaces, kept, contents)
@@ -315,7 +315,7 @@ def spaces_of_batch(
     end: End,
     inputs: Any,
     spaces: "Sequence[Space]",
-    kept: Kept | None = None,
+    kept: PartsCache | None = None,
     contents: Sequence[bytes] = (),
 ) -> dict[str, np.ndarray]:
     """Embed a batch of pixels or tokens in some spaces, the tower run once where the student can.

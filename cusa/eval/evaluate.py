@@ -18,12 +18,12 @@ from cusa.eval.tasks import cross_modal
 from cusa.eval.tasks.registry import COCO, CXC, TASKS, Embedded, answers, coco_ids
 from cusa.manifests import datasets, ledger, schemas
 from cusa.manifests.events import OnEvent, ignore
-from cusa.manifests.judgements import cxc_ratings, eccv_truth, settled
+from cusa.manifests.judgements import cxc_ratings, eccv_truth, pair_judgements
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 
 if TYPE_CHECKING:
-    from cusa.eval.encode import Embeddings, Kept, TextModel
+    from cusa.eval.encode import Embeddings, PartsCache, TextModel
     from cusa.models.students.base import Student
 
 PROTOCOL = 3
@@ -80,17 +80,17 @@ def run(
     book = out / "ledger.json"
     truth_path = split.folder / "truth.parquet"
     rated = cxc_ratings.files(ratings, split.name) if ratings is not None else {}
-    judged = settled.judged(split)
+    judged = pair_judgements.read(split)
     inputs = {
         "student": student_digest,
         "split": split.digest,
         "truth": store.sha256_file(truth_path) if truth_path.is_file() else "none",
         "ground truth": store.sha256_folder(ground_truth) if ground_truth else "package",
-        "verdicts": judged.digest if judged.settled else "none",
+        "verdicts": judged.digest if judged.judgements else "none",
         "training split": "unknown" if train is None else train.digest,
         **{path.name: store.sha256_file(path) for path in rated.values()},
     }
-    wanted = list(tasks) or _allowed(split, truth_path.is_file(), ground_truth, bool(rated), bool(judged.settled))
+    wanted = list(tasks) or _allowed(split, truth_path.is_file(), ground_truth, bool(rated), bool(judged.judgements))
     parameters = {
         "protocol": PROTOCOL,
         "split": split.name,
@@ -105,7 +105,7 @@ def run(
 
     if (old := share.agree(kept)) is not None:
         return {**old, "fresh": False}
-    from cusa.eval.encode import Kept, cache_key, encode
+    from cusa.eval.encode import PartsCache, cache_key, encode
 
     _refuse_doubles(split)
     truth = store.read_table(truth_path, columns=schemas.TRUTH.names).to_pydict() if truth_path.is_file() else None
@@ -116,7 +116,7 @@ def run(
     rows = None
     if cache is not None and config.cache_mib:
         rows = EmbeddingCache(cache, cache_key(model, config), limit=config.cache_mib << 20)
-    parts = Kept() if share.first and _reranks(model, config) else None
+    parts = PartsCache() if share.first and _reranks(model, config) else None
     embeddings = encode(model, split, config, cache=rows, share=share, kept=parts, on_event=on_event)
     if not share.first:
         return {**share.agree(dict), "fresh": True}
@@ -150,11 +150,11 @@ def _finish(
     model: "Student | TextModel",
     split: Split,
     embeddings: "Embeddings",
-    kept: "Kept | None",
+    kept: "PartsCache | None",
     truth: Mapping[str, Sequence[str]] | None,
     truths: eccv_truth.GroundTruths | None,
-    ratings: Mapping[str, cxc_ratings.Ratings],
-    judged: settled.Judged,
+    ratings: Mapping[str, cxc_ratings.CxcRatings],
+    judged: pair_judgements.Judgements,
     train: Split | None,
     wanted: Sequence[str],
     out: Path,
@@ -178,7 +178,7 @@ def _finish(
         truth,
         truths,
         ratings=ratings or None,
-        audited=settled.true_pairs(split, judged) if judged.settled else None,
+        audited=pair_judgements.true_pairs(split, judged) if judged.judgements else None,
     )
     found, tables = {}, [schemas.PER_QUERY.empty_table()]
     on_event("rank", 0, len(wanted))
@@ -255,10 +255,10 @@ def validate(student: "Student", split: Split, config: EvalConfig) -> dict[str, 
 
     The student is measured on the device it trains on, whatever the configuration says.
     """
-    from cusa.eval.encode import Kept, encode
+    from cusa.eval.encode import PartsCache, encode
 
     here = config.model_copy(update={"device": str(next(student.parameters()).device)})
-    kept = Kept() if _reranks(student, here) else None
+    kept = PartsCache() if _reranks(student, here) else None
     embeddings = encode(student, split, here, uni=False, kept=kept)
     of_image, of_caption = cross_modal.owned(split.caption_owner, split.num_images)
     scores, _ = _cross_scores(student, split, here, embeddings, kept)
@@ -271,7 +271,7 @@ def _cross_scores(
     split: Split,
     config: EvalConfig,
     embeddings: "Embeddings",
-    kept: "Kept | None",
+    kept: "PartsCache | None",
     on_event: OnEvent = ignore,
 ) -> tuple[Scores | None, str]:
     """Return what ranks across modalities, and how to say so beside a number; None for a model of texts alone."""

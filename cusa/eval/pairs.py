@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cusa.eval.config import EvalConfig
-from cusa.eval.encode import End, Kept, contents, read_images, read_texts, ready
+from cusa.eval.encode import End, PartsCache, contents, read_images, read_texts, ready
 from cusa.eval.scores import Reranked, Scores, Table, candidates
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
@@ -66,7 +66,7 @@ def rerank(
     first: Scores,
     config: EvalConfig,
     *,
-    kept: Kept | None = None,
+    kept: PartsCache | None = None,
     on_event: OnEvent = ignore,
 ) -> Reranked:
     """Score each query's first candidates again, with the student's `match`.
@@ -94,7 +94,7 @@ def rerank(
     pairs, where = np.unique(np.concatenate([of_images.ravel(), of_captions.ravel()]), return_inverse=True)
     logits = np.empty(len(pairs), np.float32)
     with ready(student, config) as device, torch.inference_mode():
-        kept = kept or Kept()
+        kept = kept or PartsCache()
         _keep_all(student, split, config, device, kept, on_event)
         images, texts = contents(split)
         for start in range(0, len(pairs), config.batch_size):
@@ -130,7 +130,7 @@ def _image_parts(
 
 
 def _keep_all(
-    student: "Student", split: Split, config: EvalConfig, device: torch.device, kept: Kept, on_event: OnEvent
+    student: "Student", split: Split, config: EvalConfig, device: torch.device, kept: PartsCache, on_event: OnEvent
 ) -> None:
     """Encode what is not kept yet."""
     ends: tuple[End, ...] = ("image", "text")

@@ -41,7 +41,7 @@ def run_units(
     what: str,
     workers: int = 0,
     engine: Engine = LOCAL,
-    ahead: "Ahead | None" = None,
+    ahead: "WarmPool | None" = None,
     gpus: bool = False,
     weigh: Callable[[Unit], int] = lambda unit: 1,
     on_result: Callable[[int], None] = lambda number: None,
@@ -108,7 +108,7 @@ def _pool(workers: int, gpus: bool = False) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(started, workers, gpus))
 
 
-class Ahead:
+class WarmPool:
     """Local processes that import what a stage needs while its units are still being found out.
 
     Args:
@@ -129,7 +129,7 @@ class Ahead:
             for _ in range(self._workers):
                 self.pool.submit(_import, self._module)
 
-    def __enter__(self) -> "Ahead":
+    def __enter__(self) -> "WarmPool":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -154,7 +154,7 @@ def _in_processes(
             "command again, with fewer --workers if it happens twice."
         ) from error
     finally:
-        # Those that `Ahead` started end while the stage goes on; it waits for them at its end.
+        # Those that `WarmPool` started end while the stage goes on; it waits for them at its end.
         pool.shutdown(wait=wait, cancel_futures=True)
 
 

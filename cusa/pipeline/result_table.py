@@ -17,7 +17,7 @@ _LIST_SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Answer:
+class QueryResult:
     """The rows of one query."""
 
     columns: list[str]
@@ -26,7 +26,7 @@ class Answer:
     """Full sentences for a person: which views are empty, and what would fill them."""
 
 
-def render(answer: Answer, form: str) -> str:
+def render(answer: QueryResult, form: str) -> str:
     """Write an answer.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 from cusa.errors import ConfigError
 from cusa.manifests import ledger, tables
 from cusa.manifests.events import OnEvent, ignore
-from cusa.manifests.judgements import settled
+from cusa.manifests.judgements import pair_judgements
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, outcome
 from cusa.manifests.storage import store
@@ -152,7 +152,7 @@ def _train(
             names[modality] = tables.choose_teacher(split, modality, name)
             inputs[f"the {modality} teacher"] = tables.teacher_digest(split, names[modality])
     if recipe.loss.false_negatives == "positive":
-        inputs["the verdicts"] = settled.judged(split).digest
+        inputs["the verdicts"] = pair_judgements.read(split).digest
     told = recipe.model_dump(mode="json", exclude={"name", "description", "eval", "teachers", "expected", "parts"})
     told["data"] = {key: told["data"][key] for key in ("train", "val", "test")}
     told["train"] = {key: value for key, value in told["train"].items() if key not in recipe.train.FREE}

@@ -10,7 +10,7 @@ import torch
 
 from cusa.eval import evaluate, pairs
 from cusa.eval.config import EvalConfig
-from cusa.eval.encode import Kept, encode, picture
+from cusa.eval.encode import PartsCache, encode, picture
 from cusa.eval.scores import Cosines
 from cusa.manifests.samples import Split
 from cusa.models import student as students
@@ -76,7 +76,7 @@ def test_reranking_matches_the_candidates_once_each(split: Split, kind: str, mon
             return found
 
         monkeypatch.setattr(student, name, counted)
-    kept = Kept()
+    kept = PartsCache()
     embeddings = encode(student, split, CONFIG, kept=kept)
     first = Cosines(embeddings.image["cross"], embeddings.text["cross"])
     found = pairs.rerank(student, split, first, CONFIG, kept=kept)
@@ -104,7 +104,7 @@ def test_reranking_matches_the_candidates_once_each(split: Split, kind: str, mon
 @pytest.mark.parametrize("kind", ["x2vlm", "blip"])
 def test_what_was_not_kept_is_encoded_again(split: Split, kind: str) -> None:
     student = _student(kind, split)
-    kept = Kept()
+    kept = PartsCache()
     embeddings = encode(student, split, CONFIG, kept=kept)
     first = Cosines(embeddings.image["cross"], embeddings.text["cross"])
     for end in ("image", "text"):

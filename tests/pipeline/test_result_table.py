@@ -8,13 +8,13 @@ import json
 import pytest
 
 from cusa.errors import ConfigError
-from cusa.pipeline.result_table import Answer, render
+from cusa.pipeline.result_table import QueryResult, render
 
 ROWS = [
     ("a|b", 1, 0.123456789, None, [1.0, float("nan"), 3.0, 4.0, 5.0], True),
     ('quoted "x",\n\x1b[31mred', 20, float("nan"), "x" * 300, [], False),
 ]
-ANSWER = Answer(["words", "n", "value", "none", "list", "flag"], ROWS)
+ANSWER = QueryResult(["words", "n", "value", "none", "list", "flag"], ROWS)
 
 
 def test_render__csv_reads_back() -> None:
@@ -33,9 +33,9 @@ def test_render__json_reads_back_strictly() -> None:
     records = json.loads(render(ANSWER, "json"), parse_constant=refuse)
     assert records[0]["list"] == [1.0, None, 3.0, 4.0, 5.0]
     assert (records[1]["value"], records[1]["words"]) == (None, ROWS[1][0])
-    moment = Answer(["when"], [(datetime.datetime(2026, 1, 2, 3, 4),)])
+    moment = QueryResult(["when"], [(datetime.datetime(2026, 1, 2, 3, 4),)])
     assert json.loads(render(moment, "json")) == [{"when": "2026-01-02 03:04:00"}]
-    assert json.loads(render(Answer(["a"], []), "json")) == []
+    assert json.loads(render(QueryResult(["a"], []), "json")) == []
 
 
 def test_render__tables_have_one_line_a_row() -> None:
@@ -46,7 +46,7 @@ def test_render__tables_have_one_line_a_row() -> None:
     at = lines[0].index(" n ") + 1
     assert (lines[2][at - 1 : at + 1], lines[3][at - 1 : at + 1]) == (" 1", "20"), "numbers end below each other"
     assert max(map(len, lines)) < 300
-    assert render(Answer(["only"], []), "table").splitlines() == ["only", "----"]
+    assert render(QueryResult(["only"], []), "table").splitlines() == ["only", "----"]
 
 
 def test_render__markdown_cells_stay_cells() -> None:
@@ -57,7 +57,7 @@ def test_render__markdown_cells_stay_cells() -> None:
 
 
 def test_render__two_columns_of_one_name_both_stay_in_json() -> None:
-    assert json.loads(render(Answer(["key", "key"], [(1, 2)]), "json")) == [{"key": 1, "key_1": 2}]
+    assert json.loads(render(QueryResult(["key", "key"], [(1, 2)]), "json")) == [{"key": 1, "key_1": 2}]
 
 
 def test_render__an_unknown_format_is_named() -> None:

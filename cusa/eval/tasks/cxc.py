@@ -15,7 +15,7 @@ from cusa.eval.ranking import Ranking, rank, score_blocks
 from cusa.eval.scores import Cosines, Scores
 from cusa.eval.tasks import uni_modal
 from cusa.eval.tasks.sts import spearman
-from cusa.manifests.judgements.cxc_ratings import MATCH, Ratings
+from cusa.manifests.judgements.cxc_ratings import MATCH, CxcRatings
 
 ESTIMATES = 1000
 """Correlations whose mean is the figure, as CxC defines it."""
@@ -46,7 +46,7 @@ class Rated(NamedTuple):
     pairs: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
-def rows_of(ratings: Mapping[str, Ratings], image_ids: Sequence[int], caption_ids: Sequence[int]) -> Rated:
+def rows_of(ratings: Mapping[str, CxcRatings], image_ids: Sequence[int], caption_ids: Sequence[int]) -> Rated:
     """Look a split's rows up.
 
     Args:

@@ -10,13 +10,13 @@ import numpy as np
 
 from cusa.errors import DataError
 from cusa.eval import intervals
-from cusa.eval.answers import Answer, per_query, summarise, unavailable
+from cusa.eval.answers import TaskResult, per_query, summarise, unavailable
 from cusa.eval.config import EvalConfig
 from cusa.eval.scores import Scores, part
 from cusa.eval.tasks import coco, cross_modal, cxc, uni_modal
 from cusa.manifests import schemas
 from cusa.manifests.judgements import eccv_truth
-from cusa.manifests.judgements.cxc_ratings import FILES, Ratings
+from cusa.manifests.judgements.cxc_ratings import FILES, CxcRatings
 from cusa.manifests.samples import Split
 
 TASKS = {
@@ -74,11 +74,11 @@ class Embedded:
     uni_words: str
     truth: Mapping[str, Sequence[str]] | None = None
     truths: eccv_truth.GroundTruths | None = None
-    ratings: Mapping[str, Ratings] | None = None
+    ratings: Mapping[str, CxcRatings] | None = None
     audited: np.ndarray | None = None
 
 
-def answers(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+def answers(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[TaskResult]:
     """Give each wanted task's outcome; one that cannot be done says why, and the others go on.
 
     Args:
@@ -86,7 +86,9 @@ def answers(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Itera
         config: K, block, resamples.
         wanted: names of `TASKS`.
     """
-    groups: tuple[tuple[tuple[str, ...], Callable[[Embedded, EvalConfig, Container[str]], Iterator[Answer]]], ...] = (
+    groups: tuple[
+        tuple[tuple[str, ...], Callable[[Embedded, EvalConfig, Container[str]], Iterator[TaskResult]]], ...
+    ] = (
         (("cross-modal",), _cross_modal),
         (("cross-modal-first-five",), _first_five),
         (("cross-modal-truth",), _under_truth),
@@ -101,11 +103,11 @@ def answers(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Itera
             yield from ask(seen, config, wanted)
 
 
-def _cross_modal(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+def _cross_modal(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[TaskResult]:
     yield _own_pairs("cross-modal", seen, np.arange(seen.split.num_captions), config, _ALL_CAPTIONS)
 
 
-def _first_five(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+def _first_five(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[TaskResult]:
     rows = first_captions(seen.split.caption_owner, 5)
     left_out = seen.split.num_captions - len(rows)
     told = f"{_FIRST_FIVE} ({left_out:,} captions here)" if left_out else f"{_FIRST_FIVE} (there are none here)"
@@ -125,7 +127,7 @@ def first_captions(caption_owner: np.ndarray, most: int) -> np.ndarray:
     return np.sort(order[position < most])
 
 
-def _own_pairs(name: str, seen: Embedded, captions: np.ndarray, config: EvalConfig, protocol: str) -> Answer:
+def _own_pairs(name: str, seen: Embedded, captions: np.ndarray, config: EvalConfig, protocol: str) -> TaskResult:
     split = seen.split
     if seen.scores is None:
         return unavailable(name, _TEXTS_ALONE)
@@ -144,10 +146,10 @@ def _own_pairs(name: str, seen: Embedded, captions: np.ndarray, config: EvalConf
     images = np.arange(split.num_images)
     rows = {cross_modal.IMAGE_TO_TEXT: images, cross_modal.TEXT_TO_IMAGE: captions}
     galleries = {cross_modal.IMAGE_TO_TEXT: captions, cross_modal.TEXT_TO_IMAGE: images}
-    return Answer(name, summary, per_query(name, split, directions, rows=rows, galleries=galleries))
+    return TaskResult(name, summary, per_query(name, split, directions, rows=rows, galleries=galleries))
 
 
-def _under_truth(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+def _under_truth(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[TaskResult]:
     name, split = "cross-modal-truth", seen.split
     if seen.scores is None:
         yield unavailable(name, _TEXTS_ALONE)
@@ -166,10 +168,10 @@ def _under_truth(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> 
     summary = summarise(
         cross_modal.under_truth(both), found, seen.score, protocol, split.num_images + split.num_captions
     )
-    yield Answer(name, summary, per_query(name, split, directions))
+    yield TaskResult(name, summary, per_query(name, split, directions))
 
 
-def _audited(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+def _audited(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[TaskResult]:
     name, split = "audited", seen.split
     if seen.scores is None:
         yield unavailable(name, _TEXTS_ALONE)
@@ -191,7 +193,7 @@ def _audited(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iter
     )
     queries = split.num_images + split.num_captions
     summary = summarise({**cross_modal.recalls(both, config.ks), **at_r}, found, seen.score, protocol, queries)
-    yield Answer(name, summary, per_query(name, split, directions))
+    yield TaskResult(name, summary, per_query(name, split, directions))
 
 
 def _grouped(queries: np.ndarray, answers: np.ndarray, number: int) -> list[np.ndarray]:
@@ -200,7 +202,7 @@ def _grouped(queries: np.ndarray, answers: np.ndarray, number: int) -> list[np.n
     return np.split(answers[order], np.searchsorted(queries[order], np.arange(1, number)))
 
 
-def _coco(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+def _coco(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[TaskResult]:
     split = seen.split
     try:
         if seen.scores is None:
@@ -218,7 +220,7 @@ def _coco(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterato
             summary = summarise(
                 scored.numbers, {}, seen.score, scored.protocol, len(gallery.images) + len(gallery.captions)
             )
-            yield Answer(scored.name, summary, schemas.PER_QUERY.empty_table())
+            yield TaskResult(scored.name, summary, schemas.PER_QUERY.empty_table())
             continue
         rows = {cross_modal.IMAGE_TO_TEXT: scored.image_queries, cross_modal.TEXT_TO_IMAGE: scored.text_queries}
         directions = {
@@ -235,10 +237,12 @@ def _coco(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterato
         )
         summary = summarise(scored.numbers, found, seen.score, scored.protocol, sum(map(len, rows.values())))
         galleries = {cross_modal.IMAGE_TO_TEXT: gallery.captions, cross_modal.TEXT_TO_IMAGE: gallery.images}
-        yield Answer(scored.name, summary, per_query(scored.name, split, directions, rows=rows, galleries=galleries))
+        yield TaskResult(
+            scored.name, summary, per_query(scored.name, split, directions, rows=rows, galleries=galleries)
+        )
 
 
-def _cxc(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+def _cxc(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[TaskResult]:
     split = seen.split
     try:
         if not seen.ratings:
@@ -256,7 +260,7 @@ def _cxc(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator
         yield _cxc_correlation(seen, rated, config)
 
 
-def _cxc_retrieval(seen: Embedded, rated: cxc.Rated, config: EvalConfig) -> Answer:
+def _cxc_retrieval(seen: Embedded, rated: cxc.Rated, config: EvalConfig) -> TaskResult:
     name, split = "cxc-uni-modal", seen.split
     numbers: dict[str, float] = {}
     directions, rows, galleries, image_of = {}, {}, {}, {}
@@ -272,10 +276,10 @@ def _cxc_retrieval(seen: Embedded, rated: cxc.Rated, config: EvalConfig) -> Answ
         numbers |= cxc.recalls(ranking, config.ks, what)
     found = intervals.of_rankings(config, directions, image_of, config.ks, prefix=True)
     summary = summarise(numbers, found, seen.uni_words, cxc.RETRIEVAL, sum(map(len, rows.values())))
-    return Answer(name, summary, per_query(name, split, directions, rows=rows, galleries=galleries))
+    return TaskResult(name, summary, per_query(name, split, directions, rows=rows, galleries=galleries))
 
 
-def _cxc_correlation(seen: Embedded, rated: cxc.Rated, config: EvalConfig) -> Answer:
+def _cxc_correlation(seen: Embedded, rated: cxc.Rated, config: EvalConfig) -> TaskResult:
     numbers: dict[str, float] = {}
     found: dict[str, list[float] | None] = {}
     pairs = 0
@@ -296,12 +300,12 @@ def _cxc_correlation(seen: Embedded, rated: cxc.Rated, config: EvalConfig) -> An
     if len(numbers) == len(FILES):
         numbers["mean"] = float(np.mean(list(numbers.values())))
     space = seen.uni_words if seen.scores is None else f"{seen.uni_words}; image-to-text: {seen.score}"
-    return Answer(
+    return TaskResult(
         "cxc-ratings", summarise(numbers, found, space, cxc.CORRELATION, pairs), schemas.PER_QUERY.empty_table()
     )
 
 
-def _text_to_text(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+def _text_to_text(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[TaskResult]:
     name, split = "text-to-text", seen.split
     if not split.num_captions:
         yield unavailable(name, "the split has no captions")
@@ -312,10 +316,10 @@ def _text_to_text(seen: Embedded, config: EvalConfig, wanted: Container[str]) ->
     found = intervals.of_rankings(config, {name: ranking}, _image_of(split), config.ks, at_r=True)
     queries = int((ranking.positives > 0).sum())
     summary = summarise(uni_modal.scores(ranking, config.ks), found, seen.uni_words, protocol, queries)
-    yield Answer(name, summary, per_query("uni-modal", split, {name: ranking}))
+    yield TaskResult(name, summary, per_query("uni-modal", split, {name: ranking}))
 
 
-def _image_to_image(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[Answer]:
+def _image_to_image(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator[TaskResult]:
     name, split = "image-to-image", seen.split
     if not seen.image:
         yield unavailable(name, _TEXTS_ALONE)
@@ -351,7 +355,7 @@ def _image_to_image(seen: Embedded, config: EvalConfig, wanted: Container[str]) 
         protocol += "; release R@1 = the authors' rule: the second nearest image, whatever the first is, of all queries"
     summary = summarise(numbers, found, seen.uni_words, protocol, int((ranking.positives > 0).sum()))
     table = per_query("uni-modal", split, {name: ranking}, rows={name: queries}, galleries={name: gallery})
-    yield Answer(name, summary, table)
+    yield TaskResult(name, summary, table)
 
 
 def coco_ids(split: Split) -> tuple[list[int], list[int]]:

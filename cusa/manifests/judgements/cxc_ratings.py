@@ -21,7 +21,7 @@ Caption's package turned ratings into matches."""
 
 
 @dataclass(frozen=True)
-class Ratings:
+class CxcRatings:
     """One file.
 
     Attributes:
@@ -46,7 +46,7 @@ def files(folder: Path, split: str) -> dict[str, Path]:
     return {what: path for what, path in found.items() if path.is_file()}
 
 
-def read(path: Path) -> Ratings:
+def read(path: Path) -> CxcRatings:
     """Read one file.
 
     Raises:
@@ -74,7 +74,7 @@ def read(path: Path) -> Ratings:
         raise DataError(f"{path} cannot be read ({error}). Restore it.", path=path) from error
     if captions_first:
         first, second = second, first
-    return Ratings(first, second, np.array(score))
+    return CxcRatings(first, second, np.array(score))
 
 
 def _number(name: str) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cusa.errors import DataError
-from cusa.manifests.judgements import coco_matches, settled
+from cusa.manifests.judgements import coco_matches, pair_judgements
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 
@@ -44,14 +44,14 @@ def run(split: Split, out: Path) -> ExportedMatches:
     Raises:
         DataError: if nobody has judged a pair of the split, or the folder cannot be written.
     """
-    found = settled.judged(split)
-    if not found.settled:
+    found = pair_judgements.read(split)
+    if not found.judgements:
         raise DataError(
             f"Nobody has judged a pair of {split.folder}. Run `cusa review {split.work} --split {split.name}`.",
             split=split.name,
         )
-    asked = settled.judged_rows(split, found, *{one.verdict for one in found.settled})
-    pairs = settled.true_pairs(split, found)
+    asked = pair_judgements.pair_rows(split, found, *{one.verdict for one in found.judgements})
+    pairs = pair_judgements.true_pairs(split, found)
     image_ids, caption_ids, kind = _ids(split)
     of_images = pairs[np.isin(pairs[:, 0], asked[:, 0])]
     of_captions = pairs[np.isin(pairs[:, 1], asked[:, 1])]

@@ -12,7 +12,7 @@ from cusa.manifests.storage import store
 from cusa.pipeline.audit.missing import Strata, allocate, ceilings, draw, enough, estimate, strata, told
 from cusa.pipeline.config import AuditConfig
 from cusa.pipeline.pairs.candidates import Candidates
-from cusa.pipeline.pairs.ratings import Ratings
+from cusa.pipeline.pairs.ratings import PairRatings
 
 FILE = "sample.parquet"
 _NOT_RANDOM = (
@@ -40,7 +40,9 @@ def write_sample(folder: Path, split: Split, candidates: Candidates, config: Aud
     return path
 
 
-def judge(split: Split, candidates: Candidates, config: AuditConfig, judged: Ratings | None) -> dict[str, Any] | None:
+def judge(
+    split: Split, candidates: Candidates, config: AuditConfig, judged: PairRatings | None
+) -> dict[str, Any] | None:
     """Estimate the missing positives from what people said.
 
     Args:

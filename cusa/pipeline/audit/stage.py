@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 from cusa.errors import DataError
 from cusa.manifests import ledger, schemas
 from cusa.manifests.events import OnEvent, ignore
-from cusa.manifests.judgements import settled
-from cusa.manifests.judgements.settled import DISPUTED
+from cusa.manifests.judgements import pair_judgements
+from cusa.manifests.judgements.pair_judgements import DISPUTED
 from cusa.manifests.judgements.truth import KnownTruth, find_truth, read_truth, truth_digest, write_truth
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, outcome
@@ -22,9 +22,9 @@ from cusa.pipeline.audit.summary import read_summary, sentences, summarise
 from cusa.pipeline.calibrate import calibration
 from cusa.pipeline.calibrate.calibration import Calibration
 from cusa.pipeline.config import AuditConfig
-from cusa.pipeline.pairs.candidates import Candidates, Finder, among, found, joined
-from cusa.pipeline.pairs.neighbourhoods import Neighbourhoods, choose, digests, open_neighbourhoods, same, stamps
-from cusa.pipeline.pairs.ratings import Ratings, read_ratings, read_verdicts
+from cusa.pipeline.pairs.candidates import Candidates, Finder, among, find_all, merge
+from cusa.pipeline.pairs.neighbourhoods import Neighbourhoods, choose, digests, group_ids, open_neighbourhoods, stamps
+from cusa.pipeline.pairs.ratings import PairRatings, read_ratings, read_verdicts
 
 __all__ = ["read_summary", "run", "sentences", "summarise"]
 
@@ -82,7 +82,7 @@ def run(
     inputs = {"split": split.digest, "truth": truth_digest(source) if source else "", **digests(split, chosen)}
     inputs["calibration"] = store.sha256_file(calibrated) if calibrated is not None else ""
     inputs["judgements"] = _judgements_digest(judged)
-    inputs["verdicts"] = settled.judged(split).digest
+    inputs["verdicts"] = pair_judgements.read(split).digest
     if config.leaks:
         inputs |= duplicates.leak_inputs(split, chosen["image"])
     parameters = {**config.model_dump(), **chosen}
@@ -146,7 +146,7 @@ def _find(
 
     what, done, blocks = f"audit {split.name}", 0, []
     on_event(what, 0, split.num_images)
-    for block in found(
+    for block in find_all(
         opened.finder,
         num_images=split.num_images,
         minimum_score=config.minimum_score,
@@ -157,17 +157,17 @@ def _find(
         blocks.append(block)
         done = min(done + _IMAGES_A_BLOCK, split.num_images)
         on_event(what, done, split.num_images)
-    return joined(blocks)
+    return merge(blocks)
 
 
 def _duplicates(
     split: Split, opened: Neighbourhoods, teacher: str, config: AuditConfig, summary: dict[str, object]
 ) -> list[Path]:
     """Write the groups of duplicates and the leaks, and count them in the summary."""
-    images = same(split.samples["sha256"].to_pylist())
+    images = group_ids(split.samples["sha256"].to_pylist())
     if not any(split.samples["image_bytes"].to_pylist()):
         images = np.arange(split.num_images)  # texts alone: there are no images to be duplicates
-    captions = same([clean_caption(words) for words in split.texts])
+    captions = group_ids([clean_caption(words) for words in split.texts])
     found_of = {
         "images": duplicates.groups("image", split.image_keys, images, opened.images, config.near_image),
         "captions": duplicates.groups("text", split.caption_keys, captions, opened.texts, config.near_caption),
@@ -185,7 +185,7 @@ def _duplicates(
     return duplicates.write(split.folder / "audit", [table for table, _ in found_of.values()], leaked)
 
 
-def _judgements_digest(judged: Ratings | None) -> str:
+def _judgements_digest(judged: PairRatings | None) -> str:
     """Return a digest of the judgements, empty where there are none."""
     if judged is None or not len(judged.images):
         return ""
@@ -223,7 +223,7 @@ def _write_candidates(
                 "text_rank": pa.array(part.text_rank, mask=part.text_rank == 0),
                 "score": pa.array(part.score),
                 "p_positive": pa.array(part.p_positive, from_pandas=True),
-                "worth": pa.array(worth(part.p_positive, judged[rows]), from_pandas=True),
+                "review_value": pa.array(review_value(part.p_positive, judged[rows]), from_pandas=True),
                 "duplicate_image": pa.array(part.duplicate_image),
                 "duplicate_caption": pa.array(part.duplicate_caption),
                 "known_match": pa.array(known[rows], mask=unknown[rows]),
@@ -267,7 +267,7 @@ def _cards(
     return cards
 
 
-def worth(p_positive: np.ndarray, judged: np.ndarray) -> np.ndarray:
+def review_value(p_positive: np.ndarray, judged: np.ndarray) -> np.ndarray:
     """Return by how much a verdict lowers the expected squared error of a pair's soft label: p (1 - p).
 
     A pair believed to match with probability p, labelled p, is wrong by p (1 - p) in the mean square; after a verdict
@@ -285,7 +285,7 @@ def worth(p_positive: np.ndarray, judged: np.ndarray) -> np.ndarray:
 
 def already_judged(split: Split, candidates: Candidates) -> np.ndarray:
     """Tell for each candidate whether people settled it; disputed and skipped ones they did not."""
-    found = settled.judged(split)
-    words = {one.verdict for one in found.settled} - {DISPUTED}
-    rows = settled.judged_rows(split, found, *words)
+    found = pair_judgements.read(split)
+    words = {one.verdict for one in found.judgements} - {DISPUTED}
+    rows = pair_judgements.pair_rows(split, found, *words)
     return among(split, candidates, rows[:, 0], rows[:, 1])

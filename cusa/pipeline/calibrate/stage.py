@@ -17,7 +17,7 @@ from cusa.pipeline.calibrate.fit import fit
 from cusa.pipeline.calibrate.reliability import reliability
 from cusa.pipeline.config import CalibrateConfig
 from cusa.pipeline.pairs.neighbourhoods import Neighbourhoods, choose, digests, open_neighbourhoods, stamps
-from cusa.pipeline.pairs.ratings import Ratings, read_ratings
+from cusa.pipeline.pairs.ratings import PairRatings, read_ratings
 
 _FEWEST = 10  # judged matches, and pairs that do not match, without which there is nothing to fit
 
@@ -166,7 +166,7 @@ class _Pairs:
         self.match, self.judged = match[order].astype(bool), judged[order].astype(bool)
 
 
-def _pairs(split: Split, ratings: Ratings, opened: Neighbourhoods, config: CalibrateConfig) -> _Pairs:
+def _pairs(split: Split, ratings: PairRatings, opened: Neighbourhoods, config: CalibrateConfig) -> _Pairs:
     """Choose the pairs to fit on.
 
     Which pairs people rated depended on similarities, and so do the features: given them, the share of matches is that
@@ -204,7 +204,7 @@ def _random_pairs(split: Split, number: int, rng: np.random.Generator) -> np.nda
     return np.unique(drawn)[:number] if len(drawn) <= number else rng.permutation(np.unique(drawn))[:number]
 
 
-def _refuse_too_few(pairs: _Pairs, ratings: Ratings) -> None:
+def _refuse_too_few(pairs: _Pairs, ratings: PairRatings) -> None:
     matches, others = int(pairs.match.sum()), int((~pairs.match).sum())
     if min(matches, others) < _FEWEST:
         raise DataError(
@@ -230,7 +230,12 @@ def _values(split: Split, opened: Neighbourhoods, pairs: _Pairs, what: str, on_e
 
 
 def _test(
-    made: Calibration, test: Split, ratings: Ratings, chosen: dict[str, str], config: CalibrateConfig, on_event: OnEvent
+    made: Calibration,
+    test: Split,
+    ratings: PairRatings,
+    chosen: dict[str, str],
+    config: CalibrateConfig,
+    on_event: OnEvent,
 ) -> dict[str, Any]:
     """Measure a calibration on what was judged in another split; with a complete truth, on all its candidates."""
     opened = open_neighbourhoods(test, chosen, depth=config.neighbours)

@@ -19,7 +19,7 @@ from cusa.models.teachers.hub import IMPORTED, LOCAL
 from cusa.models.teachers.registry import load_teacher
 from cusa.pipeline.index import student as student_index
 from cusa.pipeline.index.exact import read_index
-from cusa.pipeline.result_table import Answer
+from cusa.pipeline.result_table import QueryResult
 
 if TYPE_CHECKING:
     from cusa.models.students.base import Student
@@ -107,14 +107,14 @@ def run(
     return list(best.values())[:number]
 
 
-def answer(hits: list[Hit]) -> Answer:
+def answer(hits: list[Hit]) -> QueryResult:
     """Return hits as a table."""
     columns = ["rank", "similarity", "split", "image_key", "caption_key", "caption"]
     rows = [
         (rank, hit.similarity, hit.split, hit.image_key, hit.caption_key, hit.caption)
         for rank, hit in enumerate(hits, 1)
     ]
-    return Answer(columns, [*rows])
+    return QueryResult(columns, [*rows])
 
 
 def write_html(path: Path, splits: list[Split], hits: list[Hit], asked: str) -> None:

@@ -35,7 +35,7 @@ class Candidates:
         return Candidates(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def joined(parts: list[Candidates]) -> Candidates:
+def merge(parts: list[Candidates]) -> Candidates:
     """Return all candidates, the best first: by `p_positive` where there is one, then by score, image and caption."""
     names = [field.name for field in fields(Candidates)]
 
@@ -208,7 +208,7 @@ def _nothing(number: int) -> tuple[np.ndarray, np.ndarray]:
     return np.full(number, np.nan, dtype=np.float32), np.zeros(number, dtype=np.int32)
 
 
-def found(
+def find_all(
     finder: Finder,
     *,
     num_images: int,
@@ -241,7 +241,7 @@ def found(
                 if per_image and len(here.score) > per_image:
                     here = here.take(np.lexsort((-here.score, -np.nan_to_num(here.p_positive)))[:per_image])
                 parts.append(here)
-        yield joined(parts)
+        yield merge(parts)
 
 
 def among(split: Split, candidates: Candidates, images: np.ndarray, captions: np.ndarray) -> np.ndarray:

@@ -102,13 +102,13 @@ def open_neighbourhoods(split: Split, chosen: dict[str, str], *, depth: int) -> 
         images=images,
         texts=texts,
         cross=cross,
-        image_content=same(split.samples["sha256"].to_pylist()),
-        caption_content=same([clean_caption(words) for words in split.texts]),
+        image_content=group_ids(split.samples["sha256"].to_pylist()),
+        caption_content=group_ids([clean_caption(words) for words in split.texts]),
     )
     return Neighbourhoods(finder, images, texts, cross)
 
 
-def same(values: list[str]) -> np.ndarray:
+def group_ids(values: list[str]) -> np.ndarray:
     """Return equal numbers for equal values."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from cusa.errors import DataError
-from cusa.manifests.judgements import cxc_ratings, settled
-from cusa.manifests.judgements.settled import DISPUTED
+from cusa.manifests.judgements import cxc_ratings, pair_judgements
+from cusa.manifests.judgements.pair_judgements import DISPUTED
 from cusa.manifests.judgements.truth import read_truth
 from cusa.manifests.samples import Split
 
@@ -21,7 +21,7 @@ VERDICTS_CAVEAT = "Reviewers saw the pairs that the queue offered, not random on
 
 
 @dataclass(frozen=True)
-class Ratings:
+class PairRatings:
     """Judged pairs of a split that the data set does not make itself.
 
     Attributes:
@@ -43,7 +43,7 @@ class Ratings:
     caveat: str = ""
 
 
-def read_ratings(split: Split, source: Path | None) -> Ratings:
+def read_ratings(split: Split, source: Path | None) -> PairRatings:
     """Read the judgements of a split.
 
     Args:
@@ -73,14 +73,14 @@ def read_ratings(split: Split, source: Path | None) -> Ratings:
     return _from_cxc(split, source) if source.suffix == ".csv" else _from_truth(split, source)
 
 
-def _from_truth(split: Split, source: Path) -> Ratings:
+def _from_truth(split: Split, source: Path) -> PairRatings:
     truth = read_truth(split, source)
     images, captions = truth.false_negatives(split.caption_owner)
     match = np.ones(len(images), dtype=bool)
-    return Ratings(images, captions, match, truth.complete, truth.source, truth.unknown)
+    return PairRatings(images, captions, match, truth.complete, truth.source, truth.unknown)
 
 
-def read_verdicts(split: Split) -> Ratings | None:
+def read_verdicts(split: Split) -> PairRatings | None:
     """Return what reviewers settled: `match` and `duplicate` against `related` and `no match`; None without any.
 
     Disputed and skipped pairs, and verdicts on keys that the split does not hold, are left out.
@@ -88,20 +88,20 @@ def read_verdicts(split: Split) -> Ratings | None:
     Raises:
         DataError: if the verdicts cannot be read.
     """
-    judged = settled.judged(split)
-    said = [(one.image_key, one.caption_key, one.positive) for one in judged.settled if one.verdict != DISPUTED]
+    judged = pair_judgements.read(split)
+    said = [(one.image_key, one.caption_key, one.positive) for one in judged.judgements if one.verdict != DISPUTED]
     images, captions = ({key: row for row, key in enumerate(keys)} for keys in (split.image_keys, split.caption_keys))
     rows = sorted((images[image], captions[caption], match) for image, caption, match in said)
     rows = [row for row in rows if split.caption_owner[row[1]] != row[0]]
     if not rows:
         return None
     pairs = np.array(rows, dtype=np.int64)
-    return Ratings(
+    return PairRatings(
         pairs[:, 0], pairs[:, 1], pairs[:, 2].astype(bool), False, "verdicts", len(judged.unknown), VERDICTS_CAVEAT
     )
 
 
-def _from_cxc(split: Split, path: Path) -> Ratings:
+def _from_cxc(split: Split, path: Path) -> PairRatings:
     """Read CxC's image-text file; a pair that several people rated has the mean of its ratings."""
     rated = cxc_ratings.read(path)
     caption_rows = {
@@ -126,4 +126,4 @@ def _from_cxc(split: Split, path: Path) -> Ratings:
         )
     pairs = np.array(sorted(found), dtype=np.int64)
     match = np.array([np.mean(found[image, caption]) >= cxc_ratings.MATCH for image, caption in pairs.tolist()])
-    return Ratings(pairs[:, 0], pairs[:, 1], match, False, f"CxC: {path.name}", unknown, CXC_CAVEAT)
+    return PairRatings(pairs[:, 0], pairs[:, 1], match, False, f"CxC: {path.name}", unknown, CXC_CAVEAT)

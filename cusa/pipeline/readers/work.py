@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cusa.errors import ConfigError, DataError, nearest
 from cusa.manifests import schemas
-from cusa.manifests.judgements import settled
+from cusa.manifests.judgements import pair_judgements
 from cusa.manifests.keys import caption_key, split_caption_key
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
 from cusa.manifests.samples import Split, splits
@@ -42,8 +42,8 @@ def read_subset(work: Path, keys: Collection[str] | None = None, *, verdicts: st
     if wanted is not None:
         files["keys"] = store.digest(sorted(wanted))
     if verdicts:
-        judged = {name: settled.judged(Split(work, name)) for name in names}
-        if not any(found.settled for found in judged.values()):
+        judged = {name: pair_judgements.read(Split(work, name)) for name in names}
+        if not any(found.judgements for found in judged.values()):
             raise DataError(f"Nobody has judged a pair of {work}. Run `cusa review {work}`.", work=work)
         files["verdicts"] = store.digest([verdicts, *(found.digest for found in judged.values())])
     first = store.read_table(work / names[0] / "samples.parquet", columns=["key"])["key"].to_pylist()[:1]
@@ -111,8 +111,8 @@ class _Said:
         self._ambiguous: dict[str, set[int]] = {}
         if not verdicts:
             return
-        judged = settled.judged(split)
-        self._first = settled.same_images(split, judged).tolist()
+        judged = pair_judgements.read(split)
+        self._first = pair_judgements.same_images(split, judged).tolist()
         for row, first in enumerate(self._first):
             if row != first:
                 self._copies.setdefault(first, []).append(self._keys[row])

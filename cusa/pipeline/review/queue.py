@@ -18,7 +18,7 @@ Pair = tuple[str, str]
 """Keys of an image and of a caption."""
 
 _ORDER = "worth DESC NULLS LAST, score DESC, image_key, caption_key"
-"""Those first whose verdict changes most; see `cusa.pipeline.audit.worth`."""
+"""Those first whose verdict changes most; see `cusa.pipeline.audit.stage.review_value`."""
 
 _LONGEST_FILTER = 2000
 _SECONDS = 60.0  # for a filter

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cusa.errors import ConfigError, DataError
-from cusa.manifests.judgements import settled, verdicts
-from cusa.manifests.judgements.settled import Settled
+from cusa.manifests.judgements import pair_judgements, verdicts
+from cusa.manifests.judgements.pair_judgements import PairJudgement
 from cusa.manifests.judgements.verdicts import UNDO, Journal, Verdict
 from cusa.manifests.samples import Split
 from cusa.models.preprocess import UNDECODABLE, decode_rgb
@@ -24,10 +24,10 @@ class _Said:
     """What was said so far, worked out once for every state of the journal."""
 
     rows: int
-    votes: dict[Pair, Settled]
+    votes: dict[Pair, PairJudgement]
     words: dict[tuple[str, Pair], Verdict]
     """(reviewer, pair) -> their last word, skips included."""
-    agreement: settled.Agreement
+    agreement: pair_judgements.Agreement
 
 
 @dataclass
@@ -175,13 +175,13 @@ class Room:
         return self._said
 
     def _work_out(self, rows: list[Verdict]) -> _Said:
-        every = settled.settle(rows)
-        words = {(row.reviewer, (row.image_key, row.caption_key)): row for row in settled.standing(rows)}
+        every = pair_judgements.majority_verdicts(rows)
+        words = {(row.reviewer, (row.image_key, row.caption_key)): row for row in pair_judgements.standing(rows)}
         return _Said(
             rows=len(rows),
             votes={(one.image_key, one.caption_key): one for one in every},
             words=words,
-            agreement=settled.agreement(every),
+            agreement=pair_judgements.agreement(every),
         )
 
     def _choose(self, queue: Queue, said: _Said, reviewer: str, tab: str) -> tuple[Candidate | None, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cusa.errors import ConfigError, CusaError, DataError
-from cusa.manifests.judgements import settled
+from cusa.manifests.judgements import pair_judgements
 from cusa.manifests.page import CSS
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage.paths import is_remote
@@ -109,11 +109,11 @@ def run(
     finally:
         listening.close()
         table = None if room is None else room.close()
-    found = settled.judged(opened)
+    found = pair_judgements.read(opened)
     notes = found.notes()
     if torn:
         notes += (f"A verdict that an earlier session was killed while writing was cut off: {torn[:80]!r}.",)
-    return Reviewed(table, len(found.settled), sum(one.positive for one in found.settled), notes)
+    return Reviewed(table, len(found.judgements), sum(one.positive for one in found.judgements), notes)
 
 
 def listen(port: int) -> socket.socket:

@@ -17,7 +17,7 @@ from cusa.manifests.stage import Outcome, outcome
 from cusa.manifests.storage import store
 from cusa.manifests.storage.paths import named_remote_errors
 from cusa.pipeline.config import ShardConfig
-from cusa.pipeline.engine import LOCAL, Ahead, Engine, run_units
+from cusa.pipeline.engine import LOCAL, Engine, WarmPool, run_units
 from cusa.pipeline.readers import Reading
 from cusa.pipeline.shard import append as appending
 from cusa.pipeline.shard import plan as plans
@@ -72,7 +72,7 @@ def run(
     book = out / LEDGER
     parameters = {"dataset": reading.dataset, **config.model_dump(exclude={"workers"})}
     old = ledger.read(book)
-    ahead = Ahead(tar.write, config.workers, engine)
+    ahead = WarmPool(tar.write, config.workers, engine)
     rows = _starting(reading.rows, ahead, config.max_images) if append or force or old is None else reading.rows
     with ahead, plans.make(rows, on_event=on_event) as plan:
         inputs = {**reading.files, "images": plan.digest}
@@ -162,7 +162,7 @@ def _why(
     return why
 
 
-def _starting(rows: Iterable[Item], ahead: Ahead, after: int) -> Iterator[Item]:
+def _starting(rows: Iterable[Item], ahead: WarmPool, after: int) -> Iterator[Item]:
     """Give rows, and start the workers once there will be more than one tar."""
     for number, row in enumerate(rows):
         if number == after:
@@ -175,7 +175,7 @@ def _write(
     plan: Plan,
     out: Path,
     base: Base | None,
-    ahead: Ahead,
+    ahead: WarmPool,
     *,
     force: bool,
     engine: Engine,

@@ -14,13 +14,13 @@ from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.judgements import verdicts
 from cusa.manifests.samples import splits
 from cusa.manifests.storage import store
-from cusa.pipeline.result_table import FORMATS, Answer, render
+from cusa.pipeline.result_table import FORMATS, QueryResult, render
 from cusa.pipeline.sql.views import BROKEN, MACROS, VIEW_MACROS, View, identifier, literal, work_views
 
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["FORMATS", "Answer", "Database", "connect", "find_runs", "render"]
+__all__ = ["FORMATS", "QueryResult", "Database", "connect", "find_runs", "render"]
 
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([^)]*\)\s*)?", re.IGNORECASE)
 _UNKNOWN_TABLE = re.compile(r"Table with name (\S+) does not exist")
@@ -50,7 +50,7 @@ class Database:
         """Close the connection."""
         self._connection.close()
 
-    def run(self, query: str, *, limit: float = 0) -> Answer:
+    def run(self, query: str, *, limit: float = 0) -> QueryResult:
         """Answer one SQL statement.
 
         Args:
@@ -66,7 +66,7 @@ class Database:
             result = self._connection.execute(statement)
             columns = [name for name, *_ in result.description or ()]
             rows = result.fetchall() if columns else []
-        return Answer(columns, rows, self._notes(query))
+        return QueryResult(columns, rows, self._notes(query))
 
     def save(self, query: str, path: Path, *, limit: float = 0) -> int:
         """Write the answer to one statement as a Parquet file, whole, its types kept; return the number of rows.
@@ -141,14 +141,14 @@ class Database:
                 raise self._explained(error, "export") from error
         return len(self.views)
 
-    def overview(self) -> Answer:
+    def overview(self) -> QueryResult:
         """Return what there is to query: each view, what a row is, its columns."""
         rows = []
         for view in self.views:
             described = self.run(f"DESCRIBE SELECT * FROM {identifier(view.name)}").rows
             columns = ", ".join(name for name, *_ in described)
             rows.append((view.name, f"empty: run {view.missing}" if view.missing else view.what, columns))
-        return Answer(["view", "a row is", "columns"], rows)
+        return QueryResult(["view", "a row is", "columns"], rows)
 
     def _refuse_writing(self, query: str) -> None:
         """Refuse what is no question. DuckDB's own lock still lets COPY overwrite the very files the views read."""

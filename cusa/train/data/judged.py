@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from cusa.errors import ConfigError
-from cusa.manifests.judgements import settled
-from cusa.manifests.judgements.settled import DISPUTED, Judged
+from cusa.manifests.judgements import pair_judgements
+from cusa.manifests.judgements.pair_judgements import DISPUTED, Judgements
 from cusa.manifests.samples import Split
 
 IGNORED = ("related", DISPUTED)
@@ -59,15 +59,15 @@ def read_judged(split: Split, device: torch.device) -> tuple[JudgedPairs, str]:
         ConfigError: if nobody has judged a pair of the split.
         DataError: if the verdicts are broken.
     """
-    found = settled.judged(split)
-    if not found.settled:
+    found = pair_judgements.read(split)
+    if not found.judgements:
         raise ConfigError(
             f"loss.false_negatives is 'positive', but nobody has judged a pair of {split.folder}. Run `cusa review "
             f"{split.work} --split {split.name}`, or set soft or mask.",
             key="loss.false_negatives",
         )
-    same_N = settled.same_images(split, found)
-    positive, ignored = (settled.judged_rows(split, found, *words) for words in (("match",), IGNORED))
+    same_N = pair_judgements.same_images(split, found)
+    positive, ignored = (pair_judgements.pair_rows(split, found, *words) for words in (("match",), IGNORED))
     for pairs in (positive, ignored):
         pairs[:, 0] = same_N[pairs[:, 0]]
     # What is true of one of two copies is true of the other, whatever was said there.
@@ -77,7 +77,7 @@ def read_judged(split: Split, device: torch.device) -> tuple[JudgedPairs, str]:
     return JudgedPairs(same, right, left, (_told(found, same_N), *found.notes())), found.digest
 
 
-def _told(found: Judged, same_N: np.ndarray) -> str:
+def _told(found: Judgements, same_N: np.ndarray) -> str:
     ignored = len(found.pairs(*IGNORED))
     copies = int((same_N != np.arange(len(same_N))).sum())
     return (

@@ -67,7 +67,7 @@ class _Unit(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class Batch:
+class LossInputs:
     """B pairs, and whose softmaxes count."""
 
     embeddings: Embeddings

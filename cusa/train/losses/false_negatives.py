@@ -247,7 +247,7 @@ def both_ways(extra: Extra | None) -> tuple[tuple[Tensor | None, Tensor | None],
     return (image_Q, text_Q), (text_Q, image_Q)
 
 
-def without(image: Tensor, text: Tensor, ignored: Extra, rows: slice, temperature: Tensor) -> Tensor:
+def ignored_pairs_correction(image: Tensor, text: Tensor, ignored: Extra, rows: slice, temperature: Tensor) -> Tensor:
     """Return what InfoNCE changes by when listed pairs leave its denominators; differentiable.
 
     `1 / 2B sum_i [ log sum_{j not ignored} exp(s_ij / t) - log sum_j exp(s_ij / t) ]`, both directions together: added

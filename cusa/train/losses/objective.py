@@ -11,10 +11,17 @@ from torch.nn.functional import normalize, pad
 
 from cusa.errors import ConfigError
 from cusa.train.across_ranks import num_ranks, total
-from cusa.train.losses.batch import Batch, Embeddings, Modes, Negatives, Temperatures, ids_or_all_different, share
+from cusa.train.losses.batch import Embeddings, LossInputs, Modes, Negatives, Temperatures, ids_or_all_different, share
 from cusa.train.losses.csa import Divergence, Fusion
 from cusa.train.losses.diagnostics import describe
-from cusa.train.losses.false_negatives import FalseNegatives, Nearness, Threshold, find_listed, near, without
+from cusa.train.losses.false_negatives import (
+    FalseNegatives,
+    Nearness,
+    Threshold,
+    find_listed,
+    ignored_pairs_correction,
+    near,
+)
 from cusa.train.losses.infonce import Reduction
 from cusa.train.losses.plain import plain
 from cusa.train.losses.streaming.streamed import streamed
@@ -266,7 +273,9 @@ class CUSALoss(nn.Module):
             unweighted = (streamed if large else plain)(batch, self._temperatures(), self._modes())
             if batch.ignored is not None:
                 rows = batch.embeddings
-                change = without(rows.image, rows.text, batch.ignored, batch.own, self.infonce_temperature())
+                change = ignored_pairs_correction(
+                    rows.image, rows.text, batch.ignored, batch.own, self.infonce_temperature()
+                )
                 change = change / batch.size if self.reduction == "release" else change
                 unweighted = (unweighted[0] + change, *unweighted[1:])
             weights = (self.infonce_weight, self.alpha, self.beta)
@@ -294,7 +303,7 @@ class CUSALoss(nn.Module):
         text_ids: Tensor | None,
         positive_pairs: Tensor | None,
         ignored_pairs: Tensor | None,
-    ) -> Batch:
+    ) -> LossInputs:
         """Normalise what is needed, gather it from all ranks where they share it, and look at its false negatives."""
         needed, dtype = self._needed(), _wide(given.image).dtype
         optional = {name: getattr(given, name) for name, wanted in needed.items() if wanted}
@@ -316,7 +325,7 @@ class CUSALoss(nn.Module):
             extra = find_listed(listed[listed[:, 2] == 0, :2], image_ids, text_ids)
             if ignored_pairs is not None:
                 ignored = find_listed(listed[listed[:, 2] == 1, :2], image_ids, text_ids)
-        return Batch(rows, image_ids, own, close, extra, ignored)
+        return LossInputs(rows, image_ids, own, close, extra, ignored)
 
     def _modes(self) -> Modes:
         return Modes(

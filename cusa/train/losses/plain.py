@@ -5,14 +5,14 @@ Legend: B pairs in the batch, R of its rows that count.
 
 from torch import Tensor
 
-from cusa.train.losses.batch import Batch, Modes, Temperatures, ids_or_all_different
+from cusa.train.losses.batch import LossInputs, Modes, Temperatures, ids_or_all_different
 from cusa.train.losses.csa import csa
 from cusa.train.losses.false_negatives import targets
 from cusa.train.losses.infonce import infonce
 from cusa.train.losses.usa import usa
 
 
-def plain(batch: Batch, temperatures: Temperatures, modes: Modes) -> tuple[Tensor, Tensor, Tensor]:
+def plain(batch: LossInputs, temperatures: Temperatures, modes: Modes) -> tuple[Tensor, Tensor, Tensor]:
     """Return InfoNCE, CSA and USA, unweighted; those not asked for are 0.
 
     Args:

@@ -12,23 +12,23 @@ from cusa.eval.config import EvalConfig
 from cusa.eval.scores import Cosines, Table
 from cusa.eval.tasks import cxc
 from cusa.manifests.judgements import cxc_ratings, eccv_truth
-from cusa.manifests.judgements.cxc_ratings import Ratings
+from cusa.manifests.judgements.cxc_ratings import CxcRatings
 
 CONFIG = EvalConfig(ks=(1, 5), block=64, top=3)
 
 
 @pytest.fixture(scope="module")
-def ratings(shared: Path) -> dict[str, Ratings]:
+def ratings(shared: Path) -> dict[str, CxcRatings]:
     found = cxc_ratings.files(shared / "data/coco-mini/cxc", "test")
     return {what: cxc_ratings.read(path) for what, path in found.items()}
 
 
-def _ids(ratings: Mapping[str, Ratings]) -> tuple[list[int], list[int]]:
+def _ids(ratings: Mapping[str, CxcRatings]) -> tuple[list[int], list[int]]:
     images = sorted({*ratings["image-to-text"].first, *ratings["image-to-image"].first})
     return images, sorted({*ratings["image-to-text"].second})
 
 
-def test_read__ratings_of_three_or_more_are_the_package_s_matches(shared: Path, ratings: dict[str, Ratings]) -> None:
+def test_read__ratings_of_three_or_more_are_the_package_s_matches(shared: Path, ratings: dict[str, CxcRatings]) -> None:
     truths = eccv_truth.read(shared / "data/coco-mini/eccv_caption")
     theirs = {(image, caption) for image, captions in truths.image_to_text["cxc"].items() for caption in captions}
     rated = ratings["image-to-text"]
@@ -46,7 +46,7 @@ def test_read__ratings_of_three_or_more_are_the_package_s_matches(shared: Path, 
 
 
 @pytest.mark.parametrize("what", ["image-to-image", "text-to-text"])
-def test_retrieval__equals_plain_loops(ratings: dict[str, Ratings], what: str) -> None:
+def test_retrieval__equals_plain_loops(ratings: dict[str, CxcRatings], what: str) -> None:
     image_ids, caption_ids = _ids(ratings)
     rng = np.random.default_rng(0)
     owner_of = dict(zip(ratings["image-to-text"].second, ratings["image-to-text"].first, strict=True))
@@ -114,7 +114,7 @@ def test_pair_scores__whatever_the_student_ranks_by() -> None:
         np.testing.assert_allclose(cxc.pair_scores(scores, rows, columns, small), expected, rtol=1e-5)
 
 
-def test_rows_of__a_split_that_lacks_something_is_refused(ratings: dict[str, Ratings]) -> None:
+def test_rows_of__a_split_that_lacks_something_is_refused(ratings: dict[str, CxcRatings]) -> None:
     image_ids, caption_ids = _ids(ratings)
     with pytest.raises(DataError, match=r"199 of the 200 images and 1,000 of the 1,000 captions"):
         cxc.rows_of(ratings, image_ids[1:], caption_ids)

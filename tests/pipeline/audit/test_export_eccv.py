@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cusa.errors import DataError
-from cusa.manifests.judgements import coco_matches, settled
+from cusa.manifests.judgements import coco_matches, pair_judgements
 from cusa.manifests.judgements.truth import read_truth
 from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
@@ -51,7 +51,7 @@ def test_run__keys_come_back_as_a_truth(tmp_path: Path) -> None:
     truth = read_truth(split, tmp_path / "out")
     assert not truth.complete
     known = set(zip(truth.images.tolist(), truth.captions.tolist(), strict=True))
-    expected = {tuple(pair) for pair in settled.true_pairs(split, settled.judged(split)).tolist()}
+    expected = {tuple(pair) for pair in pair_judgements.true_pairs(split, pair_judgements.read(split)).tolist()}
     assert known <= expected
     assert {(0, 4), (2, 0), (3, 0)} <= known
     with pytest.raises(DataError, match="layout"):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cusa.pipeline.index.neighbours import Modality
 from cusa.pipeline.index.stage import nearest_rows
-from cusa.pipeline.pairs.candidates import Finder, found, geometric_mean, joined
+from cusa.pipeline.pairs.candidates import Finder, find_all, geometric_mean, merge
 
 
 def _rows(seed: int, number: int, width: int = 5) -> np.ndarray:
@@ -71,7 +71,7 @@ def test_found__equals_plain_loops(owner: list[int], depth: int, seed: int, whic
         image_content=np.arange(number),
         caption_content=np.arange(len(owner)),
     )
-    got = joined(list(found(finder, num_images=number, minimum_score=0.0, images_a_block=3)))
+    got = merge(list(find_all(finder, num_images=number, minimum_score=0.0, images_a_block=3)))
     expected = _by_loops(owner, images, texts, number)
     assert set(zip(got.image.tolist(), got.caption.tolist(), strict=True)) == set(expected)
     assert len(got.score) == len(expected)
@@ -92,7 +92,7 @@ def test_found__the_threshold_leaves_out_what_is_below() -> None:
         image_content=np.arange(6),
         caption_content=np.arange(12),
     )
-    every, some = (joined(list(found(finder, num_images=6, minimum_score=at, images_a_block=4))) for at in (0.0, 0.5))
+    every, some = (merge(list(find_all(finder, num_images=6, minimum_score=at, images_a_block=4))) for at in (0.0, 0.5))
     assert len(every.score) == 6 * 10
     assert some.score.tolist() == [score for score in every.score.tolist() if score >= 0.5] != []
 
@@ -106,7 +106,7 @@ def test_found__same_bytes_and_same_words_are_marked() -> None:
         image_content=np.array([0, 1, 0]),
         caption_content=np.array([0, 0, 1]),
     )
-    got = joined(list(found(finder, num_images=3, minimum_score=0, images_a_block=3)))
+    got = merge(list(find_all(finder, num_images=3, minimum_score=0, images_a_block=3)))
     marks = {
         (i, c): (a, b)
         for i, c, a, b in zip(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cusa.errors import ConfigError, StaleError
-from cusa.manifests.judgements.settled import merged
+from cusa.manifests.judgements.pair_judgements import merged
 from cusa.manifests.judgements.verdicts import Journal, Verdict
 from cusa.manifests.samples import Split
 from cusa.models import student as students

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cusa.train.losses.batch import Batch, Modes, Temperatures
+from cusa.train.losses.batch import LossInputs, Modes, Temperatures
 from cusa.train.losses.false_negatives import pull
 from cusa.train.losses.streaming.kernel_tiles import KernelTiles, covers
 from cusa.train.losses.streaming.tile_parts import cut
 from cusa.train.losses.streaming.tiles import Tiles
 
 
-def streamed(batch: Batch, temperatures: Temperatures, modes: Modes) -> tuple[Tensor, Tensor, Tensor]:
+def streamed(batch: LossInputs, temperatures: Temperatures, modes: Modes) -> tuple[Tensor, Tensor, Tensor]:
     """Return InfoNCE, CSA and USA as `plain` does, unweighted; those not asked for are 0.
 
     Args:
@@ -57,7 +57,7 @@ def streamed(batch: Batch, temperatures: Temperatures, modes: Modes) -> tuple[Te
 class _Streamed(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, batch: Batch, modes: Modes, alike: tuple[int, ...], *tensors: Tensor | None
+        ctx: Any, batch: LossInputs, modes: Modes, alike: tuple[int, ...], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*tensors)
         ctx.drawing = (batch.image_ids, batch.own, batch.extra) if modes.infonce else None

@@ -19,7 +19,7 @@ _SKIP = "skip"
 
 
 @dataclass(frozen=True)
-class Settled:
+class PairJudgement:
     """What people say of one pair."""
 
     image_key: str
@@ -52,11 +52,11 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgements:
     """The verdicts of a split, a pair each."""
 
-    settled: tuple[Settled, ...]
-    unknown: tuple[Settled, ...]
+    judgements: tuple[PairJudgement, ...]
+    unknown: tuple[PairJudgement, ...]
     """Those whose image or caption the split does not hold (any more): kept, and used nowhere."""
     skipped: frozenset[tuple[str, str]]
     """Pairs that were shown and only skipped."""
@@ -65,7 +65,7 @@ class Judged:
 
     def pairs(self, *words: str) -> list[tuple[str, str]]:
         """Return image and caption key of the pairs with one of these verdicts."""
-        return [(one.image_key, one.caption_key) for one in self.settled if one.verdict in words]
+        return [(one.image_key, one.caption_key) for one in self.judgements if one.verdict in words]
 
     def notes(self) -> tuple[str, ...]:
         """Return what a person should know, in full sentences."""
@@ -97,7 +97,7 @@ def standing(rows: Iterable[Verdict]) -> list[Verdict]:
     return list(last.values())
 
 
-def settle(rows: Iterable[Verdict]) -> list[Settled]:
+def majority_verdicts(rows: Iterable[Verdict]) -> list[PairJudgement]:
     """Return one answer for each pair that somebody judged, in the order in which the pairs came.
 
     A verdict stands if more than half of those who voted gave it. `match` and `duplicate` both say that the caption is
@@ -110,7 +110,7 @@ def settle(rows: Iterable[Verdict]) -> list[Settled]:
     for row in standing(rows):
         if row.verdict != _SKIP:
             votes.setdefault((row.image_key, row.caption_key), {})[row.reviewer] = row.verdict
-    return [Settled(*pair, _majority(given.values()), given) for pair, given in votes.items()]
+    return [PairJudgement(*pair, _majority(given.values()), given) for pair, given in votes.items()]
 
 
 def _majority(votes: Collection[str]) -> str:
@@ -120,7 +120,7 @@ def _majority(votes: Collection[str]) -> str:
     return "match" if 2 * sum(vote in POSITIVE for vote in votes) > len(votes) else DISPUTED
 
 
-def agreement(settled: Iterable[Settled]) -> Agreement:
+def agreement(judgements: Iterable[PairJudgement]) -> Agreement:
     """Measure how far reviewers agree.
 
     Krippendorff's alpha, nominal: 1 - D_o / D_e, D_o being how often two votes on one pair differ and D_e how often any
@@ -128,7 +128,7 @@ def agreement(settled: Iterable[Settled]) -> Agreement:
 
     Source: Krippendorff, Computing Krippendorff's alpha-reliability, 2011, section C.
     """
-    shared = [list(one.votes.values()) for one in settled if len(one.votes) > 1]
+    shared = [list(one.votes.values()) for one in judgements if len(one.votes) > 1]
     every = Counter(vote for votes in shared for vote in votes)
     number = sum(every.values())
     observed = sum(_differing(Counter(votes)) / (len(votes) - 1) for votes in shared)
@@ -143,7 +143,7 @@ def _differing(votes: Counter[str]) -> int:
     return sum(count * (number - count) for count in votes.values())
 
 
-def judged(split: Split, *, folder: Path | None = None) -> Judged:
+def read(split: Split, *, folder: Path | None = None) -> Judgements:
     """Read and settle the verdicts of a split.
 
     Args:
@@ -154,18 +154,18 @@ def judged(split: Split, *, folder: Path | None = None) -> Judged:
         DataError: if the verdicts cannot be read.
     """
     rows = verdicts.read(folder or split.folder / verdicts.FOLDER)
-    every = settle(rows)
+    every = majority_verdicts(rows)
     images, captions = (set(split.image_keys), set(split.caption_keys)) if rows else (set(), set())
     there = [one.image_key in images and one.caption_key in captions for one in every]
-    settled = tuple(one for one, known in zip(every, there, strict=True) if known)
+    known_pairs = tuple(one for one, known in zip(every, there, strict=True) if known)
     unknown = tuple(one for one, known in zip(every, there, strict=True) if not known)
     seen = {(one.image_key, one.caption_key) for one in every}
     skipped = {(row.image_key, row.caption_key) for row in standing(rows)} - seen
-    digest = store.digest(sorted((one.image_key, one.caption_key, one.verdict) for one in settled))
-    return Judged(settled, unknown, frozenset(skipped), digest)
+    digest = store.digest(sorted((one.image_key, one.caption_key, one.verdict) for one in known_pairs))
+    return Judgements(known_pairs, unknown, frozenset(skipped), digest)
 
 
-def merged(number: int, couples: Sequence[tuple[int, int]]) -> np.ndarray:
+def group_first(number: int, couples: Sequence[tuple[int, int]]) -> np.ndarray:
     """Return for each of `number` rows the first row that couples tie it to, itself where none does."""
     first = np.arange(number, dtype=np.int64)
 
@@ -181,13 +181,13 @@ def merged(number: int, couples: Sequence[tuple[int, int]]) -> np.ndarray:
     return np.array([find(row) for row in range(number)], dtype=np.int64)
 
 
-def same_images(split: Split, found: Judged) -> np.ndarray:
+def same_images(split: Split, found: Judgements) -> np.ndarray:
     """Return for each image row the first row of the images that people called one with it: int64 (images,)."""
-    rows = judged_rows(split, found, "duplicate")
-    return merged(split.num_images, list(zip(rows[:, 0], split.caption_owner[rows[:, 1]], strict=True)))
+    rows = pair_rows(split, found, "duplicate")
+    return group_first(split.num_images, list(zip(rows[:, 0], split.caption_owner[rows[:, 1]], strict=True)))
 
 
-def judged_rows(split: Split, found: Judged, *words: str) -> np.ndarray:
+def pair_rows(split: Split, found: Judgements, *words: str) -> np.ndarray:
     """Return image and caption row of the pairs with one of these verdicts: int64 (pairs, 2)."""
     image_row = {key: row for row, key in enumerate(split.image_keys)}
     caption_row = {key: row for row, key in enumerate(split.caption_keys)}
@@ -195,13 +195,13 @@ def judged_rows(split: Split, found: Judged, *words: str) -> np.ndarray:
     return np.array(rows, dtype=np.int64).reshape(-1, 2)
 
 
-def true_pairs(split: Split, found: Judged) -> np.ndarray:
+def true_pairs(split: Split, found: Judgements) -> np.ndarray:
     """Return every pair that is true by the data set or by its verdicts, image and caption row: int64 (pairs, 2).
 
     A caption is true of its own image, of those it was judged to match, and of every image that is one with any of
     these; sorted by image, then caption.
     """
-    matches = judged_rows(split, found, "match")
+    matches = pair_rows(split, found, "match")
     captions = np.arange(split.num_captions)
     pairs = np.concatenate([np.stack([split.caption_owner, captions], 1), matches])
     same = same_images(split, found)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cusa.manifests.judgements import settled
-from cusa.manifests.judgements.settled import DISPUTED, Settled, merged
+from cusa.manifests.judgements import pair_judgements
+from cusa.manifests.judgements.pair_judgements import DISPUTED, PairJudgement, group_first
 from cusa.manifests.judgements.verdicts import Journal, Verdict
 from cusa.manifests.samples import Split
 from tests.manifests.judgements.test_verdicts import make
@@ -40,7 +40,7 @@ def votes(*words: str) -> list[Verdict]:
 )
 def test_settle__needs_more_than_half(words: Sequence[str], answer: str) -> None:
     for order in permutations(words):
-        (one,) = settled.settle(votes(*order))
+        (one,) = pair_judgements.majority_verdicts(votes(*order))
         assert one.verdict == answer
         assert one.positive == (answer in ("match", "duplicate"))
 
@@ -51,19 +51,19 @@ def test_settle__a_reviewers_last_word_counts_once() -> None:
         make(2, "match", caption_key="mini/b#0"),
         make(3, "skip", caption_key="mini/b#0"),
     ]
-    (one,) = settled.settle(rows)
+    (one,) = pair_judgements.majority_verdicts(rows)
     assert one.votes == {"ada": "match"}
     undone = [*rows, make(4, "undo", caption_key="mini/b#0", undoes="verdict-0002")]
-    assert settled.settle(undone)[0].votes == {"ada": "no match"}
+    assert pair_judgements.majority_verdicts(undone)[0].votes == {"ada": "no match"}
     again = [*undone, make(5, "undo", caption_key="mini/b#0", undoes="verdict-0001")]
-    assert settled.settle(again) == []
-    assert [row.verdict for row in settled.standing(again)] == ["skip"]
+    assert pair_judgements.majority_verdicts(again) == []
+    assert [row.verdict for row in pair_judgements.standing(again)] == ["skip"]
 
 
 @given(st.lists(st.sampled_from(["match", "related", "no match", "duplicate", "skip"]), min_size=1, max_size=7))
 def test_settle__never_against_more_than_half(words: list[str]) -> None:
     spoken = [word for word in words if word != "skip"]
-    found = settled.settle(votes(*words))
+    found = pair_judgements.majority_verdicts(votes(*words))
     assert len(found) == bool(spoken)
     for one in found:
         for word in set(spoken):
@@ -71,10 +71,10 @@ def test_settle__never_against_more_than_half(words: list[str]) -> None:
                 assert one.verdict == word
 
 
-def _given(rows: Sequence[str]) -> list[Settled]:
+def _given(rows: Sequence[str]) -> list[PairJudgement]:
     """Return pairs from the columns of a table, a letter a vote and `.` for none."""
     return [
-        Settled(
+        PairJudgement(
             "i", f"c{column}", "", {f"r{row}": line[column] for row, line in enumerate(rows) if line[column] != "."}
         )
         for column in range(len(rows[0]))
@@ -83,23 +83,23 @@ def _given(rows: Sequence[str]) -> list[Settled]:
 
 def test_agreement__krippendorffs_own_example() -> None:
     # Section C of his note: four observers, twelve units.
-    found = settled.agreement(_given(["123321412...", "1233224125.3", ".3332342251.", "12332441251."]))
+    found = pair_judgements.agreement(_given(["123321412...", "1233224125.3", ".3332342251.", "12332441251."]))
     assert found.pairs == 11
     assert found.unanimous == 8
     assert found.alpha == pytest.approx(0.743, abs=5e-4)
 
 
 def test_agreement__bounds() -> None:
-    assert settled.agreement([]) == settled.Agreement(0, 0, None)
-    assert settled.agreement(_given(["ab", "ab"])) == settled.Agreement(2, 2, 1.0)
-    assert settled.agreement(_given(["aa", "aa"])).alpha is None
-    assert settled.agreement(_given(["ab", "ba"])) == settled.Agreement(2, 0, pytest.approx(-0.5))
-    assert settled.agreement(_given(["ab.", "a.."])) == settled.Agreement(1, 1, None)
+    assert pair_judgements.agreement([]) == pair_judgements.Agreement(0, 0, None)
+    assert pair_judgements.agreement(_given(["ab", "ab"])) == pair_judgements.Agreement(2, 2, 1.0)
+    assert pair_judgements.agreement(_given(["aa", "aa"])).alpha is None
+    assert pair_judgements.agreement(_given(["ab", "ba"])) == pair_judgements.Agreement(2, 0, pytest.approx(-0.5))
+    assert pair_judgements.agreement(_given(["ab.", "a.."])) == pair_judgements.Agreement(1, 1, None)
 
 
 def test_judged__keeps_and_reports_keys_that_are_gone(tmp_path: Path) -> None:
     split = Split(make_work(tmp_path, images=3, splits=("train",)), "train")
-    assert settled.judged(split).settled == ()
+    assert pair_judgements.read(split).judgements == ()
     folder = split.folder / "audit"
     folder.mkdir()
     first, second = split.image_keys[0], split.caption_keys[-1]
@@ -108,14 +108,14 @@ def test_judged__keeps_and_reports_keys_that_are_gone(tmp_path: Path) -> None:
         journal.append(make(2, image_key="mini/gone", caption_key=second))
         journal.append(make(3, image_key=first, caption_key="mini/gone#1"))
         journal.append(make(4, "skip", image_key=first, caption_key=split.caption_keys[-2]))
-    found = settled.judged(split)
+    found = pair_judgements.read(split)
     assert found.pairs("match") == [(first, second)]
     assert len(found.unknown) == 2
     assert found.skipped == {(first, split.caption_keys[-2])}
     (note,) = found.notes()
     assert "2 pairs" in note
     assert "mini/gone" in note
-    assert found.digest != settled.judged(split, folder=tmp_path).digest
+    assert found.digest != pair_judgements.read(split, folder=tmp_path).digest
 
 
 @given(st.integers(1, 12), st.data())
@@ -128,7 +128,7 @@ def test_merged__is_the_first_of_a_connected_component(number: int, data: Any) -
             joined = groups[one] | groups[other]
             for member in joined:
                 groups[member] = joined
-    assert merged(number, couples).tolist() == [min(group) for group in groups]
+    assert group_first(number, couples).tolist() == [min(group) for group in groups]
 
 
 def test_true_pairs__own_matches_and_what_follows_from_copies(tmp_path: Path) -> None:
@@ -140,6 +140,6 @@ def test_true_pairs__own_matches_and_what_follows_from_copies(tmp_path: Path) ->
         for number, ((image, caption), word) in enumerate(said.items()):
             keys = {"image_key": split.image_keys[image], "caption_key": split.caption_keys[caption]}
             journal.append(make(number, word, **keys))
-    found = settled.true_pairs(split, settled.judged(split)).tolist()
+    found = pair_judgements.true_pairs(split, pair_judgements.read(split)).tolist()
     expected = {0: {0, 1, 4, 5, 6}, 1: {1, 2, 3}, 2: {0, 1, 4, 5, 6}, 3: {6, 7}}
     assert found == [[image, caption] for image, captions in expected.items() for caption in sorted(captions)]
