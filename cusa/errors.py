@@ -33,6 +33,23 @@ class StaleError(CusaError):
     """Two files that do not belong together: one was made from an older state of the other."""
 
 
+class BusyError(CusaError):
+    """A folder that another process is writing.
+
+    Args:
+        folder: the folder.
+        holder: the process; its text says which command, where and since when.
+    """
+
+    def __init__(self, folder: Any, holder: Any) -> None:
+        super().__init__(
+            f"{folder} is being written by {holder}. Wait until that has ended (--wait does), stop it, or choose "
+            "another --out.",
+            folder=folder,
+            holder=holder,
+        )
+
+
 class StoppedError(CusaError):
     """A stage that was asked to stop (SIGTERM, Ctrl-C) and did so cleanly; run it again to go on."""
 

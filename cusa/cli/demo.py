@@ -16,9 +16,10 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the drawn data set and of both trainings.")] = 0,
 ) -> None:
     """Run the whole journey on drawn scenes: no network, no accelerator, no account."""
+    from cusa.manifests.events import Callbacks
     from cusa.workflow import demo as demos
 
     with Console() as console:
-        result = demos.demo(out, seed=seed, on_event=console.event, say=console.say)
+        result = demos.demo(out, seed=seed, callbacks=Callbacks(console.event, console.metrics, console.say))
     print_text(result.summary)
     print_text(f"\nreport: {result.report.resolve()}")

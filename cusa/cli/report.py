@@ -26,8 +26,8 @@ def report(
     """Write one self-contained HTML page, and the same tables as Markdown."""
     from cusa.workflow import report as reporting
 
-    written = reporting.report(runs, work=work, out=out, sweep=sweep, force=force)
+    outcome = reporting.report(runs, work=work, out=out, sweep=sweep, force=force)
     if as_json:
-        print_json(vars(written))
+        print_json({"page": outcome.out, "markdown": outcome.out.with_suffix(".md"), "fresh": outcome.fresh})
     else:
-        print_text(f"report: {written.page}{'' if written.fresh else ' is up to date'}")
+        print_text(f"report: {outcome.out}{'' if outcome.fresh else ' is up to date'}")

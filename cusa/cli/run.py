@@ -18,6 +18,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Do every stage of a recipe that is not up to date, from the download to the report; run again, it goes on."""
+    from cusa.manifests.events import Callbacks
     from cusa.workflow import run as runs
 
     with Console() as console, Stopping() as stopping:
@@ -29,10 +30,7 @@ def run(
             settings=settings or (),
             smoke=smoke,
             force=force,
-            on_event=console.event,
-            on_metrics=console.metrics,
-            say=console.say,
-            should_stop=stopping.asked,
+            callbacks=Callbacks(console.event, console.metrics, console.say, stopping.asked),
         )
     if as_json:
         outcomes = [{**vars(outcome), "counts": dict(outcome.counts)} for outcome in done.outcomes]

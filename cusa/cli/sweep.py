@@ -27,6 +27,7 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Train and score a recipe over a grid, one run a cell, into one table; run again, it goes on where it was."""
+    from cusa.manifests.events import Callbacks
     from cusa.workflow import sweep as sweeps
 
     with Console() as console, Stopping() as stopping:
@@ -37,9 +38,7 @@ def sweep(
             out=out,
             settings=settings or (),
             force=force,
-            on_event=console.event,
-            say=console.say,
-            should_stop=stopping.asked,
+            callbacks=Callbacks(console.event, console.metrics, console.say, stopping.asked),
         )
     if as_json:
         print_json(done.rows)

@@ -30,6 +30,7 @@ def train(
 ) -> None:
     """Train a student by a recipe; run again, it goes on where it was. For several ranks: torchrun -m cusa train ..."""
     from cusa import recipe as recipes
+    from cusa.manifests.events import Callbacks
     from cusa.workflow import train as training
 
     told = recipes.load(recipe, settings or ())
@@ -42,9 +43,7 @@ def train(
             resume=resume,
             allow_changed=allow_changed or (),
             test=test,
-            on_event=console.event,
-            on_metrics=console.metrics,
-            should_stop=stopping.asked,
+            callbacks=Callbacks(console.event, console.metrics, console.say, stopping.asked),
         )
     if os.environ.get("RANK", "0") == "0":
         report_outcomes(outcome, as_json=as_json)

@@ -16,10 +16,11 @@ from cusa.eval.scores import Cosines, Scores
 from cusa.eval.share import ALONE, Share
 from cusa.eval.tasks import cross_modal
 from cusa.eval.tasks.registry import COCO, CXC, TASKS, Embedded, answers, coco_ids
-from cusa.manifests import datasets, ledger, schemas
+from cusa.manifests import datasets, schemas
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.judgements import cxc_ratings, eccv_truth, pair_judgements
 from cusa.manifests.samples import Split
+from cusa.manifests.stage import StageRun
 from cusa.manifests.storage import store
 
 if TYPE_CHECKING:
@@ -76,8 +77,6 @@ def run(
     for task in tasks:
         if task not in TASKS:
             raise ConfigError(f"There is no task {task!r} on a work folder. {nearest(task, TASKS)}.", task=task)
-    clock = ledger.Clock()
-    book = out / "ledger.json"
     truth_path = split.folder / "truth.parquet"
     rated = cxc_ratings.files(ratings, split.name) if ratings is not None else {}
     judged = pair_judgements.read(split)
@@ -97,11 +96,10 @@ def run(
         "tasks": sorted(wanted),
         **config.model_dump(mode="json", exclude=NOT_IN_THE_NUMBERS),
     }
+    stage = StageRun("eval", out / "ledger.json", inputs=inputs, parameters=parameters, force=force)
 
     def kept() -> dict[str, Any] | None:
-        if force or ledger.why_not_current(book, inputs=inputs, parameters=parameters) is not None:
-            return None
-        return store.read_json(out / "metrics.json")
+        return store.read_json(out / "metrics.json") if stage.up_to_date else None
 
     if (old := share.agree(kept)) is not None:
         return {**old, "fresh": False}
@@ -136,9 +134,7 @@ def run(
             train,
             wanted,
             out,
-            clock,
-            inputs,
-            parameters,
+            stage,
             rows.name if rows is not None else None,
             on_event,
         )
@@ -158,9 +154,7 @@ def _finish(
     train: Split | None,
     wanted: Sequence[str],
     out: Path,
-    clock: ledger.Clock,
-    inputs: Mapping[str, str],
-    parameters: Mapping[str, Any],
+    stage: StageRun,
     kept_in: str | None,
     on_event: OnEvent,
 ) -> dict[str, Any]:
@@ -203,17 +197,14 @@ def _finish(
         "embeddings": kept_in,
         "tasks": found,
     }
-    store.write_json(out / "metrics.json", result)
-    store.write_table(out / "per_query.parquet", pa.concat_tables(tables))
-    store.write_text(out / "ids.txt", "".join(f"{key}\n" for key in sorted(split.image_keys)))
-    clock.finish(
-        out / "ledger.json",
-        stage="eval",
-        inputs=inputs,
-        parameters=parameters,
-        outputs=[out / "metrics.json", out / "per_query.parquet", out / "ids.txt"],
-        counts={"images": split.num_images, "captions": split.num_captions},
-    )
+    with stage.begin():
+        store.write_json(out / "metrics.json", result)
+        store.write_table(out / "per_query.parquet", pa.concat_tables(tables))
+        store.write_text(out / "ids.txt", "".join(f"{key}\n" for key in sorted(split.image_keys)))
+        stage.finish(
+            outputs=[out / "metrics.json", out / "per_query.parquet", out / "ids.txt"],
+            counts={"images": split.num_images, "captions": split.num_captions},
+        )
     return {**result, "fresh": True}
 
 

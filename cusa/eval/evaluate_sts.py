@@ -12,10 +12,11 @@ from cusa.eval.cache import EmbeddingCache
 from cusa.eval.config import EvalConfig
 from cusa.eval.share import ALONE, Share
 from cusa.eval.tasks import sts
-from cusa.manifests import ledger, schemas
+from cusa.manifests import schemas
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.judgements import sts_pairs
 from cusa.manifests.samples import Split
+from cusa.manifests.stage import StageRun
 from cusa.manifests.storage import store
 
 if TYPE_CHECKING:
@@ -64,7 +65,6 @@ def run(
     Raises:
         DataError: if the folder holds none of the sets, a file is broken, or an embedding is not finite.
     """
-    clock = ledger.Clock()
     files = {part.path for part in sts_pairs.parts(folder)}
     files |= {part.scores for part in sts_pairs.parts(folder) if part.scores is not None}
     inputs = {"encoder": encoder_digest}
@@ -72,12 +72,12 @@ def run(
     inputs["training split"] = "unknown" if train is None else train.digest
     parameters = {"protocol": PROTOCOL, **config.model_dump(mode="json", include={"bootstrap", "seed"})}
 
+    stage = None
+    if out is not None:
+        stage = StageRun("eval", out / "ledger.json", inputs=inputs, parameters=parameters, force=force)
+
     def kept() -> dict[str, Any] | None:
-        if out is None or force:
-            return None
-        if ledger.why_not_current(out / "ledger.json", inputs=inputs, parameters=parameters) is not None:
-            return None
-        return store.read_json(out / "metrics.json")
+        return store.read_json(stage.out / "metrics.json") if stage is not None and stage.up_to_date else None
 
     if (old := share.agree(kept)) is not None:
         return {**old, "fresh": False}
@@ -106,7 +106,7 @@ def run(
         return {**share.agree(dict), "fresh": True}
     if rows is not None:
         rows.finish()
-    return share.agree(lambda: _finish(config, model.name, words, found, pairs, train, out, clock, inputs, parameters))
+    return share.agree(lambda: _finish(config, model.name, words, found, pairs, train, stage))
 
 
 def _finish(
@@ -116,10 +116,7 @@ def _finish(
     found: dict[str, sts.SetScores],
     pairs: Mapping[str, Sequence[sts.Row]],
     train: Split | None,
-    out: Path | None,
-    clock: ledger.Clock,
-    inputs: Mapping[str, str],
-    parameters: Mapping[str, Any],
+    stage: StageRun | None,
 ) -> dict[str, Any]:
     """Compute the figures and write the results."""
     leaked = leakage.of_texts(train, sts.texts(pairs)) if train is not None else None
@@ -149,14 +146,12 @@ def _finish(
             }
         },
     }
-    if out is not None:
-        store.write_json(out / "metrics.json", result)
-        store.write_table(out / "pairs.parquet", _table(found))
-        outputs = [out / "metrics.json", out / "pairs.parquet"]
-        counts = {"pairs": num_pairs}
-        clock.finish(
-            out / "ledger.json", stage="eval", inputs=inputs, parameters=parameters, outputs=outputs, counts=counts
-        )
+    if stage is not None:
+        out = stage.out
+        with stage.begin():
+            store.write_json(out / "metrics.json", result)
+            store.write_table(out / "pairs.parquet", _table(found))
+            stage.finish(outputs=[out / "metrics.json", out / "pairs.parquet"], counts={"pairs": num_pairs})
     return {**result, "fresh": True}
 
 

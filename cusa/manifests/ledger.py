@@ -5,9 +5,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -97,30 +95,6 @@ class Clock:
         return ledger
 
 
-class NotCurrentError(Exception):
-    """What a stage raises instead of working while somebody is `asking`."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
-
-
-_ASKING: ContextVar[bool] = ContextVar("asking", default=False)
-
-
-@contextmanager
-def asking() -> Iterator[None]:
-    """Within it a stage does no work: it returns if it is up to date, and raises NotCurrentError with why if not.
-
-    So `cusa plan` hears from each stage itself what it would do, before anything is written.
-    """
-    token = _ASKING.set(True)
-    try:
-        yield
-    finally:
-        _ASKING.reset(token)
-
-
 def read(path: Path) -> Ledger | None:
     """Read a ledger; None if the stage never finished or its ledger is unreadable."""
     with named_remote_errors(path):
@@ -152,17 +126,7 @@ def why_not_current(path: Path, *, inputs: Mapping[str, str], parameters: Mappin
 
     Returns:
         A few words such as `never finished` or `train.tar changed`, or None.
-
-    Raises:
-        NotCurrentError: instead of returning words, while somebody is `asking`.
     """
-    why = _why_not_current(path, inputs, parameters)
-    if why is not None and _ASKING.get():
-        raise NotCurrentError(why)
-    return why
-
-
-def _why_not_current(path: Path, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> str | None:
     ledger = read(path)
     if ledger is None:
         return "never finished"

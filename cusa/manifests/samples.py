@@ -90,6 +90,11 @@ class Split:
         return total.hexdigest()
 
     @property
+    def locks(self) -> tuple[Path, ...]:
+        """Locks that nobody else may hold while something is written into the split: that of sharding."""
+        return (self.work / store.LOCK,)
+
+    @property
     def num_images(self) -> int:
         """Images in the split."""
         return self._num_images

@@ -118,6 +118,7 @@ class WarmPool:
     """
 
     def __init__(self, function: Callable[..., Any], workers: int, engine: Engine = LOCAL) -> None:
+        self.engine = engine
         self._module = function.__module__
         self._workers = (workers or available_cores()) if engine.kind == "local" else 1
         self.pool: ProcessPoolExecutor | None = None

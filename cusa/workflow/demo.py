@@ -1,12 +1,12 @@
 """The demo: the whole journey on drawn scenes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cusa import recipe as recipes
-from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.events import SILENT, Callbacks
 from cusa.manifests.samples import Split, splits
 from cusa.workflow import evaluate as scoring
 from cusa.workflow.download import download
@@ -30,9 +30,7 @@ DEMO_TEACHERS = {"image": "offline-scenes-image", "text": "offline-scenes-text"}
 DEMO_RECIPES = ("scenes-infonce", "scenes-cusa")
 
 
-def demo(
-    out: Path, *, seed: int = 0, on_event: OnEvent = ignore, say: Callable[[str], None] = lambda text: None
-) -> Demo:
+def demo(out: Path, *, seed: int = 0, callbacks: Callbacks = SILENT) -> Demo:
     """Run the whole journey on `scenes`: draw, shard, extract, index, audit, train twice, evaluate, report.
 
     Each step is the stage a user would run, on the same files; run again, finished steps are up to date.
@@ -40,9 +38,9 @@ def demo(
     Args:
         out: folder for everything.
         seed: of the drawn data set and of both trainings.
-        on_event: hears of every stage's progress.
-        say: hears a sentence before each step.
+        callbacks: called with every stage's progress and with a sentence before each step.
     """
+    on_event, say = callbacks.on_event, callbacks.on_message
     from functools import cache
 
     from cusa.models.teachers.registry import load_teacher
@@ -72,11 +70,11 @@ def demo(
     results = {}
     for number, name in enumerate(DEMO_RECIPES, 1):
         say(f"Training {number} of {len(DEMO_RECIPES)}: {name}, same seed, same steps.")
-        train_one(recipes.load(name, [f"train.seed={seed}"]), work=work, out=runs / name, on_event=on_event)
+        train_one(recipes.load(name, [f"train.seed={seed}"]), work=work, out=runs / name, callbacks=callbacks)
         (results[name],) = scoring.evaluate(str(runs / name), data=[work], on_event=on_event)
     say("Writing the report.")
     written = report([runs / name for name in DEMO_RECIPES], work=work, out=out / "report.html")
-    return Demo(written.page, _compare(results))
+    return Demo(written.out, _compare(results))
 
 
 def _compare(results: Mapping[str, Mapping[str, Any]]) -> str:

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from cusa import recipe as recipes
 from cusa.errors import ConfigError, nearest
-from cusa.manifests import ledger
 from cusa.manifests.events import OnEvent, ignore
-from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 
 SCENES = "drawn scenes with five captions each; every match between any two is known"
@@ -41,13 +40,13 @@ def download(
     """
     if name != "scenes":
         from cusa.manifests import datasets
+        from cusa.pipeline import download as downloading
         from cusa.pipeline.config import DownloadConfig
-        from cusa.pipeline.download import stage as stage
 
         if name not in datasets.names() and not name.endswith(".toml"):
             allowed = ("scenes", *datasets.names())
             raise ConfigError(f"There is no data set {name!r} to bring. {nearest(name, allowed)}", dataset=name)
-        return stage.run(
+        return downloading.run(
             recipes.section(DownloadConfig, settings),
             dataset=datasets.load(name),
             out=out,
@@ -60,20 +59,16 @@ def download(
     from cusa.pipeline.config import ScenesConfig
 
     config = recipes.section(ScenesConfig, settings)
-    clock = ledger.Clock()
-    book = out / "ledger.json"
     parameters = {"dataset": name, **config.model_dump()}
-    why = "--force" if force else ledger.why_not_current(book, inputs={}, parameters=parameters)
-    old = ledger.read(book)
-    if why is None and old is not None:
-        return outcome(out, old)
-    with store.whole_folder(out) as folder:
-        scenes.run(config, out=folder, on_event=on_event)
-        for split in ("train", "val", "test"):
-            store.write_table(folder / f"truth-{split}.parquet", scenes.load_truth(folder, split))
-        files = [file for file in folder.glob("*") if file.is_file()]
-        counts = {"images": config.train + config.val + config.test}
-        done = clock.finish(
-            folder / "ledger.json", stage="download", inputs={}, parameters=parameters, outputs=files, counts=counts
+    stage = StageRun("download", out / "ledger.json", inputs={}, parameters=parameters, force=force)
+    if stage.up_to_date:
+        return stage.reuse()
+    with stage.begin():
+        with store.whole_folder(out) as folder:
+            scenes.run(config, out=folder, on_event=on_event)
+            for split in ("train", "val", "test"):
+                store.write_table(folder / f"truth-{split}.parquet", scenes.load_truth(folder, split))
+        return stage.finish(
+            outputs=[file for file in store.files_below(out) if file.parent == out],
+            counts={"images": config.train + config.val + config.test},
         )
-    return outcome(out, done, why=str(why))

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cusa.errors import ConfigError, nearest
-from cusa.manifests import ledger
-from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 
 
@@ -24,21 +23,18 @@ def export(name: str, *, to: str, out: Path, space: str = "cross", ensemble: str
         ConfigError: for another format or space, or a student that cannot be written so.
         DataError: if a model is not there, or the export gives other rows than the student.
     """
-    from cusa.models import export as stage
+    from cusa.models import export as exporting
     from cusa.models import student as students
     from cusa.models.students.sgraf import Sgraf
 
     if space not in ("cross", "uni"):
         raise ConfigError(f"There is no space {space!r}. {nearest(space, ('cross', 'uni'))}.", space=space)
-    clock = ledger.Clock()
-    book = out / "ledger.json"
     parts = [part for part in (name, ensemble) if part]
     inputs = {f"student {number}": _student_digest(part) for number, part in enumerate(parts, 1)}
     parameters = {"to": to, "space": space}
-    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=parameters)
-    old = ledger.read(book)
-    if why is None and old is not None:
-        return outcome(out, old)
+    stage = StageRun("export", out / "ledger.json", inputs=inputs, parameters=parameters, force=force)
+    if stage.up_to_date:
+        return stage.reuse()
     loaded = [students.load(part) for part in parts]
     student = loaded[0]
     if ensemble:
@@ -51,11 +47,10 @@ def export(name: str, *, to: str, out: Path, space: str = "cross", ensemble: str
         if (Path(name) / place).is_file():
             facts[key] = store.read_json(Path(name) / place)
     facts["data"] = Path(facts.get("run", {}).get("data", "")).name
-    stage.run(student, to, out, space=space, facts=facts)  # type: ignore[arg-type]
-    counts = {"parameters": sum(parameter.numel() for parameter in student.parameters())}
-    outputs = [file for file in out.rglob("*") if file.is_file()]
-    done = clock.finish(book, stage="export", inputs=inputs, parameters=parameters, outputs=outputs, counts=counts)
-    return outcome(out, done, why=str(why))
+    with stage.begin():
+        exporting.run(student, to, out, space=space, facts=facts)  # type: ignore[arg-type]
+        counts = {"parameters": sum(parameter.numel() for parameter in student.parameters())}
+        return stage.finish(outputs=store.files_below(out), counts=counts)
 
 
 def _student_digest(name: str) -> str:

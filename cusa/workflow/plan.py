@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from cusa.errors import CusaError
 from cusa.manifests import ledger
+from cusa.manifests.events import SILENT
 from cusa.manifests.samples import Split, splits
+from cusa.manifests.stage import NotCurrentError, asking
 from cusa.workflow import project as projects
 from cusa.workflow import stages
 from cusa.workflow.project import Project
@@ -104,9 +106,9 @@ def _ask(stage: Stage, waiting: Mapping[str, str]) -> tuple[Literal["up to date"
     if before is not None:
         return "due", f"after {before}"
     try:
-        with ledger.asking():
-            stage.do(stages.Ears())
-    except ledger.NotCurrentError as error:
+        with asking():
+            stage.do(SILENT)
+    except NotCurrentError as error:
         return "due", error.why
     except CusaError as error:
         return "blocked", str(error)

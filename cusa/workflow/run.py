@@ -1,11 +1,10 @@
 """A whole recipe: every stage that is not up to date, one after another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.events import SILENT, Callbacks
 from cusa.manifests.stage import Outcome
 from cusa.workflow import project as projects
 from cusa.workflow import stages
@@ -35,10 +34,7 @@ def run(
     settings: Sequence[str] = (),
     smoke: bool = False,
     force: bool = False,
-    on_event: OnEvent = ignore,
-    on_metrics: Callable[[int, Any], None] = lambda step, values: None,
-    say: Callable[[str], None] = lambda text: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    callbacks: Callbacks = SILENT,
 ) -> Ran:
     """Do every stage of a recipe that is not up to date; stopped anywhere and called again it goes on there.
 
@@ -50,22 +46,22 @@ def run(
         settings: overrides.
         smoke: the same recipe on drawn scenes with a tiny student of the same kind, in `out/smoke`.
         force: train and score anew; a run that was trained with other settings is refused without it.
-        on_event: hears of every stage's progress.
-        on_metrics: hears every row of the training's metrics.
-        say: hears a sentence before each stage.
-        should_stop: when true, the training step's checkpoint is written and StoppedError raised.
+        callbacks: called with every stage's progress, the training's metrics and a sentence before each stage, and
+            asked whether to stop.
 
     Raises:
         CusaError: what the stages raise.
     """
     project = projects.open_project(recipe, out, work=work, name=name, settings=settings, smoke=smoke, force=force)
-    ears = stages.Ears(on_event, on_metrics, should_stop)
     if smoke:
-        say(projects.SMOKE)
-    outcomes = []
+        callbacks.on_message(projects.SMOKE)
+    outcomes: list[Outcome] = []
+    figures: dict[str, float] = {}
     every = stages.of(project)
     for number, stage in enumerate(every, 1):
-        say(f"{number} of {len(every)}: {stage.name}, {stage.what}")
-        outcomes += stage.do(ears)
-    expected = {} if smoke else {key: value for key, value in project.recipe.expected.items() if key in ears.figures}
-    return Ran(outcomes, dict(ears.figures), expected, ears.pages[-1], (projects.SMOKE,) if smoke else ())
+        callbacks.on_message(f"{number} of {len(every)}: {stage.name}, {stage.what}")
+        result = stage.do(callbacks)
+        outcomes += result.outcomes
+        figures |= result.figures
+    expected = {} if smoke else {key: value for key, value in project.recipe.expected.items() if key in figures}
+    return Ran(outcomes, figures, expected, outcomes[-1].out, (projects.SMOKE,) if smoke else ())

@@ -5,7 +5,7 @@ its name calls, and is up to date by that one's ledger.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from cusa.errors import DataError, StaleError
 from cusa.manifests import ledger, tables
-from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.events import Callbacks
 from cusa.manifests.samples import Split, splits
-from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.stage import Outcome
 from cusa.workflow import download as downloading
 from cusa.workflow import evaluate as scoring
 from cusa.workflow import report as reporting
@@ -32,42 +32,46 @@ class Stage:
     name: Name
     what: str
     """On what, in a few words; what must be known to tell two stages of a name apart."""
-    do: Callable[["Ears"], list[Outcome]]
+    do: Callable[[Callbacks], "StageResult"]
     """Do it, or find it up to date."""
     needs: tuple[str, ...] = ()
     """Names of the stages it builds on."""
 
 
 @dataclass(frozen=True)
-class Ears:
-    """Who listens while stages work."""
+class StageResult:
+    """What a stage of a project came to."""
 
-    on_event: OnEvent = ignore
-    on_metrics: Callable[[int, Any], None] = lambda step, values: None
-    should_stop: Callable[[], bool] = lambda: False
-    figures: dict[str, float] = field(default_factory=dict)
-    """What `eval` found, by `cusa.workflow.evaluate.figures`' names."""
-    pages: list[Path] = field(default_factory=list)
-    """What `report` wrote."""
+    outcomes: list[Outcome]
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """The numbers of `eval`, by the names of `cusa.workflow.evaluate.figures`."""
 
 
 def of(project: Project) -> list[Stage]:
     """Return a project's stages in their order; those that a recipe does not need are not among them."""
     told, work, found = project.recipe, project.work, []
     if project.given is None:
-        found.append(Stage("download", project.dataset, lambda ears: _download(project, ears)))
-        found.append(Stage("shard", project.dataset, lambda ears: _shard(project, ears), ("download",)))
+        found.append(Stage("download", project.dataset, lambda callbacks: StageResult(_download(project, callbacks))))
+        found.append(
+            Stage("shard", project.dataset, lambda callbacks: StageResult(_shard(project, callbacks)), ("download",))
+        )
     if project.needs_teachers:
         load = _loader()
         for modality, teacher in (("image", told.teachers.image), ("text", told.teachers.text)):
             found.append(_extraction(project, modality, teacher, load))
         needs = ("shard", "extract-teachers")
-        found.append(Stage("index", told.data.test, lambda ears: _index(project, ears), needs))
-        found.append(Stage("audit", told.data.test, lambda ears: _audit(project, ears), (*needs, "index")))
+        found.append(Stage("index", told.data.test, lambda callbacks: StageResult(_index(project, callbacks)), needs))
+        found.append(
+            Stage("audit", told.data.test, lambda callbacks: StageResult(_audit(project, callbacks)), (*needs, "index"))
+        )
     needs = ("shard", "extract-teachers")
-    found.append(Stage("train", told.name, lambda ears: _train(project, ears), needs))
-    found.append(Stage("eval", work.name, lambda ears: _eval(project, ears), (*needs, "train")))
-    found.append(Stage("report", told.name, lambda ears: _report(project, ears), (*needs, "train", "eval")))
+    found.append(Stage("train", told.name, lambda callbacks: StageResult(_train(project, callbacks)), needs))
+    found.append(Stage("eval", work.name, lambda callbacks: _eval(project, callbacks), (*needs, "train")))
+    found.append(
+        Stage(
+            "report", told.name, lambda callbacks: StageResult(_report(project, callbacks)), (*needs, "train", "eval")
+        )
+    )
     return found
 
 
@@ -87,17 +91,17 @@ def _extraction(project: Project, modality: str, teacher: str, load: Callable[[s
     return Stage(
         "extract-teachers",
         teacher or f"the work folder's {modality} teacher",
-        lambda ears: _extract(project, modality, teacher, load, ears),
+        lambda callbacks: StageResult(_extract(project, modality, teacher, load, callbacks)),
         ("shard",),
     )
 
 
-def _download(project: Project, ears: Ears) -> list[Outcome]:
+def _download(project: Project, callbacks: Callbacks) -> list[Outcome]:
     settings = project.recipe.data.settings
-    return [downloading.download(project.dataset, out=project.raw, settings=settings, on_event=ears.on_event)]
+    return [downloading.download(project.dataset, out=project.raw, settings=settings, on_event=callbacks.on_event)]
 
 
-def _shard(project: Project, ears: Ears) -> list[Outcome]:
+def _shard(project: Project, callbacks: Callbacks) -> list[Outcome]:
     from cusa.pipeline import readers, shard
     from cusa.pipeline.config import ReadConfig, ShardConfig
 
@@ -108,11 +112,11 @@ def _shard(project: Project, ears: Ears) -> list[Outcome]:
         config = ReadConfig(dataset=manifest.name)
         images = project.raw / manifest.images
         reading = readers.read(manifest.reader, project.raw / manifest.source, images, config)
-    return [shard.run(ShardConfig(), reading=reading, out=project.work, on_event=ears.on_event)]
+    return [shard.run(ShardConfig(), reading=reading, out=project.work, on_event=callbacks.on_event)]
 
 
 def _extract(
-    project: Project, modality: str, teacher: str, load: Callable[[str, str], Any], ears: Ears
+    project: Project, modality: str, teacher: str, load: Callable[[str, str], Any], callbacks: Callbacks
 ) -> list[Outcome]:
     from cusa.pipeline import extract
     from cusa.pipeline.config import ExtractConfig
@@ -127,7 +131,7 @@ def _extract(
             _refuse_regions(split, teacher)
         done.append(
             extract.run(
-                ExtractConfig(), split=split, teacher=teacher, modality=modality, on_event=ears.on_event, load=load
+                ExtractConfig(), split=split, teacher=teacher, modality=modality, on_event=callbacks.on_event, load=load
             )
         )
     return done
@@ -144,16 +148,16 @@ def _brought(split: Split, modality: str, teacher: str) -> Outcome | None:
 
     name = teacher_name(teacher) if teacher else tables.choose_teacher(split, modality)
     folder = split.folder / "teachers" / name
-    book = ledger.read(folder / "ledger.json")
-    if book is None or (teacher and "features" not in book.inputs):
+    old = ledger.read(folder / "ledger.json")
+    if old is None or (teacher and "features" not in old.inputs):
         return None
-    if book.inputs.get("split") != split.digest:
+    if old.inputs.get("split") != split.digest:
         raise StaleError(
             f"{folder} was made for another state of {split.folder}. Make it again with `cusa extract-teachers "
             f"{split.work} --{modality} {name}`, or import it again.",
             path=folder,
         )
-    return outcome(folder, book)
+    return Outcome(old.stage, folder, False, "", old.counts, 0.0)
 
 
 def _refuse_regions(split: Split, teacher: str) -> None:
@@ -183,63 +187,58 @@ def _names(project: Project, split: Split) -> list[tuple[str, str]]:
     return [(kind, tables.choose_teacher(split, kind, teacher_name(name) if name else "")) for kind, name in named]
 
 
-def _index(project: Project, ears: Ears) -> list[Outcome]:
+def _index(project: Project, callbacks: Callbacks) -> list[Outcome]:
     from cusa.pipeline import index
     from cusa.pipeline.config import IndexConfig
 
     split = Split(project.work, project.recipe.data.test)
     return [
-        index.run(IndexConfig(), split=split, teacher=name, on_event=ears.on_event)
+        index.run(IndexConfig(), split=split, teacher=name, on_event=callbacks.on_event)
         for _, name in _names(project, split)
     ]
 
 
-def _audit(project: Project, ears: Ears) -> list[Outcome]:
+def _audit(project: Project, callbacks: Callbacks) -> list[Outcome]:
     from cusa.pipeline import audit
     from cusa.pipeline.config import AuditConfig
 
     split = Split(project.work, project.recipe.data.test)
-    return [audit.run(AuditConfig(), split=split, on_event=ears.on_event, **dict(_names(project, split)))]  # type: ignore[arg-type]
+    return [audit.run(AuditConfig(), split=split, on_event=callbacks.on_event, **dict(_names(project, split)))]  # type: ignore[arg-type]
 
 
-def _train(project: Project, ears: Ears) -> list[Outcome]:
+def _train(project: Project, callbacks: Callbacks) -> list[Outcome]:
     done = training.train(
         project.recipe,
         work=project.work,
         out=project.run,
         force=project.force,
-        on_event=ears.on_event,
-        on_metrics=ears.on_metrics,
-        should_stop=ears.should_stop,
+        callbacks=callbacks,
     )
     return [done]
 
 
-def _eval(project: Project, ears: Ears) -> list[Outcome]:
+def _eval(project: Project, callbacks: Callbacks) -> StageResult:
     folders, missing = project.scored_on()
-    told = project.recipe.eval.model_dump(mode="json")
-    settings = [f"{key}={json.dumps(value)}" for key, value in told.items()]
+    config = project.recipe.eval.model_dump(mode="json")
+    settings = [f"{key}={json.dumps(value)}" for key, value in config.items()]
     results = scoring.evaluate(
-        str(project.run), data=folders, settings=settings, force=project.force, on_event=ears.on_event
+        str(project.run), data=folders, settings=settings, force=project.force, on_event=callbacks.on_event
     )
-    ears.figures.update(scoring.figures(results, project.work))
     notes = tuple(f"{name} is not there, so it is not scored. Bring it: {how}" for name, how in missing.items())
-    done = []
+    outcomes = []
     for result in results:
         folder = Path(result["out"])
-        book = ledger.read(folder / "ledger.json")
-        assert book is not None
-        done.append(outcome(folder, book, why="scored" if result["fresh"] else "", notes=notes))
+        written = ledger.read(folder / "ledger.json")
+        assert written is not None
+        why = "scored" if result["fresh"] else ""
+        seconds = written.seconds if why else 0.0
+        outcomes.append(Outcome("eval", folder, bool(why), why, written.counts, seconds, notes))
         notes = ()
-    return done
+    return StageResult(outcomes, scoring.figures(results, project.work))
 
 
-def _report(project: Project, ears: Ears) -> list[Outcome]:
+def _report(project: Project, callbacks: Callbacks) -> list[Outcome]:
     baseline = project.run.parent / f"{project.run.name.rpartition('-')[0]}-baseline"
     scored = (baseline / "eval" / "metrics.json").is_file() and baseline != project.run
     runs = [baseline, project.run] if scored else [project.run]
-    written = reporting.report(runs, work=project.work, out=project.run / "report.html")
-    ears.pages.append(written.page)
-    book = ledger.read(written.page.with_suffix(".ledger.json"))
-    assert book is not None
-    return [outcome(written.page, book, why="written" if written.fresh else "")]
+    return [reporting.report(runs, work=project.work, out=project.run / "report.html")]

@@ -20,7 +20,7 @@ import itertools
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ from typing import Any
 from cusa import recipe as recipes
 from cusa.errors import ConfigError, CusaError, StoppedError
 from cusa.manifests import ledger
-from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.events import SILENT, Callbacks
 from cusa.manifests.samples import Split, splits
-from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.recipe import Recipe
 from cusa.workflow import evaluate as scoring
@@ -137,9 +137,7 @@ def run(
     out: Path,
     settings: Sequence[str] = (),
     force: bool = False,
-    on_event: OnEvent = ignore,
-    say: Callable[[str], None] = lambda text: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    callbacks: Callbacks = SILENT,
 ) -> Swept:
     """Train and score every cell of a grid, one after another; run again, finished cells are up to date.
 
@@ -152,9 +150,7 @@ def run(
         out: folder of the sweep.
         settings: overrides of every cell.
         force: train and score all of them anew.
-        on_event: hears of every step.
-        say: hears a sentence before each cell.
-        should_stop: when true, the step's checkpoint is written and StoppedError raised.
+        callbacks: called with every step, with a sentence before each cell, and asked whether to stop.
 
     Raises:
         ConfigError: for an unknown recipe, axis or value; before anything is trained.
@@ -163,43 +159,38 @@ def run(
     """
     if not data or not splits(data[0]):
         raise ConfigError("A sweep needs --data: the work folder first.", data=list(data))
-    told = [(cell, recipes.load(recipe, [*settings, *settings_of(cell)])) for cell in cells(grid)]
-    places = _places(told)
-    clock = ledger.Clock()
-    book = out / "ledger.json"
-    first = told[0][1].data
+    chosen = [(cell, recipes.load(recipe, [*settings, *settings_of(cell)])) for cell in cells(grid)]
+    places = _places(chosen)
+    first = chosen[0][1].data
     inputs = {name: Split(data[0], name).digest for name in (first.train, first.val, first.test)}
     parameters = {
         "recipe": recipe,
         "settings": list(settings),
         "grid": {axis: list(values) for axis, values in grid.items()},
-        "cells": store.digest([one.model_dump(mode="json") for _, one in told]),
+        "cells": store.digest([one.model_dump(mode="json") for _, one in chosen]),
         "data": [str(folder) for folder in data],
     }
-    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=parameters)
-    old = ledger.read(book)
-    if why is None and old is not None:
+    stage = StageRun("sweep", out / "ledger.json", inputs=inputs, parameters=parameters, force=force)
+    if stage.up_to_date:
         rows = store.read_table(out / "results.parquet").to_pylist()
-        return Swept(outcome(out, old), rows, (out / "results.md").read_text(encoding="utf-8"))
-    found: dict[str, dict[str, Any]] = {}
+        return Swept(stage.reuse(), rows, (out / "results.md").read_text(encoding="utf-8"))
+    results: dict[str, dict[str, Any]] = {}
     rows = []
-    for number, ((cell, one), place) in enumerate(zip(told, places, strict=True), 1):
-        if place not in found:
-            say(f"{number} of {len(told)}: {place}")
-            found[place] = _one(one, data, out / "runs" / place, force, on_event, should_stop)
-        always = {f"set.{key}": _dig(one, key) for key in _ALWAYS}
-        rows.append({"run": place, **cell, **always, **found[place]})
-        _write(out, rows, list(grid))
-    markdown = _write(out, rows, list(grid))
-    outputs = [out / "results.parquet", out / "results.md"]
-    failed = sum(bool(one["error"]) for one in found.values())
-    counts = {"cells": len(rows), "runs": len(found), "failed": failed}
-    if failed:  # no ledger: run again, they are tried again
-        ledger.withdraw(book)
-        made = Outcome("sweep", out, True, str(why), counts, 0.0)
-        return Swept(made, rows, markdown)
-    done = clock.finish(book, stage="sweep", inputs=inputs, parameters=parameters, outputs=outputs, counts=counts)
-    return Swept(outcome(out, done, why=str(why)), rows, markdown)
+    with stage.begin():
+        for number, ((cell, one), place) in enumerate(zip(chosen, places, strict=True), 1):
+            if place not in results:
+                callbacks.on_message(f"{number} of {len(chosen)}: {place}")
+                results[place] = _one(one, data, out / "runs" / place, force, callbacks)
+            always = {f"set.{key}": _dig(one, key) for key in _ALWAYS}
+            rows.append({"run": place, **cell, **always, **results[place]})
+            _write(out, rows, list(grid))
+        markdown = _write(out, rows, list(grid))
+        failed = sum(bool(one["error"]) for one in results.values())
+        counts = {"cells": len(rows), "runs": len(results), "failed": failed}
+        if failed:  # no ledger: run again, they are tried again
+            return Swept(Outcome("sweep", out, True, stage.why, counts, 0.0), rows, markdown)
+        done = stage.finish(outputs=[out / "results.parquet", out / "results.md"], counts=counts)
+    return Swept(done, rows, markdown)
 
 
 def _one(
@@ -207,13 +198,12 @@ def _one(
     data: Sequence[Path],
     folder: Path,
     force: bool,
-    on_event: OnEvent,
-    should_stop: Callable[[], bool],
+    callbacks: Callbacks,
 ) -> dict[str, Any]:
     """Train and score one cell: `error`, `seconds` and the metrics."""
     try:
-        training.train(recipe, work=data[0], out=folder, force=force, on_event=on_event, should_stop=should_stop)
-        results = scoring.evaluate(str(folder), data=data, force=force, on_event=on_event)
+        training.train(recipe, work=data[0], out=folder, force=force, callbacks=callbacks)
+        results = scoring.evaluate(str(folder), data=data, force=force, on_event=callbacks.on_event)
     except (StoppedError, ConfigError):
         raise
     except CusaError as error:

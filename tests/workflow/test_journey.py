@@ -14,7 +14,7 @@ import pytest
 
 from cusa import recipe
 from cusa.errors import ConfigError, DataError, StaleError
-from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.events import Callbacks, OnEvent, ignore
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
 from cusa.pipeline import audit, extract, index, readers, shard
@@ -82,7 +82,7 @@ def _audit(out: Path, on_event: OnEvent = ignore) -> bool:
 
 def _train(out: Path, on_event: OnEvent = ignore) -> bool:
     told = recipe.load("scenes-cusa", RECIPE)
-    return training.train_one(told, work=out / "data", out=out / "runs/cusa", on_event=on_event).fresh
+    return training.train_one(told, work=out / "data", out=out / "runs/cusa", callbacks=Callbacks(on_event)).fresh
 
 
 def _eval(out: Path, on_event: OnEvent = ignore) -> bool:
@@ -260,7 +260,7 @@ def test_report__two_runs_hostile_names_and_missing_pieces(tmp_path: Path, trave
     settings["description"] = "<script>alert(1)</script>"
     (other / "recipe.json").write_text(json.dumps(settings))
     written = reporting.report([world / "runs/cusa", other], work=world / "data", out=world / "both.html")
-    page = written.page.read_text()
+    page = written.out.read_text()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "&lt;b&gt;other" in page
@@ -269,4 +269,4 @@ def test_report__two_runs_hostile_names_and_missing_pieces(tmp_path: Path, trave
     assert "+0.00" in page
     assert "The audit" not in page
     assert "http" not in page.replace("http-equiv", "")
-    assert "| **Cross-modal retrieval, the data set's own pairs** |" in written.markdown.read_text()
+    assert "| **Cross-modal retrieval, the data set's own pairs** |" in written.out.with_suffix(".md").read_text()

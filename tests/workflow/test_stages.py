@@ -13,12 +13,11 @@ import pytest
 
 from cusa import recipe as recipes
 from cusa.errors import ConfigError, DataError, StaleError
-from cusa.manifests import ledger
 from cusa.manifests.storage import store
 from cusa.models import student as students
 from cusa.workflow import plan as plans
+from cusa.workflow import project as projects
 from cusa.workflow import run as runs
-from cusa.workflow import stages
 from tests import worlds
 
 COMPOSED = [name for name in recipes.packaged() if "/" in name]
@@ -37,7 +36,7 @@ def test_run__every_recipe_smokes(out: Path, name: str) -> None:
     done = runs.run(name, out=out, settings=FEW, smoke=True)
     assert math.isfinite(done.figures["cross-modal/rsum"])
     assert done.expected == {}, "published figures are not those of a smoke"
-    assert done.notes == (stages.SMOKE,)
+    assert done.notes == (projects.SMOKE,)
     assert done.report.is_file()
     assert all(outcome.fresh for outcome in done.outcomes[-3:]), "training, evaluation, report"
     # It is the recipe, but for its data and its size.
@@ -174,20 +173,9 @@ def test_run__on_a_work_folder_that_is_there(tmp_path: Path) -> None:
 
 def test_open_project__what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="names no data set.*Give a work folder with --data"):
-        stages.open_project("tiny", tmp_path)
+        projects.open_project("tiny", tmp_path)
     with pytest.raises(ConfigError, match="no small student of kind 'mine:Mean'"):
-        stages.open_project("tiny", tmp_path, settings=["student.kind=mine:Mean"], smoke=True)
-
-
-def test_asking__a_stage_that_would_work_raises_and_one_that_would_not_returns(tmp_path: Path) -> None:
-    book = tmp_path / "ledger.json"
-    ledger.Clock().finish(book, stage="s", inputs={"a": "1"}, parameters={"x": {"y": 1}}, outputs=[], counts={})
-    assert ledger.why_not_current(book, inputs={"a": "1"}, parameters={"x": {"y": 2}}) == "x.y was 1 and is now 2"
-    with ledger.asking():
-        assert ledger.why_not_current(book, inputs={"a": "1"}, parameters={"x": {"y": 1}}) is None
-        with pytest.raises(ledger.NotCurrentError, match="a changed"):
-            ledger.why_not_current(book, inputs={"a": "2"}, parameters={"x": {"y": 1}})
-    assert ledger.why_not_current(book, inputs={"a": "2"}, parameters={"x": {"y": 1}}) == "a changed"
+        projects.open_project("tiny", tmp_path, settings=["student.kind=mine:Mean"], smoke=True)
 
 
 def test_run__killed_in_training_goes_on_and_ends_with_the_same_bits(tmp_path: Path, out: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from cusa import recipe as recipes
 from cusa.errors import ConfigError, StoppedError
+from cusa.manifests.events import Callbacks
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.pipeline import extract
@@ -74,7 +75,14 @@ def test_run__stopped_anywhere_it_goes_on_to_the_same_table(work: Path, tmp_path
     whole = sweep.run("tiny", grid, data=[work], out=tmp_path / "whole", settings=FEW)
     asked = iter(range(100))
     with pytest.raises(StoppedError):
-        sweep.run("tiny", grid, data=[work], out=tmp_path / "cut", settings=FEW, should_stop=lambda: next(asked) == 2)
+        sweep.run(
+            "tiny",
+            grid,
+            data=[work],
+            out=tmp_path / "cut",
+            settings=FEW,
+            callbacks=Callbacks(should_stop=lambda: next(asked) == 2),
+        )
     assert 0 < pq.read_table(tmp_path / "cut/results.parquet").num_rows < 4
     done = sweep.run("tiny", grid, data=[work], out=tmp_path / "cut", settings=FEW)
     strip = [{key: value for key, value in row.items() if key != "seconds"} for row in done.rows]

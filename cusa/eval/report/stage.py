@@ -12,12 +12,13 @@ from cusa.eval.report import sweep as report_sweep
 from cusa.eval.report.runs import Run, read, same_split, title
 from cusa.manifests import ledger, page
 from cusa.manifests.samples import Split, splits
+from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 
 
 def run(
     folders: Sequence[Path], *, out: Path, work: Path | None = None, sweep: Path | None = None, force: bool = False
-) -> tuple[Path, bool]:
+) -> Outcome:
     """Write the report of runs that were evaluated on the same split.
 
     The first run is the baseline that the others are compared with.
@@ -30,7 +31,7 @@ def run(
         force: write again even if nothing changed.
 
     Returns:
-        The HTML file, and whether it was written now.
+        The outcome; `out` is the HTML file.
 
     Raises:
         ConfigError: if `out` does not end in .html.
@@ -39,8 +40,6 @@ def run(
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--out {out} names no HTML file. Write {out}.html, or {out}/report.html.", key="--out")
-    clock = ledger.Clock()
-    book = out.with_suffix(".ledger.json")
     stage_ledgers = _ledgers(work) if work is not None else []
     names = ("recipe.json", "ledger.json", "metrics.parquet", "eval/metrics.json", "eval/ledger.json")
     files = [folder / name for folder in folders for name in names] + [path for path, _ in stage_ledgers]
@@ -48,8 +47,11 @@ def run(
     files += [sweep / "results.parquet"] if sweep is not None else []
     inputs = {str(path): store.sha256_file(path) for path in files if path.is_file()}
     parameters = {"runs": [str(folder) for folder in folders], "work": str(work), "sweep": str(sweep), "layout": 3}
-    if not force and ledger.why_not_current(book, inputs=inputs, parameters=parameters) is None:
-        return out, False
+    stage = StageRun(
+        "report", out.with_suffix(".ledger.json"), out=out, inputs=inputs, parameters=parameters, force=force
+    )
+    if stage.up_to_date:
+        return stage.reuse()
     runs = [read(folder) for folder in folders]
     same_split(runs)
     split = Split(work, runs[0].result["split"]) if work is not None and work.is_dir() else None
@@ -62,13 +64,11 @@ def run(
     differences = [compare.paired(runs[0].per_query, other.per_query, ks=runs[0].ks) for other in runs[1:]]
     stages = _stages(runs, stage_ledgers)
     swept = report_sweep.read(sweep) if sweep is not None else []
-    store.write_text(out, page.page(title(runs), report_page.body(runs, differences, split, stages, swept)))
-    markdown = out.with_suffix(".md")
-    store.write_text(markdown, "\n".join(report_markdown.lines(runs, differences, stages, swept)) + "\n")
-    clock.finish(
-        book, stage="report", inputs=inputs, parameters=parameters, outputs=[out, markdown], counts={"runs": len(runs)}
-    )
-    return out, True
+    with stage.begin(lock_path=out.with_name(f".{out.name}.lock")):
+        store.write_text(out, page.page(title(runs), report_page.body(runs, differences, split, stages, swept)))
+        markdown = out.with_suffix(".md")
+        store.write_text(markdown, "\n".join(report_markdown.lines(runs, differences, stages, swept)) + "\n")
+        return stage.finish(outputs=[out, markdown], counts={"runs": len(runs)})
 
 
 def _ledgers(work: Path) -> list[tuple[Path, str]]:

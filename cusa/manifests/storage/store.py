@@ -6,8 +6,11 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -20,7 +23,12 @@ from cusa.errors import DataError
 from cusa.manifests.storage.paths import is_remote, named_remote_errors
 
 TEMPORARY = ".partial-"
-"""Every unfinished file or folder begins with this; `sweep` removes what a killed stage left."""
+"""Every unfinished file or folder begins with this, then machine and process; `sweep` removes what the dead left."""
+LOCK = ".cusa.lock"
+"""The lock's file in a folder that a stage writes, see `cusa.manifests.lock`."""
+_MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+_OWNER = re.compile(re.escape(TEMPORARY) + r"(?P<machine>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{12}.*")
+_ABANDONED = 24 * 3600.0  # seconds: an unfinished file of another machine that was not touched for so long
 
 
 @contextlib.contextmanager
@@ -62,6 +70,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             _fsync(file)
         if path.exists():
+            if (path / LOCK).is_file():  # whoever holds the folder goes on holding it
+                os.link(path / LOCK, temporary / LOCK)
             with _temporary(path) as old:
                 path.replace(old)
                 temporary.replace(path)
@@ -71,11 +81,38 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, *, keep: Collection[Path] = ()) -> None:
-    """Remove what killed stages left unfinished in `folder` itself (not below it), but for what can be gone on from."""
+    """Remove what killed stages left unfinished in `folder` itself (not below it), but for what can be gone on from.
+
+    What a living process of this machine is writing stays, and what another machine wrote within the last day.
+    """
     if not is_remote(folder):  # uploads leave nothing unfinished
         for leftover in folder.glob(f"{TEMPORARY}*"):
-            if leftover not in keep:
+            if leftover not in keep and not _is_being_written(leftover):
                 _remove(leftover)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process of this machine is there."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return pid > 0
+
+
+def _is_being_written(path: Path) -> bool:
+    owner = _OWNER.fullmatch(path.name)
+    if owner is None:
+        return False
+    if owner["machine"] != _MACHINE:
+        try:
+            return time.time() - path.stat().st_mtime < _ABANDONED
+        except FileNotFoundError:
+            return False
+    pid = int(owner["pid"])
+    return path in _unfinished if pid == os.getpid() else is_alive(pid)
 
 
 def remove_folder(folder: Path) -> None:
@@ -85,6 +122,11 @@ def remove_folder(folder: Path) -> None:
             folder.fs.rm(folder.path, recursive=True)  # type: ignore[attr-defined]
     else:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return every file below a folder, sorted, its lock left out."""
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file.name != LOCK)
 
 
 def make_folder(folder: Path) -> None:
@@ -276,7 +318,7 @@ _unfinished: set[Path] = set()
 def _temporary(path: Path) -> Iterator[Path]:
     """Reserve a temporary name beside `path`; whatever bears it afterwards is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex[:12]}{path.suffix}"
+    temporary = path.parent / f"{TEMPORARY}{_MACHINE}-{os.getpid()}-{uuid.uuid4().hex[:12]}{path.suffix}"
     _unfinished.add(temporary)
     try:
         yield temporary

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cusa.errors import DataError
-from cusa.manifests import ledger, schemas
+from cusa.manifests import schemas
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.judgements import pair_judgements
 from cusa.manifests.judgements.pair_judgements import DISPUTED
 from cusa.manifests.judgements.truth import KnownTruth, find_truth, read_truth, truth_digest, write_truth
 from cusa.manifests.samples import Split
-from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.models.captions import clean_caption
 from cusa.pipeline.audit import duplicates, gallery
@@ -71,7 +71,6 @@ def run(
         StaleError: if a neighbour or teacher table belongs to another state of the split, or the calibration to other
             teachers.
     """
-    clock = ledger.Clock()
     folder = split.folder / "audit"
     chosen = choose(split, image=image, text=text, student=student)
     source = find_truth(split, truth)
@@ -86,45 +85,37 @@ def run(
     if config.leaks:
         inputs |= duplicates.leak_inputs(split, chosen["image"])
     parameters = {**config.model_dump(), **chosen}
-    book = folder / "ledger.json"
-    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=parameters)
-    old = ledger.read(book)
-    if why is None and old is not None:
-        return outcome(folder, old, notes=sentences(read_summary(split)))
-
-    ledger.withdraw(book)
-    store.sweep(folder)
-    known = read_truth(split, source) if source else None
-    opened = open_neighbourhoods(split, chosen, depth=config.neighbours)
-    candidates = _find(split, opened, model, config, on_event)
-    teachers = {modality: chosen[modality] for modality in ("image", "text")}
-    summary = summarise(split, candidates, config=config, teachers=teachers, truth=known, calibration=model)
-    summary["student"] = chosen["student"] or None
-    files = [folder / name for name in ("candidates.parquet", "summary.json", "gallery.html")]
-    written = [*files, *_duplicates(split, opened, chosen["image"], config, summary)]
-    judged_before = already_judged(split, candidates)
-    summary["judged_candidates"] = int(judged_before.sum())
-    _write_candidates(files[0], split, candidates, chosen, known, judged_before)
-    if sampled := write_sample(folder, split, candidates, config):
-        written.append(sampled)
-    summary["missing"] = judge(split, candidates, config, judged)
-    store.write_json(files[1], summary)
-    cards = _cards(split, candidates, opened.finder, known, judged_before, config.gallery)
-    gallery.write(files[2], split=split, cards=cards, summary=summary, sentences=sentences(summary))
-    if known is not None and source != split.folder / "truth.parquet":
-        written.append(folder / "truth.parquet")
-        write_truth(written[-1], split, known)
-    else:
-        (folder / "truth.parquet").unlink(missing_ok=True)
-    finished = clock.finish(
-        book,
-        stage="audit",
-        inputs=inputs,
-        parameters=parameters,
-        outputs=written,
-        counts={"images": split.num_images, "captions": split.num_captions, "candidates": len(candidates.score)},
-    )
-    return outcome(folder, finished, why=str(why), notes=sentences(summary))
+    stage = StageRun("audit", folder / "ledger.json", inputs=inputs, parameters=parameters, force=force)
+    if stage.up_to_date:
+        return stage.reuse(notes=sentences(read_summary(split)))
+    with stage.begin(unless_held=split.locks):
+        known = read_truth(split, source) if source else None
+        opened = open_neighbourhoods(split, chosen, depth=config.neighbours)
+        candidates = _find(split, opened, model, config, on_event)
+        teachers = {modality: chosen[modality] for modality in ("image", "text")}
+        summary = summarise(split, candidates, config=config, teachers=teachers, truth=known, calibration=model)
+        summary["student"] = chosen["student"] or None
+        files = [folder / name for name in ("candidates.parquet", "summary.json", "gallery.html")]
+        written = [*files, *_duplicates(split, opened, chosen["image"], config, summary)]
+        judged_before = already_judged(split, candidates)
+        summary["judged_candidates"] = int(judged_before.sum())
+        _write_candidates(files[0], split, candidates, chosen, known, judged_before)
+        if sampled := write_sample(folder, split, candidates, config):
+            written.append(sampled)
+        summary["missing"] = judge(split, candidates, config, judged)
+        store.write_json(files[1], summary)
+        cards = _cards(split, candidates, opened.finder, known, judged_before, config.gallery)
+        gallery.write(files[2], split=split, cards=cards, summary=summary, sentences=sentences(summary))
+        if known is not None and source != split.folder / "truth.parquet":
+            written.append(folder / "truth.parquet")
+            write_truth(written[-1], split, known)
+        else:
+            (folder / "truth.parquet").unlink(missing_ok=True)
+        return stage.finish(
+            outputs=written,
+            counts={"images": split.num_images, "captions": split.num_captions, "candidates": len(candidates.score)},
+            notes=sentences(summary),
+        )
 
 
 def _find(

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from cusa.errors import DataError
-from cusa.manifests import ledger
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
-from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.pipeline.calibrate import calibration
 from cusa.pipeline.calibrate.calibration import Calibration
@@ -58,7 +57,6 @@ def run(
         DataError: if there are too few judgements of either kind, or a table is missing or broken.
         StaleError: if a table belongs to another state of a split, or the test split has other teachers.
     """
-    clock = ledger.Clock()
     chosen = choose(split, image=image, text=text, student=student)
     sources = [(split, read_ratings(split, ratings))]
     if test is not None:
@@ -69,57 +67,54 @@ def run(
         inputs |= {f"{one.name}": one.digest, f"ratings of {one.name}": store.digest(pairs)}
         inputs |= {f"{name} of {one.name}": value for name, value in digests(one, chosen).items()}
     parameters = {**config.model_dump(), **chosen, "split": split.name, "test": test.name if test else ""}
-    book = out.with_suffix(".ledger.json")
-    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=parameters)
-    old = ledger.read(book)
-    if why is None and old is not None:
-        return outcome(out, old, notes=sentences(calibration.read(out)))
-
-    ledger.withdraw(book)
-    store.sweep(out.parent)
-    teachers = stamps(split, chosen)
-    opened = open_neighbourhoods(split, chosen, depth=config.neighbours)
-    pairs = _pairs(split, sources[0][1], opened, config)
-    _refuse_too_few(pairs, sources[0][1])
-    names = opened.features(split).names
-    values = _values(split, opened, pairs, f"calibrate on {split.name}", on_event)
-    fitted = fit(values, pairs.match, pairs.images, seed=config.seed)
-    judged_rows = np.flatnonzero(pairs.judged)
-    about: dict[str, Any] = {
-        "fitted": {
-            "split": split.name,
-            "ratings": sources[0][1].source,
-            "pairs": int(pairs.judged.sum()),
-            "matches": int(pairs.match[pairs.judged].sum()),
-            "background": int((~pairs.judged).sum()),
-            "strength": fitted.strength,
-            "curve": fitted.curve,
-            "caveat": sources[0][1].caveat,
-        },
-        "out_of_fold": reliability(fitted.out_of_fold[judged_rows], pairs.match[judged_rows]),
-    }
-    made = Calibration(
-        teachers=teachers,
-        neighbours=config.neighbours,
-        features=names,
-        means=tuple(fitted.means.tolist()),
-        scales=tuple(fitted.scales.tolist()),
-        products=fitted.products,
-        coefficients=tuple(fitted.coefficients.tolist()),
-        intercept=fitted.intercept,
-        decisions=tuple(fitted.decisions.tolist()),
-        probabilities=tuple(fitted.probabilities.tolist()),
-        about=about,
+    stage = StageRun(
+        "calibrate", out.with_suffix(".ledger.json"), out=out, inputs=inputs, parameters=parameters, force=force
     )
-    del opened, values
-    if test is not None:
-        made.refuse_others(stamps(test, chosen), config.neighbours, out)
-        about["tested"] = _test(made, test, sources[1][1], chosen, config, on_event)
-    calibration.write(out, made)
-    fit_counts = about["fitted"]
-    counts = {name: fit_counts[name] for name in ("pairs", "matches", "background")}
-    finished = clock.finish(book, stage="calibrate", inputs=inputs, parameters=parameters, outputs=[out], counts=counts)
-    return outcome(out, finished, why=str(why), notes=sentences(made))
+    if stage.up_to_date:
+        return stage.reuse(notes=sentences(calibration.read(out)))
+    with stage.begin(lock_path=out.with_name(f".{out.name}.lock")):  # its folder may be a work folder
+        teachers = stamps(split, chosen)
+        opened = open_neighbourhoods(split, chosen, depth=config.neighbours)
+        pairs = _pairs(split, sources[0][1], opened, config)
+        _refuse_too_few(pairs, sources[0][1])
+        names = opened.features(split).names
+        values = _values(split, opened, pairs, f"calibrate on {split.name}", on_event)
+        fitted = fit(values, pairs.match, pairs.images, seed=config.seed)
+        judged_rows = np.flatnonzero(pairs.judged)
+        about: dict[str, Any] = {
+            "fitted": {
+                "split": split.name,
+                "ratings": sources[0][1].source,
+                "pairs": int(pairs.judged.sum()),
+                "matches": int(pairs.match[pairs.judged].sum()),
+                "background": int((~pairs.judged).sum()),
+                "strength": fitted.strength,
+                "curve": fitted.curve,
+                "caveat": sources[0][1].caveat,
+            },
+            "out_of_fold": reliability(fitted.out_of_fold[judged_rows], pairs.match[judged_rows]),
+        }
+        made = Calibration(
+            teachers=teachers,
+            neighbours=config.neighbours,
+            features=names,
+            means=tuple(fitted.means.tolist()),
+            scales=tuple(fitted.scales.tolist()),
+            products=fitted.products,
+            coefficients=tuple(fitted.coefficients.tolist()),
+            intercept=fitted.intercept,
+            decisions=tuple(fitted.decisions.tolist()),
+            probabilities=tuple(fitted.probabilities.tolist()),
+            about=about,
+        )
+        del opened, values
+        if test is not None:
+            made.refuse_others(stamps(test, chosen), config.neighbours, out)
+            about["tested"] = _test(made, test, sources[1][1], chosen, config, on_event)
+        calibration.write(out, made)
+        fit_counts = about["fitted"]
+        counts = {name: fit_counts[name] for name in ("pairs", "matches", "background")}
+        return stage.finish(outputs=[out], counts=counts, notes=sentences(made))
 
 
 def sentences(made: Calibration) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cusa.errors import ConfigError, DataError
-from cusa.manifests import ledger, schemas
+from cusa.manifests import schemas
 from cusa.manifests.datasets import Dataset, SourceFile
 from cusa.manifests.events import OnEvent, ignore
-from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.pipeline.config import DownloadConfig
 from cusa.pipeline.download import fetch
@@ -72,77 +72,68 @@ def run(
         DataError: if a file could not be fetched, is another one than expected, or a person has to bring it; what came
             is kept.
     """
-    clock = ledger.Clock()
-    book = out / "ledger.json"
     known = _read_lock(out / LOCK) | (_read_lock(lock) if lock else {})
     _agree(dataset, known)
     inputs = {"manifest": store.digest(dataset.model_dump()), "lock": store.digest(known) if known else ""}
     parameters = {"dataset": dataset.name}
-    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=parameters)
-    old = ledger.read(book)
-    if why is None and old is not None:
-        return outcome(out, old)
-    store.make_folder(out)
-    ledger.withdraw(book)
+    stage = StageRun("download", out / "ledger.json", inputs=inputs, parameters=parameters, force=force)
+    if stage.up_to_date:
+        return stage.reuse()
     half = {path for file in dataset.files for path in fetch.leftovers(out / file.path)}
-    for folder in {
-        out,
-        out / CONTENTS,
-        *(path.parent for path in half),
-        *(out / (f.unpack or "") for f in dataset.files),
-    }:
-        store.sweep(folder, keep=half)
-    before = _rows_before(out)
-    _enough_space(dataset, out)
+    with stage.begin(keep=half):
+        for folder in {
+            out / CONTENTS,
+            *(path.parent for path in half),
+            *(out / (f.unpack or "") for f in dataset.files),
+        }:
+            store.sweep(folder, keep=half)
+        before = _rows_before(out)
+        _enough_space(dataset, out)
 
-    guard = threading.Lock()
+        guard = threading.Lock()
 
-    def bring(file: SourceFile) -> _Row:
-        if only_failed and (row := before.get(file.path)) and row.status != "failed":
+        def bring(file: SourceFile) -> _Row:
+            if only_failed and (row := before.get(file.path)) and row.status != "failed":
+                return row
+
+            def heard(done: int, total: int | None) -> None:
+                with guard:
+                    on_event(f"{file.path} (bytes)", done, total or 0)
+
+            row = _bring(file, out, known.get(file.path, {}), config, force=force, on_bytes=heard)
+            if row.status == "there":
+                with guard:
+                    known[file.path] = {"bytes": row.bytes, "sha256": row.sha256, "url": row.url}
+                    store.write_json(out / LOCK, known)  # at once: a kill must not forget what came
+                fetch.forget(out / file.path)
             return row
 
-        def heard(done: int, total: int | None) -> None:
-            with guard:
-                on_event(f"{file.path} (bytes)", done, total or 0)
-
-        row = _bring(file, out, known.get(file.path, {}), config, force=force, on_bytes=heard)
-        if row.status == "there":
-            with guard:
-                known[file.path] = {"bytes": row.bytes, "sha256": row.sha256, "url": row.url}
-                store.write_json(out / LOCK, known)  # at once: a kill must not forget what came
-            fetch.forget(out / file.path)
-        return row
-
-    with ThreadPoolExecutor(config.workers) as pool:
-        rows = list(pool.map(bring, dataset.files))
-    written = [out / LOCK, out / SOURCES]
-    unpacked = 0
-    for file, row in zip(dataset.files, rows, strict=True):
-        if row.status == "there":
-            written.append(out / file.path)
-            if file.unpack is not None:
-                try:
-                    table, files = _unpack(file, row, out, force=force, on_event=on_event)
-                except DataError as error:
-                    row.status, row.error = "failed", str(error)
-                    continue
-                written.append(table)
-                unpacked += files
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schemas.SOURCES)
-    store.write_table(out / SOURCES, table)
-    _complain(dataset, rows, out)
-    inputs["lock"] = store.digest(known)
-    counts = {"files": len(rows), "bytes": sum(row.bytes for row in rows), "unpacked": unpacked}
-    done = clock.finish(
-        book,
-        stage="download",
-        inputs=inputs,
-        parameters=parameters,
-        outputs=sorted(set(written)),
-        counts=counts,
-        digests={row.path: row.sha256 for row in rows},
-    )
-    return outcome(out, done, why=str(why), notes=_notes(dataset, out))
+        with ThreadPoolExecutor(config.workers) as pool:
+            rows = list(pool.map(bring, dataset.files))
+        written = [out / LOCK, out / SOURCES]
+        unpacked = 0
+        for file, row in zip(dataset.files, rows, strict=True):
+            if row.status == "there":
+                written.append(out / file.path)
+                if file.unpack is not None:
+                    try:
+                        table, files = _unpack(file, row, out, force=force, on_event=on_event)
+                    except DataError as error:
+                        row.status, row.error = "failed", str(error)
+                        continue
+                    written.append(table)
+                    unpacked += files
+        table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schemas.SOURCES)
+        store.write_table(out / SOURCES, table)
+        _complain(dataset, rows, out)
+        inputs["lock"] = store.digest(known)
+        counts = {"files": len(rows), "bytes": sum(row.bytes for row in rows), "unpacked": unpacked}
+        return stage.finish(
+            outputs=sorted(set(written)),
+            counts=counts,
+            digests={row.path: row.sha256 for row in rows},
+            notes=_notes(dataset, out),
+        )
 
 
 def _bring(

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from cusa.errors import ConfigError, DataError
-from cusa.manifests import ledger, tables
+from cusa.manifests import tables
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
-from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.models.teachers.hub import IMPORTED, teacher_name
 from cusa.pipeline.config import ExtractConfig
@@ -140,59 +140,54 @@ def run(
     Raises:
         DataError: if rows of the split are not in the file, or a vector is zero or not finite.
     """
-    clock = ledger.Clock()
     name = teacher_name(teacher)
     folder = split.folder / "teachers" / name
     inputs = {"split": split.digest, "features": sha256}
     stamp = {"teacher": name, "modality": modality, "weights_sha256": "unknown (imported)", "dtype": config.dtype}
-    book = folder / "ledger.json"
-    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=stamp)
-    old = ledger.read(book)
-    if why is None and old is not None:
-        return outcome(folder, old)
+    stage = StageRun("extract-teachers", folder / "ledger.json", inputs=inputs, parameters=stamp, force=force)
+    if stage.up_to_date:
+        return stage.reuse()
     kind, at = _join(features, split, modality)
     every = extract_plan.contents(split, modality, "none")
     keys = split.image_keys if modality == "image" else split.caption_keys
-    store.sweep(folder)
-    store.remove_folder(folder / extract_plan.WORKSHOP)
-    ledger.withdraw(book)
-    made = {
-        "revision": IMPORTED,
-        "preprocessing": f"unknown: imported from {features.path.name} by {kind}",
-        "transform": "unknown (imported)",
-        "source_sha256": sha256,
-    }
-    parts = []
-    on_event(f"{name} on {split.name}", 0, len(at))
-    for shard, digest, images, captions in split.shard_rows():
-        rows = images if modality == "image" else captions
-        vectors = np.asarray(features.vectors[at[rows.start : rows.stop]], dtype=np.float32)
-        norms = tables.row_norms(vectors)
-        bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
-        if bad.size:
-            key = keys[rows.start + int(bad[0])]
-            raise DataError(
-                f"{features.path}: the vector of {key!r} is zero or not finite ({bad.size} such rows in {shard}).",
-                path=features.path,
-                key=key,
+    with stage.begin(unless_held=split.locks):
+        store.remove_folder(folder / extract_plan.WORKSHOP)
+        made = {
+            "revision": IMPORTED,
+            "preprocessing": f"unknown: imported from {features.path.name} by {kind}",
+            "transform": "unknown (imported)",
+            "source_sha256": sha256,
+        }
+        parts = []
+        on_event(f"{name} on {split.name}", 0, len(at))
+        for shard, digest, images, captions in split.shard_rows():
+            rows = images if modality == "image" else captions
+            vectors = np.asarray(features.vectors[at[rows.start : rows.stop]], dtype=np.float32)
+            norms = tables.row_norms(vectors)
+            bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+            if bad.size:
+                key = keys[rows.start + int(bad[0])]
+                raise DataError(
+                    f"{features.path}: the vector of {key!r} is zero or not finite ({bad.size} such rows in {shard}).",
+                    path=features.path,
+                    key=key,
+                )
+            path = extract_plan.part_path(folder, shard)
+            tables.write_teacher_part(
+                path,
+                modality=modality,
+                keys=keys[rows.start : rows.stop],
+                contents=every.slice(rows.start, len(rows)),
+                embeddings=(vectors / norms[:, None]).astype(config.dtype),
+                metadata={**made, **stamp, "shard": shard, "shard_sha256": digest},
             )
-        path = extract_plan.part_path(folder, shard)
-        tables.write_teacher_part(
-            path,
-            modality=modality,
-            keys=keys[rows.start : rows.stop],
-            contents=every.slice(rows.start, len(rows)),
-            embeddings=(vectors / norms[:, None]).astype(config.dtype),
-            metadata={**made, **stamp, "shard": shard, "shard_sha256": digest},
-        )
-        parts.append(path)
-        on_event(f"{name} on {split.name}", rows.stop, len(at))
-    for stale in set(folder.glob("[0-9]*.parquet")) - set(parts):
-        stale.unlink()
-    counts = {"rows": len(at), "left_in_file": len(features.ids) - len(set(at.tolist()))}
-    counts["width"] = features.vectors.shape[1]
-    done = clock.finish(book, stage="extract-teachers", inputs=inputs, parameters=stamp, outputs=parts, counts=counts)
-    return outcome(folder, done, why=str(why), notes=(f"Rows were found by {kind}.",))
+            parts.append(path)
+            on_event(f"{name} on {split.name}", rows.stop, len(at))
+        for stale in set(folder.glob("[0-9]*.parquet")) - set(parts):
+            stale.unlink()
+        counts = {"rows": len(at), "left_in_file": len(features.ids) - len(set(at.tolist()))}
+        counts["width"] = features.vectors.shape[1]
+        return stage.finish(outputs=parts, counts=counts, notes=(f"Rows were found by {kind}.",))
 
 
 def _join(features: Features, split: Split, modality: str) -> tuple[str, np.ndarray]:

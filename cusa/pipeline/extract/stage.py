@@ -5,10 +5,10 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cusa.manifests import ledger, tables
+from cusa.manifests import tables
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
-from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.models.teachers.base import Teacher
 from cusa.models.teachers.hub import teacher_name
@@ -52,7 +52,6 @@ def run(
     Raises:
         DataError: if an image cannot be decoded or the teacher gives a row that is not of unit length.
     """
-    clock = ledger.Clock()
     name = teacher_name(teacher)
     folder = split.folder / "teachers" / name
     transform = config.transform if modality == "text" else "rgb"
@@ -65,43 +64,38 @@ def run(
         "transform": transform,
         "precision_asked": config.precision,
     }
-    book = folder / "ledger.json"
-    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=stamp)
-    old = ledger.read(book)
-    if why is None and old is not None:
+    stage = StageRun("extract-teachers", folder / "ledger.json", inputs=inputs, parameters=stamp, force=force)
+    if stage.up_to_date:
         store.remove_folder(folder / extract_plan.WORKSHOP)
-        return outcome(folder, old)
-
+        return stage.reuse()
     kept = functools.cache(load)
     if not stamp["weights_sha256"]:
         kept(teacher, modality)  # a hub model lies on this disk only once it was loaded
         stamp["weights_sha256"] = weights_digest(teacher)
-    if old is not None:  # what a finished run left of its workshop is no part of this run
-        store.remove_folder(folder / extract_plan.WORKSHOP)
-        ledger.withdraw(book)
-    pool = extract_plan.begin(folder, split, stamp, modality, force=force)
-    every = extract_plan.contents(split, modality, transform)
-    shared, parts = extract_plan.units(folder, split, every, pool, stamp, modality)
-    del every
-    job = Job(split.work.resolve(), split.name, split.digest, teacher, modality, transform, config)
-    computed = _run(job, [shared, parts], split=split, engine=engine, on_event=on_event, load=kept)
+    with stage.begin(unless_held=split.locks):
+        if stage.before is not None:  # what a finished run left of its workshop is no part of this run
+            store.remove_folder(folder / extract_plan.WORKSHOP)
+        pool = extract_plan.begin(folder, split, stamp, modality, force=force)
+        every = extract_plan.contents(split, modality, transform)
+        shared, parts = extract_plan.units(folder, split, every, pool, stamp, modality)
+        del every
+        job = Job(split.work.resolve(), split.name, split.digest, teacher, modality, transform, config)
+        computed = _run(job, [shared, parts], split=split, engine=engine, on_event=on_event, load=kept)
 
-    written = [extract_plan.part_path(folder, shard) for shard, *_ in split.shard_rows()]
-    for stale in set(folder.glob("[0-9]*.parquet")) - set(written):
-        stale.unlink()
-    card = _card(written)
-    total = split.num_images if modality == "image" else split.num_captions
-    width = tables.part_width(written[0]) if written else 0
-    done = clock.finish(
-        book,
-        stage="extract-teachers",
-        inputs=inputs,
-        parameters=stamp,
-        outputs=written,
-        counts={"rows": total, "computed": computed, "width": width, **card},
-    )
-    store.remove_folder(folder / extract_plan.WORKSHOP)
-    return outcome(folder, done, why=str(why), notes=_notes(card, config.dtype))
+        written = [extract_plan.part_path(folder, shard) for shard, *_ in split.shard_rows()]
+        for stale in set(folder.glob("[0-9]*.parquet")) - set(written):
+            stale.unlink()
+        card = _card(written)
+        total = split.num_images if modality == "image" else split.num_captions
+        width = tables.part_width(written[0]) if written else 0
+        store.remove_folder(folder / extract_plan.WORKSHOP)
+        outcome = stage.finish(
+            outputs=written,
+            counts={"rows": total, "computed": computed, "width": width, **card},
+            notes=_notes(card, config.dtype),
+        )
+        store.remove_folder(folder / extract_plan.WORKSHOP)
+    return outcome
 
 
 def _run(

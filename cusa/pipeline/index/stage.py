@@ -14,7 +14,7 @@ from cusa.manifests import ledger, schemas, tables
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.neighbours import Neighbours, neighbour_path, neighbour_stamp
 from cusa.manifests.samples import Split
-from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.pipeline.config import IndexConfig
 from cusa.pipeline.index.exact import extended, flat_index, nearest_rows
@@ -49,35 +49,30 @@ def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False,
         DataError: if there is no such teacher, or a table is broken.
         StaleError: if a table belongs to another state of its shard.
     """
-    clock = ledger.Clock()
     folder = split.folder / "index"
     stamp = neighbour_stamp(split, teacher)
     inputs = {"split": stamp["split"], "teacher": stamp["teacher_digest"]}
     parameters = {"teacher": teacher, **config.model_dump()}
-    book = folder / f"{teacher}.ledger.json"
-    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=parameters)
-    old = ledger.read(book)
-    if why is None and old is not None:
-        return outcome(folder, old)
-
+    stage = StageRun("index", folder / f"{teacher}.ledger.json", inputs=inputs, parameters=parameters, force=force)
+    if stage.up_to_date:
+        return stage.reuse()
     table = tables.read_teacher(split, teacher)
     rows_ND = unit_rows(table)
     files = [folder / f"{teacher}.faiss", neighbour_path(split, teacher)]
+    old = stage.before
     before = None if force or old is None else _before(files, old, parameters, rows_ND, split, stamp)
-    ledger.withdraw(book)
-    store.sweep(folder)
-    made = _made(rows_ND, config, before, f"index {teacher} of {split.name}", on_event)
-    with store.whole_file(files[0]) as temporary:
-        import faiss
+    with stage.begin(unless_held=split.locks):
+        made = _made(rows_ND, config, before, f"index {teacher} of {split.name}", on_event)
+        with store.whole_file(files[0]) as temporary:
+            import faiss
 
-        faiss.write_index(made.index, str(temporary))
-    store.write_table(files[1], _neighbour_table(table, made.near).replace_schema_metadata(stamp))
-    number, depth = len(rows_ND), made.near.ids.shape[1]
-    short = f"{teacher} has {number} rows, so each has {depth} neighbours, not the {config.neighbours} asked for."
-    notes = (short,) if depth < config.neighbours else made.notes
-    counts = {"rows": number, "neighbours": depth, **({"rows_added": made.added} if made.added else {})}
-    done = clock.finish(book, stage="index", inputs=inputs, parameters=parameters, outputs=files, counts=counts)
-    return outcome(folder, done, why=str(why), notes=notes)
+            faiss.write_index(made.index, str(temporary))
+        store.write_table(files[1], _neighbour_table(table, made.near).replace_schema_metadata(stamp))
+        number, depth = len(rows_ND), made.near.ids.shape[1]
+        short = f"{teacher} has {number} rows, so each has {depth} neighbours, not the {config.neighbours} asked for."
+        notes = (short,) if depth < config.neighbours else made.notes
+        counts = {"rows": number, "neighbours": depth, **({"rows_added": made.added} if made.added else {})}
+        return stage.finish(outputs=files, counts=counts, notes=notes)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from cusa.errors import DataError, StaleError
-from cusa.manifests import ledger, schemas, tables
+from cusa.manifests import schemas, tables
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
-from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.models.teachers.hub import teacher_name
 from cusa.pipeline.config import IndexConfig
@@ -75,40 +75,34 @@ def run(
     Raises:
         DataError: if there is no such student, or an image does not decode.
     """
-    clock = ledger.Clock()
     folder, name = split.folder / "index", student_name(student)
     weights = _weights(student)
     inputs = {"split": split.digest, "student": weights}
     parameters = {"student": name, "neighbours": config.neighbours}
-    book = folder / f"cross-{name}.ledger.json"
-    why = "--force" if force else ledger.why_not_current(book, inputs=inputs, parameters=parameters)
-    old = ledger.read(book)
-    if why is None and old is not None:
-        return outcome(folder, old)
+    stage = StageRun("index", folder / f"cross-{name}.ledger.json", inputs=inputs, parameters=parameters, force=force)
+    if stage.up_to_date:
+        return stage.reuse()
+    with stage.begin(unless_held=split.locks):
+        rows = _embed(split, student, load, on_event)
+        written: list[Path] = []
+        import faiss
 
-    ledger.withdraw(book)
-    store.sweep(folder)
-    rows = _embed(split, student, load, on_event)
-    written: list[Path] = []
-    import faiss
+        from cusa.pipeline.index.exact import flat_index
 
-    from cusa.pipeline.index.exact import flat_index
-
-    for end in _ENDS:
-        index = flat_index(rows[end])
-        written.append(folder / f"{name}-{end}.faiss")
-        with store.whole_file(written[-1]) as temporary:
-            faiss.write_index(index, str(temporary))
-        other = rows["captions" if end == "images" else "images"]
-        stamp = {"split": split.digest, "student": name, "weights_sha256": weights}
-        # Rows of the other end search this one: what is nearest to each of those.
-        table = _neighbours(split, index, other, min(config.neighbours, len(rows[end])), of=end)
-        asked = "captions" if end == "images" else "images"
-        written.append(folder / f"cross-{name}-{asked}.parquet")
-        store.write_table(written[-1], table.replace_schema_metadata(stamp))
-    counts = {"images": len(rows["images"]), "captions": len(rows["captions"]), "width": rows["images"].shape[1]}
-    done = clock.finish(book, stage="index", inputs=inputs, parameters=parameters, outputs=written, counts=counts)
-    return outcome(folder, done, why=str(why))
+        for end in _ENDS:
+            index = flat_index(rows[end])
+            written.append(folder / f"{name}-{end}.faiss")
+            with store.whole_file(written[-1]) as temporary:
+                faiss.write_index(index, str(temporary))
+            other = rows["captions" if end == "images" else "images"]
+            stamp = {"split": split.digest, "student": name, "weights_sha256": weights}
+            # Rows of the other end search this one: what is nearest to each of those.
+            table = _neighbours(split, index, other, min(config.neighbours, len(rows[end])), of=end)
+            asked = "captions" if end == "images" else "images"
+            written.append(folder / f"cross-{name}-{asked}.parquet")
+            store.write_table(written[-1], table.replace_schema_metadata(stamp))
+        counts = {"images": len(rows["images"]), "captions": len(rows["captions"]), "width": rows["images"].shape[1]}
+        return stage.finish(outputs=written, counts=counts)
 
 
 def read_student(split: Split, student: str) -> StudentIndex:

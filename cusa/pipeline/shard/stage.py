@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cusa.errors import DataError, StaleError
-from cusa.manifests import ledger, schemas
+from cusa.manifests import ledger, lock, schemas
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import SPLIT_FILES
-from cusa.manifests.stage import Outcome, outcome
+from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
-from cusa.manifests.storage.paths import named_remote_errors
+from cusa.manifests.storage.paths import is_remote, named_remote_errors
 from cusa.pipeline.config import ShardConfig
 from cusa.pipeline.engine import LOCAL, Engine, WarmPool, run_units
 from cusa.pipeline.readers import Reading
@@ -69,29 +69,49 @@ def run(
         StaleError: if the folder was appended to, and this would lose what was.
     """
     clock = ledger.Clock()
-    book = out / LEDGER
     parameters = {"dataset": reading.dataset, **config.model_dump(exclude={"workers"})}
-    old = ledger.read(book)
-    ahead = WarmPool(tar.write, config.workers, engine)
-    rows = _starting(reading.rows, ahead, config.max_images) if append or force or old is None else reading.rows
-    with ahead, plans.make(rows, on_event=on_event) as plan:
+    old = ledger.read(out / LEDGER)
+    pool = WarmPool(tar.write, config.workers, engine)
+    rows = _starting(reading.rows, pool, config.max_images) if append or force or old is None else reading.rows
+    with pool, plans.make(rows, on_event=on_event) as plan:
         inputs = {**reading.files, "images": plan.digest}
-        addition = store.digest(inputs)
-        why = _why(out, inputs, addition, parameters, old, append=append, force=force)
-        if why is None and old is not None:
+        why = _why(out, inputs, parameters, old, append=append, force=force)
+        stage = StageRun(
+            "shard", out / LEDGER, inputs=inputs, parameters=parameters, force=force, reason=why or "", clock=clock
+        )
+        if stage.up_to_date:
+            assert old is not None
             _tidy(out, old)
-            return outcome(out, old)
-        base = None
-        there = Counter[str]()
-        if append:
-            base, inputs = appending.begin(out, addition=addition, parameters=parameters)
-            parameters = dict(base.old.parameters)
-            there = appending.without_what_is_there(plan, out, base)
-        else:
-            appending.end(out)
-        # From here until the new ledger the work folder counts as unfinished.
-        ledger.withdraw(book)
-        written, counts = _write(config, plan, out, base, ahead, force=force, engine=engine, on_event=on_event)
+            return stage.reuse()
+        # Nothing may be written into a split while its tars are; what reads it is not stopped.
+        others = () if is_remote(out) else sorted(out.glob(f"*/**/{store.LOCK}"))
+        with lock.holding(out / store.LOCK, unless_held=others):
+            return _shard(stage, config, reading, plan, pool, append=append, force=force, on_event=on_event)
+
+
+def _shard(
+    stage: StageRun,
+    config: ShardConfig,
+    reading: Reading,
+    plan: Plan,
+    pool: WarmPool,
+    *,
+    append: bool,
+    force: bool,
+    on_event: OnEvent,
+) -> Outcome:
+    """Write what a plan holds, and the ledger."""
+    out, inputs, parameters, old = stage.out, stage.inputs, stage.parameters, stage.before
+    base = None
+    there = Counter[str]()
+    if append:
+        base, inputs = appending.begin(out, addition=store.digest(inputs), parameters=parameters)
+        parameters = dict(base.old.parameters)
+        there = appending.without_what_is_there(plan, out, base)
+    else:
+        appending.end(out)
+    with stage.begin():
+        written, counts = _write(config, plan, out, base, pool, force=force, on_event=on_event)
         for kind in ("image", "caption"):
             now = [counts[f"{kind}s_{what}"] for what in ("kept", "dropped")]
             counts[f"{kind}s_read"] = plan.read[kind]
@@ -105,19 +125,19 @@ def run(
             written = _with_older(out, base.old if base else old, written, keep=base is not None)
         names = sorted({file.parent.name for file in written if file.name == "samples.parquet"})
         duplicates, copies, across = _write_duplicates(plan, out, names)
-        notes = _notes(out, counts, there, copies, across)
         total = _count(out, names) if base else counts
-        done = clock.finish(
-            book,
-            stage="shard",
+        outcome = stage.finish(
             inputs=inputs,
             parameters=parameters,
             outputs=[*written, duplicates],
             counts={name: total[name] for name in _COUNTS} | {"shards": sum(f.suffix == ".tar" for f in written)},
             digests=_tar_digests(out, names),
+            notes=_notes(out, counts, there, copies, across),
         )
-        _tidy(out, done)
-    return outcome(out, done, why=str(why), notes=notes)
+    done = ledger.read(stage.ledger_path)
+    assert done is not None
+    _tidy(out, done)
+    return outcome
 
 
 def _tidy(out: Path, done: ledger.Ledger) -> None:
@@ -132,7 +152,6 @@ def _tidy(out: Path, done: ledger.Ledger) -> None:
 def _why(
     out: Path,
     inputs: Mapping[str, str],
-    addition: str,
     parameters: Mapping[str, Any],
     old: ledger.Ledger | None,
     *,
@@ -142,7 +161,7 @@ def _why(
     """Say why the folder must be written; None if it is up to date."""
     more = appending.appended(old.inputs) if old else {}
     if append:
-        if old is None or addition not in more.values():
+        if old is None or store.digest(inputs) not in more.values():
             return "rows to append"
         if broken := ledger.why_not_current(out / LEDGER, inputs=old.inputs, parameters=old.parameters):
             raise DataError(f"{out}: {broken}. Restore it, or shard anew with --force.", path=out)
@@ -162,11 +181,11 @@ def _why(
     return why
 
 
-def _starting(rows: Iterable[Item], ahead: WarmPool, after: int) -> Iterator[Item]:
+def _starting(rows: Iterable[Item], pool: WarmPool, after: int) -> Iterator[Item]:
     """Give rows, and start the workers once there will be more than one tar."""
     for number, row in enumerate(rows):
         if number == after:
-            ahead.start()
+            pool.start()
         yield row
 
 
@@ -175,14 +194,12 @@ def _write(
     plan: Plan,
     out: Path,
     base: Base | None,
-    ahead: WarmPool,
+    pool: WarmPool,
     *,
     force: bool,
-    engine: Engine,
     on_event: OnEvent,
 ) -> tuple[list[Path], Counter[str]]:
     """Write the tars and tables of every split that the plan names; return the files and what was kept and dropped."""
-    store.sweep(out)
     units: dict[Path, list[tar.Unit]] = {}
     for folder in [out / name for name in plan.splits()]:
         store.sweep(folder)
@@ -212,8 +229,8 @@ def _write(
             every,
             what="shard",
             workers=config.workers,
-            engine=engine,
-            ahead=ahead,
+            engine=pool.engine,
+            ahead=pool,
             on_result=on_result,
             on_event=on_event,
         )

@@ -1,13 +1,15 @@
 """Remote places: the stages on a real S3 server on this machine, and its refusals in words."""
 
+import json
 import os
+import threading
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from cusa.errors import ConfigError, DataError
-from cusa.manifests import ledger
+from cusa.errors import BusyError, ConfigError, DataError
+from cusa.manifests import ledger, lock
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
 from cusa.manifests.storage.paths import is_remote, place
@@ -51,7 +53,7 @@ def test_stages__on_s3_give_the_same_bytes_as_here(bucket: str, tmp_path: Path) 
     assert [here.image_bytes(row) for row in range(3)] == [there.image_bytes(row) for row in range(3)]
     assert (local / "val/00001.tar").read_bytes() == (work / "val/00001.tar").read_bytes()
     names = {path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file()}
-    assert names == {path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(local).as_posix() for path in store.files_below(local)}
     extract.run(
         ExtractConfig(), split=there, teacher="colours", modality="image", load=lambda name, modality: Colours()
     )
@@ -62,6 +64,28 @@ def test_stages__on_s3_give_the_same_bytes_as_here(bucket: str, tmp_path: Path) 
     told = (work / "shard.ledger.json").read_text()
     assert "testing" not in told, "credentials are in no ledger"
     assert ledger.read(work / "shard.ledger.json") is not None
+
+
+def test_lock__on_s3_is_an_object_that_is_created_once(bucket: str) -> None:
+    path = place(f"{bucket}/run/{store.LOCK}")
+    refused: list[BaseException] = []
+
+    def other() -> None:
+        try:
+            lock._put_if_absent(path)
+            with lock.holding(path):
+                pass
+        except BusyError as error:
+            refused.append(error)
+
+    with lock.holding(path):
+        assert json.loads(path.read_bytes())["pid"] == os.getpid()
+        assert lock._put_if_absent(path) is False
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert len(refused) == 1
+    assert lock.holder(path) is None
 
 
 def test_append_and_subset__on_s3(bucket: str, tmp_path: Path) -> None:

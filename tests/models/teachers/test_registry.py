@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cusa.errors import ConfigError, DataError
-from cusa.models.teachers import registry as teachers
 from cusa.models.teachers.base import MeasuringTeacher, PreparingTeacher
-from cusa.models.teachers.hub import teacher_name
+from cusa.models.teachers.catalogue import CATALOGUE
+from cusa.models.teachers.hub import split_revision, teacher_name
 from cusa.models.teachers.registry import load_teacher, weights_digest
 from cusa.models.teachers.sentence import SentenceTeacher
 from cusa.models.teachers.unicom import unicom_names
@@ -65,15 +65,15 @@ def test_load_teacher__the_nearest_name_is_told() -> None:
         load_teacher("unicom-vit-b32", "image")
     with pytest.raises(ConfigError, match="There is no image teacher 'dinov2'"):
         load_teacher("dinov2", "image")
-    assert set(unicom_names()) <= set(teachers.CATALOGUE)
+    assert set(unicom_names()) <= set(CATALOGUE)
 
 
 def test_split_revision__of_a_hub_name_and_of_a_folder(tmp_path: Path) -> None:
-    assert teachers.split_revision("org/model@abc") == ("org/model", "abc")
-    assert teachers.split_revision("org/model") == ("org/model", "")
+    assert split_revision("org/model@abc") == ("org/model", "abc")
+    assert split_revision("org/model") == ("org/model", "")
     folder = tmp_path / "odd@name"
     folder.mkdir()
-    assert teachers.split_revision(str(folder)) == (str(folder), "")
+    assert split_revision(str(folder)) == (str(folder), "")
 
 
 def test_weights_digest__empty_where_nothing_lies_on_this_disk() -> None:

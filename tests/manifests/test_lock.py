@@ -1,0 +1,144 @@
+"""One writer a folder: the other is refused by name, waits if asked to, and a killed holder holds nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from upath import UPath
+
+from cusa.errors import BusyError
+from cusa.manifests import lock
+from cusa.manifests.storage import store
+from tests.conftest import ROOT
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from cusa.manifests import lock
+with lock.holding(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def _holder(path: Path, seconds: float = 60) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path), str(seconds)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_another_process_is_refused_by_name_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / store.LOCK
+    process = _holder(path)
+    try:
+        with pytest.raises(BusyError) as caught, lock.holding(path):
+            pass
+        words = str(caught.value)
+        assert f"process {process.pid} on " in words
+        assert f"{tmp_path} is being written by `-c {path} 60`" in words
+        assert "--wait" in words
+        who = lock.holder(path)
+        assert who is not None
+        assert who.pid == process.pid
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert lock.holder(path) is None
+    with lock.holding(path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_one_that_waits_goes_on_when_the_other_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / store.LOCK
+    process = _holder(path, seconds=1)
+
+    def wait() -> None:
+        lock.wait_for_others()
+        with lock.holding(path):
+            done.append(time.monotonic())
+
+    done: list[float] = []
+    thread = threading.Thread(target=wait)
+    thread.start()
+    process.communicate()
+    ended = time.monotonic()
+    thread.join(20)
+    assert done
+    assert done[0] > ended - 0.5
+
+
+def test_a_thread_takes_it_again_and_another_thread_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / store.LOCK
+    refused: list[BaseException] = []
+
+    def other() -> None:
+        try:
+            with lock.holding(path):
+                pass
+        except BusyError as error:
+            refused.append(error)
+
+    with lock.holding(path), lock.holding(path):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert len(refused) == 1
+    with lock.holding(path):
+        pass
+
+
+def test_a_lock_that_excludes_this_one_is_asked_too(tmp_path: Path) -> None:
+    process = _holder(tmp_path / store.LOCK)
+    try:
+        with (
+            pytest.raises(BusyError, match=str(process.pid)),
+            lock.holding(tmp_path / "train" / store.LOCK, unless_held=[tmp_path / store.LOCK]),
+        ):
+            pass
+        assert lock.holder(tmp_path / "train" / store.LOCK) is None, "refused, it holds nothing"
+    finally:
+        process.kill()
+        process.communicate()
+    with lock.holding(tmp_path / "train" / store.LOCK, unless_held=[tmp_path / store.LOCK]):
+        pass
+
+
+def test_on_a_store_the_object_is_created_once_and_an_abandoned_one_is_taken_over() -> None:
+    folder = UPath("memory://locks/work")
+    path = folder / store.LOCK
+    with lock.holding(path):
+        content = json.loads(path.read_bytes())
+        assert content["pid"] == os.getpid()
+        assert lock.holder(path) is None, "its own lock stops nobody"
+    assert not path.exists()
+    path.write_bytes(json.dumps({**content, "host": "elsewhere", "pid": 7, "renewed": time.time()}).encode())
+    with pytest.raises(BusyError, match="process 7 on elsewhere"), lock.holding(path):
+        pass
+    path.write_bytes(json.dumps({**content, "host": "elsewhere", "renewed": time.time() - 2 * lock.EXPIRES}).encode())
+    with lock.holding(path):
+        assert json.loads(path.read_bytes())["host"] == content["host"]
+    path.write_bytes(json.dumps({**content, "pid": 2**22 + 1, "renewed": time.time()}).encode())
+    with lock.holding(path):  # a process of this machine that is gone
+        pass
+    assert not path.exists()
+
+
+def test_a_folder_that_is_replaced_whole_stays_held(tmp_path: Path) -> None:
+    out = tmp_path / "export"
+    with lock.holding(out / store.LOCK):
+        with store.whole_folder(out) as temporary:
+            (temporary / "new").touch()
+        code = "import sys, pathlib, cusa.manifests.lock as lock; print(lock.holder(pathlib.Path(sys.argv[1])))"
+        command = [sys.executable, "-c", code, str(out / store.LOCK)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        assert f"process {os.getpid()} on" in done.stdout
+    assert store.files_below(out) == [out / "new"]
