@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cusa.errors import ConfigError, StaleError
-from cusa.manifests.judgements.pair_judgements import merged
+from cusa.manifests.judgements.pair_judgements import group_first
 from cusa.manifests.judgements.verdicts import Journal, Verdict
 from cusa.manifests.samples import Split
 from cusa.models import student as students
@@ -78,7 +78,7 @@ def test_a_step_of_a_recipe_is_told_what_people_said(own_world: Path, train: Tra
     torch.manual_seed(TRAIN.seed)
     out = student.train()(student.pixels(batch.images), dict(batch.tokens))
     image, text = (torch.nn.functional.normalize(out[name], dim=1).tolist() for name in ("image", "text"))
-    same = merged(12, [(i, int(owner[c])) for (i, c), word in said.items() if word == "duplicate"])
+    same = group_first(12, [(i, int(owner[c])) for (i, c), word in said.items() if word == "duplicate"])
     temperature = float(make_loss(LOSS).infonce_temperature().detach())
 
     def told(i: int, j: int) -> str:
