@@ -15,7 +15,7 @@ from cusa.eval.config import NOT_IN_THE_NUMBERS, EvalConfig
 from cusa.eval.scores import Cosines, Scores
 from cusa.eval.share import ALONE, Share
 from cusa.eval.tasks import cross_modal
-from cusa.eval.tasks.registry import COCO, CXC, TASKS, Embedded, answers, coco_ids
+from cusa.eval.tasks.registry import COCO, CXC, TASKS, Embedded, answers
 from cusa.manifests import datasets, schemas
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.judgements import cxc_ratings, eccv_truth, pair_judgements
@@ -302,5 +302,5 @@ def _allowed(split: Split, has_truth: bool, ground_truth: Path | None, rated: bo
 
 def _is_official(split: Split, folder: Path) -> bool:
     """Tell whether a split holds every caption of COCO's official test list; the list alone is cheap to read."""
-    there = set(coco_ids(split)[1])
+    there = set(split.coco_ids.captions)
     return len(there) >= 25_000 and there.issuperset(eccv_truth.read(folder).caption_ids.tolist())

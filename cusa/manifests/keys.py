@@ -12,6 +12,8 @@ from cusa.errors import DataError
 _ITEM_LENGTH = 80  # with an extension it still fits the 100 bytes of a plain tar header
 _IMAGE = re.compile(rf"[A-Za-z0-9_-]{{1,64}}/[A-Za-z0-9_-]{{1,{_ITEM_LENGTH}}}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+_COCO_IMAGE = re.compile(r"(?:.*/)?(?:COCO_(?:[a-z]+[0-9]{4}_)?)?([0-9]{1,18})")
+_COCO_CAPTION = re.compile(r"[0-9]{1,18}")
 
 
 def image_key(dataset: str, item: str) -> str:
@@ -61,3 +63,19 @@ def split_caption_key(key: str) -> tuple[str, int]:
     if not mark or not position.isdigit() or not _IMAGE.fullmatch(image):
         raise DataError(f"{key!r} is not a caption key. One looks like 'coco/000000391895#3'.", key=key)
     return image, int(position)
+
+
+def coco_image_id(key: str) -> int:
+    """Return the COCO id that an image's key or name ends with; -1 if it ends with none.
+
+    The one rule for all that speak of COCO's images by number: `coco/000000391895`, `coco/COCO_val2014_000000391895`
+    and `COCO_val2014_000000391895` are image 391895. A number behind any other word (`coco/picture_0003`) is no id,
+    since two such names may end with one number.
+    """
+    match = _COCO_IMAGE.fullmatch(key)
+    return int(match[1]) if match else -1
+
+
+def coco_caption_id(name: str) -> int:
+    """Return a data set's own caption id as a COCO id; -1 if it is no number."""
+    return int(name) if _COCO_CAPTION.fullmatch(name) else -1

@@ -3,15 +3,18 @@
 import hashlib
 import json
 import os
+from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cusa.errors import DataError
-from cusa.manifests import schemas
+from cusa.manifests import keys, schemas
 from cusa.manifests.storage import mirror, store
 from cusa.manifests.storage.paths import is_remote, named_remote_errors
 
@@ -33,6 +36,28 @@ def splits(work: Path) -> list[str]:
         what = "holds no split" if there else "does not exist"
         raise DataError(f"{work} {what}. Make one with `cusa shard ... --out {work}`.", path=work)
     return sorted(found, key=lambda name: (order.get(name, 9), name))
+
+
+class CocoIds(NamedTuple):
+    """COCO's ids of a split's rows, by `keys.coco_image_id`; -1 where a row has none, or shares it with another row."""
+
+    images: list[int]
+    """One an image row."""
+    captions: list[int]
+    """One a caption row: the number that the data set gave the caption."""
+
+    def image_row(self) -> dict[int, int]:
+        """Return COCO id -> image row."""
+        return {number: row for row, number in enumerate(self.images) if number >= 0}
+
+    def caption_row(self) -> dict[int, int]:
+        """Return COCO id -> caption row."""
+        return {number: row for row, number in enumerate(self.captions) if number >= 0}
+
+
+def _unshared(numbers: Sequence[int]) -> list[int]:
+    times = Counter(numbers)
+    return [number if times[number] == 1 else -1 for number in numbers]
 
 
 class Split:
@@ -113,6 +138,25 @@ class Split:
     def caption_keys(self) -> list[str]:
         """The key of each caption row."""
         return self.captions["caption_key"].to_pylist()
+
+    @cached_property
+    def image_row(self) -> dict[str, int]:
+        """Image key -> image row."""
+        return {key: row for row, key in enumerate(self.image_keys)}
+
+    @cached_property
+    def caption_row(self) -> dict[str, int]:
+        """Caption key -> caption row."""
+        return {key: row for row, key in enumerate(self.caption_keys)}
+
+    @cached_property
+    def coco_ids(self) -> CocoIds:
+        """COCO's ids of the images and captions."""
+        captions = self.captions["caption_id"].to_pylist()
+        return CocoIds(
+            _unshared([keys.coco_image_id(key) for key in self.image_keys]),
+            _unshared([keys.coco_caption_id(name) for name in captions]),
+        )
 
     @cached_property
     def texts(self) -> list[str]:

@@ -209,7 +209,7 @@ def _coco(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterato
             raise DataError(_TEXTS_ALONE)
         if seen.truths is None:
             raise DataError("no ground truth was given: install eccv-caption, or give its files with --data FOLDER")
-        gallery = coco.Gallery(seen.truths, *coco_ids(split))
+        gallery = coco.Gallery(seen.truths, *split.coco_ids)
     except DataError as error:
         yield from (unavailable(name, str(error)) for name in COCO if name in wanted)
         return
@@ -250,7 +250,7 @@ def _cxc(seen: Embedded, config: EvalConfig, wanted: Container[str]) -> Iterator
                 f"no ratings of the {split.name} split were given: `cusa download cxc --out raw/cxc` says where they "
                 "are, then --data raw/cxc"
             )
-        rated = cxc.rows_of(seen.ratings, *coco_ids(split))
+        rated = cxc.rows_of(seen.ratings, *split.coco_ids)
     except DataError as error:
         yield from (unavailable(name, str(error)) for name in CXC if name in wanted)
         return
@@ -356,17 +356,6 @@ def _image_to_image(seen: Embedded, config: EvalConfig, wanted: Container[str]) 
     summary = summarise(numbers, found, seen.uni_words, protocol, int((ranking.positives > 0).sum()))
     table = per_query("uni-modal", split, {name: ranking}, rows={name: queries}, galleries={name: gallery})
     yield TaskResult(name, summary, table)
-
-
-def coco_ids(split: Split) -> tuple[list[int], list[int]]:
-    """Return the COCO id of each image (the number its key ends with) and of each caption; -1 where there is none."""
-    images = [key.rpartition("/")[2] for key in split.image_keys]
-    captions = split.captions["caption_id"].to_pylist()
-    return _numbers(images), _numbers(captions)
-
-
-def _numbers(names: Sequence[str]) -> list[int]:
-    return [int(name) if name.isascii() and name.isdecimal() else -1 for name in names]
 
 
 def _image_of(split: Split) -> dict[str, np.ndarray]:

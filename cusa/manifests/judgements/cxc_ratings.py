@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cusa.errors import DataError
+from cusa.manifests import keys
 
 FILES = {"text-to-text": "sts", "image-to-image": "sis", "image-to-text": "sits"}
 """What is rated -> how its files begin."""
@@ -79,4 +80,8 @@ def read(path: Path) -> CxcRatings:
 
 def _number(name: str) -> int:
     """Return the id in `COCO_val2014_000000343394.jpg` or `COCO_val2014:sentid:15575`."""
-    return int(name.rpartition(":")[2]) if ":" in name else int(name.rpartition("_")[2].removesuffix(".jpg"))
+    last = name.rpartition(":")[2]
+    number = keys.coco_caption_id(last) if ":" in name else keys.coco_image_id(name.removesuffix(".jpg"))
+    if number < 0:
+        raise ValueError(f"{name[:80]!r} names neither an image nor a caption of COCO")
+    return number

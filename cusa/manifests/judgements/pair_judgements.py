@@ -155,8 +155,7 @@ def read(split: Split, *, folder: Path | None = None) -> Judgements:
     """
     rows = verdicts.read(folder or split.folder / verdicts.FOLDER)
     every = majority_verdicts(rows)
-    images, captions = (set(split.image_keys), set(split.caption_keys)) if rows else (set(), set())
-    there = [one.image_key in images and one.caption_key in captions for one in every]
+    there = [one.image_key in split.image_row and one.caption_key in split.caption_row for one in every]
     known_pairs = tuple(one for one, known in zip(every, there, strict=True) if known)
     unknown = tuple(one for one, known in zip(every, there, strict=True) if not known)
     seen = {(one.image_key, one.caption_key) for one in every}
@@ -189,9 +188,7 @@ def same_images(split: Split, found: Judgements) -> np.ndarray:
 
 def pair_rows(split: Split, found: Judgements, *words: str) -> np.ndarray:
     """Return image and caption row of the pairs with one of these verdicts: int64 (pairs, 2)."""
-    image_row = {key: row for row, key in enumerate(split.image_keys)}
-    caption_row = {key: row for row, key in enumerate(split.caption_keys)}
-    rows = [(image_row[image], caption_row[caption]) for image, caption in found.pairs(*words)]
+    rows = [(split.image_row[image], split.caption_row[caption]) for image, caption in found.pairs(*words)]
     return np.array(rows, dtype=np.int64).reshape(-1, 2)
 
 

@@ -109,12 +109,9 @@ def _from_table(split: Split, source: Path) -> KnownTruth:
 
 
 def _from_folder(split: Split, folder: Path) -> KnownTruth:
-    """Read ECCV Caption's layout, by our keys or by COCO's ids: the numbers in image keys, and a column of captions."""
-    images = {key: row for row, key in enumerate(split.image_keys)}
-    images |= {str(int(name)): row for key, row in images.items() if (name := key.rpartition("/")[2]).isdecimal()}
-    captions = {key: row for row, key in enumerate(split.caption_keys)}
-    ids = split.captions["caption_id"].to_pylist()
-    captions |= {str(int(name)): row for row, name in enumerate(ids) if name.isdecimal()}
+    """Read ECCV Caption's layout, by our keys or by COCO's ids."""
+    images = split.image_row | {str(number): row for number, row in split.coco_ids.image_row().items()}
+    captions = split.caption_row | {str(number): row for number, row in split.coco_ids.caption_row().items()}
     found, unknown, names = [], 0, set()
     for path in sorted(folder.glob("*.json")):
         match = _FILES.fullmatch(path.name)

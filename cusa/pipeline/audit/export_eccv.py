@@ -74,10 +74,7 @@ def _grouped(
 
 def _ids(split: Split) -> tuple[Sequence[int | str], Sequence[int | str], str]:
     """Return an id of each image and caption: numbers where all have one of their own, else keys."""
-    images = [key.rpartition("/")[2] for key in split.image_keys]
-    captions = split.captions["caption_id"].to_pylist()
-    if all(name.isdecimal() for name in (*images, *captions)):
-        numbers = [int(name) for name in images], [int(name) for name in captions]
-        if all(len(set(each)) == len(each) for each in numbers):
-            return *numbers, "numbers"
+    images, captions = split.coco_ids
+    if min((*images, *captions), default=0) >= 0:
+        return images, captions, "numbers"
     return split.image_keys, split.caption_keys, "keys"

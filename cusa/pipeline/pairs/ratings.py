@@ -90,8 +90,7 @@ def read_verdicts(split: Split) -> PairRatings | None:
     """
     judged = pair_judgements.read(split)
     said = [(one.image_key, one.caption_key, one.positive) for one in judged.judgements if one.verdict != DISPUTED]
-    images, captions = ({key: row for row, key in enumerate(keys)} for keys in (split.image_keys, split.caption_keys))
-    rows = sorted((images[image], captions[caption], match) for image, caption, match in said)
+    rows = sorted((split.image_row[image], split.caption_row[caption], match) for image, caption, match in said)
     rows = [row for row in rows if split.caption_owner[row[1]] != row[0]]
     if not rows:
         return None
@@ -104,11 +103,7 @@ def read_verdicts(split: Split) -> PairRatings | None:
 def _from_cxc(split: Split, path: Path) -> PairRatings:
     """Read CxC's image-text file; a pair that several people rated has the mean of its ratings."""
     rated = cxc_ratings.read(path)
-    caption_rows = {
-        int(name): row for row, name in enumerate(split.captions["caption_id"].to_pylist()) if name.isdecimal()
-    }
-    numbers = (key.rpartition("/")[2].rpartition("_")[2] for key in split.image_keys)
-    image_rows = {int(number): row for row, number in enumerate(numbers) if number.isdecimal()}
+    image_rows, caption_rows = split.coco_ids.image_row(), split.coco_ids.caption_row()
     found: dict[tuple[int, int], list[float]] = {}
     unknown = 0
     for image_id, caption_id, score in zip(rated.first, rated.second, rated.score.tolist(), strict=True):

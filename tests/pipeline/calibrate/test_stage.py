@@ -164,7 +164,8 @@ def test_run__one_modality_and_too_few_judgements(work: Path, tmp_path: Path, ou
 def test_read_ratings__cxc(work: Path, tmp_path: Path) -> None:
     split = Split(work, "val")
     captions = split.captions["caption_id"].to_pylist()
-    number = [key.rpartition("/")[2] for key in split.image_keys]
+    number = [f"{row + 1000:012d}" for row in range(split.num_images)]
+    split.image_keys = [f"coco/COCO_val2014_{each}" for each in number]
     lines = [
         f"COCO_val2014:sentid:{captions[7]},COCO_val2014_{number[0]}.jpg,4.2,c2i_intrasim",
         f"COCO_val2014:sentid:{captions[20]},COCO_val2014_{number[0]}.jpg,2.9,c2i_intrasim",
@@ -177,7 +178,7 @@ def test_read_ratings__cxc(work: Path, tmp_path: Path) -> None:
     assert list(zip(found.images, found.captions, found.match, strict=True)) == [(0, 7, True), (0, 20, False)]
     assert (found.unknown, found.complete) == (1, False)
     assert "sampled" in found.caveat
-    path.write_text("caption,image,agg_score\nCOCO:sentid:1,x_5.jpg,9\n")
+    path.write_text("caption,image,agg_score\nCOCO:sentid:1,COCO_val2014_5.jpg,9\n")
     with pytest.raises(DataError, match=r"sits_val.csv:2 is no rating .*score 9"):
         read_ratings(split, path)
     path.write_text("a,b\n1,2\n")

@@ -1,0 +1,103 @@
+"""A split opened for reading: rows by key, and the one rule for which image or caption of COCO's a row is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cusa.eval.tasks import coco, cxc
+from cusa.manifests import keys
+from cusa.manifests.judgements import cxc_ratings, eccv_truth
+from cusa.manifests.judgements.truth import read_truth
+from cusa.manifests.samples import Split
+from cusa.pipeline import readers, shard
+from cusa.pipeline.audit import export_eccv
+from cusa.pipeline.config import ShardConfig
+from cusa.pipeline.pairs import ratings
+from tests.worlds import make_work
+
+
+@pytest.fixture(scope="module")
+def coco_splits(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Split]:
+    """Return COCO's test images under the keys that readers make of ids, and of file names."""
+    folder = shared / "data/coco-mini"
+    reading = readers.read("karpathy", folder / "dataset_coco.json", folder)
+    images = [image for image in reading.images if image.split == "test"]
+    named = [image._replace(key=f"coco/COCO_val2014_{image.key.rpartition('/')[2]}") for image in images]
+    out = {}
+    for form, rows in (("coco/000000391895", images), ("coco/COCO_val2014_000000391895", named)):
+        work = tmp_path_factory.mktemp("work")
+        shard.run(ShardConfig(workers=1), reading=readers.Reading("coco", rows, reading.files), out=work)
+        out[form] = Split(work, "test")
+    return out
+
+
+@pytest.mark.parametrize("form", ["coco/000000391895", "coco/COCO_val2014_000000391895"])
+def test_coco_ids__one_rule_for_ratings_truth_and_tasks(coco_splits: dict[str, Split], shared: Path, form: str) -> None:
+    split, folder = coco_splits[form], shared / "data/coco-mini"
+    official = eccv_truth.read(folder / "eccv_caption")
+    owners = {c: i for i, answers in official.image_to_text["coco"].items() for c in answers}
+    # By COCO's own lists: a caption's row is owned by the image that the official file gives it.
+    rows = split.coco_ids.caption_row()
+    assert len(rows) == split.num_captions
+    for caption, row in rows.items():
+        if caption in owners:
+            assert split.coco_ids.images[split.caption_owner[row]] == owners[caption]
+    assert len(owners.keys() & rows.keys()) == 1000
+
+    assert len(read_truth(split, folder / "eccv_caption").images) == 1000 + 56
+    gallery = coco.Gallery(official, *split.coco_ids)
+    assert (len(gallery.images), len(gallery.captions)) == (200, 1000)
+    rated = {what: cxc_ratings.read(path) for what, path in cxc_ratings.files(folder / "cxc", "test").items()}
+    found = cxc.rows_of(rated, *split.coco_ids)
+    first, second, _ = found.pairs["image-to-text"]
+    assert [split.coco_ids.images[row] for row in first] == rated["image-to-text"].first
+    assert [split.coco_ids.captions[row] for row in second] == rated["image-to-text"].second
+    pairs = ratings.read_ratings(split, folder / "cxc/sits_test.csv")
+    assert pairs.unknown == 0
+    assert len(pairs.images)
+    assert export_eccv._ids(split)[2] == "numbers"
+
+
+def test_coco_ids__the_same_tables_under_both_forms(coco_splits: dict[str, Split], shared: Path) -> None:
+    one, other = coco_splits.values()
+    assert sorted(one.coco_ids.images) == sorted(other.coco_ids.images)
+    truths = [read_truth(split, shared / "data/coco-mini/eccv_caption") for split in (one, other)]
+    named = [
+        {
+            (split.coco_ids.images[image], split.coco_ids.captions[caption])
+            for image, caption in zip(truth.images, truth.captions, strict=True)
+        }
+        for split, truth in zip((one, other), truths, strict=True)
+    ]
+    assert named[0] == named[1]
+
+
+def test_coco_image_id__only_coco_s_own_forms() -> None:
+    ids = {
+        "coco/000000391895": 391895,
+        "coco/COCO_val2014_000000391895": 391895,
+        "COCO_train2014_000000000009": 9,
+        "coco/391895": 391895,
+        "mini/picture_0003": -1,
+        "mini/3-1a2b3c4d": -1,
+        "mini/\u0663": -1,  # a digit of another script
+        "mini/" + "9" * 5000: -1,
+        "": -1,
+    }
+    assert {key: keys.coco_image_id(key) for key in ids} == ids
+    assert [keys.coco_caption_id(name) for name in ("15575", "", "12a", "9" * 5000, "-1")] == [15575, -1, -1, -1, -1]
+
+
+def test_coco_ids__an_id_of_two_rows_is_nobody_s(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=4, splits=("train",)), "train")
+    split.image_keys = ["coco/7", "other/000007", "coco/8", "coco/x"]
+    assert split.coco_ids.images == [-1, -1, 8, -1]
+    assert split.coco_ids.image_row() == {8: 2}
+    assert split.coco_ids.captions == list(range(20)), "sentids"
+
+
+def test_image_row__and_caption_row_invert_the_keys(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=4, splits=("train",)), "train")
+    assert [split.image_row[key] for key in split.image_keys] == list(range(split.num_images))
+    np.testing.assert_array_equal([split.caption_row[key] for key in split.caption_keys], np.arange(20))
