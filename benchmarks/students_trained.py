@@ -91,7 +91,7 @@ def settings(name: str, kind: str, how: str) -> list[str]:
 
 def scores(run: Path, work: Path, **told: Any) -> dict[str, float]:
     """The main numbers of a model on the test split."""
-    (found,) = scoring.evaluate(str(run), data=[work], settings=told.pop("settings", ()), **told)
+    (found,) = scoring.evaluate(str(run), scoring.EvalRequest(data=[work], settings=told.pop("settings", ()), **told))
     tasks = {task: result["metrics"] for task, result in found["tasks"].items() if "metrics" in result}
     wanted = {
         "rsum": ("cross-modal", "rsum"),

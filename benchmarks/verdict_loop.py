@@ -83,7 +83,7 @@ def train_and_score(work: Path, name: str, seed: int, settings: list[str]) -> di
     out, recipe = work / "runs" / f"{name}-seed{seed}", "scenes-cusa" if name == "cusa" else "scenes-infonce"
     training.train_one(recipes.load(recipe, [f"train.seed={seed}", *settings]), work=work / "data", out=out)
     (found,) = scoring.evaluate(
-        str(out), data=[work / "data"], tasks=["cross-modal", "audited"], settings=["bootstrap=0"]
+        str(out), scoring.EvalRequest(data=[work / "data"], tasks=["cross-modal", "audited"], settings=["bootstrap=0"])
     )
     both = {task: found["tasks"][task]["metrics"] for task in ("cross-modal", "audited")}
     directions = ("image-to-text", "text-to-image")

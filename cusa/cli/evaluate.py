@@ -42,13 +42,15 @@ def eval_(
     with Console() as console:
         results = scoring.evaluate(
             name,
-            data=data,
-            tasks=[task.strip() for names in tasks or () for task in names.split(",") if task.strip()],
-            split=split,
-            out=out,
-            ids=ids,
-            settings=settings or (),
-            force=force,
+            scoring.EvalRequest(
+                data=data,
+                tasks=[task.strip() for names in tasks or () for task in names.split(",") if task.strip()],
+                split=split,
+                output_folder=out,
+                ids=ids,
+                settings=settings or (),
+                force=force,
+            ),
             on_event=console.event,
         )
     if os.environ.get("RANK", "0") != "0":

@@ -1,6 +1,6 @@
 """Evaluation on any data: which stage a data folder needs, with what, and where its results go.
 
-Each function returns values and tells progress through `on_event`; none prints. `cusa.cli` and the demo call it.
+Each function returns values and reports progress through `on_event`; none prints.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,63 +12,68 @@ from cusa.errors import ConfigError, CusaError, DataError, nearest
 from cusa.eval import paper
 from cusa.eval.config import EMBEDDINGS
 from cusa.manifests.events import OnEvent, ignore
-from cusa.manifests.judgements import cxc_ratings
 from cusa.manifests.samples import Split, splits
-from cusa.manifests.storage import store
 from cusa.workflow import layouts
+from cusa.workflow.evaluated_data import DataFolders, Kind, refuse_other_images, result_names, sort_by_kind
+from cusa.workflow.evaluated_model import EvaluatedModel, open_model
 
 if TYPE_CHECKING:
     from cusa.eval.share import Share
-from cusa.workflow.evaluated_model import _Model, _model, _trained_on
 
 STS = "sts"
-"""The task on the STS sets; the others, `cusa.eval.tasks.registry.TASKS`, are asked of a work folder."""
+"""The task on the STS sets; the others, `cusa.eval.tasks.registry.TASKS`, are evaluated on a split."""
+ALL = "all"
+"""Stands for every task there is."""
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What is asked of the model, on every folder alike."""
+class EvalRequest:
+    """On what, by which tasks and into which folder a model is evaluated."""
 
-    tasks: Sequence[str]
-    truth: Path | None
-    ratings: Path | None
-    ids: Path | None
-    split: str
-    force: bool
-    share: "Share"
-    on_event: OnEvent
+    data: Sequence[Path]
+    """Work folders; data sets in their official layout (`cusa.workflow.layouts`), whose test split is then sharded into
+    the folder of the results; folders of the STS sets in SentEval's layout; and at most one folder each of ECCV
+    Caption's ground truth and of CxC's ratings, which then serve the COCO folders."""
+    tasks: Sequence[str] = ()
+    """Which; all that the data allow when empty, `all` for every one there is. One whose data are missing says so, and
+    the others go on."""
+    split: str = ""
+    """Of the work folders; a run's own test split, else `test`, when empty."""
+    output_folder: Path | None = None
+    """`eval` in the run's folder when None (a folder of its own there for other data than the run's), or `eval/NAME` in
+    the work folder. Results on STS of what is no run are kept only if this is given."""
+    ids: Path | None = None
+    """File of the image keys that the split must consist of, one a line (`ids.txt` of an earlier evaluation)."""
+    settings: Sequence[str] = ()
+    """`key=value` of `cusa.eval.config.EvalConfig`."""
+    force: bool = False
+    """Score again even if nothing changed."""
+
+    def chosen_tasks(self) -> list[str]:
+        """Return the tasks by name, each once; empty for all that the data allow.
+
+        Raises:
+            ConfigError: if there is no such task.
+        """
+        from cusa.eval.tasks.registry import TASKS
+
+        every = [*TASKS, STS]
+        chosen = every if ALL in self.tasks else list(dict.fromkeys(self.tasks))
+        for task in chosen:
+            if task not in every:
+                raise ConfigError(f"There is no task {task!r}. {nearest(task, [*every, ALL])}.", task=task)
+        return chosen
 
 
-def evaluate(
-    name: str,
-    *,
-    data: Sequence[Path],
-    tasks: Sequence[str] = (),
-    split: str = "",
-    out: Path | None = None,
-    ids: Path | None = None,
-    settings: Iterable[str] = (),
-    force: bool = False,
-    on_event: OnEvent = ignore,
-) -> list[dict[str, Any]]:
+def evaluate(name: str, request: EvalRequest, *, on_event: OnEvent = ignore) -> list[dict[str, Any]]:
     """Score a run, a model folder or a hub model on each data folder.
 
     Started by `torchrun`, the ranks share the encoding; rank 0 ranks and writes, and all return the same.
 
     Args:
         name: a run folder, a model folder, a sentence-transformers folder (texts only), or a hub name.
-        data: work folders; data sets in their official layout (`cusa.workflow.layouts`), whose test split is then
-            sharded into the folder of the results; folders of the STS sets in SentEval's layout; and at most one folder
-            each of ECCV Caption's ground truth and of CxC's ratings, which then serve the COCO folders.
-        tasks: which; all that the data allow when empty, `all` for every one there is. One whose data are missing says
-            so, and the others go on.
-        split: of the work folders; a run's own test split, else `test`, when empty.
-        out: where the results go; `eval` in the run's folder (a folder of its own there for other data than the run's),
-            or `eval/NAME` in the work folder. Results on STS of what is no run are kept only if this is given.
-        ids: file of the image keys that the split must consist of, one a line (`ids.txt` of an earlier evaluation).
-        settings: `key=value` of `cusa.eval.config.EvalConfig`.
-        force: score again.
-        on_event: hears of every batch.
+        request: on what, by which tasks, and where the results go.
+        on_event: called with every batch.
 
     Returns:
         For each data folder what its `metrics.json` holds, with `data`, `out` (null where nothing is kept) and `fresh`.
@@ -76,227 +81,173 @@ def evaluate(
         `missing`: data set -> how to bring it.
 
     Raises:
-        ConfigError: if there is no such task.
-        DataError: if the model or the split is not there, or a folder is none of those above.
+        ConfigError: if there is no such task, or its data are not given.
+        DataError: if the model or the split does not exist, or a folder holds nothing to evaluate on.
     """
     from cusa.eval.share import ALONE, Share
     from cusa.train import ranks
 
-    model = _model(name, settings)
+    chosen = request.chosen_tasks()
+    folders = sort_by_kind(request.data)
+    _refuse_tasks_without_data(chosen, folders, request)
+    model = open_model(name, request.settings)
     if not ranks.started_together():
-        return _evaluate(model, data, tasks, split, out, ids, force, ALONE, on_event)
+        return _Evaluation(model, request, chosen, folders, ALONE, on_event).run()
     with ranks.joined(model.config.device) as device:
         share = Share(together=True, device=device)
-        heard = on_event if share.first else ignore
-        return _evaluate(model, data, tasks, split, out, ids, force, share, heard)
+        return _Evaluation(model, request, chosen, folders, share, on_event if share.first else ignore).run()
 
 
-def _evaluate(
-    model: _Model,
-    data: Sequence[Path],
-    tasks: Sequence[str],
-    split: str,
-    out: Path | None,
-    ids: Path | None,
-    force: bool,
-    share: "Share",
-    on_event: OnEvent,
-) -> list[dict[str, Any]]:
-    from cusa.eval import summary
-    from cusa.eval.tasks.registry import TASKS
+def _refuse_tasks_without_data(chosen: Sequence[str], folders: DataFolders, request: EvalRequest) -> None:
+    if ALL in request.tasks:
+        return
+    retrieval = [task for task in chosen if task != STS]
+    if retrieval and not folders.retrieval:
+        raise ConfigError(f"--tasks {retrieval[0]} needs a work folder: give it with --data.", task=retrieval[0])
+    if STS in chosen and not folders.sts:
+        raise ConfigError(f"--tasks {STS} needs the folder of the STS sets: give it with --data.", task=STS)
 
-    known = [*TASKS, STS]
-    chosen = list(known) if "all" in tasks else list(dict.fromkeys(tasks))
-    for task in chosen:
-        if task not in known:
-            raise ConfigError(f"There is no task {task!r}. {nearest(task, [*known, 'all'])}.", task=task)
-    kinds = _sorted_by_kind(data)
-    on_work = [task for task in chosen if task != STS]
-    for wanted, there, what in (
-        (on_work, [*kinds["work"], *kinds["layout"]], "a work folder"),
-        (STS in chosen, kinds["sts"], "the folder of the STS sets"),
-    ):
-        if wanted and not there and "all" not in tasks:
-            task = STS if wanted is True else on_work[0]
-            raise ConfigError(f"--tasks {task} needs {what}: give it with --data.", task=task)
-    truth, ratings = (next(iter(kinds[kind]), None) for kind in ("truth", "ratings"))
-    asked = _Asked(on_work, truth, ratings, ids, split, force, share, on_event)
-    folders = [(kind, folder) for kind in ("work", "layout") for folder in kinds[kind] if on_work or not chosen]
-    folders += [("sts", folder) for folder in kinds["sts"] if STS in chosen or not chosen]
-    names = _names([folder for _, folder in folders])
-    results: list[dict[str, Any]] = []
-    for (kind, folder), called in zip(folders, names, strict=True):
-        place = out if out is None or len(folders) == 1 else out / called
-        cache = (model.run or out) and (model.run or out or Path()) / EMBEDDINGS
-        try:
-            if kind == "sts":
-                results.append(_on_sts(model, folder, place, cache, asked))
-                continue
-            work = folder
-            if kind == "layout":
-                work = _sharded(model, folder, called, out, asked)
-                place = place or (model.run or Path()) / "eval" / called
-            results.append({**_on_work(model, work, place, cache, asked), "data": str(folder)})
-        except CusaError as error:
-            if len(folders) == 1:
-                raise
-            results.append({"data": str(folder), "failed": str(error)})
-    home = out if out is not None else model.run / "eval" if model.run is not None else None
-    if home is not None and len(folders) > 1:
-        share.agree(lambda: summary.write(home, results))
-    if "all" in tasks:
-        missing = _missing(results, kinds)
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """One model on several data folders."""
+
+    model: EvaluatedModel
+    request: EvalRequest
+    chosen: Sequence[str]
+    folders: DataFolders
+    share: "Share"
+    on_event: OnEvent
+
+    @property
+    def home(self) -> Path | None:
+        """Folder of what belongs to no data folder alone."""
+        return self.request.output_folder or self.model.results_folder
+
+    def run(self) -> list[dict[str, Any]]:
+        """Evaluate on every folder; where there are several, one that fails does not stop the others."""
+        from cusa.eval import summary
+
+        kinds: list[Kind] = []
+        if not self.chosen or any(task != STS for task in self.chosen):
+            kinds += ["work", "layout"]
+        if not self.chosen or STS in self.chosen:
+            kinds.append("sts")
+        folders = self.folders.of_kinds(kinds)
+        names = result_names([folder for _, folder in folders])
+        results: list[dict[str, Any]] = []
+        for (kind, folder), name in zip(folders, names, strict=True):
+            out = self.request.output_folder
+            if out is not None and len(folders) > 1:
+                out = out / name
+            try:
+                results.append(self._on(kind, folder, name, out))
+            except CusaError as error:
+                if len(folders) == 1:
+                    raise
+                results.append({"data": str(folder), "failed": str(error)})
+        home = self.home
+        if home is not None and len(folders) > 1:
+            self.share.agree(lambda: summary.write(home, results))
+        missing = _missing(results, self.folders) if ALL in self.request.tasks else {}
         return [*results, {"missing": missing}] if missing else results
-    return results
 
+    def _on(self, kind: Kind, folder: Path, name: str, out: Path | None) -> dict[str, Any]:
+        if kind == "sts":
+            return self._on_sts(folder, out)
+        if kind == "layout":
+            work = self._shard(folder, name)
+            return {**self._on_work(work, out or (self.model.run or Path()) / "eval" / name), "data": str(folder)}
+        return self._on_work(folder, out)
 
-def _sorted_by_kind(data: Sequence[Path]) -> dict[str, list[Path]]:
-    """Tell what each data folder is.
+    def _cache(self, out: Path | None) -> Path | None:
+        """Return the folder of the embeddings that are kept: one for all data of a run."""
+        home = self.model.run or self.request.output_folder or out
+        return None if home is None else home / EMBEDDINGS
 
-    Raises:
-        ConfigError: if there are two ground truths, or one and nothing that it is of.
-        DataError: if a folder is nothing that can be evaluated on.
-    """
-    from cusa.eval import evaluate_sts
-    from cusa.manifests.judgements import eccv_truth
-
-    kinds: dict[str, list[Path]] = {"work": [], "layout": [], "sts": [], "truth": [], "ratings": []}
-    for folder in data:
-        if any(folder.glob("*/samples.parquet")):
-            kinds["work"].append(folder)
-        elif eccv_truth.is_ground_truth(folder):
-            kinds["truth"].append(folder)
-        elif cxc_ratings.is_layout(folder):
-            kinds["ratings"].append(folder)
-        elif evaluate_sts.is_layout(folder):
-            kinds["sts"].append(folder)
-        elif layouts.layout_of(folder) is not None:
-            kinds["layout"].append(folder)
-        else:
-            what = "is nothing to evaluate on" if folder.is_dir() else "does not exist"
-            raise DataError(
-                f"{folder} {what}. Give a work folder (`cusa shard` makes one), a data set in its official layout "
-                "(`cusa download` brings it), the folder above STS/STS12-en-test and SICK, ECCV Caption's ground truth "
-                "or CxC's ratings.",
-                path=folder,
-            )
-    for kind, what in (("truth", "a ground truth of COCO's test split"), ("ratings", "CxC's ratings of COCO")):
-        if len(kinds[kind]) > 1 or (kinds[kind] and not (kinds["work"] or kinds["layout"])):
+    def _shard(self, folder: Path, name: str) -> Path:
+        """Shard the wanted split of a data set in its official layout into the folder of the results."""
+        if self.home is None:
+            layout, source = layouts.layout_of(folder) or ("LAYOUT", folder)
             raise ConfigError(
-                f"{kinds[kind][-1]} is {what}: give one, and the work folder it is for with --data as well.",
-                data=kinds[kind],
+                f"{folder} is no work folder, and its shards have no place: give --out, or make a work folder with "
+                f"`cusa shard {layout} {source} --out WORK` and give that.",
+                data=folder,
             )
-    return kinds
+        work = self.home / "data" / name
+        self.share.agree(
+            lambda: str(
+                layouts.shard_split(
+                    folder,
+                    out=work,
+                    split=self.request.split or "test",
+                    train_classes=self.model.config.train_classes,
+                    on_event=self.on_event,
+                )
+            )
+        )
+        return work
+
+    def _on_work(self, work: Path, out: Path | None) -> dict[str, Any]:
+        from cusa.eval import evaluate as stage
+        from cusa.models.teachers.hub import teacher_name
+
+        model, split = self.model, self.request.split
+        if model.results_folder is not None:
+            own = model.recipe.get("data", {}).get("test", "")
+            split = split or (own if own in splits(work) else "")
+            folder = model.results_folder
+            out = out or (folder if model.was_trained_on(work) else folder / work.resolve().name)
+        else:
+            out = out or work / "eval" / teacher_name(model.name)
+        opened = Split(work, split or "test")
+        if self.request.ids is not None:
+            refuse_other_images(opened, self.request.ids)
+        result = stage.run(
+            model.config,
+            load=model.load,
+            student_digest=model.digest,
+            split=opened,
+            out=out,
+            tasks=[task for task in self.chosen if task != STS],
+            ground_truth=self.folders.truth,
+            ratings=self.folders.ratings,
+            train=model.training_split(),
+            cache=self._cache(out),
+            share=self.share,
+            force=self.request.force,
+            on_event=self.on_event,
+        )
+        return {**result, "data": str(work), "out": str(out)}
+
+    def _on_sts(self, folder: Path, out: Path | None) -> dict[str, Any]:
+        from cusa.eval import evaluate_sts as stage
+
+        model = self.model
+        out = out or (model.results_folder / STS if model.results_folder is not None else None)
+        result = stage.run(
+            model.config,
+            load=model.load,
+            encoder_digest=model.digest,
+            folder=folder,
+            out=out,
+            train=model.training_split(),
+            cache=self._cache(out),
+            share=self.share,
+            force=self.request.force,
+            on_event=self.on_event,
+        )
+        return {**result, "data": str(folder), "out": None if out is None else str(out)}
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    """Return a name for each folder's results: its own, with a bit of a digest where two have the same."""
-    own = [folder.resolve().name for folder in folders]
-    return [
-        name if own.count(name) == 1 else f"{name}-{store.digest(str(folder.resolve()))[:6]}"
-        for name, folder in zip(own, folders, strict=True)
-    ]
-
-
-def _missing(results: Sequence[Mapping[str, Any]], kinds: Mapping[str, Sequence[Path]]) -> dict[str, str]:
+def _missing(results: Sequence[Mapping[str, Any]], folders: DataFolders) -> dict[str, str]:
     """Return the data sets of the paper's tables that were not given, and how to bring each."""
-    there = {str(result.get("dataset", "")) for result in results}
-    there |= {name for name, kind in (("cxc", "ratings"), ("sts", "sts")) if kinds[kind]}
-    wanted = ("coco", "flickr30k", "cxc", "cub", "sop", "in-shop", "inaturalist-2018", "sts")
+    given = {str(result.get("dataset", "")) for result in results}
+    given |= {name for name, there in (("cxc", folders.ratings), ("sts", folders.sts)) if there}
+    every = ("coco", "flickr30k", "cxc", "cub", "sop", "in-shop", "inaturalist-2018", "sts")
     return {
-        name: f"`cusa download {name} --out raw/{name}`, then --data raw/{name}" for name in wanted if name not in there
+        name: f"`cusa download {name} --out raw/{name}`, then --data raw/{name}" for name in every if name not in given
     }
-
-
-def _sharded(model: _Model, folder: Path, called: str, out: Path | None, asked: _Asked) -> Path:
-    """Shard the wanted split of a data set in its official layout into the folder of the results."""
-    home = out if out is not None else model.run / "eval" if model.run is not None else None
-    if home is None:
-        layout, source = layouts.layout_of(folder) or ("LAYOUT", folder)
-        raise ConfigError(
-            f"{folder} is no work folder, and what is made of it has no place: give --out, or make a work folder with "
-            f"`cusa shard {layout} {source} --out WORK` and give that.",
-            data=folder,
-        )
-    place = home / "data" / called
-    told = {"out": place, "split": asked.split or "test", "train_classes": model.config.train_classes}
-    asked.share.agree(lambda: str(layouts.shard_split(folder, **told, on_event=asked.on_event)))  # type: ignore[arg-type]
-    return place
-
-
-def _on_work(model: _Model, work: Path, out: Path | None, cache: Path | None, asked: _Asked) -> dict[str, Any]:
-    from cusa.eval import evaluate as stage
-    from cusa.models.teachers.hub import teacher_name
-
-    split = asked.split
-    if model.run is not None:
-        here = _trained_on(model.run, model.recipe, work)
-        own = model.recipe.get("data", {}).get("test", "")
-        split = split or (own if own in splits(work) else "")
-        out = out or (model.run / "eval" if here else model.run / "eval" / work.resolve().name)
-    else:
-        out = out or work / "eval" / teacher_name(model.name)
-    opened = Split(work, split or "test")
-    if asked.ids is not None:
-        _hold_to(opened, asked.ids)
-    result = stage.run(
-        model.config,
-        load=model.load,
-        student_digest=model.digest,
-        split=opened,
-        out=out,
-        tasks=asked.tasks,
-        ground_truth=asked.truth,
-        ratings=asked.ratings,
-        train=model.trained_on(),
-        cache=cache or out / EMBEDDINGS,
-        share=asked.share,
-        force=asked.force,
-        on_event=asked.on_event,
-    )
-    return {**result, "data": str(work), "out": str(out)}
-
-
-def _on_sts(model: _Model, folder: Path, out: Path | None, cache: Path | None, asked: _Asked) -> dict[str, Any]:
-    from cusa.eval import evaluate_sts as stage
-
-    out = out or (model.run / "eval" / STS if model.run is not None else None)
-    result = stage.run(
-        model.config,
-        load=model.load,
-        encoder_digest=model.digest,
-        folder=folder,
-        out=out,
-        train=model.trained_on(),
-        cache=cache or (out / EMBEDDINGS if out is not None else None),
-        share=asked.share,
-        force=asked.force,
-        on_event=asked.on_event,
-    )
-    return {**result, "data": str(folder), "out": None if out is None else str(out)}
-
-
-def _hold_to(split: Split, ids: Path) -> None:
-    """Refuse a split that does not consist of the images of a list.
-
-    Raises:
-        DataError: if the list cannot be read, or the split has other images.
-    """
-    try:
-        wanted = {line.strip() for line in ids.read_text(encoding="utf-8").splitlines() if line.strip()}
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{ids} cannot be read ({error}). Give a text file with an image key a line.", path=ids
-        ) from None
-    lost, more = sorted(wanted - set(split.image_keys)), sorted(set(split.image_keys) - wanted)
-    if lost or more:
-        first = f"{lost[0]!r} is missing" if lost else f"{more[0]!r} is none of them"
-        raise DataError(
-            f"{split.folder} is not what {ids} lists: {len(lost):,} of {len(wanted):,} images are missing and "
-            f"{len(more):,} are others ({first}). `cusa shard subset {split.work} --keys {ids} --out WORK` makes the "
-            "split of exactly these.",
-            path=ids,
-        )
 
 
 def figures(results: Iterable[Mapping[str, Any]], work: Path) -> dict[str, float]:
@@ -309,7 +260,7 @@ def figures(results: Iterable[Mapping[str, Any]], work: Path) -> dict[str, float
     Raises:
         DataError: if one of the data folders could not be evaluated on.
     """
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for result in results:
         if "failed" in result:
             raise DataError(f"{result['data']}: {result['failed']}", data=result["data"])
@@ -317,8 +268,8 @@ def figures(results: Iterable[Mapping[str, Any]], work: Path) -> dict[str, float
             continue
         own = "pairs" in result or Path(result["data"]) == work
         result = paper.as_pictures(result)
-        for task, told in result["tasks"].items():
+        for task, summary in result["tasks"].items():
             start = task if own else f"{result['dataset']}/{task}"
-            numbers = told.get("metrics", {})
-            found |= {f"{start}/{name}": value for name, value in numbers.items() if value is not None}
-    return found
+            numbers = summary.get("metrics", {})
+            values |= {f"{start}/{name}": value for name, value in numbers.items() if value is not None}
+    return values

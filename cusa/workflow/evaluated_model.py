@@ -18,29 +18,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Model:
-    """What is evaluated.
-
-    Attributes:
-        name: as the user wrote it.
-        run: its folder, if it is a run.
-        recipe: the run's.
-        config: of the evaluation.
-        digest: of its weights.
-    """
+class EvaluatedModel:
+    """A model that is about to be evaluated; loaded only when there is something to compute."""
 
     name: str
+    """As the user wrote it."""
     run: Path | None
+    """Its folder, if it is a run."""
     recipe: Mapping[str, Any]
+    """The run's recipe as resolved; empty for what is no run."""
     config: EvalConfig
     digest: str
+    """Of its weights."""
 
     @property
-    def texts_alone(self) -> bool:
-        return (Path(self.name).expanduser() / "modules.json").is_file()
+    def results_folder(self) -> Path | None:
+        """Folder of a run's results; None for what is no run."""
+        return self.run / "eval" if self.run is not None else None
 
     def load(self) -> "Student | TextModel":
-        if self.texts_alone:
+        """Load it: a student, or a sentence-transformers folder as a model of texts alone."""
+        if (Path(self.name).expanduser() / "modules.json").is_file():
             from cusa.eval.encode import TextModel
             from cusa.models.teachers.sentence import SentenceTeacher
 
@@ -50,49 +48,50 @@ class _Model:
 
         return student.load(self.name)
 
-    def trained_on(self) -> Split | None:
-        """Return the split it was trained on, where that is known and still there."""
-        told = self.run / "run.json" if self.run is not None else None
-        if told is None or not told.is_file():
+    def training_split(self) -> Split | None:
+        """Return the split it was trained on, where that is recorded and the split still exists."""
+        work = self._training_work()
+        name = self.recipe.get("data", {}).get("train", "train")
+        return Split(work, name) if work is not None and (work / name / "samples.parquet").is_file() else None
+
+    def was_trained_on(self, work: Path) -> bool:
+        """Return whether a work folder is the run's own: by its place or, where one of them moved, by its content."""
+        if self.run is None:
+            return False
+        recorded = self._training_work()
+        if recorded is None or recorded == work.resolve():
+            return True
+        training, name = ledger.read(self.run / "ledger.json"), self.recipe.get("data", {}).get("train", "train")
+        if training is None or name not in splits(work):
+            return False
+        return Split(work, name).digest == training.inputs.get("the training split")
+
+    def _training_work(self) -> Path | None:
+        if self.run is None or not (self.run / "run.json").is_file():
             return None
-        work, name = Path(store.read_json(told)["data"]), self.recipe.get("data", {}).get("train", "train")
-        return Split(work, name) if (work / name / "samples.parquet").is_file() else None
+        return Path(store.read_json(self.run / "run.json")["data"])
 
 
-def _trained_on(run: Path, own: Mapping[str, Any], work: Path) -> bool:
-    """Tell whether a work folder is the run's own: by its place, or, where one of them moved, by its content."""
-    told = run / "run.json"
-    if not told.is_file() or Path(store.read_json(told)["data"]) == work.resolve():
-        return True
-    book, train = ledger.read(run / "ledger.json"), own.get("data", {}).get("train", "train")
-    if book is None or train not in splits(work):
-        return False
-    return Split(work, train).digest == book.inputs.get("the training split")
+def open_model(name: str, settings: Iterable[str]) -> EvaluatedModel:
+    """Describe a model without loading it.
 
-
-def _run_of(name: str) -> Path | None:
-    """Return the run folder that a name is, or None.
+    Args:
+        name: a run folder, a model folder, a sentence-transformers folder, or a hub name.
+        settings: `key=value` of `EvalConfig`; a run's own recipe gives the rest.
 
     Raises:
+        ConfigError: for a setting that does not exist.
         DataError: if the run has no model yet.
     """
-    run = Path(name)
-    if not (run / "recipe.json").is_file():
-        return None
-    if not (run / "model").is_dir():
-        raise DataError(
-            f"{run} has no model yet: its training has not come to its first validation. Run `cusa train` again.",
-            path=run,
-        )
-    return run
-
-
-def _model(name: str, settings: Iterable[str]) -> _Model:
-    run = _run_of(name)
-    if run is not None:
-        own = store.read_json(run / "recipe.json")
-        config = recipes.section(EvalConfig, settings, base=own.get("eval", {}))
-        return _Model(name, run, own, config, store.sha256_folder(run / "model"))
-    folder = Path(name).expanduser()
-    digest = store.sha256_folder(folder) if folder.is_dir() else store.sha256_file(folder) if folder.is_file() else name
-    return _Model(name, None, {}, recipes.section(EvalConfig, settings), digest)
+    path = Path(name).expanduser()
+    if (path / "recipe.json").is_file():
+        if not (path / "model").is_dir():
+            raise DataError(
+                f"{path} has no model yet: its training has not reached its first validation. Run `cusa train` again.",
+                path=path,
+            )
+        recipe = store.read_json(path / "recipe.json")
+        config = recipes.section(EvalConfig, settings, base=recipe.get("eval", {}))
+        return EvaluatedModel(name, path, recipe, config, store.sha256_folder(path / "model"))
+    digest = store.sha256_folder(path) if path.is_dir() else store.sha256_file(path) if path.is_file() else name
+    return EvaluatedModel(name, None, {}, recipes.section(EvalConfig, settings), digest)

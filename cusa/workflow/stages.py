@@ -222,7 +222,9 @@ def _eval(project: Project, callbacks: Callbacks) -> StageResult:
     config = project.recipe.eval.model_dump(mode="json")
     settings = [f"{key}={json.dumps(value)}" for key, value in config.items()]
     results = scoring.evaluate(
-        str(project.run), data=folders, settings=settings, force=project.force, on_event=callbacks.on_event
+        str(project.run),
+        scoring.EvalRequest(data=folders, settings=settings, force=project.force),
+        on_event=callbacks.on_event,
     )
     notes = tuple(f"{name} is not there, so it is not scored. Bring it: {how}" for name, how in missing.items())
     outcomes = []

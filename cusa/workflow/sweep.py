@@ -203,7 +203,9 @@ def _one(
     """Train and score one cell: `error`, `seconds` and the metrics."""
     try:
         training.train(recipe, work=data[0], out=folder, force=force, callbacks=callbacks)
-        results = scoring.evaluate(str(folder), data=data, force=force, on_event=callbacks.on_event)
+        results = scoring.evaluate(
+            str(folder), scoring.EvalRequest(data=data, force=force), on_event=callbacks.on_event
+        )
     except (StoppedError, ConfigError):
         raise
     except CusaError as error:

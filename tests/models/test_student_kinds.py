@@ -43,7 +43,7 @@ def test_the_pages_adapter_trains_and_is_evaluated(mine: None, tmp_path: Path) -
     losses = [row["value"] for row in rows if row["name"] == "loss"]
     assert losses[-1] < 0.8 * losses[0]
     assert store.read_json(tmp_path / "run" / "model" / "student.json")["kind"] == "mine:Mean"
-    (found,) = scoring.evaluate(str(tmp_path / "run"), data=[work])
+    (found,) = scoring.evaluate(str(tmp_path / "run"), scoring.EvalRequest(data=[work]))
     assert found["student"] == "mean"
     assert found["tasks"]["cross-modal"]["queries"] == 12 + 36
     again = students.load(tmp_path / "run")

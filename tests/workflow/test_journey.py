@@ -86,7 +86,7 @@ def _train(out: Path, on_event: OnEvent = ignore) -> bool:
 
 
 def _eval(out: Path, on_event: OnEvent = ignore) -> bool:
-    (result,) = scoring.evaluate(str(out / "runs/cusa"), data=[out / "data"], on_event=on_event)
+    (result,) = scoring.evaluate(str(out / "runs/cusa"), scoring.EvalRequest(data=[out / "data"]), on_event=on_event)
     return bool(result["fresh"])
 
 

@@ -40,7 +40,7 @@ def test_train__sgraf_scores_by_the_mean_of_its_parts(tmp_path: Path) -> None:
     torch.testing.assert_close(scores[0], (scores[1] + scores[2]) / 2)
     assert (tmp_path / "run/eval/metrics.json").is_file()
     assert not training.train(told, work=work, out=tmp_path / "run").fresh
-    (found,) = scoring.evaluate(str(tmp_path / "run"), data=[work])
+    (found,) = scoring.evaluate(str(tmp_path / "run"), scoring.EvalRequest(data=[work]))
     assert not found["fresh"]
 
 
