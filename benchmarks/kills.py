@@ -28,7 +28,7 @@ def main() -> None:
         whole = processes.Run(world, folder / "whole", train).ends()
         at, done = processes.killed(world, folder / "killed", train, kills=20, seed=seed)
         one, other = state(folder / "whole", 60), state(folder / "killed", 60)
-        found = {
+        results = {
             "machine": "2-core-x86",
             "seed": seed,
             "steps": 60,
@@ -41,8 +41,8 @@ def main() -> None:
             "left_unfinished": [path.name for path in (folder / "killed").rglob(".partial-*")],
         }
     out = Path(__file__).parent / "results" / f"kills-2-core-x86-{time.strftime('%Y-%m-%d')}.json"
-    out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    out.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

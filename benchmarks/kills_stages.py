@@ -25,14 +25,14 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--stage", action="append", choices=STAGES)
-    told = parser.parse_args()
+    options = parser.parse_args()
     out = Path(__file__).parent / "results" / f"kills-stages-2-core-x86-{time.strftime('%Y-%m-%d')}.json"
-    found = {"machine": "2-core-x86", "seed": told.seed, "stages": {}}
-    for stage in told.stage or STAGES:
+    results = {"machine": "2-core-x86", "seed": options.seed, "stages": {}}
+    for stage in options.stage or STAGES:
         with tempfile.TemporaryDirectory() as folder:
-            found["stages"][stage] = asdict(survive(stage, Path(folder), kills=told.kills, seed=told.seed))
-        print(stage, json.dumps(found["stages"][stage]), flush=True)
-        out.write_text(json.dumps(found, indent=1) + "\n")
+            results["stages"][stage] = asdict(survive(stage, Path(folder), kills=options.kills, seed=options.seed))
+        print(stage, json.dumps(results["stages"][stage]), flush=True)
+        out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

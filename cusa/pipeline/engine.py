@@ -34,15 +34,25 @@ class Engine:
 LOCAL = Engine()
 
 
+@dataclass(frozen=True)
+class Workers:
+    """How many processes share the units of a stage, and where they run."""
+
+    count: int = 0
+    """Processes; 0 = one a core, or with `gpus` one a GPU. One local worker is this process."""
+    engine: Engine = LOCAL
+    gpus: bool = False
+    """Whether each worker gets one GPU of its own, if there are any."""
+    pool: "WarmPool | None" = None
+    """Local processes that were started before the units were known."""
+
+
 def run_units(
     function: Callable[[Unit], Result],
     units: Sequence[Unit],
     *,
     what: str,
-    workers: int = 0,
-    engine: Engine = LOCAL,
-    ahead: "WarmPool | None" = None,
-    gpus: bool = False,
+    workers: Workers = Workers(),
     weigh: Callable[[Unit], int] = lambda unit: 1,
     on_result: Callable[[int], None] = lambda number: None,
     on_event: OnEvent = ignore,
@@ -57,13 +67,10 @@ def run_units(
             killed run can be repeated. On a cluster it must reach its files from every machine.
         units: picklable descriptions of the work.
         what: what is being done, for progress and errors.
-        workers: processes; 0 = one a core, or with `gpus` one a GPU. One local worker is this process.
-        engine: where they run.
-        ahead: processes that may be waiting for the units already.
-        gpus: give each worker one GPU of its own, if there are any.
+        workers: how many processes, and where.
         weigh: how much of the progress a unit is.
-        on_result: hears the number of every finished unit, in whatever order they finish.
-        on_event: hears of every finished unit.
+        on_result: called with the number of every finished unit, in the order in which they finish.
+        on_event: called with every finished unit.
 
     Raises:
         CusaError: if a worker was killed from outside; on Ray, if that happened to the same unit three times.
@@ -72,15 +79,15 @@ def run_units(
     on_event(what, 0, total)
     if not units:
         return []
-    if engine.kind == "ray":
-        finished = _on_ray(function, units, what, workers, engine.address, gpus)
+    if workers.engine.kind == "ray":
+        finished = _on_ray(function, units, what, workers)
     else:
-        workers = min(workers or available_cores(), len(units))
-        pool = ahead.pool if ahead else None
-        if workers <= 1:
+        count = min(workers.count or available_cores(), len(units))
+        pool = workers.pool.pool if workers.pool else None
+        if count <= 1:
             finished = _here(function, units)
         else:
-            finished = _in_processes(function, units, what, pool or _pool(workers, gpus), wait=pool is None)
+            finished = _in_processes(function, units, what, pool or _pool(count, workers.gpus), wait=pool is None)
     results: dict[int, Result] = {}
     done = 0
     for number, result in finished:
@@ -109,7 +116,7 @@ def _pool(workers: int, gpus: bool = False) -> ProcessPoolExecutor:
 
 
 class WarmPool:
-    """Local processes that import what a stage needs while its units are still being found out.
+    """Local processes that import what a stage needs while its units are still being planned.
 
     Args:
         function: what they will apply; its module is what they import.
@@ -183,23 +190,19 @@ def _end_with_parent() -> None:
 
 
 def _on_ray(
-    function: Callable[[Unit], Result],
-    units: Sequence[Unit],
-    what: str,
-    workers: int,
-    address: str,
-    gpus: bool,
+    function: Callable[[Unit], Result], units: Sequence[Unit], what: str, workers: Workers
 ) -> Iterator[tuple[int, Result]]:
     """Hand units to actors as they become free; Ray restarts an actor that died and gives it its unit again."""
     ray = _ray()
+    address = workers.engine.address
     mine = not ray.is_initialized()
     if mine:
-        _answers(address)
+        _check_address(address)
         handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address=address or "local",
-                num_cpus=None if address else max(workers, available_cores()),
+                num_cpus=None if address else max(workers.count, available_cores()),
                 include_dashboard=None if address else False,
                 log_to_driver=False,
                 configure_logging=False,
@@ -211,8 +214,8 @@ def _on_ray(
                 signal.signal(signal.SIGTERM, handler)  # Ray puts its own there; ours stops as Ctrl-C does
     try:
         there = ray.cluster_resources()
-        with_gpu = gpus and there.get("GPU", 0) >= 1
-        wanted = workers or int(there["GPU"] if with_gpu else there.get("CPU", 1))
+        with_gpu = workers.gpus and there.get("GPU", 0) >= 1
+        wanted = workers.count or int(there["GPU"] if with_gpu else there.get("CPU", 1))
         options = {"num_cpus": 1, "num_gpus": int(with_gpu), "max_restarts": -1, "max_task_retries": _RETRIES}
         actor = ray.remote(_Worker).options(**options)
         actors = [actor.remote(function) for _ in range(min(max(1, wanted), len(units)))]
@@ -236,8 +239,8 @@ def _on_ray(
             ray.shutdown()
 
 
-def _answers(address: str) -> None:
-    """Make sure that something listens at host:port; Ray itself would try for minutes, and end the process."""
+def _check_address(address: str) -> None:
+    """Check that something listens at host:port; Ray itself would try for minutes, and end the process."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
         return
@@ -256,7 +259,7 @@ def _no_cluster(address: str, error: Exception) -> ConfigError:
 
 
 class _Worker:
-    """What lives in a Ray actor: the function, with whatever its module keeps loaded."""
+    """A Ray actor: it holds the function, and with it whatever the function's module keeps loaded."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function
@@ -280,10 +283,10 @@ def _result(ray: Any, reference: Any, what: str) -> Any:
 
 @functools.cache
 def _ray() -> Any:
-    # No word of our use to anybody; no metrics of its own processes either.
+    # No usage statistics are sent, and Ray's own processes collect no metrics.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    # The workers get GPUs by asking; a worker that asked for none must not see any.
+    # A worker sees the GPUs that were reserved for it; one without a reservation must see none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray

@@ -17,7 +17,7 @@ from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.storage import store
 from cusa.manifests.storage.paths import named_remote_errors
 from cusa.pipeline.download.stage import CONTENTS, LOCK
-from cusa.pipeline.engine import run_units
+from cusa.pipeline.engine import Workers, run_units
 
 _CHUNK = 1 << 20
 
@@ -35,7 +35,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a verification looked at and found."""
+    """The extent of a verification, and what differs."""
 
     files: int
     bytes: int
@@ -49,7 +49,7 @@ def run(folder: Path, *, workers: int = 0, on_event: OnEvent = ignore) -> Verifi
     Args:
         folder: the folder.
         workers: processes; 0 = one a core.
-        on_event: hears of every file.
+        on_event: called with every file.
 
     Returns:
         What was looked at, and what differs. A finding is no error: the caller decides.
@@ -60,38 +60,40 @@ def run(folder: Path, *, workers: int = 0, on_event: OnEvent = ignore) -> Verifi
     with named_remote_errors(folder):
         if not folder.is_dir():
             raise DataError(f"{folder} does not exist.", path=folder)
-        books = sorted(folder.rglob("*ledger.json"), key=str)
+        ledgers = sorted(folder.rglob("*ledger.json"), key=str)
         splits = sorted((path.parent for path in folder.rglob("samples.parquet")), key=str)
         locks = sorted((path.parent for path in folder.rglob(LOCK)), key=str)
-    found: list[Finding] = []
-    if not books and not splits and not locks:
+    findings: list[Finding] = []
+    if not ledgers and not splits and not locks:
         raise DataError(f"{folder} holds nothing to verify: no ledger, no lock, no samples.parquet.", path=folder)
     tars = []
     for split in splits:
         try:
-            tars += [partial(_tar, folder, split, number) for number in range(_check_tables(folder, split, found))]
+            tars += [partial(_tar, folder, split, number) for number in range(_check_tables(folder, split, findings))]
         except DataError as error:
-            found.append(Finding(_name(folder, split), "", str(error)))
+            findings.append(Finding(_name(folder, split), "", str(error)))
     seen = {(call.args[1], call.args[2]) for call in tars}
     jobs: dict[str, partial[_Part]] = {}
-    for book in books:
-        told = ledger.read(book)
-        if told is None:
-            found.append(Finding(_name(folder, book), "", "the ledger cannot be read"))
+    for ledger_path in ledgers:
+        written = ledger.read(ledger_path)
+        if written is None:
+            findings.append(Finding(_name(folder, ledger_path), "", "the ledger cannot be read"))
             continue
-        for name, size in told.outputs.items():
-            if not (name.endswith(".tar") and any(split == (book.parent / name).parent for split, _ in seen)):
-                jobs[str(book.parent / name)] = partial(
-                    _file, folder, book.parent / name, size, told.digests.get(name, "")
+        for name, size in written.outputs.items():
+            if not (name.endswith(".tar") and any(split == (ledger_path.parent / name).parent for split, _ in seen)):
+                jobs[str(ledger_path.parent / name)] = partial(
+                    _file, folder, ledger_path.parent / name, size, written.digests.get(name, "")
                 )
     for raw in locks:
-        for path, size, sha256 in _locked(folder, raw, found):
+        for path, size, sha256 in _locked(folder, raw, findings):
             jobs[str(path)] = partial(_file, folder, path, size, sha256)
     teachers = [partial(_teacher, folder, path) for path in _teacher_parts(splits)]
-    parts = run_units(_call, [*tars, *jobs.values(), *teachers], what="verify", workers=workers, on_event=on_event)
-    found += [Finding(_name(folder, rest), "", "left by a stage that was killed") for rest in _leftovers(folder)]
-    found += [finding for part in parts for finding in part.findings]
-    unique = tuple(sorted(set(found), key=lambda one: (one.path, one.what, one.detail)))
+    parts = run_units(
+        _call, [*tars, *jobs.values(), *teachers], what="verify", workers=Workers(workers), on_event=on_event
+    )
+    findings += [Finding(_name(folder, rest), "", "left by a stage that was killed") for rest in _leftovers(folder)]
+    findings += [finding for part in parts for finding in part.findings]
+    unique = tuple(sorted(set(findings), key=lambda one: (one.path, one.what, one.detail)))
     return Verified(
         len(tars) + len(jobs), sum(part.bytes for part in parts), sum(part.samples for part in parts), unique
     )
@@ -99,7 +101,7 @@ def run(folder: Path, *, workers: int = 0, on_event: OnEvent = ignore) -> Verifi
 
 @dataclass(frozen=True)
 class _Part:
-    """What one file came to."""
+    """The result for one file."""
 
     bytes: int = 0
     samples: int = 0
@@ -115,7 +117,7 @@ def _name(folder: Path, path: Path) -> str:
 
 
 def _file(folder: Path, path: Path, size: int, sha256: str) -> _Part:
-    """Check a file against the size and digest that its ledger or lock tells, and a table page by page."""
+    """Check a file against the size and digest in its ledger or lock, and a table page by page."""
     name = _name(folder, path)
     if not path.is_file():
         return _Part(findings=(Finding(name, "", "missing"),))
@@ -143,32 +145,32 @@ def _broken_row_group(path: Path) -> str:
     return ""
 
 
-def _check_tables(folder: Path, split: Path, found: list[Finding]) -> int:
+def _check_tables(folder: Path, split: Path, findings: list[Finding]) -> int:
     """Check that a split's tables fit together; return how many tars it has."""
     shards = store.read_table(split / "shards.parquet", columns=schemas.SHARDS.names)
     for column, file in (("images", "samples.parquet"), ("captions", "captions.parquet")):
         rows, wanted = store.num_rows(split / file), sum(shards[column].to_pylist())
         if rows != wanted:
-            found.append(Finding(_name(folder, split / file), "", f"{rows} rows, the tars hold {wanted} {column}"))
+            findings.append(Finding(_name(folder, split / file), "", f"{rows} rows, the tars hold {wanted} {column}"))
     named = set(shards["shard"].to_pylist())
     for tar in sorted(split.glob("*.tar"), key=str):
         if tar.name not in named:
-            found.append(Finding(_name(folder, tar), "", "no table names this tar"))
-    return shards.num_rows
+            findings.append(Finding(_name(folder, tar), "", "no table names this tar"))
+    return int(shards.num_rows)
 
 
 def _rows_of(split: Path, number: int) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
     """Return a tar's row, and its samples and captions, holding little more than these."""
     shards = store.read_table(split / "shards.parquet", columns=schemas.SHARDS.names).to_pylist()
-    row, found = shards[number], []
+    row, tables_of_tar = shards[number], []
     for column, file, schema in (
         ("images", "samples.parquet", schemas.SAMPLES),
         ("captions", "captions.parquet", schemas.CAPTIONS),
     ):
         first = sum(shard[column] for shard in shards[:number])
         rows = store.read_rows(split / file, range(first, first + row[column]), columns=schema.names)
-        found.append(rows.to_pylist())
-    return row, found[0], found[1]
+        tables_of_tar.append(rows.to_pylist())
+    return row, tables_of_tar[0], tables_of_tar[1]
 
 
 def _tar(folder: Path, split: Path, number: int) -> _Part:
@@ -181,24 +183,24 @@ def _tar(folder: Path, split: Path, number: int) -> _Part:
     name = _name(folder, path)
     if not path.is_file():
         return _Part(findings=(Finding(name, "", "missing"),))
-    found = []
+    findings = []
     size = path.stat().st_size
     if size != row["bytes"]:
-        found.append(Finding(name, "", f"{size} bytes instead of {row['bytes']}"))
+        findings.append(Finding(name, "", f"{size} bytes instead of {row['bytes']}"))
     owned: dict[str, list[dict[str, Any]]] = {}
     for caption in captions:
         owned.setdefault(caption["key"], []).append(caption)
     with named_remote_errors(path), path.open("rb") as file:
         hashed = _Hashing(file)
-        found += [Finding(name, what, detail) for what, detail in _members(hashed, samples, owned)]
+        findings += [Finding(name, what, detail) for what, detail in _members(hashed, samples, owned)]
         if (sha256 := hashed.finish()) != row["sha256"]:
-            where = "" if found else "between the members"
-            found.append(Finding(name, where, f"sha256 {sha256[:12]} instead of {row['sha256'][:12]}"))
-    return _Part(size, len(samples), tuple(found))
+            where = "" if findings else "between the members"
+            findings.append(Finding(name, where, f"sha256 {sha256[:12]} instead of {row['sha256'][:12]}"))
+    return _Part(size, len(samples), tuple(findings))
 
 
 class _Hashing:
-    """A file read from its start that knows the SHA-256 of all that was read."""
+    """A file read from its start, with the SHA-256 of all that was read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -250,10 +252,10 @@ def _member(
             yield info.name, f"sha256 {hashlib.sha256(data).hexdigest()[:12]} instead of {row['sha256'][:12]}"
         return
     try:
-        told = json.loads(data)
-        texts = [(caption["caption_key"], caption["text"]) for caption in told["captions"]]
+        fields = json.loads(data)
+        texts = [(caption["caption_key"], caption["text"]) for caption in fields["captions"]]
         same = texts == [(caption["caption_key"], caption["text"]) for caption in captions]
-        same = same and all(told[name] == row[name] for name in ("key", "sha256", "width", "height", "label"))
+        same = same and all(fields[name] == row[name] for name in ("key", "sha256", "width", "height", "label"))
     except (ValueError, KeyError, TypeError) as error:
         yield info.name, f"no readable description ({type(error).__name__})"
         return
@@ -281,21 +283,21 @@ def _teacher(folder: Path, path: Path) -> _Part:
         keys = [one["key"] for one in samples] if image else [one["caption_key"] for one in captions]
         column, at = tables.KEY_OF["image" if image else "text"], 0
         for table in store.table_batches(path):
-            found = table[column].to_pylist()
-            if found != keys[at : at + len(found)]:
+            part_keys = table[column].to_pylist()
+            if part_keys != keys[at : at + len(part_keys)]:
                 return _Part(findings=(Finding(name, f"row {at}", "keys in another order than the shard's"),))
             norms = np.linalg.norm(tables.embedding_matrix(table).astype(np.float32), axis=1)
             bad = np.flatnonzero(~(np.abs(norms - 1) < 1e-2))
             if bad.size:
-                return _Part(findings=(Finding(name, found[bad[0]], f"a vector of length {norms[bad[0]]}, not 1"),))
-            at += len(found)
+                return _Part(findings=(Finding(name, part_keys[bad[0]], f"a vector of length {norms[bad[0]]}, not 1"),))
+            at += len(part_keys)
     except Exception as error:  # a flipped bit breaks a table in more ways than a list of errors foresees
         return _Part(findings=(Finding(name, "", f"cannot be read: {error}"),))
     missing = () if at == len(keys) else (Finding(name, "", f"{at} rows, the shard has {len(keys)}"),)
     return _Part(findings=missing)  # its bytes are counted with its digest
 
 
-def _locked(folder: Path, raw: Path, found: list[Finding]) -> Iterator[tuple[Path, int, str]]:
+def _locked(folder: Path, raw: Path, findings: list[Finding]) -> Iterator[tuple[Path, int, str]]:
     """Give every raw file with its size and digest: archives by the lock, unpacked files by their tables."""
     try:
         for name, row in store.read_json(raw / LOCK).items():
@@ -304,7 +306,7 @@ def _locked(folder: Path, raw: Path, found: list[Finding]) -> Iterator[tuple[Pat
             for row in store.read_table(table, columns=schemas.CONTENTS.names).to_pylist():
                 yield raw / row["path"], row["bytes"], row["sha256"]
     except (DataError, KeyError, TypeError, AttributeError) as error:
-        found.append(Finding(_name(folder, raw / LOCK), "", f"cannot be read: {error}"))
+        findings.append(Finding(_name(folder, raw / LOCK), "", f"cannot be read: {error}"))
 
 
 def _leftovers(folder: Path) -> list[Path]:

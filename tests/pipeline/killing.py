@@ -43,12 +43,12 @@ def survive(stage: str, folder: Path, *, kills: int, seed: int = 0) -> Survived:
     command = [sys.executable, "-m", "tests.pipeline.killing", stage, str(folder), str(kills), str(seed)]
     scratch = folder / "tmp"
     scratch.mkdir(parents=True)
-    told = {**os.environ, "TMPDIR": str(scratch), "SQLITE_TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280 + 20 * kills, env=told)
+    environment = {**os.environ, "TMPDIR": str(scratch), "SQLITE_TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280 + 20 * kills, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    found["stray_files"] += [file.name for file in scratch.iterdir()]
-    return Survived(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+    fields = json.loads(done.stdout.splitlines()[-1])
+    fields["stray_files"] += [file.name for file in scratch.iterdir()]
+    return Survived(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 
 def _world(folder: Path, **world: Any) -> Path:
@@ -208,9 +208,9 @@ def _serve(folder: Path) -> None:
             time.sleep(0.01)
 
     server.behaviour["/plain.bin"] = slowly
-    told = _manifest(server).model_dump()
-    lines = [f"{name} = {json.dumps(told[name])}" for name in ("name", "title", "licence", "reader", "source")]
-    for file in told["files"]:
+    manifest = _manifest(server).model_dump()
+    lines = [f"{name} = {json.dumps(manifest[name])}" for name in ("name", "title", "licence", "reader", "source")]
+    for file in manifest["files"]:
         lines += ["[[files]]", *(f"{name} = {json.dumps(value)}" for name, value in file.items() if value)]
     (folder / "mini.toml").write_text("\n".join(lines))
 
@@ -233,17 +233,21 @@ def _ends(child: int) -> None:
 
 
 def _files(folder: Path) -> dict[str, Any]:
-    """Return every file below: its bytes, or of a ledger what it says of its work."""
-    found: dict[str, Any] = {}
+    """Return every file below but locks: its bytes, or of a ledger what it says of its work."""
+    from cusa.manifests.storage import store
+
+    files: dict[str, Any] = {}
     for file in sorted(folder.rglob("*")):
-        if file.is_file():
+        if file.is_file() and file.name != store.LOCK:
             data: Any = file.read_bytes()
             if file.name.endswith("ledger.json"):
-                told = json.loads(data)
-                own = _TIMES | ({"counts"} if told["stage"] == "extract-teachers" else set())  # rows computed this time
-                data = {name: value for name, value in told.items() if name not in own}
-            found[file.relative_to(folder).as_posix()] = data
-    return found
+                fields = json.loads(data)
+                own = _TIMES | (
+                    {"counts"} if fields["stage"] == "extract-teachers" else set()
+                )  # rows computed this time
+                data = {name: value for name, value in fields.items() if name not in own}
+            files[file.relative_to(folder).as_posix()] = data
+    return files
 
 
 def _main(stage: str, folder: Path, kills: int, seed: int) -> Survived:

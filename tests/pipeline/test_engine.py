@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cusa.errors import CusaError, DataError
-from cusa.pipeline.engine import run_units
+from cusa.pipeline.engine import Workers, run_units
 
 
 def _square(unit: int) -> int:
@@ -32,21 +32,23 @@ def _dies_at_three(unit: int) -> int:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_run_units__results_come_in_the_units_order(workers: int) -> None:
-    heard: list[tuple[str, int, int]] = []
-    out = run_units(_square, range(7), what="square", workers=workers, on_event=lambda *event: heard.append(event))
+    events: list[tuple[str, int, int]] = []
+    out = run_units(
+        _square, range(7), what="square", workers=Workers(workers), on_event=lambda *event: events.append(event)
+    )
     assert out == [0, 1, 4, 9, 16, 25, 36]
-    assert heard == [("square", done, 7) for done in range(8)]
+    assert events == [("square", done, 7) for done in range(8)]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_run_units__an_error_reaches_the_caller(workers: int) -> None:
     with pytest.raises(DataError, match="Unit 3 is broken"):
-        run_units(_fails_at_three, range(5), what="x", workers=workers)
+        run_units(_fails_at_three, range(5), what="x", workers=Workers(workers))
 
 
 def test_run_units__a_killed_worker_is_explained() -> None:
     with pytest.raises(CusaError, match=r"A worker of 'x' was killed.*run the same command again"):
-        run_units(_dies_at_three, range(5), what="x", workers=2)
+        run_units(_dies_at_three, range(5), what="x", workers=Workers(2))
 
 
 def test_run_units__nothing_to_do() -> None:
@@ -60,9 +62,9 @@ def _waits(folder: Path) -> None:
 
 def test_run_units__workers_of_a_killed_process_end(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from cusa.pipeline.engine import run_units; "
+        "import sys; from pathlib import Path; from cusa.pipeline.engine import Workers, run_units; "
         "from tests.pipeline.test_engine import _waits\n"
-        "if __name__ == '__main__': run_units(_waits, [Path(sys.argv[1])] * 2, what='wait', workers=2)"
+        "if __name__ == '__main__': run_units(_waits, [Path(sys.argv[1])] * 2, what='wait', workers=Workers(2))"
     )
     script = tmp_path / "parent.py"
     script.write_text(code)

@@ -11,7 +11,7 @@ from cusa.errors import ConfigError, CusaError, DataError
 from cusa.manifests.samples import Split
 from cusa.pipeline import extract, readers, shard
 from cusa.pipeline.config import ExtractConfig, ShardConfig
-from cusa.pipeline.engine import Engine, run_units
+from cusa.pipeline.engine import Engine, Workers, run_units
 from tests.worlds import make_work, write_karpathy
 
 # Ray's own client leaves sockets and processes to the garbage collector.
@@ -66,7 +66,7 @@ def _process(unit: int) -> int:
 
 def test_run_units__no_cluster_at_that_address(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No Ray cluster answers at --address 127.0.0.1:9"):
-        run_units(_square, range(2), what="x", engine=Engine("ray", "127.0.0.1:9"))
+        run_units(_square, range(2), what="x", workers=Workers(engine=Engine("ray", "127.0.0.1:9")))
 
 
 def test_extract__starts_a_ray_of_its_own_where_none_is_named(tmp_path: Path) -> None:
@@ -80,30 +80,32 @@ def test_extract__starts_a_ray_of_its_own_where_none_is_named(tmp_path: Path) ->
 
 
 def test_run_units__results_come_in_the_units_order_from_workers_that_stay(cluster: None) -> None:
-    heard: list[tuple[str, int, int]] = []
-    out = run_units(_square, range(7), what="square", engine=RAY, on_event=lambda *event: heard.append(event))
+    events: list[tuple[str, int, int]] = []
+    out = run_units(
+        _square, range(7), what="square", workers=Workers(engine=RAY), on_event=lambda *event: events.append(event)
+    )
     assert out == [0, 1, 4, 9, 16, 25, 36]
-    assert heard == [("square", done, 7) for done in range(8)]
+    assert events == [("square", done, 7) for done in range(8)]
 
 
 def test_run_units__an_error_reaches_the_caller_and_workers_stay(cluster: None) -> None:
-    processes = set(run_units(_process, range(9), what="who", workers=2, engine=RAY))
+    processes = set(run_units(_process, range(9), what="who", workers=Workers(2, RAY)))
     assert len(processes) <= 2
     assert os.getpid() not in processes
     with pytest.raises(DataError, match="Unit 3 is broken") as caught:
-        run_units(_fails_at_three, range(5), what="x", engine=RAY)
+        run_units(_fails_at_three, range(5), what="x", workers=Workers(engine=RAY))
     assert caught.value.values == {"unit": 3}
 
 
 def test_run_units__a_killed_worker_gets_its_unit_again(cluster: None, tmp_path: Path) -> None:
     units = [(number, tmp_path / "died") for number in range(6)]
-    assert run_units(_dies_the_first_time, units, what="x", workers=2, engine=RAY) == list(range(6))
+    assert run_units(_dies_the_first_time, units, what="x", workers=Workers(2, RAY)) == list(range(6))
     assert (tmp_path / "died").exists()
 
 
 def test_run_units__a_unit_that_always_kills_its_worker_is_explained(cluster: None) -> None:
     with pytest.raises(CusaError, match=r"died 3 times at the same unit.*run the same command again"):
-        run_units(_always_dies_at_three, range(5), what="x", workers=2, engine=RAY)
+        run_units(_always_dies_at_three, range(5), what="x", workers=Workers(2, RAY))
 
 
 def test_extract_and_shard__the_same_bytes_as_local(cluster: None, tmp_path: Path) -> None:

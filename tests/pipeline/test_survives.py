@@ -37,7 +37,7 @@ def test_stage__killed_at_random_moments_ends_with_the_same_bytes(tmp_path: Path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_shard__a_full_disk_is_told_and_gone_on_from(tmp_path: Path) -> None:
+def test_shard__after_a_full_disk_the_same_command_goes_on(tmp_path: Path) -> None:
     source = write_karpathy(tmp_path / "raw", images=30)
     reading = readers.read("karpathy", source)
     config = ShardConfig(workers=1, max_images=5)
@@ -117,7 +117,7 @@ def test_shard__a_hostile_table_loses_nothing(tmp_path: Path) -> None:
     texts = {key: [] for key in split.image_keys}
     for row, owner in enumerate(split.caption_owner):
         texts[split.image_keys[owner]].append(split.texts[row])
-    assert all(found == [text.strip() for text in TEXTS] for found in texts.values())
+    assert all(kept == [text.strip() for text in TEXTS] for kept in texts.values())
     drops = pq.read_table(tmp_path / "work/train/drops.parquet").to_pylist()
     assert all(drop["reason"] in REASONS and drop["detail"] for drop in drops)
     assert len(drops) == 1 + 5

@@ -1,4 +1,4 @@
-"""Whatever is changed after it was written is found, and named."""
+"""Whatever is changed after it was written is reported by name."""
 
 import json
 import shutil
@@ -60,9 +60,9 @@ def test_run__every_flipped_byte_of_a_tar_is_named(work: Path) -> None:
         }
     for place, name in list(places.items())[::3]:
         tar.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        found = _findings(work)
-        assert {path for path, _, _ in found} == {"train/00000.tar"}
-        assert name in {what for _, what, _ in found}, (place, found)
+        findings = _findings(work)
+        assert {path for path, _, _ in findings} == {"train/00000.tar"}
+        assert name in {what for _, what, _ in findings}, (place, findings)
     for place in range(0, len(data), 1531):
         tar.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
         assert {path for path, _, _ in _findings(work)} == {"train/00000.tar"}, place
@@ -75,9 +75,9 @@ def test_run__every_flipped_byte_and_every_cut_of_a_table_is_named(work: Path, f
     step = max(1, len(data) // 12)
     for place in range(0, len(data), step):
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        assert any(found[0].startswith(("test/" + file, "test")) for found in _findings(work)), place
+        assert any(finding[0].startswith(("test/" + file, "test")) for finding in _findings(work)), place
         path.write_bytes(data[:place])
-        assert any(found[0].startswith(("test/" + file, "test")) for found in _findings(work)), place
+        assert any(finding[0].startswith(("test/" + file, "test")) for finding in _findings(work)), place
 
 
 def test_run__every_cut_and_flip_of_a_teacher_table_is_named(work: Path) -> None:
@@ -86,7 +86,7 @@ def test_run__every_cut_and_flip_of_a_teacher_table_is_named(work: Path) -> None
     for place in range(0, len(data), len(data) // 9):
         for broken in (data[:place], data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]):
             path.write_bytes(broken)
-            assert {found[0] for found in _findings(work)} == {"val/teachers/words/00001.parquet"}, place
+            assert {finding[0] for finding in _findings(work)} == {"val/teachers/words/00001.parquet"}, place
 
 
 def test_run__what_is_missing_too_much_or_left_over_is_named(work: Path) -> None:
@@ -94,8 +94,8 @@ def test_run__what_is_missing_too_much_or_left_over_is_named(work: Path) -> None
     (work / "val/00007.tar").write_bytes(b"no table names me")
     (work / f"val/{store.TEMPORARY}abc.tar").write_bytes(b"half")
     (work / "test/index/neighbours-words.parquet").unlink()
-    found = {(path, detail) for path, _, detail in _findings(work)}
-    assert found >= {
+    findings = {(path, detail) for path, _, detail in _findings(work)}
+    assert findings >= {
         ("train/00001.tar", "missing"),
         ("val/00007.tar", "no table names this tar"),
         (f"val/{store.TEMPORARY}abc.tar", "left by a stage that was killed"),
@@ -110,7 +110,7 @@ def test_run__tables_that_say_something_else_are_named(work: Path) -> None:
     rows = pq.read_table(path).to_pylist()
     rows[7]["text"] = "another caption"
     store.write_table(path, pq.read_table(path).from_pylist(rows, schema=pq.read_schema(path)))
-    ((place, what, detail),) = [found for found in _findings(work) if found[1]]
+    ((place, what, detail),) = [finding for finding in _findings(work) if finding[1]]
     assert (place, what) == ("test/00000.tar", f"{rows[7]['key']}.json")
     assert "something else" in detail
 

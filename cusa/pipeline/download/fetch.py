@@ -1,4 +1,4 @@
-"""Fetching one file over HTTP from servers that cut, stall, lie and send pages of regret instead.
+"""Fetching one file over HTTP from servers that cut, stall, lie or send a web page instead.
 
 A file that is half there is kept under `.partial-...` with a note of what it is half of, so that another run goes on
 where this one was cut (HTTP range requests, RFC 9110 section 14; `If-Range` makes sure it is still the same file).
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
+from typing import Any
 
 from cusa.errors import DataError
 from cusa.manifests.storage import store
@@ -78,7 +79,7 @@ def fetch(
         urls: where it lies, the official place first.
         expected: its size and digests, where known; a file that differs is never kept.
         config: retries, patience.
-        on_bytes: hears how many bytes are there, and how many there will be if the server said so.
+        on_bytes: called with the bytes that are there, and the bytes there will be if the server said so.
         sleep: waits some seconds.
 
     Raises:
@@ -129,12 +130,12 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = 8
     max_repeats = 2
 
-    def redirect_request(  # noqa: D102 (the standard library's)
-        self, req: urllib.request.Request, fp: object, code: int, msg: str, headers: Message, newurl: str
-    ) -> urllib.request.Request | None:
-        if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
-            raise FetchError(f"redirected to {newurl!r}, which is no web address", again=False)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+    def redirect_request(self, *arguments: Any) -> urllib.request.Request | None:  # noqa: D102 (the library's)
+        address = arguments[-1]
+        scheme = urllib.parse.urlsplit(address).scheme
+        if scheme not in ("http", "https"):
+            raise FetchError(f"redirected to {address!r}, which is no web address", again=False)
+        return super().redirect_request(*arguments)
 
 
 def _try(
@@ -203,9 +204,9 @@ def _try(
 def _resumable(part: Path, note: Path, url: str) -> tuple[int, str]:
     """Return how much of a file is there already, and what tells whether it is still the same file."""
     try:
-        told = json.loads(note.read_text(encoding="utf-8"))
-        if told["url"] == url and part.is_file():
-            return part.stat().st_size, str(told["validator"])
+        fields = json.loads(note.read_text(encoding="utf-8"))
+        if fields["url"] == url and part.is_file():
+            return part.stat().st_size, str(fields["validator"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return 0, ""

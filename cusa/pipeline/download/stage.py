@@ -1,4 +1,4 @@
-"""Bringing a data set's files: in parallel, checked while they come, unpacked safely, each with a row that says how."""
+"""Downloading a data set's files: in parallel, checked as they arrive, unpacked safely, with a row for each."""
 
 import shutil
 import threading
@@ -51,7 +51,7 @@ def run(
     force: bool = False,
     on_event: OnEvent = ignore,
 ) -> Outcome:
-    """Bring every file of a manifest into a folder.
+    """Download every file of a manifest into a folder.
 
     A file that is there and is the right one is not fetched again; one that is half there is fetched from its middle.
 
@@ -62,7 +62,7 @@ def run(
         lock: a `lock.json` of another machine: its digests are expected here too.
         only_failed: try only the files whose row says `failed`.
         force: fetch again what is there.
-        on_event: hears of bytes, a file at a time.
+        on_event: called with the bytes of each file as they arrive.
 
     Returns:
         The outcome; counts has files, bytes and unpacked files.
@@ -96,11 +96,11 @@ def run(
             if only_failed and (row := before.get(file.path)) and row.status != "failed":
                 return row
 
-            def heard(done: int, total: int | None) -> None:
+            def on_bytes(done: int, total: int | None) -> None:
                 with guard:
                     on_event(f"{file.path} (bytes)", done, total or 0)
 
-            row = _bring(file, out, known.get(file.path, {}), config, force=force, on_bytes=heard)
+            row = _bring(file, out, known.get(file.path, {}), config, force=force, on_bytes=on_bytes)
             if row.status == "there":
                 with guard:
                     known[file.path] = {"bytes": row.bytes, "sha256": row.sha256, "url": row.url}
@@ -172,9 +172,9 @@ def _unpack(file: SourceFile, row: _Row, out: Path, *, force: bool, on_event: On
     assert file.unpack is not None
     path = out / CONTENTS / f"{file.path.replace('/', '_')}.parquet"
     if not force and path.is_file() and _made_of(path) == row.sha256:
-        found = store.read_table(path).to_pylist()
-        if all((out / one["path"]).is_file() and (out / one["path"]).stat().st_size == one["bytes"] for one in found):
-            return path, len(found)
+        members = store.read_table(path).to_pylist()
+        if all((out / one["path"]).is_file() and (out / one["path"]).stat().st_size == one["bytes"] for one in members):
+            return path, len(members)
     on_event(f"unpack {file.path}", 0, 1)
     files = unpack(out / file.path, out / file.unpack)
     rows = [
@@ -189,7 +189,8 @@ def _unpack(file: SourceFile, row: _Row, out: Path, *, force: bool, on_event: On
 
 def _made_of(path: Path) -> str:
     try:
-        return (pq.read_schema(path).metadata or {}).get(b"archive_sha256", b"").decode()
+        metadata: dict[bytes, bytes] = pq.read_schema(path).metadata or {}
+        return metadata.get(b"archive_sha256", b"").decode()
     except (pa.ArrowException, OSError):
         return ""
 
@@ -197,12 +198,12 @@ def _made_of(path: Path) -> str:
 def _read_lock(path: Path | None) -> dict[str, dict[str, Any]]:
     if path is None or not path.is_file():
         return {}
-    found = store.read_json(path)
-    if not isinstance(found, dict) or not all(isinstance(row, dict) and "sha256" in row for row in found.values()):
+    rows = store.read_json(path)
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) and "sha256" in row for row in rows.values()):
         raise DataError(
             f"{path} is no lock: it needs bytes and sha256 for each file. Delete it to record anew.", path=path
         )
-    return found
+    return rows
 
 
 def _agree(dataset: Dataset, known: Mapping[str, Mapping[str, Any]]) -> None:
@@ -224,7 +225,7 @@ def _rows_before(out: Path) -> dict[str, _Row]:
 
 
 def _enough_space(dataset: Dataset, out: Path) -> None:
-    """Refuse to begin what cannot end; each file is checked again when its server tells its size."""
+    """Refuse a download that the disk has no room for; each file is checked again when its server sends its size."""
     packed = (dataset.gigabytes or 0) * 1e9
     there = sum((out / file.path).stat().st_size for file in dataset.files if (out / file.path).is_file())
     unpacks = any(file.unpack is not None for file in dataset.files) and not (out / CONTENTS).is_dir()
@@ -241,10 +242,10 @@ def _enough_space(dataset: Dataset, out: Path) -> None:
 def _complain(dataset: Dataset, rows: list[_Row], out: Path) -> None:
     bad = [row for row in rows if row.status != "there"]
     if bad:
-        told = "".join(f"\n  {row.path} ({row.status}): {row.error}" for row in bad)
+        failures = "".join(f"\n  {row.path} ({row.status}): {row.error}" for row in bad)
         raise DataError(
-            f"{len(bad)} of {len(rows)} files of {dataset.name} are not in {out}:{told}\nWhat came is kept. Put files "
-            "there by hand where it says so, then run the same command again; "
+            f"{len(bad)} of {len(rows)} files of {dataset.name} are not in {out}:{failures}\nWhat came is kept. "
+            "Put files there by hand where it says so, then run the same command again; "
             f"{out / SOURCES} has a row for each file.",
             path=out,
         )

@@ -135,7 +135,7 @@ def run(
         teacher: the name that the tables get.
         modality: `image` or `text`.
         force: write again even if nothing changed.
-        on_event: hears of every part.
+        on_event: called with every part.
 
     Raises:
         DataError: if rows of the split are not in the file, or a vector is zero or not finite.
@@ -195,13 +195,13 @@ def _join(features: Features, split: Split, modality: str) -> tuple[str, np.ndar
     row_of = {name: row for row, name in enumerate(features.ids)}
     best: tuple[int, str, str] = (-1, "", "")
     for kind, wanted in _identifiers(split, modality).items():
-        found = [row_of.get(name, -1) for name in wanted]
-        at = np.array(found, dtype=np.int64)
+        rows = [row_of.get(name, -1) for name in wanted]
+        at = np.array(rows, dtype=np.int64)
         if len(at) and (at >= 0).all():
             return kind, at
         hits = int((at >= 0).sum())
         if hits > best[0]:
-            best = (hits, kind, next((name for name, row in zip(wanted, found, strict=True) if row < 0), ""))
+            best = (hits, kind, next((name for name, row in zip(wanted, rows, strict=True) if row < 0), ""))
     total = split.num_images if modality == "image" else split.num_captions
     raise DataError(
         f"{features.path} lacks rows of split {split.name!r}: {best[0]:,} of {total:,} were found by {best[1]}, not "
@@ -239,5 +239,5 @@ def _identifiers(split: Split, modality: str) -> dict[str, list[str]]:
 
 
 def _number(text: str) -> str:
-    found = re.search(r"(\d+)$", text)
-    return str(int(found[1])) if found else text
+    digits = re.search(r"(\d+)$", text)
+    return str(int(digits[1])) if digits else text

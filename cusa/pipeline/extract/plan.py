@@ -1,9 +1,9 @@
-"""What an extraction has to compute: each distinct image or text once, and nothing that an older table has already.
+"""Planning an extraction: each distinct image or text is embedded once, and never again where a table has it.
 
-Rows are known by their content, the SHA-256 of an image's bytes or of a text as the teacher reads it. A content that
-an older part holds is copied from there; one that several tars share is computed first, in a unit of its own; the rest
-belongs to the tar it stands in. So the tars' units need nothing of each other and can be worked on in any order, on any
-number of machines, with the same result.
+Rows are identified by their content, the SHA-256 of an image's bytes or of a text as the teacher reads it. A content
+that an older part holds is copied from there; one that several tars share is computed first, in a unit of its own; the
+rest belongs to the tar it stands in. So the tars' units need nothing of each other and can be worked on in any order,
+on any number of machines, with the same result.
 """
 
 from collections.abc import Mapping, Sequence
@@ -96,7 +96,7 @@ def begin(folder: Path, split: Split, stamp: Mapping[str, str], modality: str, *
     """
     shop = folder / WORKSHOP
     plan = shop / "plan.json"
-    told = {"split": split.digest, "stamp": dict(stamp)}
+    identity = {"split": split.digest, "stamp": dict(stamp)}
     if force:
         store.remove_folder(shop)
         for part in folder.glob("[0-9]*.parquet"):
@@ -104,7 +104,7 @@ def begin(folder: Path, split: Split, stamp: Mapping[str, str], modality: str, *
     for place in (folder, shop, shop / "shared"):
         store.sweep(place)
     begun = store.read_json(plan) if plan.is_file() else {}
-    if {key: begun.get(key) for key in told} != told:
+    if {key: begun.get(key) for key in identity} != identity:
         store.remove_folder(shop / "shared")
         fitting = {part_path(folder, shard): (sha, i, c) for shard, sha, i, c in split.shard_rows()}
         kept = []
@@ -119,7 +119,7 @@ def begin(folder: Path, split: Split, stamp: Mapping[str, str], modality: str, *
                 aside = shop / "aside" / f"{part.stem}-{metadata.get('shard_sha256', '')[:16]}.parquet"
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 part.rename(aside)
-        begun = {**told, "kept": kept}
+        begun = {**identity, "kept": kept}
         store.write_json(plan, begun)
     return [folder / name for name in begun["kept"]] + sorted((shop / "aside").glob("*.parquet"))
 
@@ -130,7 +130,7 @@ def part_path(folder: Path, shard: str) -> Path:
 
 
 def units(
-    folder: Path, split: Split, rows_of_all: pa.Array, pool: list[Path], stamp: Mapping[str, str], modality: str
+    folder: Path, split: Split, rows_of_all: pa.Array, pool: list[Path], *, stamp: Mapping[str, str], modality: str
 ) -> tuple[list[Unit], list[Unit]]:
     """Plan the files to write.
 
@@ -206,7 +206,7 @@ def _find_in(pool: list[Path], distinct: pa.Array) -> tuple[np.ndarray, np.ndarr
     for number, path in enumerate(pool):
         there = store.read_table(path, columns=["content"])["content"].combine_chunks()
         at = pc.index_in(distinct, value_set=there)
-        found = np.flatnonzero(pc.is_valid(at).to_numpy(zero_copy_only=False) & (file_of < 0))
-        file_of[found] = number
-        row_of[found] = at.fill_null(-1).to_numpy(zero_copy_only=False)[found]
+        hits = np.flatnonzero(pc.is_valid(at).to_numpy(zero_copy_only=False) & (file_of < 0))
+        file_of[hits] = number
+        row_of[hits] = at.fill_null(-1).to_numpy(zero_copy_only=False)[hits]
     return file_of, row_of

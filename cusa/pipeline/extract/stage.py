@@ -14,7 +14,7 @@ from cusa.models.teachers.base import Teacher
 from cusa.models.teachers.hub import teacher_name
 from cusa.models.teachers.registry import load_teacher, weights_digest
 from cusa.pipeline.config import ExtractConfig
-from cusa.pipeline.engine import LOCAL, Engine, run_units
+from cusa.pipeline.engine import LOCAL, Engine, Workers, run_units
 from cusa.pipeline.extract import plan as extract_plan
 from cusa.pipeline.extract.plan import Unit
 from cusa.pipeline.extract.unit import Done, Job, do_unit, do_unit_in_worker
@@ -43,7 +43,7 @@ def run(
         modality: `image` or `text`.
         force: embed again even if nothing changed.
         engine: where the parts are made; workers of their own load the teacher by its name.
-        on_event: hears of every batch, or from workers of every part.
+        on_event: called with every batch; where workers embed, with every part.
         load: makes the teacher in this process; called only if there is something to embed.
 
     Returns:
@@ -77,7 +77,7 @@ def run(
             store.remove_folder(folder / extract_plan.WORKSHOP)
         pool = extract_plan.begin(folder, split, stamp, modality, force=force)
         every = extract_plan.contents(split, modality, transform)
-        shared, parts = extract_plan.units(folder, split, every, pool, stamp, modality)
+        shared, parts = extract_plan.units(folder, split, every, pool, stamp=stamp, modality=modality)
         del every
         job = Job(split.work.resolve(), split.name, split.digest, teacher, modality, transform, config)
         computed = _run(job, [shared, parts], split=split, engine=engine, on_event=on_event, load=kept)
@@ -111,24 +111,24 @@ def _run(
     total = sum(len(unit.compute) for units in stages for unit in units)
     here = engine.kind == "local" and job.config.workers <= 1
     what = f"{teacher_name(job.teacher)} on {job.split}"
-    told = 0
+    shown = 0
     on_event(what, 0, total)
 
-    def heard(rows: int) -> None:
-        nonlocal told
-        told += rows
-        on_event(what, told, total)
+    def on_rows(rows: int) -> None:
+        nonlocal shown
+        shown += rows
+        on_event(what, shown, total)
 
     computed = 0
     for units in stages:
         function: Callable[[Unit], Done]
         if here:
             function = functools.partial(
-                do_unit, job, split=split, load=lambda: load(job.teacher, job.modality), on_rows=heard
+                do_unit, job, split=split, load=lambda: load(job.teacher, job.modality), on_rows=on_rows
             )
         else:
             function = functools.partial(do_unit_in_worker, job)
-        before = told
+        before = shown
 
         def finished(_: str, done: int, __: int, before: int = before) -> None:
             on_event(what, before + done, total)
@@ -137,14 +137,12 @@ def _run(
             function,
             units,
             what=what,
-            workers=1 if here else job.config.workers,
-            engine=engine,
-            gpus=True,
+            workers=Workers(1) if here else Workers(job.config.workers, engine, gpus=True),
             weigh=lambda unit: len(unit.compute),
             on_event=ignore if here else finished,
         )
         if not here:
-            told = before + sum(len(unit.compute) for unit in units)
+            shown = before + sum(len(unit.compute) for unit in units)
         computed += sum(result.computed for result in results)
     return computed
 

@@ -27,7 +27,7 @@ _SAMPLE = 32  # rows of a part whose fidelity is measured
 
 @dataclass(frozen=True)
 class Job:
-    """What all units of one extraction have in common; small, and picklable for a worker."""
+    """The settings that all units of one extraction share; small, and picklable for a worker."""
 
     work: Path
     split: str
@@ -40,7 +40,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a unit."""
+    """A finished unit: rows of its file, and how many of them were embedded now."""
 
     rows: int
     computed: int
@@ -78,7 +78,7 @@ def do_unit(
         unit: the file and where its rows come from.
         split: the job's split.
         load: gives the teacher; called only if there is something to embed.
-        on_rows: hears how many rows were embedded just now.
+        on_rows: called with the number of rows after every batch.
 
     Raises:
         DataError: if an image does not decode or the teacher gives a row that is not of unit length.
@@ -97,8 +97,8 @@ def do_unit(
         blocks.append((unit.places, embedded))
         made = teacher.provenance()
     for reused in unit.reused:
-        found = store.read_table(reused.path, columns=["embedding"], made_by=f"cusa extract-teachers {job.work}")
-        blocks.append((reused.places, tables.embedding_matrix(found)[reused.rows]))
+        table = store.read_table(reused.path, columns=["embedding"], made_by=f"cusa extract-teachers {job.work}")
+        blocks.append((reused.places, tables.embedding_matrix(table)[reused.rows]))
         made = made or _provenance(reused.path)
     embeddings = _assembled(unit, blocks)
     at = list(unit.keys) if unit.keys else unit.compute.tolist()
@@ -140,7 +140,7 @@ def _embed(
     out = np.empty((len(rows), teacher.width), dtype=job.config.dtype)
     sampled = set(np.linspace(0, len(rows) - 1, min(_SAMPLE, len(rows))).astype(int).tolist())
     exact: dict[int, np.ndarray] = {}
-    for places, prepared in _ahead(job, split, teacher, rows, order):
+    for places, prepared in _batches(job, split, teacher, rows, order):
         wanted = [(n, place) for n, place in enumerate(places.tolist()) if place in sampled]
         if isinstance(teacher, PreparingTeacher):
             embedded = teacher.embed(prepared)
@@ -188,7 +188,7 @@ def fidelity(stored_ND: np.ndarray, exact_ND: np.ndarray) -> dict[str, float]:
     }
 
 
-def _ahead(
+def _batches(
     job: Job, split: Split, teacher: Teacher, rows: np.ndarray, order: np.ndarray
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """Give batches, made ready by threads while the model works: their places in `rows`, and the prepared items."""

@@ -17,7 +17,7 @@ from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.manifests.storage.paths import is_remote, named_remote_errors
 from cusa.pipeline.config import ShardConfig
-from cusa.pipeline.engine import LOCAL, Engine, WarmPool, run_units
+from cusa.pipeline.engine import LOCAL, Engine, WarmPool, Workers, run_units
 from cusa.pipeline.readers import Reading
 from cusa.pipeline.shard import append as appending
 from cusa.pipeline.shard import plan as plans
@@ -228,9 +228,7 @@ def _write(
             tar.write,
             every,
             what="shard",
-            workers=config.workers,
-            engine=pool.engine,
-            ahead=pool,
+            workers=Workers(config.workers, pool.engine, pool=pool),
             on_result=on_result,
             on_event=on_event,
         )

@@ -97,10 +97,10 @@ def server() -> Iterator[Server]:
     made.close()
 
 
-def _get(server: Server, path: Path, *names: str, **told: Any) -> fetch.Fetched:
-    config = told.pop("config", FAST)
+def _get(server: Server, path: Path, *names: str, **expected: Any) -> fetch.Fetched:
+    config = expected.pop("config", FAST)
     urls = tuple(server.root + name for name in names)
-    got = fetch.fetch(path, urls, expected=fetch.Expected(**told), config=config, sleep=lambda seconds: None)
+    got = fetch.fetch(path, urls, expected=fetch.Expected(**expected), config=config, sleep=lambda seconds: None)
     assert fetch.came_from(path) == got.url
     fetch.forget(path)
     return got
@@ -111,19 +111,19 @@ def _alone(path: Path) -> bool:
 
 
 def test_fetch__a_whole_file_and_its_digest(server: Server, tmp_path: Path) -> None:
-    heard: list[int] = []
+    received: list[int] = []
     path = tmp_path / "plain.bin"
     got = fetch.fetch(
         path,
         (server.root + "/plain.bin",),
         expected=fetch.Expected(md5=hashlib.md5(BODY).hexdigest()),
         config=FAST,
-        on_bytes=lambda done, total: heard.append(done),
+        on_bytes=lambda done, total: received.append(done),
     )
     fetch.forget(path)
     assert (got.bytes, got.sha256) == (len(BODY), hashlib.sha256(BODY).hexdigest())
     assert _alone(path)
-    assert heard[-1] == len(BODY)
+    assert received[-1] == len(BODY)
 
 
 def test_fetch__a_cut_connection_goes_on_from_the_cut(server: Server, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_fetch__a_stalled_server_is_left_and_the_mirror_asked(server: Server, tm
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("expected", "words"),
     [
         ({"bytes": 5}, "announces 512000 bytes, 5 are expected"),
         ({"sha256": "0" * 64}, "another one: sha256"),
@@ -226,10 +226,10 @@ def test_fetch__a_stalled_server_is_left_and_the_mirror_asked(server: Server, tm
     ],
 )
 def test_fetch__another_file_than_expected_is_never_kept(
-    server: Server, tmp_path: Path, told: dict[str, Any], words: str
+    server: Server, tmp_path: Path, expected: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(fetch.FetchError, match=words):
-        _get(server, tmp_path / "a.bin", "/plain.bin", **told)
+        _get(server, tmp_path / "a.bin", "/plain.bin", **expected)
     assert not list(tmp_path.iterdir())
 
 
@@ -279,7 +279,7 @@ def _manifest(server: Server, **more: Any) -> Dataset:
     server.files["/images.zip"] = _zip({"pictures/a.jpg": b"A" * 5000, "pictures/b.jpg": b"B" * 7000})
     server.files["/notes.tgz"] = _tgz({"x/notes.txt": b"notes"})
     server.behaviour["/gone.tgz"] = lambda handler, n: server.answer(handler, 404)
-    told = {
+    fields = {
         "name": "mini",
         "title": "Mini",
         "licence": "free",
@@ -287,7 +287,7 @@ def _manifest(server: Server, **more: Any) -> Dataset:
         "source": "pictures",
         "files": files,
     }
-    return Dataset.model_validate(told | more)
+    return Dataset.model_validate(fields | more)
 
 
 def _run(manifest: Dataset, out: Path, **more: Any) -> Outcome:
@@ -332,9 +332,9 @@ def test_run__the_lock_of_another_machine_is_kept_to(server: Server, tmp_path: P
     with pytest.raises(DataError, match=r"plain\.bin \(failed\).*another one: sha256"):
         _run(manifest, tmp_path / "three", lock=lock)
     assert not (tmp_path / "three/plain.bin").exists()
-    told = json.loads(lock.read_text())
+    locked = json.loads(lock.read_text())
     files = [{"path": "plain.bin", "urls": [f"{server.root}/plain.bin"], "sha256": "0" * 64}]
-    assert told["plain.bin"]["sha256"] != "0" * 64
+    assert locked["plain.bin"]["sha256"] != "0" * 64
     with pytest.raises(ConfigError, match="lock has sha256"):
         _run(_manifest(server, files=files), tmp_path / "four", lock=lock)
 
@@ -367,7 +367,7 @@ def test_run__files_by_hand_are_asked_for_and_then_checked(server: Server, tmp_p
         _run(other, tmp_path / "raw")
 
 
-def test_run__too_little_space_is_told_before_the_first_byte(server: Server, tmp_path: Path) -> None:
+def test_run__too_little_space_is_said_before_the_first_byte(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"needs about 2000000 GB more"):
         _run(_manifest(server, gigabytes=1e6), tmp_path / "raw")
     assert not server.asked
