@@ -1,4 +1,4 @@
-"""What each pipeline stage can be told; no heavy import, so that `cusa --help` answers at once."""
+"""The settings of each pipeline stage; no heavy import, so that `cusa --help` answers at once."""
 
 from typing import Literal
 

@@ -26,13 +26,13 @@ from cusa.pipeline.readers.reading import (
 def read(source: Path, images: Path, config: ReadConfig) -> Reading:
     """Read COCO's `captions_*.json`: one file, or every one in a folder.
 
-    A file's split is the one its name tells (`captions_val2014.json`: val). Images lie in the given folder, or in the
+    A file's split is the one in its name (`captions_val2014.json`: val). Images lie in the given folder, or in the
     folder of that name below it (`val2014`).
 
     Args:
         source: an annotation file, or the folder `annotations`.
         images: the folder of the images, or the one above `train2014` and `val2014`.
-        config: the data set's name (default `coco`), and the split where a file's name tells none.
+        config: the data set's name (default `coco`), and the split where a file's name has none.
 
     Raises:
         DataError: if there is no such file, or it has no list of annotations.

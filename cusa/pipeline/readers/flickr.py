@@ -14,7 +14,7 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
     """Read a Flickr token file: `<file>#<0-4><TAB><caption>`.
 
     Lists of file names beside it, with or without extension (`Flickr_8k.trainImages.txt`, `train.txt`...: the list's
-    name tells the split), divide the images; those that no list names go to the split asked for, else to `train`.
+    name has the split), divide the images; those that no list names go to the given split, else to `train`.
 
     Args:
         source: for example `results_20130124.token`.
@@ -42,7 +42,7 @@ def _rows(source: Path, images: Path, dataset: str, default: str, lists: dict[Pa
     splits = {
         Path(line.strip()).stem: split for path, split in lists.items() for _, line in lines(path) if line.strip()
     }
-    found: dict[str, list[CaptionRecord]] = {}
+    captions_by_name: dict[str, list[CaptionRecord]] = {}
     for number, line in lines(source):
         name, tab, caption = line.partition("\t")
         name, mark, position = name.rpartition("#")
@@ -51,8 +51,8 @@ def _rows(source: Path, images: Path, dataset: str, default: str, lists: dict[Pa
                 detail = f"not '<file>#<number><TAB><caption>': {line[:200]!r}"
                 yield Drop(default, "", f"{source.name}:{number}", "caption", "bad-row", detail)
             continue
-        found.setdefault(name, []).append(CaptionRecord(f"{name}#{position}", caption))
-    for name, captions in found.items():
+        captions_by_name.setdefault(name, []).append(CaptionRecord(f"{name}#{position}", caption))
+    for name, captions in captions_by_name.items():
         split = splits.get(Path(name).stem, default)
         try:
             yield ImageRecord(

@@ -18,7 +18,7 @@ SPLITS = frozenset({"train", "restval", "val", "dev", "validation", "test"})
 def read(source: Path, images: Path, config: ReadConfig) -> Reading:
     """Read a folder of images with sidecars: `a.jpg` with `a.txt` (a caption a line) or `a.json` (a list of captions).
 
-    Folders below named `train`, `val` or `test` are splits; everything else goes to the split that was asked for, else
+    Folders below named `train`, `val` or `test` are splits; everything else goes to the given split, else
     to `train`. Hidden files are left out.
 
     Args:
@@ -40,8 +40,8 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
 
 
 def _files(source: Path) -> list[Path]:
-    found = (file for file in source.rglob("*") if file.is_file())
-    return sorted((f for f in found if not any(part.startswith(".") for part in f.relative_to(source).parts)), key=str)
+    files = (file for file in source.rglob("*") if file.is_file())
+    return sorted((f for f in files if not any(part.startswith(".") for part in f.relative_to(source).parts)), key=str)
 
 
 def _name(source: Path, file: Path) -> str:

@@ -29,7 +29,7 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
     Args:
         source: the folder above `Inat_dataset_splits`, that folder, or one list.
         images: the folder above `train_val2018`.
-        config: the data set's name, and the split where a list's name tells none.
+        config: the data set's name, and the split where a list's name has none.
 
     Raises:
         DataError: if there is no list.

@@ -34,15 +34,15 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
 
 
 def _name(source: Path) -> str:
-    """Return what the file calls its data set: at its end as a rule, where it costs no second reading."""
-    name, found = json_stream.last_text(source, "dataset"), False
+    """Return the data set's name in the file: mostly its last member, which is read without reading the rest."""
+    name, has_images = json_stream.last_text(source, "dataset"), False
     if name:
         return name
     for member, value in json_stream.items(source):
-        found = found or member == "images"
+        has_images = has_images or member == "images"
         if member == "dataset" and value:
             name = str(value)
-    if not found:
+    if not has_images:
         raise _no_karpathy(source)
     return name
 
@@ -54,11 +54,11 @@ def _no_karpathy(source: Path) -> DataError:
 
 
 def _rows(source: Path, dataset: str, images: Path) -> Iterator[Row]:
-    number, found = 0, False
+    number, has_images = 0, False
     for member, row in json_stream.items(source):
         if member != "images":
             continue
-        found = True
+        has_images = True
         try:
             record, refused = _record(row, dataset, images)
         except BAD_ROW as error:
@@ -67,7 +67,7 @@ def _rows(source: Path, dataset: str, images: Path) -> Iterator[Row]:
             yield record
             yield from refused
         number += 1
-    if not found:
+    if not has_images:
         raise _no_karpathy(source)
 
 

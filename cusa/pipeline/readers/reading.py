@@ -13,7 +13,7 @@ Row = ImageRecord | Drop
 
 
 class Rows(Iterable[Row]):
-    """Rows that are read anew each time they are asked for, so that none needs to be held.
+    """Rows that are read anew at every iteration, so that none needs to be held.
 
     Args:
         read: gives the rows from the first to the last.
@@ -28,7 +28,7 @@ class Rows(Iterable[Row]):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader found."""
+    """The rows of a data set, and the files they were read from."""
 
     dataset: str
     rows: Iterable[Row]
@@ -91,18 +91,18 @@ def split_name(value: Any, default: str = "train") -> str:
 
 
 def named_split(name: str) -> str:
-    """Guess a split from a file's name: `captions_val2014.json` is `val`; empty if it tells none."""
+    """Guess a split from a file's name: `captions_val2014.json` is `val`; empty if it holds none."""
     lower = name.lower()
-    found = [split for split in ("train", "val", "dev", "test") if split in lower]
-    return split_name(found[0]) if len(found) == 1 else ""
+    names = [split for split in ("train", "val", "dev", "test") if split in lower]
+    return split_name(names[0]) if len(names) == 1 else ""
 
 
 def group(pairs: Iterable[tuple[str, CaptionRecord]]) -> dict[str, list[CaptionRecord]]:
-    """Gather captions by their image, both in the order of their first sight."""
-    found: dict[str, list[CaptionRecord]] = {}
+    """Gather captions by their image, both in the order in which they first come."""
+    captions: dict[str, list[CaptionRecord]] = {}
     for image, caption in pairs:
-        found.setdefault(image, []).append(caption)
-    return found
+        captions.setdefault(image, []).append(caption)
+    return captions
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -1,6 +1,7 @@
 """Precomputed region features, as SCAN and SGRAF use them: one array for a split, one caption a line."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +43,19 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
     )
 
 
+@dataclass(frozen=True)
 class _Part:
     """One split: its array's place and shape, and its captions."""
 
-    def __init__(self, split: str, array: Path, captions: Path, ids: Path, first: int, shape: tuple[int, ...]) -> None:
-        self.split, self.array, self.captions, self.ids = split, array, captions, ids
-        self.first = first
-        self.shape = shape
-        self.step = 1
+    split: str
+    array: Path
+    captions: Path
+    ids: Path
+    first: int
+    """Offset of the array's first number in its file, in bytes."""
+    shape: tuple[int, ...]
+    step: int
+    """Rows of the array an image: 1, or 5 where every image is repeated for each of its captions."""
 
     def rows(self, dataset: str) -> Iterator[Row]:
         """Give the images of the split, each with its five captions."""
@@ -73,21 +79,20 @@ class _Part:
 def _part(source: Path, images: Path, name: str) -> _Part:
     array, captions = images / f"{name}_ims.npy", source / f"{name}_caps.txt"
     shape, first = _header(array)
-    part = _Part(name, array, captions, source / f"{name}_ids.txt", first, shape)
-    number = sum(1 for _ in lines(captions))
+    number, step = sum(1 for _ in lines(captions)), 1
     if shape[0] == number and number % CAPTIONS_AN_IMAGE == 0:
-        part.step = CAPTIONS_AN_IMAGE
+        step = CAPTIONS_AN_IMAGE
     elif shape[0] * CAPTIONS_AN_IMAGE != number:
         raise DataError(
             f"{array} has {shape[0]} rows and {captions.name} has {number} lines; "
             f"{CAPTIONS_AN_IMAGE} captions an image, or one row a caption, is what can be read.",
             path=array,
         )
-    return part
+    return _Part(name, array, captions, source / f"{name}_ids.txt", first, shape, step)
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], int]:
-    """Return an array's shape and where its numbers begin, without reading them."""
+    """Return an array's shape and the offset of its first number, without reading the numbers."""
     try:
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)

@@ -21,7 +21,7 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
     Args:
         source: a list, or a folder with one for each split (`train.json`, `val.json`, `test.json`).
         images: the folder that `image_path` starts from.
-        config: the data set's name, and the split where a file's name tells none.
+        config: the data set's name, and the split where a file's name has none.
 
     Raises:
         DataError: if a file is no list of such rows.
@@ -40,18 +40,19 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
 
 def _rows(file: Path, images: Path, dataset: str, config: ReadConfig) -> Iterator[Row]:
     split = split_name(config.split or named_split(file.stem))
-    found: dict[str, list[CaptionRecord]] = {}
+    captions_by_name: dict[str, list[CaptionRecord]] = {}
     for number, (_, row) in enumerate(json_stream.items(file)):
         where = f"{file.name}[{number}]"
         try:
             name = text(row["image_path"], "image_path")
             inside(images, name)
             captions = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
-            found.setdefault(name, []).extend(CaptionRecord("", text(caption, "caption")) for caption in captions)
+            records = [CaptionRecord("", text(caption, "caption")) for caption in captions]
+            captions_by_name.setdefault(name, []).extend(records)
         except BAD_ROW as error:
             what = f"no field {error}" if isinstance(error, KeyError) else str(error)
             yield Drop(split, "", where, "caption", "bad-row", f"{what}: {row!r:.200}")
-    for name, captions in found.items():
+    for name, captions in captions_by_name.items():
         yield ImageRecord(keys.image_key(dataset, _item(name)), split, inside(images, name), name, tuple(captions))
 
 

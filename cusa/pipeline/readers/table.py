@@ -38,7 +38,7 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
     Args:
         source: the table; its kind is its extension.
         images: the folder that the image column starts from.
-        config: the columns' names, the data set's name, and the split where no column tells it.
+        config: the columns' names, the data set's name, and the split where no column has it.
 
     Raises:
         DataError: if the kind is unknown, the table cannot be read, or it lacks the image or caption column.
@@ -69,7 +69,7 @@ class _Image:
 
 def _rows(source: Path, images: Path, dataset: str, config: ReadConfig) -> Iterator[Row]:
     default = split_name(config.split or named_split(source.stem))
-    found: dict[str, _Image] = {}
+    images_by_name: dict[str, _Image] = {}
     for where, row in _read(source):
         split = split_name(row.get(config.split_column), default) if isinstance(row, Mapping) else default
         try:
@@ -83,14 +83,14 @@ def _rows(source: Path, images: Path, dataset: str, config: ReadConfig) -> Itera
             what = f"no field {error}" if isinstance(error, KeyError) else str(error)
             yield Drop(split, "", where, "caption", "bad-row", f"{what}: {row!r:.200}")
             continue
-        first = found.setdefault(name, image)
+        first = images_by_name.setdefault(name, image)
         if (first.split, first.label, first.item) != (image.split, image.label, image.item):
             for caption in captions:
                 detail = f"{name} had another split, label or id in an earlier row; {caption.text[:200]!r}"
                 yield Drop(split, "", where, "caption", "bad-row", detail)
             continue
         first.captions += captions
-    for name, image in found.items():
+    for name, image in images_by_name.items():
         key = keys.image_key(dataset, image.item)
         yield ImageRecord(key, image.split, inside(images, name), name, tuple(image.captions), image.label)
 
@@ -110,7 +110,7 @@ def _columns(source: Path) -> list[str]:
     if kind == ".parquet":
         try:
             with source.open("rb") as file:
-                return pq.read_schema(file).names
+                return [str(name) for name in pq.read_schema(file).names]
         except FileNotFoundError:
             raise DataError(f"{source} does not exist. Check the path.", path=source) from None
         except (pa.ArrowException, OSError) as error:

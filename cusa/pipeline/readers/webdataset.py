@@ -5,7 +5,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +23,7 @@ _OURS = re.compile(r"[A-Za-z0-9_-]{1,64}/[A-Za-z0-9_-]{1,80}")
 def read(source: Path, images: Path, config: ReadConfig) -> Reading:
     """Read WebDataset tars: `KEY.jpg` with `KEY.txt` (a caption) or `KEY.json` (`caption`, or `captions`).
 
-    A tar's split is the one its own or its folder's name tells. Where img2dataset left `00000.parquet` beside
+    A tar's split is the one in its own name or its folder's. Where img2dataset left `00000.parquet` beside
     `00000.tar`, the rows it could not fetch are drops, with its reason.
 
     Args:
@@ -57,7 +57,7 @@ def _rows(tar: Path, dataset: str, config: ReadConfig) -> Iterator[Row]:
             if key is None:
                 yield Drop(split, "", tar.name, "image", "truncated", members)
                 continue
-            yield from _record(tar, file, key, members, dataset, split)
+            yield from _record(_Members(tar, file, key, members), dataset, split)
     yield from _not_fetched(tar.with_suffix(".parquet"), split)
 
 
@@ -86,9 +86,19 @@ def _samples(tar: Path, file: IO[bytes]) -> Iterator[tuple[str | None, Any]]:
         yield key, members
 
 
-def _record(
-    tar: Path, file: IO[bytes], key: str, members: dict[str, tuple[int, int]], dataset: str, split: str
-) -> Iterator[Row]:
+class _Members(NamedTuple):
+    """The members of one sample."""
+
+    tar: Path
+    file: IO[bytes]
+    """The tar, open for reading."""
+    key: str
+    places: dict[str, tuple[int, int]]
+    """Extension -> offset of the first byte, and bytes."""
+
+
+def _record(sample: _Members, dataset: str, split: str) -> Iterator[Row]:
+    tar, file, key, members = sample
     where = f"{tar.name}/{key}"
     ext = next((ext for ext in _IMAGES if ext in members), None)
     captions: list[CaptionRecord] = []
@@ -114,11 +124,11 @@ def _record(
 
 def _captions(described: Any) -> list[CaptionRecord]:
     """Return the captions of a `.json` member: ours, a list of texts, or img2dataset's one text."""
-    found = described.get("captions", described.get("caption"))
-    if found is None:
+    texts = described.get("captions", described.get("caption"))
+    if texts is None:
         return []
     captions = []
-    for caption in found if isinstance(found, list) else [found]:
+    for caption in texts if isinstance(texts, list) else [texts]:
         if isinstance(caption, dict):
             captions.append(CaptionRecord(str(caption.get("caption_id", "")), str(caption["text"])))
         elif isinstance(caption, str):

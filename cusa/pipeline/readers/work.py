@@ -43,9 +43,9 @@ def read_subset(work: Path, keys: Collection[str] | None = None, *, verdicts: st
         files["keys"] = store.digest(sorted(wanted))
     if verdicts:
         judged = {name: pair_judgements.read(Split(work, name)) for name in names}
-        if not any(found.judgements for found in judged.values()):
+        if not any(one.judgements for one in judged.values()):
             raise DataError(f"Nobody has judged a pair of {work}. Run `cusa review {work}`.", work=work)
-        files["verdicts"] = store.digest([verdicts, *(found.digest for found in judged.values())])
+        files["verdicts"] = store.digest([verdicts, *(one.digest for one in judged.values())])
     first = store.read_table(work / names[0] / "samples.parquet", columns=["key"])["key"].to_pylist()[:1]
     dataset = first[0].partition("/")[0] if first else work.name
     truth = {name: path for name in names if (path := work / name / "truth.parquet").is_file()}
@@ -53,10 +53,10 @@ def read_subset(work: Path, keys: Collection[str] | None = None, *, verdicts: st
 
 
 def _rows(work: Path, names: list[str], wanted: set[str] | None, verdicts: str) -> Iterator[Row]:
-    found = set()
+    seen = set()
     for name in names:
         split = Split(work, name)
-        said = _Said(split, verdicts)
+        judged = _Judged(split, verdicts)
         samples = split.samples.select(schemas.SAMPLES.names).to_pylist()
         captions: dict[str, list[CaptionRecord]] = {}
         for row in split.captions.to_pylist():
@@ -67,8 +67,8 @@ def _rows(work: Path, names: list[str], wanted: set[str] | None, verdicts: str) 
         for number, row in enumerate(samples):
             if wanted is not None and row["key"] not in wanted:
                 continue
-            found.add(row["key"])
-            if (first := said.one_with(number)) is not None:
+            seen.add(row["key"])
+            if (first := judged.one_with(number)) is not None:
                 yield Drop(name, row["key"], row["source"], "image", "judged", f"it is one with {first}")
                 if verdicts == "drop":
                     for caption in captions.get(row["key"], ()):
@@ -77,11 +77,11 @@ def _rows(work: Path, names: list[str], wanted: set[str] | None, verdicts: str) 
                 continue
             kept = captions.get(row["key"], [])
             if verdicts == "merge":
-                more = [caption for copy in said.copies(number) for caption in captions.get(copy, ())]
+                more = [caption for copy in judged.copies(number) for caption in captions.get(copy, ())]
                 # Behind the image's own, whose keys stay.
                 last = max((caption.position or 0 for caption in kept), default=-1)
                 kept = kept + [one._replace(position=place) for place, one in enumerate(more, last + 1)]
-            elif left := said.ambiguous(row["key"], [caption.position or 0 for caption in kept]):
+            elif left := judged.ambiguous(row["key"], [caption.position or 0 for caption in kept]):
                 for caption in kept:
                     if caption.position in left:
                         key = caption_key(row["key"], caption.position or 0)
@@ -97,12 +97,12 @@ def _rows(work: Path, names: list[str], wanted: set[str] | None, verdicts: str) 
                 offset, length = offset + length - 4 * row["height"] * row["width"], 4 * row["height"] * row["width"]
             about = (row["key"], name, tar, row["source"], texts, row["label"], row["role"])
             yield ImageRecord(*about, offset=offset, length=length, array=array)
-    for key in sorted((wanted or set()) - found):
+    for key in sorted((wanted or set()) - seen):
         yield Drop(names[0], key, str(work), "image", "missing", "the work folder has no such key")
 
 
-class _Said:
-    """What people said of one split, for `drop` or `merge`; nothing where the verdicts are not asked."""
+class _Judged:
+    """What people judged of one split, for `drop` or `merge`; empty where verdicts play no part."""
 
     def __init__(self, split: Split, verdicts: str) -> None:
         self._keys = split.image_keys if verdicts else []
@@ -130,5 +130,7 @@ class _Said:
 
     def ambiguous(self, key: str, positions: list[int]) -> set[int]:
         """Return the positions of an image's captions that are true of another image, the first kept if all are."""
-        found = self._ambiguous.get(key, set()).intersection(positions)
-        return found - {min(found)} if len(found) == len(positions) and found else found
+        true_elsewhere = self._ambiguous.get(key, set()).intersection(positions)
+        if true_elsewhere and len(true_elsewhere) == len(positions):
+            return true_elsewhere - {min(true_elsewhere)}
+        return true_elsewhere

@@ -98,14 +98,14 @@ def related(first: Thing, relation: str, second: Thing) -> bool:
 
 
 def fits(mention: Mention, thing: Thing) -> bool:
-    """Tell whether all that a mention says holds of a thing."""
-    for said, shown in (
+    """Tell whether a thing has every attribute of a mention."""
+    for claimed, shown in (
         (mention.shape, thing.shape),
         (mention.colour, thing.colour),
         (mention.size, thing.size),
         (mention.texture, thing.texture),
     ):
-        if said is not None and said != shown:
+        if claimed is not None and claimed != shown:
             return False
     column, row = PLACES[mention.place] if mention.place else (None, None)
     return column in (None, thing.column) and row in (None, thing.row)
@@ -124,10 +124,10 @@ def is_true(claim: Claim, scene: Scene) -> bool:
 
 
 def truth_matrix(scenes: Sequence[Scene], claims: Sequence[Claim]) -> np.ndarray:
-    """Tell of every claim whether it is true of every scene; equal to `is_true`, and thousands of times faster.
+    """Tell for every scene and claim whether the claim is true; equal to `is_true`, and thousands of times faster.
 
-    A thing becomes the bits of its attributes, a mention the bits it asks for, and a mention fits where no bit it asks
-    for is missing. Call it with blocks of scenes where the matrix would not fit: it needs about ten times its size.
+    A thing becomes the bits of its attributes, a mention the bits it requires, and a mention fits where no required
+    bit is missing. Call it with blocks of scenes where the matrix would not fit: it needs about ten times its size.
 
     Args:
         scenes: I scenes.
@@ -155,15 +155,15 @@ def truth_matrix(scenes: Sequence[Scene], claims: Sequence[Claim]) -> np.ndarray
     scene_bits_C = np.array([_scene_bits(c.background, c.count) for c in claims], dtype=np.uint16)
 
     fits_TTIC = [
-        [_holds(thing_bits_IT[:, shown], mention_bits_CT[:, asked]) for asked in range(MOST_THINGS)]
-        for shown in range(MOST_THINGS)
+        [_holds(thing_bits_IT[:, thing], mention_bits_CT[:, mention]) for mention in range(MOST_THINGS)]
+        for thing in range(MOST_THINGS)
     ]
     true_IC = np.zeros((len(scenes), len(claims)), dtype=bool)
     for one, two, three in permutations(range(MOST_THINGS)):
-        found_IC = fits_TTIC[one][0] & fits_TTIC[two][1]
-        found_IC &= fits_TTIC[three][2]
-        found_IC &= _holds(relation_bits_ITT[:, one, two], relation_bits_C)
-        true_IC |= found_IC
+        match_IC = fits_TTIC[one][0] & fits_TTIC[two][1]
+        match_IC &= fits_TTIC[three][2]
+        match_IC &= _holds(relation_bits_ITT[:, one, two], relation_bits_C)
+        true_IC |= match_IC
     true_IC &= _holds(scene_bits_I, scene_bits_C)
     return true_IC
 
@@ -179,10 +179,10 @@ def scene_from_json(value: dict[str, Any]) -> Scene:
 
 
 def claim_to_json(claim: Claim) -> dict[str, Any]:
-    """Return a claim as plain JSON values, what it does not say left out."""
-    value = {name: said for name, said in asdict(claim).items() if said is not None}
+    """Return a claim as plain JSON values, without what it does not claim."""
+    value = {name: part for name, part in asdict(claim).items() if part is not None}
     value["mentions"] = [
-        {name: said for name, said in mention.items() if said is not None} for mention in value["mentions"]
+        {name: part for name, part in mention.items() if part is not None} for mention in value["mentions"]
     ]
     return value
 
@@ -225,19 +225,20 @@ def _thing_bits(thing: Thing) -> int:
 
 
 def _mention_bits(mention: Mention) -> int:
-    # `thing` is always asked for, so that a mention of nothing in particular does not fit an empty place.
-    said: list[Any] = ["thing", mention.shape, mention.colour, mention.size, mention.texture]
+    # `thing` is always required, so that a mention without attributes does not fit an empty place.
+    required: list[Any] = ["thing", mention.shape, mention.colour, mention.size, mention.texture]
     if mention.place:
         column, row = PLACES[mention.place]
-        said += [("column", column)] if column is not None else []
-        said += [("row", row)] if row is not None else []
-    return sum(_THING_BITS[attribute] for attribute in said if attribute is not None)
+        required += [("column", column)] if column is not None else []
+        required += [("row", row)] if row is not None else []
+    return sum(_THING_BITS[attribute] for attribute in required if attribute is not None)
 
 
 def _scene_bits(background: str | None, count: int | None) -> int:
     return (_SCENE_BITS[background] if background else 0) | (_SCENE_BITS[count] if count else 0)
 
 
-def _holds(shown_I: np.ndarray, asked_C: np.ndarray) -> np.ndarray:
-    """Tell where no bit that is asked for is missing: (I, C) bool."""
-    return (~shown_I[:, None] & asked_C[None, :]) == 0
+def _holds(present_I: np.ndarray, required_C: np.ndarray) -> np.ndarray:
+    """Tell where no required bit is missing: (I, C) bool."""
+    holds_IC: np.ndarray = (~present_I[:, None] & required_C[None, :]) == 0
+    return holds_IC

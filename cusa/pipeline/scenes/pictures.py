@@ -46,11 +46,12 @@ def draw_scene(scene: Scene, *, size: int, rng: Random) -> Image.Image:
     for thing in scene.things:
         x = (_CENTRES[thing.column] + rng.uniform(-_JITTER, _JITTER)) * size
         y = (_CENTRES[thing.row] + rng.uniform(-_JITTER, _JITTER)) * size
-        _paste(picture, thing, x, y, size, rng)
+        _paste(picture, thing, (x, y), size, rng)
     return picture
 
 
-def _paste(picture: Image.Image, thing: Thing, x: float, y: float, size: int, rng: Random) -> None:
+def _paste(picture: Image.Image, thing: Thing, centre: tuple[float, float], size: int, rng: Random) -> None:
+    x, y = centre
     radius = _RADIUS[thing.size] * size * rng.uniform(0.93, 1.07) * _OVER
     side = 2 * (math.ceil(radius / _OVER) + 4) * _OVER
     mask = Image.new("L", (side, side), 0)

@@ -1,7 +1,7 @@
 """The embedded data set `scenes`: drawn images whose every true caption is known.
 
 It is written in the layout of a data set that was downloaded: JPEG files and Karpathy's JSON. Beside them lie the
-meanings of all images and captions, from which `load_truth` tells every true pair, own or not.
+meanings of all images and captions, from which `load_truth` finds every true pair, own or not.
 """
 
 import json
@@ -60,7 +60,7 @@ def run(config: ScenesConfig, *, out: Path, on_event: OnEvent = ignore) -> Path:
     Args:
         config: seed, images a split, pixels a side.
         out: the folder to fill: `images/<split>/<imgid>.jpg`, `dataset_scenes.json`, `meanings.jsonl`.
-        on_event: hears ("draw", images drawn, images in all).
+        on_event: called with ("draw", images drawn, images in all).
 
     Returns:
         The annotation file, as `cusa shard karpathy` takes it; its images start from `out`.
@@ -179,9 +179,9 @@ def true_pairs(scenes: Sequence[Scene], claims: Sequence[Claim]) -> tuple[np.nda
     """Return the rows and columns where `truth_matrix` is true, in row blocks that need little memory."""
     rows, columns = [], []
     for start in range(0, len(scenes), _ROWS_A_BLOCK):
-        found = np.nonzero(truth_matrix(scenes[start : start + _ROWS_A_BLOCK], claims))
-        rows.append(found[0] + start)
-        columns.append(found[1])
+        true = np.nonzero(truth_matrix(scenes[start : start + _ROWS_A_BLOCK], claims))
+        rows.append(true[0] + start)
+        columns.append(true[1])
     return np.concatenate(rows), np.concatenate(columns)
 
 

@@ -51,9 +51,9 @@ def interrupted(out: Path) -> dict[str, Any] | None:
     """Return the note of an append that was killed, if one was; one that ended but for its note is none."""
     if not (out / NOTE).is_file():
         return None
-    told = store.read_json(out / NOTE)
+    note: dict[str, Any] = store.read_json(out / NOTE)
     done = ledger.read(out / "shard.ledger.json")
-    return None if done and told["addition"] in appended(done.inputs).values() else told
+    return None if done and note["addition"] in appended(done.inputs).values() else note
 
 
 def appended(inputs: Mapping[str, str]) -> dict[str, str]:
@@ -62,7 +62,7 @@ def appended(inputs: Mapping[str, str]) -> dict[str, str]:
 
 
 def begin(out: Path, *, addition: str, parameters: Mapping[str, Any]) -> tuple[Base, dict[str, str]]:
-    """Note what a work folder holds before an append, so that a killed one can be told from it.
+    """Note what a work folder holds before an append, so that a killed one can go on from there.
 
     Args:
         out: the work folder.
@@ -77,10 +77,10 @@ def begin(out: Path, *, addition: str, parameters: Mapping[str, Any]) -> tuple[B
         StaleError: if another append was interrupted.
         ConfigError: if the parameters are others than the folder's.
     """
-    note = out / NOTE
-    if (told := interrupted(out)) is not None:
-        base = Base(Ledger(**told["ledger"]), told["rows"])
-        if told["addition"] != addition:
+    note_path = out / NOTE
+    if (note := interrupted(out)) is not None:
+        base = Base(Ledger(**note["ledger"]), note["rows"])
+        if note["addition"] != addition:
             raise StaleError(
                 f"Another append to {out} was interrupted. Run it again first, or shard anew with --force.", path=out
             )
@@ -93,10 +93,10 @@ def begin(out: Path, *, addition: str, parameters: Mapping[str, Any]) -> tuple[B
         names = samples.splits(out)
         rows = {n: {file: store.num_rows(out / n / file) for file in TABLES} for n in names}
         base = Base(old, rows)
-        store.write_json(note, {"addition": addition, "ledger": asdict(old), "rows": rows})
+        store.write_json(note_path, {"addition": addition, "ledger": asdict(old), "rows": rows})
     for name in {*parameters, *base.old.parameters} - {"dataset"}:
         if parameters.get(name) != base.old.parameters.get(name):
-            note.unlink()
+            note_path.unlink()
             raise ConfigError(
                 f"{out} was sharded with {name} {base.old.parameters.get(name)!r}, not {parameters.get(name)!r}. "
                 "Append with the same, or shard anew with --force.",
@@ -111,7 +111,7 @@ def end(out: Path) -> None:
     (out / NOTE).unlink(missing_ok=True)
 
 
-def without_what_is_there(plan: Plan, out: Path, base: Base) -> Counter[str]:
+def remove_what_is_there(plan: Plan, out: Path, base: Base) -> Counter[str]:
     """Take out of a plan every image that the folder has, and refuse those it has with another content.
 
     Another content is another split, label, name or text, or (where images are stored as they are) another size.
@@ -134,15 +134,15 @@ def without_what_is_there(plan: Plan, out: Path, base: Base) -> Counter[str]:
                     continue
                 plan.remove(key)
                 known = size if as_they_are and ext not in ("", "npy") else None
-                same = (record.split, record.label, record.source) == (name, label, source)
-                if same and _same(record, texts.get(key, []), known):
+                unchanged = (record.split, record.label, record.source) == (name, label, source)
+                if unchanged and _same_content(record, texts.get(key, []), known):
                     there.update(image=1, caption=len(record.captions))
                 else:
                     plan.refuse(record, "duplicate-key", "the work folder has it with other content")
     return there
 
 
-def _same(record: ImageRecord, texts: list[str], size: int | None) -> bool:
+def _same_content(record: ImageRecord, texts: list[str], size: int | None) -> bool:
     if [caption["text"] for caption in usable_captions(record)[0]] != texts:
         return False
     if size is None or record.path is None:
@@ -162,5 +162,5 @@ def old_and_new_drops(
 ) -> list[dict[str, Any]]:
     """Return a split's earlier drops, without those of images kept now, and new ones that say anything else."""
     old = [row for table in base.tables(folder, "drops.parquet") for row in table.to_pylist() if row["key"] not in kept]
-    told = {tuple(row[name] for name in schemas.DROPS.names) for row in old}
-    return old + [row for row in new if tuple(row[name] for name in schemas.DROPS.names) not in told]
+    known = {tuple(row[name] for name in schemas.DROPS.names) for row in old}
+    return old + [row for row in new if tuple(row[name] for name in schemas.DROPS.names) not in known]

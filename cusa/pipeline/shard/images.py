@@ -1,4 +1,4 @@
-"""One image on its way into a tar: its bytes, the proof that they are whole, its smaller copy if asked for."""
+"""One image on its way into a tar: its bytes, the proof that they are whole, its smaller copy if resizing is on."""
 
 import io
 import warnings
@@ -88,7 +88,8 @@ def _read(path: Path, offset: int, length: int | None) -> bytes:
     try:
         if is_remote(path):
             end = None if length is None else offset + length
-            return path.fs.cat_file(path.path, start=offset, end=end)  # type: ignore[attr-defined]
+            data: bytes = path.fs.cat_file(path.path, start=offset, end=end)  # type: ignore[attr-defined]
+            return data
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (half the time of Path.open)
             if offset:
                 file.seek(offset)

@@ -1,4 +1,4 @@
-"""The plan of a sharding: every row a reader found, sorted by key on disk, cut into tars.
+"""The plan of a sharding: every row of a reader, sorted by key on disk, cut into tars.
 
 What a reader gives is put into a small temporary database (SQLite: it sorts and finds equal keys without holding the
 rows), so memory does not grow with the data set.
@@ -51,10 +51,10 @@ class Plan:
         self.read["image"] += 1
         self.read["caption"] += len(row.captions)
         size, state = self._state(row)
-        told = json.dumps(row.to_json())
-        self._total.update(f"{told}{state}\n".encode())
+        content = json.dumps(row.to_json())
+        self._total.update(f"{content}{state}\n".encode())
         try:
-            values = (row.key, row.split, size, state, told)
+            values = (row.key, row.split, size, state, content)
             self._database.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?)", values)
         except sqlite3.IntegrityError:
             ((first,),) = self._database.execute("SELECT row FROM records WHERE key = ?", (row.key,))
@@ -74,8 +74,8 @@ class Plan:
 
     def find(self, key: str) -> ImageRecord | None:
         """Return the image of a key, if there is one."""
-        found = self._database.execute("SELECT row FROM records WHERE key = ?", (key,)).fetchone()
-        return None if found is None else ImageRecord.from_json(json.loads(found[0]))
+        row = self._database.execute("SELECT row FROM records WHERE key = ?", (key,)).fetchone()
+        return None if row is None else ImageRecord.from_json(json.loads(row[0]))
 
     def remove(self, key: str) -> None:
         """Take an image out again: it is not to be written."""
@@ -99,8 +99,8 @@ class Plan:
         """
         rows: list[str] = []
         total, size = hashlib.sha256(), 0
-        found = self._database.execute("SELECT bytes, state, row FROM records WHERE split = ? ORDER BY key", (split,))
-        for bytes_, state, row in found:
+        records = self._database.execute("SELECT bytes, state, row FROM records WHERE split = ? ORDER BY key", (split,))
+        for bytes_, state, row in records:
             if rows and (len(rows) >= max_images or size + bytes_ > max_bytes):
                 yield total.hexdigest(), rows
                 rows, total, size = [], hashlib.sha256(), 0
@@ -122,7 +122,7 @@ class Plan:
         )
 
     def _state(self, record: ImageRecord) -> tuple[int, str]:
-        """Return an image's size, and what tells whether its file changed, without reading it."""
+        """Return an image's size, and what shows that its file changed, without reading it."""
         if record.path is None:
             stat = [0, 0]
         elif record.path == self._stats[0]:  # images in a tar or an array: one file after another
@@ -130,8 +130,8 @@ class Plan:
         else:
             try:
                 with named_remote_errors(record.path) if is_remote(record.path) else contextlib.nullcontext():
-                    found = record.path.stat()
-                stat = [found.st_size, found.st_mtime_ns]
+                    file = record.path.stat()
+                stat = [file.st_size, file.st_mtime_ns]
             except (OSError, ValueError):  # ValueError: a name that no file can have
                 stat = [-1, 0]
             self._stats = (record.path, stat)
@@ -151,9 +151,9 @@ def make(rows: Iterable[ImageRecord | Drop], *, on_event: OnEvent = ignore) -> I
 
     Args:
         rows: what a reader gives.
-        on_event: hears of every thousandth row; how many there will be is not known.
+        on_event: called with every thousandth row; the total is not known and given as 0.
     """
-    # A database without a name lies in a file without a name: it outlives no process, not even a killed one.
+    # SQLite keeps a nameless database in a nameless file, which is gone with the process, even a killed one.
     database = sqlite3.connect("", isolation_level=None)
     try:
         database.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_TABLES}")

@@ -54,12 +54,12 @@ def run(
 
     Args:
         config: sizes, bounds, and how images are stored.
-        reading: what a reader found.
+        reading: the rows of a reader.
         out: the work folder.
         append: keep what the folder holds, byte for byte, and write only images it does not have, into new tars.
         force: write again even if nothing changed.
         engine: where the tars are made; on a cluster, `out` and the images must be reachable from every machine.
-        on_event: hears of every finished tar.
+        on_event: called with every finished tar.
 
     Returns:
         The outcome; counts has images and captions read, kept and dropped.
@@ -107,7 +107,7 @@ def _shard(
     if append:
         base, inputs = appending.begin(out, addition=store.digest(inputs), parameters=parameters)
         parameters = dict(base.old.parameters)
-        there = appending.without_what_is_there(plan, out, base)
+        there = appending.remove_what_is_there(plan, out, base)
     else:
         appending.end(out)
     with stage.begin():
@@ -241,11 +241,11 @@ def _write(
 
 def _units(config: ShardConfig, plan: Plan, folder: Path, first: int) -> list[tar.Unit]:
     """Cut a split into tars and write down what each is to hold."""
-    told = config.model_dump(exclude={"workers"})
+    settings = config.model_dump(exclude={"workers"})
     units = []
     cut = plan.tars(folder.name, max_images=config.max_images, max_bytes=config.max_bytes)
     for number, (digest, rows) in enumerate(cut, first):
-        units.append(tar.Unit(folder, number, config, store.digest([told, digest])))
+        units.append(tar.Unit(folder, number, config, store.digest([settings, digest])))
         with store.named_os_errors(units[-1].rows), named_remote_errors(units[-1].rows):
             store.make_folder(units[-1].rows.parent)
             units[-1].rows.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")

@@ -76,10 +76,10 @@ def write(unit: Unit) -> int:
         archive.end()
     if not rows.samples:
         unit.tar.unlink()
-    told = {"plan": unit.plan, "shard": unit.tar.name, "bytes": str(archive.bytes), "sha256": archive.sha256}
+    metadata = {"plan": unit.plan, "shard": unit.tar.name, "bytes": str(archive.bytes), "sha256": archive.sha256}
     with store.whole_file(unit.mark) as temporary, temporary.open("wb") as mark:
         for name, schema in _MARK.items():
-            table = pa.Table.from_pylist(getattr(rows, name), schema=schema.with_metadata(told))
+            table = pa.Table.from_pylist(getattr(rows, name), schema=schema.with_metadata(metadata))
             with pa.ipc.new_stream(mark, table.schema) as writer:
                 writer.write_table(table)
     return len(rows.samples)
@@ -109,13 +109,13 @@ def read_mark(unit: Unit) -> Mark:
     """
     try:
         with named_remote_errors(unit.mark), unit.mark.open("rb") as file:
-            found = {}
+            streams = {}
             for name in _MARK:
                 with pa.ipc.open_stream(file) as reader:
-                    found[name] = reader.read_all()
-        told = {key.decode(): value.decode() for key, value in found["samples"].schema.metadata.items()}
-        tables = {name: table.replace_schema_metadata(None) for name, table in found.items()}
-        return Mark(told["plan"], told["shard"], int(told["bytes"]), told["sha256"], **tables)
+                    streams[name] = reader.read_all()
+        metadata = {key.decode(): value.decode() for key, value in streams["samples"].schema.metadata.items()}
+        tables = {name: table.replace_schema_metadata(None) for name, table in streams.items()}
+        return Mark(metadata["plan"], metadata["shard"], int(metadata["bytes"]), metadata["sha256"], **tables)
     except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"{unit.mark} cannot be read ({error}). Shard again.", path=unit.mark) from error
 

@@ -38,7 +38,7 @@ def _grown(folder: Path, *, images: int = 6, more: int = 2) -> tuple[Path, Path]
 
 
 def _bytes(folder: Path, pattern: str = "*") -> dict[str, str]:
-    files = (f for f in folder.rglob(pattern) if f.is_file() and f.name != "shard.ledger.json")
+    files = (f for f in folder.rglob(pattern) if f.is_file() and f.name not in ("shard.ledger.json", store.LOCK))
     return {f.relative_to(folder).as_posix(): store.sha256_file(f) for f in files}
 
 

@@ -36,7 +36,7 @@ def _run(source: Path, out: Path, **options: object) -> Outcome:
 
 
 def _bytes(folder: Path) -> dict[str, str]:
-    files = (f for f in folder.rglob("*") if f.is_file() and f.name != "shard.ledger.json")
+    files = (f for f in folder.rglob("*") if f.is_file() and f.name not in ("shard.ledger.json", store.LOCK))
     return {f.relative_to(folder).as_posix(): store.sha256_file(f) for f in files}
 
 
