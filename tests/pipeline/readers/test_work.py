@@ -81,3 +81,19 @@ def test_read_subset__refuses_what_it_does_not_know(split: Split, tmp_path: Path
         readers.read_subset(split.work, verdicts="dorp")
     with pytest.raises(DataError, match="Nobody has judged"):
         readers.read_subset(make_work(tmp_path / "other", images=2), verdicts="drop")
+
+
+def test_subset__keeps_bytes_captions_and_truth(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=5)
+    split = Split(work, "test")
+    wanted = [split.image_keys[3], split.caption_keys[2]]
+    shard.run(ShardConfig(workers=1), reading=readers.read_subset(work, wanted), out=tmp_path / "part")
+    part = Split(tmp_path / "part", "test")
+    assert part.image_keys == [split.image_keys[0], split.image_keys[3]]
+    assert [part.image_bytes(0), part.image_bytes(1)] == [split.image_bytes(0), split.image_bytes(3)]
+    assert part.texts == split.texts[:5] + split.texts[15:20]
+    whole = readers.read_subset(work)
+    shard.run(ShardConfig(workers=1), reading=whole, out=tmp_path / "again")
+    assert Split(tmp_path / "again", "test").digest == split.digest, "all of it is the same bytes"
+    with pytest.raises(DataError, match="names no key"):
+        readers.read_subset(work, [])

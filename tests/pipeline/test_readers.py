@@ -1,0 +1,50 @@
+"""What every layout has in common: errors that explain, a first line that says what is read."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cusa.errors import ConfigError, DataError
+from cusa.pipeline import readers
+
+
+@pytest.mark.parametrize(
+    ("layout", "match"),
+    [
+        ("coco", "no captions_|no COCO"),
+        ("release", "no JSON lists"),
+        ("flickr", "no file|does not exist"),
+        ("table", "no known kind"),
+        ("folder", "holds no image"),
+        ("webdataset", "no tar"),
+        ("cub", r"images\.txt does not exist"),
+        ("sop", r"Ebay_train\.txt does not exist"),
+        ("in-shop", "does not exist"),
+        ("inaturalist", "holds no list"),
+        ("sts", "holds no STS"),
+        ("regions", "holds no <split>_caps"),
+        ("karpathy", "is a folder|does not exist"),
+    ],
+)
+def test_read__an_empty_folder_is_explained_by_every_layout(tmp_path: Path, layout: str, match: str) -> None:
+    assert set(readers.READERS) >= {layout}
+    with pytest.raises(DataError, match=match):
+        readers.read(layout, tmp_path)
+
+
+def test_read__wrong_files_and_names_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no layout 'karpaty'.*Did you mean 'karpathy'"):
+        readers.read("karpaty", tmp_path, tmp_path)
+    with pytest.raises(DataError, match="--images"):
+        readers.read("karpathy", tmp_path / "x.json", tmp_path / "nowhere")
+    with pytest.raises(DataError, match="does not exist"):
+        readers.read("karpathy", tmp_path / "x.json", tmp_path)
+    (tmp_path / "list.json").write_text("[1, 2]")
+    with pytest.raises(DataError, match="no Karpathy file"):
+        readers.read("karpathy", tmp_path / "list.json", tmp_path)
+
+
+def test_first_line_of_each_reader_says_what_it_reads() -> None:
+    for name, reader in readers.READERS.items():
+        assert re.match(r"Read .*[.:]", (reader.__doc__ or "").strip().split("\n")[0]), name
