@@ -147,17 +147,39 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file; one that begins with a byte order mark too.
 
     Raises:
         DataError: if it is missing or broken.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with named_remote_errors(path):
+            data = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Check the path, or run the stage that writes it.", path=path) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is no readable JSON ({error}). Restore it, or make it again.", path=path) from error
+    except IsADirectoryError:
+        raise DataError(f"{path} is a folder, not a JSON file. Name the file.", path=path) from None
+    try:
+        return parse_json(data)
+    except DataError as error:
+        raise DataError(f"{path} is {error} Restore it, or make it again.", path=path) from error
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Return what a JSON text holds, whoever wrote it.
+
+    Args:
+        data: UTF-8, with or without a byte order mark.
+
+    Raises:
+        DataError: if it is no JSON, no UTF-8, nested too deeply, or holds a number of thousands of digits.
+    """
+    try:
+        return json.loads(data.decode("utf-8-sig") if isinstance(data, bytes) else data.removeprefix("\ufeff"))
+    except RecursionError:
+        raise DataError("no readable JSON (it is nested too deeply).") from None
+    except ValueError as error:  # no UTF-8, no JSON, or an integer that Python does not convert
+        raise DataError(f"no readable JSON ({error}).") from error
 
 
 def write_table(path: Path, table: pa.Table, *, rows_per_group: int = 65536) -> None:
