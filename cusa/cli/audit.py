@@ -47,6 +47,7 @@ def audit(
     from cusa.manifests.samples import Split, splits
     from cusa.pipeline.audit import stage as stage
     from cusa.pipeline.config import AuditConfig
+    from cusa.pipeline.pairs.neighbourhoods import Encoders
 
     if export_eccv is not None:
         _export(work, split or splits(work), export_eccv, as_json=as_json)
@@ -67,9 +68,7 @@ def audit(
             stage.run(
                 config,
                 split=Split(work, name),
-                image=image,
-                text=text,
-                student=student,
+                encoders=Encoders(image, text, student),
                 truth=truth,
                 calibrated=calibration,
                 ratings=ratings,

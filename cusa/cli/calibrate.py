@@ -33,6 +33,8 @@ def calibrate(
     from cusa.manifests.samples import Split
     from cusa.pipeline.calibrate import stage as stage
     from cusa.pipeline.config import CalibrateConfig
+    from cusa.pipeline.pairs.neighbourhoods import Encoders
+    from cusa.pipeline.pairs.ratings import RatedSplit
 
     config = validated(CalibrateConfig, neighbours=neighbours, pairs=pairs, background=background, seed=seed)
     with Console() as console:
@@ -41,11 +43,8 @@ def calibrate(
             split=Split(work, split),
             out=out,
             ratings=ratings,
-            test=Split(work, test) if test else None,
-            test_ratings=test_ratings,
-            image=image,
-            text=text,
-            student=student,
+            test=RatedSplit(Split(work, test), test_ratings) if test else None,
+            encoders=Encoders(image, text, student),
             force=force,
             on_event=console.event,
         )

@@ -201,9 +201,11 @@ def _index(project: Project, callbacks: Callbacks) -> list[Outcome]:
 def _audit(project: Project, callbacks: Callbacks) -> list[Outcome]:
     from cusa.pipeline import audit
     from cusa.pipeline.config import AuditConfig
+    from cusa.pipeline.pairs.neighbourhoods import Encoders
 
     split = Split(project.work, project.recipe.data.test)
-    return [audit.run(AuditConfig(), split=split, on_event=callbacks.on_event, **dict(_names(project, split)))]  # type: ignore[arg-type]
+    encoders = Encoders(**dict(_names(project, split)))
+    return [audit.run(AuditConfig(), split=split, encoders=encoders, on_event=callbacks.on_event)]
 
 
 def _train(project: Project, callbacks: Callbacks) -> list[Outcome]:

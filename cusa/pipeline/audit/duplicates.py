@@ -37,10 +37,10 @@ def components(content_N: np.ndarray, near: Modality | None, threshold: float) -
         row, place = np.nonzero(near.near.similarities >= threshold)
         rows.append(row)
         columns.append(near.near.ids[row, place])
-    ends = (np.concatenate(rows), np.concatenate(columns))
-    graph = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(number, number))
+    edges = (np.concatenate(rows), np.concatenate(columns))
+    graph = coo_array((np.ones(len(edges[0]), dtype=np.int8), edges), shape=(number, number))
     _, labels = connected_components(graph, directed=False)
-    return labels
+    return np.asarray(labels)
 
 
 def groups(
@@ -90,13 +90,13 @@ def groups(
 
 
 def leak_inputs(split: Split, teacher: str) -> dict[str, str]:
-    """Return digests of what the search for leaks reads in the other splits."""
-    found = {}
+    """Return digests of everything that the search for leaks reads in the other splits."""
+    inputs = {}
     for name in splits(split.work):
         if name != split.name:
             other = Split(split.work, name)
-            found[f"split {name}"] = store.digest([other.digest, tables.teacher_digest(other, teacher)])
-    return found
+            inputs[f"split {name}"] = store.digest([other.digest, tables.teacher_digest(other, teacher)])
+    return inputs
 
 
 def leaks(split: Split, images: Modality | None, teacher: str, threshold: float) -> pa.Table:
@@ -123,7 +123,7 @@ def leaks(split: Split, images: Modality | None, teacher: str, threshold: float)
         # Texts alone have no bytes, and all of them the same "image".
         pairs = {(here, there): 1.0 for here, there in exact if split.samples["image_bytes"][here].as_py()}
         known = set(pairs)
-        if images is not None and _same_teacher(split, other, teacher) and len(images.rows):
+        if images is not None and _is_same_teacher(split, other, teacher) and len(images.rows):
             theirs = unit_rows(tables.read_teacher(other, teacher))
             similarity, nearest = faiss.knn(images.rows, theirs, 1, metric=faiss.METRIC_INNER_PRODUCT)
             for here in np.flatnonzero(similarity[:, 0] >= threshold).tolist():
@@ -150,7 +150,7 @@ def write(folder: Path, duplicates: list[pa.Table], leaked: pa.Table | None) -> 
 
 
 def _equal(here: list[str], there: list[str], *, first_only: bool = False) -> list[tuple[int, int]]:
-    """Return the rows of equal values; of the rows there only the first if asked."""
+    """Return the pairs of rows with equal values; with `first_only` the first row there of each value."""
     place: dict[str, list[int]] = {}
     for row, value in enumerate(there):
         place.setdefault(value, []).append(row)
@@ -159,5 +159,5 @@ def _equal(here: list[str], there: list[str], *, first_only: bool = False) -> li
     ]
 
 
-def _same_teacher(split: Split, other: Split, teacher: str) -> bool:
+def _is_same_teacher(split: Split, other: Split, teacher: str) -> bool:
     return bool(teacher) and tables.provenance(split, teacher) == tables.provenance(other, teacher)

@@ -1,4 +1,4 @@
-"""Verdicts as a ground truth in ECCV Caption's layout: for every judged query all that is right of it."""
+"""Verdicts as a ground truth in ECCV Caption's layout: for every judged query all its matches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,23 +44,23 @@ def run(split: Split, out: Path) -> ExportedMatches:
     Raises:
         DataError: if nobody has judged a pair of the split, or the folder cannot be written.
     """
-    found = pair_judgements.read(split)
-    if not found.judgements:
+    judgements = pair_judgements.read(split)
+    if not judgements.judgements:
         raise DataError(
             f"Nobody has judged a pair of {split.folder}. Run `cusa review {split.work} --split {split.name}`.",
             split=split.name,
         )
-    asked = pair_judgements.pair_rows(split, found, *{one.verdict for one in found.judgements})
-    pairs = pair_judgements.true_pairs(split, found)
+    judged = pair_judgements.pair_rows(split, judgements, *{one.verdict for one in judgements.judgements})
+    pairs = pair_judgements.true_pairs(split, judgements)
     image_ids, caption_ids, kind = _ids(split)
-    of_images = pairs[np.isin(pairs[:, 0], asked[:, 0])]
-    of_captions = pairs[np.isin(pairs[:, 1], asked[:, 1])]
+    of_images = pairs[np.isin(pairs[:, 0], judged[:, 0])]
+    of_captions = pairs[np.isin(pairs[:, 1], judged[:, 1])]
     files = (out / coco_matches.IMAGE_TO_CAPTION.format(NAME), out / coco_matches.CAPTION_TO_IMAGE.format(NAME))
     to_captions = _grouped(of_images[:, 0], of_images[:, 1], image_ids, caption_ids)
     to_images = _grouped(of_captions[:, 1], of_captions[:, 0], caption_ids, image_ids)
     store.write_json(files[0], to_captions)
     store.write_json(files[1], to_images)
-    return ExportedMatches(files, len(to_captions), len(to_images), len(of_images), kind, found.notes())
+    return ExportedMatches(files, len(to_captions), len(to_images), len(of_images), kind, judgements.notes())
 
 
 def _grouped(

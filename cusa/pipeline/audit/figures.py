@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 CUT_OFFS = (100, 1000, 10_000)
-"""Ranks at which precision and recall are told."""
+"""Ranks at which precision and recall are measured."""
 
 
 def ranking_figures(values: np.ndarray, known: np.ndarray, *, num_known: int, num_open: int) -> dict[str, Any]:

@@ -59,10 +59,10 @@ def allocate(cut: Strata, p_positive: np.ndarray, number: int) -> np.ndarray:
     p = np.where(np.isnan(p_positive), 0.5, p_positive)
     filled = np.maximum(np.bincount(cut.of_candidates, minlength=len(cut.sizes)), 1)
     mean = np.bincount(cut.of_candidates, p, minlength=len(cut.sizes)) / filled
-    mean[0] = min(0.001, mean[1] if len(mean) > 1 else 0.001)  # what teachers call far apart rarely matches
+    mean[0] = min(0.001, mean[1] if len(mean) > 1 else 0.001)  # pairs that no teacher calls near rarely match
     share = cut.sizes * np.sqrt(np.maximum(mean * (1 - mean), 1e-4))
     wanted = np.floor(number * share / max(share.sum(), 1e-12)).astype(np.int64)
-    return np.minimum(np.maximum(wanted, _FEWEST), cut.sizes)
+    return np.asarray(np.minimum(np.maximum(wanted, _FEWEST), cut.sizes))
 
 
 def draw(
@@ -108,7 +108,7 @@ def draw(
 
 def enough(sizes: np.ndarray, judged: np.ndarray) -> np.ndarray:
     """Return whether each stratum was judged well enough to be counted: five pairs, or all it has."""
-    return (judged > 0) & (judged >= np.minimum(_FEWEST, sizes))
+    return np.asarray((judged > 0) & (judged >= np.minimum(_FEWEST, sizes)))
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,8 @@ def estimate(sizes: np.ndarray, judged: np.ndarray, matches: np.ndarray, *, seed
     low, high = np.quantile(totals, (0.025, 0.975))
     middle = np.where(known, matches / np.maximum(judged, 1), 0.0)
     total = float(np.clip(middle @ sizes, low, high))
-    ends = [middle * (end / total) if total else middle for end in (low, high)]
-    return Estimate(total, float(low), float(high), np.clip(np.stack([middle, *ends]), 0, 1))
+    scaled = [middle * (bound / total) if total else middle for bound in (low, high)]
+    return Estimate(total, float(low), float(high), np.clip(np.stack([middle, *scaled]), 0, 1))
 
 
 def ceiling(query: np.ndarray, probability: np.ndarray, own: np.ndarray, *, elsewhere: float = 0.0) -> float:
@@ -209,9 +209,9 @@ def ceilings(
     }
 
 
-def told(cut: Strata, found: Estimate, judged: np.ndarray, matches: np.ndarray) -> list[dict[str, Any]]:
+def stratum_rows(cut: Strata, estimated: Estimate, judged: np.ndarray, matches: np.ndarray) -> list[dict[str, Any]]:
     """Return a row a stratum for people: its name, size, pairs judged, matches among them, and estimated share."""
     return [
         {"stratum": name, "pairs": int(size), "judged": int(n), "matches": int(m), "share": float(share)}
-        for name, size, n, m, share in zip(cut.names, cut.sizes, judged, matches, found.rates[0], strict=True)
+        for name, size, n, m, share in zip(cut.names, cut.sizes, judged, matches, estimated.rates[0], strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The sample that people judge so that missing positives can be estimated, and the estimate from what they said."""
+"""The sample that people judge so that missing positives can be estimated, and the estimate from their judgements."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import pyarrow as pa
 from cusa.manifests import schemas
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
-from cusa.pipeline.audit.missing import Strata, allocate, ceilings, draw, enough, estimate, strata, told
+from cusa.pipeline.audit.missing import Strata, allocate, ceilings, draw, enough, estimate, strata, stratum_rows
 from cusa.pipeline.config import AuditConfig
 from cusa.pipeline.pairs.candidates import Candidates
 from cusa.pipeline.pairs.ratings import PairRatings
@@ -43,7 +43,7 @@ def write_sample(folder: Path, split: Split, candidates: Candidates, config: Aud
 def judge(
     split: Split, candidates: Candidates, config: AuditConfig, judged: PairRatings | None
 ) -> dict[str, Any] | None:
-    """Estimate the missing positives from what people said.
+    """Estimate the missing positives from judgements.
 
     Args:
         split: the split.
@@ -59,27 +59,27 @@ def judge(
         return None
     width = max(split.num_captions, 1)
     codes = candidates.image.astype(np.int64) * width + candidates.caption
-    said = judged.images * width + judged.captions
+    judged_codes = judged.images * width + judged.captions
     match = judged.match
     if config.sample:
         cut, drawn, _ = _sample(split, candidates, config)
         if judged.complete:  # everything else is known not to match
-            said, match = drawn, np.isin(drawn, said)
+            judged_codes, match = drawn, np.isin(drawn, judged_codes)
         else:
-            inside = np.isin(said, drawn)
-            said, match = said[inside], match[inside]
+            inside = np.isin(judged_codes, drawn)
+            judged_codes, match = judged_codes[inside], match[inside]
     else:
         cut = _strata(split, candidates)
-    if not len(said):
+    if not len(judged_codes):
         return None
-    which = _stratum(cut, codes, said)
+    which = _stratum(cut, codes, judged_codes)
     numbers, matches = (
-        np.bincount(which, x, minlength=len(cut.sizes)).astype(int) for x in (np.ones(len(said)), match)
+        np.bincount(which, x, minlength=len(cut.sizes)).astype(int) for x in (np.ones(len(judged_codes)), match)
     )
-    found = estimate(cut.sizes, numbers, matches, seed=config.seed)
+    estimated = estimate(cut.sizes, numbers, matches, seed=config.seed)
     return {
-        "total": found.total,
-        "interval": [found.low, found.high],
+        "total": estimated.total,
+        "interval": [estimated.low, estimated.high],
         "ceiling": {
             name: ceilings(
                 candidates.image,
@@ -89,13 +89,13 @@ def judge(
                 num_images=split.num_images,
                 elsewhere=float(rates[0] * cut.sizes[0]),
             )
-            for name, rates in zip(("estimate", "low", "high"), found.rates, strict=True)
+            for name, rates in zip(("estimate", "low", "high"), estimated.rates, strict=True)
         },
-        "judged": len(said),
+        "judged": len(judged_codes),
         "left_out": int(cut.sizes[~enough(cut.sizes, numbers)].sum()),
         "source": judged.source,
         "caveat": "" if config.sample else _NOT_RANDOM,
-        "strata": told(cut, found, numbers, matches),
+        "strata": stratum_rows(cut, estimated, numbers, matches),
     }
 
 

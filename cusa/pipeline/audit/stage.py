@@ -1,5 +1,6 @@
 """Auditing: which captions of other images are probably true of an image, how sure, and what that does to training."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from cusa.errors import DataError
 from cusa.manifests import schemas
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.judgements import pair_judgements
-from cusa.manifests.judgements.pair_judgements import DISPUTED
+from cusa.manifests.judgements.pair_judgements import DISPUTED, Judgements
 from cusa.manifests.judgements.truth import KnownTruth, find_truth, read_truth, truth_digest, write_truth
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
@@ -23,8 +24,16 @@ from cusa.pipeline.calibrate import calibration
 from cusa.pipeline.calibrate.calibration import Calibration
 from cusa.pipeline.config import AuditConfig
 from cusa.pipeline.pairs.candidates import Candidates, Finder, among, find_all, merge
-from cusa.pipeline.pairs.neighbourhoods import Neighbourhoods, choose, digests, group_ids, open_neighbourhoods, stamps
-from cusa.pipeline.pairs.ratings import PairRatings, read_ratings, read_verdicts
+from cusa.pipeline.pairs.neighbourhoods import (
+    Encoders,
+    Neighbourhoods,
+    choose,
+    digests,
+    group_ids,
+    open_neighbourhoods,
+    stamps,
+)
+from cusa.pipeline.pairs.ratings import PairRatings, from_judgements, read_ratings
 
 __all__ = ["read_summary", "run", "sentences", "summarise"]
 
@@ -36,9 +45,7 @@ def run(
     config: AuditConfig,
     *,
     split: Split,
-    image: str = "",
-    text: str = "",
-    student: str = "",
+    encoders: Encoders = Encoders(),
     truth: Path | None = None,
     calibrated: Path | None = None,
     ratings: Path | None = None,
@@ -53,15 +60,13 @@ def run(
     Args:
         config: depth of the neighbourhoods, pool depth, thresholds, size of the gallery.
         split: the split; `cusa index` has run on its teachers.
-        image: the image teacher; the only one there is if empty; `none` to do without.
-        text: the text teacher, likewise.
-        student: an indexed student, whose neighbourhoods join the teachers'; none if empty.
+        encoders: which to use, see `cusa.pipeline.pairs.neighbourhoods.choose`.
         truth: known matches (see `cusa.manifests.judgements.truth.read_truth`); the split's `truth.parquet` if None.
         calibrated: a file of `cusa calibrate`, or None.
         ratings: human judgements (see `cusa.pipeline.pairs.ratings`) to estimate what is missing from; the verdicts on
             the split's own sample if None.
         force: audit again even if nothing changed.
-        on_event: hears of every block of images.
+        on_event: called with every block of images.
 
     Returns:
         The outcome; counts has the candidates, notes are the summary in sentences (also when up to date).
@@ -72,19 +77,20 @@ def run(
             teachers.
     """
     folder = split.folder / "audit"
-    chosen = choose(split, image=image, text=text, student=student)
+    chosen = choose(split, encoders)
     source = find_truth(split, truth)
     model = calibration.read(calibrated) if calibrated is not None else None
     if model is not None and calibrated is not None:
         model.refuse_others(stamps(split, chosen), config.neighbours, calibrated)
-    judged = read_ratings(split, ratings) if ratings is not None else read_verdicts(split)
+    verdicts = pair_judgements.read(split)
+    judged = read_ratings(split, ratings) if ratings is not None else from_judgements(split, verdicts)
     inputs = {"split": split.digest, "truth": truth_digest(source) if source else "", **digests(split, chosen)}
     inputs["calibration"] = store.sha256_file(calibrated) if calibrated is not None else ""
     inputs["judgements"] = _judgements_digest(judged)
-    inputs["verdicts"] = pair_judgements.read(split).digest
+    inputs["verdicts"] = verdicts.digest
     if config.leaks:
-        inputs |= duplicates.leak_inputs(split, chosen["image"])
-    parameters = {**config.model_dump(), **chosen}
+        inputs |= duplicates.leak_inputs(split, chosen.image)
+    parameters = {**config.model_dump(), **asdict(chosen)}
     stage = StageRun("audit", folder / "ledger.json", inputs=inputs, parameters=parameters, force=force)
     if stage.up_to_date:
         return stage.reuse(notes=sentences(read_summary(split)))
@@ -92,19 +98,23 @@ def run(
         known = read_truth(split, source) if source else None
         opened = open_neighbourhoods(split, chosen, depth=config.neighbours)
         candidates = _find(split, opened, model, config, on_event)
-        teachers = {modality: chosen[modality] for modality in ("image", "text")}
+        teachers = {"image": chosen.image, "text": chosen.text}
         summary = summarise(split, candidates, config=config, teachers=teachers, truth=known, calibration=model)
-        summary["student"] = chosen["student"] or None
+        summary["student"] = chosen.student or None
         files = [folder / name for name in ("candidates.parquet", "summary.json", "gallery.html")]
-        written = [*files, *_duplicates(split, opened, chosen["image"], config, summary)]
-        judged_before = already_judged(split, candidates)
+        written = [*files, *_duplicates(split, opened, chosen.image, config, summary)]
+        known_match = _known_matches(split, candidates, known)
+        judged_before = already_judged(split, candidates, verdicts)
         summary["judged_candidates"] = int(judged_before.sum())
-        _write_candidates(files[0], split, candidates, chosen, known, judged_before)
+        metadata = {"image_teacher": chosen.image, "text_teacher": chosen.text, "student": chosen.student}
+        metadata["split"] = split.digest
+        _write_candidates(files[0], split, candidates, metadata, _Labels(known_match, judged_before))
         if sampled := write_sample(folder, split, candidates, config):
             written.append(sampled)
         summary["missing"] = judge(split, candidates, config, judged)
         store.write_json(files[1], summary)
-        cards = _cards(split, candidates, opened.finder, known, judged_before, config.gallery)
+        shown = _best_unjudged(split, candidates, judged_before, config.gallery)
+        cards = [_card(split, candidates, row, opened.finder, known_match) for row in shown]
         gallery.write(files[2], split=split, cards=cards, summary=summary, sentences=sentences(summary))
         if known is not None and source != split.folder / "truth.parquet":
             written.append(folder / "truth.parquet")
@@ -130,10 +140,10 @@ def _find(
                 f"The calibration has the features {', '.join(model.features)}; this version computes "
                 f"{', '.join(features.names)}. Calibrate again with `cusa calibrate`."
             )
-        told = model
+        predict = model.probability
 
         def probability(image: int, pairs: Candidates) -> np.ndarray:
-            return told.probability(features.matrix(image, pairs))
+            return predict(features.matrix(image, pairs))
 
     what, done, blocks = f"audit {split.name}", 0, []
     on_event(what, 0, split.num_images)
@@ -159,11 +169,11 @@ def _duplicates(
     if not any(split.samples["image_bytes"].to_pylist()):
         images = np.arange(split.num_images)  # texts alone: there are no images to be duplicates
     captions = group_ids([clean_caption(words) for words in split.texts])
-    found_of = {
+    grouped = {
         "images": duplicates.groups("image", split.image_keys, images, opened.images, config.near_image),
         "captions": duplicates.groups("text", split.caption_keys, captions, opened.texts, config.near_caption),
     }
-    summary["duplicates"] = {name: counts for name, (_, counts) in found_of.items()}
+    summary["duplicates"] = {name: counts for name, (_, counts) in grouped.items()}
     leaked = duplicates.leaks(split, opened.images, teacher, config.near_image) if config.leaks else None
     summary["leaks"] = None
     if leaked is not None:
@@ -173,7 +183,7 @@ def _duplicates(
             "near_images": int((~exact).sum()) if len(exact) else 0,
             "captions": int((modality == "text").sum()) if len(exact) else 0,
         }
-    return duplicates.write(split.folder / "audit", [table for table, _ in found_of.values()], leaked)
+    return duplicates.write(split.folder / "audit", [table for table, _ in grouped.values()], leaked)
 
 
 def _judgements_digest(judged: PairRatings | None) -> str:
@@ -183,22 +193,41 @@ def _judgements_digest(judged: PairRatings | None) -> str:
     return store.digest(np.stack([judged.images, judged.captions, judged.match]).tolist())
 
 
+@dataclass(frozen=True)
+class _KnownMatches:
+    """What is known of each candidate before anybody judges it.
+
+    Attributes:
+        match: (C,) True where the pair is known to match.
+        known: (C,) True where it is known whether the pair matches.
+    """
+
+    match: np.ndarray
+    known: np.ndarray
+
+
+def _known_matches(split: Split, candidates: Candidates, truth: KnownTruth | None) -> _KnownMatches:
+    if truth is None:
+        nothing = np.zeros(len(candidates.score), dtype=bool)
+        return _KnownMatches(nothing, nothing)
+    match = among(split, candidates, *truth.false_negatives(split.caption_owner))
+    return _KnownMatches(match, np.ones_like(match) if truth.complete else match)
+
+
+@dataclass(frozen=True)
+class _Labels:
+    truth: _KnownMatches
+    judged: np.ndarray
+    """(C,) whether people have judged the pair."""
+
+
 def _write_candidates(
-    path: Path,
-    split: Split,
-    candidates: Candidates,
-    chosen: dict[str, str],
-    truth: KnownTruth | None,
-    judged: np.ndarray,
+    path: Path, split: Split, candidates: Candidates, metadata: dict[str, str], labels: _Labels
 ) -> None:
     """Write the table in pieces: the keys of many candidates are long, their row numbers are not."""
-    known = np.zeros(len(candidates.score), dtype=bool)
-    if truth is not None:
-        known = among(split, candidates, *truth.false_negatives(split.caption_owner))
-    unknown = np.zeros_like(known) if truth is not None and truth.complete else ~known
+    known = labels.truth
     image_keys, caption_keys = pa.array(split.image_keys, pa.string()), pa.array(split.caption_keys, pa.string())
-    metadata = {f"{kind}_teacher" if kind != "student" else kind: name for kind, name in chosen.items()}
-    schema = schemas.CANDIDATES.with_metadata({**metadata, "split": split.digest})
+    schema = schemas.CANDIDATES.with_metadata(metadata)
     with store.whole_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for start in range(0, len(candidates.score), _ROWS_A_GROUP):
             rows = slice(start, start + _ROWS_A_GROUP)
@@ -214,69 +243,64 @@ def _write_candidates(
                 "text_rank": pa.array(part.text_rank, mask=part.text_rank == 0),
                 "score": pa.array(part.score),
                 "p_positive": pa.array(part.p_positive, from_pandas=True),
-                "review_value": pa.array(review_value(part.p_positive, judged[rows]), from_pandas=True),
+                "worth": pa.array(review_value(part.p_positive, labels.judged[rows]), from_pandas=True),
                 "duplicate_image": pa.array(part.duplicate_image),
                 "duplicate_caption": pa.array(part.duplicate_caption),
-                "known_match": pa.array(known[rows], mask=unknown[rows]),
+                "known_match": pa.array(known.match[rows], mask=~known.known[rows]),
             }
             writer.write_table(pa.table(columns, schema=schema))
 
 
-def _cards(
-    split: Split, candidates: Candidates, finder: Finder, truth: KnownTruth | None, judged: np.ndarray, number: int
-) -> list[gallery.Card]:
-    """Return the best candidates that nobody settled, one for any two images, so that a page shows many of them."""
-    known = np.zeros(len(candidates.score), dtype=bool)
-    if truth is not None:
-        known = among(split, candidates, *truth.false_negatives(split.caption_owner))
+def _best_unjudged(split: Split, candidates: Candidates, judged: np.ndarray, number: int) -> list[int]:
+    """Return the best candidates that nobody has judged, one for any two images, so that a page shows many images."""
     seen: set[tuple[int, int]] = set()
-    cards: list[gallery.Card] = []
+    best: list[int] = []
     for row in np.flatnonzero(~judged).tolist():
-        if len(cards) == number:
+        if len(best) == number:
             break
-        image, caption = int(candidates.image[row]), int(candidates.caption[row])
-        owner = int(split.caption_owner[caption])
-        if (couple := (min(image, owner), max(image, owner))) in seen:
-            continue
-        seen.add(couple)
-        cards.append(
-            gallery.Card(
-                rank=row + 1,
-                image=image,
-                caption=caption,
-                owner=owner,
-                own_caption=finder.nearest_own_caption(image, caption),
-                image_similarity=float(candidates.image_similarity[row]),
-                text_similarity=float(candidates.text_similarity[row]),
-                score=float(candidates.score[row]),
-                p_positive=float(candidates.p_positive[row]),
-                duplicate_image=bool(candidates.duplicate_image[row]),
-                duplicate_caption=bool(candidates.duplicate_caption[row]),
-                match=True if known[row] else (False if truth is not None and truth.complete else None),
-            )
-        )
-    return cards
+        image, owner = int(candidates.image[row]), int(split.caption_owner[candidates.caption[row]])
+        if (couple := (min(image, owner), max(image, owner))) not in seen:
+            seen.add(couple)
+            best.append(row)
+    return best
+
+
+def _card(split: Split, candidates: Candidates, row: int, finder: Finder, truth: _KnownMatches) -> gallery.Card:
+    image, caption = int(candidates.image[row]), int(candidates.caption[row])
+    return gallery.Card(
+        rank=row + 1,
+        image=image,
+        caption=caption,
+        owner=int(split.caption_owner[caption]),
+        own_caption=finder.nearest_own_caption(image, caption),
+        image_similarity=float(candidates.image_similarity[row]),
+        text_similarity=float(candidates.text_similarity[row]),
+        score=float(candidates.score[row]),
+        p_positive=float(candidates.p_positive[row]),
+        duplicate_image=bool(candidates.duplicate_image[row]),
+        duplicate_caption=bool(candidates.duplicate_caption[row]),
+        match=bool(truth.match[row]) if truth.known[row] else None,
+    )
 
 
 def review_value(p_positive: np.ndarray, judged: np.ndarray) -> np.ndarray:
     """Return by how much a verdict lowers the expected squared error of a pair's soft label: p (1 - p).
 
-    A pair believed to match with probability p, labelled p, is wrong by p (1 - p) in the mean square; after a verdict
-    by nothing. So a pair of 0.5 is worth most, one that is as good as sure next to nothing, a judged one nothing.
+    A pair that matches with probability p and is labelled p has a mean squared error of p (1 - p), and none after a
+    verdict. The value is largest for p = 0.5 and 0 for a judged pair.
 
     Args:
         p_positive: (C,) probabilities; not a number where there is none.
-        judged: (C,) whether people settled the pair.
+        judged: (C,) whether people have judged the pair.
 
     Returns:
-        (C,); not a number where nothing is known.
+        (C,), 0 to 0.25; not a number where there is no probability.
     """
     return np.where(judged, 0, p_positive * (1 - p_positive)).astype(p_positive.dtype)
 
 
-def already_judged(split: Split, candidates: Candidates) -> np.ndarray:
-    """Tell for each candidate whether people settled it; disputed and skipped ones they did not."""
-    found = pair_judgements.read(split)
-    words = {one.verdict for one in found.judgements} - {DISPUTED}
-    rows = pair_judgements.pair_rows(split, found, *words)
+def already_judged(split: Split, candidates: Candidates, judgements: Judgements) -> np.ndarray:
+    """Return for each candidate whether people have judged it; disputed and skipped pairs do not count."""
+    words = {one.verdict for one in judgements.judgements} - {DISPUTED}
+    rows = pair_judgements.pair_rows(split, judgements, *words)
     return among(split, candidates, rows[:, 0], rows[:, 1])

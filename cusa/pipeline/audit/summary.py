@@ -1,4 +1,4 @@
-"""What an audit found, as numbers and in sentences."""
+"""The results of an audit, as numbers and in sentences."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ RANKINGS = ("p_positive", "score", "image_similarity", "text_similarity", "cross
 
 
 def read_summary(split: Split) -> dict[str, Any]:
-    """Read what the audit of a split found, as `summarise` made it.
+    """Read the summary of a split's audit, as `summarise` made it.
 
     Raises:
         DataError: if the split was not audited.
@@ -28,7 +28,8 @@ def read_summary(split: Split) -> dict[str, Any]:
     path = split.folder / "audit" / "summary.json"
     if not path.is_file():
         raise DataError(f"{path} does not exist. Run `cusa audit {split.work} --split {split.name}`.", path=path)
-    return store.read_json(path)
+    summary: dict[str, Any] = store.read_json(path)
+    return summary
 
 
 def summarise(
@@ -40,7 +41,7 @@ def summarise(
     truth: KnownTruth | None,
     calibration: Calibration | None = None,
 ) -> dict[str, Any]:
-    """Say what was found, and with known matches how well it ranks them and what they do to a batch.
+    """Return the audit's figures, with known matches also how well it ranks them and how many a batch holds.
 
     Returns:
         split, images, captions, open_pairs, teachers, score, candidates, duplicates; calibration (null without one):
@@ -102,7 +103,7 @@ def summarise(
 
 
 def _calibrated(split: Split, candidates: Candidates, calibration: Calibration, config: AuditConfig) -> dict[str, Any]:
-    """Say what the probabilities add up to."""
+    """Return the sums of the probabilities."""
     probability = candidates.p_positive.astype(float)
     total = float(probability.sum())
     batch = min(config.batch_size, split.num_captions)
@@ -203,39 +204,39 @@ def _of_duplicates(summary: dict[str, Any]) -> list[str]:
 
 
 def _of_calibration(summary: dict[str, Any]) -> list[str]:
-    found = summary.get("calibration")
-    if found is None:
+    calibrated = summary.get("calibration")
+    if calibrated is None:
         return []
-    expected = found["expected"]
+    expected = calibrated["expected"]
     batch = expected["batch"]
     out = [
         f"By p_positive {expected['false_negatives']:,.0f} candidates match, {expected['per_image']:.2f} an image; a "
         f"random batch of {batch['size']} holds {batch['false_negatives']:.1f} of them, {batch['per_row']:.2f} a row; "
-        f"R@1 ceiling {_both(found['ceiling'])}."
+        f"R@1 ceiling {_both(calibrated['ceiling'])}."
     ]
-    if (curve := found["reliability"]) is not None:
+    if (curve := calibrated["reliability"]) is not None:
         out.append(
             f"p_positive on all candidates against the truth: Brier score {curve['brier']:.3f}, expected calibration "
             f"error {curve['expected_calibration_error']:.3f}."
         )
-    if found["fitted"]["caveat"]:
-        out.append(found["fitted"]["caveat"])
+    if calibrated["fitted"]["caveat"]:
+        out.append(calibrated["fitted"]["caveat"])
     return out
 
 
 def _of_missing(summary: dict[str, Any]) -> list[str]:
-    found = summary.get("missing")
-    if found is None:
+    missing = summary.get("missing")
+    if missing is None:
         return []
-    low, high = found["interval"]
-    top = found["ceiling"]
+    low, high = missing["interval"]
+    top = missing["ceiling"]
     out = [
-        f"Estimated missing positives, from {found['judged']:,} judged pairs ({found['source']}): "
-        f"{found['total']:,.0f}, 95 % interval {low:,.0f} to {high:,.0f}. R@1 ceiling {_both(top['estimate'])}; at the "
-        f"interval's ends {_both(top['low'])}, and {_both(top['high'])}."
+        f"Estimated missing positives, from {missing['judged']:,} judged pairs ({missing['source']}): "
+        f"{missing['total']:,.0f}, 95 % interval {low:,.0f} to {high:,.0f}. R@1 ceiling {_both(top['estimate'])}; at "
+        f"the interval's ends {_both(top['low'])}, and {_both(top['high'])}."
     ]
-    if found["left_out"]:
-        out.append(f"Not in that estimate: {found['left_out']:,} pairs of strata of which too few were judged.")
-    if found["caveat"]:
-        out.append(found["caveat"])
+    if missing["left_out"]:
+        out.append(f"Not in that estimate: {missing['left_out']:,} pairs of strata of which too few were judged.")
+    if missing["caveat"]:
+        out.append(missing["caveat"])
     return out

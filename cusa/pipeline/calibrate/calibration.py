@@ -1,4 +1,4 @@
-"""A calibrated model of "would a person call this pair a match?", and the file that holds it: numbers written out.
+"""The calibrated probability that a person calls a pair a match, and the JSON file that holds its numbers.
 
 Shapes: P pairs, F features, T terms (the features, and their products where the model has them).
 """
@@ -41,17 +41,17 @@ class Calibration:
     def decision(self, values_PF: np.ndarray) -> np.ndarray:
         """Return the logit of the regression, (P,) float64."""
         scaled = (values_PF.astype(np.float64) - np.asarray(self.means)) / np.asarray(self.scales)
-        return terms(scaled, products=self.products) @ np.asarray(self.coefficients) + self.intercept
+        return np.asarray(terms(scaled, products=self.products) @ np.asarray(self.coefficients) + self.intercept)
 
     def probability(self, values_PF: np.ndarray) -> np.ndarray:
         """Return the probability that a person calls each pair a match, (P,) in [0, 1]."""
-        return np.interp(self.decision(values_PF), self.decisions, self.probabilities)
+        return np.asarray(np.interp(self.decision(values_PF), self.decisions, self.probabilities))
 
     def refuse_others(self, teachers: Mapping[str, Mapping[str, str]], neighbours: int, path: Path) -> None:
-        """Refuse to speak of similarities that it was not fitted on.
+        """Refuse similarities that the calibration was not fitted on.
 
         Args:
-            teachers: modality -> provenance of what is audited with; see `provenance`.
+            teachers: modality (and `student`) -> provenance of the encoders in use.
             neighbours: depth of the neighbourhoods.
             path: the calibration's file, for the message.
 
@@ -105,10 +105,10 @@ def read(path: Path) -> Calibration:
         raise DataError(f"{path} is no calibration of this kind ({FORMAT}). {again}", path=path)
     try:
         lists = ("features", "means", "scales", "coefficients", "decisions", "probabilities")
-        found = Calibration(**{**content, **{name: tuple(content[name]) for name in lists}})
-        numbers = [np.asarray(getattr(found, name), dtype=np.float64) for name in lists[1:]]
-        features = len(found.features)
-        expected = features + (features * (features + 1) // 2 if found.products else 0)
+        calibration = Calibration(**{**content, **{name: tuple(content[name]) for name in lists}})
+        numbers = [np.asarray(getattr(calibration, name), dtype=np.float64) for name in lists[1:]]
+        features = len(calibration.features)
+        expected = features + (features * (features + 1) // 2 if calibration.products else 0)
         whole = [len(x) for x in numbers] == [features, features, expected, len(numbers[4]), len(numbers[3])]
         whole &= all(np.isfinite(x).all() for x in numbers) and len(numbers[3]) > 0 and bool((numbers[1] > 0).all())
         whole &= bool((np.diff(numbers[3]) >= 0).all() and (np.diff(numbers[4]) >= 0).all())
@@ -117,4 +117,4 @@ def read(path: Path) -> Calibration:
         raise DataError(f"{path} is a broken calibration ({error}). {again}", path=path) from error
     if not whole:
         raise DataError(f"{path} is a broken calibration: its numbers do not fit together. {again}", path=path)
-    return found
+    return calibration

@@ -1,4 +1,4 @@
-"""Fitting the calibrated model: logistic regression chosen by folds that never share an image, then a rising curve.
+"""Fitting the calibrated model: logistic regression chosen by folds that never share an image, then a monotone curve.
 
 Shapes: P pairs, F features.
 """
@@ -18,7 +18,7 @@ _FOR_ISOTONIC = 1000  # scikit-learn's guide: below it, isotonic regression over
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit found; the fields are those of `cusa.pipeline.calibrate.calibration.Calibration`."""
+    """A fitted model; the fields are those of `cusa.pipeline.calibrate.calibration.Calibration`."""
 
     means: np.ndarray
     scales: np.ndarray
@@ -30,7 +30,7 @@ class Fitted:
     strength: float
     curve: str
     out_of_fold: np.ndarray
-    """(P,) the probability of each pair by a model that saw neither its image nor its owner's side of the fold."""
+    """(P,) the probability of each pair by a model that was fitted without the pairs of its image."""
 
 
 def fit(values_PF: np.ndarray, match_P: np.ndarray, image_P: np.ndarray, *, seed: int = 0) -> Fitted:
@@ -74,7 +74,7 @@ def fit(values_PF: np.ndarray, match_P: np.ndarray, image_P: np.ndarray, *, seed
 
 
 def _folds(match_P: np.ndarray, image_P: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cut the pairs into folds by image, each with matches and others on both sides where that is possible."""
+    """Cut the pairs into folds by image; where possible, both parts of each fold have matches and others."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     number = min(_FOLDS, len(np.unique(image_P[match_P])), len(np.unique(image_P[~match_P])))

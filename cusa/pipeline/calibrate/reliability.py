@@ -61,5 +61,5 @@ def _precision_recall(probability: np.ndarray, match: np.ndarray) -> list[dict[s
     if not match.any():
         return []
     ranks = np.flatnonzero(match[np.argsort(-probability, kind="stable")]) + 1
-    found = np.unique(np.ceil(np.linspace(0.05, 1, 20) * len(ranks)).astype(int))
-    return [{"recall": float(n / len(ranks)), "precision": float(n / ranks[n - 1])} for n in found]
+    matches = np.unique(np.ceil(np.linspace(0.05, 1, 20) * len(ranks)).astype(int))
+    return [{"recall": float(n / len(ranks)), "precision": float(n / ranks[n - 1])} for n in matches]

@@ -1,5 +1,6 @@
 """Calibrating: from human ratings of a split to a probability that a pair matches, tested on ratings of another."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,15 @@ from cusa.pipeline.calibrate.calibration import Calibration
 from cusa.pipeline.calibrate.fit import fit
 from cusa.pipeline.calibrate.reliability import reliability
 from cusa.pipeline.config import CalibrateConfig
-from cusa.pipeline.pairs.neighbourhoods import Neighbourhoods, choose, digests, open_neighbourhoods, stamps
-from cusa.pipeline.pairs.ratings import PairRatings, read_ratings
+from cusa.pipeline.pairs.neighbourhoods import (
+    Encoders,
+    Neighbourhoods,
+    choose,
+    digests,
+    open_neighbourhoods,
+    stamps,
+)
+from cusa.pipeline.pairs.ratings import PairRatings, RatedSplit, read_ratings
 
 _FEWEST = 10  # judged matches, and pairs that do not match, without which there is nothing to fit
 
@@ -27,11 +35,8 @@ def run(
     split: Split,
     out: Path,
     ratings: Path | None = None,
-    test: Split | None = None,
-    test_ratings: Path | None = None,
-    image: str = "",
-    text: str = "",
-    student: str = "",
+    test: RatedSplit | None = None,
+    encoders: Encoders = Encoders(),
     force: bool = False,
     on_event: OnEvent = ignore,
 ) -> Outcome:
@@ -43,12 +48,9 @@ def run(
         out: the calibration's file; its ledger lies beside it.
         ratings: see `cusa.pipeline.pairs.ratings.read_ratings`.
         test: a split on whose judgements it is tested, or None.
-        test_ratings: of that split, likewise.
-        image: the image teacher, as in `cusa.pipeline.audit.stage.run`.
-        text: the text teacher, likewise.
-        student: an indexed student, or empty.
+        encoders: which to use, see `cusa.pipeline.pairs.neighbourhoods.choose`.
         force: fit again even if nothing changed.
-        on_event: hears of every image.
+        on_event: called with every image.
 
     Returns:
         The outcome; counts has the pairs and matches, notes the figures in sentences.
@@ -57,16 +59,15 @@ def run(
         DataError: if there are too few judgements of either kind, or a table is missing or broken.
         StaleError: if a table belongs to another state of a split, or the test split has other teachers.
     """
-    chosen = choose(split, image=image, text=text, student=student)
-    sources = [(split, read_ratings(split, ratings))]
-    if test is not None:
-        sources.append((test, read_ratings(test, test_ratings)))
+    chosen = choose(split, encoders)
+    rated = [RatedSplit(split, ratings), *([test] if test is not None else [])]
+    sources = [(one.split, read_ratings(one.split, one.ratings)) for one in rated]
     inputs: dict[str, str] = {}
     for one, judged in sources:
         pairs = np.stack([judged.images, judged.captions, judged.match]).tolist()
         inputs |= {f"{one.name}": one.digest, f"ratings of {one.name}": store.digest(pairs)}
         inputs |= {f"{name} of {one.name}": value for name, value in digests(one, chosen).items()}
-    parameters = {**config.model_dump(), **chosen, "split": split.name, "test": test.name if test else ""}
+    parameters = {**config.model_dump(), **asdict(chosen), "split": split.name, "test": test.split.name if test else ""}
     stage = StageRun(
         "calibrate", out.with_suffix(".ledger.json"), out=out, inputs=inputs, parameters=parameters, force=force
     )
@@ -109,8 +110,9 @@ def run(
         )
         del opened, values
         if test is not None:
-            made.refuse_others(stamps(test, chosen), config.neighbours, out)
-            about["tested"] = _test(made, test, sources[1][1], chosen, config, on_event)
+            made.refuse_others(stamps(test.split, chosen), config.neighbours, out)
+            neighbourhoods = open_neighbourhoods(test.split, chosen, depth=config.neighbours)
+            about["tested"] = _test(made, test.split, sources[1][1], neighbourhoods, on_event)
         calibration.write(out, made)
         fit_counts = about["fitted"]
         counts = {name: fit_counts[name] for name in ("pairs", "matches", "background")}
@@ -134,14 +136,14 @@ def sentences(made: Calibration) -> tuple[str, ...]:
     return tuple(out)
 
 
-def _figures(found: dict[str, Any]) -> str:
-    if not found["pairs"]:
+def _figures(measured: dict[str, Any]) -> str:
+    if not measured["pairs"]:
         return "no judged pair."
-    precision = found["average_precision"]
+    precision = measured["average_precision"]
     shown = "" if precision is None else f", average precision {precision:.3f}"
     return (
-        f"Brier score {found['brier']:.3f}, expected calibration error {found['expected_calibration_error']:.3f}"
-        f"{shown}, {found['pairs']:,} pairs, {found['matches']:,} of them matches."
+        f"Brier score {measured['brier']:.3f}, expected calibration error {measured['expected_calibration_error']:.3f}"
+        f"{shown}, {measured['pairs']:,} pairs, {measured['matches']:,} of them matches."
     )
 
 
@@ -164,9 +166,10 @@ class _Pairs:
 def _pairs(split: Split, ratings: PairRatings, opened: Neighbourhoods, config: CalibrateConfig) -> _Pairs:
     """Choose the pairs to fit on.
 
-    Which pairs people rated depended on similarities, and so do the features: given them, the share of matches is that
-    of the rated pairs. A random pair beside them says what lies where nobody rated. With a complete truth the
-    candidates of random images are taken instead, as many as `config.pairs`, and random pairs with their true answer.
+    People rated pairs that were sampled by similarity, and the features are similarities: given the features, the
+    share of matches is that of the rated pairs. Random pairs are added for the region that nobody rated. With a
+    complete truth the candidates of random images are taken instead, as many as `config.pairs`, and random pairs with
+    their true answer.
     """
     rng = np.random.default_rng(config.seed)
     code = ratings.images * split.num_captions + ratings.captions
@@ -225,15 +228,9 @@ def _values(split: Split, opened: Neighbourhoods, pairs: _Pairs, what: str, on_e
 
 
 def _test(
-    made: Calibration,
-    test: Split,
-    ratings: PairRatings,
-    chosen: dict[str, str],
-    config: CalibrateConfig,
-    on_event: OnEvent,
+    made: Calibration, test: Split, ratings: PairRatings, opened: Neighbourhoods, on_event: OnEvent
 ) -> dict[str, Any]:
-    """Measure a calibration on what was judged in another split; with a complete truth, on all its candidates."""
-    opened = open_neighbourhoods(test, chosen, depth=config.neighbours)
+    """Measure a calibration on the judgements of another split; with a complete truth, on all its candidates."""
     if ratings.complete:
         parts = [(image, opened.finder.find(image).caption.astype(np.int64)) for image in range(test.num_images)]
         images = np.repeat([image for image, _ in parts], [len(captions) for _, captions in parts])
@@ -244,5 +241,5 @@ def _test(
         images, captions, match = ratings.images, ratings.captions, ratings.match
     pairs = _Pairs(images, captions, match, np.ones(len(images), dtype=bool))
     values = _values(test, opened, pairs, f"test on {test.name}", on_event)
-    found = reliability(made.probability(values), pairs.match)
-    return {"split": test.name, "ratings": ratings.source, "complete": ratings.complete, **found}
+    figures = reliability(made.probability(values), pairs.match)
+    return {"split": test.name, "ratings": ratings.source, "complete": ratings.complete, **figures}

@@ -87,14 +87,14 @@ class Measured:
     """What tuning found on held queries."""
 
     recall: float
-    """Share of the exact nearest that the search finds, ties in similarity counted as found."""
+    """Share of the exact nearest that the search returns; any row of a tied similarity counts."""
     milliseconds: float
     """A query, one after the other on this machine's threads."""
     setting: str
     """For example `nprobe=16`."""
 
     def sentence(self, k: int, goal: float, latency: float) -> str:
-        """Say it for a person."""
+        """Return the measurement as a sentence."""
         short = "" if self.recall >= goal else f", below the {goal:g} asked for"
         slow = "" if self.milliseconds <= latency else f", above the {latency:g} ms allowed"
         return (
@@ -142,9 +142,9 @@ def tune(index: "faiss.Index", rows_ND: np.ndarray, k: int, config: IndexConfig,
         start = time.perf_counter()
         _, ids = index.search(rows_ND[held], places)
         spent = 1000 * (time.perf_counter() - start) / len(held)
-        # By similarity and not by row number: which of several equal rows is found does not matter.
-        found = np.einsum("qd,qkd->qk", rows_ND[held], rows_ND[np.maximum(ids, 0)])
-        good = (found >= exact[:, -1:] - 1e-5) & (ids >= 0)
+        # By similarity and not by row number: which of several equal rows was returned does not matter.
+        similarities = np.einsum("qd,qkd->qk", rows_ND[held], rows_ND[np.maximum(ids, 0)])
+        good = (similarities >= exact[:, -1:] - 1e-5) & (ids >= 0)
         measured = Measured(float(good.sum() / exact.size), spent, f"{setting}={value}")
         if measured.recall >= config.recall or value >= limit or (spent > config.latency and value > 1):
             return measured
@@ -162,16 +162,16 @@ def neighbours(
 ) -> Neighbours:
     """Find about the `k` nearest of every row, as `cusa.pipeline.index.exact.nearest_rows` finds exactly those.
 
-    Where the search runs short of places, a row's last neighbours are repeated its last one found, so that the table
-    keeps its width; similarities are those of the rows themselves.
+    Where the search returns fewer than `k` rows, the last one is repeated, so that the table keeps its width.
+    Similarities are computed from the rows themselves.
 
     Args:
         index: tuned.
         rows_ND: the rows it holds.
         k: neighbours a row.
         exact_rows: whether the index's own similarities are exact.
-        what: what progress is called.
-        on_event: hears of every block.
+        what: the name of the work in progress reports.
+        on_event: called with every block of rows.
     """
     number = len(rows_ND)
     k = max(0, min(k, number - 1))
@@ -181,14 +181,14 @@ def neighbours(
     on_event(what, 0, number)
     for start in range(0, number if k else 0, _ROWS_A_BLOCK):
         rows_Q = np.arange(start, min(start + _ROWS_A_BLOCK, number))
-        near_QS, found_QS = searcher.search(rows_ND[rows_Q], k + 1)
+        near_QS, ids_QS = searcher.search(rows_ND[rows_Q], k + 1)
         if not exact_rows:
-            near_QS = _exact(rows_ND, rows_Q, found_QS)
-        near_QS, found_QS = in_order(near_QS, found_QS, rows_Q)
+            near_QS = _exact(rows_ND, rows_Q, ids_QS)
+        near_QS, ids_QS = in_order(near_QS, ids_QS, rows_Q)
         there = np.isfinite(near_QS[:, :k])
         last = np.maximum(there.sum(1) - 1, 0)[:, None]
         place = np.minimum(np.arange(k)[None], last)
-        ids_NK[rows_Q] = np.take_along_axis(found_QS, place, axis=1)
+        ids_NK[rows_Q] = np.take_along_axis(ids_QS, place, axis=1)
         similarities_NK[rows_Q] = np.take_along_axis(near_QS, place, axis=1)
         on_event(what, int(rows_Q[-1]) + 1, number)
     return Neighbours(ids_NK, similarities_NK)
@@ -227,9 +227,9 @@ def merge(files: list[Path], out: Path) -> int:
     return int(first.ntotal)
 
 
-def _exact(rows_ND: np.ndarray, rows_Q: np.ndarray, found_QS: np.ndarray) -> np.ndarray:
-    out = np.empty(found_QS.shape, dtype=np.float32)
+def _exact(rows_ND: np.ndarray, rows_Q: np.ndarray, ids_QS: np.ndarray) -> np.ndarray:
+    out = np.empty(ids_QS.shape, dtype=np.float32)
     for start in range(0, len(rows_Q), _EXACT_A_BLOCK):
         block = slice(start, start + _EXACT_A_BLOCK)
-        out[block] = np.einsum("qd,qsd->qs", rows_ND[rows_Q[block]], rows_ND[np.maximum(found_QS[block], 0)])
+        out[block] = np.einsum("qd,qsd->qs", rows_ND[rows_Q[block]], rows_ND[np.maximum(ids_QS[block], 0)])
     return out

@@ -36,8 +36,8 @@ def nearest_rows(
         rows_ND: (N, D) float32 unit rows.
         k: neighbours a row; N - 1 where there are fewer others.
         index: a flat index of these rows, if there is one already.
-        what: what progress is called.
-        on_event: hears of every block.
+        what: the name of the work in progress reports.
+        on_event: called with every block of rows.
 
     Returns:
         (N, min(k, N - 1)) row numbers and cosines.
@@ -53,26 +53,26 @@ def nearest_rows(
     for start in range(0, number if k else 0, _ROWS_A_BLOCK):
         rows_Q = np.arange(start, min(start + _ROWS_A_BLOCK, number))
         # One place more for the row itself, and one to see whether the last place is tied.
-        near_QS, found_QS = searcher.search(rows_ND[rows_Q], min(k + 2, number))
-        near_QS, found_QS = in_order(near_QS, found_QS, rows_Q)
+        near_QS, ids_QS = searcher.search(rows_ND[rows_Q], min(k + 2, number))
+        near_QS, ids_QS = in_order(near_QS, ids_QS, rows_Q)
         for row in np.flatnonzero(near_QS[:, k - 1] == near_QS[:, k]):
-            near_QS[row, :k], found_QS[row, :k] = _untie(rows_ND, int(rows_Q[row]), k)
-        ids_NK[rows_Q], similarities_NK[rows_Q] = found_QS[:, :k], near_QS[:, :k]
+            near_QS[row, :k], ids_QS[row, :k] = _untie(rows_ND, int(rows_Q[row]), k)
+        ids_NK[rows_Q], similarities_NK[rows_Q] = ids_QS[:, :k], near_QS[:, :k]
         on_event(what, int(rows_Q[-1]) + 1, number)
     return Neighbours(ids_NK, similarities_NK)
 
 
-def extended(
+def extend(
     before: Neighbours, rows_ND: np.ndarray, k: int, *, what: str = "index", on_event: OnEvent = ignore
 ) -> Neighbours:
-    """Bring the neighbours of a table's first rows up to date after rows were added; as `nearest_rows` of all of them.
+    """Update the neighbours of a table's first rows after rows were added; equal to `nearest_rows` of all rows.
 
     Args:
         before: the neighbours of the first rows among themselves, `k` of them.
         rows_ND: all rows.
         k: neighbours a row.
-        what: what progress is called.
-        on_event: hears of every block.
+        what: the name of the work in progress reports.
+        on_event: called with every block of rows.
     """
     known, number = len(before.ids), len(rows_ND)
     ids_NK = np.empty((number, k), dtype=np.int64)
@@ -85,22 +85,22 @@ def extended(
         for rows, index in ((old, new), (rows_Q[rows_Q >= known], every)):
             if not len(rows):
                 continue
-            near_QS, found_QS = index.search(rows_ND[rows], min(k + 2, index.ntotal))
+            near_QS, ids_QS = index.search(rows_ND[rows], min(k + 2, index.ntotal))
             if rows is old:
                 near_QS = np.concatenate([before.similarities[rows], near_QS], axis=1)
-                found_QS = np.concatenate([before.ids[rows], np.where(found_QS < 0, -1, found_QS + known)], axis=1)
-            near_QS, found_QS = in_order(near_QS, found_QS, rows)
+                ids_QS = np.concatenate([before.ids[rows], np.where(ids_QS < 0, -1, ids_QS + known)], axis=1)
+            near_QS, ids_QS = in_order(near_QS, ids_QS, rows)
             if near_QS.shape[1] > k:
                 for row in np.flatnonzero(near_QS[:, k - 1] == near_QS[:, k]):
-                    near_QS[row, :k], found_QS[row, :k] = _untie(rows_ND, int(rows[row]), k)
-            ids_NK[rows], similarities_NK[rows] = found_QS[:, :k], near_QS[:, :k]
+                    near_QS[row, :k], ids_QS[row, :k] = _untie(rows_ND, int(rows[row]), k)
+            ids_NK[rows], similarities_NK[rows] = ids_QS[:, :k], near_QS[:, :k]
         on_event(what, int(rows_Q[-1]) + 1, number)
     return Neighbours(ids_NK, similarities_NK)
 
 
 def flat_index(rows_ND: np.ndarray) -> "faiss.IndexFlatIP":
     """Return an exact index of the rows."""
-    import faiss  # here, so that "up to date" is said without it
+    import faiss  # here, so that an up-to-date stage needs not import it
 
     index = faiss.IndexFlatIP(rows_ND.shape[1])
     index.add(rows_ND)
@@ -116,12 +116,12 @@ def on_gpu(index: "faiss.Index") -> "faiss.Index":
     return faiss.index_cpu_to_all_gpus(index)
 
 
-def in_order(near_QS: np.ndarray, found_QS: np.ndarray, rows_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sort what a search found by rounded similarity, then row number; the asking row itself and empty places last."""
+def in_order(near_QS: np.ndarray, ids_QS: np.ndarray, rows_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sort search results by rounded similarity, then row number; the query row itself and empty places last."""
     near_QS = np.round(near_QS, _DECIMALS)
-    near_QS[(found_QS == rows_Q[:, None]) | (found_QS < 0)] = -np.inf
-    order_QS = np.lexsort((found_QS, -near_QS), axis=1)
-    return np.take_along_axis(near_QS, order_QS, axis=1), np.take_along_axis(found_QS, order_QS, axis=1)
+    near_QS[(ids_QS == rows_Q[:, None]) | (ids_QS < 0)] = -np.inf
+    order_QS = np.lexsort((ids_QS, -near_QS), axis=1)
+    return np.take_along_axis(near_QS, order_QS, axis=1), np.take_along_axis(ids_QS, order_QS, axis=1)
 
 
 def _untie(rows_ND: np.ndarray, row: int, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -130,9 +130,9 @@ def _untie(rows_ND: np.ndarray, row: int, k: int) -> tuple[np.ndarray, np.ndarra
     near_N[row] = -np.inf
     last = np.partition(near_N, -k)[-k]
     above = np.flatnonzero(near_N > last)
-    kept = np.concatenate([above, np.flatnonzero(near_N == last)[: k - len(above)]])
-    kept = kept[np.lexsort((kept, -near_N[kept]))]
-    return near_N[kept], kept
+    nearest = np.concatenate([above, np.flatnonzero(near_N == last)[: k - len(above)]])
+    nearest = nearest[np.lexsort((nearest, -near_N[nearest]))]
+    return near_N[nearest], nearest
 
 
 def read_index(path: Path, *, rows: int, made_by: str) -> "faiss.Index":

@@ -29,10 +29,10 @@ _SIDE = 240  # pixels of a thumbnail
 
 @dataclass(frozen=True)
 class Hit:
-    """One thing that was found.
+    """One result.
 
-    A teacher knows one modality: a picture found by words was found through one of its captions, a caption found by a
-    picture through its own picture. A student goes across: words find pictures, a picture finds captions.
+    A teacher embeds one modality: words find a picture through one of its captions, a picture finds a caption through
+    the caption's own picture. A student embeds both: words find pictures, a picture finds captions.
     """
 
     split: str
@@ -81,14 +81,14 @@ def run(
     modality = "text" if image is None else "image"
     asked: Any = words if image is None else _decoded(image)
     if student:
-        modality = "image" if image is None else "text"  # of what is found
+        modality = "image" if image is None else "text"  # of the results
         indices = [student_index.open_index(split, student, modality) for split in splits]
         query_D = student_index.embed_one(asked, student, load_student)
     else:
         opened = [_open(split, modality, teacher) for split in splits]
-        indices = [index for _, index in opened]
-        asked = _cleaned(words, splits[0], opened[0][0]) if image is None else asked
-        query_D = _embedded(asked, opened[0][0], modality, teacher, splits, load)
+        name, indices = opened[0][0], [index for _, index in opened]
+        asked = _cleaned(words, splits[0], name) if image is None else asked
+        query_D = _embedded(asked, _load_teacher_of(splits, name, modality, teacher, load), name)
     hits = []
     for split, index in zip(splits, indices, strict=True):
         if index.d != len(query_D):
@@ -123,7 +123,7 @@ def write_html(path: Path, splits: list[Split], hits: list[Hit], asked: str) -> 
     Args:
         path: the file.
         splits: those that were searched.
-        hits: what was found.
+        hits: the results, nearest first.
         asked: what was looked for, in words.
     """
     from cusa.models.preprocess import UNDECODABLE, decode_rgb
@@ -178,10 +178,22 @@ def _decoded(path: Path) -> Any:
         raise DataError(f"--image {path} does not decode ({error}). Give a JPEG, PNG or WebP.", path=path) from error
 
 
-def _embedded(
-    asked: Any, name: str, modality: str, teacher: str, splits: list[Split], load: Callable[[str, str], Teacher]
-) -> np.ndarray:
-    """Embed what was asked for with the very teacher that made the tables."""
+def _load_teacher_of(
+    splits: list[Split], name: str, modality: str, teacher: str, load: Callable[[str, str], Teacher]
+) -> Teacher:
+    """Load the teacher that made the tables `name` of all splits.
+
+    Args:
+        splits: the splits.
+        name: the teacher's name in their tables.
+        modality: `image` or `text`.
+        teacher: what loads it where the name does not, else empty.
+        load: makes the teacher of a name and a modality.
+
+    Raises:
+        ConfigError: if its name alone does not load it.
+        StaleError: if the splits have different teachers of that name, or another one was loaded.
+    """
     wanted = provenance(splits[0], name)
     for split in splits[1:]:
         if provenance(split, name) != wanted:
@@ -193,8 +205,8 @@ def _embedded(
             "the model that made the features: --teacher FOLDER.",
             teacher=name,
         )
-    made = load(teacher or wanted.get("teacher") or name, modality)
-    has = made.provenance()
+    loaded = load(teacher or wanted.get("teacher") or name, modality)
+    has = loaded.provenance()
     # Of imported features only the person who imported them knows what made them.
     for key in ("revision", "weights_sha256", "preprocessing") if wanted.get("revision") != IMPORTED else ():
         if wanted.get(key) and has.get(key, "") != wanted[key]:
@@ -204,11 +216,16 @@ def _embedded(
                 "again.",
                 teacher=name,
             )
-    row = np.asarray(made.encode([asked]), dtype=np.float32)[0]
+    return loaded
+
+
+def _embedded(asked: Any, teacher: Teacher, name: str) -> np.ndarray:
+    """Embed words or a picture with a teacher: (D,) float32, of unit length."""
+    row = np.asarray(teacher.encode([asked]), dtype=np.float32)[0]
     norm = float(np.linalg.norm(row))
     if not (np.isfinite(norm) and norm > 0):
         raise DataError(f"The teacher {name!r} gave no usable vector for what was asked.", teacher=name)
-    return row / norm
+    return np.asarray(row / norm)
 
 
 def _hits(split: Split, modality: str, rows: np.ndarray, similarities: np.ndarray) -> list[Hit]:

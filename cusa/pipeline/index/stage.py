@@ -17,14 +17,14 @@ from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.pipeline.config import IndexConfig
-from cusa.pipeline.index.exact import extended, flat_index, nearest_rows
+from cusa.pipeline.index.exact import extend, flat_index, nearest_rows
 from cusa.pipeline.index.vectors import unit_rows
 
 if TYPE_CHECKING:
     import faiss
 
 _ROWS_A_BLOCK = 4096
-_SAME = 1e-6  # rows that differ by no more were not changed
+_UNCHANGED = 1e-6  # rows that differ by no more were not changed
 
 
 def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False, on_event: OnEvent = ignore) -> Outcome:
@@ -38,7 +38,7 @@ def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False,
         split: the split.
         teacher: the name of a teacher whose tables lie there.
         force: search again even if nothing changed.
-        on_event: hears of every block of rows.
+        on_event: called with every block of rows.
 
     Returns:
         The outcome; counts has rows, neighbours a row and rows added; notes say where a split has fewer rows than were
@@ -59,8 +59,9 @@ def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False,
     table = tables.read_teacher(split, teacher)
     rows_ND = unit_rows(table)
     files = [folder / f"{teacher}.faiss", neighbour_path(split, teacher)]
-    old = stage.before
-    before = None if force or old is None else _before(files, old, parameters, rows_ND, split, stamp)
+    previous = stage.before
+    usable = not force and previous is not None and _is_whole(files, previous, parameters)
+    before = _before(files, config.neighbours, rows_ND) if usable else None
     with stage.begin(unless_held=split.locks):
         made = _made(rows_ND, config, before, f"index {teacher} of {split.name}", on_event)
         with store.whole_file(files[0]) as temporary:
@@ -84,7 +85,11 @@ class _Made:
 
 
 def _made(
-    rows_ND: np.ndarray, config: IndexConfig, before: "tuple[faiss.Index, Neighbours] | None", what: str, on: OnEvent
+    rows_ND: np.ndarray,
+    config: IndexConfig,
+    before: "tuple[faiss.Index, Neighbours] | None",
+    what: str,
+    on_event: OnEvent,
 ) -> _Made:
     """Build or extend the index, and find the neighbours."""
     number = len(rows_ND)
@@ -94,52 +99,55 @@ def _made(
         known = index.ntotal
         index.add(rows_ND[known:])
         if exact:
-            return _Made(index, extended(near, rows_ND, config.neighbours, what=what, on_event=on), number - known, ())
+            near = extend(near, rows_ND, config.neighbours, what=what, on_event=on_event)
+            return _Made(index, near, number - known, ())
     elif exact:
         index = flat_index(rows_ND)
-        return _Made(index, nearest_rows(rows_ND, config.neighbours, index=index, what=what, on_event=on), 0, ())
+        near = nearest_rows(rows_ND, config.neighbours, index=index, what=what, on_event=on_event)
+        return _Made(index, near, 0, ())
     from cusa.pipeline.index import approximate
 
     plan = approximate.choose(number, rows_ND.shape[1], config)
     if before is None:
         index = approximate.build(rows_ND, plan)
     measured = approximate.tune(index, rows_ND, config.neighbours, config)
-    found = approximate.neighbours(
-        index, rows_ND, config.neighbours, exact_rows=plan.exact_rows, what=what, on_event=on
+    near = approximate.neighbours(
+        index, rows_ND, config.neighbours, exact_rows=plan.exact_rows, what=what, on_event=on_event
     )
     chosen = (
         f"{plan.factory}, about {plan.bytes / 2**20:,.0f} MiB, chosen for at most {config.memory:g} GiB and "
         f"{config.latency:g} ms a query; "
     )
     sentence = measured.sentence(config.neighbours, config.recall, config.latency)
-    return _Made(index, found, 0 if before is None else number - known, (chosen + sentence,))
+    return _Made(index, near, 0 if before is None else number - known, (chosen + sentence,))
 
 
-def _before(
-    files: list[Path],
-    old: ledger.Ledger,
-    parameters: dict[str, Any],
-    rows_ND: np.ndarray,
-    split: Split,
-    stamp: dict[str, str],
-) -> "tuple[faiss.Index, Neighbours] | None":
-    """Return the index and the neighbours of the split's first rows, if rows were only added since."""
-    if old.parameters != parameters or any(
-        not file.is_file() or file.stat().st_size != old.outputs.get(file.name) for file in files
-    ):
-        return None
+def _is_whole(files: list[Path], previous: ledger.Ledger, parameters: dict[str, Any]) -> bool:
+    """Return whether the files are those of a ledger, made with the same parameters."""
+    return previous.parameters == parameters and all(
+        file.is_file() and file.stat().st_size == previous.outputs.get(file.name) for file in files
+    )
+
+
+def _before(files: list[Path], depth: int, rows_ND: np.ndarray) -> "tuple[faiss.Index, Neighbours] | None":
+    """Return the index and the neighbours of the table's first rows, if rows were only added since.
+
+    Args:
+        files: the index and its neighbour table.
+        depth: neighbours a row.
+        rows_ND: (N, D) all rows as they are now.
+    """
     import faiss
 
     column = store.read_table(files[1], columns=["neighbours"])["neighbours"].combine_chunks()
     known = len(column)
-    depth = min(parameters["neighbours"], known - 1)
-    if not 1 < known < len(rows_ND) or depth < parameters["neighbours"]:
+    if not 1 < known < len(rows_ND) or known - 1 < depth:
         return None
     index = faiss.read_index(str(files[0]))
     if index.ntotal != known or index.d != rows_ND.shape[1]:
         return None
-    same = _first_rows(index, known)
-    if same is None or not np.allclose(same, rows_ND[:known], atol=_SAME):
+    first_rows = _first_rows(index, known)
+    if first_rows is None or not np.allclose(first_rows, rows_ND[:known], atol=_UNCHANGED):
         return None
     ids, distances = (column.field(name).flatten().to_numpy() for name in ("ids", "distances"))
     return index, Neighbours(ids.reshape(known, -1), (1 - distances).reshape(known, -1).astype(np.float32))
@@ -157,14 +165,14 @@ def _first_rows(index: "faiss.Index", number: int) -> np.ndarray | None:
     return np.asarray(index.reconstruct_n(0, number))
 
 
-def _neighbour_table(table: tables.TeacherTable, found: Neighbours) -> pa.Table:
+def _neighbour_table(table: tables.TeacherTable, near: Neighbours) -> pa.Table:
     schema = schemas.neighbour_table(tables.KEY_OF[table.modality])
     keys = pa.array(table.keys, pa.string())
     blocks = [schema.empty_table()]
     # In blocks, so that the repeated keys of one array stay below 2 GiB.
     for start in range(0, len(keys), _ROWS_A_BLOCK):
-        ids_QK = found.ids[start : start + _ROWS_A_BLOCK]
-        similarities = found.similarities[start : start + _ROWS_A_BLOCK].reshape(-1)
+        ids_QK = near.ids[start : start + _ROWS_A_BLOCK]
+        similarities = near.similarities[start : start + _ROWS_A_BLOCK].reshape(-1)
         ids = pa.array(ids_QK.reshape(-1))
         offsets = pa.array(np.arange(len(ids_QK) + 1, dtype=np.int32) * ids_QK.shape[1])
         pair = [pa.ListArray.from_arrays(offsets, values) for values in (ids, pa.array(1 - similarities))]

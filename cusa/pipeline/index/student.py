@@ -5,7 +5,7 @@ a neighbour table for each, `cross-<student>-images.parquet` (the captions neare
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,29 +25,27 @@ from cusa.pipeline.index.neighbours import CrossModal
 if TYPE_CHECKING:
     from cusa.models.students.base import Student
 
-_ENDS = ("images", "captions")
+_FILE_OF = {"image": "images", "text": "captions"}  # modality -> how its files are called
 _A_BATCH = 64
 _ROWS_A_BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class StudentIndex:
-    """What a student says of a split.
+    """A split as a student embeds it.
 
     Attributes:
-        rows: `images` and `captions` -> float32 unit rows.
-        near: `images` -> (N, K) caption rows nearest to each image, `captions` -> (M, K') image rows.
+        cross: rows and neighbours, as deep as they were indexed.
         provenance: teacher (its name), weights_sha256.
     """
 
-    rows: dict[str, np.ndarray]
-    near: dict[str, np.ndarray]
+    cross: CrossModal
     provenance: dict[str, str]
 
     def neighbourhoods(self, depth: int) -> CrossModal:
-        """Return it as the audit's finder takes it, cut to a depth."""
-        near = {end: ids[:, :depth] for end, ids in self.near.items()}
-        return CrossModal(self.rows["images"], self.rows["captions"], near["images"], near["captions"])
+        """Return rows and neighbours, the neighbours cut to a depth."""
+        cross = self.cross
+        return replace(cross, near_captions=cross.near_captions[:, :depth], near_images=cross.near_images[:, :depth])
 
 
 def run(
@@ -59,18 +57,18 @@ def run(
     on_event: OnEvent = ignore,
     load: Callable[[str], "Student"] | None = None,
 ) -> Outcome:
-    """Embed a split with a student, and write the indices of both ends with the neighbours across.
+    """Embed a split with a student, and write an index of each modality and the neighbours in the other one.
 
     Args:
         config: how many neighbours.
         split: the split.
         student: a run, a model folder or a hub name.
         force: embed again even if nothing changed.
-        on_event: hears of every batch.
+        on_event: called with every batch.
         load: makes the student of its name; `cusa.models.student.load` if None.
 
     Returns:
-        The outcome; counts has the rows of both ends.
+        The outcome; counts has the rows of both modalities.
 
     Raises:
         DataError: if there is no such student, or an image does not decode.
@@ -89,19 +87,18 @@ def run(
 
         from cusa.pipeline.index.exact import flat_index
 
-        for end in _ENDS:
-            index = flat_index(rows[end])
-            written.append(folder / f"{name}-{end}.faiss")
+        for modality, other in (("image", "text"), ("text", "image")):
+            index = flat_index(rows[modality])
+            written.append(folder / f"{name}-{_FILE_OF[modality]}.faiss")
             with store.whole_file(written[-1]) as temporary:
                 faiss.write_index(index, str(temporary))
-            other = rows["captions" if end == "images" else "images"]
             stamp = {"split": split.digest, "student": name, "weights_sha256": weights}
-            # Rows of the other end search this one: what is nearest to each of those.
-            table = _neighbours(split, index, other, min(config.neighbours, len(rows[end])), of=end)
-            asked = "captions" if end == "images" else "images"
-            written.append(folder / f"cross-{name}-{asked}.parquet")
+            depth = min(config.neighbours, len(rows[modality]))
+            # The other modality's rows search this one: the table lists what is nearest to each of those.
+            table = _neighbours(split, index, rows[other], depth, modality=modality)
+            written.append(folder / f"cross-{name}-{_FILE_OF[other]}.parquet")
             store.write_table(written[-1], table.replace_schema_metadata(stamp))
-        counts = {"images": len(rows["images"]), "captions": len(rows["captions"]), "width": rows["images"].shape[1]}
+        counts = {"images": len(rows["image"]), "captions": len(rows["text"]), "width": rows["image"].shape[1]}
         return stage.finish(outputs=written, counts=counts)
 
 
@@ -122,27 +119,28 @@ def read_student(split: Split, student: str) -> StudentIndex:
     made_by = f"cusa index {split.work} --split {split.name} --student {student}"
     rows, near = {}, {}
     stamp: dict[str, str] = {}
-    for end, number in zip(_ENDS, (split.num_images, split.num_captions), strict=True):
-        path = folder / f"cross-{name}-{end}.parquet"
+    for modality, number in (("image", split.num_images), ("text", split.num_captions)):
+        path = folder / f"cross-{name}-{_FILE_OF[modality]}.parquet"
         column = store.read_table(path, columns=["neighbours"], made_by=made_by)["neighbours"].combine_chunks()
         stamp = tables.read_part_metadata(path)
         if stamp.get("split") != split.digest:
             raise StaleError(f"{path} was made from another state of the split. Run `{made_by}`.", path=path)
         ids = column.field("ids").flatten().to_numpy()
-        near[end] = ids.reshape(number, -1)
-        file = folder / f"{name}-{end}.faiss"
+        near[modality] = ids.reshape(number, -1)
+        file = folder / f"{name}-{_FILE_OF[modality]}.faiss"
         try:
             index = faiss.read_index(str(file))
-            rows[end] = index.reconstruct_n(0, index.ntotal)
+            rows[modality] = index.reconstruct_n(0, index.ntotal)
         except RuntimeError as error:
             raise DataError(f"{file} is missing or broken. Run `{made_by} --force`.", path=file) from error
-        if len(rows[end]) != number:
-            raise StaleError(f"{file} has {len(rows[end])} rows and the split {number}. Run `{made_by}`.", path=file)
-    return StudentIndex(rows, near, {"teacher": name, "weights_sha256": stamp.get("weights_sha256", "")})
+        if (has := len(rows[modality])) != number:
+            raise StaleError(f"{file} has {has} rows and the split {number}. Run `{made_by}`.", path=file)
+    cross = CrossModal(rows["image"], rows["text"], near["image"], near["text"])
+    return StudentIndex(cross, {"teacher": name, "weights_sha256": stamp.get("weights_sha256", "")})
 
 
 def open_index(split: Split, student: str, modality: str) -> Any:
-    """Open the index of one end, mapped from its file.
+    """Open the index of one modality, mapped from its file.
 
     Args:
         split: the split.
@@ -155,18 +153,18 @@ def open_index(split: Split, student: str, modality: str) -> Any:
     """
     from cusa.pipeline.index.exact import read_index
 
-    end, rows = ("images", split.num_images) if modality == "image" else ("captions", split.num_captions)
+    rows = split.num_images if modality == "image" else split.num_captions
     folder, name = split.folder / "index", student_name(student)
     made_by = f"cusa index {split.work} --split {split.name} --student {student}"
-    told = folder / f"cross-{name}-{end}.parquet"
-    if not told.is_file():
-        raise DataError(f"{told} does not exist. Run `{made_by}`.", path=told)
-    stamp = tables.read_part_metadata(told)
+    table = folder / f"cross-{name}-{_FILE_OF[modality]}.parquet"
+    if not table.is_file():
+        raise DataError(f"{table} does not exist. Run `{made_by}`.", path=table)
+    stamp = tables.read_part_metadata(table)
     for key, now in (("split", split.digest), ("weights_sha256", _weights(student))):
         if stamp.get(key) != now:
             what = "the split" if key == "split" else f"{student}"
-            raise StaleError(f"{told} was made from another state of {what}. Run `{made_by}`.", path=told)
-    return read_index(folder / f"{name}-{end}.faiss", rows=rows, made_by=made_by)
+            raise StaleError(f"{table} was made from another state of {what}. Run `{made_by}`.", path=table)
+    return read_index(folder / f"{name}-{_FILE_OF[modality]}.faiss", rows=rows, made_by=made_by)
 
 
 def embed_one(asked: Any, student: str, load: Callable[[str], "Student"] | None = None) -> np.ndarray:
@@ -182,8 +180,10 @@ def embed_one(asked: Any, student: str, load: Callable[[str], "Student"] | None 
     model = (load or load_student)(student).eval()
     with torch.inference_mode():
         if isinstance(asked, str):
-            return model.encode_text(model.tokenize([asked])).float().numpy()[0]
-        return model.encode_image(model.image_transform(asked)[None]).float().numpy()[0]
+            rows = model.encode_text(model.tokenize([asked]))
+        else:
+            rows = model.encode_image(model.image_transform(asked)[None])
+        return np.asarray(rows[0].float().numpy())
 
 
 def student_digest(split: Split, student: str) -> str:
@@ -248,23 +248,24 @@ def _embed(
             tokens = {name: values.to(device) for name, values in tokens.items()}
             captions.append(model.encode_text(tokens).float().cpu().numpy())
     empty = np.zeros((0, model.width), dtype=np.float32)
-    return {"images": np.concatenate([empty, *images]), "captions": np.concatenate([empty, *captions])}
+    return {"image": np.concatenate([empty, *images]), "text": np.concatenate([empty, *captions])}
 
 
-def _neighbours(split: Split, index: Any, asked_RD: np.ndarray, depth: int, *, of: str) -> pa.Table:
-    """Search an index for rows of the other end."""
-    found_keys = pa.array(split.image_keys if of == "images" else split.caption_keys, pa.string())
-    asking_keys = split.caption_keys if of == "images" else split.image_keys
-    schema = schemas.neighbour_table("caption_key" if of == "images" else "key")
+def _neighbours(split: Split, index: Any, query_QD: np.ndarray, depth: int, *, modality: str) -> pa.Table:
+    """Search the index of a modality for the rows of the other one."""
+    keys = {"image": split.image_keys, "text": split.caption_keys}
+    other = "text" if modality == "image" else "image"
+    indexed_keys, query_keys = pa.array(keys[modality], pa.string()), keys[other]
+    schema = schemas.neighbour_table(tables.KEY_OF[other])
     blocks = [schema.empty_table()]
-    for start in range(0, len(asked_RD) if depth else 0, _ROWS_A_BLOCK):
-        similarities, ids = index.search(asked_RD[start : start + _ROWS_A_BLOCK], depth)
+    for start in range(0, len(query_QD) if depth else 0, _ROWS_A_BLOCK):
+        similarities, ids = index.search(query_QD[start : start + _ROWS_A_BLOCK], depth)
         offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * depth)
         flat = pa.array(ids.reshape(-1))
         pair = [pa.ListArray.from_arrays(offsets, values) for values in (flat, pa.array(1 - similarities.reshape(-1)))]
         columns = [
-            pa.array(asking_keys[start : start + len(ids)], pa.string()),
-            pa.ListArray.from_arrays(offsets, found_keys.take(flat)),
+            pa.array(query_keys[start : start + len(ids)], pa.string()),
+            pa.ListArray.from_arrays(offsets, indexed_keys.take(flat)),
             pa.ListArray.from_arrays(offsets, pa.array(similarities.reshape(-1))),
             pa.StructArray.from_arrays(pair, fields=list(schema.field("neighbours").type)),
         ]

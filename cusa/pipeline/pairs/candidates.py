@@ -14,7 +14,7 @@ from cusa.pipeline.index.neighbours import CrossModal, Modality
 
 @dataclass(frozen=True)
 class Candidates:
-    """Some candidates, a number each a field; `nan` similarities and rank 0 stand for none."""
+    """Candidates, an array a field; a similarity of `nan` and a rank of 0 mean that there is none."""
 
     image: np.ndarray
     """Image rows."""
@@ -40,7 +40,8 @@ def merge(parts: list[Candidates]) -> Candidates:
     names = [field.name for field in fields(Candidates)]
 
     def whole(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])
+        values: list[np.ndarray] = [getattr(part, name) for part in parts]
+        return np.concatenate(values)
 
     order = np.lexsort((whole("caption"), whole("image"), -whole("score"), -np.nan_to_num(whole("p_positive"))))
     # One field after the other: the numbers of many candidates are not held twice.
@@ -55,7 +56,7 @@ def geometric_mean(*similarities: np.ndarray) -> np.ndarray:
     stacked = np.stack(similarities)
     there = ~np.isnan(stacked)
     product = np.where(there, np.clip(stacked, 0, 1), 1).prod(0)
-    return product ** (1 / np.maximum(there.sum(0), 1))
+    return np.asarray(product ** (1 / np.maximum(there.sum(0), 1)))
 
 
 class Finder:
@@ -143,8 +144,8 @@ class Finder:
             parts += [self._texts.near.ids[own].reshape(-1), self._text_reverse.all_of(own)]
         if self._cross is not None:
             parts += [self._cross.near_captions[image], self._cross_reverse[image]]
-        found = np.unique(np.concatenate(parts))
-        return found[self._owner[found] != image]
+        captions = np.unique(np.concatenate(parts))
+        return np.asarray(captions[self._owner[captions] != image])
 
     def _by_image(self, image: int, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self._images is None:
@@ -169,7 +170,8 @@ class Finder:
     def _by_cross(self, image: int, caption: np.ndarray) -> np.ndarray:
         if self._cross is None:
             return np.full(len(caption), np.nan, dtype=np.float32)
-        return (self._cross.captions[caption] @ self._cross.images[image]).astype(np.float32)
+        cosines = self._cross.captions[caption] @ self._cross.images[image]
+        return np.asarray(cosines, dtype=np.float32)
 
 
 class _Groups:
@@ -186,14 +188,14 @@ class _Groups:
         self._starts = np.concatenate([[0], np.cumsum(np.bincount(values, minlength=number))])
 
     def __getitem__(self, group: int) -> np.ndarray:
-        return self._members[self._starts[group] : self._starts[group + 1]]
+        return np.asarray(self._members[self._starts[group] : self._starts[group + 1]])
 
     def all_of(self, groups: np.ndarray) -> np.ndarray:
         """Return the members of several groups, one group after the other."""
         starts, stops = self._starts[groups], self._starts[groups + 1]
         counts = stops - starts
         shift = np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) if len(groups) else starts
-        return self._members[np.arange(counts.sum()) + shift]
+        return np.asarray(self._members[np.arange(counts.sum()) + shift])
 
 
 def _reverse(ids_RK: np.ndarray | None, number: int = 0) -> _Groups:
@@ -245,6 +247,6 @@ def find_all(
 
 
 def among(split: Split, candidates: Candidates, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
-    """Tell for each candidate whether it is one of the given pairs."""
+    """Return for each candidate whether it is one of the given pairs."""
     width = max(split.num_captions, 1)
     return np.isin(candidates.image.astype(np.int64) * width + candidates.caption, images * width + captions)

@@ -1,9 +1,9 @@
-"""What a calibrated model sees of a pair: similarities, how they compare with their surroundings, ranks, mutual flags.
+"""The features of a pair that calibration uses: similarities, local scaling, ranks, and whether neighbours are mutual.
 
 Shapes: N images, M captions, K neighbours of a row; C captions considered for one image.
 
 A cosine says little by itself: a caption such as "a man is standing" is near to everything. So each similarity also
-comes less the mean similarity of both ends to their nearest rows (local scaling: CSLS of Conneau et al., arXiv
+comes less the mean similarity of both rows to their nearest rows (local scaling: CSLS of Conneau et al., arXiv
 1710.04087, section 2.3, there between two languages, here between an image's captions and a caption).
 """
 
@@ -39,7 +39,7 @@ CROSS_FEATURES = ("cross_similarity",)  # cosine of image and caption by a stude
 
 
 class PairFeatures:
-    """Computes the features of an image's pairs; everything that belongs to one row is computed once, here.
+    """Computes the features of an image's pairs; what depends on one row alone is computed once, by the constructor.
 
     Args:
         finder: the finder of the same split and teachers.
@@ -149,7 +149,8 @@ def _sums(rows_MD: np.ndarray, group_M: np.ndarray, number: int) -> np.ndarray:
     from scipy.sparse import csr_array
 
     ones = np.ones(len(group_M), dtype=np.float32)
-    return csr_array((ones, (group_M, np.arange(len(group_M)))), shape=(number, len(group_M))) @ rows_MD
+    groups = csr_array((ones, (group_M, np.arange(len(group_M)))), shape=(number, len(group_M)))
+    return np.asarray(groups @ rows_MD)
 
 
 def _level(modality: Modality, family: np.ndarray) -> np.ndarray:
@@ -169,8 +170,8 @@ def _rank_of(ids_CK: np.ndarray, row: int) -> np.ndarray:
     """Return the place of `row` in each list, 1 = first, 0 where it is not in it."""
     if not ids_CK.shape[1]:
         return np.zeros(len(ids_CK), dtype=np.int64)
-    found = ids_CK == row
-    return np.where(found.any(1), found.argmax(1) + 1, 0)
+    hit_CK = ids_CK == row
+    return np.where(hit_CK.any(1), hit_CK.argmax(1) + 1, 0)
 
 
 def _log_rank(rank: np.ndarray, depth: int) -> np.ndarray:

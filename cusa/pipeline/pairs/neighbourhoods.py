@@ -1,6 +1,6 @@
-"""What an audit works with: the teachers it may use, their rows and neighbours, and the finder over them."""
+"""The encoders that an audit compares pairs with: their rows and neighbours, and the finder over them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,8 +15,24 @@ from cusa.pipeline.index.vectors import unit_rows
 from cusa.pipeline.pairs.candidates import Finder
 from cusa.pipeline.pairs.features import PairFeatures
 
-WITHOUT = "none"
-"""Given as a teacher's name: audit without that modality."""
+NONE = "none"
+"""As a teacher's name: audit without that modality."""
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The names of the encoders whose similarities are used."""
+
+    image: str = ""
+    """The image teacher."""
+    text: str = ""
+    """The text teacher."""
+    student: str = ""
+    """An indexed student, which compares images with captions."""
+
+    def teachers(self) -> dict[str, str]:
+        """Return the teachers that are used, by modality."""
+        return {modality: name for modality in ("image", "text") if (name := getattr(self, modality))}
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,7 @@ class Neighbourhoods:
     cross: CrossModal | None
 
     def features(self, split: Split) -> PairFeatures:
-        """Return what computes the features of the split's pairs."""
+        """Return the features of the split's pairs."""
         return PairFeatures(
             self.finder,
             split.caption_owner,
@@ -40,20 +56,21 @@ class Neighbourhoods:
         )
 
 
-def choose(split: Split, *, image: str = "", text: str = "", student: str = "") -> dict[str, str]:
-    """Return who is asked: `image`, `text` and `student` -> name, empty where nobody is.
+def choose(split: Split, encoders: Encoders) -> Encoders:
+    """Return the encoders to use, a name left empty where there is none.
 
     Args:
         split: the split.
-        image: the image teacher; the only one there is if empty; `none` to do without.
-        text: the text teacher, likewise.
-        student: an indexed student, or empty.
+        encoders: as a user names them: a teacher's name may be empty for the split's only one of that modality, or
+            `none` to do without it; no student if empty.
 
     Raises:
         DataError: if there is no teacher of either modality, or a named one is not there.
     """
-    chosen = {"image": _teacher(split, "image", image), "text": _teacher(split, "text", text), "student": student}
-    if not (chosen["image"] or chosen["text"]):
+    chosen = replace(
+        encoders, image=_teacher(split, "image", encoders.image), text=_teacher(split, "text", encoders.text)
+    )
+    if not chosen.teachers():
         raise DataError(
             f"{split.folder} has no teacher to audit with. Run `cusa extract-teachers {split.work} --image TEACHER "
             f"--text TEACHER`, then `cusa index {split.work}`.",
@@ -62,41 +79,37 @@ def choose(split: Split, *, image: str = "", text: str = "", student: str = "") 
     return chosen
 
 
-def digests(split: Split, chosen: dict[str, str]) -> dict[str, str]:
-    """Return a digest of what each of those who are asked gave."""
-    found = {
-        f"teacher {chosen[kind]}": tables.teacher_digest(split, chosen[kind])
-        for kind in ("image", "text")
-        if chosen[kind]
-    }
-    if chosen["student"]:
-        found[f"student {chosen['student']}"] = student_digest(split, chosen["student"])
-    return found
+def digests(split: Split, encoders: Encoders) -> dict[str, str]:
+    """Return a digest of the embeddings of each encoder."""
+    values = {f"teacher {name}": tables.teacher_digest(split, name) for name in encoders.teachers().values()}
+    if encoders.student:
+        values[f"student {encoders.student}"] = student_digest(split, encoders.student)
+    return values
 
 
-def stamps(split: Split, chosen: dict[str, str]) -> dict[str, dict[str, str]]:
-    """Return the provenance of each of those who are asked, as a calibration names them."""
-    found = {kind: tables.provenance(split, chosen[kind]) for kind in ("image", "text") if chosen[kind]}
-    if chosen["student"]:
-        found["student"] = read_student(split, chosen["student"]).provenance
-    return found
+def stamps(split: Split, encoders: Encoders) -> dict[str, dict[str, str]]:
+    """Return the provenance of each encoder, by modality, the student's as `student`."""
+    values = {modality: tables.provenance(split, name) for modality, name in encoders.teachers().items()}
+    if encoders.student:
+        values["student"] = read_student(split, encoders.student).provenance
+    return values
 
 
-def open_neighbourhoods(split: Split, chosen: dict[str, str], *, depth: int) -> Neighbourhoods:
-    """Read the rows and neighbours of those who are asked.
+def open_neighbourhoods(split: Split, encoders: Encoders, *, depth: int) -> Neighbourhoods:
+    """Read the rows and neighbours of the encoders.
 
     Args:
         split: the split; `cusa index` has run on its teachers.
-        chosen: as `choose` returns them.
+        encoders: as `choose` returns them.
         depth: neighbours a row.
 
     Raises:
         DataError: if a table is missing or broken.
         StaleError: if a table belongs to another state of the split.
     """
-    images = _modality(split, chosen["image"], depth)
-    texts = _modality(split, chosen["text"], depth)
-    cross = read_student(split, chosen["student"]).neighbourhoods(depth) if chosen["student"] else None
+    images = _modality(split, encoders.image, depth)
+    texts = _modality(split, encoders.text, depth)
+    cross = read_student(split, encoders.student).neighbourhoods(depth) if encoders.student else None
     finder = Finder(
         split.caption_owner,
         images=images,
@@ -115,8 +128,8 @@ def group_ids(values: list[str]) -> np.ndarray:
 
 
 def _teacher(split: Split, modality: str, name: str) -> str:
-    """Return the teacher to use, or an empty text where the split has none of the modality and none is asked for."""
-    if name == WITHOUT or (not name and modality not in tables.teachers(split).values()):
+    """Return the teacher to use; empty where the split has none of the modality and none was named."""
+    if name == NONE or (not name and modality not in tables.teachers(split).values()):
         return ""
     return tables.choose_teacher(split, modality, name)
 

@@ -1,4 +1,4 @@
-"""What people said of pairs: CxC's ratings, verdicts of the review page, or a data set's complete truth."""
+"""Human judgements of pairs: CxC's ratings, verdicts of the review page, or a data set's complete truth."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 from cusa.errors import DataError
 from cusa.manifests.judgements import cxc_ratings, pair_judgements
-from cusa.manifests.judgements.pair_judgements import DISPUTED
+from cusa.manifests.judgements.pair_judgements import DISPUTED, Judgements
 from cusa.manifests.judgements.truth import read_truth
 from cusa.manifests.samples import Split
 
@@ -43,6 +43,15 @@ class PairRatings:
     caveat: str = ""
 
 
+@dataclass(frozen=True)
+class RatedSplit:
+    """A split and the judgements of its pairs."""
+
+    split: Split
+    ratings: Path | None = None
+    """See `read_ratings`."""
+
+
 def read_ratings(split: Split, source: Path | None) -> PairRatings:
     """Read the judgements of a split.
 
@@ -55,7 +64,7 @@ def read_ratings(split: Split, source: Path | None) -> PairRatings:
         DataError: if there are none, or they are broken, or speak of other images.
     """
     if source is None:
-        verdicts = read_verdicts(split)
+        verdicts = from_judgements(split, pair_judgements.read(split))
         if verdicts is not None:
             return verdicts
         own = split.folder / "truth.parquet"
@@ -80,23 +89,22 @@ def _from_truth(split: Split, source: Path) -> PairRatings:
     return PairRatings(images, captions, match, truth.complete, truth.source, truth.unknown)
 
 
-def read_verdicts(split: Split) -> PairRatings | None:
-    """Return what reviewers settled: `match` and `duplicate` against `related` and `no match`; None without any.
+def from_judgements(split: Split, judgements: Judgements) -> PairRatings | None:
+    """Return verdicts as ratings: `match` and `duplicate` against `related` and `no match`; None without any.
 
     Disputed and skipped pairs, and verdicts on keys that the split does not hold, are left out.
-
-    Raises:
-        DataError: if the verdicts cannot be read.
     """
-    judged = pair_judgements.read(split)
-    said = [(one.image_key, one.caption_key, one.positive) for one in judged.judgements if one.verdict != DISPUTED]
-    rows = sorted((split.image_row[image], split.caption_row[caption], match) for image, caption, match in said)
+    rows = sorted(
+        (split.image_row[one.image_key], split.caption_row[one.caption_key], one.positive)
+        for one in judgements.judgements
+        if one.verdict != DISPUTED
+    )
     rows = [row for row in rows if split.caption_owner[row[1]] != row[0]]
     if not rows:
         return None
     pairs = np.array(rows, dtype=np.int64)
     return PairRatings(
-        pairs[:, 0], pairs[:, 1], pairs[:, 2].astype(bool), False, "verdicts", len(judged.unknown), VERDICTS_CAVEAT
+        pairs[:, 0], pairs[:, 1], pairs[:, 2].astype(bool), False, "verdicts", len(judgements.unknown), VERDICTS_CAVEAT
     )
 
 
@@ -104,21 +112,21 @@ def _from_cxc(split: Split, path: Path) -> PairRatings:
     """Read CxC's image-text file; a pair that several people rated has the mean of its ratings."""
     rated = cxc_ratings.read(path)
     image_rows, caption_rows = split.coco_ids.image_row(), split.coco_ids.caption_row()
-    found: dict[tuple[int, int], list[float]] = {}
+    scores: dict[tuple[int, int], list[float]] = {}
     unknown = 0
     for image_id, caption_id, score in zip(rated.first, rated.second, rated.score.tolist(), strict=True):
         image, caption = image_rows.get(image_id), caption_rows.get(caption_id)
         if caption is None or image is None:
             unknown += 1
         elif split.caption_owner[caption] != image:  # CxC rates the data set's own pairs too
-            found.setdefault((image, caption), []).append(score)
-    if not found:
+            scores.setdefault((image, caption), []).append(score)
+    if not scores:
         raise DataError(
             f"{path} rates no pair of different items of the split {split.name!r} ({unknown} of other images or "
             "captions). Give the file of this split.",
             path=path,
             split=split.name,
         )
-    pairs = np.array(sorted(found), dtype=np.int64)
-    match = np.array([np.mean(found[image, caption]) >= cxc_ratings.MATCH for image, caption in pairs.tolist()])
+    pairs = np.array(sorted(scores), dtype=np.int64)
+    match = np.array([np.mean(scores[image, caption]) >= cxc_ratings.MATCH for image, caption in pairs.tolist()])
     return PairRatings(pairs[:, 0], pairs[:, 1], match, False, f"CxC: {path.name}", unknown, CXC_CAVEAT)

@@ -18,11 +18,11 @@ Pair = tuple[str, str]
 """Keys of an image and of a caption."""
 
 _ORDER = "worth DESC NULLS LAST, score DESC, image_key, caption_key"
-"""Those first whose verdict changes most; see `cusa.pipeline.audit.stage.review_value`."""
+"""The largest review value first; see `cusa.pipeline.audit.stage.review_value`."""
 
 _LONGEST_FILTER = 2000
 _SECONDS = 60.0  # for a filter
-_KEPT = 8  # queues of other filters that stay in memory
+_MOST_QUEUES = 8  # queues of other filters that stay in memory
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ _COLUMNS = ", ".join(("image_key", "caption_key", *NUMBERS))
 
 @dataclass(frozen=True)
 class Queue:
-    """The candidates that a filter lets through, those first whose verdict is worth most."""
+    """The candidates that a filter lets through, those with the largest review value first."""
 
     candidates: tuple[Candidate, ...]
     total: int
@@ -116,7 +116,7 @@ class Candidates:
         with self._lock:
             if where not in self._queues:
                 self._queues[where] = self._read(where)
-                while len(self._queues) > _KEPT:
+                while len(self._queues) > _MOST_QUEUES:
                     del self._queues[next(iter(self._queues))]
             return self._queues[where]
 
@@ -127,8 +127,8 @@ class Candidates:
             for queue in self._queues.values():
                 if pair in queue.places:
                     return queue.candidates[queue.places[pair]]
-            found = self._select(f"image_key = {image} AND caption_key = {caption}", limit=1)
-        return found[0] if found else None
+            rows = self._select(f"image_key = {image} AND caption_key = {caption}", limit=1)
+        return rows[0] if rows else None
 
     def _read(self, where: str) -> Queue:
         counted = self._database.run(f"SELECT count(*) FROM {self._filtered(where)}", limit=_SECONDS)

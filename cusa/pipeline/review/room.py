@@ -38,7 +38,7 @@ class _Holders:
 
 
 class Room:
-    """Everything the page asks for, without HTTP. Several threads may call it.
+    """The state behind the page, without HTTP. Several threads may call it.
 
     Args:
         split: audited.

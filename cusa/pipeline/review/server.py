@@ -63,7 +63,7 @@ def run(
         port: on this machine; 0 = any free one.
         reviewer: the name that the page starts with.
         where: the filter that the page starts with, in SQL.
-        on_ready: hears the page's address once it answers.
+        on_ready: called with the page's address once it answers.
 
     Raises:
         ConfigError: if the port is taken, the filter is wrong, or the extra is not installed.
@@ -109,11 +109,12 @@ def run(
     finally:
         listening.close()
         table = None if room is None else room.close()
-    found = pair_judgements.read(opened)
-    notes = found.notes()
+    judgements = pair_judgements.read(opened)
+    notes = judgements.notes()
     if torn:
         notes += (f"A verdict that an earlier session was killed while writing was cut off: {torn[:80]!r}.",)
-    return Reviewed(table, len(found.judgements), sum(one.positive for one in found.judgements), notes)
+    every = judgements.judgements
+    return Reviewed(table, len(every), sum(one.positive for one in every), notes)
 
 
 def listen(port: int) -> socket.socket:
@@ -157,17 +158,17 @@ def application(room: Room, *, reviewer: str = "", where: str = "") -> "Starlett
     async def index(request: "Request") -> "Response":
         nonce = secrets.token_urlsafe(16)
         # As JSON in a script element that is data: `<` is written so that no content can end the element.
-        told = json.dumps(start).replace("<", "\\u003c")
+        start_json = json.dumps(start).replace("<", "\\u003c")
         policy = (
             f"default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'nonce-{nonce}'; "
             f"script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
-        body = page.replace("{{nonce}}", nonce).replace("{{css}}", CSS).replace("{{start}}", told)
+        body = page.replace("{{nonce}}", nonce).replace("{{css}}", CSS).replace("{{start}}", start_json)
         return HTMLResponse(body, headers={"Content-Security-Policy": policy})
 
     async def next_(request: "Request") -> "Response":
-        told = {name: request.query_params.get(name, "") for name in ("reviewer", "tab", "where")}
-        return JSONResponse(await run_in_threadpool(room.next, **told))
+        fields = {name: request.query_params.get(name, "") for name in ("reviewer", "tab", "where")}
+        return JSONResponse(await run_in_threadpool(room.next, **fields))
 
     async def judge(request: "Request") -> "Response":
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
@@ -203,13 +204,14 @@ def _verdict(body: bytes) -> dict[str, Any]:
     """
     names = {"id", "image_key", "caption_key", "verdict", "reviewer", "tab"}
     try:
-        told = json.loads(body)
-        kept = {name: told[name] for name in names} | {name: told[name] for name in ("where", "undoes") if name in told}
-        if not all(isinstance(value, str) for value in kept.values()):
+        content = json.loads(body)
+        fields = {name: content[name] for name in names}
+        fields |= {name: content[name] for name in ("where", "undoes") if name in content}
+        if not all(isinstance(value, str) for value in fields.values()):
             raise TypeError("all are texts")
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"That is no verdict: {', '.join(sorted(names))} ({error}).") from error
-    return kept
+    return fields
 
 
 class _Guard:

@@ -51,7 +51,7 @@ class Database:
         self._connection.close()
 
     def run(self, query: str, *, limit: float = 0) -> QueryResult:
-        """Answer one SQL statement.
+        """Run one SQL statement.
 
         Args:
             query: a `SELECT` in DuckDB's dialect, or `DESCRIBE`, `SUMMARIZE`, `SHOW TABLES`, `EXPLAIN`, `PIVOT`.
@@ -62,7 +62,7 @@ class Database:
                 longer than the limit.
             DataError: if a table that it reads is broken.
         """
-        with self._asked(query, limit) as statement:
+        with self._statement(query, limit) as statement:
             result = self._connection.execute(statement)
             columns = [name for name, *_ in result.description or ()]
             rows = result.fetchall() if columns else []
@@ -77,7 +77,7 @@ class Database:
             limit: as in `run`.
         """
         rows = 0
-        with self._asked(query, limit) as statement:
+        with self._statement(query, limit) as statement:
             batches: Any = self._connection.sql(statement.query).to_arrow_reader(1 << 16)
             with store.table_writer(path, batches.schema) as writer:
                 for batch in batches:
@@ -86,8 +86,8 @@ class Database:
         return rows
 
     @contextlib.contextmanager
-    def _asked(self, query: str, limit: float) -> "Iterator[duckdb.Statement]":
-        """Give the one statement of a query, to be answered before the time is over."""
+    def _statement(self, query: str, limit: float) -> "Iterator[duckdb.Statement]":
+        """Yield the one statement of a query, and interrupt it when its time is over."""
         import duckdb
 
         # Another thread interrupts the statement, wherever it is.
@@ -118,7 +118,7 @@ class Database:
 
         Args:
             path: the file to write, whole; an older one is replaced.
-            on_event: hears of every table.
+            on_event: called with every table.
 
         Raises:
             DataError: if a table is broken, or the file cannot be written.
@@ -151,7 +151,7 @@ class Database:
         return QueryResult(["view", "a row is", "columns"], rows)
 
     def _refuse_writing(self, query: str) -> None:
-        """Refuse what is no question. DuckDB's own lock still lets COPY overwrite the very files the views read."""
+        """Refuse statements that write. DuckDB's own lock still lets COPY overwrite the very files the views read."""
         import duckdb
 
         statement = self._connection.extract_statements(query)[0]
@@ -172,7 +172,7 @@ class Database:
             )
 
     def _explained(self, error: "duckdb.Error", query: str) -> CusaError:
-        """Turn DuckDB's complaint into ours: it keeps the place it points at."""
+        """Turn an error of DuckDB into one of ours; it keeps the place in the query that it points at."""
         import duckdb
 
         message = str(error)

@@ -127,49 +127,84 @@ def work_views(work: Path, runs: Iterable[Path] = (), raw: Iterable[Path] = ()) 
     shard, index, audit = f"cusa shard ... --out {work}", f"cusa index {work}", f"cusa audit {work}"
 
     def one_each(
-        column: str, places: Mapping[str, Path], name: str, file: str, schema: pa.Schema, what: str, made_by: str
+        place: str, folders: Mapping[str, Path], name: str, file: str, schema: pa.Schema, *, what: str, made_by: str
     ) -> View:
-        sources = [Source({column: place}, (folder / file,)) for place, folder in places.items()]
-        return _view(name, (column,), sources, _columns(schema), what, made_by)
+        sources = [Source({place: value}, (folder / file,)) for value, folder in folders.items()]
+        return _view(name, (place,), sources, _columns(schema), what=what, made_by=made_by)
 
     of_splits = partial(one_each, "split", folders)
     of_runs = partial(one_each, "run", run_folders)
     truth = {name: _truth_file(folder) for name, folder in folders.items()}
     known = [Source({"split": name}, (path,)) for name, path in truth.items()]
-    found = of_splits("candidates", "audit/candidates.parquet", schemas.CANDIDATES, "", audit)
+    candidates = of_splits("candidates", "audit/candidates.parquet", schemas.CANDIDATES, what="", made_by=audit)
     return [
-        of_splits("samples", "samples.parquet", schemas.SAMPLES, "an image", shard),
-        of_splits("captions", "captions.parquet", schemas.CAPTIONS, "a caption", shard),
-        of_splits("drops", "drops.parquet", schemas.DROPS, "an image or caption that was refused, and why", shard),
-        of_splits("shards", "shards.parquet", schemas.SHARDS, "a tar", shard),
+        of_splits("samples", "samples.parquet", schemas.SAMPLES, what="an image", made_by=shard),
+        of_splits("captions", "captions.parquet", schemas.CAPTIONS, what="a caption", made_by=shard),
+        of_splits(
+            "drops",
+            "drops.parquet",
+            schemas.DROPS,
+            what="an image or caption that was refused, and why",
+            made_by=shard,
+        ),
+        of_splits("shards", "shards.parquet", schemas.SHARDS, what="a tar", made_by=shard),
         one_each(
             "dataset",
             {folder.name: folder.resolve() for folder in raw},
             "sources",
             "sources.parquet",
             schemas.SOURCES,
-            "a file of the raw data: where it came from, and whether it is there",
-            "cusa download ...",
+            what="a file of the raw data: where it came from, and whether it is there",
+            made_by="cusa download ...",
         ),
-        _view("truth", ("split",), known, _columns(schemas.TRUTH), "a pair known to match", f"{audit} --truth FILE"),
+        _view(
+            "truth",
+            ("split",),
+            known,
+            _columns(schemas.TRUTH),
+            what="a pair known to match",
+            made_by=f"{audit} --truth FILE",
+        ),
         *_teacher_views(folders, f"cusa extract-teachers {work} --image TEACHER --text TEACHER"),
         _neighbour_view("image_neighbours", "image", folders, index),
         _neighbour_view("text_neighbours", "text", folders, index),
-        _candidate_view(found),
+        _candidate_view(candidates),
         of_splits(
-            "verdicts", "audit/verdicts.parquet", schemas.VERDICTS, "what a reviewer said", f"cusa review {work}"
+            "verdicts",
+            "audit/verdicts.parquet",
+            schemas.VERDICTS,
+            what="what a reviewer said",
+            made_by=f"cusa review {work}",
         ),
         of_splits(
             "duplicates",
             "audit/duplicates.parquet",
             schemas.DUPLICATE_GROUPS,
-            "an image or caption that has duplicates",
-            audit,
+            what="an image or caption that has duplicates",
+            made_by=audit,
         ),
-        of_splits("leaks", "audit/leaks.parquet", schemas.LEAKS, "something that stands in two splits", audit),
+        of_splits(
+            "leaks",
+            "audit/leaks.parquet",
+            schemas.LEAKS,
+            what="something that stands in two splits",
+            made_by=audit,
+        ),
         _run_view(run_folders),
-        of_runs("metrics", "metrics.parquet", schemas.METRICS, "a number of a run at a step", "cusa train ..."),
-        of_runs("per_query", "eval/per_query.parquet", schemas.PER_QUERY, "a query's ranking", "cusa eval ..."),
+        of_runs(
+            "metrics",
+            "metrics.parquet",
+            schemas.METRICS,
+            what="a number of a run at a step",
+            made_by="cusa train ...",
+        ),
+        of_runs(
+            "per_query",
+            "eval/per_query.parquet",
+            schemas.PER_QUERY,
+            what="a query's ranking",
+            made_by="cusa eval ...",
+        ),
         _ledger_view([work, *run_folders.values()]),
     ]
 
@@ -183,6 +218,7 @@ def _view(
     places: Sequence[str],
     sources: Iterable[Source],
     columns: Mapping[str, str],
+    *,
     what: str,
     made_by: str,
 ) -> View:
@@ -222,13 +258,13 @@ def _why_unreadable(path: Path, columns: list[str]) -> str:
 
 def _teacher_views(folders: Mapping[str, Path], made_by: str) -> list[View]:
     """Return a view for each teacher, its embeddings as arrays of a fixed size."""
-    found: dict[str, list[Source]] = {}
+    of_teachers: dict[str, list[Source]] = {}
     for split, folder in folders.items():
         for tables_of in sorted((folder / "teachers").glob("*/")):
             if parts := tuple(sorted(tables_of.glob("[0-9]*.parquet"))):
-                found.setdefault(tables_of.name, []).append(Source({"split": split}, parts))
+                of_teachers.setdefault(tables_of.name, []).append(Source({"split": split}, parts))
     views: dict[str, View] = {}
-    for teacher, sources in sorted(found.items()):
+    for teacher, sources in sorted(of_teachers.items()):
         name = "teacher_" + re.sub(r"[^a-z0-9]+", "_", teacher.lower()).strip("_")
         while name in views:
             name += "_"
@@ -236,7 +272,7 @@ def _teacher_views(folders: Mapping[str, Path], made_by: str) -> list[View]:
         widths = {width for _, width in kinds}
         key = next((key for key, _ in kinds), "key")
         columns = {key: "VARCHAR", "embedding": f"FLOAT[{widths.pop()}]" if len(widths) == 1 else "FLOAT[]"}
-        views[name] = _view(name, ("split",), sources, columns, f"an embedding by {teacher}", made_by)
+        views[name] = _view(name, ("split",), sources, columns, what=f"an embedding by {teacher}", made_by=made_by)
     return list(views.values())
 
 
@@ -260,7 +296,7 @@ def _neighbour_view(name: str, modality: str, folders: Mapping[str, Path], made_
     ]
     columns = {key: "VARCHAR", "neighbour_keys": "VARCHAR[]", "similarities": "FLOAT[]"}
     what = "a neighbour of an image" if modality == "image" else "a neighbour of a caption"
-    raw = _view(name, ("split", "teacher"), sources, columns, what, made_by)
+    raw = _view(name, ("split", "teacher"), sources, columns, what=what, made_by=made_by)
     sql = (
         f"SELECT split, teacher, {key}, unnest(range(1, len(similarities) + 1))::INTEGER AS rank, "
         f"unnest(neighbour_keys) AS neighbour_{key}, unnest(similarities) AS similarity FROM ({raw.sql})"
@@ -277,7 +313,7 @@ def _truth_file(folder: Path) -> Path:
 def _candidate_view(raw: View) -> View:
     """Return the candidates with the words of both captions.
 
-    Each joined table is grouped by what it is joined on: then DuckDB leaves a join out whose columns nobody asks for.
+    Each joined table is grouped by its join keys: then DuckDB leaves out a join whose columns are not selected.
     """
     sql = (
         "SELECT c.split, c.image_key, c.caption_key, c.owner_image_key, w.text AS caption, o.text AS image_caption, "
@@ -296,12 +332,12 @@ def _run_view(folders: Mapping[str, Path]) -> View:
     """Return what each run is: few rows, so they stand in the view itself."""
     rows = []
     for name, folder in folders.items():
-        recipe, told = (_json(folder / file) for file in ("recipe.json", "run.json"))
+        recipe, run = (_json(folder / file) for file in ("recipe.json", "run.json"))
         entry = ledger.read(folder / "ledger.json")
         student, train = recipe.get("student") or {}, recipe.get("train") or {}
         best = entry.counts.get("best_step") if entry else None
         values = [
-            *(_text(value) for value in (name, recipe.get("name"), student.get("kind"), told.get("data"))),
+            *(_text(value) for value in (name, recipe.get("name"), student.get("kind"), run.get("data"))),
             *(
                 f"{int(value)}::BIGINT" if isinstance(value, int) else "NULL::BIGINT"
                 for value in (train.get("seed"), best)
@@ -319,10 +355,10 @@ def _run_view(folders: Mapping[str, Path]) -> View:
 def _json(path: Path) -> dict[str, Any]:
     """Return a JSON object, or an empty one where there is none that can be read."""
     try:
-        found = store.read_json(path)
+        content = store.read_json(path)
     except DataError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _text(value: Any) -> str:

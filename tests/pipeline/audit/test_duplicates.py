@@ -53,8 +53,8 @@ def test_groups__a_row_each_with_its_size_and_whether_it_is_exact() -> None:
         (1, "e", 2, True),
     ]
     assert counts == {"groups": 2, "rows": 4, "exact_groups": 1, "exact_rows": 2}
-    without = duplicates.groups("text", list("abc"), np.array([0, 1, 0]), None, 0.9)[0]
-    assert without["key"].to_pylist() == ["a", "c"]
+    exact_only = duplicates.groups("text", list("abc"), np.array([0, 1, 0]), None, 0.9)[0]
+    assert exact_only["key"].to_pylist() == ["a", "c"]
     assert duplicates.groups("text", [], np.zeros(0, int), None, 0.9)[1]["rows"] == 0
 
 

@@ -12,7 +12,7 @@ from cusa.manifests.judgements.truth import read_truth
 from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
 from cusa.pipeline import readers, shard
-from cusa.pipeline.audit import export_eccv as export_matches
+from cusa.pipeline.audit import export_eccv
 from cusa.pipeline.config import ShardConfig
 from tests.manifests.judgements.test_verdicts import make
 from tests.worlds import make_work
@@ -31,9 +31,9 @@ def _judge(split: Split, said: dict[tuple[int, int], str]) -> None:
 def test_run__keys_come_back_as_a_truth(tmp_path: Path) -> None:
     split = Split(make_work(tmp_path, images=6, captions=2, splits=("train",)), "train")
     with pytest.raises(DataError, match="Nobody has judged"):
-        export_matches.run(split, tmp_path / "out")
+        export_eccv.run(split, tmp_path / "out")
     _judge(split, SAID)
-    done = export_matches.run(split, tmp_path / "out")
+    done = export_eccv.run(split, tmp_path / "out")
     assert done.ids == "keys"
     images, captions = split.image_keys, split.caption_keys
     to_captions = json.loads(done.files[0].read_text())
@@ -65,7 +65,7 @@ def test_run__cocos_ids_are_read_by_the_package(shared: Path, tmp_path: Path) ->
     shard.run(ShardConfig(workers=1), reading=test, out=tmp_path / "work")
     split = Split(tmp_path / "work", "test")
     _judge(split, {(image, 5 * image + 7): "match" for image in range(40)})
-    done = export_matches.run(split, tmp_path / "out")
+    done = export_eccv.run(split, tmp_path / "out")
     assert done.ids == "numbers"
     ours = [coco_matches.read(path) for path in done.files]
     with warnings.catch_warnings():
@@ -74,8 +74,8 @@ def test_run__cocos_ids_are_read_by_the_package(shared: Path, tmp_path: Path) ->
 
         metrics = Metrics()
         metrics.set_eccv_gts(*map(str, done.files))
-    assert {int(query): list(map(int, found)) for query, found in metrics.eccv_gts["i2t"].items()} == ours[0]
-    assert {int(query): list(map(int, found)) for query, found in metrics.eccv_gts["t2i"].items()} == ours[1]
+    assert {int(query): list(map(int, answers)) for query, answers in metrics.eccv_gts["i2t"].items()} == ours[0]
+    assert {int(query): list(map(int, answers)) for query, answers in metrics.eccv_gts["t2i"].items()} == ours[1]
     number = int(split.image_keys[3].rpartition("/")[2])
     assert int(split.captions["caption_id"][22].as_py()) in ours[0][number]
     assert len(ours[0]) == 40

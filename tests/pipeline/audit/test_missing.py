@@ -35,17 +35,17 @@ def test_estimate__the_interval_holds_the_truth_as_often_as_it_says() -> None:
     for seed in range(100):
         true = rng.binomial(sizes, rates)
         matches = rng.hypergeometric(true, sizes - true, judged)
-        found = missing.estimate(sizes, judged, matches, seed=seed)
-        inside += found.low <= true.sum() <= found.high
-        totals.append(found.total - true.sum())
+        estimated = missing.estimate(sizes, judged, matches, seed=seed)
+        inside += estimated.low <= true.sum() <= estimated.high
+        totals.append(estimated.total - true.sum())
     assert 0.90 <= inside / 100 <= 1.0
     assert abs(np.mean(totals)) < 40, "of about 855"
 
 
 def test_estimate__strata_that_were_hardly_judged_are_left_out() -> None:
-    found = missing.estimate(np.array([10**6, 100]), np.array([2, 50]), np.array([1, 25]))
-    assert 40 < found.total < 60
-    assert found.rates[0, 0] == 0
+    estimated = missing.estimate(np.array([10**6, 100]), np.array([2, 50]), np.array([1, 25]))
+    assert 40 < estimated.total < 60
+    assert estimated.rates[0, 0] == 0
     whole = missing.estimate(np.array([3]), np.array([3]), np.array([2]))
     assert (whole.low, whole.total, whole.high) == (2, 2, 2), "all judged: nothing is left to guess"
 

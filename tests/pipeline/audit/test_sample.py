@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cusa.errors import DataError
-from cusa.manifests.judgements import verdicts
+from cusa.manifests.judgements import pair_judgements, verdicts
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.pipeline import audit, calibrate
@@ -58,14 +58,14 @@ def test_sample__verdicts_on_it_estimate_what_is_missing(split: Split) -> None:
     assert sum(row["weight"] for row in sample) == pytest.approx(len(every)), "each stands for its share of all pairs"
     _judge(split, [(row["image_key"], row["caption_key"]) for row in sample])
     audit.run(SAMPLED, split=split)
-    found = store.read_json(split.folder / "audit/summary.json")["missing"]
+    estimate = store.read_json(split.folder / "audit/summary.json")["missing"]
     missing = sum(_true(split, *pair) for pair in every)
-    assert found["judged"] == 150
-    assert found["source"] == "verdicts"
-    assert found["interval"][0] <= missing <= found["interval"][1]
-    assert found["total"] == pytest.approx(missing, rel=0.25)
+    assert estimate["judged"] == 150
+    assert estimate["source"] == "verdicts"
+    assert estimate["interval"][0] <= missing <= estimate["interval"][1]
+    assert estimate["total"] == pytest.approx(missing, rel=0.25)
     # Six images share a colour: the best a perfect model can do by own pairs alone is one in six.
-    for way in found["ceiling"]["estimate"].values():
+    for way in estimate["ceiling"]["estimate"].values():
         assert 0.1 < way < 0.4
 
 
@@ -80,7 +80,7 @@ def test_sample__the_same_seed_draws_the_same_pairs(split: Split) -> None:
 
 def test_read_ratings__verdicts_are_ratings_until_disputed(split: Split, tmp_path: Path) -> None:
     audit.run(SAMPLED.model_copy(update={"sample": 0}), split=split)
-    assert ratings.read_verdicts(split) is None
+    assert ratings.from_judgements(split, pair_judgements.read(split)) is None
     pairs = _open_pairs(split)[:40]
     _judge(split, pairs)
     with verdicts.Journal(split.folder / "audit") as journal:
@@ -89,9 +89,9 @@ def test_read_ratings__verdicts_are_ratings_until_disputed(split: Split, tmp_pat
         ):
             journal.append(verdicts.Verdict(f"verdict-{number}", image, caption, word, "Bo", verdicts.now()))
         journal.append(verdicts.Verdict("verdict-200", "mini/gone", "mini/gone#0", "match", "Bo", verdicts.now()))
-    said = ratings.read_verdicts(split)
+    said = ratings.from_judgements(split, pair_judgements.read(split))
     assert said is not None
-    found = {
+    rated = {
         (split.image_keys[image], split.caption_keys[caption]): match
         for image, caption, match in zip(said.images.tolist(), said.captions.tolist(), said.match.tolist(), strict=True)
     }
@@ -99,7 +99,7 @@ def test_read_ratings__verdicts_are_ratings_until_disputed(split: Split, tmp_pat
     for pair, word in zip(pairs[:3], ("skip", "no match", "related"), strict=True):
         if word != "skip" and (expected[pair] or word == "related"):
             del expected[pair]  # two reviewers, two answers
-    assert found == expected
+    assert rated == expected
     assert said.unknown == 1
     assert not said.complete
 
@@ -116,8 +116,8 @@ def test_calibrate__on_verdicts_alone(split: Split, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "p.json").read_text())["about"]["fitted"]["ratings"] == "verdicts"
     audit.run(SAMPLED.model_copy(update={"sample": 0}), split=split, calibrated=tmp_path / "p.json")
     table = pq.read_table(split.folder / "audit/candidates.parquet").to_pylist()
-    told = [(row["p_positive"], _true(split, row["image_key"], row["caption_key"])) for row in table]
-    right, wrong = ([p for p, match in told if match is said] for said in (True, False))
+    judged = [(row["p_positive"], _true(split, row["image_key"], row["caption_key"])) for row in table]
+    right, wrong = ([p for p, match in judged if match is said] for said in (True, False))
     assert min(right) > 0.5 > np.median(wrong)
 
 

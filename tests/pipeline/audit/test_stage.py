@@ -15,6 +15,7 @@ from cusa.manifests.storage import store
 from cusa.pipeline import extract, index
 from cusa.pipeline.audit import stage as audit
 from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig
+from cusa.pipeline.pairs.neighbourhoods import Encoders
 from tests.pipeline.audited import load, make_taught, teach
 from tests.worlds import COLOURS, make_work
 
@@ -76,15 +77,15 @@ def test_run__known_matches_are_ranked_and_counted(work: Path) -> None:
     truth = _truth_of_colours(split)
     store.write_table(split.folder / "truth.parquet", truth)
     outcome = audit.run(CONFIG, split=split)
-    found = audit.read_summary(split)["truth"]
-    assert found["complete"]
-    assert found["false_negatives"] == 12 * 2 * 5, "three images share each colour"
-    assert found["among_candidates"] == 120
-    assert set(found["rankings"]) == {"score", "image_similarity", "text_similarity"}
-    assert found["rankings"]["score"]["average_precision"] == pytest.approx(1, abs=1e-6)
-    assert found["rankings"]["text_similarity"]["median_rank"] == 60.5
+    truth_figures = audit.read_summary(split)["truth"]
+    assert truth_figures["complete"]
+    assert truth_figures["false_negatives"] == 12 * 2 * 5, "three images share each colour"
+    assert truth_figures["among_candidates"] == 120
+    assert set(truth_figures["rankings"]) == {"score", "image_similarity", "text_similarity"}
+    assert truth_figures["rankings"]["score"]["average_precision"] == pytest.approx(1, abs=1e-6)
+    assert truth_figures["rankings"]["text_similarity"]["median_rank"] == 60.5
     # 60 captions drawn at random, no two the same: each of the 60 x 10 wrong negatives lies in the batch of all 60.
-    assert found["batch"] == {"size": 60, "false_negatives": 600.0, "per_row": 10.0}
+    assert truth_figures["batch"] == {"size": 60, "false_negatives": 600.0, "per_row": 10.0}
     assert any("10.00 a row" in note for note in outcome.notes)
     assert not (split.folder / "audit/truth.parquet").exists()
 
@@ -95,11 +96,13 @@ def test_run__a_given_truth_that_is_not_complete_gives_bounds(work: Path, tmp_pa
     table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=schemas.TRUTH)
     store.write_table(tmp_path / "some.parquet", table.replace_schema_metadata({"complete": "false"}))
     outcome = audit.run(CONFIG, split=split, truth=tmp_path / "some.parquet")
-    found = audit.read_summary(split)["truth"]
-    assert (found["false_negatives"], found["among_candidates"]) == (2, 1)
+    truth_figures = audit.read_summary(split)["truth"]
+    assert (truth_figures["false_negatives"], truth_figures["among_candidates"]) == (2, 1)
     ranked = list(zip(*_table(work).select(["image_key", "caption_key"]).to_pydict().values(), strict=True))
     rank = ranked.index(rows[0]) + 1
-    assert found["rankings"]["score"]["median_rank"] == (rank + 660) / 2, "the other counts as last of all open pairs"
+    assert truth_figures["rankings"]["score"]["median_rank"] == (rank + 660) / 2, (
+        "the other counts as last of all open pairs"
+    )
     assert any("average precision at least" in note for note in outcome.notes)
     assert any("never judged" in note for note in outcome.notes)
     written = pq.read_table(split.folder / "audit/truth.parquet")
@@ -146,10 +149,10 @@ def test_run__without_one_modality_the_other_is_used_and_it_says_so(tmp_path: Pa
 
 def test_run__none_leaves_a_teacher_out_on_purpose(work: Path) -> None:
     split = Split(work, "train")
-    audit.run(CONFIG, split=split, image="none")
+    audit.run(CONFIG, split=split, encoders=Encoders(image="none"))
     assert audit.read_summary(split)["teachers"] == {"image": None, "text": "words"}
     with pytest.raises(DataError, match="has no teacher to audit with"):
-        audit.run(CONFIG, split=split, image="none", text="none")
+        audit.run(CONFIG, split=split, encoders=Encoders("none", "none"))
 
 
 def test_run__a_single_image_has_no_candidates(tmp_path: Path) -> None:
@@ -171,8 +174,8 @@ def test_run__all_captions_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("tests.worlds.Words.width", 2)
     work = make_work(tmp_path, images=6, splits=("train",), captions=1)
     split = Split(work, "train")
-    same = split.captions.set_column(4, "text", pa.array(["A red wall."] * 6))
-    pq.write_table(same, split.folder / "captions.parquet")
+    equal = split.captions.set_column(4, "text", pa.array(["A red wall."] * 6))
+    pq.write_table(equal, split.folder / "captions.parquet")
     teach(work, image="colours", text="words")
     outcome = audit.run(CONFIG, split=Split(work, "train"))
     table = _table(work)
@@ -203,7 +206,7 @@ def test_run__stale_or_missing_neighbours_are_refused(work: Path, tmp_path: Path
         audit.run(CONFIG, split=split)
     with pytest.raises(DataError, match="does not exist. Run `cusa audit"):
         audit.read_summary(split)
-    assert not list((split.folder / "audit").glob("*")), "nothing half-written stays"
+    assert not store.files_below(split.folder / "audit"), "nothing half-written stays"
 
 
 def test_run__several_teachers_ask_for_a_name(work: Path) -> None:
@@ -211,7 +214,7 @@ def test_run__several_teachers_ask_for_a_name(work: Path) -> None:
     shutil.copytree(split.folder / "teachers/words", split.folder / "teachers/words2")
     with pytest.raises(DataError, match="several text teachers: words, words2"):
         audit.run(CONFIG, split=split)
-    audit.run(CONFIG, split=split, text="words")
+    audit.run(CONFIG, split=split, encoders=Encoders(text="words"))
     assert audit.read_summary(split)["teachers"]["text"] == "words"
 
 

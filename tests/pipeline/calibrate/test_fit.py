@@ -1,4 +1,4 @@
-"""The fit: a known logistic world is found again, folds share no image, curves rise."""
+"""The fit: a known logistic world is fitted again, folds share no image, curves rise."""
 
 import numpy as np
 import pytest
@@ -19,15 +19,15 @@ def _world(number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarr
 @pytest.mark.parametrize(("number", "curve"), [(400, "sigmoid"), (3000, "isotonic")])
 def test_fit__a_logistic_world_is_found_again(number: int, curve: str) -> None:
     values, match, images, _ = _world(number)
-    found = fit.fit(values, match, images)
-    assert found.curve == curve
+    fitted = fit.fit(values, match, images)
+    assert fitted.curve == curve
     fresh, _, _, p = _world(2000, seed=1)
-    scaled = fit.terms((fresh - found.means) / found.scales, products=found.products)
-    made = np.interp(scaled @ found.coefficients + found.intercept, found.decisions, found.probabilities)
+    scaled = fit.terms((fresh - fitted.means) / fitted.scales, products=fitted.products)
+    made = np.interp(scaled @ fitted.coefficients + fitted.intercept, fitted.decisions, fitted.probabilities)
     assert np.abs(made - p).mean() < 0.06
-    assert (np.diff(found.decisions) >= 0).all()
-    assert (np.diff(found.probabilities) >= 0).all()
-    assert reliability(found.out_of_fold, match)["expected_calibration_error"] < 0.08
+    assert (np.diff(fitted.decisions) >= 0).all()
+    assert (np.diff(fitted.probabilities) >= 0).all()
+    assert reliability(fitted.out_of_fold, match)["expected_calibration_error"] < 0.08
 
 
 def test_fit__products_are_taken_where_they_help() -> None:

@@ -12,28 +12,28 @@ from cusa.pipeline.calibrate.reliability import BINS, reliability
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=60))
 def test_reliability__as_plain_loops_say(pairs: list[tuple[float, bool]]) -> None:
     p, match = np.array([a for a, _ in pairs], dtype=float), np.array([b for _, b in pairs])
-    found = reliability(p, match)
+    measured = reliability(p, match)
     bins: dict[int, list[tuple[float, bool]]] = {}
     for one in pairs:
         bins.setdefault(min(int(one[0] * BINS), BINS - 1), []).append(one)
     error = sum(abs(sum(a for a, _ in inside) - sum(b for _, b in inside)) for inside in bins.values()) / len(pairs)
-    assert found["expected_calibration_error"] == pytest.approx(error, abs=1e-9)
-    assert found["brier"] == pytest.approx(sum((a - b) ** 2 for a, b in pairs) / len(pairs))
-    assert [one["pairs"] for one in found["bins"]] == [len(bins[key]) for key in sorted(bins)]
+    assert measured["expected_calibration_error"] == pytest.approx(error, abs=1e-9)
+    assert measured["brier"] == pytest.approx(sum((a - b) ** 2 for a, b in pairs) / len(pairs))
+    assert [one["pairs"] for one in measured["bins"]] == [len(bins[key]) for key in sorted(bins)]
 
 
 def test_reliability__agrees_with_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     p = rng.permutation(np.linspace(0.001, 0.999, 500))
     match = rng.random(500) < p
-    found = reliability(p, match)
-    assert found["brier"] == pytest.approx(brier_score_loss(match, p))
-    assert found["average_precision"] == pytest.approx(average_precision_score(match, p))
-    assert found["precision_recall"][-1] == {
+    measured = reliability(p, match)
+    assert measured["brier"] == pytest.approx(brier_score_loss(match, p))
+    assert measured["average_precision"] == pytest.approx(average_precision_score(match, p))
+    assert measured["precision_recall"][-1] == {
         "recall": 1.0,
-        "precision": pytest.approx(found["matches"] / _last(p, match)),
+        "precision": pytest.approx(measured["matches"] / _last(p, match)),
     }
-    assert found["expected_calibration_error"] < 0.08
+    assert measured["expected_calibration_error"] < 0.08
 
 
 def _last(p: np.ndarray, match: np.ndarray) -> int:
@@ -42,6 +42,6 @@ def _last(p: np.ndarray, match: np.ndarray) -> int:
 
 def test_reliability__nothing_judged_and_nothing_true() -> None:
     assert reliability(np.zeros(0), np.zeros(0))["brier"] is None
-    found = reliability(np.full(4, 0.25), np.zeros(4))
-    assert (found["average_precision"], found["precision_recall"]) == (None, [])
-    assert found["expected_calibration_error"] == 0.25
+    measured = reliability(np.full(4, 0.25), np.zeros(4))
+    assert (measured["average_precision"], measured["precision_recall"]) == (None, [])
+    assert measured["expected_calibration_error"] == 0.25

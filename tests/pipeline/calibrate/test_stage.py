@@ -17,8 +17,8 @@ from cusa.manifests.storage import store
 from cusa.pipeline import audit, calibrate
 from cusa.pipeline.calibrate import calibration
 from cusa.pipeline.config import AuditConfig, CalibrateConfig
-from cusa.pipeline.pairs.neighbourhoods import choose, open_neighbourhoods
-from cusa.pipeline.pairs.ratings import read_ratings
+from cusa.pipeline.pairs.neighbourhoods import Encoders, choose, open_neighbourhoods
+from cusa.pipeline.pairs.ratings import RatedSplit, read_ratings
 from tests.pipeline.audited import make_taught, teach
 from tests.worlds import COLOURS, make_work
 
@@ -65,8 +65,8 @@ def out(fitted: str, tmp_path: Path) -> Path:
 
 def test_run__fits_on_one_split_and_tests_on_another(work: Path, tmp_path: Path) -> None:
     out = tmp_path / "calibration.json"
-    told: dict[str, Any] = {"split": Split(work, "val"), "test": Split(work, "test"), "out": out}
-    outcome = calibrate.run(CONFIG, **told)
+    options: dict[str, Any] = {"split": Split(work, "val"), "test": RatedSplit(Split(work, "test")), "out": out}
+    outcome = calibrate.run(CONFIG, **options)
     made = calibration.read(out)
     assert made.about["fitted"]["split"] == "val"
     assert made.about["tested"]["split"] == "test"
@@ -74,8 +74,8 @@ def test_run__fits_on_one_split_and_tests_on_another(work: Path, tmp_path: Path)
     assert made.teachers["image"]["teacher"] == "colours"
     assert made.teachers["text"]["transform"] == "clean"
     assert any("Brier score" in note for note in outcome.notes)
-    assert not calibrate.run(CONFIG, **told).fresh
-    assert calibrate.run(CONFIG.model_copy(update={"seed": 1}), **told).why == "seed was 0 and is now 1"
+    assert not calibrate.run(CONFIG, **options).fresh
+    assert calibrate.run(CONFIG.model_copy(update={"seed": 1}), **options).why == "seed was 0 and is now 1"
 
 
 def test_run__the_audit_ranks_by_it_and_the_table_holds_it(work: Path, out: Path) -> None:
@@ -114,7 +114,7 @@ def test_refuse_others__other_teachers_or_depth(work: Path, out: Path) -> None:
     with pytest.raises(StaleError, match=r"neighbourhoods of 4, and 3 are asked for"):
         audit.run(AuditConfig(neighbours=3), split=split, calibrated=out)
     with pytest.raises(StaleError, match=r"the calibration has a image teacher, 'colours', the audit has none"):
-        audit.run(AuditConfig(neighbours=4), split=split, calibrated=out, image="none")
+        audit.run(AuditConfig(neighbours=4), split=split, calibrated=out, encoders=Encoders(image="none"))
     content = json.loads(out.read_text())
     content["teachers"]["text"]["revision"] = "2"
     out.write_text(json.dumps(content))
@@ -148,7 +148,7 @@ def test_read__what_is_no_calibration_is_refused(out: Path, broken: Any) -> None
 
 def test_run__one_modality_and_too_few_judgements(work: Path, tmp_path: Path, out: Path) -> None:
     out = tmp_path / "calibration.json"
-    calibrate.run(CONFIG, split=Split(work, "val"), out=out, image="none")
+    calibrate.run(CONFIG, split=Split(work, "val"), out=out, encoders=Encoders(image="none"))
     made = calibration.read(out)
     assert set(made.teachers) == {"text"}
     assert not [name for name in made.features if name.startswith("image_") and name != "image_level"]
@@ -174,10 +174,10 @@ def test_read_ratings__cxc(work: Path, tmp_path: Path) -> None:
     ]
     path = tmp_path / "sits_val.csv"
     path.write_text("caption,image,agg_score,sampling_method\n" + "\n".join(lines))
-    found = read_ratings(split, tmp_path)
-    assert list(zip(found.images, found.captions, found.match, strict=True)) == [(0, 7, True), (0, 20, False)]
-    assert (found.unknown, found.complete) == (1, False)
-    assert "sampled" in found.caveat
+    rated = read_ratings(split, tmp_path)
+    assert list(zip(rated.images, rated.captions, rated.match, strict=True)) == [(0, 7, True), (0, 20, False)]
+    assert (rated.unknown, rated.complete) == (1, False)
+    assert "sampled" in rated.caveat
     path.write_text("caption,image,agg_score\nCOCO:sentid:1,COCO_val2014_5.jpg,9\n")
     with pytest.raises(DataError, match=r"sits_val.csv:2 is no rating .*score 9"):
         read_ratings(split, path)
@@ -190,7 +190,7 @@ def test_read_ratings__cxc(work: Path, tmp_path: Path) -> None:
 
 def test_features__all_finite_and_named(work: Path) -> None:
     split = Split(work, "test")
-    opened = open_neighbourhoods(split, choose(split), depth=4)
+    opened = open_neighbourhoods(split, choose(split, Encoders()), depth=4)
     features = opened.features(split)
     for image in range(split.num_images):
         pairs = opened.finder.find(image)

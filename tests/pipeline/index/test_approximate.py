@@ -61,15 +61,15 @@ def test_neighbours__the_measured_recall_is_the_real_one(factory: str) -> None:
     made = approximate.build(rows, approximate.Plan("", factory, lists, 0, exact))
     config = IndexConfig(recall=0.95, latency=1e9)
     measured = approximate.tune(made, rows, 10, config)
-    found = approximate.neighbours(made, rows, 10, exact_rows=exact)
+    near = approximate.neighbours(made, rows, 10, exact_rows=exact)
     truth = nearest_rows(rows, 10)
-    hits = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.ids.tolist(), truth.ids.tolist(), strict=True)])
+    hits = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(near.ids.tolist(), truth.ids.tolist(), strict=True)])
     assert measured.recall >= 0.95
     assert hits == pytest.approx(measured.recall, abs=0.03)
     assert hits >= 0.93
-    assert not (found.ids == np.arange(2500)[:, None]).any(), "a row is not its own neighbour"
-    cosines = np.einsum("nd,nkd->nk", rows, rows[found.ids])
-    np.testing.assert_allclose(found.similarities, cosines, atol=1e-5)
+    assert not (near.ids == np.arange(2500)[:, None]).any(), "a row is not its own neighbour"
+    cosines = np.einsum("nd,nkd->nk", rows, rows[near.ids])
+    np.testing.assert_allclose(near.similarities, cosines, atol=1e-5)
 
 
 def test_tune__stops_at_the_latency_and_says_so() -> None:

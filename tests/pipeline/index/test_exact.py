@@ -22,24 +22,24 @@ from cusa.pipeline.index import exact as nearest
 def test_nearest_rows__ties_go_to_the_smaller_row_number(case: tuple[list[int], int]) -> None:
     kinds, k = case
     rows = np.linalg.qr(np.random.default_rng(3).normal(size=(8, 8)))[0][kinds].astype(np.float32)
-    found = nearest.nearest_rows(rows, k)
+    near = nearest.nearest_rows(rows, k)
     expected = [
         sorted((j for j in range(len(kinds)) if j != i), key=lambda j, i=i: (kinds[j] != kinds[i], j))[:k]
         for i in range(len(kinds))
     ]
-    assert found.ids.tolist() == expected
-    assert found.ids.shape == (len(kinds), min(k, len(kinds) - 1))
+    assert near.ids.tolist() == expected
+    assert near.ids.shape == (len(kinds), min(k, len(kinds) - 1))
 
 
 def test_nearest_rows__all_equal_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nearest, "_ROWS_A_BLOCK", 7)
-    heard: list[int] = []
+    events: list[int] = []
     rows = np.full((30, 4), 0.5, dtype=np.float32)
-    found = nearest.nearest_rows(rows, 5, on_event=lambda what, done, total: heard.append(done))
-    assert found.ids[:6].tolist() == [[j for j in range(6) if j != i] for i in range(6)]
-    assert (found.ids[6:] == np.arange(5)).all()
-    assert (found.similarities == 1).all()
-    assert heard == [0, 7, 14, 21, 28, 30]
+    near = nearest.nearest_rows(rows, 5, on_event=lambda what, done, total: events.append(done))
+    assert near.ids[:6].tolist() == [[j for j in range(6) if j != i] for i in range(6)]
+    assert (near.ids[6:] == np.arange(5)).all()
+    assert (near.similarities == 1).all()
+    assert events == [0, 7, 14, 21, 28, 30]
 
 
 @settings(max_examples=60, deadline=None)
@@ -50,20 +50,20 @@ def test_nearest_rows__all_equal_over_several_blocks(monkeypatch: pytest.MonkeyP
         )
     )
 )
-def test_extended__rows_added_later_give_what_all_at_once_gives(case: tuple[list[int], int, int]) -> None:
+def test_extend__rows_added_later_give_what_all_at_once_gives(case: tuple[list[int], int, int]) -> None:
     kinds, known, k = case
     k = min(k, known - 1)
     rows = np.linalg.qr(np.random.default_rng(3).normal(size=(8, 8)))[0][kinds].astype(np.float32)
     rows[1::2] += 0.01  # ties and others
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     before = nearest.nearest_rows(rows[:known], k)
-    found, whole = nearest.extended(before, rows, k), nearest.nearest_rows(rows, k)
-    np.testing.assert_allclose(found.similarities, whole.similarities, atol=2e-6)
+    grown, whole = nearest.extend(before, rows, k), nearest.nearest_rows(rows, k)
+    np.testing.assert_allclose(grown.similarities, whole.similarities, atol=2e-6)
     for row in range(len(rows)):
-        ids = found.ids[row].tolist()
+        ids = grown.ids[row].tolist()
         assert len({*ids, row}) == len(ids) + 1
         np.testing.assert_allclose(rows[ids] @ rows[row], whole.similarities[row], atol=1e-5)
-        # A product may be rounded otherwise in another block, so a tie at the end may be broken either way.
+        # A product may be rounded otherwise in another block, so a tie at the last place may be broken either way.
         sure = whole.similarities[row] > whole.similarities[row, -1] + 1e-5
         assert {*whole.ids[row][sure].tolist()} <= {*ids}
 

@@ -80,9 +80,9 @@ def test_run__neighbours_are_what_a_loop_finds(work: Path) -> None:
             assert row["neighbours"]["ids"] == wanted
             assert row["neighbour_keys"] == [taught.keys[j] for j in wanted]
             np.testing.assert_allclose(np.add(row["similarities"], row["neighbours"]["distances"]), 1, atol=1e-6)
-        found = neighbours.read_neighbours(split, teacher, depth=4)
-        assert found.ids.tolist() == [wanted[:4] for wanted in expected]
-        np.testing.assert_allclose(found.similarities, np.array(table["similarities"].to_pylist())[:, :4], atol=1e-6)
+        near = neighbours.read_neighbours(split, teacher, depth=4)
+        assert near.ids.tolist() == [wanted[:4] for wanted in expected]
+        np.testing.assert_allclose(near.similarities, np.array(table["similarities"].to_pylist())[:, :4], atol=1e-6)
 
 
 def test_run__any_faiss_user_can_open_the_index(work: Path) -> None:

@@ -15,6 +15,7 @@ from cusa.pipeline import audit, calibrate
 from cusa.pipeline.config import AuditConfig, CalibrateConfig, IndexConfig
 from cusa.pipeline.index import search
 from cusa.pipeline.index import student as student_index
+from cusa.pipeline.pairs.neighbourhoods import Encoders
 from tests.eval.seers import Seer
 from tests.pipeline.audited import make_taught
 from tests.pipeline.calibrate.test_stage import write_truth
@@ -33,18 +34,18 @@ def split(tmp_path: Path) -> Split:
 
 
 def test_run__rows_and_neighbours_across_are_exact(split: Split) -> None:
-    found = student_index.read_student(split, "runs/seer")
+    cross = student_index.read_student(split, "runs/seer").cross
     seer = Seer(noise=0.5)
     arrays = np.stack([seer.image_array(decode(split.image_bytes(row))) for row in range(split.num_images)])  # type: ignore[arg-type]
     with torch.inference_mode():
         images = seer.encode_image(seer.pixels(torch.from_numpy(arrays))).numpy()
         captions = seer.encode_text(seer.tokenize(split.texts)).numpy()
-    np.testing.assert_allclose(found.rows["images"], images, atol=1e-6)
-    np.testing.assert_allclose(found.rows["captions"], captions, atol=1e-6)
+    np.testing.assert_allclose(cross.images, images, atol=1e-6)
+    np.testing.assert_allclose(cross.captions, captions, atol=1e-6)
     scores = images.astype(float) @ captions.astype(float).T
-    for row, near in enumerate(found.near["images"]):
+    for row, near in enumerate(cross.near_captions):
         np.testing.assert_allclose(scores[row, near], np.sort(scores[row])[::-1][:6], atol=1e-5)
-    for row, near in enumerate(found.near["captions"]):
+    for row, near in enumerate(cross.near_images):
         np.testing.assert_allclose(scores[near, row], np.sort(scores[:, row])[::-1][:6], atol=1e-5)
     again = student_index.run(IndexConfig(neighbours=6), split=split, student="runs/seer", load=_load)
     assert not again.fresh
@@ -55,23 +56,23 @@ def test_audit__a_students_neighbourhoods_join_the_teachers(split: Split) -> Non
     columns = ["image_key", "caption_key"]
     table = pq.read_table(split.folder / "audit/candidates.parquet")
     alone = set(zip(*table.select(columns).to_pydict().values(), strict=True))
-    audit.run(AuditConfig(neighbours=2, gallery=0), split=split, student="runs/seer")
+    audit.run(AuditConfig(neighbours=2, gallery=0), split=split, encoders=Encoders(student="runs/seer"))
     table = pq.read_table(split.folder / "audit/candidates.parquet")
-    joined = dict(zip(zip(*table.select(columns).to_pydict().values(), strict=True), table.to_pylist(), strict=True))
-    found = student_index.read_student(split, "runs/seer")
+    rows = dict(zip(zip(*table.select(columns).to_pydict().values(), strict=True), table.to_pylist(), strict=True))
+    cross = student_index.read_student(split, "runs/seer").cross
     across = {
         (split.image_keys[image], split.caption_keys[caption])
         for image in range(split.num_images)
         for caption in range(split.num_captions)
         if split.caption_owner[caption] != image
-        and (caption in found.near["images"][image, :2] or image in found.near["captions"][caption, :2])
+        and (caption in cross.near_captions[image, :2] or image in cross.near_images[caption, :2])
     }
-    assert set(joined) == alone | across
+    assert set(rows) == alone | across
     assert across - alone
     image_row = {key: row for row, key in enumerate(split.image_keys)}
     caption_row = {key: row for row, key in enumerate(split.caption_keys)}
-    for (image, caption), row in joined.items():
-        cosine = found.rows["images"][image_row[image]] @ found.rows["captions"][caption_row[caption]]
+    for (image, caption), row in rows.items():
+        cosine = cross.images[image_row[image]] @ cross.captions[caption_row[caption]]
         assert row["cross_similarity"] == pytest.approx(float(cosine), abs=1e-5)
     assert audit.read_summary(split)["student"] == "runs/seer"
 
@@ -80,8 +81,8 @@ def test_calibrate__a_students_similarity_is_a_feature_and_the_file_names_it(spl
     write_truth(split.work, "train")
     out = tmp_path / "calibration.json"
     config = CalibrateConfig(neighbours=4, pairs=300, background=50)
-    calibrate.run(config, split=split, out=out, student="runs/seer")
-    audit.run(AuditConfig(neighbours=4, gallery=0), split=split, student="runs/seer", calibrated=out)
+    calibrate.run(config, split=split, out=out, encoders=Encoders(student="runs/seer"))
+    audit.run(AuditConfig(neighbours=4, gallery=0), split=split, encoders=Encoders(student="runs/seer"), calibrated=out)
     with pytest.raises(StaleError, match=r"the calibration has a student teacher, 'seer', the audit has none"):
         audit.run(AuditConfig(neighbours=4, gallery=0), split=split, calibrated=out)
 
@@ -104,19 +105,19 @@ def test_read_student__missing_broken_and_stale(split: Split, tmp_path: Path) ->
 
 
 def test_search__a_student_goes_across(split: Split, tmp_path: Path) -> None:
-    found, seer = student_index.read_student(split, "runs/seer"), Seer(noise=0.5)
+    cross, seer = student_index.read_student(split, "runs/seer").cross, Seer(noise=0.5)
     asked = split.texts[3]
     hits = search.run([split], words=asked, student="runs/seer", number=4, load_student=_load)
     with torch.inference_mode():
         query = seer.encode_text(seer.tokenize([asked])).numpy()[0]
-    scores = found.rows["images"].astype(float) @ query
+    scores = cross.images.astype(float) @ query
     assert [hit.image_key for hit in hits] == [split.image_keys[row] for row in np.argsort(-scores)[:4]]
     assert [hit.similarity for hit in hits] == pytest.approx(np.sort(scores)[::-1][:4], abs=1e-5)
 
     picture = tmp_path / "asked.jpg"
     picture.write_bytes(split.image_bytes(2))
     hits = search.run([split], image=picture, student="runs/seer", number=3, load_student=_load)
-    scores = found.rows["captions"].astype(float) @ found.rows["images"][2]
+    scores = cross.captions.astype(float) @ cross.images[2]
     best = {int(image): float(scores[split.caption_owner == image].max()) for image in range(split.num_images)}
     assert [hit.similarity for hit in hits] == pytest.approx(sorted(best.values(), reverse=True)[:3], abs=1e-5)
     assert all(split.texts[split.caption_keys.index(hit.caption_key)] == hit.caption for hit in hits)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cusa.pipeline.index.exact import nearest_rows
 from cusa.pipeline.index.neighbours import Modality
-from cusa.pipeline.index.stage import nearest_rows
 from cusa.pipeline.pairs.candidates import Finder, find_all, geometric_mean, merge
 
 
@@ -60,7 +60,7 @@ def _by_loops(
     seed=st.integers(0, 5),
     which=st.sampled_from(["both", "image", "text"]),
 )
-def test_found__equals_plain_loops(owner: list[int], depth: int, seed: int, which: str) -> None:
+def test_find_all__equals_plain_loops(owner: list[int], depth: int, seed: int, which: str) -> None:
     number = 7
     images = _modality(seed, number, depth) if which != "text" else None
     texts = _modality(seed + 100, len(owner), depth) if which != "image" else None
@@ -83,7 +83,7 @@ def test_found__equals_plain_loops(owner: list[int], depth: int, seed: int, whic
     assert (np.diff(got.score) <= 0).all()
 
 
-def test_found__the_threshold_leaves_out_what_is_below() -> None:
+def test_find_all__the_threshold_leaves_out_what_is_below() -> None:
     owner = np.repeat(np.arange(6), 2)
     finder = Finder(
         owner,
@@ -97,7 +97,7 @@ def test_found__the_threshold_leaves_out_what_is_below() -> None:
     assert some.score.tolist() == [score for score in every.score.tolist() if score >= 0.5] != []
 
 
-def test_found__same_bytes_and_same_words_are_marked() -> None:
+def test_find_all__equal_bytes_and_same_words_are_marked() -> None:
     owner = np.array([0, 1, 2])
     finder = Finder(
         owner,

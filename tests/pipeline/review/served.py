@@ -44,13 +44,13 @@ class Client:
             connection.close()
 
     def next(self, where: str = "") -> dict[str, Any]:
-        told = urlencode({"reviewer": self.reviewer, "tab": self.tab, "where": where})
-        status, _, body = self.ask("GET", f"/next?{told}")
+        fields = urlencode({"reviewer": self.reviewer, "tab": self.tab, "where": where})
+        status, _, body = self.ask("GET", f"/next?{fields}")
         assert status == 200, body
         return json.loads(body)
 
-    def post(self, **told: Any) -> tuple[int, dict[str, Any]]:
-        body = json.dumps({"reviewer": self.reviewer, "tab": self.tab, **told}).encode()
+    def post(self, **fields: Any) -> tuple[int, dict[str, Any]]:
+        body = json.dumps({"reviewer": self.reviewer, "tab": self.tab, **fields}).encode()
         headers = {"Content-Type": "application/json", "Origin": f"http://127.0.0.1:{self.port}"}
         status, _, answer = self.ask("POST", "/verdicts", body, headers)
         return status, json.loads(answer)
@@ -76,11 +76,11 @@ class Served:
         )
         assert self.process.stderr is not None
         line = self.process.stderr.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
-        if not found:
+        match = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
+        if not match:
             line += self.process.communicate()[1]
             raise AssertionError(line)
-        self.port = int(found[1])
+        self.port = int(match[1])
 
     def stop(self) -> tuple[int, str, str]:
         self.process.terminate()
@@ -104,14 +104,16 @@ def served(work: Path, *options: str) -> Iterator[Served]:
 
 
 @contextmanager
-def in_thread(room: Any, **told: Any) -> Iterator[int]:
+def in_thread(room: Any, **fields: Any) -> Iterator[int]:
     """Serve a room in a thread of this process, which is much faster to start; give the port."""
     import uvicorn
 
     from cusa.pipeline.review.server import application, listen
 
     listening = listen(0)
-    config = uvicorn.Config(application(room, **told), lifespan="off", ws="none", log_config=None, proxy_headers=False)
+    config = uvicorn.Config(
+        application(room, **fields), lifespan="off", ws="none", log_config=None, proxy_headers=False
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

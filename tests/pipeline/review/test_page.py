@@ -173,8 +173,8 @@ def test_page__another_site_learns_and_changes_nothing(browser: Any, tmp_path: P
         context = browser.new_context(bypass_csp=True)
         page = context.new_page()
         page.goto(f"http://localhost:{other}/")
-        found = page.evaluate(attack, [port, pair.image_key, pair.caption_key])
-        assert found == ["refused", False, "refused", "refused"]
+        answers = page.evaluate(attack, [port, pair.image_key, pair.caption_key])
+        assert answers == ["refused", False, "refused", "refused"]
         context.close()
     assert verdicts.read(room.split.folder / "audit") == []
     room.close()

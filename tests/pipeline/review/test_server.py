@@ -121,7 +121,7 @@ def test_judge__undo_brings_the_candidate_back(client: Client, room: Room) -> No
 def test_judge__refuses_what_is_no_verdict(client: Client, room: Room) -> None:
     first = client.next()["candidate"]
     pair = {"image_key": first["image_key"], "caption_key": first["caption_key"]}
-    for told, word in (
+    for fields, word in (
         ({**pair, "verdict": "perhaps", "id": "verdict-0001"}, "perhaps"),
         ({**pair, "verdict": "match", "id": "x"}, "id"),
         ({**pair, "verdict": "match"}, "no verdict"),
@@ -129,7 +129,7 @@ def test_judge__refuses_what_is_no_verdict(client: Client, room: Room) -> None:
         ({**pair, "caption_key": "mini/none#0", "verdict": "match", "id": "verdict-0001"}, "no candidate"),
         ({**pair, "reviewer": "", "verdict": "match", "id": "verdict-0001"}, "reviewer"),
     ):
-        status, answer = client.post(**told)
+        status, answer = client.post(**fields)
         assert status == 400
         assert word in answer["error"]
     headers = {"Content-Type": "application/json"}
@@ -158,9 +158,9 @@ def test_judge__refuses_what_is_no_verdict(client: Client, room: Room) -> None:
 def test_guard__answers_no_other_origin(client: Client, room: Room, method: str, headers: dict[str, str]) -> None:
     shown = room.candidates.queue("").candidates[0]
     body = {"image_key": shown.image_key, "caption_key": shown.caption_key, "verdict": "match", "id": "verdict-0001"}
-    told = json.dumps({**body, "reviewer": "eve", "tab": "t"}).encode()
+    fields = json.dumps({**body, "reviewer": "eve", "tab": "t"}).encode()
     path = "/verdicts" if method == "POST" else f"/image?key={shown.image_key}"
-    status, answered, content = client.ask(method, path, told, {"Content-Type": "application/json", **headers})
+    status, answered, content = client.ask(method, path, fields, {"Content-Type": "application/json", **headers})
     assert status == 403
     assert b"error" in content
     assert "access-control-allow-origin" not in answered
@@ -349,8 +349,8 @@ def make_hostile(folder: Path) -> Path:
     # The candidates were made from these words as far as the table can tell.
     candidates = split.folder / "audit/candidates.parquet"
     old = pq.read_table(candidates)
-    told = {**(old.schema.metadata or {}), b"split": Split(work, "train").digest.encode()}
-    store.write_table(candidates, old.replace_schema_metadata(told))
+    fields = {**(old.schema.metadata or {}), b"split": Split(work, "train").digest.encode()}
+    store.write_table(candidates, old.replace_schema_metadata(fields))
     return work
 
 
@@ -418,9 +418,9 @@ def test_run__two_servers_on_one_folder(tmp_path: Path) -> None:
     split = Split(work, "train")
     one, other = Room(split), Room(split)
     first = one.next(reviewer="ada", tab="a")["candidate"]
-    told = {"image_key": first["image_key"], "caption_key": first["caption_key"], "verdict": "match", "tab": "a"}
-    one.judge(id="verdict-0001", reviewer="ada", **told)
-    state = other.judge(id="verdict-0001", reviewer="ada", **told)
+    fields = {"image_key": first["image_key"], "caption_key": first["caption_key"], "verdict": "match", "tab": "a"}
+    one.judge(id="verdict-0001", reviewer="ada", **fields)
+    state = other.judge(id="verdict-0001", reviewer="ada", **fields)
     assert state["progress"]["mine"] == 1
     assert other.next(reviewer="bob", tab="b")["candidate"]["caption_key"] != first["caption_key"] or (
         other.next(reviewer="bob", tab="b")["candidate"]["image_key"] != first["image_key"]
@@ -448,7 +448,7 @@ def test_run__nothing_to_judge_or_a_foreign_table(tmp_path: Path) -> None:
     candidates = work / "train/audit/candidates.parquet"
     with pytest.raises(ConfigError, match="score"):
         server.run(work, port=0, where="scor > 1")
-    kept = candidates.read_bytes()
+    whole = candidates.read_bytes()
     table = pq.read_table(candidates)
     pq.write_table(table.replace_schema_metadata({"split": "0" * 64}), candidates)
     with pytest.raises(StaleError, match="cusa audit"):
@@ -459,7 +459,7 @@ def test_run__nothing_to_judge_or_a_foreign_table(tmp_path: Path) -> None:
     candidates.unlink()
     with pytest.raises(DataError, match="cusa audit"):
         server.run(work, port=0)
-    candidates.write_bytes(kept)
+    candidates.write_bytes(whole)
     (work / "train/audit/verdicts.jsonl").unlink()
     (work / "train/audit/verdicts.jsonl").mkdir()  # as root reads and writes everything, a folder in the file's place
     with pytest.raises(DataError, match="cannot be written"):

@@ -99,14 +99,14 @@ def test_run__float16_embeddings_come_as_typed_arrays(work: Path, database: quer
 
 def test_run__neighbours_are_one_a_row(work: Path, database: query.Database) -> None:
     split = Split(work, "train")
-    found = neighbours.read_neighbours(split, "words", depth=4)
+    near = neighbours.read_neighbours(split, "words", depth=4)
     answer = database.run(
         "SELECT teacher, caption_key, rank, neighbour_caption_key FROM text_neighbours ORDER BY caption_key, rank"
     )
     expected = [
         ("words", split.caption_keys[row], place + 1, split.caption_keys[other])
         for row in np.argsort(split.caption_keys)
-        for place, other in enumerate(found.ids[row])
+        for place, other in enumerate(near.ids[row])
     ]
     assert answer.rows == expected
     assert database.run("SELECT DISTINCT teacher FROM image_neighbours").rows == [("colours",)]
@@ -308,7 +308,7 @@ def test_views__runs_sources_and_duplicates(work: Path, database: query.Database
         assert opened.run("SELECT dataset, path, status FROM sources").rows == [("coco", "a.zip", "failed")]
 
 
-def test_connect__for_writing_only_when_told(tmp_path: Path) -> None:
+def test_connect__for_writing_only_where_asked(tmp_path: Path) -> None:
     work = make_work(tmp_path, images=2, splits=("train",))
     with query.connect(work, read_only=False) as database:
         database.run(f"COPY (SELECT key FROM samples) TO '{tmp_path / 'keys.csv'}'")

@@ -125,8 +125,8 @@ def test_question_1__the_most_probable(database: query.Database, rows: list[dict
 
 def test_questions_3_6_and_8__counts_and_sums(database: query.Database, rows: list[dict[str, Any]]) -> None:
     high = Counter(row["image_key"] for row in rows if row["score"] > 0.7)
-    found = _answer(database, 3)
-    assert {row["image_key"]: row["candidates"] for row in found} == dict(
+    rows_of_answer = _answer(database, 3)
+    assert {row["image_key"]: row["candidates"] for row in rows_of_answer} == dict(
         sorted(high.items(), key=lambda one: (-one[1], one[0]))[:20]
     )
     surest: dict[str, float] = defaultdict(float)
@@ -148,9 +148,9 @@ def test_questions_4_and_5__shares_of_true_ones(
     bins: dict[int, list[bool]] = defaultdict(list)
     for row in rows:
         bins[int(row[column] * 10)].append((row["image_key"], row["caption_key"]) in matches)
-    found = {round(next(iter(row.values())) * 10): row for row in _answer(database, number)}
-    assert set(found) == set(bins)
-    for step, row in found.items():
+    by_step = {round(next(iter(row.values())) * 10): row for row in _answer(database, number)}
+    assert set(by_step) == set(bins)
+    for step, row in by_step.items():
         assert row["candidates"] == len(bins[step])
         assert row[kept] == pytest.approx(sum(bins[step]) / len(bins[step]))
 
