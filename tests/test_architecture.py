@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,83 @@ def test_the_recipe_sees_configurations_only() -> None:
             assert name.split(".")[2] == "config", name
 
 
+def _module(path: Path) -> str:
+    name = ".".join(("cusa", *path.relative_to(PACKAGE).with_suffix("").parts))
+    return name.removesuffix(".__init__")
+
+
+MODULES = {_module(path): path for path in FILES}
+
+
+def _edges(path: Path) -> set[str]:
+    """Return the modules that a module imports, inside functions too."""
+    edges = set()
+    for name in _imports(path):
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        edges |= {name} - {"", "cusa", _module(path)}
+    return edges
+
+
+def test_no_module_imports_itself_by_a_detour_not_even_lazily() -> None:
+    graph = {module: _edges(path) for module, path in MODULES.items()}
+    assert list(TopologicalSorter(graph).static_order()), "a CycleError names the modules"
+
+
+def test_rooms_form_no_cycle_either() -> None:
+    graph: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        room = _floor(module)
+        graph.setdefault(room, set()).update(_floor(name) for name in _edges(path))
+        graph[room].discard(room)
+    assert list(TopologicalSorter(graph).static_order()), "a CycleError names the rooms"
+
+
+def _floor(module: str) -> str:
+    """Return the folder a module lies in; one that lies flat among rooms is a room of its own."""
+    path = MODULES[module]
+    folder = path.parent
+    flat = path.name != "__init__.py" and any(child.is_dir() and child.name[0] != "_" for child in folder.iterdir())
+    return module if flat or folder == PACKAGE else ".".join(("cusa", *folder.relative_to(PACKAGE).parts))
+
+
+IN_PIPELINE: dict[str, set[str]] = {
+    "config": set(),
+    "engine": set(),
+    "result_table": set(),
+    "download": {"config"},
+    "scenes": {"config"},
+    "readers": {"config"},
+    "shard": {"config", "engine", "readers"},
+    "extract": {"config", "engine"},
+    "index": {"config", "result_table"},
+    "pairs": {"config", "index"},
+    "calibrate": {"config", "index", "pairs"},
+    "audit": {"config", "index", "pairs", "calibrate"},
+    "sql": {"config", "result_table"},
+    "review": {"config", "sql"},
+    "verify": {"config", "engine", "download"},
+}
+
+
+def test_inside_pipeline_arrows_go_one_way() -> None:
+    for path in (PACKAGE / "pipeline").rglob("*.py"):
+        parts = path.relative_to(PACKAGE / "pipeline").with_suffix("").parts
+        if parts == ("__init__",):
+            continue
+        for name in _edges(path):
+            if name.startswith("cusa.pipeline."):
+                target = name.split(".")[2]
+                assert target in IN_PIPELINE[parts[0]] | {parts[0]}, f"{path.relative_to(PACKAGE)} imports {name}"
+
+
+def test_a_folder_holds_sixteen_modules_at_most() -> None:
+    for folder in (PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir())):
+        modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        if folder.name not in ("cli", "readers"):
+            assert len(modules) <= 16, f"{folder.relative_to(PACKAGE)} has {len(modules)} modules"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_only_the_command_line_touches_the_terminal(path: Path) -> None:
     if path.name == "console.py":
@@ -78,12 +156,12 @@ def test_nothing_from_disk_is_executed(path: Path) -> None:
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
-        told = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
         assert called not in ("eval", "exec", "os.system"), f"{path}:{node.lineno}"
-        assert told.get("shell") != "True", f"{path}:{node.lineno}"
-        assert told.get("allow_pickle") != "True", f"{path}:{node.lineno}"
+        assert arguments.get("shell") != "True", f"{path}:{node.lineno}"
+        assert arguments.get("allow_pickle") != "True", f"{path}:{node.lineno}"
         if called == "torch.load":
-            assert told.get("weights_only") == "True", f"{path}:{node.lineno}"
+            assert arguments.get("weights_only") == "True", f"{path}:{node.lineno}"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, print_json, print_text, report_outcomes
-from cusa.cli.options import AsJson, Force, Splits, Work, local, parse_here, validated
+from cusa.cli.options import AsJson, Force, Splits, Wait, Work, local, parse_here, parse_path, validated
 from cusa.errors import DataError
 
 
@@ -20,9 +20,14 @@ def audit(
         typer.Option(parser=parse_here, help="Known matches: a table, or a folder of ECCV Caption / CxC files."),
     ] = None,
     student: Annotated[str, typer.Option(help="An indexed student, whose neighbourhoods join the teachers'.")] = "",
-    calibration: Annotated[Path | None, typer.Option(help="File of `cusa calibrate`: gives p_positive.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(parser=parse_path, help="File of `cusa calibrate`: gives p_positive.")
+    ] = None,
     ratings: Annotated[
-        Path | None, typer.Option(help="Human judgements to estimate the missing positives from: CxC's CSV, a table.")
+        Path | None,
+        typer.Option(
+            parser=parse_path, help="Human judgements to estimate the missing positives from: CxC's CSV, a table."
+        ),
     ] = None,
     neighbours: Annotated[int, typer.Option(help="Depth of the neighbourhoods that are joined.")] = 50,
     per_image: Annotated[int, typer.Option(help="Candidates an image keeps at most, the best; 0 = all.")] = 1000,
@@ -41,6 +46,7 @@ def audit(
         ),
     ] = None,
     force: Force = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Find candidate false negatives: captions of other images that are probably true of an image."""

@@ -6,19 +6,24 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, report_outcomes
-from cusa.cli.options import AsJson, Force, Work, validated
+from cusa.cli.options import AsJson, Force, Wait, Work, parse_path, validated
 
 
 def calibrate(
     work: Work,
-    out: Annotated[Path, typer.Option(help="The calibration to write, a JSON file.")],
+    out: Annotated[Path, typer.Option(parser=parse_path, help="The calibration to write, a JSON file.")],
     split: Annotated[str, typer.Option(help="Split whose pairs were judged.")] = "val",
     ratings: Annotated[
         Path | None,
-        typer.Option(help="CxC's sits_*.csv or its folder, or a truth table. Default: verdicts, or truth.parquet."),
+        typer.Option(
+            parser=parse_path,
+            help="CxC's sits_*.csv or its folder, or a truth table. Default: verdicts, or truth.parquet.",
+        ),
     ] = None,
     test: Annotated[str, typer.Option(help="Split to test on; empty: none.")] = "",
-    test_ratings: Annotated[Path | None, typer.Option(help="Judgements of that split, likewise.")] = None,
+    test_ratings: Annotated[
+        Path | None, typer.Option(parser=parse_path, help="Judgements of that split, likewise.")
+    ] = None,
     image: Annotated[str, typer.Option(help="Image teacher; `none` to do without. Default: the only one.")] = "",
     text: Annotated[str, typer.Option(help="Text teacher; `none` to do without. Default: the only one.")] = "",
     student: Annotated[str, typer.Option(help="An indexed student, whose similarity is a feature.")] = "",
@@ -27,6 +32,7 @@ def calibrate(
     background: Annotated[int, typer.Option(help="Random pairs beside the judged, taken for no match.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
     force: Force = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit the probability that a pair matches on human ratings; `cusa audit --calibration` uses the file."""

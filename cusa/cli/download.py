@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, report_outcomes
-from cusa.cli.options import AsJson, Force, Settings, local
+from cusa.cli.options import AsJson, Force, Settings, Wait, local, parse_path
 from cusa.errors import ConfigError
 
 
@@ -14,11 +14,12 @@ def download(
     name: Annotated[str, typer.Argument(help="Data set (`cusa list datasets` shows them), or a manifest's TOML file.")],
     out: Annotated[Path, typer.Option(parser=local("--out"), help="Folder for the raw files.")],
     lock: Annotated[
-        Path | None, typer.Option(help="`lock.json` of another machine: the files must be the same.")
+        Path | None, typer.Option(parser=parse_path, help="`lock.json` of another machine: the files must be the same.")
     ] = None,
     retry: Annotated[str, typer.Option(help="`failed`: try only the files that failed.")] = "",
     settings: Settings = None,
     force: Force = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Bring a data set's raw files, checked and unpacked. `scenes` is drawn here and now, from a seed."""

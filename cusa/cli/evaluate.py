@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cusa.cli.console import Console, print_json, print_table, print_text, say
-from cusa.cli.options import AsJson, Force, Settings, local, parse_here
+from cusa.cli.options import AsJson, Force, Settings, Wait, local, parse_here, parse_path
 
 
 def eval_(
@@ -29,9 +29,12 @@ def eval_(
     out: Annotated[
         Path | None, typer.Option(parser=local("--out"), help="Folder of the results; default: `eval` in the run.")
     ] = None,
-    ids: Annotated[Path | None, typer.Option(help="The image keys the split must consist of, one a line.")] = None,
+    ids: Annotated[
+        Path | None, typer.Option(parser=parse_path, help="The image keys the split must consist of, one a line.")
+    ] = None,
     settings: Settings = None,
     force: Force = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Score a student: retrieval by own pairs and every known match, COCO, CxC, ECCV Caption, classes, STS."""
@@ -98,17 +101,17 @@ def _print_evaluation(result: Mapping[str, Any]) -> None:
     for remark in result.get("remarks", ()):
         print_text(f"note: {remark}")
     lacking: dict[str, list[str]] = {}
-    for task, found in result["tasks"].items():
-        if "unavailable" in found:
-            lacking.setdefault(found["unavailable"], []).append(task)
+    for task, summary in result["tasks"].items():
+        if "unavailable" in summary:
+            lacking.setdefault(summary["unavailable"], []).append(task)
             continue
-        print_text(f"\n{task} ({found['space']} space, {found['queries']:,} queries): {found['protocol']}")
-        intervals = found.get("intervals", {})
+        print_text(f"\n{task} ({summary['space']} space, {summary['queries']:,} queries): {summary['protocol']}")
+        intervals = summary.get("intervals", {})
         print_table(
             ("metric", "value", "95 % interval"),
             [
                 (name, f"{value:.2f}", "{:.2f} to {:.2f}".format(*intervals[name]) if intervals.get(name) else "")
-                for name, value in found["metrics"].items()
+                for name, value in summary["metrics"].items()
                 if value is not None
             ],
         )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, report_outcomes
-from cusa.cli.options import AsJson, Force, local
+from cusa.cli.options import AsJson, Force, Wait, local
 
 
 def export(
@@ -18,11 +18,12 @@ def export(
     space: Annotated[str, typer.Option(help="sentence-transformers: cross or uni.")] = "cross",
     ensemble: Annotated[str, typer.Option(help="A second run: an SGR and an SAF become SGRAF.")] = "",
     force: Force = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a trained student for another library, loaded again and compared to 1e-5, with a model card."""
     from cusa.workflow import export as exporting
 
     with Console():
-        found = exporting.export(name, to=to, out=out, space=space, ensemble=ensemble, force=force)
-    report_outcomes(found, as_json=as_json)
+        outcome = exporting.export(name, to=to, out=out, space=space, ensemble=ensemble, force=force)
+    report_outcomes(outcome, as_json=as_json)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, report_outcomes
-from cusa.cli.options import AsJson, EngineAddress, EngineKind, Force, Splits, Work, engine_of, local, validated
+from cusa.cli.options import AsJson, EngineAddress, EngineKind, Force, Splits, Wait, Work, engine_of, local, validated
 from cusa.errors import ConfigError
 
 
@@ -33,6 +33,7 @@ def extract_teachers(
     engine: EngineKind = "local",
     address: EngineAddress = "",
     force: Force = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed every image and caption once with frozen uni-modal teachers."""

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, report_outcomes
-from cusa.cli.options import AsJson, Force, Splits, Work, validated
+from cusa.cli.options import AsJson, Force, Splits, Wait, Work, validated
 from cusa.errors import ConfigError, DataError, nearest
 
 
@@ -20,6 +20,7 @@ def index(
     latency: Annotated[float, typer.Option(help="Milliseconds a query of an approximate index may take.")] = 10.0,
     recall: Annotated[float, typer.Option(help="Share of the exact neighbours that it must find.")] = 0.95,
     force: Force = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Find every row's nearest neighbours by each teacher, and keep the FAISS index; added rows are added to it."""

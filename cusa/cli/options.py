@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from cusa.pipeline.engine import Engine
 
 
+def parse_path(text: str) -> Path:
+    """Return a path of this machine; `~` is the home folder, also where the shell did not expand it (`--out=~/w`)."""
+    return Path(text).expanduser()
+
+
 def parse_place(text: str) -> Path:
     """Return a path, or the place that a URL names."""
     from cusa.manifests.storage.paths import place
@@ -43,6 +48,25 @@ def local(option: str) -> Callable[[str], Path]:
 
 Work = Annotated[Path, typer.Argument(metavar="WORK", parser=parse_place, help="Work folder that `cusa shard` wrote.")]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Only this split; repeatable. Default: all.")]
+
+
+def _wait(value: bool) -> None:
+    """Let every stage of this command wait for a folder's writer."""
+    if value:
+        from cusa.manifests import lock
+
+        lock.wait_for_others()
+
+
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait",
+        help="Wait for another process that writes there, instead of being refused.",
+        callback=_wait,
+        expose_value=False,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing changed.")]
 EngineKind = Annotated[str, typer.Option("--engine", help="Where to work: local, or ray.")]
 EngineAddress = Annotated[str, typer.Option("--address", help="Ray cluster: auto or host:port; empty starts one here.")]
@@ -57,9 +81,9 @@ def validated(model: type[Any], **values: Any) -> Any:
     try:
         return model(**values)
     except ValidationError as error:
-        found = error.errors()[0]
-        option = "--" + str(found["loc"][0]).replace("_", "-")
-        raise ConfigError(f"{option} {found['input']}: {found['msg']}.", option=option) from None
+        problem = error.errors()[0]
+        option = "--" + str(problem["loc"][0]).replace("_", "-")
+        raise ConfigError(f"{option} {problem['input']}: {problem['msg']}.", option=option) from None
 
 
 def engine_of(kind: str, address: str) -> "Engine":

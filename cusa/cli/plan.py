@@ -6,12 +6,15 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import print_json, print_table, print_text
-from cusa.cli.options import AsJson, Settings
+from cusa.cli.options import AsJson, Settings, parse_path
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or the path of a TOML file.")]
-ProjectFolder = Annotated[Path, typer.Option(help="Folder of the project: raw, data and runs go there.")]
+ProjectFolder = Annotated[
+    Path, typer.Option(parser=parse_path, help="Folder of the project: raw, data and runs go there.")
+]
 WorkThere = Annotated[
-    Path | None, typer.Option("--data", help="A work folder that is there; nothing is brought or sharded then.")
+    Path | None,
+    typer.Option("--data", parser=parse_path, help="A work folder that is there; nothing is brought or sharded then."),
 ]
 RunName = Annotated[str, typer.Option("--name", help="The run's folder in runs; default: the recipe's name.")]
 Smoke = Annotated[
@@ -31,9 +34,9 @@ def plan(
     """Show what `cusa run` would do: which stages are up to date and why not, bytes, time, disk, terms to accept."""
     from cusa.workflow import plan as plans
 
-    told = plans.plan(recipe, out=out, work=work, name=name, settings=settings or (), smoke=smoke)
+    planned = plans.plan(recipe, out=out, work=work, name=name, settings=settings or (), smoke=smoke)
     if as_json:
-        print_json({**vars(told), "stages": [vars(stage) for stage in told.stages]})
+        print_json({**vars(planned), "stages": [vars(stage) for stage in planned.stages]})
         return
     rows = [
         (
@@ -44,14 +47,14 @@ def plan(
             _size(stage.disk),
             _time(stage.seconds),
         )
-        for stage in told.stages
+        for stage in planned.stages
     ]
-    print_text(f"{told.recipe} in {told.out}")
+    print_text(f"{planned.recipe} in {planned.out}")
     print_table(("stage", "on", "state", "fetch", "disk", "time"), rows)
-    for stage in told.stages:
+    for stage in planned.stages:
         if stage.licence:
             print_text(f"\nterms of {stage.what}: {stage.licence}")
-    for note in told.notes:
+    for note in planned.notes:
         print_text(f"\n{note}")
 
 

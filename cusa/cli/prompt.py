@@ -37,17 +37,17 @@ class Completer:
         for view, _, columns in database.overview().rows:
             names |= {view, *columns.split(", ")}
         self._names = sorted(names)
-        self._found: Sequence[str] = ()
+        self._hits: Sequence[str] = ()
 
     def __call__(self, text: str, state: int) -> str | None:
         """Return the completion number `state` of `text`."""
         if state == 0:
             start = text.lower()
             upper = text.isupper()
-            self._found = [
+            self._hits = [
                 name.upper() if upper and name in _WORDS else name for name in self._names if name.startswith(start)
             ]
-        return self._found[state] if state < len(self._found) else None
+        return self._hits[state] if state < len(self._found) else None
 
 
 def prompt(
@@ -60,7 +60,7 @@ def prompt(
 ) -> None:
     """Answer statements until the end of the input.
 
-    Mistakes are told and the prompt goes on. Line editing is Python's own `readline`.
+    Mistakes are reported and the prompt goes on. Line editing is Python's own `readline`.
 
     Args:
         database: the open work folder.

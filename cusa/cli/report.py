@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import print_json, print_text
-from cusa.cli.options import AsJson, Force, local, parse_here
+from cusa.cli.options import AsJson, Force, Wait, local, parse_here, parse_path
 
 
 def report(
@@ -19,8 +19,11 @@ def report(
     out: Annotated[
         Path | None, typer.Option(parser=local("--out"), help="HTML file; default: report.html in the last run.")
     ] = None,
-    sweep: Annotated[Path | None, typer.Option(help="Folder of a sweep: its frontier is drawn.")] = None,
+    sweep: Annotated[
+        Path | None, typer.Option(parser=parse_path, help="Folder of a sweep: its frontier is drawn.")
+    ] = None,
     force: Force = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page, and the same tables as Markdown."""

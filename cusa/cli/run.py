@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cusa.cli.console import Console, Stopping, print_json, print_table, print_text, report_outcomes
-from cusa.cli.options import AsJson, Force, Settings
+from cusa.cli.options import AsJson, Force, Settings, Wait
 from cusa.cli.plan import ProjectFolder, RecipeName, RunName, Smoke, WorkThere
 
 
@@ -15,6 +15,7 @@ def run(
     settings: Settings = None,
     smoke: Smoke = False,
     force: Force = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Do every stage of a recipe that is not up to date, from the download to the report; run again, it goes on."""
@@ -37,8 +38,8 @@ def run(
         print_json({**vars(done), "outcomes": outcomes})
         return
     report_outcomes(*done.outcomes)
-    told = done.expected or {key: 0.0 for key in done.figures if key.endswith(("rsum", "average"))}
-    rows = [(key, f"{done.figures[key]:.1f}", f"{done.expected[key]:.1f}" if done.expected else "") for key in told]
+    shown = done.expected or {key: 0.0 for key in done.figures if key.endswith(("rsum", "average"))}
+    rows = [(key, f"{done.figures[key]:.1f}", f"{done.expected[key]:.1f}" if done.expected else "") for key in shown]
     print_text("")
     print_table(("metric", "here", "published") if done.expected else ("metric", "here", ""), rows)
     for note in done.notes:

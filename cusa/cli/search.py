@@ -6,20 +6,22 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import print_json, print_text
-from cusa.cli.options import AsJson, Splits, Work
+from cusa.cli.options import AsJson, Splits, Work, parse_path
 
 
 def search(
     work: Work,
     words: Annotated[str, typer.Argument(help="What to look for; or give --image.")] = "",
-    image: Annotated[Path | None, typer.Option(help="A picture to look for.")] = None,
+    image: Annotated[Path | None, typer.Option(parser=parse_path, help="A picture to look for.")] = None,
     split: Splits = None,
     teacher: Annotated[
         str, typer.Option(help="The teacher's name, or the folder that loads it. Default: the only one.")
     ] = "",
     student: Annotated[str, typer.Option(help="Instead of the teachers, the student that `cusa index` embedded.")] = "",
     number: Annotated[int, typer.Option(min=1, help="Hits to show.")] = 10,
-    html: Annotated[Path | None, typer.Option(help="Write a strip of pictures to this file instead.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(parser=parse_path, help="Write a strip of pictures to this file instead.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the captions and images nearest to words or to a picture, by the indexed teachers or student."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, report_outcomes
-from cusa.cli.options import AsJson, EngineAddress, EngineKind, Force, engine_of, parse_place, validated
+from cusa.cli.options import AsJson, EngineAddress, EngineKind, Force, Wait, engine_of, parse_place, validated
 from cusa.errors import ConfigError, DataError, nearest
 
 
@@ -53,6 +53,7 @@ def shard(
     engine: EngineKind = "local",
     address: EngineAddress = "",
     force: Force = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Write images and captions as deterministic WebDataset tars with Parquet tables beside them."""
@@ -75,8 +76,8 @@ def shard(
         if layout == "subset":
             reading = readers.read_subset(source, _keys(source, keys, query, verdicts), verdicts=verdicts)
         else:
-            told = validated(ReadConfig, dataset=dataset, split=split, train_classes=train_classes, **names)
-            reading = readers.read(layout, source, images, told)
+            config = validated(ReadConfig, dataset=dataset, split=split, train_classes=train_classes, **names)
+            reading = readers.read(layout, source, images, config)
         outcome = stage.run(
             config,
             reading=reading,
@@ -89,16 +90,16 @@ def shard(
     report_outcomes(outcome, as_json=as_json)
 
 
-def _columns(told: Iterable[str]) -> dict[str, str]:
+def _columns(pairs: Iterable[str]) -> dict[str, str]:
     """Turn `image=url` into `image_column="url"`."""
     allowed = ("image", "caption", "split", "label", "id")
-    found = {}
-    for pair in told:
+    columns = {}
+    for pair in pairs:
         what, equals, name = pair.partition("=")
         if not (equals and name) or what not in allowed:
             raise ConfigError(f"--column {pair!r} is not WHAT=NAME. {nearest(what, allowed)}.", option="--column")
-        found[f"{what}_column"] = name
-    return found
+        columns[f"{what}_column"] = name
+    return columns
 
 
 def _keys(work: Path, file: Path | None, query: str, verdicts: str) -> list[str] | None:

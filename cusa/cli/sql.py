@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, print_text, say
-from cusa.cli.options import Work, local
+from cusa.cli.options import Work, local, parse_path
 from cusa.errors import ConfigError
 
 
@@ -20,11 +20,16 @@ def sql(
         list[Path] | None, typer.Option("--run", parser=local("--run"), help="Run folder; default: `runs` beside WORK.")
     ] = None,
     raw: Annotated[
-        list[Path] | None, typer.Option("--raw", help="Folder of a download; default: those near WORK.")
+        list[Path] | None,
+        typer.Option("--raw", parser=parse_path, help="Folder of a download; default: those near WORK."),
     ] = None,
     form: Annotated[str, typer.Option("--format", help="table, csv, json, markdown, or parquet.")] = "table",
-    out: Annotated[Path | None, typer.Option(help="File for the answer; --format parquet needs one.")] = None,
-    export: Annotated[Path | None, typer.Option(help="Copy every view into this DuckDB file, for other tools.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=parse_path, help="File for the answer; --format parquet needs one.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(parser=parse_path, help="Copy every view into this DuckDB file, for other tools.")
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that a query may take; 0 = any.")] = 300.0,
     write: Annotated[bool, typer.Option("--allow-write", help="Let statements write, and read other files.")] = False,
 ) -> None:

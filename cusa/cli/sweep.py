@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, Stopping, print_json, print_text, report_outcomes, say
-from cusa.cli.options import AsJson, Force, Settings
+from cusa.cli.options import AsJson, Force, Settings, Wait, parse_path
 
 
 def sweep(
@@ -19,11 +19,15 @@ def sweep(
         ),
     ],
     data: Annotated[
-        list[Path], typer.Option("--data", help="Work folder; then what else to score on (STS, work folders).")
+        list[Path],
+        typer.Option("--data", parser=parse_path, help="Work folder; then what else to score on (STS, work folders)."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the sweep: runs, results.parquet, results.md.")],
+    out: Annotated[
+        Path, typer.Option(parser=parse_path, help="Folder of the sweep: runs, results.parquet, results.md.")
+    ],
     settings: Settings = None,
     force: Force = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Train and score a recipe over a grid, one run a cell, into one table; run again, it goes on where it was."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, Stopping, report_outcomes
-from cusa.cli.options import AsJson, Force, Settings, local, parse_here
+from cusa.cli.options import AsJson, Force, Settings, Wait, local, parse_here
 
 
 def train(
@@ -26,6 +26,7 @@ def train(
     ] = None,
     test: Annotated[bool, typer.Option("--test", help="Score the best model on the test split at the end.")] = False,
     force: Force = False,
+    wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a student by a recipe; run again, it goes on where it was. For several ranks: torchrun -m cusa train ..."""
@@ -33,10 +34,10 @@ def train(
     from cusa.manifests.events import Callbacks
     from cusa.workflow import train as training
 
-    told = recipes.load(recipe, settings or ())
+    loaded = recipes.load(recipe, settings or ())
     with Console() as console, Stopping() as stopping:
         outcome = training.train(
-            told,
+            loaded,
             work=work,
             out=out,
             force=force,

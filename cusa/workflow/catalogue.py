@@ -44,10 +44,10 @@ def catalogue(what: str, work: Path | None = None) -> tuple[tuple[str, ...], lis
         return (*header, *more.get(what, ())), tables_[what]()
     if what == "teachers":
         opened = [Split(work, name) for name in splits(work)]
-        found: list[tuple[str, ...]] = [
+        rows: list[tuple[str, ...]] = [
             (split.name, name, kind) for split in opened for name, kind in tables.teachers(split).items()
         ]
-        return ("split", "teacher", "modality"), found
+        return ("split", "teacher", "modality"), rows
     if what == "drop-reasons":
         counted: dict[tuple[str, str, str], int] = {}
         for name in splits(work):
@@ -64,17 +64,17 @@ def _datasets() -> list[tuple[str, ...]]:
 
     rows: list[tuple[str, ...]] = []
     for name in datasets.names():
-        told = datasets.load(name)
-        counts = ", ".join(f"{split} {count.images:,}" for split, count in told.counts.items() if count.images)
-        rows.append((name, told.title, counts, told.licence))
+        manifest = datasets.load(name)
+        counts = ", ".join(f"{split} {count.images:,}" for split, count in manifest.counts.items() if count.images)
+        rows.append((name, manifest.title, counts, manifest.licence))
     return rows
 
 
 def _recipe_row(name: str) -> tuple[str, str]:
     """Return what a recipe is, and the main ones of the figures it should come to."""
-    told = recipes.load(name)
-    main = [f"{metric} {value}" for metric, value in told.expected.items() if metric.endswith(("rsum", "average"))]
-    return told.description, ", ".join(main)
+    recipe = recipes.load(name)
+    main = [f"{metric} {value}" for metric, value in recipe.expected.items() if metric.endswith(("rsum", "average"))]
+    return recipe.description, ", ".join(main)
 
 
 def _first_sentence(function: Callable[..., Any]) -> str:

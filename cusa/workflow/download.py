@@ -32,7 +32,7 @@ def download(
         only_failed: try only the files that failed the last time.
         settings: `key=value` of `ScenesConfig`, or of `DownloadConfig` for a manifest.
         force: bring it again.
-        on_event: hears of every image, or of bytes.
+        on_event: called with every image, or with bytes.
 
     Raises:
         ConfigError: for an unknown data set or setting.

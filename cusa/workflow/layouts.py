@@ -1,4 +1,4 @@
-"""Data sets in their official layouts: which one a folder is, and its test split sharded into a cache."""
+"""Data sets in their official layouts: recognise the layout of a folder, and shard its test split into a cache."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -40,7 +40,7 @@ def shard_split(
         out: the cache; a work folder of one split.
         split: which.
         train_classes: of CUB, the classes that train; the others are tested.
-        on_event: hears of every tar.
+        on_event: called with every finished tar.
 
     Returns:
         The work folder.
@@ -52,15 +52,15 @@ def shard_split(
     from cusa.pipeline.config import ReadConfig, ShardConfig
     from cusa.pipeline.readers.reading import Row, Rows
 
-    found = layout_of(folder)
-    if found is None:
+    recognised = layout_of(folder)
+    if recognised is None:
         raise DataError(f"{folder} is in no layout that can be evaluated on directly. Shard it first.", path=folder)
-    layout, source = found
+    layout, source = recognised
     images = next((place for place in (folder / "flickr30k-images",) if place.is_dir()), None)
     if images is None and layout == "karpathy":
         images = folder
     reading = readers.read(layout, source, images, ReadConfig(train_classes=train_classes))
-    told = f"cusa shard {layout} {source} --out WORK"
+    command = f"cusa shard {layout} {source} --out WORK"
     splits: set[str] = set()
     for row in reading.rows:
         splits.add(row.split)
@@ -70,7 +70,7 @@ def shard_split(
         hint = " Name other classes, for example --set train_classes=1-5." if layout == "cub" else ""
         raise DataError(
             f"{folder} has no image in its {split} split (it has {', '.join(sorted(splits)) or 'none'}).{hint} "
-            f"`{told}` makes a work folder of all of it.",
+            f"`{command}` makes a work folder of all of it.",
             path=folder,
         )
 

@@ -1,4 +1,4 @@
-"""What a recipe would do, asked of its stages before anything is done: what is up to date, bytes, time, disk, terms."""
+"""The plan of a recipe: which stages are up to date, and bytes, time, disk and licence of those that are due."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,6 @@ from cusa.workflow import stages
 from cusa.workflow.project import Project
 from cusa.workflow.stages import Stage
 
-GIB = 2**30
 _CAPTIONS = 5
 """Captions an image, where nobody wrote their number down."""
 
@@ -137,24 +136,24 @@ class _Size:
 
 
 def _size(project: Project) -> _Size | None:
-    told = project.recipe.data
+    data = project.recipe.data
     if project.work.is_dir() and any(project.work.glob("*/samples.parquet")):
         there = {name: Split(project.work, name) for name in splits(project.work)}
         images = {name: split.num_images for name, split in there.items()}
-        captions = there[told.train].num_captions if told.train in there else 0
-        return _Size(images.get(told.train, 0), images.get(told.test, 0), sum(images.values()), captions, None)
+        captions = there[data.train].num_captions if data.train in there else 0
+        return _Size(images.get(data.train, 0), images.get(data.test, 0), sum(images.values()), captions, None)
     manifest = project.manifest() if project.dataset else None
     if manifest is None:
-        drawn = dict(pair.split("=") for pair in told.settings)
+        drawn = dict(pair.split("=") for pair in data.settings)
         images = {
             name: int(drawn.get(name, default)) for name, default in (("train", 4000), ("val", 500), ("test", 500))
         }
         return _Size(images["train"], images["test"], sum(images.values()), _CAPTIONS * images["train"], None)
     counts = {name: count.images or 0 for name, count in manifest.counts.items()}
-    if not counts.get(told.train):
+    if not counts.get(data.train):
         return None
-    captions = manifest.counts[told.train].captions or _CAPTIONS * counts[told.train]
-    return _Size(counts[told.train], counts.get(told.test, 0), sum(counts.values()), captions, manifest.gigabytes)
+    captions = manifest.counts[data.train].captions or _CAPTIONS * counts[data.train]
+    return _Size(counts[data.train], counts.get(data.test, 0), sum(counts.values()), captions, manifest.gigabytes)
 
 
 def _costs(project: Project, stage: Stage, state: str, rates: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,7 +161,7 @@ def _costs(project: Project, stage: Stage, state: str, rates: Mapping[str, Any])
     if state == "up to date":
         return {}
     size = _size(project)
-    before = ledger.read(_book(project, stage))
+    before = ledger.read(_ledger_path(project, stage))
     costs: dict[str, Any] = {}
     if size is not None:
         costs = _ESTIMATES[stage.name](project, stage, size, rates)
@@ -178,7 +177,7 @@ def _costs(project: Project, stage: Stage, state: str, rates: Mapping[str, Any])
     return costs
 
 
-def _book(project: Project, stage: Stage) -> Path:
+def _ledger_path(project: Project, stage: Stage) -> Path:
     """Return the ledger a stage of this name writes; of stages with several, the first."""
     from cusa.models.teachers.hub import teacher_name
 
@@ -227,8 +226,8 @@ def _extract(project: Project, stage: Stage, size: _Size, rates: Mapping[str, An
 
 
 def _index(project: Project, stage: Stage, size: _Size, rates: Mapping[str, Any]) -> dict[str, Any]:
-    told = project.recipe.teachers
-    widths = [rates["teachers"].get(name, {}).get("width") for name in (told.image, told.text)]
+    teachers = project.recipe.teachers
+    widths = [rates["teachers"].get(name, {}).get("width") for name in (teachers.image, teachers.text)]
     if None in widths:
         return {}
     products = size.test**2 * widths[0] + size.test_captions**2 * widths[1]
@@ -269,16 +268,16 @@ def _nothing(project: Project, stage: Stage, size: _Size, rates: Mapping[str, An
 def _train(project: Project, stage: Stage, size: _Size, rates: Mapping[str, Any]) -> dict[str, Any]:
     seconds, disk = 0.0, 0
     for recipe in project.recipe.parts or (project.recipe,):
-        told = recipe.train
-        steps = told.steps or told.epochs * (size.captions // told.batch)
+        config = recipe.train
+        steps = config.steps or config.epochs * (size.captions // config.batch)
         key = recipe.name.partition("/")[0]
-        needed = _time(steps * told.batch, rates, "train", key, "pairs")
+        needed = _time(steps * config.batch, rates, "train", key, "pairs")
         parameters = rates["train"].get(key, {}).get("parameters")
         if needed is None:
             return {}
         seconds += needed
         # The best model, and in each checkpoint the weights and AdamW's two moments.
-        disk += int(4 * parameters * (1 + 3 * (told.keep_checkpoints + 1)))
+        disk += int(4 * parameters * (1 + 3 * (config.keep_checkpoints + 1)))
     return {"disk": disk, "seconds": seconds}
 
 
@@ -297,7 +296,7 @@ _ESTIMATES = {
 def _notes(project: Project, rates: Mapping[str, Any], smoke: bool) -> list[str]:
     notes = [projects.SMOKE] if smoke else []
     if not project.needs_teachers:
-        notes.append("No teacher is listened to (loss.alpha and loss.beta are 0): nothing to extract, index or audit.")
+        notes.append("No teacher is used (loss.alpha and loss.beta are 0): nothing to extract, index or audit.")
     manifest = project.manifest() if project.given is None else None
     for file in manifest.files if manifest else ():
         if file.by_hand and not (project.raw / file.path).is_file():
@@ -305,6 +304,6 @@ def _notes(project: Project, rates: Mapping[str, Any], smoke: bool) -> list[str]
     notes += [f"{name} is not there and will not be scored: {how}" for name, how in project.scored_on()[1].items()]
     notes.append(
         f"Times are CPU time of one core of {rates['machine']}, measured {rates['date']}, or of the last time here; "
-        "more cores share it, an accelerator is far from it. Where none are told, none were measured."
+        "more cores share it, an accelerator takes a fraction of it. Where no time is given, none was measured."
     )
     return notes

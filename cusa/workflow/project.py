@@ -52,7 +52,7 @@ class Project:
 
     @property
     def needs_teachers(self) -> bool:
-        """Whether anything listens to a teacher."""
+        """Whether the loss uses a teacher."""
         loss = self.recipe.loss
         return bool(loss.alpha or loss.beta or loss.false_negatives == "mask")
 
@@ -70,8 +70,8 @@ class Project:
                 continue
             commands = f"cusa download {name} --out {self.out / 'raw' / name}"
             if name != scoring.STS:
-                told = datasets.load(name)
-                commands += f"; cusa shard {told.reader} {self.out / 'raw' / name / told.source} --out {place}"
+                manifest = datasets.load(name)
+                commands += f"; cusa shard {manifest.reader} {self.out / 'raw' / name / manifest.source} --out {place}"
             missing[name] = commands
         return folders, missing
 
@@ -106,12 +106,13 @@ def open_project(
         ConfigError: for an unknown recipe or key, or a kind of student without a small one.
         DataError: if the recipe names no data set and no work folder is given.
     """
-    told = recipes.load(recipe, settings)
+    loaded = recipes.load(recipe, settings)
     if smoke:
-        told = recipes.load(recipe, [*recipes.smoke_settings(told.student.kind), *settings])
+        loaded = recipes.load(recipe, [*recipes.smoke_settings(loaded.student.kind), *settings])
         out, work = out / "smoke", None
-    if not told.data.dataset and work is None:
+    if not loaded.data.dataset and work is None:
         raise DataError(
-            f"Recipe {told.name} names no data set (data.dataset). Give a work folder with --data.", recipe=told.name
+            f"Recipe {loaded.name} names no data set (data.dataset). Give a work folder with --data.",
+            recipe=loaded.name,
         )
-    return Project(told, out, work, name, force)
+    return Project(loaded, out, work, name, force)

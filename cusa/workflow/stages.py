@@ -49,30 +49,34 @@ class StageResult:
 
 def of(project: Project) -> list[Stage]:
     """Return a project's stages in their order; those that a recipe does not need are not among them."""
-    told, work, found = project.recipe, project.work, []
+    recipe, work, stages = project.recipe, project.work, []
     if project.given is None:
-        found.append(Stage("download", project.dataset, lambda callbacks: StageResult(_download(project, callbacks))))
-        found.append(
+        stages.append(Stage("download", project.dataset, lambda callbacks: StageResult(_download(project, callbacks))))
+        stages.append(
             Stage("shard", project.dataset, lambda callbacks: StageResult(_shard(project, callbacks)), ("download",))
         )
     if project.needs_teachers:
         load = _loader()
-        for modality, teacher in (("image", told.teachers.image), ("text", told.teachers.text)):
-            found.append(_extraction(project, modality, teacher, load))
+        for modality, teacher in (("image", recipe.teachers.image), ("text", recipe.teachers.text)):
+            stages.append(_extraction(project, modality, teacher, load))
         needs = ("shard", "extract-teachers")
-        found.append(Stage("index", told.data.test, lambda callbacks: StageResult(_index(project, callbacks)), needs))
-        found.append(
-            Stage("audit", told.data.test, lambda callbacks: StageResult(_audit(project, callbacks)), (*needs, "index"))
+        stages.append(
+            Stage("index", recipe.data.test, lambda callbacks: StageResult(_index(project, callbacks)), needs)
+        )
+        stages.append(
+            Stage(
+                "audit", recipe.data.test, lambda callbacks: StageResult(_audit(project, callbacks)), (*needs, "index")
+            )
         )
     needs = ("shard", "extract-teachers")
-    found.append(Stage("train", told.name, lambda callbacks: StageResult(_train(project, callbacks)), needs))
-    found.append(Stage("eval", work.name, lambda callbacks: _eval(project, callbacks), (*needs, "train")))
-    found.append(
+    stages.append(Stage("train", recipe.name, lambda callbacks: StageResult(_train(project, callbacks)), needs))
+    stages.append(Stage("eval", work.name, lambda callbacks: _eval(project, callbacks), (*needs, "train")))
+    stages.append(
         Stage(
-            "report", told.name, lambda callbacks: StageResult(_report(project, callbacks)), (*needs, "train", "eval")
+            "report", recipe.name, lambda callbacks: StageResult(_report(project, callbacks)), (*needs, "train", "eval")
         )
     )
-    return found
+    return stages
 
 
 def _loader() -> Callable[[str, str], Any]:
@@ -122,10 +126,10 @@ def _extract(
     from cusa.pipeline.config import ExtractConfig
 
     done = []
-    for split in _listened_to(project):
-        brought = _brought(split, modality, teacher)
-        if brought is not None:
-            done.append(brought)
+    for split in _splits_with_teachers(project):
+        given = _table_not_from_a_name(split, modality, teacher)
+        if given is not None:
+            done.append(given)
             continue
         if modality == "image":
             _refuse_regions(split, teacher)
@@ -137,7 +141,7 @@ def _extract(
     return done
 
 
-def _brought(split: Split, modality: str, teacher: str) -> Outcome | None:
+def _table_not_from_a_name(split: Split, modality: str, teacher: str) -> Outcome | None:
     """Return the outcome of a table that is not made by a named teacher: imported, or the only one where none is named.
 
     Raises:
@@ -170,11 +174,11 @@ def _refuse_regions(split: Split, teacher: str) -> None:
         )
 
 
-def _listened_to(project: Project) -> list[Split]:
-    """Return the splits that need teachers: training listens to them, and the test split is audited."""
-    told = project.recipe.data
+def _splits_with_teachers(project: Project) -> list[Split]:
+    """Return the splits that need teachers: training uses them, and the test split is audited."""
+    data = project.recipe.data
     there = splits(project.work)
-    names = [name for name in dict.fromkeys((told.train, told.test)) if name in there]
+    names = [name for name in dict.fromkeys((data.train, data.test)) if name in there]
     return [Split(project.work, name) for name in names]
 
 
@@ -182,8 +186,8 @@ def _names(project: Project, split: Split) -> list[tuple[str, str]]:
     """Return the project's teachers as their tables are named, by modality."""
     from cusa.models.teachers.hub import teacher_name
 
-    told = project.recipe.teachers
-    named = (("image", told.image), ("text", told.text))
+    teachers = project.recipe.teachers
+    named = (("image", teachers.image), ("text", teachers.text))
     return [(kind, tables.choose_teacher(split, kind, teacher_name(name) if name else "")) for kind, name in named]
 
 

@@ -86,14 +86,14 @@ class Swept:
         return [row["run"] for row in self.rows if row["error"]]
 
 
-def parse_grid(told: Iterable[str]) -> dict[str, list[Value]]:
+def parse_grid(axes: Iterable[str]) -> dict[str, list[Value]]:
     """Turn `loss.alpha=0.1,0.5` into axis and values.
 
     Raises:
         ConfigError: if one is no `KEY=VALUE,VALUE`, an axis comes twice, or a value does.
     """
     grid: dict[str, list[Value]] = {}
-    for text in told:
+    for text in axes:
         axis, equals, listed = text.partition("=")
         values = [_value(part.strip()) for part in listed.split(",") if part.strip()]
         if not equals or not axis.strip() or not values:
@@ -113,15 +113,15 @@ def settings_of(cell: Cell) -> list[str]:
     Raises:
         ConfigError: if there is no such method, or a temperature is no number.
     """
-    told = []
+    settings = []
     for axis, value in cell.items():
         if axis == METHOD:
             continue
         if axis in SHORT and not isinstance(value, int | float):
             raise ConfigError(f"--grid {axis}={value}: it is a number.", axis=axis)
         bounds = (min(value, 0.1), max(value, 1.0)) if axis.startswith("tau") and not isinstance(value, str) else ()
-        told += [form.format(value, *bounds) for form in SHORT.get(axis, (f"{axis}={{0}}",))]
-    return told + (recipes.method_settings(str(cell[METHOD])) if METHOD in cell else [])
+        settings += [form.format(value, *bounds) for form in SHORT.get(axis, (f"{axis}={{0}}",))]
+    return settings + (recipes.method_settings(str(cell[METHOD])) if METHOD in cell else [])
 
 
 def cells(grid: Mapping[str, Sequence[Value]]) -> list[dict[str, Value]]:
@@ -210,16 +210,16 @@ def _one(
         raise
     except CusaError as error:
         return {"error": str(error), "seconds": None}
-    book = ledger.read(folder / "ledger.json")
-    seconds = book.seconds if book else None
+    training_ledger = ledger.read(folder / "ledger.json")
+    seconds = training_ledger.seconds if training_ledger else None
     return {"error": "", "seconds": seconds, **scoring.figures(results, data[0])}
 
 
-def _places(told: Sequence[tuple[Cell, Recipe]]) -> list[str]:
+def _places(chosen: Sequence[tuple[Cell, Recipe]]) -> list[str]:
     """Return each cell's folder; cells of the same recipe share the first one's."""
     seen: dict[str, str] = {}
     places = []
-    for cell, one in told:
+    for cell, one in chosen:
         name = "_".join(re.sub(r"[^A-Za-z0-9.=-]+", "-", f"{axis}={value}") for axis, value in cell.items()) or "run"
         if len(name) > 120:
             name = f"{name[:100]}-{store.digest(dict(cell))[:12]}"
@@ -263,8 +263,8 @@ def markdown(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> str:
     for group in groups.values():
         cell = [str(group[0][axis]) for axis in others]
         values = [[row[key] for row in group if row.get(key) is not None] for key, _ in shown]
-        told = [_over_seeds(numbers) for numbers in values]
-        lines.append([*cell, *([str(len(group))] if seeds else []), *told])
+        shown_values = [_over_seeds(numbers) for numbers in values]
+        lines.append([*cell, *([str(len(group))] if seeds else []), *shown_values])
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
     errors = [f"- `{row['run']}`: {row['error']}" for row in rows if row["error"]]
     if seeds:

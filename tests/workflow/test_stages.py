@@ -154,7 +154,7 @@ def test_plan__an_evaluation_of_pairs_counts_them(tmp_path: Path) -> None:
 def test_plan__a_file_that_a_person_has_to_bring_is_named(tmp_path: Path) -> None:
     notes = " ".join(plans.plan("clip-vit-b-32/flickr30k/baseline", out=tmp_path).notes)
     assert "flickr30k-images.tar.gz has to be brought by hand: Ask for the images with the form" in notes
-    assert "No teacher is listened to" in notes
+    assert "No teacher is used" in notes
 
 
 def test_run__on_a_work_folder_that_is_there(tmp_path: Path) -> None:
