@@ -47,7 +47,7 @@ class Completer:
             self._hits = [
                 name.upper() if upper and name in _WORDS else name for name in self._names if name.startswith(start)
             ]
-        return self._hits[state] if state < len(self._found) else None
+        return self._hits[state] if state < len(self._hits) else None
 
 
 def prompt(
