@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, MPNetConfig, MPNetModel
 
-from cusa.models.students.sgraf_network import SgrafNetwork, hinge
+from cusa.models.students.sgraf_network import SgrafNetwork, SgrafSizes, hinge
 from cusa.models.students.x2vlm import X2vlm
 from cusa.models.students.x2vlm_network import Sizes, X2vlmNetwork
 from cusa.models.teachers.offline import load_offline
@@ -77,7 +77,7 @@ def read(batch: int, images: Callable[[], object], captions: Callable[[], object
 
 
 def sgraf(module: str, batch: int) -> dict[str, float]:
-    network = SgrafNetwork(module, region_width=2048, vocabulary=11353)  # type: ignore[arg-type]
+    network = SgrafNetwork(module, SgrafSizes(region_width=2048, vocabulary=11353))  # type: ignore[arg-type]
     regions, ids = torch.randn(batch, 36, 2048), torch.randint(4, 11353, (batch, 14))
     lengths = torch.randint(8, 15, (batch,))
 

@@ -35,7 +35,7 @@ from cusa.models.config import StudentConfig
 from cusa.models.preprocess import Preprocess
 from cusa.models.students import openai_clip
 from cusa.models.students.dual_encoder import DualEncoder, _card
-from cusa.models.students.sgraf_network import SgrafNetwork, unit
+from cusa.models.students.sgraf_network import SgrafNetwork, SgrafSizes, unit
 from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ShardConfig
 from cusa.workflow import download as downloading
@@ -84,7 +84,7 @@ def plain(network: SgrafNetwork, regions: Tensor, words: Tensor, lengths: Tensor
 @torch.inference_mode()
 def sgraf(module: Any, captions: int, *, whole: bool, images: int = 1000, every: int = 5000) -> dict[str, Any]:
     torch.manual_seed(0)
-    network = SgrafNetwork(module, region_width=2048, vocabulary=11353).eval()
+    network = SgrafNetwork(module, SgrafSizes(region_width=2048, vocabulary=11353)).eval()
     regions = torch.cat([network.encode_regions(torch.randn(100, 36, 2048)) for _ in range(images // 100)])
     count = every if whole else captions
     lengths = torch.randint(8, 18, (count,))

@@ -27,12 +27,12 @@ def _batches(steps: int, size: int = 16) -> list[Batch]:
     """Draw pairs that share a hidden cause, which both teachers know."""
     random = torch.Generator().manual_seed(0)
     image_from, text_from = torch.randn(4, 6, generator=random), torch.randn(4, 5, generator=random)
-    found = []
+    batches = []
     for _ in range(steps):
         cause = torch.randn(size, 4, generator=random)
         teachers = {"teacher_image": cause[:, :3], "teacher_text": cause, "image_ids": torch.arange(size)}
-        found.append((cause @ image_from, cause @ text_from, teachers))
-    return found
+        batches.append((cause @ image_from, cause @ text_from, teachers))
+    return batches
 
 
 def test_the_loop_is_twenty_lines_and_learns() -> None:
@@ -54,8 +54,8 @@ def test_the_loop_is_twenty_lines_and_learns() -> None:
 def test_the_three_ways_differ_by_one_argument() -> None:
     space: dict[str, object] = {}
     exec(BLOCKS[1], space)
-    found = [space[name] for name in ("soft", "mask", "listed")]
-    assert [loss.false_negatives for loss in found if isinstance(loss, CUSALoss)] == ["soft", "mask", "positive"]
+    losses = [space[name] for name in ("soft", "mask", "listed")]
+    assert [loss.false_negatives for loss in losses if isinstance(loss, CUSALoss)] == ["soft", "mask", "positive"]
 
 
 def test_the_cached_step_gives_the_gradients_of_the_whole_batch() -> None:

@@ -1,4 +1,4 @@
-"""What a student can be told; no heavy import, so that `cusa --help` answers at once."""
+"""The configuration of a student; no heavy import, so that `cusa --help` answers at once."""
 
 from typing import Literal
 
@@ -29,7 +29,9 @@ class SgrafConfig(BaseModel):
     negatives: Literal["hardest", "all"] = Field(default="hardest", description="of the hinge loss")
     min_count: int = Field(default=4, ge=1, description="words seen less often are unknown (reference: 4)")
     vocabulary: str = Field(default="", description="JSON of the reference's vocabulary; empty = built from the data")
-    max_unknown: float = Field(default=0.05, ge=0, le=1, description="share of unknown words above which you are told")
+    max_unknown: float = Field(
+        default=0.05, ge=0, le=1, description="share of unknown words above which a remark is made"
+    )
 
 
 class MatchingConfig(BaseModel):
@@ -118,9 +120,11 @@ class StudentConfig(BaseModel):
                 raise ValueError(f"{tower} {getattr(self, tower)} is no multiple of head_width {self.head_width}")
         return self
 
-    def tower(self, end: Literal["image", "text"]) -> dict[str, int]:
+    def tower(self, modality: Literal["image", "text"]) -> dict[str, int]:
         """Return the sizes of a scratch transformer, by Hugging Face's names for them."""
-        width, layers = (self.image_width, self.image_layers) if end == "image" else (self.text_width, self.text_layers)
+        width, layers = (
+            (self.image_width, self.image_layers) if modality == "image" else (self.text_width, self.text_layers)
+        )
         return {
             "hidden_size": width,
             "intermediate_size": 4 * width,

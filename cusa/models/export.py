@@ -99,21 +99,21 @@ def run(
 
 def processor_config(student: DualEncoder) -> dict[str, Any]:
     """Return what Hugging Face's image processor has to know; it rounds the crop's offset down, ours half to even."""
-    made = student.preprocess
-    side = {"height": made.size, "width": made.size}
-    crop = made.fit == "crop"
+    preprocess = student.preprocess
+    side = {"height": preprocess.size, "width": preprocess.size}
+    crop = preprocess.fit == "crop"
     return {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": made.resize or made.size} if crop else side,
+        "size": {"shortest_edge": preprocess.resize or preprocess.size} if crop else side,
         "do_center_crop": crop,
         **({"crop_size": side} if crop else {}),
         "do_rescale": True,
         "do_normalize": True,
         "do_convert_rgb": True,
-        "resample": int(getattr(Image.Resampling, made.resample.upper())),
-        "image_mean": list(made.mean),
-        "image_std": list(made.std),
+        "resample": int(getattr(Image.Resampling, preprocess.resample.upper())),
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
     }
 
 
@@ -252,10 +252,13 @@ def _compare_hf(student: DualEncoder, folder: Path) -> float:
     worst = 0.0
     spaces: tuple[Space, ...] = ("cross", "uni") if student.has_uni else ("cross",)
     for space in spaces:
-        for end, ours in (("image", student.encode_image(pixels, space)), ("text", student.encode_text(tokens, space))):
-            rows = getattr(found[end], "pooler_output", found[end])
-            if f"{space}.{end}.linear.weight" in heads:
-                norm, linear = (f"{space}.{end}.{part}" for part in ("layernorm", "linear"))
+        for modality, ours in (
+            ("image", student.encode_image(pixels, space)),
+            ("text", student.encode_text(tokens, space)),
+        ):
+            rows = getattr(found[modality], "pooler_output", found[modality])
+            if f"{space}.{modality}.linear.weight" in heads:
+                norm, linear = (f"{space}.{modality}.{part}" for part in ("layernorm", "linear"))
                 rows = F.layer_norm(rows, rows.shape[-1:], heads[f"{norm}.weight"], heads[f"{norm}.bias"])
                 rows = F.linear(rows, heads[f"{linear}.weight"], heads[f"{linear}.bias"])
             worst = max(worst, float((F.normalize(rows, dim=-1) - ours).abs().max()))
@@ -278,4 +281,4 @@ def _compare_sentence_transformers(student: Student, folder: Path, space: Space)
         "image": model.encode(pictures, show_progress_bar=False),
         "text": model.encode(_TEXTS, show_progress_bar=False),
     }
-    return max(float(np.abs(ours[end].numpy() - theirs[end]).max()) for end in ours)
+    return max(float(np.abs(ours[modality].numpy() - theirs[modality]).max()) for modality in ours)

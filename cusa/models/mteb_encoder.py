@@ -1,6 +1,6 @@
-"""A student as mteb's evaluation asks for one: `mteb.evaluate(MtebEncoder("runs/clip"), tasks)`.
+"""A student as an encoder of mteb: `mteb.evaluate(MtebEncoder("runs/clip"), tasks)`.
 
-mteb (Muennighoff et al., arXiv 2210.07316) is not needed until it calls: this module meets its `EncoderProtocol`
+mteb (Muennighoff et al., arXiv 2210.07316) need not be installed: this module follows its `EncoderProtocol`
 without importing it.
 """
 
@@ -31,8 +31,8 @@ class MtebEncoder:
 
     Args:
         model_name: whatever `cusa.models.student.load` takes: a run, a folder, a checkpoint file, a hub name.
-        revision: under which mteb keeps results; a digest of the model's files when None, so that two models of one
-            name never answer for each other.
+        revision: under which mteb keeps results; a digest of the model's files when None, so that the results of two
+            models of one name are never mixed.
         device: torch device; the CPU when None.
         space: `auto` as above, or always `cross` or `uni`.
         kwargs: of mteb, for other models.
@@ -56,7 +56,7 @@ class MtebEncoder:
         self.student = students.load(model_name, device=device or "cpu")
         if space == "uni" and not self.student.has_uni:
             raise ConfigError("This student has no uni-modal heads. Leave space at 'auto'.", space=space)
-        self._told = model_name
+        self._model_name = model_name
         self._revision = revision or _digest(model_name)
         self._space = space
         self._device = torch.device(device or "cpu")
@@ -79,19 +79,19 @@ class MtebEncoder:
             task_metadata: of the task; its modalities decide on the space.
             hf_split: of the task's data.
             hf_subset: of the task's data.
-            prompt_type: query or document; students know no prompts.
-            kwargs: batch size and the like, which `inputs` has followed already.
+            prompt_type: query or document; ignored, students have no prompts.
+            kwargs: batch size and the like, already applied to `inputs`.
 
         Raises:
             ConfigError: if an item is a text and a picture at once, or neither.
         """
         space, rows = self._space_for(task_metadata), []
         for batch in inputs:
-            found = {"text", "image"} & set(batch)
-            if len(found) != 1:
+            modalities = {"text", "image"} & set(batch)
+            if len(modalities) != 1:
                 raise ConfigError(
-                    f"The items of {task_metadata.name} have {', '.join(sorted(found or batch))}; a student embeds a "
-                    "text or a picture, one at a time. Leave this task out.",
+                    f"The items of {task_metadata.name} have {', '.join(sorted(modalities or batch))}; a student "
+                    "embeds a text or a picture, one at a time. Leave this task out.",
                     task=task_metadata.name,
                 )
             if "text" in batch:
@@ -119,7 +119,7 @@ class MtebEncoder:
 
         return ModelMeta(
             loader=MtebEncoder,
-            name=f"cusa/{teacher_name(self._told)}",
+            name=f"cusa/{teacher_name(self._model_name)}",
             revision=self._revision,
             release_date=None,
             languages=None,

@@ -20,8 +20,8 @@ from cusa.manifests.storage import store
 from cusa.models.quiet import quiet
 from cusa.models.students.dual_encoder import DualEncoder
 
-_End = Literal["image", "text"]
-_ENDS: tuple[_End, ...] = ("image", "text")
+_Modality = Literal["image", "text"]
+_MODALITIES: tuple[_Modality, ...] = ("image", "text")
 _ONE_FILE = 1 << 30
 """Bytes of weights up to which they lie in the file itself; protobuf ends at two gigabytes."""
 
@@ -42,23 +42,23 @@ def write(student: DualEncoder, folder: Path) -> None:
     """
     _import("onnx", "onnxscript", "onnxruntime")
     batch, text = torch.export.Dim("batch"), student.card["text"]
-    sides: dict[int, Any] = {0: batch}
+    dimensions: dict[int, Any] = {0: batch}
     if text["padding"] == "longest":
-        sides[1] = torch.export.Dim("length", max=text["context"])
+        dimensions[1] = torch.export.Dim("length", max=text["context"])
     size = student.preprocess.size
     tokens = student.tokenize(["a dog on the grass", "two people"])
     inputs = {"image": {"pixels": torch.zeros(2, 3, size, size)}, "text": tokens}
-    shapes: dict[str, dict[str, Any]] = {"image": {"pixels": {0: batch}}, "text": dict.fromkeys(tokens, sides)}
-    for end in _ENDS:
-        tower = _Tower(student, end, list(inputs[end])).eval()
+    shapes: dict[str, dict[str, Any]] = {"image": {"pixels": {0: batch}}, "text": dict.fromkeys(tokens, dimensions)}
+    for modality in _MODALITIES:
+        tower = _Tower(student, modality, list(inputs[modality])).eval()
         with _quiet():
             torch.onnx.export(
                 tower,
-                tuple(inputs[end].values()),
-                folder / f"{end}.onnx",
-                input_names=list(inputs[end]),
+                tuple(inputs[modality].values()),
+                folder / f"{modality}.onnx",
+                input_names=list(inputs[modality]),
                 output_names=list(student.spaces),
-                dynamic_shapes={"values": tuple(shapes[end][name] for name in inputs[end])},
+                dynamic_shapes={"values": tuple(shapes[modality][name] for name in inputs[modality])},
                 external_data=sum(value.numel() * 4 for value in student.parameters()) > _ONE_FILE,
                 verbose=False,
             )
@@ -81,19 +81,21 @@ def largest_difference(
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     worst = 0.0
-    for end in _ENDS:
-        session = runtime.InferenceSession(str(folder / f"{end}.onnx"), options, providers=["CPUExecutionProvider"])
-        for count in (1, len(pictures if end == "image" else texts)):
-            if end == "image":
-                told: dict[str, Tensor] = {
+    for modality in _MODALITIES:
+        session = runtime.InferenceSession(
+            str(folder / f"{modality}.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        for count in (1, len(pictures if modality == "image" else texts)):
+            if modality == "image":
+                inputs: dict[str, Tensor] = {
                     "pixels": torch.stack([student.image_transform(picture) for picture in pictures[:count]])
                 }
             else:
-                told = student.tokenize(texts[:count])
+                inputs = student.tokenize(texts[:count])
             with torch.no_grad():
-                ours = _rows(student, end, told)
-            found = session.run([*student.spaces], {name: value.numpy() for name, value in told.items()})
-            for rows, theirs in zip(ours, found, strict=True):
+                ours = _rows(student, modality, inputs)
+            outputs = session.run([*student.spaces], {name: value.numpy() for name, value in inputs.items()})
+            for rows, theirs in zip(ours, outputs, strict=True):
                 worst = max(worst, float(np.abs(rows.numpy() - theirs).max()))
     return worst
 
@@ -107,7 +109,7 @@ def use(student: DualEncoder) -> list[str]:
         "from transformers import AutoImageProcessor, AutoTokenizer",
         "",
         "read, tokenizer = AutoImageProcessor.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)",
-        f"image, text = (onnxruntime.InferenceSession(f'{{FOLDER}}/{{end}}.onnx') for end in {_ENDS})",
+        f"image, text = (onnxruntime.InferenceSession(f'{{FOLDER}}/{{modality}}.onnx') for modality in {_MODALITIES})",
         "pixels = read(images=[PIL_IMAGE], return_tensors='np')['pixel_values']",
         f"rows = image.run({[*student.spaces]}, {{'pixels': pixels}})  # unit rows of each space",
         f"tokens = tokenizer(['a dog on grass'], padding={text['padding']!r}, truncation=True, "
@@ -117,27 +119,27 @@ def use(student: DualEncoder) -> list[str]:
 
 
 class _Tower(nn.Module):
-    """One end of a student as a function of tensors alone."""
+    """One tower of a student as a function of tensors alone."""
 
-    def __init__(self, student: DualEncoder, end: _End, names: Sequence[str]) -> None:
+    def __init__(self, student: DualEncoder, modality: _Modality, names: Sequence[str]) -> None:
         super().__init__()
         self.student = student
-        self._end = end
+        self._modality = modality
         self._names = names
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        return _rows(self.student, self._end, dict(zip(self._names, values, strict=True)))
+        return _rows(self.student, self._modality, dict(zip(self._names, values, strict=True)))
 
 
-def _rows(student: DualEncoder, end: _End, told: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """Embed one end in every space, its tower run once."""
-    parts = student.image_parts(told["pixels"]) if end == "image" else student.text_parts(dict(told))
-    return tuple(student.embed(parts, space, end) for space in student.spaces)
+def _rows(student: DualEncoder, modality: _Modality, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """Embed one modality in every space, its tower run once."""
+    parts = student.image_parts(inputs["pixels"]) if modality == "image" else student.text_parts(dict(inputs))
+    return tuple(student.embed(parts, space, modality) for space in student.spaces)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's talk of deprecated internals and absent packages off the terminal."""
+    """Keep the exporter's warnings about deprecated internals and absent packages off the terminal."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

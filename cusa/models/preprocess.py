@@ -1,4 +1,4 @@
-"""From an encoded image to the numbers a student sees: one way, shared by training, evaluation and the teachers.
+"""From an encoded image to a student's input: one way, shared by training, evaluation and the teachers.
 
 S pixels a side of the square the student reads. No torch here: arrays in, arrays out.
 """
@@ -30,7 +30,7 @@ _RESAMPLE = {
 
 
 def decode_rgb(data: bytes, *, max_pixels: int = 200_000_000, draft: int = 0) -> Image.Image:
-    """Decode an image as everyone in this package sees it: upright, three channels of 8 bits.
+    """Decode an image the one way of this package: upright, three channels of 8 bits.
 
     The EXIF orientation is applied; greyscale, palette and CMYK become RGB; 16-bit greys keep their upper 8 bits;
     transparent parts are laid over white. The authors' release only calls `convert("RGB")`, which differs for rotated,
@@ -49,7 +49,7 @@ def decode_rgb(data: bytes, *, max_pixels: int = 200_000_000, draft: int = 0) ->
         OSError, SyntaxError, ValueError...: one of `UNDECODABLE`, if the bytes are no whole image or too large a one.
     """
     with warnings.catch_warnings():
-        # Pillow warns of large pictures and odd metadata; the bound below is ours, and the rest is no defect.
+        # Pillow warns about large pictures and odd metadata; the size is checked below, the metadata does not matter.
         warnings.simplefilter("ignore")
         try:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
@@ -87,7 +87,7 @@ def decode(data: bytes, *, draft: int = 0) -> Image.Image | np.ndarray:
     """
     if not data.startswith(b"\x93NUMPY"):
         return decode_rgb(data, draft=draft)
-    array = np.load(io.BytesIO(data), allow_pickle=False)
+    array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         raise ValueError(f"the array holds {array.dtype}, or numbers that are not finite")
     return array
@@ -177,7 +177,7 @@ class Preprocess:
 
     @staticmethod
     def from_hugging_face(fields: Mapping[str, Any], *, image_size: int) -> "Preprocess":
-        """Read what a Hugging Face `preprocessor_config.json` says; CLIP's values where it is silent.
+        """Read a Hugging Face `preprocessor_config.json`; missing fields get CLIP's values.
 
         Args:
             fields: the file's content; may be empty.

@@ -20,7 +20,7 @@ _STUDENT = "student"
 
 
 class StudentModule(InputModule):
-    """Texts and pictures in, unit rows of one space out, with the student's own preprocessing.
+    """Texts and pictures in, unit rows of one space out, prepared as the student's preprocessing says.
 
     Args:
         student: any student; one that scores pairs gives its global vectors.
@@ -30,7 +30,8 @@ class StudentModule(InputModule):
     save_in_root = False
 
     def __init__(self, student: Student, space: Space) -> None:
-        super().__init__()
+        initialise: Any = super().__init__  # untyped there
+        initialise()
         self.student = student.eval()
         self.space: Space = space
 

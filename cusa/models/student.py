@@ -6,14 +6,13 @@ Legend: B pairs or items, D width of an embedding, C H W channels and pixels of 
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from cusa.errors import ConfigError, DataError, nearest
 from cusa.manifests.storage import store
 from cusa.models.config import StudentConfig
-from cusa.models.students.base import CARD, Student
+from cusa.models.students.base import CARD, Student, StudentClass
 
 KINDS = {
     "dual-encoder": "cusa.models.students.dual_encoder:DualEncoder",
@@ -21,16 +20,16 @@ KINDS = {
     "x2vlm": "cusa.models.students.x2vlm:X2vlm",
     "blip": "cusa.models.students.blip:Blip",
 }
-"""Kinds of students and the class of each; any other kind is a `module:Class` of someone else's."""
+"""Kinds of students and the class of each; any other kind is the `module:Class` of another package."""
 
 
 def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: int) -> Student:
     """Make a student that is about to be trained.
 
     Args:
-        config: which and how large.
-        captions: of the training split, as the data set has them; a student from scratch takes its words from them.
-        uni: whether the loss needs uni-modal heads; decides where the configuration says `auto`.
+        config: kind, start and sizes.
+        captions: of the training split, uncleaned; a student from scratch builds its vocabulary from them.
+        uni: whether the loss needs uni-modal heads; decides for `student.uni_head=auto`.
         seed: of the new weights. The towers of a seed are equal whatever heads stand on them.
 
     Returns:
@@ -46,18 +45,20 @@ def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: i
             "Set student.uni_head=auto or loss.beta=0.",
             key="student.uni_head",
         )
-    made = kind_class(config.kind).create(config, captions=captions, uni=uni or config.uni_head == "always", seed=seed)
+    student = kind_class(config.kind).create(
+        config, captions=captions, uni=uni or config.uni_head == "always", seed=seed
+    )
     if config.lora.rank:
         from cusa.models.students import lora
 
-        lora.add(made, config.lora, seed=seed)
+        lora.add(student, config.lora, seed=seed)
     if config.base_loss == "infonce":
-        made.has_own_loss = False
-        made.soft_labels = "similarity"
-    return made
+        student.has_own_loss = False
+        student.soft_labels = "similarity"
+    return student
 
 
-def kind_class(kind: str) -> Any:
+def kind_class(kind: str) -> StudentClass:
     """Return the class of a kind of student.
 
     Args:
@@ -74,7 +75,7 @@ def kind_class(kind: str) -> Any:
             f"There is no kind of student {kind!r}. {nearest(kind, KINDS)}, or module:Class.", key="student.kind"
         )
     try:
-        found = getattr(importlib.import_module(module), name)
+        student_class: StudentClass = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"The student {kind!r} is not there: {error}. Write module:Class, the module being importable from where "
@@ -82,9 +83,9 @@ def kind_class(kind: str) -> Any:
             key="student.kind",
         ) from error
     for method in ("create", "load"):
-        if not callable(getattr(found, method, None)):
+        if not callable(getattr(student_class, method, None)):
             raise ConfigError(f"The student {kind!r} has no method {method}; see docs/students.md.", key="student.kind")
-    return found
+    return student_class
 
 
 def load(name: str | Path, *, device: str | torch.device = "cpu") -> Student:
@@ -109,10 +110,10 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Student:
     if folder is not None:
         kind = store.read_json(folder / CARD).get("kind")
         try:
-            found = kind_class(str(kind))
+            student_class = kind_class(str(kind))
         except ConfigError as error:
             raise DataError(f"{folder / CARD} describes a student of kind {kind!r}. {error}", path=folder) from error
-        student = found.load(folder)
+        student = student_class.load(folder)
     elif path.is_file():
         student = DualEncoder.from_checkpoint(path)
     elif path.is_dir() and not (path / "config.json").is_file():

@@ -77,10 +77,10 @@ def find(file: WeightsFile, given: str = "") -> Path:
                 path=path,
             )
         _download(file, path)
-    found = store.sha256_file(path)
-    if found != file.sha256:
+    digest = store.sha256_file(path)
+    if digest != file.sha256:
         raise DataError(
-            f"{path} is not the published {file.name}: its SHA-256 is {found}, published is {file.sha256}. "
+            f"{path} is not the published {file.name}: its SHA-256 is {digest}, published is {file.sha256}. "
             "Remove it and download it again.",
             path=path,
         )

@@ -33,10 +33,10 @@ def real(shared: Path) -> tuple[list[Image.Image], list[str]]:
 
 
 def _student(kind: str, captions: list[str], *, uni: bool = True) -> Any:
-    told = {"kind": kind, "cross_head": True}
+    settings = {"kind": kind, "cross_head": True}
     if kind == "sgraf":
-        told["sgraf"] = SgrafConfig(regions_from="patches", regions=4, patch=6, width=12, similarity_width=6)
-    return students.create(SMALL.model_copy(update=told), captions=captions, uni=uni, seed=0).eval()
+        settings["sgraf"] = SgrafConfig(regions_from="patches", regions=4, patch=6, width=12, similarity_width=6)
+    return students.create(SMALL.model_copy(update=settings), captions=captions, uni=uni, seed=0).eval()
 
 
 def test_transformers_reads_the_towers_and_the_heads_are_kept(real: Any, tmp_path: Path) -> None:
@@ -47,11 +47,13 @@ def test_transformers_reads_the_towers_and_the_heads_are_kept(real: Any, tmp_pat
     clip = CLIPModel.from_pretrained(tmp_path / "hf").eval()
     pixels, tokens = torch.stack([student.image_transform(picture) for picture in pictures]), student.tokenize(captions)
     with torch.no_grad():
-        for end, rows in (("image", clip.get_image_features(pixels)), ("text", clip.get_text_features(**tokens))):
+        for modality, rows in (("image", clip.get_image_features(pixels)), ("text", clip.get_text_features(**tokens))):
             rows = rows.pooler_output
             for space in ("cross", "uni"):
-                head = student.heads[space][end]
-                ours = student.encode_image(pixels, space) if end == "image" else student.encode_text(tokens, space)
+                head = student.heads[space][modality]
+                ours = (
+                    student.encode_image(pixels, space) if modality == "image" else student.encode_text(tokens, space)
+                )
                 torch.testing.assert_close(F.normalize(head(rows), dim=-1), ours, rtol=0, atol=1e-5)
     again = students.load(tmp_path / "hf")
     torch.testing.assert_close(again.encode_text(tokens, "uni"), student.encode_text(tokens, "uni"), rtol=0, atol=1e-5)
@@ -82,22 +84,22 @@ def test_an_onnx_pair_gives_the_students_rows(real: Any, tmp_path: Path, cross: 
     student = students.create(SMALL.model_copy(update={"cross_head": cross}), captions=captions, uni=uni, seed=0).eval()
     assert export.run(student, "onnx", tmp_path / "pair") <= 1e-5
     image, text = (
-        onnxruntime.InferenceSession(tmp_path / "pair" / f"{end}.onnx", providers=["CPUExecutionProvider"])
-        for end in ("image", "text")
+        onnxruntime.InferenceSession(tmp_path / "pair" / f"{modality}.onnx", providers=["CPUExecutionProvider"])
+        for modality in ("image", "text")
     )
     spaces = ["cross", "uni"] if uni else ["cross"]
     assert [output.name for output in image.get_outputs()] == [output.name for output in text.get_outputs()] == spaces
-    told = json.loads((tmp_path / "pair" / "reading.json").read_text())["text"]
+    settings = json.loads((tmp_path / "pair" / "reading.json").read_text())["text"]
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "pair")
     for some in (slice(0, 1), slice(1, 6)):  # the batch is free, and captions are as long as the longest
         pixels = torch.stack([student.image_transform(picture) for picture in pictures[some]])
-        cleaned = [clean_caption(caption, told["max_words"]) for caption in captions[some]]
+        cleaned = [clean_caption(caption, settings["max_words"]) for caption in captions[some]]
         tokens = tokenizer(
-            cleaned, padding=told["padding"], truncation=True, max_length=told["context"], return_tensors="np"
+            cleaned, padding=settings["padding"], truncation=True, max_length=settings["context"], return_tensors="np"
         )
         rows = {
             "image": image.run(spaces, {"pixels": pixels.numpy()}),
-            "text": text.run(spaces, {name: tokens[name] for name in told["inputs"]}),
+            "text": text.run(spaces, {name: tokens[name] for name in settings["inputs"]}),
         }
         with torch.no_grad():
             for number, space in enumerate(spaces):
@@ -105,7 +107,7 @@ def test_an_onnx_pair_gives_the_students_rows(real: Any, tmp_path: Path, cross: 
                 np.testing.assert_allclose(rows["image"][number], ours, rtol=0, atol=1e-5)
                 ours = student.encode_text(student.tokenize(captions[some]), space).numpy()
                 np.testing.assert_allclose(rows["text"][number], ours, rtol=0, atol=1e-5)
-    held = {end: _numbers(onnx.load(tmp_path / "pair" / f"{end}.onnx")) for end in ("image", "text")}
+    held = {modality: _numbers(onnx.load(tmp_path / "pair" / f"{modality}.onnx")) for modality in ("image", "text")}
     whole = sum(parameter.numel() for parameter in student.parameters())
     assert held["image"] + held["text"] < 1.1 * whole  # each file its own tower only
     assert "onnxruntime.InferenceSession" in (tmp_path / "pair" / "README.md").read_text()

@@ -23,9 +23,9 @@ SMALL = StudentConfig(
 )
 
 
-def _metadata(**told: Any) -> Any:
+def _metadata(**fields: Any) -> Any:
     return mteb.TaskMetadata(
-        dataset={"path": "local", "revision": "1"}, description="local data", eval_langs=["eng-Latn"], **told
+        dataset={"path": "local", "revision": "1"}, description="local data", eval_langs=["eng-Latn"], **fields
     )
 
 

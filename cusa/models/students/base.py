@@ -6,59 +6,61 @@ Legend: B pairs or items, D width of an embedding, C H W channels and pixels of 
 import abc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cusa.models.config import StudentConfig
+
 Space = Literal["cross", "uni"]
 """`cross`: images and texts side by side. `uni`: images among images, texts among texts (what USA teaches)."""
 
 
 CARD = "student.json"
-"""In every model folder: which class reads it, its preprocessing, and which heads serve which task."""
+"""In every model folder: its class, its preprocessing, and the heads of each task."""
 
 
 class Student(nn.Module, abc.ABC):
-    """A model of images and texts that CUSA can train; someone else's joins by the abstract methods.
+    """A model of images and texts that CUSA can train; another package's student defines the abstract methods.
 
-    A dual encoder needs no more than these: its loss is InfoNCE, its score a cosine. What others need besides is
-    switched on by five class attributes, each with the methods that it asks for; see docs/students.md.
+    A dual encoder needs no more than these: its loss is InfoNCE, its score a cosine. Five class attributes switch on
+    what other models need, each with methods of its own; see docs/students.md.
 
-    The reading side (`image_array`, `tokenize`) is apart from the computing side, so that a loader's threads can do it
-    and so that decoded images can be kept as bytes.
+    Reading (`image_array`, `tokenize`) is separate from computing, so that a loader's threads can do it and decoded
+    images can be cached as bytes.
     """
 
     name: str
-    """For people: what it started from."""
+    """What it started from, for display."""
     has_uni: bool
     """Whether it has uni-modal heads; without, the `uni` space is the `cross` space."""
     width: int
     """D of the cross-modal embedding."""
     truncated: int = 0
-    """Captions that `tokenize` has cut so far because they were longer than the student reads."""
+    """Captions that `tokenize` has truncated so far to the student's context."""
 
     has_own_loss: bool = False
-    """Whether `base_loss` stands where InfoNCE would."""
+    """Whether `base_loss` replaces InfoNCE."""
     soft_labels: Literal["similarity", "matching"] = "similarity"
-    """Where CSA acts: on the batch's similarities, or on the labels of a matching loss (`base_loss` gets them)."""
+    """Where CSA acts: on the batch's similarities, or on the labels of a matching loss (passed to `base_loss`)."""
     scores_pairs: bool = False
     """Whether its score is `pair_scores`, not a cosine; `forward` then gives `similarity` (B, B)."""
     reranks: bool = False
-    """Whether `match` scores the first candidates once more."""
+    """Whether `match` scores the first candidates again."""
     embeds_parts: bool = False
-    """Whether `embed` makes embeddings of the parts: a tower then runs once for both spaces and for `match`."""
+    """Whether `embed` computes embeddings from the parts: a tower then runs once for both spaces and for `match`."""
 
     @property
     def spaces(self) -> tuple[Space, ...]:
-        """The spaces it has rows of its own for."""
+        """The spaces with embeddings of their own."""
         return ("cross", "uni") if self.has_uni else ("cross",)
 
     @abc.abstractmethod
     def image_array(self, image: Image.Image) -> np.ndarray:
-        """Turn an RGB image into the array a loader keeps, always of the same shape and type; uint8 where possible."""
+        """Turn an RGB image into the array that a loader caches, of one shape and type; uint8 where possible."""
 
     @abc.abstractmethod
     def pixels(self, arrays: Tensor) -> Tensor:
@@ -69,11 +71,11 @@ class Student(nn.Module, abc.ABC):
         """Clean and tokenise captions as the student was trained: named (B, tokens) tensors on the CPU."""
 
     def encode_image(self, pixels_BCHW: Tensor, space: Space = "cross") -> Tensor:
-        """Embed images: (B, D) float32 rows of unit length; for a student without `embeds_parts` to define."""
+        """Embed images: (B, D) float32 rows of unit length. Students without `embeds_parts` override it."""
         return self.embed(self.image_parts(pixels_BCHW), space, "image")
 
     def encode_text(self, tokens: dict[str, Tensor], space: Space = "cross") -> Tensor:
-        """Embed captions: (B, D) float32 rows of unit length; for a student without `embeds_parts` to define."""
+        """Embed captions: (B, D) float32 rows of unit length. Students without `embeds_parts` override it."""
         return self.embed(self.text_parts(tokens), space, "text")
 
     @abc.abstractmethod
@@ -87,10 +89,10 @@ class Student(nn.Module, abc.ABC):
     def base_loss(
         self, out: Mapping[str, Any], *, image_ids: Tensor, match_labels: tuple[Tensor, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Compute the model's own loss from what `forward` gave; needed with `has_own_loss`.
+        """Compute the model's own loss from the result of `forward`; required by `has_own_loss`.
 
         Args:
-            out: of `forward`; may hold more than the loss reads.
+            out: the result of `forward`; may hold more than the loss reads.
             image_ids: (B,), equal for pairs of the same image.
             match_labels: with `soft_labels = "matching"` and a weight of CSA, (B, B) labels in [0, 1] of image i with
                 text j in the image-to-text direction, and of text i with image j in the other.
@@ -101,41 +103,41 @@ class Student(nn.Module, abc.ABC):
         raise NotImplementedError(f"{type(self).__name__} says has_own_loss and has no base_loss")
 
     def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Compute what `pair_scores`, `match` or `embed` reads of images, each (B, ...); needed with any of them."""
+        """Compute the image inputs of `pair_scores`, `match` and `embed`, each (B, ...); required by any of them."""
         raise NotImplementedError(f"{type(self).__name__} has no image_parts")
 
     def text_parts(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Compute what `pair_scores`, `match` or `embed` reads of captions, each (B, ...); needed with any of them."""
+        """Compute the caption inputs of `pair_scores`, `match` and `embed`, each (B, ...); required by any of them."""
         raise NotImplementedError(f"{type(self).__name__} has no text_parts")
 
-    def embed(self, parts: Mapping[str, Tensor], space: Space, end: Literal["image", "text"]) -> Tensor:
-        """Make float32 unit rows (B, D) of the parts of images or of captions; needed with `embeds_parts`."""
+    def embed(self, parts: Mapping[str, Tensor], space: Space, modality: Literal["image", "text"]) -> Tensor:
+        """Embed the parts of images or of captions: float32 unit rows (B, D); required by `embeds_parts`."""
         raise NotImplementedError(f"{type(self).__name__} says embeds_parts and has no embed")
 
     def pair_scores(self, images: Mapping[str, Tensor], texts: Mapping[str, Tensor]) -> Tensor:
-        """Score all pairs of I images and C captions: (I, C); needed with `scores_pairs`."""
+        """Score all pairs of I images and C captions: (I, C); required by `scores_pairs`."""
         raise NotImplementedError(f"{type(self).__name__} says scores_pairs and has no pair_scores")
 
     def match(self, images: Mapping[str, Tensor], texts: Mapping[str, Tensor]) -> Tensor:
-        """Return (P, 2) logits of image i with caption i, column 1 saying yes; needed with `reranks`."""
+        """Return (P, 2) logits of image i with caption i, column 1 for a match; required by `reranks`."""
         raise NotImplementedError(f"{type(self).__name__} says reranks and has no match")
 
-    def tower(self, end: Literal["image", "text"]) -> tuple[str, ...]:
-        """Return the beginnings of the names of a tower's parameters, heads apart.
+    def tower(self, modality: Literal["image", "text"]) -> tuple[str, ...]:
+        """Return the prefixes of the names of a tower's parameters, heads excluded.
 
-        They are what `train.freeze` means by `image` or `text`, and where `student.lora` looks for layers.
+        `train.freeze=[image]` or `[text]` freezes them, and `student.lora` adapts layers under them.
         """
         return ()
 
     def remarks(self) -> tuple[str, ...]:
-        """Return full sentences a person should read: captions cut, words unknown."""
+        """Return full sentences for the user: captions truncated, words unknown."""
         if not self.truncated:
             return ()
         return (f"{self.truncated} captions (counted each time they were read) were longer than the student reads.",)
 
     @abc.abstractmethod
     def save(self, folder: Path) -> None:
-        """Write everything `load` needs, whole."""
+        """Write everything `load` needs, whole or not at all."""
 
     def image_transform(self, image: Image.Image) -> Tensor:
         """Turn one RGB image into the float input (C, H, W)."""
@@ -143,7 +145,19 @@ class Student(nn.Module, abc.ABC):
         return self.pixels(torch.from_numpy(arrays))[0]
 
     def space_of(self, task: Literal["cross-modal", "uni-modal"]) -> tuple[Space, str]:
-        """Return the space that serves a task, and how to say so beside a number."""
+        """Return the space that serves a task, and its label beside a number."""
         if task == "cross-modal":
             return "cross", "cross"
         return ("uni", "uni") if self.has_uni else ("cross", "cross (no uni-modal head)")
+
+
+class StudentClass(Protocol):
+    """How a class makes students: the two functions that every kind has."""
+
+    def create(self, config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: int) -> Student:
+        """Make a student that is about to be trained; see `cusa.models.student.create`."""
+        ...
+
+    def load(self, folder: Path) -> Student:
+        """Read the folder that `Student.save` wrote."""
+        ...

@@ -59,8 +59,8 @@ class Blip(Matching):
             torch.manual_seed(seed)
             tokenizer: Any
             if config.name == "scratch":
-                said = [TRANSFORMS[config.captions](caption) for caption in captions]
-                tokenizer = vocabulary.build(said, size=config.vocabulary, context=config.context)
+                cleaned = [TRANSFORMS[config.captions](caption) for caption in captions]
+                tokenizer = vocabulary.build(cleaned, size=config.vocabulary, context=config.context)
                 model = _scratch(config, tokenizer)
             else:
                 try:
@@ -101,36 +101,37 @@ class Blip(Matching):
             self.temp.clamp_(0.001, 0.5)
         return self.temp
 
-    def tower(self, end: Literal["image", "text"]) -> tuple[str, ...]:
+    def tower(self, modality: Literal["image", "text"]) -> tuple[str, ...]:
         """Return the name of one encoder."""
-        return ("model.vision_model",) if end == "image" else ("model.text_encoder",)
+        return ("model.vision_model",) if modality == "image" else ("model.text_encoder",)
 
     def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return `tokens` (B, 1 + T, V)."""
         return {"tokens": self.model.vision_model(pixel_values=pixels).last_hidden_state}
 
     def text_parts(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `ids` and `mask` (B, L), the words that matching reads, and `first` (B, W), what they are alone."""
+        """Return `ids` and `mask` (B, L), which matching reads, and `first` (B, W), the first token unfused."""
         first = self.model.text_encoder(**tokens).last_hidden_state[:, 0]
         return {"ids": tokens["input_ids"], "mask": tokens["attention_mask"], "first": first}
 
     def match(self, images: Mapping[str, Tensor], texts: Mapping[str, Tensor]) -> Tensor:
         """Return (P, 2) logits, column 1 saying that image and caption belong together."""
-        seen = images["tokens"]
+        patches = images["tokens"]
         hidden = self.model.text_encoder(
             input_ids=texts["ids"],
             attention_mask=texts["mask"],
-            encoder_hidden_states=seen,
-            encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=seen.device),
+            encoder_hidden_states=patches,
+            encoder_attention_mask=torch.ones(patches.shape[:2], dtype=torch.long, device=patches.device),
         ).last_hidden_state
-        return self.model.itm_head(hidden[:, 0]).float()
+        logits: Tensor = self.model.itm_head(hidden[:, 0])
+        return logits.float()
 
-    def embed(self, parts: Mapping[str, Tensor], space: Space, end: Literal["image", "text"]) -> Tensor:
+    def embed(self, parts: Mapping[str, Tensor], space: Space, modality: Literal["image", "text"]) -> Tensor:
         """Project the first token of images or of captions: (B, D) float32 unit rows."""
-        pooled = parts["tokens"][:, 0] if end == "image" else parts["first"]
+        pooled = parts["tokens"][:, 0] if modality == "image" else parts["first"]
         heads = self.uni if space == "uni" and self.has_uni else None
         projected = {"image": self.model.vision_proj, "text": self.model.text_proj} if heads is None else heads
-        return F.normalize(projected[end](pooled).float(), dim=-1)
+        return F.normalize(projected[modality](pooled).float(), dim=-1)
 
 
 def _scratch(config: StudentConfig, tokenizer: Any) -> Any:

@@ -46,7 +46,8 @@ class Head(nn.Module):
 
     def forward(self, features_BD: Tensor) -> Tensor:
         """Project (B, D) features."""
-        return self.linear(self.layernorm(features_BD))
+        projected: Tensor = self.linear(self.layernorm(features_BD))
+        return projected
 
 
 class DualEncoder(Student):
@@ -59,7 +60,7 @@ class DualEncoder(Student):
         card: what `student.json` holds: name, width, preprocess, text, heads.
         head_std: deviation of new heads' weights.
 
-    Source: Huang et al., AAAI 2024, doi 10.1609/aaai.v38i16.29789; the heads as their release has them.
+    Source: Huang et al., AAAI 2024, doi 10.1609/aaai.v38i16.29789; the heads as in their release.
     """
 
     embeds_parts = True
@@ -73,7 +74,7 @@ class DualEncoder(Student):
         self.backbone = backbone
         self.heads = nn.ModuleDict(
             {
-                space: nn.ModuleDict({end: Head(self.width, std=head_std) for end in ("image", "text")})
+                space: nn.ModuleDict({modality: Head(self.width, std=head_std) for modality in ("image", "text")})
                 for space in card["heads"]
             }
         )
@@ -123,8 +124,8 @@ class DualEncoder(Student):
         Raises:
             DataError: if the file is of another kind, or its vocabulary is unknown and no tokenizer is given.
         """
-        backbone, found, card, heads = _from_checkpoint(path, tokenizer=tokenizer)
-        student = DualEncoder(backbone, found, card)
+        backbone, tokenizer, card, heads = _from_checkpoint(path, tokenizer=tokenizer)
+        student = DualEncoder(backbone, tokenizer, card)
         student.heads.load_state_dict(heads)
         return student
 
@@ -178,7 +179,7 @@ class DualEncoder(Student):
                 if adapted:
                     lora.write_adapters(self.backbone, place / lora.FOLDER)
             except SafetensorError as error:
-                # It wraps what the system said in words of its own.
+                # It hides the system's error in its message.
                 full = os.strerror(errno.ENOSPC) in str(error)
                 raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
             store.write_json(place / CARD, self.card)
@@ -187,9 +188,9 @@ class DualEncoder(Student):
         """Scale and cut an RGB image: (3, S, S) uint8."""
         return self.preprocess.square(image)
 
-    def tower(self, end: Literal["image", "text"]) -> tuple[str, ...]:
+    def tower(self, modality: Literal["image", "text"]) -> tuple[str, ...]:
         """Return the names of a tower and its projection, as Hugging Face gives them."""
-        starts = ("vision", "visual") if end == "image" else ("text",)
+        starts = ("vision", "visual") if modality == "image" else ("text",)
         return tuple(f"backbone.{name}" for name, _ in self.backbone.named_children() if name.startswith(starts))
 
     def pixels(self, arrays: Tensor) -> Tensor:
@@ -227,13 +228,13 @@ class DualEncoder(Student):
         """Return `pooled` (B, W): what the text tower gives."""
         return {"pooled": _pooled(self.backbone.get_text_features(**tokens))}  # type: ignore[operator]
 
-    def embed(self, parts: Mapping[str, Tensor], space: Space, end: Literal["image", "text"]) -> Tensor:
+    def embed(self, parts: Mapping[str, Tensor], space: Space, modality: Literal["image", "text"]) -> Tensor:
         """Project what a tower gave: (B, D) float32 unit rows; without uni-modal heads both spaces are one."""
         features_BD = parts["pooled"]
         if space not in self.heads:
             space = "cross"
         if space in self.heads:
-            features_BD = self.heads[space][end](features_BD)  # type: ignore[index]
+            features_BD = self.heads[space][modality](features_BD)  # type: ignore[index]
         # Under autocast the features are bf16; cosines of bf16 rows would be off by a percent.
         return F.normalize(features_BD.float(), dim=-1)
 
@@ -297,10 +298,12 @@ def _from_hugging_face(name: str, *, revision: str = "") -> tuple[nn.Module, Any
     if Path(name).is_dir():
         fields = store.read_json(path) if path.is_file() else {}
     else:
-        from transformers.utils import cached_file
+        from transformers.utils.hub import cached_file
 
-        found = cached_file(name, path.name, revision=revision or None, _raise_exceptions_for_missing_entries=False)
-        fields = store.read_json(Path(found)) if found else {}
+        config_path = cached_file(
+            name, path.name, revision=revision or None, _raise_exceptions_for_missing_entries=False
+        )
+        fields = store.read_json(Path(config_path)) if config_path else {}
     preprocess = Preprocess.from_hugging_face(fields, image_size=config.vision_config.image_size)
     return backbone, tokenizer, _card(name, backbone, preprocess, config.text_config.max_position_embeddings, tokenizer)
 
@@ -359,7 +362,7 @@ def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
 
 
 def _card(name: str, backbone: nn.Module, preprocess: Preprocess, context: int, tokenizer: Any) -> dict[str, Any]:
-    """Say what a folder needs to be read again, heads apart."""
+    """Return what a folder needs to be read again, heads apart."""
     from transformers import CLIPTokenizer
 
     config: Any = backbone.config

@@ -21,25 +21,25 @@ def write(
     module: nn.Module,
     tokenizer: Any,
     *,
-    without: str = "",
+    exclude: str = "",
     also: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a folder that `read` reads.
 
     Args:
         folder: replaced whole.
-        card: what the class needs to build itself; `kind` names it.
-        module: whose state is kept, adapters merged.
+        card: what the class needs to build itself; `kind` names the class.
+        module: its state is written, adapters merged.
         tokenizer: a Hugging Face tokenizer.
-        without: keys that begin so are left out.
-        also: writes what else belongs there.
+        exclude: keys with this prefix are left out.
+        also: writes further files into the folder.
     """
     from safetensors.torch import save_file
 
     with store.whole_folder(folder) as place:
         tokenizer.save_pretrained(place)
         state = lora.merged_state(module)
-        kept = {name: value for name, value in state.items() if not (without and name.startswith(without))}
+        kept = {name: value for name, value in state.items() if not (exclude and name.startswith(exclude))}
         # A copy each: safetensors refuses tensors that share memory.
         save_file({name: value.detach().clone().contiguous().cpu() for name, value in kept.items()}, place / WEIGHTS)
         if also is not None:
@@ -74,33 +74,33 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
     return card, state, tokenizer
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor], where: object, *, without: str = "") -> None:
+def load_state(module: nn.Module, state: Mapping[str, Tensor], where: object, *, optional: str = "") -> None:
     """Load a state dict, every key accounted for.
 
     Args:
         module: read into.
         state: its keys.
-        where: for the message.
-        without: keys of the module that begin so may be missing.
+        where: the file or folder, for the message.
+        optional: keys of the module with this prefix may be missing.
 
     Raises:
         DataError: if keys are missing, unexpected (with the nearest that is expected) or of another shape.
     """
     expected = module.state_dict()
-    missing = sorted(n for n in set(expected) - set(state) if not (without and n.startswith(without)))
+    missing = sorted(n for n in set(expected) - set(state) if not (optional and n.startswith(optional)))
     unexpected = sorted(set(state) - set(expected))
-    said = [f"{len(missing)} keys are missing, the first {missing[0]!r}"] if missing else []
+    problems = [f"{len(missing)} keys are missing, the first {missing[0]!r}"] if missing else []
     if unexpected:
         hint = nearest(unexpected[0], expected).partition("Allowed:")[0].strip()
-        said.append(f"{len(unexpected)} are unexpected, the first {unexpected[0]!r}. {hint}".strip())
+        problems.append(f"{len(unexpected)} are unexpected, the first {unexpected[0]!r}. {hint}".strip())
     for name in sorted(set(expected) & set(state)):
         if expected[name].shape != state[name].shape:
-            said.append(f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}")
+            problems.append(f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}")
             break
-    if said:
+    if problems:
         raise DataError(
-            f"{where} does not fit a {type(module).__name__} of these sizes: {'; '.join(said)} Check student.kind and "
-            "its sizes against what the checkpoint was trained with.",
+            f"{where} does not fit a {type(module).__name__} of these sizes: {'; '.join(problems)} Check student.kind "
+            "and its sizes against what the checkpoint was trained with.",
             missing=missing,
             unexpected=unexpected,
         )

@@ -4,6 +4,7 @@ Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, arXi
 weight W becomes W + (alpha / rank) B A, with A and B alone learning and B starting at zero.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,73 +25,73 @@ paper's choice."""
 _ADAPTER = "default"
 
 
-def add(student: Student, told: LoraConfig, *, seed: int) -> None:
+def add(student: Student, config: LoraConfig, *, seed: int) -> None:
     """Put adapters into the linear layers of both towers and freeze the rest of the towers.
 
     Args:
         student: changed in place; gives the same embeddings as before.
-        told: rank, alpha, dropout, targets.
+        config: rank, alpha, dropout, targets.
         seed: of the new weights.
 
     Raises:
-        ConfigError: if peft is not installed, the student does not say what its towers are, or a target is the name of
-            no linear layer there.
+        ConfigError: if peft is not installed, the student does not name its towers, or a target is the name of no
+            linear layer there.
     """
     try:
         import peft
     except ImportError:
         raise ConfigError(
-            f"student.lora.rank is {told.rank}, but peft is not installed. Run `pip install 'cusa[lora]'`, or set "
+            f"student.lora.rank is {config.rank}, but peft is not installed. Run `pip install 'cusa[lora]'`, or set "
             "student.lora.rank=0.",
             key="student.lora.rank",
         ) from None
     towers = (*student.tower("image"), *student.tower("text"))
     if not towers:
         raise ConfigError(
-            f"student.lora needs to know the towers, and {type(student).__name__} does not say what they are (its "
-            "method `tower`). Set student.lora.rank=0.",
+            f"student.lora needs the names of the towers, and {type(student).__name__} gives none (its method "
+            "`tower`). Set student.lora.rank=0.",
             key="student.lora.rank",
         )
-    there: dict[str, list[str]] = {}
+    linear_layers: dict[str, list[str]] = {}
     for name, module in student.named_modules():
         if isinstance(module, nn.Linear) and name.startswith(tuple(f"{tower}." for tower in towers)):
-            there.setdefault(name.rpartition(".")[2], []).append(name)
-    for target in told.targets:
-        if target not in there:
+            linear_layers.setdefault(name.rpartition(".")[2], []).append(name)
+    for target in config.targets:
+        if target not in linear_layers:
             raise ConfigError(
                 f"student.lora.targets names {target!r}, which is no linear layer of the towers. "
-                f"{nearest(target, there)}.",
+                f"{nearest(target, linear_layers)}.",
                 key="student.lora.targets",
             )
-    targets = told.targets or tuple(target for target in TARGETS if target in there)
+    targets = config.targets or tuple(target for target in TARGETS if target in linear_layers)
     if not targets:
         raise ConfigError(
             f"No linear layer of the towers is called {', '.join(TARGETS)}. Name some in student.lora.targets: "
-            f"{', '.join(sorted(there))}.",
+            f"{', '.join(sorted(linear_layers))}.",
             key="student.lora.targets",
         )
-    learned = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
-    config = peft.LoraConfig(
-        r=told.rank,
-        lora_alpha=told.alpha,  # type: ignore[arg-type] # peft divides it, whatever number it is
-        lora_dropout=told.dropout,
-        target_modules=[name for target in targets for name in there[target]],
+    trainable = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
+    adapters = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type] # peft divides it, whatever number it is
+        lora_dropout=config.dropout,
+        target_modules=[name for target in targets for name in linear_layers[target]],
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 2)
-        peft.inject_adapter_in_model(config, student, adapter_name=_ADAPTER)
+        peft.inject_adapter_in_model(adapters, student, adapter_name=_ADAPTER)
     for name, parameter in student.named_parameters():
-        if name in learned and not name.startswith(tuple(f"{tower}." for tower in towers)):
+        if name in trainable and not name.startswith(tuple(f"{tower}." for tower in towers)):
             parameter.requires_grad_(True)
 
 
 def has_adapters(module: nn.Module) -> bool:
-    """Tell whether there are adapters in a module."""
+    """Return whether a module has adapters."""
     return any(True for _ in _adapted(module))
 
 
 def merged_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's state as if each adapter were part of its weight: the names from before there were any."""
+    """Return a module's state with every adapter added to its weight, under the names from before the adapters."""
     state = module.state_dict()
     for name, layer in _adapted(module):
         inside = f"{name}."
@@ -123,7 +124,8 @@ def write_adapters(module: nn.Module, folder: Path) -> None:
     save_file(weights, folder / "adapter_model.safetensors")
 
 
-def _adapted(module: nn.Module) -> Any:
+def _adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the name of every layer with an adapter, and the layer."""
     for name, layer in module.named_modules():
         if hasattr(layer, "base_layer") and hasattr(layer, "lora_A"):
             yield name, layer

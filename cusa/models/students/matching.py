@@ -31,7 +31,7 @@ class Matching(Student, abc.ABC):
         tokenizer: a Hugging Face tokenizer.
         preprocess: of pictures.
         width: D.
-        tower_widths: of the first token of each end, `image` and `text`.
+        tower_widths: width of the first token of each tower, `image` and `text`.
         head_std: deviation of new uni-modal heads' weights.
     """
 
@@ -56,7 +56,9 @@ class Matching(Student, abc.ABC):
         self.has_uni = bool(card["uni"])
         self.width = width
         self.preprocess = preprocess
-        self.uni = nn.ModuleDict({end: nn.Linear(wide, width) for end, wide in tower_widths.items() if self.has_uni})
+        self.uni = nn.ModuleDict(
+            {modality: nn.Linear(tower_width, width) for modality, tower_width in tower_widths.items() if self.has_uni}
+        )
         for layer in self.uni.children():
             assert isinstance(layer, nn.Linear)
             nn.init.normal_(layer.weight, std=head_std)
@@ -87,11 +89,11 @@ class Matching(Student, abc.ABC):
         """Return `image`, `text`, with uni-modal heads `image_uni`, `text_uni`, and the parts that `match` reads."""
         images, texts = self.image_parts(pixels_BCHW), self.text_parts(tokens)
         out: dict[str, Any] = {"image_parts": images, "text_parts": texts}
-        ends: tuple[Literal["image", "text"], ...] = ("image", "text")
-        for end, parts in zip(ends, (images, texts), strict=True):
-            out[end] = self.embed(parts, "cross", end)
+        modalities: tuple[Literal["image", "text"], ...] = ("image", "text")
+        for modality, parts in zip(modalities, (images, texts), strict=True):
+            out[modality] = self.embed(parts, "cross", modality)
             if self.has_uni:
-                out[f"{end}_uni"] = self.embed(parts, "uni", end)
+                out[f"{modality}_uni"] = self.embed(parts, "uni", modality)
         return out
 
     def base_loss(

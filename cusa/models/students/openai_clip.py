@@ -20,7 +20,7 @@ VOCABULARY = 49_408
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _ARCHIVE_ONLY = ("input_resolution", "context_length", "vocab_size")
-_HEADS = {f"{space}_{end}": f"{space}.{end}" for space in ("cross", "uni") for end in ("image", "text")}
+_HEADS = {f"{space}_{modality}": f"{space}.{modality}" for space in ("cross", "uni") for modality in ("image", "text")}
 _TEMPERATURE = re.compile(r"^(tau|(cross|uni)_(the_softlabel_)?tau(_image|_text)?)$")
 _LEAVES = ("weight", "bias")
 _BLOCK = {
@@ -42,13 +42,13 @@ _IMAGE = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
     "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
     "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",  # so it is spelt there
+    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",  # spelt so in transformers
     "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
     "visual.ln_post.weight": "vision_model.post_layernorm.weight",
     "visual.ln_post.bias": "vision_model.post_layernorm.bias",
     "visual.proj": "visual_projection.weight",
 }
-_TRANSPOSED = ("text_projection", "visual.proj")  # there x @ P, here a Linear
+_TRANSPOSED = ("text_projection", "visual.proj")  # x @ P in OpenAI's code, a Linear in transformers
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -174,8 +174,8 @@ def to_hugging_face(state: Mapping[str, Tensor]) -> nn.Module:
     try:
         model.load_state_dict(ours)
     except RuntimeError as error:
-        problems = [line.strip() for line in str(error).splitlines()[1:]]
-        raise DataError(f"The checkpoint does not fit together: {'; '.join(problems[:3])}") from error
+        mismatches = [line.strip() for line in str(error).splitlines()[1:]]
+        raise DataError(f"The checkpoint does not fit together: {'; '.join(mismatches[:3])}") from error
     return model
 
 
@@ -219,13 +219,13 @@ def _check_names(state: Mapping[str, Tensor]) -> None:
     missing = sorted(expected - set(state) - {"logit_scale"})
     unexpected = sorted(set(state) - expected)
     if missing or unexpected:
-        said = [f"{len(missing)} keys are missing, the first {missing[0]!r}"] if missing else []
+        problems = [f"{len(missing)} keys are missing, the first {missing[0]!r}"] if missing else []
         if unexpected:
             hint = nearest(unexpected[0], expected).partition("Allowed:")[0].strip()
-            said.append(f"{len(unexpected)} are not CLIP's, the first {unexpected[0]!r}. {hint}".strip())
+            problems.append(f"{len(unexpected)} are not CLIP's, the first {unexpected[0]!r}. {hint}".strip())
         raise DataError(
-            f"This is no CLIP checkpoint in OpenAI's format: {'; '.join(said)} A Hugging Face model is given by its "
-            "folder or hub name.",
+            f"This is no CLIP checkpoint in OpenAI's format: {'; '.join(problems)} A Hugging Face model is given by "
+            "its folder or hub name.",
             missing=missing,
             unexpected=unexpected,
         )

@@ -1,4 +1,4 @@
-"""Regions of a picture where no detector's features are at hand: its own patches, or a vision model's grid.
+"""Regions of a picture without a detector: its own patches, or a vision model's grid.
 
 An extractor is any module with `width`, `preprocess` and `forward((B, 3, S, S)) -> (B, R, width)`; `GridFeatures` is
 one. Features of a detector come through shards as `.npy` members instead.
@@ -48,11 +48,11 @@ class GridFeatures(nn.Module):
             DataError: if it cannot be loaded or is no vision model.
         """
         from transformers import AutoModel
-        from transformers.utils import cached_file
+        from transformers.utils.hub import cached_file
 
         try:
             model = AutoModel.from_pretrained(name, trust_remote_code=False)
-            found = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+            config_path = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
         except Exception as error:  # transformers raises almost anything for a bad model
             raise DataError(
                 f"{name!r} cannot be loaded as a Hugging Face vision model: {str(error).strip().splitlines()[0]} "
@@ -64,7 +64,7 @@ class GridFeatures(nn.Module):
         if size is None:
             raise DataError(f"{name!r} is a {type(model).__name__}, no vision model with an image_size.", name=name)
         size = size if isinstance(size, int) else size[0]
-        fields = store.read_json(Path(found)) if found else {}
+        fields = store.read_json(Path(config_path)) if config_path else {}
         return GridFeatures(model, Preprocess.from_hugging_face(fields, image_size=size), side=side)
 
     def save(self, folder: Path) -> None:
@@ -91,6 +91,6 @@ class GridFeatures(nn.Module):
             config: Any = self.model.config
             patch = config.patch_size
             patch = patch if isinstance(patch, int) else patch[0]
-            high, wide = pixels_BCHW.shape[2] // patch, pixels_BCHW.shape[3] // patch
-            hidden = hidden[:, -high * wide :].transpose(1, 2).unflatten(2, (high, wide))
+            rows, columns = pixels_BCHW.shape[2] // patch, pixels_BCHW.shape[3] // patch
+            hidden = hidden[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
         return F.adaptive_avg_pool2d(hidden, self.side).flatten(2).transpose(1, 2)

@@ -21,7 +21,7 @@ from cusa.models.students import folder as folders
 from cusa.models.students import vocabulary
 from cusa.models.students.base import Space, Student
 from cusa.models.students.regions import GridFeatures, patches
-from cusa.models.students.sgraf_network import SgrafNetwork, hinge
+from cusa.models.students.sgraf_network import SgrafNetwork, SgrafSizes, hinge
 
 _EXTRACTOR = "extractor"
 
@@ -29,8 +29,8 @@ _EXTRACTOR = "extractor"
 class Sgraf(Student):
     """SGR, SAF, or both averaged.
 
-    The paper gives USA the pooled image and text vectors through fully connected layers, one an end; CSA acts on the
-    pairwise similarity.
+    The paper gives USA the pooled image and text vectors through fully connected layers, one for each modality; CSA
+    acts on the pairwise similarity.
 
     Args:
         networks: `sgr`, `saf` or both.
@@ -59,11 +59,13 @@ class Sgraf(Student):
         self.name = str(card["name"])
         self.has_uni = bool(card["uni"])
         self.networks = nn.ModuleDict(networks)
-        member = int(card["network"]["width"])
-        self.width = member * len(networks)
+        network_width = int(card["network"]["width"])
+        self.width = network_width * len(networks)
         self.uni = nn.ModuleDict(
             {
-                name: nn.ModuleDict({end: nn.Linear(member, member) for end in ("image", "text")})
+                name: nn.ModuleDict(
+                    {modality: nn.Linear(network_width, network_width) for modality in ("image", "text")}
+                )
                 for name in networks
                 if self.has_uni
             }
@@ -80,7 +82,7 @@ class Sgraf(Student):
     @staticmethod
     def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: int) -> "Sgraf":
         """Make a student for training; see `cusa.models.student.create`."""
-        told = config.sgraf
+        settings = config.sgraf
         if config.name != "scratch":
             raise ConfigError(
                 f"student.name is {config.name!r}; SGRAF starts from nothing here. Set student.name=scratch (regions "
@@ -91,51 +93,51 @@ class Sgraf(Student):
             torch.manual_seed(seed)
             extractor = None
             preprocess: Preprocess | None = None
-            width = told.region_width
-            side = round(told.regions**0.5)
-            if told.regions_from != "shard":
-                if side * side != told.regions:
+            width = settings.region_width
+            side = round(settings.regions**0.5)
+            if settings.regions_from != "shard":
+                if side * side != settings.regions:
                     raise ConfigError(
-                        f"student.sgraf.regions is {told.regions}; from pictures it must be a square number: 16, 25, "
-                        "36, 49...",
+                        f"student.sgraf.regions is {settings.regions}; from pictures it must be a square number: 16, "
+                        "25, 36, 49...",
                         key="student.sgraf.regions",
                     )
-                if told.regions_from == "patches":
-                    width, preprocess = 3 * told.patch**2, Preprocess(side * told.patch, fit="squash")
+                if settings.regions_from == "patches":
+                    width, preprocess = 3 * settings.patch**2, Preprocess(side * settings.patch, fit="squash")
                 else:
-                    extractor = GridFeatures.load(told.regions_from, side=side)
+                    extractor = GridFeatures.load(settings.regions_from, side=side)
                     width, preprocess = extractor.width, extractor.preprocess
-            if told.vocabulary:
-                tokenizer = vocabulary.from_reference(Path(told.vocabulary), context=config.context)
+            if settings.vocabulary:
+                tokenizer = vocabulary.from_reference(Path(settings.vocabulary), context=config.context)
             else:
-                said = [TRANSFORMS[config.captions](caption) for caption in captions]
+                cleaned = [TRANSFORMS[config.captions](caption) for caption in captions]
                 tokenizer = vocabulary.build(
-                    said, size=config.vocabulary, context=config.context, min_count=told.min_count
+                    cleaned, size=config.vocabulary, context=config.context, min_count=settings.min_count
                 )
             card: dict[str, Any] = {
                 "kind": "sgraf",
-                "name": f"{told.module} from {told.regions_from}",
-                "modules": [told.module],
+                "name": f"{settings.module} from {settings.regions_from}",
+                "modules": [settings.module],
                 "network": {
                     "region_width": width,
                     "vocabulary": len(tokenizer),
-                    "regions": told.regions,
-                    "word_width": told.word_width,
-                    "width": told.width,
-                    "similarity_width": told.similarity_width,
-                    "steps": told.steps,
-                    "dropout": told.dropout,
+                    "regions": settings.regions,
+                    "word_width": settings.word_width,
+                    "width": settings.width,
+                    "similarity_width": settings.similarity_width,
+                    "steps": settings.steps,
+                    "dropout": settings.dropout,
                 },
-                "regions_from": told.regions_from,
-                "patch": told.patch,
+                "regions_from": settings.regions_from,
+                "patch": settings.patch,
                 "preprocess": preprocess.to_json() if preprocess else None,
                 "text": {"transform": config.captions, "max_words": config.max_words, "context": config.context},
-                "hinge": {"margin": told.margin, "hardest": told.negatives == "hardest"},
-                "max_unknown": told.max_unknown,
+                "hinge": {"margin": settings.margin, "hardest": settings.negatives == "hardest"},
+                "max_unknown": settings.max_unknown,
                 "uni": uni,
             }
             return Sgraf(
-                {told.module: SgrafNetwork(told.module, **card["network"])},
+                {settings.module: SgrafNetwork(settings.module, SgrafSizes(**card["network"]))},
                 tokenizer,
                 card,
                 extractor=extractor,
@@ -154,9 +156,9 @@ class Sgraf(Student):
         if (folder / _EXTRACTOR).is_dir():
             side = round(card["network"]["regions"] ** 0.5)
             extractor = GridFeatures.load(str(folder / _EXTRACTOR), side=side)
-        networks = {name: SgrafNetwork(name, **card["network"]) for name in card["modules"]}
+        networks = {name: SgrafNetwork(name, SgrafSizes(**card["network"])) for name in card["modules"]}
         student = Sgraf(networks, tokenizer, card, extractor=extractor)
-        folders.load_state(student, state, folder, without="extractor.")
+        folders.load_state(student, state, folder, optional="extractor.")
         return student
 
     @staticmethod
@@ -178,35 +180,35 @@ class Sgraf(Student):
         if len(both) != 2:
             raise ConfigError(f"An ensemble joins one SGR and one SAF; these are two of {', '.join(both)}.")
         card = {**first.card, "modules": list(both), "name": " + ".join(sorted((first.name, second.name)))}
-        joined = Sgraf(both, first._tokenizer, card, extractor=first.extractor)  # type: ignore[arg-type]
+        ensemble = Sgraf(both, first._tokenizer, card, extractor=first.extractor)  # type: ignore[arg-type]
         for student in (first, second):
-            joined.uni.load_state_dict(student.uni.state_dict(), strict=False)
-        return joined.train(first.training)
+            ensemble.uni.load_state_dict(student.uni.state_dict(), strict=False)
+        return ensemble.train(first.training)
 
     def save(self, folder: Path) -> None:
         """Write a folder that `load` reads: whole or not at all."""
         extractor = self.extractor
         also = None if extractor is None else lambda place: extractor.save(place / _EXTRACTOR)
-        folders.write(folder, self.card, self, self._tokenizer, without="extractor.", also=also)
+        folders.write(folder, self.card, self, self._tokenizer, exclude="extractor.", also=also)
 
     def image_array(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """Return a picture as (3, S, S) uint8, or the regions of a shard as (R, F) float32, absent ones 0."""
         if self.preprocess is not None:
             return self.preprocess.square(image)  # type: ignore[arg-type]
-        most, width = self.card["network"]["regions"], self.card["network"]["region_width"]
+        max_regions, width = self.card["network"]["regions"], self.card["network"]["region_width"]
         if not isinstance(image, np.ndarray):
             raise DataError(
                 "The shards hold pictures, and student.sgraf.regions_from is 'shard'. Set it to 'patches' or to a "
                 "vision model, or shard region features.",
                 key="student.sgraf.regions_from",
             )
-        if image.ndim != 2 or image.shape[1] != width or not 0 < len(image) <= most:
+        if image.ndim != 2 or image.shape[1] != width or not 0 < len(image) <= max_regions:
             raise DataError(
-                f"The region features are {image.shape}; expected 1 to {most} rows of {width} numbers. Set "
+                f"The region features are {image.shape}; expected 1 to {max_regions} rows of {width} numbers. Set "
                 "student.sgraf.regions and student.sgraf.region_width to what the shards hold.",
                 key="student.sgraf.region_width",
             )
-        regions = np.zeros((most, width), np.float32)
+        regions = np.zeros((max_regions, width), np.float32)
         regions[: len(image)] = image
         return regions
 
@@ -239,9 +241,9 @@ class Sgraf(Student):
             "student.sgraf.min_count, raise student.vocabulary, or use a vocabulary of this data.",
         )
 
-    def tower(self, end: Literal["image", "text"]) -> tuple[str, ...]:
+    def tower(self, modality: Literal["image", "text"]) -> tuple[str, ...]:
         """Return the names of what embeds regions or words, the pooling apart."""
-        part = "img_enc" if end == "image" else "txt_enc"
+        part = "img_enc" if modality == "image" else "txt_enc"
         return tuple(f"networks.{name}.{part}" for name in self.networks)
 
     def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -250,7 +252,7 @@ class Sgraf(Student):
         there = features.abs().sum(2) > 0
         mask = None if bool(there.all()) else there
         parts = {"there": there}
-        for name, network in self._each():
+        for name, network in self._members():
             parts[f"regions.{name}"] = network.encode_regions(features)
             parts[f"global.{name}"] = network.pool_regions(parts[f"regions.{name}"], mask)
         return parts
@@ -259,7 +261,7 @@ class Sgraf(Student):
         """Embed words, `words.NAME` (B, L, D) and `global.NAME` (B, D) of each network, and `lengths` (B,)."""
         ids, lengths = tokens["input_ids"], tokens["attention_mask"].sum(1)
         parts = {"lengths": lengths}
-        for name, network in self._each():
+        for name, network in self._members():
             parts[f"words.{name}"] = network.encode_words(ids, lengths)
             parts[f"global.{name}"] = network.pool_words(parts[f"words.{name}"], lengths)
         return parts
@@ -267,7 +269,7 @@ class Sgraf(Student):
     def pair_scores(self, images: Mapping[str, Tensor], texts: Mapping[str, Tensor]) -> Tensor:
         """Score all pairs in (0, 1); an ensemble is the mean of its members."""
         mask = None if bool(images["there"].all()) else images["there"]
-        found = [
+        scores = [
             network.similarity(
                 images[f"regions.{name}"],
                 texts[f"words.{name}"],
@@ -276,9 +278,9 @@ class Sgraf(Student):
                 text_global_CD=texts[f"global.{name}"],
                 mask_IR=mask,
             )
-            for name, network in self._each()
+            for name, network in self._members()
         ]
-        return found[0] if len(found) == 1 else torch.stack(found).mean(0)
+        return scores[0] if len(scores) == 1 else torch.stack(scores).mean(0)
 
     def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return `similarity` (B, B) and, with uni-modal heads, `image_uni` and `text_uni`."""
@@ -294,7 +296,7 @@ class Sgraf(Student):
         """Compute the hinge loss; captions of the same image are no negatives, which the reference ignores."""
         return {"hinge": hinge(out["similarity"], image_ids=image_ids, **self.card["hinge"])}
 
-    def _each(self) -> list[tuple[str, SgrafNetwork]]:
+    def _members(self) -> list[tuple[str, SgrafNetwork]]:
         return list(self.networks.items())  # type: ignore[arg-type]
 
     def _features(self, pixels: Tensor) -> Tensor:
@@ -302,15 +304,16 @@ class Sgraf(Student):
             return pixels
         if self.extractor is None:
             return patches(pixels, self.card["patch"])
-        return self.extractor(pixels)
+        features: Tensor = self.extractor(pixels)
+        return features
 
-    def embed(self, parts: Mapping[str, Tensor], space: Space, end: Literal["image", "text"]) -> Tensor:
-        """Make unit rows of the global vectors of images or of captions; an ensemble's stand side by side."""
-        rows = []
-        for name, _ in self._each():
-            pooled = parts[f"global.{name}"]
+    def embed(self, parts: Mapping[str, Tensor], space: Space, modality: Literal["image", "text"]) -> Tensor:
+        """Return the global vectors of images or of captions as unit rows; an ensemble concatenates its members'."""
+        rows: list[Tensor] = []
+        for name, _ in self._members():
+            pooled: Tensor = parts[f"global.{name}"]
             if space == "uni" and self.has_uni:
                 heads: Any = self.uni[name]
-                pooled = heads[end](pooled)
+                pooled = heads[modality](pooled)
             rows.append(F.normalize(pooled.float()))
         return rows[0] if len(rows) == 1 else F.normalize(torch.cat(rows, 1))

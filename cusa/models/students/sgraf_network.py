@@ -9,6 +9,7 @@ the embedding, S width of a similarity vector.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -23,12 +24,35 @@ SHARPNESS = 9.0
 BLOCK = 1 << 21
 """Numbers in the largest tensor of one block without gradients, (I, G, L, D): 8 MiB of float32, which a cache holds."""
 IMAGES = 16
-"""Images in such a block: few, against many captions, which makes of skinny products square ones."""
+"""Images in such a block: few, against many captions, so that the matrix products are nearly square."""
 
 
 def unit(x: Tensor, dim: int = -1) -> Tensor:
     """Divide by the length, to which the reference adds 1e-8."""
-    return x / (torch.linalg.vector_norm(x, dim=dim, keepdim=True) + 1e-8)
+    length: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    return x / (length + 1e-8)
+
+
+@dataclass(frozen=True)
+class SgrafSizes:
+    """The numbers that decide shapes; the defaults are the reference's."""
+
+    region_width: int
+    """F."""
+    vocabulary: int
+    """Words, the special ones included."""
+    regions: int = 36
+    """R; images with fewer are masked."""
+    word_width: int = 300
+    """Width of a word's vector."""
+    width: int = 1024
+    """D."""
+    similarity_width: int = 256
+    """S."""
+    steps: int = 3
+    """Steps of SGR's reasoning."""
+    dropout: float = 0.4
+    """Of word vectors and of the two attentions that pool."""
 
 
 class SgrafNetwork(nn.Module):
@@ -36,33 +60,14 @@ class SgrafNetwork(nn.Module):
 
     Args:
         module: `sgr` (reasoning over a graph of similarity vectors) or `saf` (filtration by attention).
-        region_width: F.
-        vocabulary: words, the special ones included.
-        regions: R; images with fewer are masked.
-        word_width: of a word's vector.
-        width: D.
-        similarity_width: S.
-        steps: of SGR's reasoning.
-        dropout: of word vectors and of the two attentions that pool (reference: 0.4).
+        sizes: the numbers.
     """
 
-    def __init__(
-        self,
-        module: Module,
-        *,
-        region_width: int,
-        vocabulary: int,
-        regions: int = 36,
-        word_width: int = 300,
-        width: int = 1024,
-        similarity_width: int = 256,
-        steps: int = 3,
-        dropout: float = 0.4,
-    ) -> None:
+    def __init__(self, module: Module, sizes: SgrafSizes) -> None:
         super().__init__()
-        self.img_enc = nn.ModuleDict({"fc": nn.Linear(region_width, width)})
-        self.txt_enc = _Words(vocabulary, word_width, width, dropout)
-        self.sim_enc = _Similarity(module, regions, width, similarity_width, steps, dropout)
+        self.img_enc = nn.ModuleDict({"fc": nn.Linear(sizes.region_width, sizes.width)})
+        self.txt_enc = _Words(sizes)
+        self.sim_enc = _Similarity(module, sizes)
         for layer in (self.img_enc["fc"], *self.sim_enc.modules()):
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
@@ -74,7 +79,8 @@ class SgrafNetwork(nn.Module):
 
     def encode_words(self, ids_CL: Tensor, lengths_C: Tensor) -> Tensor:
         """Embed the words of captions in context: (C, L, D) of unit length, zeros behind a caption's end."""
-        return self.txt_enc(ids_CL, lengths_C)
+        words_CLD: Tensor = self.txt_enc(ids_CL, lengths_C)
+        return words_CLD
 
     def pool_regions(self, regions_IRD: Tensor, mask_IR: Tensor | None = None) -> Tensor:
         """Pool an image's regions: (I, D) of unit length.
@@ -83,7 +89,8 @@ class SgrafNetwork(nn.Module):
             regions_IRD: what `encode_regions` gave.
             mask_IR: which regions there are; None = all.
         """
-        return self.sim_enc.v_global_w(regions_IRD, mask_IR)
+        pooled_ID: Tensor = self.sim_enc.v_global_w(regions_IRD, mask_IR)
+        return pooled_ID
 
     def pool_words(self, words_CLD: Tensor, lengths_C: Tensor) -> Tensor:
         """Pool a caption's words: (C, D) of unit length."""
@@ -119,21 +126,21 @@ class SgrafNetwork(nn.Module):
         for length, rows in _by_length(lengths_C):
             images = max(1, len(regions_IRD) if whole else min(IMAGES, len(regions_IRD)))
             captions = len(rows) if whole else max(1, BLOCK // max(images * length * words_CLD.shape[-1], 1))
-            for some in rows.split(captions):
+            for some in torch.split(rows, captions):
                 words, pooled = words_CLD[some, :length], text_global_CD[some]
                 parts = []
                 for start in range(0, len(regions_IRD), images):
                     block = slice(start, start + images)
                     mask = None if mask_IR is None else mask_IR[block]
                     vectors = self.sim_enc.vectors(regions_IRD[block], words, image_global_ID[block], pooled, mask)
-                    scores, seen = self.sim_enc.score(vectors)
+                    scores, moments = self.sim_enc.score(vectors)
                     parts.append(scores)
-                    statistics.append(seen)
+                    statistics.append(moments)
                 columns.append(torch.cat(parts))
                 order.append(some)
         place = torch.cat(order)
         if self.training and statistics[0] is not None:
-            # As if the captions had come one by one, in their own order.
+            # The same statistics as caption by caption, in the order of the batch.
             means, variances = (torch.cat([pair[k] for pair in statistics if pair is not None]) for k in (0, 1))
             back = place.argsort()
             self.sim_enc.SAF_module.follow(means[back], variances[back])
@@ -143,11 +150,11 @@ class SgrafNetwork(nn.Module):
 class _Words(nn.Module):
     """Word vectors and a bidirectional GRU whose two directions are averaged."""
 
-    def __init__(self, vocabulary: int, word_width: int, width: int, dropout: float) -> None:
+    def __init__(self, sizes: SgrafSizes) -> None:
         super().__init__()
-        self.embed = nn.Embedding(vocabulary, word_width)
-        self.dropout = nn.Dropout(dropout)
-        self.cap_rnn = nn.GRU(word_width, width, batch_first=True, bidirectional=True)
+        self.embed = nn.Embedding(sizes.vocabulary, sizes.word_width)
+        self.dropout = nn.Dropout(sizes.dropout)
+        self.cap_rnn = nn.GRU(sizes.word_width, sizes.width, batch_first=True, bidirectional=True)
         nn.init.uniform_(self.embed.weight, -0.1, 0.1)
 
     def forward(self, ids_CL: Tensor, lengths_C: Tensor) -> Tensor:
@@ -161,7 +168,7 @@ class _Words(nn.Module):
 
 
 class _PoolRegions(nn.Module):
-    """Attention over regions, led by their mean."""
+    """Attention over regions, with their mean as query."""
 
     def __init__(self, regions: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -194,17 +201,18 @@ def _masked_norm(norm: nn.Module, x_IRD: Tensor, mask_IR: Tensor) -> Tensor:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     if not norm.training:
-        return norm(x_IRD)
+        normed: Tensor = norm(x_IRD)
+        return normed
     there = mask_IR[..., None].to(x_IRD.dtype)
     count_R = there.sum((0, 2)) * x_IRD.shape[2]
     mean_R = (x_IRD * there).sum((0, 2)) / count_R.clamp(min=1)
     variance_R = ((x_IRD - mean_R[:, None]).pow(2) * there).sum((0, 2)) / count_R.clamp(min=1)
     with torch.no_grad():
-        seen = count_R > 1
+        several = count_R > 1
         momentum = norm.momentum if norm.momentum is not None else 0.1
         unbiased = variance_R * count_R / (count_R - 1).clamp(min=1)
-        norm.running_mean[seen] += momentum * (mean_R - norm.running_mean)[seen]
-        norm.running_var[seen] += momentum * (unbiased - norm.running_var)[seen]
+        norm.running_mean[several] += momentum * (mean_R - norm.running_mean)[several]
+        norm.running_var[several] += momentum * (unbiased - norm.running_var)[several]
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked += 1
     scaled = (x_IRD - mean_R[:, None]) / (variance_R[:, None] + norm.eps).sqrt()
@@ -212,7 +220,7 @@ def _masked_norm(norm: nn.Module, x_IRD: Tensor, mask_IR: Tensor) -> Tensor:
 
 
 class _PoolWords(nn.Module):
-    """Attention over the words of captions of one length, led by their mean."""
+    """Attention over the words of captions of one length, with their mean as query."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
@@ -227,24 +235,25 @@ class _PoolWords(nn.Module):
 
 
 class _Similarity(nn.Module):
-    """Similarity vectors of a pair (one global, one a word), and the number they come to."""
+    """Similarity vectors of a pair (one global, one for each word), and the score made of them."""
 
-    def __init__(self, module: Module, regions: int, width: int, size: int, steps: int, dropout: float) -> None:
+    def __init__(self, module: Module, sizes: SgrafSizes) -> None:
         super().__init__()
-        self.v_global_w = _PoolRegions(regions, width, dropout)
-        self.t_global_w = _PoolWords(width, dropout)
+        width, size = sizes.width, sizes.similarity_width
+        self.v_global_w = _PoolRegions(sizes.regions, width, sizes.dropout)
+        self.t_global_w = _PoolWords(width, sizes.dropout)
         self.sim_tranloc_w = nn.Linear(width, size)
         self.sim_tranglo_w = nn.Linear(width, size)
         self.sim_eval_w = nn.Linear(size, 1)
         if module == "sgr":
-            self.SGR_module = nn.ModuleList([_Reasoning(size) for _ in range(steps)])
+            self.SGR_module = nn.ModuleList([_Reasoning(size) for _ in range(sizes.steps)])
         else:
             self.SAF_module = _Filtration(size)
 
     def vectors(
         self, regions_IRD: Tensor, words_GLD: Tensor, image_ID: Tensor, text_GD: Tensor, mask_IR: Tensor | None
     ) -> Tensor:
-        """Return (I, G, 1 + L, S): the global vector, then one a word."""
+        """Return (I, G, 1 + L, S): the global vector, then one for each word."""
         images, (captions, length, width) = len(regions_IRD), words_GLD.shape
         flat = words_GLD.reshape(captions * length, width)
         attention = F.leaky_relu(regions_IRD @ flat.T, 0.1).view(images, -1, captions, length)
@@ -258,15 +267,16 @@ class _Similarity(nn.Module):
 
     def score(self, vectors_IGLS: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Return (I, G) scores and, for SAF in training, each caption's mean and variance of the attention."""
-        seen = None
+        statistics = None
         if hasattr(self, "SGR_module"):
             nodes = vectors_IGLS.flatten(0, 1)
             for number, step in enumerate(self.SGR_module):
                 nodes = step(nodes, only_first=number + 1 == len(self.SGR_module))
-            one = nodes[:, 0].view(*vectors_IGLS.shape[:2], -1)
+            pooled = nodes[:, 0].view(*vectors_IGLS.shape[:2], -1)
         else:
-            one, seen = self.SAF_module(vectors_IGLS)
-        return self.sim_eval_w(one).squeeze(2).sigmoid(), seen
+            pooled, statistics = self.SAF_module(vectors_IGLS)
+        logits: Tensor = self.sim_eval_w(pooled)
+        return logits.squeeze(2).sigmoid(), statistics
 
 
 class _Reasoning(nn.Module):
@@ -280,18 +290,21 @@ class _Reasoning(nn.Module):
 
     def forward(self, nodes_PNS: Tensor, *, only_first: bool = False) -> Tensor:
         # Of the last step only the global node is read.
-        asking = nodes_PNS[:, :1] if only_first else nodes_PNS
+        updated = nodes_PNS[:, :1] if only_first else nodes_PNS
         query, key = self.graph_query_w, self.graph_key_w
         if torch.is_grad_enabled():
-            edges = query(asking) @ key(nodes_PNS).transpose(1, 2)
+            edges = query(updated) @ key(nodes_PNS).transpose(1, 2)
         else:
-            # The same up to what is equal for all keys of a query, which a softmax does not see; a product a node less.
-            edges = F.linear(asking, key.weight.T @ query.weight, key.weight.T @ query.bias) @ nodes_PNS.transpose(1, 2)
-        return self.sim_graph_w(edges.softmax(2) @ nodes_PNS).relu()
+            # Equal up to a constant over the keys of a query, which softmax ignores; one product for each node less.
+            edges = F.linear(updated, key.weight.T @ query.weight, key.weight.T @ query.bias) @ nodes_PNS.transpose(
+                1, 2
+            )
+        nodes: Tensor = self.sim_graph_w(edges.softmax(2) @ nodes_PNS)
+        return nodes.relu()
 
 
 class _Filtration(nn.Module):
-    """Attention over similarity vectors; its BatchNorm sees one caption against all images at a time."""
+    """Attention over similarity vectors; its BatchNorm runs over one caption against all images."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -300,17 +313,17 @@ class _Filtration(nn.Module):
 
     def forward(self, vectors_IGLS: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         raw = self.attn_sim_w(vectors_IGLS).squeeze(3)
-        seen = None
+        statistics = None
         if self.training:
             variance, mean = torch.var_mean(raw, (0, 2), correction=0, keepdim=True)
             count = raw.shape[0] * raw.shape[2]
-            seen = (mean.detach().flatten(), (variance * count / max(count - 1, 1)).detach().flatten())
+            statistics = (mean.detach().flatten(), (variance * count / max(count - 1, 1)).detach().flatten())
             raw = (raw - mean) / (variance + self.bn.eps).sqrt() * self.bn.weight + self.bn.bias
         else:
             raw = self.bn(raw.reshape(-1, 1)).view(raw.shape)
-        kept = raw.sigmoid()
-        kept = kept / (kept.sum(2, keepdim=True) + 1e-8)
-        return unit((kept[..., None] * vectors_IGLS).sum(2)), seen
+        weights = raw.sigmoid()
+        weights = weights / (weights.sum(2, keepdim=True) + 1e-8)
+        return unit((weights[..., None] * vectors_IGLS).sum(2)), statistics
 
     @torch.no_grad()
     def follow(self, means_C: Tensor, variances_C: Tensor) -> None:
@@ -326,8 +339,8 @@ class _Filtration(nn.Module):
 
 
 def _by_length(lengths_C: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Give each length and the captions that have it."""
-    for length in lengths_C.unique().tolist():
+    """Yield each length and the captions that have it."""
+    for length in sorted(set(lengths_C.tolist())):
         yield int(length), (lengths_C == length).nonzero().squeeze(1)
 
 
@@ -338,7 +351,7 @@ def hinge(
     hardest: bool = True,
     image_ids: Tensor | None = None,
 ) -> Tensor:
-    """Compute the triplet loss of VSE++: a pair shall lie a margin above its negatives, both ways.
+    """Compute the triplet loss of VSE++: a pair must score a margin above its negatives, in both directions.
 
     Args:
         similarity_BB: row i and column i belong together.
@@ -353,11 +366,11 @@ def hinge(
     Source: Faghri et al., "VSE++", BMVC 2018, arXiv 1707.05612, equation 6.
     """
     own = similarity_BB.diagonal()
-    same = torch.eye(len(own), dtype=torch.bool, device=own.device)
+    same_image = torch.eye(len(own), dtype=torch.bool, device=own.device)
     if image_ids is not None:
-        same = image_ids[:, None] == image_ids
-    by_image = (margin + similarity_BB - own[:, None]).clamp(min=0).masked_fill(same, 0)
-    by_text = (margin + similarity_BB - own).clamp(min=0).masked_fill(same, 0)
+        same_image = image_ids[:, None] == image_ids
+    by_image = (margin + similarity_BB - own[:, None]).clamp(min=0).masked_fill(same_image, 0)
+    by_text = (margin + similarity_BB - own).clamp(min=0).masked_fill(same_image, 0)
     if hardest:
         return by_image.max(1).values.sum() + by_text.max(0).values.sum()
     return by_image.sum() + by_text.sum()

@@ -48,11 +48,11 @@ def encode(tokenizer: Any, texts: Sequence[str], *, context: int) -> Encoded:
 
 
 def build(captions: Iterable[str], *, size: int, context: int, min_count: int = 1) -> "PreTrainedTokenizerFast":
-    """Make a tokenizer that knows the most frequent words; the same captions give the same one.
+    """Make a tokenizer of the most frequent words; equal captions give an equal tokenizer.
 
     Args:
-        captions: as the student reads them, already cleaned.
-        size: ids at most, the four special ones included; frequent words first, equal ones by the alphabet.
+        captions: already cleaned.
+        size: number of ids at most, the four special ones included; words by frequency, ties by the alphabet.
         context: tokens a caption at most; longer ones are cut, the end mark kept.
         min_count: words seen less often are left out.
 
@@ -79,30 +79,23 @@ def from_reference(path: Path, *, context: int) -> "PreTrainedTokenizerFast":
         context: tokens a caption at most.
 
     Raises:
-        DataError: if the file is none, or its ids are not 0 to n - 1 with the four special words first.
+        DataError: if the file is no such vocabulary, or its ids are not 0 to n - 1 with the special words among them.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         ids = {str(word): int(number) for word, number in content["word2idx"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no vocabulary: JSON with word2idx is expected ({error!r}).", path=path) from error
+        raise DataError(
+            f"{path} is no vocabulary: JSON with word2idx is expected ({error!r}). Give the authors' file, "
+            "or leave student.sgraf.vocabulary empty.",
+            path=path,
+        ) from error
     if sorted(ids.values()) != list(range(len(ids))) or ids.get(PAD) != 0 or any(word not in ids for word in SPECIAL):
         raise DataError(
             f"{path}: the ids must be 0 to {len(ids) - 1}, each once, with {PAD} as 0 and {', '.join(SPECIAL[1:])}.",
             path=path,
         )
     return _word_level(ids, context)
-
-
-def to_reference(tokenizer: Any) -> dict[str, Any]:
-    """Return a tokenizer's words in the reference's format."""
-    ids: dict[str, int] = tokenizer.get_vocab()
-    by_number = sorted(ids.items(), key=lambda item: item[1])
-    return {
-        "word2idx": dict(by_number),
-        "idx2word": {str(number): word for word, number in by_number},
-        "idx": len(ids),
-    }
 
 
 def _word_level(ids: Mapping[str, int], context: int) -> "PreTrainedTokenizerFast":

@@ -24,7 +24,7 @@ from cusa.models.students.x2vlm_network import BASE, LARGE, Sizes, X2vlmNetwork,
 
 
 class X2vlm(Matching):
-    """X2-VLM with CUSA's fully connected heads, one an end.
+    """X2-VLM with CUSA's fully connected heads, one for each modality.
 
     Pictures are squashed to a square with bicubic resampling and CLIP's mean and deviation, as its evaluation does.
 
@@ -57,12 +57,12 @@ class X2vlm(Matching):
         Raises:
             DataError: if keys of the checkpoint are missing, unexpected or of other sizes.
         """
-        told = config.x2vlm
+        settings = config.x2vlm
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            if told.size == "scratch":
-                said = [TRANSFORMS[config.captions](caption) for caption in captions]
-                tokenizer: Any = vocabulary.build(said, size=config.vocabulary, context=config.context)
+            if settings.size == "scratch":
+                cleaned = [TRANSFORMS[config.captions](caption) for caption in captions]
+                tokenizer: Any = vocabulary.build(cleaned, size=config.vocabulary, context=config.context)
                 sizes = Sizes(
                     image_size=config.image_size,
                     patch_size=config.patch_size,
@@ -73,22 +73,22 @@ class X2vlm(Matching):
                     text_heads=config.text_width // config.head_width,
                     text_inner=4 * config.text_width,
                     text_layers=config.text_layers,
-                    fusion_layers=told.fusion_layers,
+                    fusion_layers=settings.fusion_layers,
                     vocabulary=len(tokenizer),
                     positions=config.context,
                     width=config.width,
-                    dropout=told.dropout,
+                    dropout=settings.dropout,
                 )
             else:
-                tokenizer = _hub_tokenizer(told.tokenizer)
+                tokenizer = _hub_tokenizer(settings.tokenizer)
                 sizes = replace(
-                    BASE if told.size == "base" else LARGE, image_size=told.image_size, dropout=told.dropout
+                    BASE if settings.size == "base" else LARGE, image_size=settings.image_size, dropout=settings.dropout
                 )
             network = X2vlmNetwork(sizes)
             if config.name != "scratch":
                 path = Path(config.name)
                 state = _retrieval_keys(openai_clip.read(path))
-                folders.load_state(network, from_checkpoint(state, sizes), path, without="itm_head.")
+                folders.load_state(network, from_checkpoint(state, sizes), path, optional="itm_head.")
             torch.manual_seed(seed + 1)
             text = {"transform": config.captions, "max_words": config.max_words, "context": config.context}
             card = {"kind": "x2vlm", "name": Path(config.name).stem, "text": text, "uni": uni}
@@ -116,9 +116,9 @@ class X2vlm(Matching):
             self.network.temp.clamp_(0.001, 0.5)
         return self.network.temp
 
-    def tower(self, end: Literal["image", "text"]) -> tuple[str, ...]:
+    def tower(self, modality: Literal["image", "text"]) -> tuple[str, ...]:
         """Return the name of the image tower, or of the text layers, the fusion's included."""
-        return ("network.vision_encoder",) if end == "image" else ("network.text_encoder",)
+        return ("network.vision_encoder",) if modality == "image" else ("network.text_encoder",)
 
     def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return `tokens` (B, 1 + T, V)."""
@@ -133,16 +133,16 @@ class X2vlm(Matching):
         """Return (P, 2) logits, column 1 saying that image and caption belong together."""
         return self.network.match(images["tokens"], texts["tokens"], texts["mask"]).float()
 
-    def embed(self, parts: Mapping[str, Tensor], space: Space, end: Literal["image", "text"]) -> Tensor:
+    def embed(self, parts: Mapping[str, Tensor], space: Space, modality: Literal["image", "text"]) -> Tensor:
         """Project the first token of images or of captions: (B, D) float32 unit rows."""
         if space == "uni" and self.has_uni:
-            return F.normalize(self.uni[end](parts["tokens"][:, 0]).float(), dim=-1)
-        project = self.network.project_image if end == "image" else self.network.project_text
+            return F.normalize(self.uni[modality](parts["tokens"][:, 0]).float(), dim=-1)
+        project = self.network.project_image if modality == "image" else self.network.project_text
         return project(parts["tokens"])
 
 
 def _retrieval_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out what pre-training has and retrieval does not: the heads of masked words and of boxes."""
+    """Leave out the heads of pre-training, which retrieval does not use: masked words and boxes."""
     others = ("text_encoder.cls.", "bbox_head.", "vision_encoder.head.", "vision_encoder.norm.")
     kept = {name: value for name, value in state.items() if not name.startswith(others)}
     return {name.replace("text_encoder.bert.", "text_encoder."): value for name, value in kept.items()}

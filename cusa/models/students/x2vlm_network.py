@@ -41,7 +41,7 @@ class Sizes:
 
     @property
     def grid(self) -> int:
-        """Patches a side."""
+        """Patches along each side of the image."""
         return self.image_size // self.patch_size
 
 
@@ -73,7 +73,8 @@ class X2vlmNetwork(nn.Module):
 
     def encode_image(self, pixels_BCHW: Tensor) -> Tensor:
         """Return (B, 1 + T, V): the mean of the normed patch tokens, then these; the class token is dropped."""
-        return self.vision_encoder(pixels_BCHW)
+        tokens: Tensor = self.vision_encoder(pixels_BCHW)
+        return tokens
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """Return (B, L, W): what the layers below the fusion make of a caption."""
@@ -93,7 +94,8 @@ class X2vlmNetwork(nn.Module):
 
     def match(self, image_PTV: Tensor, text_PLW: Tensor, mask_PL: Tensor) -> Tensor:
         """Return (P, 2) logits: column 1 says that image and caption belong together."""
-        return self.itm_head(self.fuse(image_PTV, text_PLW, mask_PL)[:, 0])
+        logits: Tensor = self.itm_head(self.fuse(image_PTV, text_PLW, mask_PL)[:, 0])
+        return logits
 
 
 class _Vision(nn.Module):
@@ -131,7 +133,8 @@ class _Block(nn.Module):
 
     def forward(self, x_BTV: Tensor) -> Tensor:
         x_BTV = x_BTV + self.gamma_1 * self.attn(self.norm1(x_BTV))
-        return x_BTV + self.gamma_2 * self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x_BTV))))
+        hidden: Tensor = self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x_BTV))))
+        return x_BTV + self.gamma_2 * hidden
 
 
 class _RelativeAttention(nn.Module):
@@ -155,8 +158,9 @@ class _RelativeAttention(nn.Module):
         qkv = (self.qkv(x_BTV) + bias).view(batch, length, 3, self.heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         table = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
-        found = F.scaled_dot_product_attention(query, key, value, attn_mask=table[None].to(query.dtype))
-        return self.proj(found.transpose(1, 2).reshape(batch, length, width))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=table[None].to(query.dtype))
+        out: Tensor = self.proj(attended.transpose(1, 2).reshape(batch, length, width))
+        return out
 
 
 class _Text(nn.Module):
@@ -172,7 +176,8 @@ class _Text(nn.Module):
         self.apply(_small_weights)
 
     def below(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        hidden, bias = self.embeddings(ids_BL), _mask_bias(mask_BL)
+        hidden: Tensor = self.embeddings(ids_BL)
+        bias = _mask_bias(mask_BL)
         for layer in list(self.encoder["layer"].children())[: self._below]:
             hidden = layer(hidden, bias)
         return hidden
@@ -198,9 +203,10 @@ class _Embeddings(nn.Module):
 
     def forward(self, ids_BL: Tensor) -> Tensor:
         places = self.position_embeddings(self.position_ids[:, : ids_BL.shape[1]])
-        return self.dropout(
+        out: Tensor = self.dropout(
             self.LayerNorm(self.word_embeddings(ids_BL) + places + self.token_type_embeddings.weight[0])
         )
+        return out
 
 
 class _TextLayer(nn.Module):
@@ -216,7 +222,8 @@ class _TextLayer(nn.Module):
         hidden_PLW = self.attention(hidden_PLW, hidden_PLW, bias)
         if image_PTV is not None:
             hidden_PLW = self.crossattention(hidden_PLW, image_PTV, None)
-        return self.output(F.gelu(self.intermediate["dense"](hidden_PLW)), hidden_PLW)
+        out: Tensor = self.output(F.gelu(self.intermediate["dense"](hidden_PLW)), hidden_PLW)
+        return out
 
 
 class _TextAttention(nn.Module):
@@ -238,16 +245,17 @@ class _TextAttention(nn.Module):
             return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
         query, key, value = (
-            heads(self.self[name](given)) for name, given in (("query", hidden_PLW), ("key", read), ("value", read))
+            heads(self.self[name](tokens)) for name, tokens in (("query", hidden_PLW), ("key", read), ("value", read))
         )
-        found = F.scaled_dot_product_attention(
+        attended = F.scaled_dot_product_attention(
             query,
             key,
             value,
             attn_mask=None if bias is None else bias.to(query.dtype),
             dropout_p=self.dropout if self.training else 0.0,
         )
-        return self.output(found.transpose(1, 2).flatten(2), hidden_PLW)
+        out: Tensor = self.output(attended.transpose(1, 2).flatten(2), hidden_PLW)
+        return out
 
 
 class _Output(nn.Module):
@@ -257,8 +265,9 @@ class _Output(nn.Module):
         self.LayerNorm = nn.LayerNorm(sizes.text_width, eps=1e-12)
         self.dropout = nn.Dropout(sizes.dropout)
 
-    def forward(self, x: Tensor, beside: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(x)) + beside)
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        out: Tensor = self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        return out
 
 
 def _small_weights(module: nn.Module) -> None:
@@ -274,7 +283,7 @@ def _mask_bias(mask_BL: Tensor) -> Tensor:
 
 
 def relative_position_index(grid: int) -> Tensor:
-    """Return which bias stands between two tokens of a square grid with a class token in front: (1 + T, 1 + T)."""
+    """Return the index of the bias between any two tokens of a square grid with a class token first: (1 + T, 1 + T)."""
     rows, columns = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
     rows, columns = rows.flatten(), columns.flatten()
     side = 2 * grid - 1
@@ -286,14 +295,14 @@ def relative_position_index(grid: int) -> Tensor:
 
 
 def resample_relative_positions(table: Tensor, grid: int) -> Tensor:
-    """Carry a table of relative-position biases to another grid of patches.
+    """Resample a table of relative-position biases to another grid of patches.
 
-    Distances near 0 matter most, so the old ones are laid out as a geometric progression that reaches as far as the new
-    ones, and a cubic spline runs through them, head by head. The three biases of the class token are copied.
+    Distances near 0 matter most, so the old ones are placed as a geometric progression that spans the new ones, and a
+    cubic spline is fitted through them, head by head. The three biases of the class token are copied.
 
     Args:
-        table: ((2 g - 1)^2 + 3, heads) of a grid of g patches a side.
-        grid: patches a side of the result.
+        table: ((2 g - 1)^2 + 3, heads) of a grid of g x g patches.
+        grid: g of the result.
 
     Source: BEiT's fine-tuning, Bao et al., ICLR 2022, arXiv 2106.08254, as X2-VLM computes it.
     """
@@ -320,7 +329,7 @@ def resample_relative_positions(table: Tensor, grid: int) -> Tensor:
 
 
 def negative_weights(similarity_BB: Tensor, image_ids: Tensor) -> Tensor:
-    """Return how likely each column is drawn as a row's hard negative: softmax + 1e-5, 0 for the same image.
+    """Return the weight with which each column is drawn as a row's hard negative: softmax + 1e-5, 0 for the same image.
 
     Args:
         similarity_BB: queries in rows, divided by the temperature already.
@@ -354,20 +363,20 @@ def matching_loss(logits_P2: Tensor, labels_P: Tensor) -> Tensor:
 
 
 def from_checkpoint(state: dict[str, Any], sizes: Sizes) -> dict[str, Tensor]:
-    """Bring a checkpoint's tables to this grid and its position index along.
+    """Resample a checkpoint's tables to this grid and replace its position index.
 
     Args:
         state: the authors' names.
-        sizes: of the model that is to read it.
+        sizes: of the model that will read it.
 
     Returns:
         A state dict for `X2vlmNetwork(sizes)`; keys are neither added nor removed.
     """
-    moved = {}
+    resampled = {}
     for name, value in state.items():
         if name.endswith("relative_position_bias_table"):
             value = resample_relative_positions(value, sizes.grid)
         elif name.endswith("relative_position_index"):
             value = relative_position_index(sizes.grid)
-        moved[name] = value
-    return moved
+        resampled[name] = value
+    return resampled

@@ -1,12 +1,9 @@
 """The interface of a frozen uni-modal teacher."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
 
 
 class Teacher(Protocol):
@@ -24,13 +21,13 @@ class Teacher(Protocol):
         ...
 
     def provenance(self) -> dict[str, str]:
-        """Say what made the vectors: teacher, revision, weights_sha256 (`none` without weights), preprocessing."""
+        """Return what made the vectors: teacher, revision, weights_sha256 (`none` without weights), preprocessing."""
         ...
 
 
 @runtime_checkable
 class PreparingTeacher(Protocol):
-    """A teacher whose `encode` falls into two halves, so that threads can do the first one ahead of the model."""
+    """A teacher whose `encode` is split in two, so that threads can prepare batches ahead of the model."""
 
     precision: str
     """Numbers that `embed` calculates with: `float32`, `float16` or `bfloat16`."""
@@ -46,7 +43,7 @@ class PreparingTeacher(Protocol):
 
 @runtime_checkable
 class MeasuringTeacher(Protocol):
-    """A teacher whose work on an item grows with its length: batches of equal lengths waste none of it."""
+    """A teacher whose cost of an item grows with its length, so that batches of equal lengths waste nothing."""
 
     def lengths(self, items: Sequence[Any]) -> np.ndarray:
         """Return the length of each item, (n,) integers, for example in tokens."""

@@ -1,10 +1,4 @@
-"""The teachers that can be named."""
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
+"""The names of the teachers."""
 
 CATALOGUE = {
     "unicom-vit-b-32": "images; the paper's Unicom, 512 numbers; the authors' file, by --weights or downloaded",
@@ -23,4 +17,4 @@ CATALOGUE = {
     "offline-scenes-image": "images of `scenes`; a small frozen encoder of what is shown, shipped with the package",
     "offline-scenes-text": "texts of `scenes`; a small frozen encoder of what is claimed, shipped with the package",
 }
-"""Teachers one can name, and what each reads. Features made elsewhere come in by `extract-teachers --import`."""
+"""Teachers by name, and what each reads. Features made elsewhere come in by `extract-teachers --import`."""

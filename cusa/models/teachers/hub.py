@@ -2,21 +2,17 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cusa.errors import DataError
 from cusa.manifests.storage import store
-
-if TYPE_CHECKING:
-    pass
 from cusa.models.teachers.catalogue import CATALOGUE
 
 LOCAL = "local folder"
-"""What stands for a revision where a teacher came from a folder; where the folder lies is nobody else's business."""
+"""The revision of a teacher that came from a folder; the folder's path is private and is not written."""
 
 
 IMPORTED = "imported"
-"""Likewise, where nobody knows what made the features."""
+"""The revision of features that were made elsewhere."""
 
 
 def teacher_name(name: str) -> str:
@@ -56,16 +52,16 @@ def model_folder(name: str) -> Path | None:
     # sentence-transformers looks short names up under its own organisation.
     for repository in (plain,) if "/" in plain else (f"sentence-transformers/{plain}", plain):
         try:
-            found = try_to_load_from_cache(repository, "config.json", revision=revision or None)
+            config_path = try_to_load_from_cache(repository, "config.json", revision=revision or None)
         except HFValidationError:
             continue
-        if isinstance(found, str):
-            return Path(found).parent
+        if isinstance(config_path, str):
+            return Path(config_path).parent
     return None
 
 
 def model_provenance(name: str) -> dict[str, str]:
-    """Say which Hugging Face model a loaded teacher is: teacher, revision (the hub's commit), weights_sha256."""
+    """Return which Hugging Face model a loaded teacher is: teacher, revision (the hub's commit), weights_sha256."""
     folder = model_folder(name)
     if Path(name).expanduser().is_dir():
         teacher, revision = teacher_name(name), LOCAL

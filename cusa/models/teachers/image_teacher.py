@@ -84,7 +84,7 @@ class ImageTeacher:
         return np.concatenate(blocks) if blocks else np.zeros((0, self.width), dtype=np.float32)
 
     def provenance(self) -> dict[str, str]:
-        """Say what made the vectors."""
+        """Return what made the vectors."""
         how = self._preprocess
         cut = f"shorter side to {how.resize or how.size}, centre {how.size}" if how.fit == "crop" else f"to {how.size}"
         mean, std = (" ".join(f"{value:g}" for value in values) for values in (how.mean, how.std))

@@ -1,7 +1,7 @@
-"""Teachers that need no download: two without any weights, and the way to the two small ones shipped with the package.
+"""Teachers that need no download: two without weights, and two small ones shipped with the package.
 
 `offline-gist` sees colours and edges, `offline-ngrams` sees letters and words: they are only as good as pixels and
-spelling. What they are for is a run without a network and a lower bound that a real teacher must beat.
+spelling. They serve runs without a network connection, and as a lower bound that a real teacher must beat.
 """
 
 from collections import Counter
@@ -41,7 +41,7 @@ def load_offline(name: str) -> Teacher:
 
 
 class GistTeacher:
-    """Colours and edge directions on a grid of six by six cells: what lies where, by pixels alone.
+    """Colours and edge directions on a grid of six by six cells: a layout from pixels alone.
 
     Each cell gives its mean colour (brightness and two colour differences, mid-grey being zero) and a histogram of
     gradient directions without sign, weighted by strength. Both halves have length one before they are joined, so
@@ -84,7 +84,7 @@ class GistTeacher:
         return _unit(np.concatenate([_unit(colour + 1e-6), _unit(edges + 1e-6)], axis=1))
 
     def provenance(self) -> dict[str, str]:
-        """Say what made the vectors."""
+        """Return what made the vectors."""
         return {
             "teacher": self.name,
             "revision": "1",
@@ -95,16 +95,16 @@ class GistTeacher:
     def _cells(self, values_NHWK: np.ndarray) -> np.ndarray:
         number, _, _, kinds = values_NHWK.shape
         step = self._side // self._grid
-        cells = values_NHWK.reshape(number, self._grid, step, self._grid, step, kinds).mean((2, 4))
+        cells: np.ndarray = values_NHWK.reshape(number, self._grid, step, self._grid, step, kinds).mean((2, 4))
         return cells.reshape(number, -1)
 
 
 class NgramTeacher:
     """Hashed n-grams with a fixed random projection: texts that share words and word parts are close.
 
-    Words, neighbouring words and runs of three to five letters each stand for a vector of 256 signs, the bits of their
-    BLAKE2b digest; a text is the sum, each n-gram weighted by the logarithm of its count. No weights, no vocabulary,
-    the same numbers on every machine.
+    Words, pairs of neighbouring words and runs of three to five letters each map to a vector of 256 signs, the bits of
+    their BLAKE2b digest; a text is their sum, each n-gram weighted by the logarithm of its count. No weights, no
+    vocabulary, the same numbers on every machine.
 
     Source: random indexing, Kanerva et al., CogSci 2000; subword n-grams as Bojanowski et al., TACL 2017.
     """
@@ -125,7 +125,7 @@ class NgramTeacher:
         return _unit(rows)
 
     def provenance(self) -> dict[str, str]:
-        """Say what made the vectors."""
+        """Return what made the vectors."""
         return {
             "teacher": self.name,
             "revision": "1",
@@ -142,7 +142,7 @@ class NgramTeacher:
 
 
 def _ngrams(text: str) -> list[str]:
-    """Return a text's n-grams; a letter marks their kind, so that the word `red` and the letters `red` are two."""
+    """Return a text's n-grams; a prefix marks their kind, so that the word `red` and the letters `red` differ."""
     words = text.lower().split()
     pairs = ["p" + first + " " + second for first, second in zip(words, words[1:], strict=False)]
     letters = chain.from_iterable(_letters(f"<{word}>") for word in words)

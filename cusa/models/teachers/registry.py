@@ -1,4 +1,4 @@
-"""The interface of a frozen uni-modal teacher, and how a name becomes one."""
+"""From a teacher's name to the teacher."""
 
 import importlib
 import importlib.util
@@ -27,7 +27,7 @@ def load_teacher(name: str, modality: str, *, weights: str = "", precision: "Pre
         name: an `offline-*` or `unicom-*` name, `module:Class`, a Hugging Face vision model (images) or a
             sentence-transformers model (texts) by hub name or folder. `@` and a hub revision may follow a hub name.
         modality: `image` or `text`: what it must read.
-        weights: Unicom's file or the folder that holds it; looked for, and else downloaded, when empty.
+        weights: Unicom's file or the folder that holds it; searched for, then downloaded, when empty.
         precision: numbers of the matrix products, for models that run in torch.
 
     Raises:
@@ -72,14 +72,14 @@ def _load_class(name: str) -> Teacher:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), wanted)
+        teacher_class = getattr(importlib.import_module(module), wanted)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"The teacher {name!r} cannot be imported: {error}. Give module:Class, with the module on the Python path "
             "or in the working folder.",
             teacher=name,
         ) from error
-    teacher = found()
+    teacher: Teacher = teacher_class()
     lacking = [part for part in ("name", "modality", "width", "encode", "provenance") if not hasattr(teacher, part)]
     if lacking:
         raise ConfigError(

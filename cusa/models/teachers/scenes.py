@@ -1,11 +1,11 @@
-"""The two small frozen teachers of the drawn `scenes`, each semantic in its own modality and blind to the other.
+"""The two small frozen teachers of the drawn `scenes`, each trained on its own modality alone.
 
-The image encoder was trained to say what stands in each cell of a drawn scene, the text encoder which attributes a
-caption names; both on scenes of other seeds, by `tools/train_scene_teachers.py`. An embedding is the bag of the
-concepts found (a shape, a colour, a shape of a colour, a place, a background), each by its probability and the weight
-of its family: the cosine says how much two have in common.
+The image encoder was trained to predict the content of each cell of a drawn scene, the text encoder the attributes
+that a caption names; both on scenes of other seeds, by `tools/train_scene_teachers.py`. An embedding is the bag of the
+predicted concepts (a shape, a colour, a shape of a colour, a place, a background), each weighted by its probability
+and the weight of its family: the cosine grows with what two have in common.
 
-Outside drawn scenes they know nothing.
+They are of no use outside drawn scenes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -32,7 +32,7 @@ BUCKETS = 2048
 MOST_WORDS = 64
 
 CELL_HEADS = {"shape": 8, "colour": 8, "size": 2, "texture": 4}
-"""What is said of the thing in a cell, and among how many values."""
+"""The attributes of the thing in a cell, and the number of values of each."""
 NUM_BACKGROUNDS = 6
 
 IMAGE_FAMILIES = {
@@ -64,7 +64,7 @@ BATCH = 128
 
 
 class SceneImageEncoder(nn.Module):
-    """A small convolutional network that says of every cell of a 3 x 3 grid what stands in it."""
+    """A small convolutional network that predicts the content of every cell of a 3 x 3 grid."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,22 +93,22 @@ class SceneImageEncoder(nn.Module):
         flat = things.flatten(2).transpose(1, 2)  # (B, G*G, heads), cells by rows
         there = torch.sigmoid(flat[..., :1])
         parts = torch.split(flat[..., 1:], list(CELL_HEADS.values()), dim=2)
-        said = {name: part.softmax(2) for name, part in zip(CELL_HEADS, parts, strict=True)}
-        shape, colour = there * said["shape"], there * said["colour"]
-        found = {
+        values = {name: part.softmax(2) for name, part in zip(CELL_HEADS, parts, strict=True)}
+        shape, colour = there * values["shape"], there * values["colour"]
+        probabilities = {
             "shape": _anywhere(shape),
             "colour": _anywhere(colour),
-            "texture": _anywhere(there * said["texture"]),
-            "shape colour": _anywhere((shape[..., None] * said["colour"][..., None, :]).flatten(2)),
+            "texture": _anywhere(there * values["texture"]),
+            "shape colour": _anywhere((shape[..., None] * values["colour"][..., None, :]).flatten(2)),
             "shape cell": shape.flatten(1),
             "colour cell": colour.flatten(1),
             "background": background.softmax(1),
         }
-        return torch.cat([found[name] for name in IMAGE_FAMILIES], dim=1)
+        return torch.cat([probabilities[name] for name in IMAGE_FAMILIES], dim=1)
 
 
 class SceneTextEncoder(nn.Module):
-    """Hashed words, three convolutions along the sentence, and the strongest and the mean answer of each channel."""
+    """Hashed words, three convolutions along the sentence, and the maximum and the mean of each channel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +125,8 @@ class SceneTextEncoder(nn.Module):
         for layer in (self.wide, self.wider):
             hidden = (hidden + torch.relu(layer(hidden))) * mask_B1L
         mean = hidden.sum(2) / mask_B1L.sum(2).clamp(min=1)
-        return self.answer(torch.cat([hidden.amax(2), mean], dim=1))
+        logits: Tensor = self.answer(torch.cat([hidden.amax(2), mean], dim=1))
+        return logits
 
     def concepts(self, words_BL: Tensor) -> Tensor:
         """Return the probability that each concept of `TEXT_FAMILIES` is named, (B, K)."""
@@ -157,7 +158,7 @@ class SceneImageTeacher:
         return _embed(self._model.concepts, blocks, self._scale_K)
 
     def provenance(self) -> dict[str, str]:
-        """Say what made the vectors."""
+        """Return what made the vectors."""
         return _provenance(self.name, self._weights, f"RGB, {IMAGE_SIDE} x {IMAGE_SIDE} bilinear, -1 to 1")
 
 
@@ -186,7 +187,7 @@ class SceneTextTeacher:
         return _embed(self._model.concepts, blocks, self._scale_K)
 
     def provenance(self) -> dict[str, str]:
-        """Say what made the vectors."""
+        """Return what made the vectors."""
         return _provenance(self.name, self._weights, f"lower case words, CRC-32 modulo {BUCKETS - 1}")
 
 
@@ -207,7 +208,7 @@ def load_weights(model: nn.Module, path: Path) -> Tensor:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
         tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-        scale_K = tensors.pop("scale")
+        scale_K: Tensor = tensors.pop("scale")
         model.load_state_dict(tensors)
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise DataError(
@@ -248,7 +249,7 @@ def _anywhere(probability_BGK: Tensor) -> Tensor:
 @torch.inference_mode()
 def _embed(concepts: Callable[[Tensor], Tensor], blocks: Iterable[Tensor], scale_K: Tensor) -> np.ndarray:
     """Return the weighted concepts of all blocks as unit rows."""
-    # The small constant keeps a length above zero where nothing at all was found.
+    # The small constant keeps a length above zero where no concept is likely.
     rows = [nn.functional.normalize(concepts(block) * scale_K + 1e-6, dim=1) for block in blocks]
     return torch.cat(rows).numpy() if rows else np.zeros((0, len(scale_K)), dtype=np.float32)
 

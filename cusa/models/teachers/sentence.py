@@ -34,7 +34,7 @@ class SentenceTeacher:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # progress is told through events
+        logging.disable_progress_bar()  # progress goes through events
         path = Path(name).expanduser()
         if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~"))):
             raise DataError(f"{name} is no folder. Give a sentence-transformers folder or a hub name.", path=name)
@@ -63,7 +63,7 @@ class SentenceTeacher:
         self.name = teacher_name(name)
         self.width = int(self._model.get_embedding_dimension() or 0)
         self._prompt = (self._model.prompts or {}).get(self._model.default_prompt_name or "") or None
-        self._told = name
+        self._requested = name
         self._batch_size = batch_size
         # A fast tokenizer that two threads set up at once raises "Already borrowed".
         self._tokenizing = threading.Lock()
@@ -108,10 +108,10 @@ class SentenceTeacher:
         return rows[[where[text] for text in items]]
 
     def provenance(self) -> dict[str, str]:
-        """Say what made the vectors."""
+        """Return what made the vectors."""
         prompt = f", prompt {self._prompt!r}" if self._prompt else ""
         return {
-            **model_provenance(self._told),
+            **model_provenance(self._requested),
             "preprocessing": f"sentence-transformers tokenizer, {self._model.max_seq_length} tokens at most{prompt}",
             "precision": self.precision,
         }

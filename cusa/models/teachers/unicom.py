@@ -82,11 +82,13 @@ class Unicom(nn.Module):
         x_BPD = self.patch_embed["proj"](pixels_B3SS).flatten(2).transpose(1, 2) + self.pos_embed
         for block in self.blocks:
             x_BPD = block(x_BPD)
-        return self.norm(x_BPD.float()).flatten(1)
+        normed: Tensor = self.norm(x_BPD.float())
+        return normed.flatten(1)
 
     def forward(self, pixels_B3SS: Tensor) -> Tensor:
         """Return the compact embedding, (B, E), not normalised."""
-        return self.feature(self.tokens(pixels_B3SS))
+        embedding: Tensor = self.feature(self.tokens(pixels_B3SS))
+        return embedding
 
 
 class _Block(nn.Module):
@@ -104,7 +106,8 @@ class _Block(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(number, patches, dim)
         x_BPD = x_BPD + self.attn["proj"](mixed)
-        return x_BPD + self.mlp["fc2"](F.relu6(self.mlp["fc1"](self.norm2(x_BPD))))
+        hidden: Tensor = self.mlp["fc2"](F.relu6(self.mlp["fc1"](self.norm2(x_BPD))))
+        return x_BPD + hidden
 
 
 def load_unicom(name: str, *, weights: str = "", precision: Precision = "auto", device: str = "") -> ImageTeacher:
@@ -112,7 +115,7 @@ def load_unicom(name: str, *, weights: str = "", precision: Precision = "auto", 
 
     Args:
         name: a name of `UNICOM`, or one with `-tokens` behind it for the flattened patch tokens (P * D numbers).
-        weights: the authors' file or the folder that holds it; looked for and else downloaded when empty.
+        weights: the authors' file or the folder that holds it; searched for, then downloaded, when empty.
         precision: numbers of the matrix products.
         device: a torch device; CUDA if there is one when empty.
 
@@ -164,8 +167,8 @@ def _read(path: Path, network: nn.Module) -> dict[str, Tensor]:
     """Read a checkpoint's tensors as float32, without executing anything it may hold."""
     wanted = network.state_dict()
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        shapes = {key: tuple(value.shape) for key, value in found.items()}
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError... for a bad file
         raise DataError(
             f"{path} is no file of weights that can be read safely ({str(error).splitlines()[0]}). "
@@ -181,4 +184,4 @@ def _read(path: Path, network: nn.Module) -> dict[str, Tensor]:
             "wanted). Give the file of the named network.",
             path=path,
         )
-    return {key: value.float() if value.is_floating_point() else value for key, value in found.items()}
+    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}

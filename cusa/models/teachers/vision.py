@@ -47,14 +47,15 @@ def load_vision(name: str, *, precision: Precision = "auto", device: str = "") -
     preprocess = Preprocess.from_hugging_face(
         _preprocessor(plain, revision), image_size=side if isinstance(side, int) else int(side[0])
     )
-    placed = Device(precision, device)
-    placed.place(network)
+    runs_on = Device(precision, device)
+    runs_on.place(network)
 
     def features(pixels_B3SS: Tensor) -> Tensor:
         forward = getattr(network, "get_image_features", network)
-        return forward(pixel_values=pixels_B3SS).pooler_output
+        pooled: Tensor = forward(pixel_values=pixels_B3SS).pooler_output
+        return pooled
 
-    width = _width(name, features, preprocess.size, placed)
+    width = _width(name, features, preprocess.size, runs_on)
     provenance = model_provenance(name)
     return ImageTeacher(
         name=teacher_name(name),
@@ -63,31 +64,31 @@ def load_vision(name: str, *, precision: Precision = "auto", device: str = "") -
         width=width,
         preprocess=preprocess,
         provenance=provenance,
-        device=placed,
+        device=runs_on,
     )
 
 
 @torch.inference_mode()
 def _width(name: str, features: Any, size: int, device: Device) -> int:
-    """Try the model on an empty image; return the width of what it gives."""
+    """Run the model on an empty image and return the width of its output."""
     try:
-        found = features(torch.zeros((1, 3, size, size), device=device.torch))
-        assert found.ndim == 2, found.shape
-    except Exception as error:  # whatever a model of another kind says to pixels
+        pooled = features(torch.zeros((1, 3, size, size), device=device.torch))
+        assert pooled.ndim == 2, pooled.shape
+    except Exception as error:  # a model of another kind may raise anything
         raise DataError(
             f"{name!r} gives no pooled output for images of {size} x {size} pixels ({type(error).__name__}: "
             f"{str(error).strip().splitlines()[0] if str(error) else ''}). Give a vision model such as "
             "facebook/dinov2-base, or write a `module:Class` teacher around it.",
             teacher=name,
         ) from error
-    return found.shape[1]
+    return int(pooled.shape[1])
 
 
 def _preprocessor(name: str, revision: str) -> dict[str, Any]:
     path = Path(name) / "preprocessor_config.json"
     if Path(name).is_dir():
         return store.read_json(path) if path.is_file() else {}
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
-    found = cached_file(name, path.name, revision=revision or None, _raise_exceptions_for_missing_entries=False)
-    return store.read_json(Path(found)) if found else {}
+    config_path = cached_file(name, path.name, revision=revision or None, _raise_exceptions_for_missing_entries=False)
+    return store.read_json(Path(config_path)) if config_path else {}

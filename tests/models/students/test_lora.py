@@ -25,8 +25,8 @@ LORA = LoraConfig(rank=2, alpha=6.0)
 KINDS = ["dual-encoder", "x2vlm", "blip"]
 
 
-def _make(kind: str, told: LoraConfig = LORA) -> Any:
-    config = SMALL.model_copy(update={"kind": kind, "lora": told, "cross_head": True})
+def _make(kind: str, settings: LoraConfig = LORA) -> Any:
+    config = SMALL.model_copy(update={"kind": kind, "lora": settings, "cross_head": True})
     return students.create(config, captions=CAPTIONS, uni=True, seed=0).eval()
 
 
@@ -59,8 +59,8 @@ def test_add__changes_no_embedding_and_leaves_adapters_and_heads_to_learn(kind: 
     assert inside == {name for name, _ in student.named_parameters() if "lora_" in name}
     before = {name for name, parameter in plain.named_parameters() if parameter.requires_grad}
     assert learning - inside == {name for name in before if not name.startswith(towers)}
-    for end in ("image", "text"):
-        assert any(name.startswith(student.tower(end)) for name in inside)
+    for modality in ("image", "text"):
+        assert any(name.startswith(student.tower(modality)) for name in inside)
     _move(student)
     for name, rows in _rows(plain).items():  # every output hears of its adapters
         assert (_rows(student)[name] - rows).abs().max() > 1e-3
@@ -111,15 +111,15 @@ def test_write_adapters__peft_puts_them_on_the_model_it_started_from(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("kind", "told", "words"),
+    ("kind", "settings", "words"),
     [
         ("dual-encoder", {"targets": ("q_prj",)}, r"names 'q_prj', which is no linear layer.*Did you mean 'q_proj'"),
         ("sgraf", {}, r"No linear layer of the towers is called q_proj.*student\.lora\.targets: fc"),
     ],
 )
-def test_add__targets_that_are_not_there(kind: str, told: dict[str, Any], words: str) -> None:
+def test_add__targets_that_are_not_there(kind: str, settings: dict[str, Any], words: str) -> None:
     sgraf = SgrafConfig(regions_from="patches", regions=4, patch=6, width=12, similarity_width=6, min_count=1)
-    config = SMALL.model_copy(update={"kind": kind, "sgraf": sgraf, "lora": LORA.model_copy(update=told)})
+    config = SMALL.model_copy(update={"kind": kind, "sgraf": sgraf, "lora": LORA.model_copy(update=settings)})
     with pytest.raises(ConfigError, match=words):
         students.create(config, captions=CAPTIONS, uni=False, seed=0)
 
@@ -127,7 +127,7 @@ def test_add__targets_that_are_not_there(kind: str, told: dict[str, Any], words:
 def test_add__a_student_without_towers(monkeypatch: pytest.MonkeyPatch) -> None:
     student = _make("dual-encoder", LoraConfig())
     monkeypatch.setattr(type(student), "tower", students.Student.tower)
-    with pytest.raises(ConfigError, match="DualEncoder does not say what they are"):
+    with pytest.raises(ConfigError, match="the towers, and DualEncoder gives none"):
         lora.add(student, LORA, seed=0)
 
 

@@ -31,8 +31,8 @@ SMALL = StudentConfig(
 )
 
 
-def _make(kind: str, *, uni: bool = True, seed: int = 0, **told: Any) -> Any:
-    config = SMALL.model_copy(update={"kind": kind, **told})
+def _make(kind: str, *, uni: bool = True, seed: int = 0, **settings: Any) -> Any:
+    config = SMALL.model_copy(update={"kind": kind, **settings})
     return students.create(config, captions=CAPTIONS, uni=uni, seed=seed).eval()
 
 
@@ -54,8 +54,8 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path, kind: str, uni: bool) -
         out, other = student(pixels, tokens), again(pixels, tokens)
         for name in ("image", "text", *(("image_uni", "text_uni") if uni else ())):
             torch.testing.assert_close(other[name], out[name], rtol=0, atol=0)
-            end, _, space = name.partition("_")
-            alone = getattr(student, f"encode_{end}")(pixels if end == "image" else tokens, space or "cross")
+            modality, _, space = name.partition("_")
+            alone = getattr(student, f"encode_{modality}")(pixels if modality == "image" else tokens, space or "cross")
             torch.testing.assert_close(alone, out[name], rtol=1e-5, atol=1e-6)
         matched = student.match(out["image_parts"], out["text_parts"])
         torch.testing.assert_close(again.match(other["image_parts"], other["text_parts"]), matched, rtol=0, atol=0)
@@ -109,12 +109,12 @@ def test_an_x2vlm_checkpoint_loads_by_its_names_at_another_resolution(tmp_path: 
     # As pre-training wrote it: BERT under a name of its own, and heads that retrieval has no use for.
     written = {name.replace("text_encoder.", "text_encoder.bert."): value for name, value in state.items()}
     torch.save({"model": {**written, "bbox_head.0.weight": torch.zeros(2)}}, tmp_path / "x2vlm.th")
-    same = _make("x2vlm", uni=False, image_size=32, name=str(tmp_path / "x2vlm.th"))
+    same_image = _make("x2vlm", uni=False, image_size=32, name=str(tmp_path / "x2vlm.th"))
     pixels, tokens = _inputs(student)
     with torch.no_grad():
         for name, value in student(pixels, tokens).items():
             if name in ("image", "text"):
-                torch.testing.assert_close(same(pixels, tokens)[name], value, rtol=0, atol=0)
+                torch.testing.assert_close(same_image(pixels, tokens)[name], value, rtol=0, atol=0)
     larger = _make("x2vlm", uni=False, image_size=48, name=str(tmp_path / "x2vlm.th"))
     assert larger.image_parts(torch.zeros(1, 3, 48, 48))["tokens"].shape == (1, 37, 16)
 
@@ -167,6 +167,6 @@ def test_the_matching_loss_by_hand() -> None:
 
 
 def test_hub_tokenizers_that_are_not_there(tmp_path: Path) -> None:
-    told = MatchingConfig(size="base", tokenizer=str(tmp_path / "nowhere"))
+    settings = MatchingConfig(size="base", tokenizer=str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match=r"student\.x2vlm\.tokenizer=PATH"):
-        _make("x2vlm", x2vlm=told)
+        _make("x2vlm", x2vlm=settings)

@@ -30,11 +30,11 @@ def _published(state: dict[str, Tensor], width: int) -> dict[str, Tensor]:
     torch.manual_seed(0)
     full: dict[str, Tensor] = {f"clip_model.{name}": value for name, value in state.items()}
     for space in ("cross", "uni"):
-        for end in ("image", "text"):
-            full[f"ln_{space}_{end}_projection.weight"] = torch.rand(width)
-            full[f"ln_{space}_{end}_projection.bias"] = torch.rand(width)
-            full[f"{space}_{end}_projection.weight"] = torch.randn(width, width)
-            full[f"{space}_{end}_projection.bias"] = torch.randn(width)
+        for modality in ("image", "text"):
+            full[f"ln_{space}_{modality}_projection.weight"] = torch.rand(width)
+            full[f"ln_{space}_{modality}_projection.bias"] = torch.rand(width)
+            full[f"{space}_{modality}_projection.weight"] = torch.randn(width, width)
+            full[f"{space}_{modality}_projection.bias"] = torch.randn(width)
     return full | {"tau": torch.tensor(0.04), "cross_tau": torch.tensor(0.3), "uni_tau_image": torch.tensor(0.2)}
 
 

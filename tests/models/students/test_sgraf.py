@@ -11,16 +11,15 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2
 from cusa.errors import ConfigError, DataError
 from cusa.models import student as students
 from cusa.models.config import SgrafConfig, StudentConfig
-from cusa.models.students import vocabulary
 from cusa.models.students.regions import GridFeatures, patches
 from cusa.models.students.sgraf import Sgraf
 
 CAPTIONS = ["A red square.", "a blue circle, left of a red square", "Two green triangles!", "a yellow star on grass"]
-TOLD = SgrafConfig(regions=9, region_width=5, word_width=6, width=8, similarity_width=4, steps=2, min_count=1)
+SETTINGS = SgrafConfig(regions=9, region_width=5, word_width=6, width=8, similarity_width=4, steps=2, min_count=1)
 
 
-def _make(uni: bool = True, seed: int = 0, **told: Any) -> Sgraf:
-    config = StudentConfig(kind="sgraf", sgraf=TOLD.model_copy(update=told))
+def _make(uni: bool = True, seed: int = 0, **settings: Any) -> Sgraf:
+    config = StudentConfig(kind="sgraf", sgraf=SETTINGS.model_copy(update=settings))
     student = students.create(config, captions=CAPTIONS, uni=uni, seed=seed)
     assert isinstance(student, Sgraf)
     return student
@@ -124,21 +123,21 @@ def test_an_ensemble_averages_its_members(tmp_path: Path) -> None:
     arrays = torch.from_numpy(np.stack([sgr.image_array(_regions(9, n)) for n in range(3)]))
     tokens = sgr.tokenize(CAPTIONS[:3])
     with torch.no_grad():
-        found = [student(arrays, tokens) for student in (sgr, saf, both)]
-    torch.testing.assert_close(found[2]["similarity"], (found[0]["similarity"] + found[1]["similarity"]) / 2)
-    uni = [item["image_uni"] @ item["image_uni"].T for item in found]
+        outputs = [student(arrays, tokens) for student in (sgr, saf, both)]
+    torch.testing.assert_close(outputs[2]["similarity"], (outputs[0]["similarity"] + outputs[1]["similarity"]) / 2)
+    uni = [item["image_uni"] @ item["image_uni"].T for item in outputs]
     torch.testing.assert_close(uni[2], (uni[0] + uni[1]) / 2, rtol=1e-5, atol=1e-6)
     both.save(tmp_path / "both")
     with torch.no_grad():
         again = students.load(tmp_path / "both")(arrays, tokens)
-    torch.testing.assert_close(again["similarity"], found[2]["similarity"], rtol=0, atol=0)
+    torch.testing.assert_close(again["similarity"], outputs[2]["similarity"], rtol=0, atol=0)
     with pytest.raises(ConfigError, match="one SGR and one SAF"):
         Sgraf.ensemble(sgr, _make(module="sgr"))
     with pytest.raises(ConfigError, match="differ in network"):
         Sgraf.ensemble(sgr, _make(module="saf", width=12))
 
 
-def test_the_references_vocabulary_is_read_and_written(tmp_path: Path) -> None:
+def test_the_references_vocabulary_keeps_its_ids(tmp_path: Path) -> None:
     words = ["<pad>", "<start>", "<end>", "<unk>", "a", "red", "square"]
     content = {
         "word2idx": {word: number for number, word in enumerate(words)},
@@ -151,14 +150,14 @@ def test_the_references_vocabulary_is_read_and_written(tmp_path: Path) -> None:
     tokens = student.tokenize(["A red, red circle"])
     assert tokens["input_ids"].tolist() == [[1, 4, 5, 5, 3, 2]]
     assert len(student.networks["sgr"].txt_enc.embed.weight) == 7  # type: ignore[union-attr, arg-type]
-    assert vocabulary.to_reference(student._tokenizer) == content
+    assert student._tokenizer.get_vocab() == content["word2idx"]
     for broken in ("no json", '{"words": 1}', '{"word2idx": {"<pad>": 0, "a": 5}}'):
         path.write_text(broken)
         with pytest.raises(DataError, match="vocabulary|the ids must be"):
             _make(vocabulary=str(path))
 
 
-def test_rare_words_are_unknown_and_too_many_are_told() -> None:
+def test_rare_words_are_unknown_and_too_many_are_remarked() -> None:
     student = _make(min_count=2)
     assert student.remarks() == ()
     student.tokenize(["a red square", "two zebras drink"])

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cusa.models.students import sgraf_network
-from cusa.models.students.sgraf_network import SgrafNetwork, hinge
+from cusa.models.students.sgraf_network import SgrafNetwork, SgrafSizes, hinge
 
 NAMES = ["sgraf_a", "sgraf_b"]
 MODULES = ["SGR", "SAF"]
@@ -18,8 +18,7 @@ MODULES = ["SGR", "SAF"]
 def _golden(golden: Path, name: str, module: str, *, dropout: float = 0.4) -> tuple[SgrafNetwork, Any]:
     arrays = np.load(golden / "07_sgraf" / f"{name}.npz")
     state = load_file(golden / "07_sgraf" / f"{name}_{module}.safetensors")
-    network = SgrafNetwork(
-        module.lower(),  # type: ignore[arg-type]
+    sizes = SgrafSizes(
         region_width=state["img_enc.fc.weight"].shape[1],
         vocabulary=len(state["txt_enc.embed.weight"]),
         word_width=state["txt_enc.embed.weight"].shape[1],
@@ -28,6 +27,7 @@ def _golden(golden: Path, name: str, module: str, *, dropout: float = 0.4) -> tu
         steps=len({key.split(".")[2] for key in state if key.startswith("sim_enc.SGR_module")}),
         dropout=dropout,
     )
+    network = SgrafNetwork(module.lower(), sizes)  # type: ignore[arg-type]
     network.load_state_dict(state)
     return network, arrays
 
@@ -57,14 +57,14 @@ def test_evaluation_equals_the_reference(golden: Path, name: str, module: str) -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_ensemble_is_the_mean(golden: Path, name: str) -> None:
-    found = []
+    scores = []
     for module in MODULES:
         network, arrays = _golden(golden, name, module)
         with torch.no_grad():
-            found.append(
+            scores.append(
                 _score(network.eval(), *(torch.from_numpy(arrays[k]) for k in ("regions", "captions", "lengths")))[-1]
             )
-    np.testing.assert_allclose((found[0] + found[1]) / 2, arrays["ensemble/similarity"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose((scores[0] + scores[1]) / 2, arrays["ensemble/similarity"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -103,24 +103,17 @@ def test_training_equals_the_reference(golden: Path, name: str, module: str) -> 
 def test_real_sizes_have_the_reference_names_and_counts(golden: Path, where: str, module: str) -> None:
     real = json.loads((golden / "07_sgraf" / "state_dict_shapes.json").read_text())[f"{where}/{module}"]
     with torch.device("meta"):
-        network = SgrafNetwork(module.lower(), region_width=2048, vocabulary=real["vocab_size"])  # type: ignore[arg-type]
+        network = SgrafNetwork(module.lower(), SgrafSizes(2048, real["vocab_size"]))  # type: ignore[arg-type]
     assert {key: list(value.shape) for key, value in network.state_dict().items()} == real["state_dict"]
     assert sum(p.numel() for p in network.parameters()) == real["parameters"]
 
 
 def _small(module: str, seed: int = 0) -> SgrafNetwork:
     torch.manual_seed(seed)
-    return SgrafNetwork(
-        module.lower(),  # type: ignore[arg-type]
-        region_width=7,
-        vocabulary=20,
-        regions=5,
-        word_width=6,
-        width=8,
-        similarity_width=4,
-        steps=2,
-        dropout=0,
+    sizes = SgrafSizes(
+        region_width=7, vocabulary=20, regions=5, word_width=6, width=8, similarity_width=4, steps=2, dropout=0
     )
+    return SgrafNetwork(module.lower(), sizes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("module", MODULES)

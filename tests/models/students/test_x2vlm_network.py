@@ -26,23 +26,23 @@ NAMES = ["x2vlm_a", "x2vlm_b"]
 
 def _golden(golden: Path, name: str) -> tuple[X2vlmNetwork, dict[str, Any]]:
     arrays = dict(np.load(golden / "09_x2vlm" / f"{name}.npz"))
-    told = json.loads(str(arrays["config_json"]))
+    sizes = json.loads(str(arrays["config_json"]))
     network = X2vlmNetwork(
         Sizes(
-            image_size=told["image"],
-            patch_size=told["patch"],
-            vision_width=told["vision_width"],
-            vision_layers=told["vision_layers"],
-            vision_heads=told["vision_heads"],
-            text_width=told["text_width"],
-            text_heads=told["text_heads"],
-            text_inner=told["text_intermediate"],
-            text_layers=told["text_fusion_start"],
-            fusion_layers=told["text_layers_total"] - told["text_fusion_start"],
-            vocabulary=told["vocab"],
-            positions=told["max_pos"],
-            width=told["embed"],
-            temperature=told["temp"],
+            image_size=sizes["image"],
+            patch_size=sizes["patch"],
+            vision_width=sizes["vision_width"],
+            vision_layers=sizes["vision_layers"],
+            vision_heads=sizes["vision_heads"],
+            text_width=sizes["text_width"],
+            text_heads=sizes["text_heads"],
+            text_inner=sizes["text_intermediate"],
+            text_layers=sizes["text_fusion_start"],
+            fusion_layers=sizes["text_layers_total"] - sizes["text_fusion_start"],
+            vocabulary=sizes["vocab"],
+            positions=sizes["max_pos"],
+            width=sizes["embed"],
+            temperature=sizes["temp"],
         )
     )
     network.load_state_dict(load_file(golden / "09_x2vlm" / f"{name}.safetensors"))
@@ -136,11 +136,11 @@ def test_real_sizes_have_the_reference_names_and_counts(golden: Path) -> None:
         network = X2vlmNetwork(BASE)
         small = X2vlmNetwork(Sizes(image_size=224))
         large = X2vlmNetwork(LARGE)
-    found = {
+    shapes = {
         name: [list(value.shape), str(value.dtype).removeprefix("torch.")]
         for name, value in network.state_dict().items()
     }
-    assert found == real["base_384"]["state_dict"]
+    assert shapes == real["base_384"]["state_dict"]
     assert sum(p.numel() for p in network.parameters()) == real["base_384"]["parameters"] == 253_158_467
     changed = {
         name: [list(value.shape)]

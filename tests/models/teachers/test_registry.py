@@ -60,7 +60,7 @@ def test_load_teacher__a_class_that_is_not_there(mine: Path, name: str) -> None:
         load_teacher(name, "text")
 
 
-def test_load_teacher__the_nearest_name_is_told() -> None:
+def test_load_teacher__the_nearest_name_is_suggested() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'unicom-vit-b-32'"):
         load_teacher("unicom-vit-b32", "image")
     with pytest.raises(ConfigError, match="There is no image teacher 'dinov2'"):

@@ -63,8 +63,8 @@ def test_the_image_encoder_says_what_a_scene_shows(world: World) -> None:
     model = scene_teachers.SceneImageEncoder()
     scene_teachers.load_weights(model, WEIGHTS / "offline-scenes-image.safetensors")
     with torch.inference_mode():
-        found = model.concepts(scene_teachers.pixels(world.images)) > 0.5
-    parts = dict(zip(IMAGE_FAMILIES, found.split(list(IMAGE_FAMILIES.values()), dim=1), strict=True))
+        predicted = model.concepts(scene_teachers.pixels(world.images)) > 0.5
+    parts = dict(zip(IMAGE_FAMILIES, predicted.split(list(IMAGE_FAMILIES.values()), dim=1), strict=True))
     right = []
     for n, scene in enumerate(world.scenes):
         named = {

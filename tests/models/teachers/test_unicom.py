@@ -22,14 +22,14 @@ Fixture = tuple[UnicomSize, dict[str, torch.Tensor], dict[str, np.ndarray]]
 
 def _tiny(folder: Path, letter: str) -> Fixture:
     arrays = dict(np.load(folder / "08_unicom" / f"unicom_{letter}.npz"))
-    told = json.loads(str(arrays["config_json"]))
+    facts = json.loads(str(arrays["config_json"]))
     size = UnicomSize(
-        size=told["input_size"],
-        patch=told["patch_size"],
-        dim=told["dim"],
-        depth=told["depth"],
-        heads=told["num_heads"],
-        width=told["embedding_size"],
+        size=facts["input_size"],
+        patch=facts["patch_size"],
+        dim=facts["dim"],
+        depth=facts["depth"],
+        heads=facts["num_heads"],
+        width=facts["embedding_size"],
         file=WeightsFile("tiny.pt", "", ""),
     )
     return size, load_file(folder / "08_unicom" / f"unicom_{letter}.safetensors"), arrays
@@ -63,9 +63,9 @@ def test_unicom__names_shapes_and_files_are_the_released_ones(golden: Path) -> N
             assert fact["state_dict_feature_part"].items() <= shapes.items()
             assert f"blocks.{fact['depth'] - 1}.norm1.weight" in shapes
             assert f"blocks.{fact['depth']}.norm1.weight" not in shapes
-    told = facts["preprocessing"]
-    assert Preprocess().mean == tuple(told["mean"])
-    assert Preprocess().std == tuple(told["std"])
+    preprocessing = facts["preprocessing"]
+    assert Preprocess().mean == tuple(preprocessing["mean"])
+    assert Preprocess().std == tuple(preprocessing["std"])
     assert len(unicom_names()) == 8
     assert UNICOM["unicom-vit-b-32"].patches * UNICOM["unicom-vit-b-32"].dim == 37_632  # the paper's stored vector
 

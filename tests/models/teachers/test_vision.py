@@ -58,18 +58,20 @@ def official(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Any, 
 
 def _pixels(kind: str, pictures: list[Image.Image]) -> torch.Tensor:
     """Resize, cut and normalise with Pillow and numpy alone, as the official PIL processors do for these sizes."""
-    told = PROCESSORS[kind]
-    mean, std = (np.array(told.get(f"image_{what}", default)) for what, default in (("mean", _MEAN), ("std", _STD)))
+    processor = PROCESSORS[kind]
+    mean, std = (
+        np.array(processor.get(f"image_{what}", default)) for what, default in (("mean", _MEAN), ("std", _STD))
+    )
     rows = []
     for picture in pictures:
-        if "shortest_edge" in told["size"]:
-            short = told["size"]["shortest_edge"]
+        if "shortest_edge" in processor["size"]:
+            short = processor["size"]["shortest_edge"]
             scale = short / min(picture.size)
-            picture = picture.resize((int(picture.width * scale), int(picture.height * scale)), told["resample"])
+            picture = picture.resize((int(picture.width * scale), int(picture.height * scale)), processor["resample"])
             left, top = (picture.width - 32) // 2, (picture.height - 32) // 2
             picture = picture.crop((left, top, left + 32, top + 32))
         else:
-            picture = picture.resize((32, 32), told["resample"])
+            picture = picture.resize((32, 32), processor["resample"])
         rows.append(((np.asarray(picture) / 255 - mean) / std).transpose(2, 0, 1))
     return torch.tensor(np.stack(rows), dtype=torch.float32)
 

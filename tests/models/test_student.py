@@ -37,15 +37,15 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_pages_adapter_trains_and_is_evaluated(mine: None, tmp_path: Path) -> None:
     work = worlds.make_work(tmp_path / "world", images=12, captions=3)
     settings = ["student.kind=mine:Mean", "train.batch=8", "train.steps=30", "train.lr=0.01", "loss.alpha=0"]
-    told = recipe.load("tiny", [*settings, "loss.beta=0", "eval.bootstrap=0", "train.device=cpu"])
-    training.train_one(told, work=work, out=tmp_path / "run")
+    loaded = recipe.load("tiny", [*settings, "loss.beta=0", "eval.bootstrap=0", "train.device=cpu"])
+    training.train_one(loaded, work=work, out=tmp_path / "run")
     rows = store.read_table(tmp_path / "run" / "metrics.parquet").to_pylist()
     losses = [row["value"] for row in rows if row["name"] == "loss"]
     assert losses[-1] < 0.8 * losses[0]
     assert store.read_json(tmp_path / "run" / "model" / "student.json")["kind"] == "mine:Mean"
-    (found,) = scoring.evaluate(str(tmp_path / "run"), scoring.EvalRequest(data=[work]))
-    assert found["student"] == "mean"
-    assert found["tasks"]["cross-modal"]["queries"] == 12 + 36
+    (report,) = scoring.evaluate(str(tmp_path / "run"), scoring.EvalRequest(data=[work]))
+    assert report["student"] == "mean"
+    assert report["tasks"]["cross-modal"]["queries"] == 12 + 36
     again = students.load(tmp_path / "run")
     assert type(again).__name__ == "Mean"
 
@@ -80,7 +80,7 @@ def test_a_folder_of_a_class_that_is_gone(mine: None, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["clip-vit-b-32", "sgr", "saf", "x2vlm-base"])
 def test_recipes_of_the_papers_students_hold_its_weights(name: str) -> None:
-    told = recipe.load(f"{name}/coco/cusa")
+    loaded = recipe.load(f"{name}/coco/cusa")
     expected = {"clip-vit-b-32": (0.1, 0.5), "sgr": (0.6, 0.75), "saf": (1.0, 0.75), "x2vlm-base": (0.3, 0.75)}
-    assert (told.loss.alpha, told.loss.beta) == expected[name]
-    assert students.kind_class(told.student.kind)
+    assert (loaded.loss.alpha, loaded.loss.beta) == expected[name]
+    assert students.kind_class(loaded.student.kind)
