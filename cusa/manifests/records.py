@@ -37,20 +37,23 @@ class ImageRecord(NamedTuple):
     """The image's bytes; None = to the end of the file."""
     array: tuple[int, ...] = ()
     """Shape of float32 numbers, little-endian, that the bytes are instead of an encoded image: (regions, width)."""
+    sha256: str = ""
+    """SHA-256 of the image as it was stored before, where one was recorded: what has another one is refused."""
 
     def to_json(self) -> list[Any]:
         """Return the record as what JSON can say, for a plan that a worker reads."""
         where = None if self.path is None else str(self.path)
         names = [self.key, self.split, where, self.source, self.captions, self.label, self.role]
-        return [*names, self.offset, self.length, self.array]
+        # Only where there is one: the plan of a folder that was made before there were any stays as it was.
+        return [*names, self.offset, self.length, self.array, *([self.sha256] if self.sha256 else [])]
 
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> "ImageRecord":
         """Make a record of what `to_json` gave."""
-        key, split, path, source, captions, label, role, offset, length, array = values
+        key, split, path, source, captions, label, role, offset, length, array, *sha256 = values
         texts = tuple(map(CaptionRecord._make, captions))
         where = None if path is None else place(path)
-        return cls(key, split, where, source, texts, label, role, offset, length, tuple(array))
+        return cls(key, split, where, source, texts, label, role, offset, length, tuple(array), *sha256)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ REASONS = {
     "unsupported-format": "an image, but not a JPEG, PNG or WebP file",
     "no-captions": "the image owns no usable caption",
     "empty-caption": "nothing is left of the caption once cleaned",
+    "changed": "the bytes are not those whose SHA-256 was recorded",
     "duplicate-key": "an earlier row has the same key",
     "not-finite": "the features hold a number that is not finite",
     "judged": "people judged it a duplicate, or its words true of another image as well",

@@ -188,6 +188,23 @@ class Split:
             )
         return self.bytes_at(self._shard[row], int(self._offset[row]), int(self._bytes[row]), key=self.image_keys[row])
 
+    def checked_image_bytes(self, row: int) -> bytes:
+        """Return the encoded image of one row, compared with the SHA-256 that was recorded when it was sharded.
+
+        Raises:
+            DataError: as for `image_bytes`, and if the bytes are not those that were sharded.
+        """
+        data = self.image_bytes(row)
+        if hashlib.sha256(data).hexdigest() != self.samples["sha256"][row].as_py():
+            path = self.folder / self._shard[row]
+            raise DataError(
+                f"{path}: the bytes of {self.image_keys[row]} are not those that were sharded (their SHA-256 differs); "
+                "the tar was changed or damaged since. Restore it, or make it again with `cusa shard ... --force`.",
+                path=path,
+                key=self.image_keys[row],
+            )
+        return data
+
     def bytes_at(self, shard: str, offset: int, size: int, *, key: str) -> bytes:
         """Return a range of a tar's bytes.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cusa.errors import DataError
 from cusa.eval.tasks import coco, cxc
 from cusa.manifests import keys
 from cusa.manifests.judgements import cxc_ratings, eccv_truth
@@ -101,3 +102,20 @@ def test_image_row__and_caption_row_invert_the_keys(tmp_path: Path) -> None:
     split = Split(make_work(tmp_path, images=4, splits=("train",)), "train")
     assert [split.image_row[key] for key in split.image_keys] == list(range(split.num_images))
     np.testing.assert_array_equal([split.caption_row[key] for key in split.caption_keys], np.arange(20))
+
+
+def test_checked_image_bytes__one_flipped_byte_is_found(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=3, splits=("train",))
+    split = Split(work, "train")
+    whole = [split.image_bytes(row) for row in range(3)]
+    assert [split.checked_image_bytes(row) for row in range(3)] == whole
+    tar = work / "train/00000.tar"
+    data = bytearray(tar.read_bytes())
+    at = split.samples["image_offset"][1].as_py() + len(whole[1]) // 2
+    data[at] ^= 1
+    tar.write_bytes(data)
+    again = Split(work, "train")
+    assert again.image_bytes(1) != whole[1], "the plain way does not compare"
+    assert [again.checked_image_bytes(row) for row in (0, 2)] == [whole[0], whole[2]]
+    with pytest.raises(DataError, match=r"00000\.tar: the bytes of mini/picture_0001 are not those that were sharded"):
+        again.checked_image_bytes(1)

@@ -96,7 +96,7 @@ def _rows(work: Path, names: list[str], wanted: set[str] | None, verdicts: str) 
                 array = (row["height"], row["width"])
                 offset, length = offset + length - 4 * row["height"] * row["width"], 4 * row["height"] * row["width"]
             about = (row["key"], name, tar, row["source"], texts, row["label"], row["role"])
-            yield ImageRecord(*about, offset=offset, length=length, array=array)
+            yield ImageRecord(*about, offset=offset, length=length, array=array, sha256=row["sha256"] if tar else "")
     for key in sorted((wanted or set()) - seen):
         yield Drop(names[0], key, str(work), "image", "missing", "the work folder has no such key")
 

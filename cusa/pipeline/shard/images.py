@@ -1,5 +1,6 @@
 """One image on its way into a tar: its bytes, the proof that they are whole, its smaller copy if resizing is on."""
 
+import hashlib
 import io
 import warnings
 import zlib
@@ -48,7 +49,10 @@ def read_image(record: ImageRecord, config: ShardConfig) -> tuple[bytes, str, in
     assert record.path is not None
     data = _read(record.path, record.offset, record.length)
     if record.array:
-        return _as_npy(data, record.array)
+        features = _as_npy(data, record.array)
+        _check_digest(features[0], record.sha256)
+        return features
+    _check_digest(data, record.sha256)
     if config.check == "structure" and (size := jpeg.whole_size(data)) is not None:
         _within_bounds(*size, config)
         if not config.resize or min(size) <= config.resize:
@@ -75,6 +79,11 @@ def read_image(record: ImageRecord, config: ShardConfig) -> tuple[bytes, str, in
             detail = str(error).splitlines()[0] if str(error) else "the data ends early"
             raise Refused("truncated", detail) from error
     return data, ext, width, height
+
+
+def _check_digest(data: bytes, sha256: str) -> None:
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise Refused("changed", f"the SHA-256 recorded is {sha256}; the file was changed or damaged since")
 
 
 def _within_bounds(width: int, height: int, config: ShardConfig) -> None:

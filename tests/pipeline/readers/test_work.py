@@ -12,6 +12,7 @@ from cusa.manifests.samples import Split
 from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ShardConfig
 from tests.manifests.judgements.test_verdicts import make
+from tests.pipeline.readers.counting import shard_counts
 from tests.worlds import make_work
 
 
@@ -97,3 +98,17 @@ def test_subset__keeps_bytes_captions_and_truth(tmp_path: Path) -> None:
     assert Split(tmp_path / "again", "test").digest == split.digest, "all of it is the same bytes"
     with pytest.raises(DataError, match="names no key"):
         readers.read_subset(work, [])
+
+
+def test_read_subset__a_picture_that_was_damaged_since_is_a_drop(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=3, splits=("train",))
+    split = Split(work, "train")
+    tar = work / "train/00000.tar"
+    data = bytearray(tar.read_bytes())
+    data[split.samples["image_offset"][1].as_py() + 300] ^= 1
+    tar.write_bytes(data)
+    counts = shard_counts(readers.read_subset(work), tmp_path / "again")
+    assert (counts["images_kept"], counts["images_dropped"]) == (2, 1)
+    (drop,) = (d for d in pq.read_table(tmp_path / "again/train/drops.parquet").to_pylist() if d["kind"] == "image")
+    assert (drop["key"], drop["reason"]) == (split.image_keys[1], "changed")
+    assert split.samples["sha256"][1].as_py() in drop["detail"]
