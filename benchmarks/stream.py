@@ -118,17 +118,16 @@ from pathlib import Path
 import numpy as np, torch
 torch.set_num_threads(1)
 from cusa.manifests.samples import Split
-from cusa.train.gather import TeacherRows
-from cusa.train.order import Order
-from cusa.train.pairs import Pairs
-from cusa.train.stream import PairStream, batches
+from cusa.train.data.gather import TeacherRows
+from cusa.train.data.order import Order
+from cusa.train.data.pairs import Pairs
+from cusa.train.data.stream import PairStream, batches
 from stream import Reader, status
 split = Split(Path(sys.argv[1]), "train")
 out = Path(sys.argv[1]) / "out"
 rows = {kind: TeacherRows(split, f"noise-{kind}", fallback=out) for kind in ("image", "text")}
 order = Order(split.num_captions, 128, 0)
-teachers = {f"teacher_{kind}": rows[kind] for kind in rows}
-stream = PairStream(split, order, Reader(), **teachers, cache_bytes=16 << 20)
+stream = PairStream(split, order, Reader(), teachers=rows, cache_bytes=16 << 20)
 for batch in batches(stream, 0, int(sys.argv[2]), threads=2):
     pass
 print(json.dumps({**status(), "pairs": order.pairs, "files_mib": sum(r.nbytes for r in rows.values()) >> 20}))
@@ -181,8 +180,8 @@ sys.path.insert(0, "benchmarks")
 from stream import status
 from pathlib import Path
 import numpy as np
-from cusa.train.order import Order
-from cusa.train.rows import Rows, Strings
+from cusa.train.data.order import Order
+from cusa.train.data.rows import Rows, Strings
 folder = Path(sys.argv[1])
 before = status()
 start = time.perf_counter()

@@ -1,7 +1,7 @@
 """Rows of all ranks in one tensor, with the gradient through them; sums over ranks.
 
-Every function here is a collective: all ranks of the default process group call it, in the same order. One process, or
-no process group, is a world of one rank and costs nothing.
+Every function here is a collective: all ranks of the default process group call it, in the same order. Without a
+process group, or with one process in it, nothing is exchanged.
 
 Legend: R rows of this rank, N rows of all ranks, W ranks.
 """
@@ -51,7 +51,7 @@ def gather(rows: Tensor, counts: tuple[int, ...], *, passes_to: PassesTo = "ever
 
     Args:
         rows: (R, ...), of the same type and further dimensions on every rank.
-        counts: what `rows_of_ranks` found.
+        counts: rows of every rank, from `rows_of_ranks`.
         passes_to: `every rank`: backward, each rank gets the sum over ranks of its rows' gradients, so that a loss of
             which every rank computes a part has the gradient of the whole. `own rows`: each rank keeps what it computed
             for its own rows and drops the rest, as the gather of the authors' release does.
@@ -59,15 +59,18 @@ def gather(rows: Tensor, counts: tuple[int, ...], *, passes_to: PassesTo = "ever
     Returns:
         (N, ...), differentiable with respect to the rows of this rank.
 
-    Source: the two ways are told apart in the release of Huang et al., AAAI 2024, doi 10.1609/aaai.v38i16.29789, by
-    what its numbers show: after data-parallel averaging `own rows` of a loss that every rank computes whole leaves 1/W
-    of the gradient to everything behind the embeddings.
+    Source: the release of Huang et al., AAAI 2024, doi 10.1609/aaai.v38i16.29789, gathers with `own rows`: where every
+    rank computes the whole loss, data-parallel averaging then leaves 1/W of the gradient to everything behind the
+    embeddings.
     """
-    return rows if len(counts) == 1 else _Gather.apply(rows, counts, passes_to)
+    if len(counts) == 1:
+        return rows
+    every: Tensor = _Gather.apply(rows, counts, passes_to)
+    return every
 
 
 def total(part: Tensor) -> Tensor:
-    """Return the sum over ranks of what each has computed: the same scalar on every rank.
+    """Return the sum over ranks of one tensor each, the same on every rank.
 
     Backward, the part gets W times the gradient: averaged over ranks afterwards, as DistributedDataParallel does, the
     gradients of all parameters are those of the sum.
@@ -78,7 +81,10 @@ def total(part: Tensor) -> Tensor:
     Returns:
         A tensor of the argument's shape.
     """
-    return part if num_ranks() == 1 else _Total.apply(part)
+    if num_ranks() == 1:
+        return part
+    whole: Tensor = _Total.apply(part)
+    return whole
 
 
 class _Gather(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""A moving average of the weights: what is validated and saved where `train.ema` asks for it."""
+"""A moving average of the weights, which is validated and saved where `train.ema` is set."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,26 +25,26 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after a step, counted from 0."""
+        """Include the weights after a step, counted from 0."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self._average.values()), list(self._weights.values()), 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Put the average in the model's place for a while."""
-        kept = {name: value.detach().clone() for name, value in self._weights.items()}
+        """Give the model the average for its weights until the block ends."""
+        own = {name: value.detach().clone() for name, value in self._weights.items()}
         self._copy(self._average)
         try:
             yield
         finally:
-            self._copy(kept)
+            self._copy(own)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the average by parameter name."""
         return self._average
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take the average of a checkpoint.
+        """Load the average of a checkpoint.
 
         Raises:
             RuntimeError: if it is of another model.

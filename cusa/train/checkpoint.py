@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if nothing had happened, whole or not at all.
+"""Checkpoints: all that a run needs to continue with the same bits; a folder is whole or absent.
 
 `checkpoints/step-000000200/` holds `state.pt` (tensors and plain values, read with `weights_only`) and `meta.json` (the
 SHA-256 of the state, and what it belongs to). The folder appears under its name only when both are whole.
@@ -30,7 +30,7 @@ KEYS_OF_INPUTS = {
 
 @dataclass(frozen=True)
 class Identity:
-    """What a state belongs to: it goes on with nothing else."""
+    """The settings and inputs that a state belongs to; a run with others does not load it."""
 
     settings: Mapping[str, Any]
     """Dotted recipe key -> value."""
@@ -47,7 +47,7 @@ def save(
         folder: the run's `checkpoints` folder.
         step: steps done.
         state: state dicts and plain values; tensors of any device.
-        identity: what it belongs to.
+        identity: the settings and inputs it belongs to.
         keep: the latest checkpoints that stay.
         also_keep: the step of one more that stays, the best.
 
@@ -79,21 +79,21 @@ def steps(folder: Path) -> list[int]:
 def load(
     folder: Path, *, identity: Identity, allow_changed: Collection[str] = ()
 ) -> tuple[int, dict[str, Any], tuple[str, ...]]:
-    """Read the latest checkpoint that is whole.
+    """Read the latest checkpoint that is intact.
 
     Args:
         folder: the run's `checkpoints` folder; may not exist.
-        identity: what the run is now.
+        identity: the settings and inputs of the run.
         allow_changed: recipe keys and inputs (see `KEYS_OF_INPUTS`) that may differ.
 
     Returns:
-        Steps done and the state, or 0 and an empty state if there is none; and a sentence for each that was broken,
-        and for what differs with leave.
+        Steps done and the state, or 0 and an empty state if there is none; and a sentence for each broken checkpoint
+        and each difference that was allowed.
 
     Raises:
-        ConfigError: if `allow_changed` names what no checkpoint depends on.
-        DataError: if there are checkpoints and none is whole.
-        StaleError: if the latest whole one belongs to other settings or inputs; the message names what changed.
+        ConfigError: if `allow_changed` names neither a setting nor an input of a checkpoint.
+        DataError: if there are checkpoints and none is intact.
+        StaleError: if the latest intact one belongs to other settings or inputs; the message names what changed.
     """
     _check_names(allow_changed, identity)
     notes: list[str] = []
@@ -150,7 +150,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put every generator where `random_state` found it."""
+    """Set every generator to the state that `random_state` returned."""
     random.setstate(state["python"])
     numpy = state["numpy"]
     np.random.set_state(  # noqa: NPY002
@@ -174,7 +174,7 @@ def seed_all(seed: int) -> None:
 
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors and plain values; where the system refuses, raise what it said and not torch's words about it."""
+    """Write tensors and plain values; raise the system's own error where torch wraps it."""
     try:
         with path.open("wb") as file:
             torch.save(dict(state), file)
@@ -191,7 +191,7 @@ def _check(place: Path, meta: Any, step: int) -> None:
 
 
 def _changes(meta: Mapping[str, Any], identity: Identity) -> dict[str, str]:
-    """Say in words what differs between a checkpoint's identity and the present one, by key or input."""
+    """Return the differences between a checkpoint's identity and the run's in words, by key or input."""
     changed = {}
     then, now = meta["settings"], dict(identity.settings)
     for key in sorted({*then, *now}):
@@ -202,7 +202,7 @@ def _changes(meta: Mapping[str, Any], identity: Identity) -> dict[str, str]:
 
 
 def _earlier(folder: Path, step: int, identity: Identity) -> str:
-    """Offer the latest checkpoint before a step that does belong to the present run, if there is one."""
+    """Return a sentence on the latest checkpoint before a step that belongs to the run; empty if there is none."""
     for earlier in reversed([there for there in steps(folder) if there < step]):
         try:
             meta = store.read_json(folder / f"step-{earlier:09d}" / "meta.json")

@@ -1,4 +1,4 @@
-"""What training can be told; no heavy import, so that `cusa --help` answers at once."""
+"""The options of training; no heavy import, so that `cusa --help` answers at once."""
 
 from typing import ClassVar, Literal
 

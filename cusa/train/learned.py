@@ -1,4 +1,4 @@
-"""What of a student a checkpoint holds: what learns and what counts, not weights that stand still."""
+"""The part of a student's state that a checkpoint holds: all but frozen parameters."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ def learned_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_learned(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Take such a state, the frozen parameters staying as they are.
+    """Load such a state; frozen parameters stay as they are.
 
     Raises:
         RuntimeError: if it is of another model, or other parameters were frozen.

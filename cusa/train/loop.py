@@ -1,50 +1,66 @@
-"""The training loop: steps in order, validation, checkpoints, metrics; run again, it goes on where it was.
+"""The training loop: steps, validation, checkpoints, metrics; called again, it continues from its last checkpoint.
 
 Legend: B pairs a step.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from cusa.errors import ConfigError, StoppedError
-from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.events import SILENT, Callbacks, ignore
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.models.students.base import Student
 from cusa.train import checkpoint, ranks, schedule, step
 from cusa.train.config import LossConfig, TrainConfig
-from cusa.train.data.reading import Data
+from cusa.train.data.reading import Data, TrainingSplit
 from cusa.train.data.stream import available_threads, batches
-from cusa.train.metrics import METRICS_FILE, TENSORBOARD_FOLDER, Metrics, OnMetrics, Pace
+from cusa.train.metrics import METRICS_FILE, TENSORBOARD_FOLDER, Metrics, Pace
 from cusa.train.prepare import prepare
 from cusa.train.session import CHECKPOINTS_FOLDER, Session, settings
 from cusa.train.terms import make_loss
 from cusa.train.validation import MODEL_FOLDER, Validate, measure
 
-__all__ = ["CHECKPOINTS_FOLDER", "METRICS_FILE", "MODEL_FOLDER", "Trained", "run"]
+__all__ = ["CHECKPOINTS_FOLDER", "METRICS_FILE", "MODEL_FOLDER", "Start", "Trained", "TrainingSplit", "run"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a run starts, and what identifies it beside its configuration, its split and its teachers."""
+
+    force: bool = False
+    """Remove what an earlier call left in the run's folder, and start at step 0."""
+    must_resume: bool = False
+    """Refuse to start at step 0."""
+    allow_changed: Collection[str] = ()
+    """Recipe keys and inputs in which a checkpoint may differ; see `checkpoint.load`."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings that identify the run, dotted recipe key -> value; a checkpoint with others is refused."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Further inputs that identify the run, name -> digest; likewise."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run came to."""
+    """The result of a run."""
 
     steps: int
     started_at: int
-    """Steps that an earlier call had done already."""
+    """Steps done by earlier calls."""
     best_step: int
-    """Steps done when the saved model was measured, or the last where nothing validates."""
+    """Steps done when the saved model was validated; the last step without validation."""
     best: Mapping[str, float]
-    """Its validation; empty where nothing validates."""
+    """The metrics of its validation; empty without validation."""
     last: Mapping[str, float]
     """The last row of training metrics."""
     notes: tuple[str, ...]
     """Full sentences a person should read: broken checkpoints, images that could not be read."""
     seen: str
-    """A fingerprint of which pairs were seen in which step, the same for every number of workers and ranks."""
+    """A fingerprint of the pairs seen in every step, equal for every number of workers and ranks."""
 
 
 def run(
@@ -52,55 +68,42 @@ def run(
     loss: LossConfig,
     *,
     student: Student,
-    split: Split,
+    data: TrainingSplit,
     out: Path,
-    teacher_image: str = "",
-    teacher_text: str = "",
-    digests: Mapping[str, str] | None = None,
-    also_settings: Mapping[str, Any] | None = None,
+    start: Start | None = None,
     validate: Validate | None = None,
-    force: bool = False,
-    must_resume: bool = False,
-    allow_changed: Collection[str] = (),
-    on_event: OnEvent = ignore,
-    on_metrics: OnMetrics = lambda step, values: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    callbacks: Callbacks = SILENT,
 ) -> Trained:
     """Train a student on the pairs of a split.
 
-    Writes `out/checkpoints`, `out/metrics.parquet`, `out/tensorboard` and `out/model` (the best by validation). Killed
-    at any moment and called again with the same arguments it goes on from its last checkpoint; on a CPU it ends with
-    the same bits. Started by `torchrun`, every rank calls it; rank 0 writes, and the result is that of one process with
-    the same global batch, rounding apart.
+    Writes `out/checkpoints`, `out/metrics.parquet`, `out/tensorboard` and `out/model` (the best by validation). A run
+    that was killed at any moment and is called again with the same arguments continues from its last checkpoint; on a
+    CPU it ends with the same bits. Started by `torchrun`, every rank calls this function; rank 0 writes, and the result
+    equals that of one process with the same global batch but for rounding.
 
     Args:
         config: order, optimiser, schedule, checkpoints.
         loss: weights, temperatures, modes.
         student: fresh from `cusa.models.student.create`; trained in place.
-        split: pairs to train on.
+        data: the split to train on, and its teachers.
         out: the run's folder.
-        teacher_image: name of the image teacher; empty = the split's only one. Not read where the loss needs none.
-        teacher_text: likewise.
-        digests: what else the run depends on, name -> digest; a checkpoint with others is refused.
-        also_settings: what else of the recipe it depends on, dotted key -> value; likewise.
-        validate: called every `validate_every` steps and at the end.
-        force: start anew, whatever is there.
-        must_resume: refuse to start where there is no checkpoint to go on from.
-        allow_changed: recipe keys and inputs in which a checkpoint may differ; see `checkpoint.load`.
-        on_event: hears `("train", steps done, steps)`.
-        on_metrics: hears every row of metrics.
-        should_stop: asked after every step; when true, a checkpoint is saved and StoppedError raised.
+        start: how the run starts; None: from its last checkpoint, if there is one.
+        validate: called every `validate_every` steps and after the last one.
+        callbacks: `on_event` is called with `("train", steps done, steps)` after every step, `on_metrics` with every
+            row of metrics; when `should_stop` returns true after a step, a checkpoint is saved and StoppedError raised.
 
     Returns:
-        What the run came to.
+        The steps, the best validation, the last metrics.
 
     Raises:
-        ConfigError: if the recipe asks what the student or the split cannot give.
+        ConfigError: if the configuration does not fit the student or the split.
         DataError: if the loss is no number (the keys of the batch are named), too many images cannot be decoded, or
             another rank went away.
         StaleError: if `out` holds checkpoints of another recipe, split or teacher.
         StoppedError: if it was asked to stop.
     """
+    start = start or Start()
+    split = data.split
     if loss.beta and not student.has_uni:
         raise ConfigError(
             f"loss.beta is {loss.beta}, but the student has no uni-modal heads. Set student.uni_head=auto, or "
@@ -111,21 +114,21 @@ def run(
         raise ConfigError("All weights of the loss are 0. Set loss.infonce_weight, loss.alpha or loss.beta.")
     if student.has_own_loss or student.scores_pairs:
         _refuse_what_pairs_cannot(config, loss, student)
-    if force and must_resume:
+    if start.force and start.must_resume:
         raise ConfigError("--force starts anew and --resume must goes on: leave one of them out.", key="resume")
     before = checkpoint.random_state()
     try:
-        with ranks.joined(config.device) as device:
+        with ranks.process_group(config.device) as device:
             first = ranks.rank() == 0
-            if force and first:
+            if start.force and first:
                 for name in (CHECKPOINTS_FOLDER, MODEL_FOLDER, TENSORBOARD_FOLDER):
                     store.remove_folder(out / name)
                 (out / METRICS_FILE).unlink(missing_ok=True)
             ranks.barrier()
-            data = Data.open(config, loss, split, student, {"image": teacher_image, "text": teacher_text}, out, device)
+            opened = Data.open(config, loss, data, student, out=out, device=device)
             identity = checkpoint.Identity(
-                settings=settings(train=config, loss=loss) | dict(also_settings or {}),
-                digests={"the training split": split.digest, **data.digests, **(digests or {})},
+                settings=settings(train=config, loss=loss) | dict(start.settings),
+                digests={"the training split": split.digest, **opened.digests, **start.digests},
             )
             checkpoint.seed_all(config.seed + ranks.rank())
             prepare(student.to(device), config)
@@ -136,37 +139,33 @@ def run(
                 loss=objective,
                 out=out,
                 identity=identity,
-                on_device=data.on_device,
-                judged=data.judged,
+                on_device=opened.on_device,
+                judged=opened.judged,
             )
-            session.resume(allow_changed=allow_changed, must=must_resume)
+            session.resume(allow_changed=start.allow_changed, must=start.must_resume)
             if ranks.world() > 1 and student.has_own_loss:
                 session.notes += ("This student's own loss compares the pairs of each rank only, not of all ranks.",)
             if first:
                 store.sweep(out)
-            metrics = Metrics(out, done=session.done, on_metrics=on_metrics, wandb=config.wandb) if first else None
+            metrics = None
+            if first:
+                metrics = Metrics(out, done=session.done, on_metrics=callbacks.on_metrics, wandb=config.wandb)
+            else:
+                callbacks = replace(callbacks, on_event=ignore)
             with metrics or nullcontext():
                 if metrics is not None:
                     session.notes += metrics.notes
-                    if data.met and not session.done:
-                        metrics.log(0, data.met)
-                _train(
-                    session,
-                    data,
-                    split,
-                    metrics,
-                    validate=validate,
-                    on_event=on_event if first else ignore,
-                    should_stop=should_stop,
-                )
-            best, seen = session.best, sum(ranks.everyones(session.seen)) % (1 << 64)
+                    if opened.met and not session.done:
+                        metrics.log(0, opened.met)
+                _train(session, opened, split, metrics, validate=validate, callbacks=callbacks)
+            best, seen = session.best, sum(ranks.gather_values(session.seen)) % (1 << 64)
             return Trained(
                 session.done,
                 session.started_at,
                 best.step,
                 best.values,
                 session.last,
-                (*session.remarks(), *data.notes),
+                (*session.remarks(), *opened.notes),
                 f"{seen:016x}",
             )
     finally:
@@ -174,12 +173,12 @@ def run(
 
 
 def _refuse_what_pairs_cannot(config: TrainConfig, loss: LossConfig, student: Student) -> None:
-    """Refuse what acts in CUSALoss's InfoNCE alone, where the student scores pairs or brings a loss of its own."""
+    """Refuse options of InfoNCE over embeddings for a student that scores pairs or has a loss of its own."""
     kind = type(student).__name__
     if loss.false_negatives != "soft":
         raise ConfigError(
-            f"loss.false_negatives is {loss.false_negatives!r}, which InfoNCE over embeddings knows what to do with; "
-            f"{kind} scores pairs or brings a loss of its own. Set soft, or drop judged images with `cusa shard "
+            f"loss.false_negatives is {loss.false_negatives!r}, which is an option of InfoNCE over embeddings; "
+            f"{kind} scores pairs or has a loss of its own. Set soft, or drop judged images with `cusa shard "
             "subset`.",
             key="loss.false_negatives",
         )
@@ -198,15 +197,14 @@ def _train(
     metrics: Metrics | None,
     *,
     validate: Validate | None,
-    on_event: OnEvent,
-    should_stop: Callable[[], bool],
+    callbacks: Callbacks,
 ) -> None:
-    """Take the steps that are left."""
+    """Do the remaining steps."""
     config, order = session.config, data.order
     steps = config.steps or config.epochs * order.steps_per_epoch
     validate_every = config.validate_every or order.steps_per_epoch
     checkpoint_every = config.checkpoint_every or validate_every
-    on_event("train", session.done, steps)
+    callbacks.on_event("train", session.done, steps)
     threads = config.workers or available_threads()
     first_part = session.done * config.accumulate
     with closing(batches(data.stream, first_part, steps * config.accumulate, threads=threads)) as flow:
@@ -239,12 +237,12 @@ def _train(
                 if metrics is not None:
                     metrics.log(done, {f"val.{name}": value for name, value in values.items()})
                 pace.start()
-            stopping = ranks.any_of(not last and should_stop(), session.device)
+            stopping = ranks.any_of(not last and callbacks.should_stop(), session.device)
             if done % checkpoint_every == 0 or last or stopping:
                 if metrics is not None:
                     metrics.save()  # first: resumed, rows after the checkpoint's step are dropped
                 session.save()
-            on_event("train", done, steps)
+            callbacks.on_event("train", done, steps)
             if stopping:
                 raise StoppedError(
                     f"Training was stopped after step {done} of {steps}; everything is saved. "

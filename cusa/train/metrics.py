@@ -1,7 +1,7 @@
-"""What a run tells of itself: rows of `metrics.parquet`, TensorBoard's curves, whoever else listens."""
+"""The metrics of a run: rows of `metrics.parquet`, TensorBoard curves, Weights & Biases, and a callback."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -12,15 +12,13 @@ import torch
 
 from cusa.errors import ConfigError, CusaError
 from cusa.manifests import schemas
+from cusa.manifests.events import OnMetrics
 from cusa.manifests.ledger import peak_memory_bytes
 from cusa.manifests.storage import store
 from cusa.train.data.batch import Batch
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-OnMetrics = Callable[[int, Mapping[str, float]], None]
-"""Hears of every row of metrics: steps done, name -> number."""
 
 METRICS_FILE = "metrics.parquet"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -31,9 +29,9 @@ class Metrics:
 
     Args:
         out: the run's folder.
-        done: steps done already; rows after them, which a killed run wrote, are dropped.
-        on_metrics: hears every row.
-        wandb: name of a Weights & Biases project that also gets them; empty = none.
+        done: steps done by an earlier call; rows of later steps, written by a run that was killed, are dropped.
+        on_metrics: called with every row.
+        wandb: name of a Weights & Biases project that also receives the metrics; empty = none.
 
     Raises:
         ConfigError: if `wandb` is named and not installed.
@@ -66,7 +64,7 @@ class Metrics:
             self._wandb.finish(exit_code=0 if kind is None else 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the values of one step."""
+        """Log the values of one step."""
         assert self._writer is not None
         self._rows += [(step, name, float(value)) for name, value in values.items()]
         for name, value in values.items():
@@ -93,7 +91,7 @@ class Metrics:
 
 
 def _join_wandb(project: str, out: Path) -> Any:
-    """Start or go on with the run of a folder in a Weights & Biases project; its name there is the folder's digest."""
+    """Start or continue a folder's run in a Weights & Biases project; its id there is a digest of the folder's path."""
     try:
         import wandb  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
@@ -107,7 +105,7 @@ def _join_wandb(project: str, out: Path) -> Any:
 
 
 class Pace:
-    """How fast steps go, and how much of the time they wait for data."""
+    """Measures how fast steps are, and which share of the time they wait for data."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
@@ -115,7 +113,7 @@ class Pace:
         self._pairs = 0
 
     def around(self, flow: Iterator[Batch]) -> Iterator[Batch]:
-        """Give what `flow` gives, measuring how long it takes."""
+        """Yield the batches of `flow`, measuring how long each takes to arrive."""
         while True:
             asked = time.perf_counter()
             batch = next(flow, None)
@@ -138,11 +136,11 @@ class Pace:
             device: whose memory counts beside that of the process.
         """
         seconds = max(time.perf_counter() - self._since, 1e-9)
-        found = {
+        measured = {
             "samples_per_second": self._pairs / seconds,
             "data_wait_share": self._waited / seconds,
             "peak_memory_bytes": float(peak_memory_bytes()),
         }
         if device.type == "cuda":
-            found["peak_device_memory_bytes"] = float(torch.cuda.max_memory_allocated(device))
-        return found
+            measured["peak_device_memory_bytes"] = float(torch.cuda.max_memory_allocated(device))
+        return measured

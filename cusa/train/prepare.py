@@ -1,4 +1,4 @@
-"""What is done to a student before it learns: frozen parts, recomputed layers, compiled kernels."""
+"""Preparing a student for training: freezing, activation checkpointing, compilation."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,23 +7,22 @@ from cusa.errors import ConfigError, nearest
 from cusa.models.students.base import Student
 from cusa.train.config import TrainConfig
 
-_ENDS: tuple[Literal["image", "text"], ...] = ("image", "text")
+_MODALITIES: tuple[Literal["image", "text"], ...] = ("image", "text")
 
 
 def prepare(student: Student, config: TrainConfig) -> None:
-    """Freeze, checkpoint and compile as the recipe says.
+    """Freeze, checkpoint activations and compile as the configuration says.
 
     Raises:
-        ConfigError: if a name to freeze begins no parameter's name, nothing would learn, or no part of the student can
-            be recomputed.
+        ConfigError: if a name is the beginning of no parameter's name, no parameter is left to train, or no part of the
+            student supports activation checkpointing.
     """
     freeze(student, config.freeze)
     if config.gradient_checkpointing:
         able = [module for module in student.modules() if hasattr(module, "activation_checkpointing_enable")]
         if not able:
             raise ConfigError(
-                "train.gradient_checkpointing is true, but no part of this student can compute its layers again. "
-                "Set it to false.",
+                "train.gradient_checkpointing is true, but no part of this student supports it. Set it to false.",
                 key="train.gradient_checkpointing",
             )
         # The outermost one reaches those inside it.
@@ -32,18 +31,18 @@ def prepare(student: Student, config: TrainConfig) -> None:
         student.compile()
 
 
-def freeze(student: Student, told: Sequence[str]) -> None:
-    """Keep a tower (`image`, `text`), or the parameters whose names begin so, from learning.
+def freeze(student: Student, frozen_names: Sequence[str]) -> None:
+    """Stop the gradients of a tower (`image`, `text`) or of parameters by the beginning of their names.
 
     Raises:
-        ConfigError: if a name begins no parameter's name, or nothing is left to learn.
+        ConfigError: if a name is the beginning of no parameter's name, or no parameter is left to train.
     """
     names = [name for name, _ in student.named_parameters()]
-    beginnings = _beginnings(student, told)
+    beginnings = _beginnings(student, frozen_names)
     for beginning in beginnings:
         if not any(_begins(name, beginning) for name in names):
             parts = {".".join(name.split(".")[:depth]) for name in names for depth in (1, 2)}
-            parts |= {end for end in _ENDS if student.tower(end)}
+            parts |= {modality for modality in _MODALITIES if student.tower(modality)}
             raise ConfigError(
                 f"train.freeze names {beginning!r}, which begins no parameter's name. {nearest(beginning, parts)}.",
                 key="train.freeze",
@@ -56,19 +55,19 @@ def freeze(student: Student, told: Sequence[str]) -> None:
         raise ConfigError("train.freeze leaves nothing to learn. Name less.", key="train.freeze")
 
 
-def train_mode(student: Student, told: Sequence[str]) -> None:
-    """Put a student in training mode, its frozen parts in evaluation mode: their dropout and statistics stand still."""
-    frozen = _beginnings(student, told)
+def train_mode(student: Student, frozen_names: Sequence[str]) -> None:
+    """Set a student to training mode and its frozen parts to evaluation mode, so that they stay constant."""
+    frozen = _beginnings(student, frozen_names)
     student.train()
     for name, module in student.named_modules():
         if any(_begins(name, beginning) for beginning in frozen):
             module.eval()
 
 
-def _beginnings(student: Student, told: Sequence[str]) -> list[str]:
-    """Return names with the words for towers replaced by what they are in this student."""
-    towers: dict[str, tuple[str, ...]] = {end: student.tower(end) for end in _ENDS}
-    return [name for word in told for name in towers.get(word) or (word,)]
+def _beginnings(student: Student, frozen_names: Sequence[str]) -> list[str]:
+    """Return the names with `image` and `text` replaced by the names of those towers in this student."""
+    towers: dict[str, tuple[str, ...]] = {modality: student.tower(modality) for modality in _MODALITIES}
+    return [name for word in frozen_names for name in towers.get(word) or (word,)]
 
 
 def _begins(name: str, beginning: str) -> bool:

@@ -1,7 +1,7 @@
-"""Several processes that train one model: who they are, and what they tell each other beside the loss.
+"""Several processes that train one model: their ranks, and the values they exchange beside the loss.
 
-`torchrun` starts them and says in the environment how many there are. Every rank holds the whole model, reads its share
-of each step's pairs, and takes the same step. Rank 0 alone writes.
+`torchrun` starts them and sets their number in the environment. Every rank holds the whole model, reads its share of
+each step's pairs, and takes the same step. Only rank 0 writes.
 """
 
 import os
@@ -30,16 +30,16 @@ def rank() -> int:
 
 
 def started_together() -> bool:
-    """Tell whether `torchrun` started several ranks, whether or not they have met."""
+    """Return whether `torchrun` started several ranks, even before they form a process group."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager
-def joined(device: str = "") -> Iterator[torch.device]:
-    """Join the ranks that `torchrun` started; without it, be a world of one.
+def process_group(device: str = "") -> Iterator[torch.device]:
+    """Form a process group of the ranks that `torchrun` started; without `torchrun` there is one rank and no group.
 
     Args:
-        device: what the recipe asks for; empty = CUDA where there is one. Rank i of a machine takes its i-th CUDA
+        device: the configured one; empty = CUDA where there is one. Rank i of a machine takes its i-th CUDA
             device.
 
     Yields:
@@ -73,8 +73,8 @@ def joined(device: str = "") -> Iterator[torch.device]:
         if not _is_lost_peer(error):
             raise
         raise DataError(
-            f"Rank {rank()} of {world()} lost another rank: {str(error).splitlines()[0]} Look at what that one said "
-            "last, and run the same command again to go on from the last checkpoint.",
+            f"Rank {rank()} of {world()} lost another rank: {str(error).splitlines()[0]} Look at the last "
+            "output of that one, and run the same command again to go on from the last checkpoint.",
             rank=rank(),
         ) from error
     finally:
@@ -95,17 +95,17 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
             place += grad.numel()
 
 
-def any_of(wish: bool, device: torch.device) -> bool:
-    """Tell whether any rank says yes."""
+def any_of(value: bool, device: torch.device) -> bool:
+    """Return whether the value is true on any rank."""
     if world() == 1:
-        return wish
-    flag = torch.tensor(int(wish), device=device)
+        return value
+    flag = torch.tensor(int(value), device=device)
     dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return bool(flag)
 
 
 def total(number: int, device: torch.device) -> int:
-    """Return the sum of every rank's number."""
+    """Return the sum of a number over ranks."""
     if world() == 1:
         return number
     whole = torch.tensor(number, dtype=torch.int64, device=device)
@@ -113,8 +113,8 @@ def total(number: int, device: torch.device) -> int:
     return int(whole)
 
 
-def everyones(value: Any) -> list[Any]:
-    """Return every rank's value, rank 0's first. The values are small and made by us; nothing is read from disk."""
+def gather_values(value: Any) -> list[Any]:
+    """Return the values of all ranks, rank 0's first; they are small, and never read from disk."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()

@@ -1,4 +1,4 @@
-"""The state of a run: everything that a step changes and a checkpoint holds."""
+"""The state of a run: all that a step changes and a checkpoint holds."""
 
 import hashlib
 from collections import Counter
@@ -36,9 +36,9 @@ class Session:
         student: on its device; trained in place.
         loss: on the same device.
         out: the run's folder.
-        identity: what its checkpoints belong to.
+        identity: settings and inputs that its checkpoints belong to.
         on_device: teacher tables that are on the device whole, by the loss's names for their rows.
-        judged: what people said of pairs of the split, on the device; None where the loss does not ask.
+        judged: human judgements of the split's pairs, on the device; None where the loss does not use them.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Session:
         return self._folder / f"step-{self._saved_at:09d}" if self._saved_at else None
 
     def resume(self, *, allow_changed: Collection[str] = (), must: bool = False) -> None:
-        """Go on from the latest whole checkpoint, if there is one.
+        """Load the latest intact checkpoint, if there is one.
 
         Args:
             allow_changed: recipe keys and inputs that may differ from the checkpoint's.
@@ -107,11 +107,11 @@ class Session:
         self.done, state, self.notes = checkpoint.load(
             self._folder, identity=self._identity, allow_changed=allow_changed
         )
-        everyones = ranks.everyones(self.done)
-        if len({*everyones}) > 1:
+        steps_of_ranks = ranks.gather_values(self.done)
+        if len({*steps_of_ranks}) > 1:
             raise DataError(
-                f"The ranks find different checkpoints in {self._folder}: steps {everyones}. All of them must see the "
-                "same folder.",
+                f"The ranks find different checkpoints in {self._folder}: steps {steps_of_ranks}. All of them must see "
+                "the same folder.",
                 path=self._folder,
             )
         self.started_at = self._saved_at = self.done
@@ -154,13 +154,13 @@ class Session:
             self.best.step, self.best.values = state["best_step"], dict(state["best"])
 
     def save(self) -> None:
-        """Write a checkpoint: rank 0 does, with what it hears from the others.
+        """Write a checkpoint on rank 0, with the random states of all ranks.
 
         Raises:
             DataError: on every rank, if it cannot be written.
         """
-        heard = ranks.everyones((checkpoint.random_state() if ranks.rank() else {}, self.seen))
-        self.seen = sum(seen for _, seen in heard) % (1 << 64) if ranks.rank() == 0 else 0
+        gathered = ranks.gather_values((checkpoint.random_state() if ranks.rank() else {}, self.seen))
+        self.seen = sum(seen for _, seen in gathered) % (1 << 64) if ranks.rank() == 0 else 0
         refusal = ""
         if ranks.rank() == 0:
             state = {
@@ -171,7 +171,7 @@ class Session:
                 "scaler": self.scaler.state_dict(),
                 "average": {} if self.average is None else self.average.state_dict(),
                 "random": checkpoint.random_state(),
-                "random_of_other_ranks": [random for random, _ in heard[1:]],
+                "random_of_other_ranks": [random for random, _ in gathered[1:]],
                 "best_step": self.best.step,
                 "best": self.best.values,
                 "bad": self.bad,
@@ -191,14 +191,14 @@ class Session:
                 if ranks.world() == 1:
                     raise
                 refusal = str(error)
-        refusal = ranks.everyones(refusal)[0]
+        refusal = ranks.gather_values(refusal)[0]
         if refusal:
             raise DataError(refusal, path=self._folder)
         self._saved_at = self.done
 
     @contextmanager
     def validated(self) -> Iterator[Student]:
-        """Give the student as it is validated and saved: with averaged weights where the recipe asks for them."""
+        """Yield the student as it is validated and saved: with averaged weights where `train.ema` is set."""
         if self.average is None:
             yield self.student
         else:
@@ -207,17 +207,17 @@ class Session:
         train_mode(self.student, self.config.freeze)
 
     def saw(self, batch: Batch, split: Split) -> None:
-        """Remember a batch: its keys, and the images that could not be decoded.
+        """Record a batch: its keys, and the images that could not be decoded.
 
         Raises:
-            DataError: if these are more than `train.max_undecodable`, a share of the split's images, allows.
+            DataError: if the share of such images is above `train.max_undecodable`.
         """
         for key in batch.keys:
             digest = hashlib.blake2b(f"{batch.step}/{key}".encode(), digest_size=8).digest()
             self.seen = (self.seen + int.from_bytes(digest, "little")) % (1 << 64)
         substitutes = batch.substitutes
         if ranks.total(len(substitutes), self.device):
-            substitutes = tuple(substitute for theirs in ranks.everyones(substitutes) for substitute in theirs)
+            substitutes = tuple(substitute for theirs in ranks.gather_values(substitutes) for substitute in theirs)
         for substitute in substitutes:
             self.bad[substitute.key] = (substitute.shard, substitute.reason)
         if len(self.bad) > self.config.max_undecodable * split.num_images:
@@ -230,7 +230,7 @@ class Session:
             )
 
     def remarks(self) -> tuple[str, ...]:
-        """Return what a person should read of the run, in full sentences."""
+        """Return the notes of the run for a person, in full sentences."""
         if not self.bad:
             return self.notes
         reasons: Counter[tuple[str, str]] = Counter(self.bad.values())
@@ -252,13 +252,13 @@ _OPTIONS = ("weight_decay", "betas", "eps")
 
 
 def settings(**configs: Any) -> dict[str, Any]:
-    """Return configurations as dotted recipe keys, those that a resumed run may change left out."""
-    found: dict[str, Any] = {}
+    """Return configurations by dotted recipe key, without the keys that a resumed run may change."""
+    dotted: dict[str, Any] = {}
     for name, config in configs.items():
         free: frozenset[str] = getattr(config, "FREE", frozenset())
         for key, value in config.model_dump(mode="json").items():
             if isinstance(value, dict):
-                found |= {f"{name}.{key}.{part}": number for part, number in value.items()}
+                dotted |= {f"{name}.{key}.{part}": number for part, number in value.items()}
             elif key not in free:
-                found[f"{name}.{key}"] = value
-    return found
+                dotted[f"{name}.{key}"] = value
+    return dotted

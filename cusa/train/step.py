@@ -1,4 +1,4 @@
-"""One step: embed, compare, differentiate, move."""
+"""One optimiser step: embed the pairs, compute the loss, differentiate it, update the weights."""
 
 import math
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def take(session: Session, parts: Sequence[Batch], *, rate: float) -> dict[str, Tensor]:
-    """Take one step: on all ranks together, on all parts one after another.
+    """Take one optimiser step: on all ranks together, on the step's parts one after another.
 
-    The gradient is the mean over the step's pairs, whichever way they are cut: each part weighs as many pairs as it
-    has, and what the ranks find for their shares is averaged.
+    The gradient is the mean over the step's pairs, however they are divided: each part is weighted by its number of
+    pairs, and the gradients of the ranks' shares are averaged.
 
     Args:
-        session: what is moved.
+        session: the run; its weights are changed.
         parts: this rank's share of each part of the step; each part has negatives of its own only.
         rate: learning rate.
 
@@ -38,11 +38,11 @@ def take(session: Session, parts: Sequence[Batch], *, rate: float) -> dict[str, 
         group["lr"] = rate
     session.optimizer.zero_grad(set_to_none=True)
     pairs = sum(part.pairs for part in parts)
-    found: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
     for part in parts:
         share = part.pairs / pairs
         for name, term in _differentiate(session, part, share).items():
-            found[name] = found.get(name, 0) + term.detach() * share
+            sums[name] = sums.get(name, 0) + term.detach() * share
     learned = [p for group in session.optimizer.param_groups for p in group["params"]]
     ranks.average_gradients(learned)
     session.scaler.unscale_(session.optimizer)
@@ -54,14 +54,14 @@ def take(session: Session, parts: Sequence[Batch], *, rate: float) -> dict[str, 
     session.scaler.update()
     if session.average is not None:
         session.average.update(session.done)
-    found["grad_norm"] = norm
+    sums["grad_norm"] = norm
     if session.scaler.is_enabled():
-        found["loss_scale"] = torch.tensor(session.scaler.get_scale())
-    return found
+        sums["loss_scale"] = torch.tensor(session.scaler.get_scale())
+    return sums
 
 
 def describe(session: Session, part: Batch, terms: dict[str, Tensor], *, rate: float) -> dict[str, float]:
-    """Return a step's numbers: a function of state and batch alone. Soft labels are described by the part's own."""
+    """Return a step's metrics, a function of state and batch alone. The soft labels described are those of one part."""
     values = {name: float(term) for name, term in terms.items()}
     rows, ids = _teachers(session, part), _ids(session, part)
     described = session.loss.diagnostics(
@@ -88,7 +88,8 @@ def _differentiate(session: Session, part: Batch, share: float) -> dict[str, Ten
         pixels = session.student.pixels(part.images[rows].to(device))
         tokens = {name: values[rows].to(device) for name, values in part.tokens.items()}
         with typed():
-            return session.student(pixels, tokens)
+            embeddings: dict[str, Tensor] = session.student(pixels, tokens)
+        return embeddings
 
     def objective(out: dict[str, Tensor]) -> dict[str, Tensor]:
         with typed():
@@ -108,32 +109,32 @@ def _differentiate(session: Session, part: Batch, share: float) -> dict[str, Ten
 
 
 def _ids(session: Session, part: Batch) -> dict[str, Tensor]:
-    """Return who is who in a part: image ids, and where people judged, what they said of its pairs."""
+    """Return the image ids of a part and, where judgements are used, its caption ids and judged pairs."""
     image_ids = part.image_ids.to(session.device, non_blocking=True)
     if session.judged is None:
         return {"image_ids": image_ids}
-    return session.judged.of(image_ids, part.rows.to(session.device, non_blocking=True))
+    return session.judged.loss_inputs(image_ids, part.rows.to(session.device, non_blocking=True))
 
 
 def _teachers(session: Session, part: Batch) -> dict[str, Tensor]:
     """Return the part's teacher rows on the device, by the loss's names for them."""
     device = session.device
-    both = {"teacher_image": part.teacher_image, "teacher_text": part.teacher_text}
-    found = {name: rows.to(device, non_blocking=True) for name, rows in both.items() if rows is not None}
+    read = {"teacher_image": part.teacher_image, "teacher_text": part.teacher_text}
+    teachers = {name: rows.to(device, non_blocking=True) for name, rows in read.items() if rows is not None}
     for name, table in session.on_device.items():
         rows = part.image_ids if name == "teacher_image" else part.rows
-        found[name] = table[rows.to(device)].float()
-    return found
+        teachers[name] = table[rows.to(device)].float()
+    return teachers
 
 
 def _no_number(session: Session, batch: Batch, terms: dict[str, Tensor]) -> DataError:
     first = ", ".join(batch.keys[:8])
-    known = session.last_checkpoint
-    kept = f" The last good checkpoint is {known}." if known else ""
+    checkpoint = session.last_checkpoint
+    way_back = f" The last good checkpoint is {checkpoint}." if checkpoint else ""
     parts = ", ".join(f"{name} {float(term.detach()):.4g}" for name, term in terms.items())
     return DataError(
         f"The loss is no finite number at step {session.done + 1} ({parts}). The batch begins with {first}."
-        f"{kept} Lower train.lr, set train.clip_norm=1, or look at those images and captions.",
+        f"{way_back} Lower train.lr, set train.clip_norm=1, or look at those images and captions.",
         step=session.done + 1,
         keys=batch.keys,
     )

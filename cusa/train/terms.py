@@ -1,4 +1,4 @@
-"""The terms of a step's loss, whatever kind of student: its own loss or InfoNCE, then CSA and USA.
+"""The terms of the loss for every kind of student: its own loss or InfoNCE, then CSA and USA.
 
 Legend: B pairs in the batch, E F widths of the image and text teacher.
 """
@@ -12,7 +12,8 @@ from torch.nn.functional import normalize
 
 from cusa.models.students.base import Student
 from cusa.train.config import LossConfig, TemperatureConfig
-from cusa.train.losses import CUSALoss, Setting, csa, infonce, usa
+from cusa.train.losses import CUSALoss, Setting, infonce
+from cusa.train.losses.plain import csa_term, usa_term
 
 
 def terms(
@@ -27,14 +28,14 @@ def terms(
 ) -> dict[str, Tensor]:
     """Compute the loss of one batch.
 
-    A dual encoder's terms are those of `CUSALoss`. A student with a loss of its own puts it where InfoNCE stands, with
-    InfoNCE's weight. One that scores pairs hands its similarities to CSA; one with a matching loss gets CSA's soft
-    labels there instead (`match_labels`), and its similarities are left alone.
+    A dual encoder's terms are those of `CUSALoss`. The loss of a student that has one replaces InfoNCE, with InfoNCE's
+    weight. The similarities of a student that scores pairs go into CSA; a matching loss gets CSA's soft labels instead
+    (`match_labels`), and its similarities do not go into CSA.
 
     Args:
-        student: for its kind and its own loss.
+        student: decides which terms there are; brings its own loss.
         loss: weights, temperatures, modes.
-        out: what the student's `forward` gave.
+        out: the output of the student's `forward`.
         image_ids: (B,), equal for pairs of the same image.
         teacher_image: (B, E), needed if alpha or beta is not 0.
         teacher_text: (B, F), likewise.
@@ -46,59 +47,40 @@ def terms(
     if not student.has_own_loss and "similarity" not in out:
         embeddings = {name: out[name] for name in ("image", "text", "image_uni", "text_uni") if name in out}
         teachers = {"teacher_image": teacher_image, "teacher_text": teacher_text}
-        return loss(**embeddings, **teachers, image_ids=image_ids, **listed)
-    assert not listed, "listed pairs are InfoNCE's over embeddings"
+        weighted: dict[str, Tensor] = loss(**embeddings, **teachers, image_ids=image_ids, **listed)
+        return weighted
+    assert not listed, "listed pairs need InfoNCE over embeddings"
     if loss.training:
         for temperature in loss.temperatures().values():
             temperature.clamp_()
     similarity_BB = out["similarity"] if "similarity" in out else cosines(out["image"], out["text"])
-    with torch.no_grad():
-        image_BB = None if teacher_image is None else cosines(teacher_image, teacher_image)
-        text_BB = None if teacher_text is None else cosines(teacher_text, teacher_text)
+    soft: tuple[Tensor, Tensor] | None = None
+    if teacher_image is not None and teacher_text is not None:
+        with torch.no_grad():
+            soft = cosines(teacher_image, teacher_image), cosines(teacher_text, teacher_text)
     matching = student.has_own_loss and student.soft_labels == "matching"
-    found: dict[str, Tensor] = {}
+    named: dict[str, Tensor] = {}
     if student.has_own_loss and loss.infonce_weight:
         labels = None
         if matching and loss.alpha:
-            assert image_BB is not None
-            assert text_BB is not None
-            labels = match_labels(loss, image_BB, text_BB)
+            assert soft is not None
+            labels = match_labels(loss, *soft)
         own = student.base_loss(out, image_ids=image_ids, match_labels=labels)
-        found |= {name: loss.infonce_weight * term for name, term in own.items()}
+        named |= {name: loss.infonce_weight * term for name, term in own.items()}
     with torch.autocast(similarity_BB.device.type, enabled=False):
+        temperatures, modes = loss.temperature_values(), loss.modes()
         if not student.has_own_loss and loss.infonce_weight:
-            found["infonce"] = loss.infonce_weight * infonce(
-                similarity_BB, image_ids, temperature=loss.infonce_temperature(), reduction=loss.reduction
+            named["infonce"] = loss.infonce_weight * infonce(
+                similarity_BB, image_ids, temperature=temperatures.infonce, reduction=loss.reduction
             )
         if loss.alpha and not matching:
-            assert image_BB is not None
-            assert text_BB is not None
-            found["csa"] = loss.alpha * csa(
-                similarity_BB,
-                image_BB,
-                text_BB,
-                image_temperature=loss.csa_temperatures.image(),
-                text_temperature=loss.csa_temperatures.text(),
-                teacher_image_temperature=loss.teacher_temperatures.image(),
-                teacher_text_temperature=loss.teacher_temperatures.text(),
-                fusion=loss.fusion,
-                divergence=loss.divergence,
-            )
+            assert soft is not None
+            named["csa"] = loss.alpha * csa_term((similarity_BB, similarity_BB.T), soft, temperatures, modes)
         if loss.beta:
-            assert image_BB is not None
-            assert text_BB is not None
-            found["usa"] = loss.beta * usa(
-                cosines(out["image_uni"], out["image_uni"]),
-                cosines(out["text_uni"], out["text_uni"]),
-                image_BB,
-                text_BB,
-                image_temperature=loss.usa_temperatures.image(),
-                text_temperature=loss.usa_temperatures.text(),
-                teacher_image_temperature=loss.usa_teacher_temperatures.image(),
-                teacher_text_temperature=loss.usa_teacher_temperatures.text(),
-                divergence=loss.divergence,
-            )
-    return {"loss": torch.stack(list(found.values())).sum(), **found}
+            assert soft is not None
+            uni = cosines(out["image_uni"], out["image_uni"]), cosines(out["text_uni"], out["text_uni"])
+            named["usa"] = loss.beta * usa_term(uni, soft, temperatures, modes)
+    return {"loss": torch.stack(list(named.values())).sum(), **named}
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Validation during training: it disturbs nothing, and the best model by it is the one that is kept."""
+"""Validation during training, without side effects on training; the best model is saved."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from cusa.models.students.base import Student
 from cusa.train import checkpoint, ranks
 
 Validate = Callable[[Student], Mapping[str, float]]
-"""Measures a student, given in evaluation mode on its device: name -> number."""
+"""Validates a student, which is in evaluation mode on its device; returns metric name -> value."""
 
 MODEL_FOLDER = "model"
 
@@ -30,7 +30,7 @@ class Best:
         self._monitor = monitor
 
     def consider(self, student: Student, step: int, values: Mapping[str, float]) -> None:
-        """Keep the model if its validation is the best so far.
+        """Save the model if its validation is the best so far.
 
         Raises:
             ConfigError: if validation does not give the number that is monitored.
@@ -46,7 +46,7 @@ class Best:
             self.keep(student, step)
 
     def keep(self, student: Student, step: int) -> None:
-        """Write the model; of several ranks the first alone does."""
+        """Save the model; of several ranks only the first does."""
         self.step = step
         if ranks.rank() == 0:
             student.save(self.folder)
@@ -55,7 +55,7 @@ class Best:
 def measure(student: Student, validate: Validate) -> dict[str, float]:
     """Validate in evaluation mode without touching the training's random numbers.
 
-    Of several ranks the first alone does the work and tells the others. The student is left in evaluation mode.
+    Of several ranks only the first validates and sends the metrics to the others. The student stays in evaluation mode.
     """
     values: dict[str, float] = {}
     if ranks.rank() == 0:
@@ -64,4 +64,5 @@ def measure(student: Student, validate: Validate) -> dict[str, float]:
         with torch.no_grad():
             values = {name: float(value) for name, value in validate(student).items()}
         checkpoint.set_random_state(state)
-    return ranks.everyones(values)[0]
+    first: dict[str, float] = ranks.gather_values(values)[0]
+    return first

@@ -93,7 +93,7 @@ def evaluate(name: str, request: EvalRequest, *, on_event: OnEvent = ignore) -> 
     model = open_model(name, request.settings)
     if not ranks.started_together():
         return _Evaluation(model, request, chosen, folders, ALONE, on_event).run()
-    with ranks.joined(model.config.device) as device:
+    with ranks.process_group(model.config.device) as device:
         share = Share(together=True, device=device)
         return _Evaluation(model, request, chosen, folders, share, on_event if share.first else ignore).run()
 

@@ -126,7 +126,7 @@ def train_one(
     else:
         from cusa.train import ranks
 
-        with ranks.joined(recipe.train.device):
+        with ranks.process_group(recipe.train.device):
             outcome = run.train()
     if test and os.environ.get("RANK", "0") == "0":
         scoring.evaluate(str(out), scoring.EvalRequest(data=[work]), on_event=callbacks.on_event)
@@ -198,19 +198,17 @@ class _Run:
             recipe.train,
             recipe.loss,
             student=student,
-            split=split,
+            data=loop.TrainingSplit(split, teachers),
             out=out,
-            teacher_image=teachers["image"],
-            teacher_text=teachers["text"],
-            digests={"the validation split": val.digest},
-            also_settings={f"student.{key}": value for key, value in stage.parameters["student"].items()},
+            start=loop.Start(
+                force=self.force,
+                must_resume=self.must_resume,
+                allow_changed=self.allow_changed,
+                settings={f"student.{key}": value for key, value in stage.parameters["student"].items()},
+                digests={"the validation split": val.digest},
+            ),
             validate=lambda model: validate(model, val, recipe.eval),
-            force=self.force,
-            must_resume=self.must_resume,
-            allow_changed=self.allow_changed,
-            on_event=self.callbacks.on_event,
-            on_metrics=self.callbacks.on_metrics,
-            should_stop=self.callbacks.should_stop,
+            callbacks=self.callbacks,
         )
         notes = (*trained.notes, *student.remarks())
         if not first:

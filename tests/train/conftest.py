@@ -1,11 +1,13 @@
 """A tiny world that can be trained on in a second: 12 pictures of four colours, 3 captions each, two teachers."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cusa.manifests.events import Callbacks
 from cusa.manifests.samples import Split
 from cusa.models import student as students
 from cusa.models.config import StudentConfig
@@ -13,6 +15,7 @@ from cusa.pipeline import extract
 from cusa.pipeline.config import ExtractConfig, ShardConfig
 from cusa.train import loop
 from cusa.train.config import LossConfig, TrainConfig
+from cusa.train.validation import Validate
 from tests import worlds
 
 STUDENT = StudentConfig(
@@ -55,7 +58,7 @@ Train = Callable[..., loop.Trained]
 
 @pytest.fixture
 def train(world: Path) -> Train:
-    """Return a function that trains in a world, `train(out, train={...}, **of_run)`."""
+    """Return a function that trains in a world: `train(out, train={...}, **fields of Start or Callbacks)`."""
 
     def run(
         out: Path,
@@ -64,11 +67,23 @@ def train(world: Path) -> Train:
         train: dict[str, Any] | None = None,
         loss: LossConfig = LOSS,
         student: students.Student | None = None,
-        **of_run: Any,
+        validate: Validate | None = None,
+        **options: Any,
     ) -> loop.Trained:
         split = Split(work, "train")
         config = TRAIN.model_copy(update=train or {})
         student = student or students.create(STUDENT, captions=split.texts, uni=loss.beta > 0, seed=config.seed)
-        return loop.run(config, loss, student=student, split=split, out=out, **of_run)
+        names = {field.name for field in fields(Callbacks)}
+        callbacks = Callbacks(**{name: options.pop(name) for name in names & {*options}})
+        return loop.run(
+            config,
+            loss,
+            student=student,
+            data=loop.TrainingSplit(split),
+            out=out,
+            start=loop.Start(**options),
+            validate=validate,
+            callbacks=callbacks,
+        )
 
     return run

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from cusa.errors import CusaError
+from cusa.manifests.events import Callbacks
 from cusa.manifests.samples import Split
 from cusa.models import student as students
 from cusa.train import loop
@@ -59,7 +60,7 @@ def _train(
     head.linear = torch.nn.Sequential(head.linear, torch.nn.Dropout(train.get("dropout", 0.5)))
     config = TRAIN.model_copy(update={name: value for name, value in train.items() if name != "dropout"})
 
-    def hear(what: str, step: int, total: int) -> None:
+    def report(what: str, step: int, total: int) -> None:
         tell.send(step)
         if step == waits_at:
             tell.recv()
@@ -69,10 +70,10 @@ def _train(
             config,
             LOSS,
             student=student,
-            split=split,
+            data=loop.TrainingSplit(split),
             out=out,
             validate=validate,
-            on_event=hear,
+            callbacks=Callbacks(on_event=report),
         )
         tell.send(done)
     except CusaError as error:
@@ -100,10 +101,10 @@ class Run:
     def reaches(self, step: int) -> bool:
         """Wait until a step is done; False if the process ended before."""
         while True:
-            heard = self._hear()
-            if not isinstance(heard, int):
+            message = self._receive()
+            if not isinstance(message, int):
                 return False
-            if heard >= step:
+            if message >= step:
                 return True
 
     def go_on(self) -> None:
@@ -117,12 +118,12 @@ class Run:
         assert self.process.exitcode in (-signal.SIGKILL, 0), "0: it came to its end before the signal did"
 
     def ends(self) -> Any:
-        while isinstance(heard := self._hear(), int):
+        while isinstance(message := self._receive(), int):
             pass
         self.process.join(60)
-        return heard
+        return message
 
-    def _hear(self) -> Any:
+    def _receive(self) -> Any:
         try:
             return self._line.recv()
         except (EOFError, ConnectionResetError):

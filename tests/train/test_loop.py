@@ -203,6 +203,7 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
+from cusa.manifests.events import Callbacks
 from cusa.manifests.samples import Split
 from cusa.models import student as students
 from cusa.train import loop
@@ -215,7 +216,8 @@ def event(what, done, total):
     print(done, flush=True)
     if done == int(sys.argv[3]):
         sys.stdin.read()
-loop.run(config, LOSS, student=student, split=split, out=Path(sys.argv[2]), validate=Validation(), on_event=event)
+loop.run(config, LOSS, student=student, data=loop.TrainingSplit(split), out=Path(sys.argv[2]), validate=Validation(),
+         callbacks=Callbacks(on_event=event))
 """
 
 

@@ -1,7 +1,7 @@
 """Orders that keep some pairs near each other, or far apart: an epoch is a shuffle of blocks of pairs.
 
 Two uses: the blocks are shards, and shuffling within a window of a few of them keeps reads local; or the blocks are
-groups of near neighbours, which meet in a batch or are kept out of each other's way. Like the plain order, both are
+groups of near neighbours, which are put into the same batch or into different ones. Like the plain order, both are
 pure functions of seed and epoch; seeking costs one shuffle of the blocks an epoch and nothing a step.
 """
 
@@ -51,19 +51,21 @@ class Blocks:
         Returns:
             (n,) int64; over all positions, every pair once.
         """
-        blocks, ends = self._shuffle(seed, epoch)
+        blocks, stops = self._shuffle(seed, epoch)
         if self._window:
-            positions = self._within_windows(positions, ends, seed, epoch)
-        place = np.searchsorted(ends, positions, side="right")
+            positions = self._within_windows(positions, stops, seed, epoch)
+        place = np.searchsorted(stops, positions, side="right")
         block = blocks[place]
         size = self._sizes[block]
-        inside = positions - (ends[place] - size)
+        inside = positions - (stops[place] - size)
         if self.apart:
             # A block's pairs go to consecutive steps; turned by another amount each epoch, they meet other pairs there.
             key = np.uint64(derive_key(seed, "turn", epoch))
             inside = (inside + (scatter(block.astype(np.uint64) + key) >> np.uint64(2)).astype(np.int64) % size) % size
-        found = self._starts[block] + inside
-        return found if self._rows is None else self._rows[found]
+        rows: np.ndarray = self._starts[block] + inside
+        if self._rows is not None:
+            rows = self._rows[rows]
+        return rows
 
     def _shuffle(self, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the epoch's order of blocks, and the position after each one's last pair."""
@@ -74,9 +76,9 @@ class Blocks:
             self._shuffled = shuffled = ((seed, epoch), blocks, np.cumsum(self._sizes[blocks]))
         return shuffled[1], shuffled[2]
 
-    def _within_windows(self, positions: np.ndarray, ends: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    def _within_windows(self, positions: np.ndarray, stops: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         """Return where the pairs that come to these positions lie in the unshuffled windows."""
-        last = np.append(ends[self._window - 1 : -1 : self._window], ends[-1])
+        last = np.append(stops[self._window - 1 : -1 : self._window], stops[-1])
         window = np.searchsorted(last, positions, side="right")
         out = np.empty_like(positions)
         for number in np.unique(window):

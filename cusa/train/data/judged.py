@@ -1,4 +1,4 @@
-"""Verdicts as training reads them: which pairs are positives, which are left out, which images are one."""
+"""Human judgements for training: pairs that are positives, pairs that are left out, images that are duplicates."""
 
 from dataclasses import dataclass
 
@@ -12,33 +12,33 @@ from cusa.manifests.judgements.pair_judgements import DISPUTED, Judgements
 from cusa.manifests.samples import Split
 
 IGNORED = ("related", DISPUTED)
-"""Neither right nor wrong: they leave InfoNCE's denominators."""
+"""Verdicts of pairs that are neither positives nor negatives: they leave InfoNCE's denominators."""
 
 
 @dataclass(frozen=True)
 class JudgedPairs:
-    """What people said of a split's pairs.
+    """The judged pairs of a split, as rows.
 
     Legend: N images, P pairs.
     """
 
-    same_N: Tensor
-    """(N,) int64, for each image row the first row of the images that are one with it."""
+    first_N: Tensor
+    """(N,) int64, for each image row the first row among its duplicates."""
     positive: Tensor
     """(P, 2) int64, image and caption row; the image by its first row."""
     ignored: Tensor
     """(P, 2) int64, likewise."""
     notes: tuple[str, ...]
 
-    def of(self, image_ids_B: Tensor, rows_B: Tensor) -> dict[str, Tensor]:
-        """Return what `CUSALoss` is told of a batch.
+    def loss_inputs(self, image_ids_B: Tensor, rows_B: Tensor) -> dict[str, Tensor]:
+        """Return the ids and the listed pairs of a batch, by the names that `CUSALoss` has for them.
 
         Args:
             image_ids_B: image rows.
             rows_B: caption rows.
         """
         return {
-            "image_ids": self.same_N[image_ids_B],
+            "image_ids": self.first_N[image_ids_B],
             "text_ids": rows_B,
             "positive_pairs": self.positive,
             "ignored_pairs": self.ignored,
@@ -53,34 +53,35 @@ def read_judged(split: Split, device: torch.device) -> tuple[JudgedPairs, str]:
         device: where the tensors go.
 
     Returns:
-        The pairs, and the digest of what is settled.
+        The pairs, and the digest of the judgements.
 
     Raises:
         ConfigError: if nobody has judged a pair of the split.
         DataError: if the verdicts are broken.
     """
-    found = pair_judgements.read(split)
-    if not found.judgements:
+    judgements = pair_judgements.read(split)
+    if not judgements.judgements:
         raise ConfigError(
             f"loss.false_negatives is 'positive', but nobody has judged a pair of {split.folder}. Run `cusa review "
             f"{split.work} --split {split.name}`, or set soft or mask.",
             key="loss.false_negatives",
         )
-    same_N = pair_judgements.same_images(split, found)
-    positive, ignored = (pair_judgements.pair_rows(split, found, *words) for words in (("match",), IGNORED))
+    first_N = pair_judgements.same_images(split, judgements)
+    positive, ignored = (pair_judgements.pair_rows(split, judgements, *words) for words in (("match",), IGNORED))
     for pairs in (positive, ignored):
-        pairs[:, 0] = same_N[pairs[:, 0]]
-    # What is true of one of two copies is true of the other, whatever was said there.
+        pairs[:, 0] = first_N[pairs[:, 0]]
+    # What is true of one of two duplicates is true of the other, whatever the verdict on the other is.
     width = max(split.num_captions, 1)
     ignored = ignored[~np.isin(ignored @ [width, 1], positive @ [width, 1])]
-    same, right, left = (torch.from_numpy(each).to(device) for each in (same_N, positive, ignored))
-    return JudgedPairs(same, right, left, (_told(found, same_N), *found.notes())), found.digest
+    first, positives, ignored_pairs = (torch.from_numpy(each).to(device) for each in (first_N, positive, ignored))
+    notes = _summary(judgements, first_N), *judgements.notes()
+    return JudgedPairs(first, positives, ignored_pairs, notes), judgements.digest
 
 
-def _told(found: Judgements, same_N: np.ndarray) -> str:
-    ignored = len(found.pairs(*IGNORED))
-    copies = int((same_N != np.arange(len(same_N))).sum())
+def _summary(judgements: Judgements, first_N: np.ndarray) -> str:
+    ignored = len(judgements.pairs(*IGNORED))
+    copies = int((first_N != np.arange(len(first_N))).sum())
     return (
-        f"Verdicts: {len(found.pairs('match')):,} pairs became positives, {ignored:,} left the denominators, "
+        f"Verdicts: {len(judgements.pairs('match')):,} pairs became positives, {ignored:,} left the denominators, "
         f"{copies:,} images are one with another."
     )

@@ -1,4 +1,4 @@
-"""Batches that know which images are near each other: how often near ones meet, and orders that change it.
+"""Near images in batches: how often they meet, and orders that change it.
 
 Two images are near where a teacher's neighbour table says so, of the images themselves or of any of their captions;
 in a batch, the caption of the one is then a likely false negative of the other. Legend: N images, M captions, B pairs.
@@ -15,8 +15,8 @@ from cusa.manifests.samples import Split
 from cusa.train.data.blocks import Blocks
 from cusa.train.data.order import Order
 
-DEPTH = 50  # neighbours a row that are looked at: what `cusa index` keeps unless told otherwise
-_STEPS = 32  # steps that a measurement looks at
+DEPTH = 50  # neighbours a row that are looked at: the default of `cusa index`
+_STEPS = 32  # steps that `share_met` measures
 
 
 def near_images(
@@ -40,9 +40,9 @@ def near_images(
     """
     ones, others = [], []
     for modality, teacher in teachers.items():
-        found = read_neighbours(split, teacher, depth=depth)
-        rows, places = np.nonzero(found.similarities >= similarity)
-        pair = rows, found.ids[rows, places]
+        neighbours = read_neighbours(split, teacher, depth=depth)
+        rows, places = np.nonzero(neighbours.similarities >= similarity)
+        pair = rows, neighbours.ids[rows, places]
         one, other = pair if modality == "image" else (owner_M[pair[0]], owner_M[pair[1]])
         ones.append(one[one != other])
         others.append(other[one != other])
@@ -60,7 +60,7 @@ def blocks(near: sparse.csr_array, owner_M: np.ndarray, *, apart: bool, most: in
     Connected images are put in a row, near ones close to each other (reverse Cuthill-McKee), and the row is cut.
 
     Args:
-        near: what `near_images` found.
+        near: the result of `near_images`.
         owner_M: (M,) image row of each caption, ascending.
         apart: deal a block's pairs out to different steps; else a block holds one caption an image, so that what meets
             in a batch is near but not the same image.
@@ -88,8 +88,8 @@ def share_met(order: Order, near: sparse.csr_array, owner_M: np.ndarray) -> floa
     """Measure how often near images meet: the mean share of a batch's pairs of pairs whose images are near.
 
     Args:
-        order: what a step sees; its first epoch is looked at, at most 32 steps of it.
-        near: what `near_images` found.
+        order: the pairs of every step; at most 32 steps of its first epoch are measured.
+        near: the result of `near_images`.
         owner_M: (M,) image row of each caption.
 
     Returns:

@@ -6,6 +6,7 @@ the data set. These files give a row for a page or two of the operating system's
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -82,13 +83,13 @@ class Writer:
     def strings(self, name: str, values: Iterable[str]) -> None:
         """Append to a column of strings."""
         encoded = [value.encode() for value in values]
-        ends = np.cumsum([len(value) for value in encoded], dtype=np.int64) + self._ends.get(name, 0)
-        if len(ends):
-            self._ends[name] = int(ends[-1])
+        stops = np.cumsum([len(value) for value in encoded], dtype=np.int64) + self._ends.get(name, 0)
+        if len(stops):
+            self._ends[name] = int(stops[-1])
         with (self._folder / name).open("ab") as file:
             file.write(b"".join(encoded))
         with (self._folder / name).with_suffix(".ends").open("ab") as file:
-            file.write(ends.astype("<i8").tobytes())
+            file.write(stops.astype("<i8").tobytes())
 
 
 def _is_whole(folder: Path, captions: int, images: int) -> bool:
@@ -154,7 +155,7 @@ def _write(split: Split, writer: Writer, folder: Path) -> None:
         writer.strings("text", rows["text"])
 
 
-def _blocks(path: Path, columns: list[str]) -> Iterator[dict[str, list]]:
+def _blocks(path: Path, columns: list[str]) -> Iterator[dict[str, list[Any]]]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=columns, batch_size=1 << 16):
             yield batch.to_pydict()

@@ -52,4 +52,5 @@ def scatter(numbers: np.ndarray) -> np.ndarray:
     """Scatter 64 bits over 64 bits: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))
+    scattered: np.ndarray = numbers ^ (numbers >> np.uint64(31))
+    return scattered

@@ -1,7 +1,7 @@
-"""What a run reads, put together: order, stream, teacher rows, and what they depend on."""
+"""The data of a run: order, stream of batches, teacher rows, and the digests of what they are read from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,69 +20,80 @@ from cusa.train.data.gather import TeacherRows
 from cusa.train.data.judged import JudgedPairs, read_judged
 from cusa.train.data.order import Order
 from cusa.train.data.pairs import Pairs
-from cusa.train.data.stream import PairStream
+from cusa.train.data.stream import PairStream, Share
 
-_SIMILARITY = 0.8  # of near images, where the recipe asks for batches that know them and does not say
+_SIMILARITY = 0.8  # of near images, where `train.batches` is set and `train.neighbour_similarity` is not
+
+
+@dataclass(frozen=True)
+class TrainingSplit:
+    """A split to train on, and its teachers."""
+
+    split: Split
+    teachers: Mapping[str, str] = field(default_factory=dict)
+    """`image` or `text` -> name of a teacher; missing or empty = the split's only one. Not read where the loss uses
+    none."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """The reading side of a run."""
+    """The opened data of a run."""
 
     order: Order
     stream: PairStream
     on_device: Mapping[str, Tensor]
     """Teacher tables that are on the device whole, by the loss's names for their rows."""
     digests: Mapping[str, str]
-    """What the run depends on beside the split: name -> digest."""
+    """Digests of what is read beside the split, by name."""
     judged: JudgedPairs | None
-    """What people said of pairs of the split, on the device; None where the loss does not ask."""
+    """Human judgements of the split's pairs, on the device; None where the loss does not use them."""
     met: Mapping[str, float]
-    """How often near images meet, in this order and at random; empty where nobody asks."""
+    """How often near images meet in a batch, in this order and at random; empty where it is not measured."""
     notes: tuple[str, ...]
 
     @staticmethod
     def open(
         config: TrainConfig,
         loss: LossConfig,
-        split: Split,
+        training: TrainingSplit,
         student: Student,
-        teachers: Mapping[str, str],
+        *,
         out: Path,
         device: torch.device,
     ) -> "Data":
-        """Open everything; what is built once is built by rank 0 while the others wait.
+        """Open all data; rank 0 builds the caches while the other ranks wait.
 
         Args:
             config: order, reading.
             loss: whether teachers are read.
-            split: pairs to train on.
-            student: who reads them.
-            teachers: modality -> name; empty = the split's only one.
+            training: the split and its teachers.
+            student: prepares images and captions.
             out: the run's folder.
             device: where teacher tables may stay.
 
         Raises:
-            ConfigError: if no batch can be filled, or not every rank has pairs in every part, or the loss asks for
-                verdicts and nobody has judged.
+            ConfigError: if no batch can be filled, or not every rank has pairs in every part, or the loss uses
+                judgements and there are none.
             DataError, StaleError: if a table is missing, broken, or of another state of the split.
         """
+        split = training.split
+        teachers = {modality: training.teachers.get(modality, "") for modality in ("image", "text")}
         chosen: dict[str, str] = {}
         if loss.alpha or loss.beta or loss.false_negatives == "mask":
-            chosen = {kind: tables.choose_teacher(split, kind, name) for kind, name in teachers.items()}
+            chosen = {modality: tables.choose_teacher(split, modality, name) for modality, name in teachers.items()}
         if ranks.rank():
             ranks.barrier()
         pairs = Pairs(split, fallback=out / "cache")
-        rows = {kind: TeacherRows(split, teacher, fallback=out / "cache") for kind, teacher in chosen.items()}
+        rows = {modality: TeacherRows(split, teacher, fallback=out / "cache") for modality, teacher in chosen.items()}
         if not ranks.rank():
             ranks.barrier()
         notes: list[str] = []
-        digests = {f"the {kind} teacher": teacher.digest for kind, teacher in rows.items()}
+        digests = {f"the {modality} teacher": teacher.digest for modality, teacher in rows.items()}
         judged = None
         if loss.false_negatives == "positive":
             judged, digests["the verdicts"] = read_judged(split, device)
             notes += judged.notes
-        order, met = _order(config, split, pairs, chosen or dict(teachers), digests)
+        order, met = _order(config, split, pairs, chosen or teachers, digests)
         if order.fewest < ranks.world() * config.accumulate:
             raise ConfigError(
                 f"An epoch's smallest step has {order.fewest} pairs, too few for {ranks.world()} ranks and train."
@@ -90,26 +101,23 @@ class Data:
                 key="train.batch",
             )
         on_device, budget = {}, config.teacher_mib << 20
-        for kind in rows if config.teacher_mib else ():
-            table = rows[kind].on(device, budget=budget)
+        for modality in rows if config.teacher_mib else ():
+            table = rows[modality].on(device, budget=budget)
             if table is None:
                 notes.append(
-                    f"The {kind} teacher's rows take {rows[kind].nbytes >> 20} MiB, more than what train.teacher_mib="
-                    f"{config.teacher_mib} leaves for them: they are read from a file."
+                    f"The {modality} teacher's rows take {rows[modality].nbytes >> 20} MiB, more than what "
+                    f"train.teacher_mib={config.teacher_mib} leaves for them: they are read from a file."
                 )
             else:
-                budget -= rows[kind].nbytes
-                on_device[f"teacher_{kind}"] = table
+                budget -= rows[modality].nbytes
+                on_device[f"teacher_{modality}"] = table
         stream = PairStream(
             split,
             order,
             student,
-            teacher_image=None if "teacher_image" in on_device else rows.get("image"),
-            teacher_text=None if "teacher_text" in on_device else rows.get("text"),
+            teachers={name: table for name, table in rows.items() if f"teacher_{name}" not in on_device},
+            share=Share(ranks.rank(), ranks.world(), config.accumulate),
             cache_bytes=config.cache_mib << 20,
-            rank=ranks.rank(),
-            world=ranks.world(),
-            parts=config.accumulate,
             draft=_draft(config, student),
             pairs=pairs,
         )
@@ -119,20 +127,20 @@ class Data:
 def _order(
     config: TrainConfig, split: Split, pairs: Pairs, teachers: Mapping[str, str], digests: dict[str, str]
 ) -> tuple[Order, dict[str, float]]:
-    """Make the order, and measure how often near images meet where somebody asks; note what it depends on."""
+    """Return the order and, where configured, how often near images meet in it; add its inputs' digests."""
     plain = Order(split.num_captions, config.batch, config.seed, config.drop_last)
-    asked = config.neighbour_similarity or (_SIMILARITY if config.batches != "random" else 0)
+    similarity = config.neighbour_similarity or (_SIMILARITY if config.batches != "random" else 0)
     blocks = None
     if config.shuffle_window:
         blocks = Blocks(split.shards["captions"].to_pylist(), window=config.shuffle_window)
-    if not asked:
+    if not similarity:
         return Order(plain.pairs, plain.batch, plain.seed, plain.drop_last, blocks), {}
-    # Here, as scipy is slow to import and seldom asked for.
+    # Imported here, as scipy is slow to import and seldom needed.
     from cusa.train.data import neighbourhood
 
-    named = {kind: tables.choose_teacher(split, kind, name) for kind, name in teachers.items()}
+    named = {modality: tables.choose_teacher(split, modality, name) for modality, name in teachers.items()}
     owner_M = pairs.owner.whole()
-    near = neighbourhood.near_images(split, named, owner_M, similarity=asked)
+    near = neighbourhood.near_images(split, named, owner_M, similarity=similarity)
     digests["the neighbour tables"] = store.digest(
         [store.sha256_file(neighbour_path(split, teacher)) for teacher in named.values()]
     )
@@ -155,8 +163,8 @@ def _draft(config: TrainConfig, student: Student) -> int:
     preprocess = getattr(student, "preprocess", None)
     if preprocess is None:
         raise ConfigError(
-            "train.decode is 'scaled', but this student does not say how large an image it needs. Set train.decode="
+            "train.decode is 'scaled', but this student does not define the size of its images. Set train.decode="
             "exact.",
             key="train.decode",
         )
-    return preprocess.resize or preprocess.size
+    return int(preprocess.resize or preprocess.size)

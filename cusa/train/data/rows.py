@@ -48,27 +48,28 @@ class Rows:
         """Return (n, *shape) rows.
 
         Args:
-            numbers: (n,) integers from 0 on; one that follows the one before is read with it.
+            numbers: (n,) integers from 0 on; runs of consecutive ones are read at once.
 
         Raises:
             DataError: if the file has become shorter.
         """
-        found = np.empty((len(numbers), *self.shape), dtype=self.dtype)
-        flat = found.reshape(-1).view(np.uint8).data if found.size else memoryview(b"")
-        ends = np.flatnonzero(np.diff(numbers) != 1) + 1
+        rows = np.empty((len(numbers), *self.shape), dtype=self.dtype)
+        flat = rows.reshape(-1).view(np.uint8).data if rows.size else memoryview(b"")
+        stops = np.flatnonzero(np.diff(numbers) != 1) + 1
         start = 0
-        for stop in (*ends.tolist(), len(numbers)):
+        for stop in (*stops.tolist(), len(numbers)):
             if stop > start:
                 self._read(int(numbers[start]), flat[start * self.row_bytes : stop * self.row_bytes])
             start = stop
-        return found
+        return rows
 
     def row(self, number: int) -> np.ndarray:
         """Return one row."""
-        return self[np.array([number])][0]
+        row: np.ndarray = self[np.array([number])][0]
+        return row
 
     def whole(self) -> np.ndarray:
-        """Return all rows; for those who need them at once."""
+        """Return all rows, in memory."""
         return self[np.arange(len(self))]
 
     def _read(self, first: int, into: memoryview) -> None:
@@ -103,6 +104,7 @@ class Strings:
 
     def __getitem__(self, number: int) -> str:
         # One read where there is a string before it: the two ends stand side by side.
-        ends = [0, int(self._ends.row(0))] if not number else self._ends[np.arange(number - 1, number + 1)].tolist()
-        start, end = ends
-        return self._bytes[np.arange(start, end)].tobytes().decode()
+        start, stop = (
+            [0, int(self._ends.row(0))] if not number else self._ends[np.arange(number - 1, number + 1)].tolist()
+        )
+        return self._bytes[np.arange(start, stop)].tobytes().decode()

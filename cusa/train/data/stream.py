@@ -1,14 +1,15 @@
-"""From a step's number to a rank's batch: images by byte range, captions, teacher rows.
+"""Batches by step: images read by byte range, captions, teacher rows.
 
-`stream[step]` depends on the step and the files alone, so any number of threads or processes may fill it in, and a
+`stream[step]` depends only on the step and the files, so any number of threads or processes may compute it, and a
 resumed run starts at its step.
 """
 
 import os
 import threading
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ _ATTEMPTS = 20  # stand-ins for one pair; a split where twenty in a row fail is 
 
 
 class Reader(Protocol):
-    """The reading side of a student."""
+    """What a student does to images and captions before they are stacked."""
 
     def image_array(self, image: Any) -> np.ndarray:
         """Turn an RGB image, or the array of a `.npy` member, into the array that a batch stacks."""
@@ -39,23 +40,31 @@ class Reader(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which part of every step a rank reads."""
+
+    rank: int = 0
+    world: int = 1
+    """Ranks that share the global batch."""
+    parts: int = 1
+    """Parts of a step that are computed one after another."""
+
+
 class PairStream:
     """The batches of a split, by step.
 
     Args:
         split: the split.
-        order: which pairs a step sees.
+        order: the pairs of every step.
         reader: the student, for its `image_array` and `tokenize`.
-        teacher_image: rows by image, or None.
-        teacher_text: rows by caption, or None.
-        cache_bytes: memory for decoded images. Images are kept from row 0 on as far as it reaches; small sets fit
-            whole and are decoded once. 0 keeps none.
-        rank: share of the global batch.
-        world: shares.
-        parts: parts of a step that are computed one after another: `stream[i]` is part `i % parts` of step
-            `i // parts`.
-        draft: pixels a side that a JPEG decoded at a smaller scale must keep; 0 = decode at full size.
-        pairs: the split's rows; made here where they are not given.
+        teachers: `image` or `text` -> rows by image, or by caption; empty = no teachers are read.
+        share: this rank's; `stream[i]` is part `i % parts` of step `i // parts`.
+        cache_bytes: memory for decoded images. Images from row 0 on are cached as far as it reaches; small data sets
+            fit whole and are decoded once. 0 = no cache.
+        draft: length in pixels that both sides of a JPEG keep when it is decoded at a smaller scale; 0 = decode at full
+            size.
+        pairs: the split's rows; opened here if None.
     """
 
     def __init__(
@@ -64,12 +73,9 @@ class PairStream:
         order: Order,
         reader: Reader,
         *,
-        teacher_image: TeacherRows | None = None,
-        teacher_text: TeacherRows | None = None,
+        teachers: Mapping[str, TeacherRows] | None = None,
+        share: Share = Share(),  # noqa: B008
         cache_bytes: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        parts: int = 1,
         draft: int = 0,
         pairs: Pairs | None = None,
     ) -> None:
@@ -77,14 +83,13 @@ class PairStream:
         self._split = split
         self._order = order
         self._reader = reader
-        self._teacher_image = teacher_image
-        self._teacher_text = teacher_text
-        self._rank, self._world, self._parts = rank, world, parts
+        self._teachers = dict(teachers or {})
+        self._share = share
         self._draft = draft
         self._pairs = Pairs(split) if pairs is None else pairs
         self._cache_bytes = cache_bytes
-        self._kept: np.ndarray | None = None
-        self._is_kept = np.zeros(0, dtype=bool)
+        self._cache: np.ndarray | None = None
+        self._is_cached = np.zeros(0, dtype=bool)
         self._lock = threading.Lock()
         self._opened: set[str] = set()
 
@@ -94,8 +99,9 @@ class PairStream:
         Raises:
             DataError: if a tar is missing or short, or twenty pairs in a row cannot be decoded.
         """
-        step, part = divmod(index, self._parts)
-        rows = self._order.rows(step, rank=self._rank, world=self._world, part=part, parts=self._parts)
+        share = self._share
+        step, part = divmod(index, share.parts)
+        rows = self._order.rows(step, rank=share.rank, world=share.world, part=part, parts=share.parts)
         arrays, substitutes = [], []
         for place, row in enumerate(rows):
             array, used, failed = self._read(int(row))
@@ -106,16 +112,20 @@ class PairStream:
         return Batch(
             step=step,
             part=part,
-            pairs=len(self._order.rows(step, part=part, parts=self._parts)),
+            pairs=len(self._order.rows(step, part=part, parts=share.parts)),
             keys=tuple(self._pairs.caption_keys[row] for row in rows),
             images=torch.from_numpy(np.stack(arrays)),
             tokens=self._reader.tokenize([self._pairs.texts[row] for row in rows]),
             image_ids=torch.from_numpy(owners),
             rows=torch.from_numpy(rows),
-            teacher_image=None if self._teacher_image is None else torch.from_numpy(self._teacher_image[owners]),
-            teacher_text=None if self._teacher_text is None else torch.from_numpy(self._teacher_text[rows]),
+            teacher_image=self._teacher_rows("image", owners),
+            teacher_text=self._teacher_rows("text", rows),
             substitutes=tuple(substitutes),
         )
+
+    def _teacher_rows(self, modality: str, rows: np.ndarray) -> Tensor | None:
+        table = self._teachers.get(modality)
+        return None if table is None else torch.from_numpy(table[rows])
 
     def _read(self, row: int) -> tuple[np.ndarray, int, list[Substitute]]:
         """Return a pair's image array, the pair that was used in the end, and the failures before it."""
@@ -140,9 +150,10 @@ class PairStream:
         )
 
     def _image(self, image: int) -> np.ndarray:
-        if image < len(self._is_kept) and self._is_kept[image]:
-            assert self._kept is not None
-            return self._kept[image]
+        if image < len(self._is_cached) and self._is_cached[image]:
+            assert self._cache is not None
+            cached: np.ndarray = self._cache[image]
+            return cached
         data = self._bytes(image)
         try:
             array = self._reader.image_array(decode(data, draft=self._draft))
@@ -150,12 +161,12 @@ class PairStream:
             raise
         except UNDECODABLE as error:
             raise _UndecodableError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
-        if self._kept is None:
+        if self._cache is None:
             with self._lock:
                 self._make_room(array)
-        if image < len(self._is_kept):
-            self._kept[image] = array  # type: ignore[index]
-            self._is_kept[image] = True  # last, so that another thread finds the array whole
+        if image < len(self._is_cached):
+            self._cache[image] = array  # type: ignore[index]
+            self._is_cached[image] = True  # last, so that another thread reads the array whole
         return array
 
     def _bytes(self, image: int) -> bytes:
@@ -168,18 +179,18 @@ class PairStream:
             return data
 
     def _make_room(self, first: np.ndarray) -> None:
-        if self._kept is None:
+        if self._cache is None:
             rows = min(self._split.num_images, self._cache_bytes // first.nbytes)
-            kept = np.empty((rows, *first.shape), dtype=first.dtype)  # pages are taken as they are filled
-            self._is_kept = np.zeros(rows, dtype=bool)
-            self._kept = kept
+            cache = np.empty((rows, *first.shape), dtype=first.dtype)  # pages are taken as they are filled
+            self._is_cached = np.zeros(rows, dtype=bool)
+            self._cache = cache
 
     def __getstate__(self) -> dict[str, object]:
         return {
             **self.__dict__,
             "_lock": None,
-            "_kept": None,
-            "_is_kept": np.zeros(0, dtype=bool),
+            "_cache": None,
+            "_is_cached": np.zeros(0, dtype=bool),
             "_opened": set[str](),
         }
 
@@ -193,7 +204,7 @@ class _UndecodableError(Exception):
 
 
 def available_threads() -> int:
-    """Return how many threads read where nothing is said: half the cores, as the other half computes; 8 at most."""
+    """Return the default number of reading threads: half the cores, as the other half computes; 8 at most."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, cores // 2))
 
@@ -201,17 +212,17 @@ def available_threads() -> int:
 def batches(
     stream: PairStream, start: int, stop: int, *, threads: int = 1, ahead: int = 4
 ) -> Generator[Batch, None, None]:
-    """Give `stream[start]` to `stream[stop - 1]` in order, made ahead of time by threads.
+    """Yield `stream[start]` to `stream[stop - 1]` in order, computed ahead of time by threads.
 
-    Threads and not processes: decoding and resizing release the interpreter's lock, the kept images are shared, and
-    nothing need be copied between processes. How many there are changes nothing in what is seen.
+    Threads and not processes: decoding and resizing release the interpreter's lock, the cached images are shared, and
+    nothing is copied between processes. The number of threads does not change the batches.
 
     Args:
-        stream: where they come from.
+        stream: the stream.
         start: the first.
         stop: the one after the last.
-        threads: how many; 0 = none, each batch is made when it is asked for.
-        ahead: batches ready at most.
+        threads: how many; 0 = none, each batch is computed when the caller takes it.
+        ahead: batches computed ahead at most.
 
     Raises:
         CusaError: whatever a batch raised, at its step.

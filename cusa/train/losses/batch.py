@@ -1,6 +1,6 @@
-"""What a loss is computed from, whichever way: embeddings, ids, temperatures, modes.
+"""The inputs of a loss: embeddings, ids, temperatures, modes.
 
-Legend: B pairs in the batch, that of all ranks where they share it; D width of an embedding.
+Legend: B pairs in the batch (of all ranks where they share it); D width of an embedding.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Negatives = Literal["local", "global", "release"]
 
 @dataclass(frozen=True)
 class Modes:
-    """What the terms are, beside their temperatures."""
+    """Which terms there are, and their variants."""
 
     infonce: bool = True
     csa: bool = True
@@ -32,7 +32,7 @@ class Modes:
 
 
 class Embeddings(NamedTuple):
-    """A batch as the tiles read it: unit rows of one type, float32 or float64; None where no term asks for them."""
+    """A batch as the tiles read it: unit rows of one type, float32 or float64; None where no term uses them."""
 
     image: Tensor
     text: Tensor
@@ -43,7 +43,15 @@ class Embeddings(NamedTuple):
 
     def unit(self, dtype: torch.dtype) -> "Embeddings":
         """Return the rows in one type, normalised; a row of zeros stays one."""
-        return Embeddings(*(each if each is None else _Unit.apply(each.to(dtype)) for each in self))  # type: ignore[arg-type]
+        image, text, *others = (None if each is None else _unit(each.to(dtype)) for each in self)
+        assert image is not None
+        assert text is not None
+        return Embeddings(image, text, *others)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    unit: Tensor = _Unit.apply(rows)
+    return unit
 
 
 class _Unit(torch.autograd.Function):
@@ -51,7 +59,7 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        norm = rows.norm(dim=1, keepdim=True).clamp_min_(1e-12)
+        norm: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(1e-12)
         unit = rows / norm
         ctx.save_for_backward(unit, norm)
         ctx.set_materialize_grads(False)  # rows that no term reads stay without a gradient
@@ -61,6 +69,8 @@ class _Unit(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None) -> Tensor | None:
         if grad is None:
             return None
+        unit: Tensor
+        norm: Tensor
         unit, norm = ctx.saved_tensors
         along = (grad * unit).sum(1, keepdim=True)
         return torch.addcmul(grad, unit, along, value=-1) / norm
@@ -68,7 +78,7 @@ class _Unit(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class LossInputs:
-    """B pairs, and whose softmaxes count."""
+    """B pairs, and the rows whose softmaxes count."""
 
     embeddings: Embeddings
     image_ids: Tensor | None = None
@@ -76,7 +86,7 @@ class LossInputs:
     rows: slice | None = None
     """The rows that are averaged over, divided by B; None: all. The columns are all in any case."""
     near: Near | None = None
-    """What leaves InfoNCE's denominators."""
+    """Thresholds of the pairs that leave InfoNCE's denominators."""
     extra: Extra | None = None
     """Further positives of InfoNCE."""
     ignored: Extra | None = None
@@ -135,7 +145,10 @@ def share(
     counts = rows_of_ranks(len(rows.image), rows.image.device)
     passes_to: PassesTo = "every rank" if negatives == "global" else "own rows"
     own = own_rows(counts) if negatives == "global" else slice(0, sum(counts))
-    everyone = Embeddings(*(each if each is None else gather(each, counts, passes_to=passes_to) for each in rows))  # type: ignore[arg-type]
+    image, text, *others = (None if each is None else gather(each, counts, passes_to=passes_to) for each in rows)
+    assert image is not None
+    assert text is not None
+    everyone = Embeddings(image, text, *others)
     image_ids, text_ids = (each if each is None else gather(each, counts) for each in (image_ids, text_ids))
     if listed is not None:
         listed = gather(listed, rows_of_ranks(len(listed), listed.device))

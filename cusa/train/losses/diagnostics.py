@@ -1,4 +1,4 @@
-"""How soft the labels are and how much is masked, a block of rows at a time.
+"""Statistics of soft labels and masks, computed a block of rows at a time.
 
 Legend: B pairs in the batch, R rows of a block.
 """
@@ -27,7 +27,7 @@ def describe(
     """Return means over a batch's soft labels and masks.
 
     Args:
-        image: (B, any) unit rows of the image teacher; None where neither soft labels nor a mask ask it.
+        image: (B, any) unit rows of the image teacher; None where neither soft labels nor a mask use it.
         text: (B, any) unit rows of the text teacher; likewise.
         temperatures: of the soft labels, images' and texts'; None: there are no soft labels.
         fusion: of the teachers.
@@ -61,13 +61,13 @@ def describe(
                 target_RB = log_target_RB.exp()
                 entropy[k] -= (target_RB * log_target_RB).sum()
                 own[k] += target_RB.diagonal(start).sum()
-    found = {}
+    means = {}
     for k, modality in enumerate(("image", "text") if soft else ()):
-        found[f"target_entropy.{modality}"] = entropy[k] / (size * math.log(max(size, 2)))
-        found[f"target_off_diagonal.{modality}"] = 1 - own[k] / size
+        means[f"target_entropy.{modality}"] = entropy[k] / (size * math.log(max(size, 2)))
+        means[f"target_off_diagonal.{modality}"] = 1 - own[k] / size
     if near is not None:
-        found["share_masked"] = masked[0] / foreign[0].clamp(min=1)
-    return found
+        means["share_masked"] = masked[0] / foreign[0].clamp(min=1)
+    return means
 
 
 def _exact(rows: Tensor) -> torch.dtype:

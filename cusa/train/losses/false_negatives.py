@@ -1,9 +1,9 @@
-"""What happens to pairs that the data set does not call a pair although they may be one.
+"""False negatives: pairs that the data set does not list although they may be true.
 
-One choice, three ways: `soft` leaves them to the soft labels of CSA and USA; `mask` takes those that a teacher calls
-near out of InfoNCE's denominators; `positive` makes listed ones positives of InfoNCE.
+There are three ways to handle them: `soft` leaves them to the soft labels of CSA and USA; `mask` removes those that a
+teacher calls near from InfoNCE's denominators; `positive` makes listed ones positives of InfoNCE.
 
-Legend: B pairs in the batch, R of their rows, P listed pairs, Q of those found in the batch, E width of a teacher.
+Legend: B pairs in the batch, R of their rows, P listed pairs, Q of those that the batch holds, E width of a teacher.
 """
 
 from typing import Literal, NamedTuple
@@ -23,23 +23,23 @@ ROUNDING = 1e-5
 class Nearness(NamedTuple):
     """How near a teacher must call two items for their foreign pairs to leave the denominator.
 
-    For each teacher a cosine; or `positive`: at least as near as the item's own captions (or its own image, which is 1)
-    are to each other, the farthest of those in the batch; or None: this teacher is not asked. A pair leaves where any
-    teacher asked calls it near. Pairs of the same image never leave.
+    Each teacher has a threshold: a cosine; or `positive`: the lowest cosine among the item's own captions in the batch
+    (or with its own image, which is 1); or None: this teacher is not used. A pair leaves where the cosine of any used
+    teacher is at least its threshold. Pairs of the same image never leave.
 
     Source: Solatorio 2024, arXiv:2402.16829, section 3, masks what a guide model calls nearer than the positive pair.
-    Its guide embeds both ends of a pair; ours are uni-modal, so the image teacher compares the two images, the text
-    teacher the two captions, and the own captions' similarity stands for the positive pair's.
+    Its guide embeds images and texts alike; our teachers are uni-modal, so the image teacher compares the two images,
+    the text teacher the two captions, and the own captions' similarity stands for the positive pair's.
     """
 
     image: Threshold = None
     text: Threshold = None
 
     def check(self) -> None:
-        """Refuse thresholds that mean nothing.
+        """Check the thresholds.
 
         Raises:
-            ConfigError: if no teacher is asked, or a threshold is neither a cosine nor `positive`.
+            ConfigError: if no teacher has a threshold, or a threshold is neither a cosine nor `positive`.
         """
         if self.image is None and self.text is None:
             raise ConfigError(
@@ -54,7 +54,7 @@ class Nearness(NamedTuple):
 
 
 class Near(NamedTuple):
-    """Thresholds of every item of a batch, with what they are compared with."""
+    """The thresholds of every item of a batch, one vector a teacher, and the image ids."""
 
     image_B: Tensor | None
     text_B: Tensor | None
@@ -66,7 +66,7 @@ class Near(NamedTuple):
         """Return which foreign pairs of a tile leave the denominators of the items that run along an axis.
 
         Args:
-            image_TT: the image teacher's cosines of rows and columns; may be None where it is not asked.
+            image_TT: the image teacher's cosines of rows and columns; may be None where it has no threshold.
             text_TT: the text teacher's.
             rows: of the batch, which the tile's rows are.
             columns: likewise.
@@ -91,7 +91,7 @@ def near(rule: Nearness, image: Tensor | None, text: Tensor | None, image_ids_B:
 
     Args:
         rule: cosines, or `positive`.
-        image: (B, E) unit rows of the image teacher; not needed where it is not asked.
+        image: (B, E) unit rows of the image teacher; None where it has no threshold.
         text: (B, any) unit rows of the text teacher; likewise.
         image_ids_B: integers, equal for pairs of the same image.
 
@@ -126,10 +126,10 @@ def farthest_own(rows: Tensor, image_ids_B: Tensor) -> Tensor:
     ordered = rows[order_B]
     lowest_B = rows.new_ones(len(rows))
     for distance in range(1, len(rows)):
-        same = ids_B[distance:] == ids_B[:-distance]
-        if not same.any():
+        is_own = ids_B[distance:] == ids_B[:-distance]
+        if not is_own.any():
             break
-        cosine = (ordered[distance:] * ordered[:-distance]).sum(1).where(same, 1.0)
+        cosine = (ordered[distance:] * ordered[:-distance]).sum(1).where(is_own, 1.0)
         lowest_B[distance:] = lowest_B[distance:].minimum(cosine)
         lowest_B[:-distance] = lowest_B[:-distance].minimum(cosine)
     return torch.empty_like(lowest_B).index_copy_(0, order_B, lowest_B)
@@ -187,18 +187,18 @@ def targets(image_ids_B: Tensor, rows: slice, extra: Extra | None, dtype: torch.
         extra: further positives: of the image the text, of the text the image.
         dtype: of the result.
     """
-    found = []
+    directions = []
     for own_Q, other_Q in both_ways(extra):
         same_RB = (image_ids_B[rows, None] == image_ids_B[None, :]).to(dtype)
         if own_Q is not None and other_Q is not None:
             inside = (own_Q >= rows.start) & (own_Q < rows.stop)
             same_RB[own_Q[inside] - rows.start, other_Q[inside]] = 1
-        found.append(same_RB / same_RB.sum(1, keepdim=True))
-    return found[0], found[1]
+        directions.append(same_RB / same_RB.sum(1, keepdim=True))
+    return directions[0], directions[1]
 
 
 def pull(image: Tensor, text: Tensor, image_ids_B: Tensor | None, rows: slice, extra: Extra | None) -> Tensor:
-    """Return what the targets of some rows draw together: `sum_ij y_ij s_ij`, images' and texts' rows together.
+    """Return the sum of similarities weighted by targets, `sum_ij y_ij s_ij`, of images' and texts' rows together.
 
     The same as with `targets`, in memory of O(B D); differentiable.
 
@@ -248,7 +248,7 @@ def both_ways(extra: Extra | None) -> tuple[tuple[Tensor | None, Tensor | None],
 
 
 def ignored_pairs_correction(image: Tensor, text: Tensor, ignored: Extra, rows: slice, temperature: Tensor) -> Tensor:
-    """Return what InfoNCE changes by when listed pairs leave its denominators; differentiable.
+    """Return the change of InfoNCE when listed pairs leave its denominators; differentiable.
 
     `1 / 2B sum_i [ log sum_{j not ignored} exp(s_ij / t) - log sum_j exp(s_ij / t) ]`, both directions together: added
     to InfoNCE over all pairs (`standard`, however it was computed) it gives InfoNCE without those. Only the K items

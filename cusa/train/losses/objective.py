@@ -66,7 +66,7 @@ class CUSALoss(nn.Module):
     """InfoNCE + alpha CSA + beta USA, for any model that embeds images and texts.
 
     `L = w * infonce + alpha * csa + beta * usa`, temperatures clamped to their bounds before every training forward.
-    alpha and beta mean nothing without the reduction: with `release` InfoNCE weighs 1/B of the textbook one, so that at
+    alpha and beta depend on the reduction: with `release` InfoNCE weighs 1/B of the textbook one, so that at
     B = 128 the paper's 0.1 and 0.5 act as 12.8 and 64 do with `standard`; `effective_weights` says so.
 
     Example:
@@ -87,33 +87,33 @@ class CUSALoss(nn.Module):
         usa_temperature: the student's in USA: one, (image, text), or `csa` to share CSA's parameters.
         teacher_temperature: of the soft labels: one, or (image, text).
         usa_teacher_temperature: of USA's soft labels, where they are not CSA's.
-        false_negatives: what InfoNCE makes of pairs that may be pairs after all. `soft`: nothing, the soft labels of
-            CSA and USA speak for them. `mask`: those a teacher calls near leave the denominators. `positive`: those
-            listed in `positive_pairs` become positives, those in `ignored_pairs` leave the denominators. CSA and USA
-            are added in any case, by their weights.
+        false_negatives: how InfoNCE treats foreign pairs that may be true. `soft`: as negatives; the soft labels of CSA
+            and USA are left to correct that. `mask`: those a teacher calls near leave the denominators. `positive`:
+            those listed in `positive_pairs` become positives, those in `ignored_pairs` leave the denominators. CSA and
+            USA are added in any case, by their weights.
         mask_image: with `mask`: image teacher's cosine from which a foreign pair leaves, `positive` (as near as the own
-            image: duplicates only), or None: the image teacher is not asked.
+            image: duplicates only), or None: the image teacher is not used.
         mask_text: with `mask`: text teacher's cosine, `positive` (as near as the image's own captions are to each
             other, the farthest of those in the batch), or None. See `false_negatives.Nearness`.
         negatives: where several ranks share a batch. `local`: each has its own pairs alone as negatives, as the
             authors' released configurations do. `global`: its own rows against the columns of all ranks, with the
             gradient through them, so that W ranks give the loss and, averaged over ranks, the gradient of one process
-            with all their pairs. `release`: what the authors' code does when told to gather: every rank computes the
+            with all their pairs. `release`: what the authors' code does in its gather mode: every rank computes the
             whole, and keeps the gradient of its own rows only, which leaves 1/W of it after averaging.
         impl: `plain` makes B x B matrices; `streamed` computes the same in O(B D) memory (see `streamed`); `auto`
             streams large batches; `triton` streams by CUDA kernels that are checked in an interpreter only (see
             `kernels`) and that `auto` does not choose.
 
     Raises:
-        ConfigError: for a negative weight, an unknown mode, or a threshold that means nothing.
+        ConfigError: for a negative weight, an unknown mode, or a threshold that is no cosine.
 
     With `global` and `release`, all ranks of the default process group call `forward` together; their batches may
     differ in size, and be empty with `global`. Average the gradients of the temperatures over ranks as those of the
     model: DistributedDataParallel around this module does.
 
-    Embeddings are normalised here. A teacher's row of zeros makes its soft label uniform without a word, and one of NaN
-    makes the loss NaN: looking for them would stall the device every step, so the teacher tables are checked instead
-    when they are read.
+    Embeddings are normalised here. A teacher's row of zeros makes its soft label uniform without a warning, and one of
+    NaN makes the loss NaN: checking for them would stall the device every step, so the teacher tables are checked when
+    they are written instead.
 
     Source: Huang et al., AAAI 2024, doi 10.1609/aaai.v38i16.29789. Equal in values and gradients to the authors'
     release in every mode of it.
@@ -203,16 +203,16 @@ class CUSALoss(nn.Module):
 
     def temperatures(self) -> dict[str, Temperature]:
         """Return every temperature that a used term reads, once, by name."""
-        found = {"infonce": self.infonce_temperature} if self.infonce_weight else {}
+        named = {"infonce": self.infonce_temperature} if self.infonce_weight else {}
         if self.alpha:
-            found |= self.csa_temperatures.named("csa")
+            named |= self.csa_temperatures.named("csa")
         if self.beta and not (self.alpha and self.usa_temperatures is self.csa_temperatures):
-            found |= self.usa_temperatures.named("usa")
+            named |= self.usa_temperatures.named("usa")
         if self.alpha:
-            found |= self.teacher_temperatures.named("teacher")
+            named |= self.teacher_temperatures.named("teacher")
         if self.beta and not (self.alpha and self.usa_teacher_temperatures is self.teacher_temperatures):
-            found |= self.usa_teacher_temperatures.named("usa_teacher")
-        return found
+            named |= self.usa_teacher_temperatures.named("usa_teacher")
+        return named
 
     def effective_weights(self, batch_size: int) -> dict[str, float]:
         """Return the weights in units of a textbook InfoNCE of this batch size.
@@ -222,6 +222,18 @@ class CUSALoss(nn.Module):
         """
         scale = batch_size if self.reduction == "release" else 1
         return {"infonce": self.infonce_weight, "csa": self.alpha * scale, "usa": self.beta * scale}
+
+    def modes(self) -> Modes:
+        """Return which terms have a weight, and their variants."""
+        return Modes(
+            bool(self.infonce_weight),
+            bool(self.alpha),
+            bool(self.beta),
+            self.reduction,
+            self.fusion,
+            self.divergence,
+            kernels=self.impl == "triton",
+        )
 
     def forward(
         self,
@@ -244,14 +256,14 @@ class CUSALoss(nn.Module):
             text: (B, D) cross-modal text embeddings; row i belongs to image row i.
             image_uni: (B, any) uni-modal image embeddings; needed if beta is not 0.
             text_uni: (B, any) uni-modal text embeddings; likewise.
-            teacher_image: (B, E) embeddings of the image teacher; needed if alpha or beta is not 0, or a mask asks it.
+            teacher_image: (B, E) embeddings of the image teacher; needed if alpha or beta is not 0, or a mask uses it.
             teacher_text: (B, F) embeddings of the text teacher; likewise.
             image_ids: (B,) integers, equal for pairs that show the same image; None: all different.
             text_ids: (B,) integers that name the captions; needed for `positive`, as are `image_ids`.
             positive_pairs: (P, 2) integers, an image's id and a caption's id: pairs that are true although the data set
                 does not list them. They may name images and captions that the batch does not hold. Needed for
                 `positive`. With several ranks: those that touch this rank's batch are enough.
-            ignored_pairs: (P, 2) likewise: pairs of which nobody can say whether they are true. None: no such pair; on
+            ignored_pairs: (P, 2) likewise: pairs judged neither true nor false. None: there is no such pair; None on
                 every rank or on none.
 
         Returns:
@@ -270,7 +282,7 @@ class CUSALoss(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             batch = self._batch(given, image_ids, text_ids, positive_pairs, ignored_pairs)
             large = self.impl in ("streamed", "triton") or (self.impl == "auto" and batch.size >= STREAMED_FROM)
-            unweighted = (streamed if large else plain)(batch, self._temperatures(), self._modes())
+            unweighted = (streamed if large else plain)(batch, self.temperature_values(), self.modes())
             if batch.ignored is not None:
                 rows = batch.embeddings
                 change = ignored_pairs_correction(
@@ -279,13 +291,14 @@ class CUSALoss(nn.Module):
                 change = change / batch.size if self.reduction == "release" else change
                 unweighted = (unweighted[0] + change, *unweighted[1:])
             weights = (self.infonce_weight, self.alpha, self.beta)
-            found = torch.stack([weight * term for weight, term in zip(weights, unweighted, strict=True)])
+            weighted = torch.stack([weight * term for weight, term in zip(weights, unweighted, strict=True)])
             if self.negatives == "global":
-                found = total(found)
-        terms = {name: found[k] if weights[k] else found[k].detach() for k, name in enumerate(TERMS)}
+                weighted = total(weighted)
+        terms = {name: weighted[k] if weights[k] else weighted[k].detach() for k, name in enumerate(TERMS)}
         return {"loss": terms["infonce"] + terms["csa"] + terms["usa"], **terms}
 
-    def _temperatures(self) -> Temperatures:
+    def temperature_values(self) -> Temperatures:
+        """Return the values of all temperatures, differentiable."""
         teacher = self.teacher_temperatures()
         shared = self.usa_teacher_temperatures is self.teacher_temperatures
         return Temperatures(
@@ -327,17 +340,6 @@ class CUSALoss(nn.Module):
                 ignored = find_listed(listed[listed[:, 2] == 1, :2], image_ids, text_ids)
         return LossInputs(rows, image_ids, own, close, extra, ignored)
 
-    def _modes(self) -> Modes:
-        return Modes(
-            bool(self.infonce_weight),
-            bool(self.alpha),
-            bool(self.beta),
-            self.reduction,
-            self.fusion,
-            self.divergence,
-            kernels=self.impl == "triton",
-        )
-
     @torch.no_grad()
     def diagnostics(
         self,
@@ -370,26 +372,24 @@ class CUSALoss(nn.Module):
             item, the mean over images and captions. Detached 0-d tensors: reading them is the caller's wait for the
             device.
         """
-        found = {f"temperature.{name}": temperature().detach() for name, temperature in self.temperatures().items()}
+        described = {f"temperature.{name}": temperature().detach() for name, temperature in self.temperatures().items()}
         if self.false_negatives == "positive" and not (image_ids is None or text_ids is None or positive_pairs is None):
             extra = find_listed(positive_pairs, image_ids, text_ids)
-            found["extra_positives"] = torch.tensor(len(extra.image_Q) / max(len(image_ids), 1))
+            described["extra_positives"] = torch.tensor(len(extra.image_Q) / max(len(image_ids), 1))
         both = [None if each is None else normalize(_wide(each), dim=1) for each in (teacher_image, teacher_text)]
         size = next((len(each) for each in both if each is not None), 0)
         if not size:
-            return found
+            return described
         shared = num_ranks() if self.negatives != "local" else 1
         for term, weight in self.effective_weights(size * shared).items():
-            found[f"effective_weight.{term}"] = torch.tensor(weight)
+            described[f"effective_weight.{term}"] = torch.tensor(weight)
         labels = self.teacher_temperatures if self.alpha else self.usa_teacher_temperatures
         close = None
         if self.false_negatives == "mask" and self.infonce_weight:
-            asked = [
-                each for each, one in zip(both, self.nearness, strict=True) if one is not None and each is not None
-            ]
-            if asked:
-                close = near(self.nearness, both[0], both[1], ids_or_all_different(image_ids, asked[0]))
-        return found | describe(
+            used = [each for each, one in zip(both, self.nearness, strict=True) if one is not None and each is not None]
+            if used:
+                close = near(self.nearness, both[0], both[1], ids_or_all_different(image_ids, used[0]))
+        return described | describe(
             both[0],
             both[1],
             temperatures=labels() if self.alpha or self.beta else None,

@@ -1,4 +1,4 @@
-"""The three losses from whole matrices, by the functions that hold the maths.
+"""The three losses from whole matrices of similarities.
 
 Legend: B pairs in the batch, R of its rows that count.
 """
@@ -13,7 +13,7 @@ from cusa.train.losses.usa import usa
 
 
 def plain(batch: LossInputs, temperatures: Temperatures, modes: Modes) -> tuple[Tensor, Tensor, Tensor]:
-    """Return InfoNCE, CSA and USA, unweighted; those not asked for are 0.
+    """Return InfoNCE, CSA and USA, unweighted; those that `modes` leaves out are 0.
 
     Args:
         batch: B pairs; no gradient flows into the teachers.
@@ -29,7 +29,7 @@ def plain(batch: LossInputs, temperatures: Temperatures, modes: Modes) -> tuple[
         None if each is None else each.detach()[own] @ each.detach().T
         for each in (given.teacher_image, given.teacher_text)
     )
-    found = [given.image.new_zeros(()) for _ in range(3)]
+    terms = [given.image.new_zeros(()) for _ in range(3)]
     if modes.infonce or modes.csa:
         to_text_RB = given.image[own] @ given.text.T
         to_image_RB = to_text_RB.T if own == slice(0, batch.size) else given.text[own] @ given.image.T
@@ -38,7 +38,7 @@ def plain(batch: LossInputs, temperatures: Temperatures, modes: Modes) -> tuple[
         ignored_RB = None
         if batch.near is not None:
             ignored_RB = batch.near.ignored(teacher_image_RB, teacher_text_RB, own, slice(0, batch.size), 1)
-        found[0] = share * infonce(
+        terms[0] = share * infonce(
             to_text_RB,
             None,
             temperature=temperatures.infonce,
@@ -48,34 +48,61 @@ def plain(batch: LossInputs, temperatures: Temperatures, modes: Modes) -> tuple[
             ignored_BB=ignored_RB,
         )
     if not (modes.csa or modes.usa):
-        return found[0], found[1], found[2]
+        return terms[0], terms[1], terms[2]
     assert teacher_image_RB is not None
     assert teacher_text_RB is not None
+    teachers = teacher_image_RB, teacher_text_RB
     if modes.csa:
-        found[1] = share * csa(
-            to_text_RB,
-            teacher_image_RB,
-            teacher_text_RB,
-            image_temperature=temperatures.csa[0],
-            text_temperature=temperatures.csa[1],
-            teacher_image_temperature=temperatures.teacher[0],
-            teacher_text_temperature=temperatures.teacher[1],
-            fusion=modes.fusion,
-            divergence=modes.divergence,
-            text_similarity_BB=to_image_RB,
-        )
+        terms[1] = share * csa_term((to_text_RB, to_image_RB), teachers, temperatures, modes)
     if modes.usa:
         assert given.image_uni is not None
         assert given.text_uni is not None
-        found[2] = share * usa(
-            given.image_uni[own] @ given.image_uni.T,
-            given.text_uni[own] @ given.text_uni.T,
-            teacher_image_RB,
-            teacher_text_RB,
-            image_temperature=temperatures.usa[0],
-            text_temperature=temperatures.usa[1],
-            teacher_image_temperature=temperatures.usa_teacher[0],
-            teacher_text_temperature=temperatures.usa_teacher[1],
-            divergence=modes.divergence,
-        )
-    return found[0], found[1], found[2]
+        student = given.image_uni[own] @ given.image_uni.T, given.text_uni[own] @ given.text_uni.T
+        terms[2] = share * usa_term(student, teachers, temperatures, modes)
+    return terms[0], terms[1], terms[2]
+
+
+Two = tuple[Tensor, Tensor]
+"""A matrix of similarities of images, and one of texts."""
+
+
+def csa_term(student: Two, teachers: Two, temperatures: Temperatures, modes: Modes) -> Tensor:
+    """Return CSA, unweighted.
+
+    Args:
+        student: (R, B) cosines of images with texts, and of texts with images.
+        teachers: (R, B) cosines of the image and of the text teacher.
+        temperatures: of all terms.
+        modes: the variant.
+    """
+    return csa(
+        student[0],
+        *teachers,
+        image_temperature=temperatures.csa[0],
+        text_temperature=temperatures.csa[1],
+        teacher_image_temperature=temperatures.teacher[0],
+        teacher_text_temperature=temperatures.teacher[1],
+        fusion=modes.fusion,
+        divergence=modes.divergence,
+        text_similarity_BB=student[1],
+    )
+
+
+def usa_term(student: Two, teachers: Two, temperatures: Temperatures, modes: Modes) -> Tensor:
+    """Return USA, unweighted.
+
+    Args:
+        student: (R, B) cosines of the student's uni-modal embeddings of images, and of texts.
+        teachers: (R, B) cosines of the image and of the text teacher.
+        temperatures: of all terms.
+        modes: the variant.
+    """
+    return usa(
+        *student,
+        *teachers,
+        image_temperature=temperatures.usa[0],
+        text_temperature=temperatures.usa[1],
+        teacher_image_temperature=temperatures.usa_teacher[0],
+        teacher_text_temperature=temperatures.usa_teacher[1],
+        divergence=modes.divergence,
+    )

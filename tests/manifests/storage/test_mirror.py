@@ -116,7 +116,7 @@ def test_train__from_a_store_gives_the_run_of_a_local_folder(
         split = Split(folder, "train")
         student = students.create(STUDENT, captions=split.texts, uni=True, seed=0)
         config = TRAIN.model_copy(update={"steps": 6, "workers": 1})
-        loop.run(config, LOSS, student=student, split=split, out=tmp_path / name)
+        loop.run(config, LOSS, student=student, data=loop.TrainingSplit(split), out=tmp_path / name)
         losses.append([float(value.sum()) for value in student.state_dict().values()])
     assert losses[0] == losses[1]
     assert len(_tars(cache)) == 1

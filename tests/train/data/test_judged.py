@@ -51,7 +51,7 @@ def test_read_judged__names_rows(own_world: Path) -> None:
         journal.append(gone)
     found, digest = read_judged(split, torch.device("cpu"))
     # Caption 3 belongs to image 1 of three captions each: images 1 and 5 are one.
-    assert found.same_N.tolist() == [0, 1, 2, 3, 4, 1, 6, 7, 8, 9, 10, 11]
+    assert found.first_N.tolist() == [0, 1, 2, 3, 4, 1, 6, 7, 8, 9, 10, 11]
     assert sorted(map(tuple, found.positive.tolist())) == [(0, 12), (4, 0)]
     assert sorted(map(tuple, found.ignored.tolist())) == [(2, 30), (7, 1)]
     assert "2 pairs became positives, 2 left the denominators, 1 images are one" in found.notes[0]

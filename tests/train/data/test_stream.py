@@ -16,7 +16,7 @@ from cusa.manifests.samples import Split
 from cusa.train.data.batch import Batch
 from cusa.train.data.gather import TeacherRows
 from cusa.train.data.order import Order
-from cusa.train.data.stream import PairStream, batches
+from cusa.train.data.stream import PairStream, Share, batches
 
 
 class Corner:
@@ -61,7 +61,7 @@ def test_batches_hold_what_the_tars_hold(world: Path, tmp_path: Path) -> None:
                 captions[f"{fields['key']}#{position}"] = caption["text"]
     image_rows = TeacherRows(split, "colours", fallback=tmp_path)
     text_rows = TeacherRows(split, "words", fallback=tmp_path)
-    stream = _stream(split, teacher_image=image_rows, teacher_text=text_rows, cache_bytes=1 << 20)
+    stream = _stream(split, teachers={"image": image_rows, "text": text_rows}, cache_bytes=1 << 20)
     seen = []
     for step in range(5):
         batch = stream[step]
@@ -84,7 +84,7 @@ def test_batches_hold_what_the_tars_hold(world: Path, tmp_path: Path) -> None:
 def test_ranks_together_are_one(world: Path) -> None:
     split = Split(world, "train")
     whole = _stream(split)[2]
-    parts = [_stream(split, rank=rank, world=3)[2] for rank in range(3)]
+    parts = [_stream(split, share=Share(rank, 3))[2] for rank in range(3)]
     assert whole.keys == tuple(key for part in parts for key in part.keys)
     assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
 
@@ -176,7 +176,7 @@ def test_leaving_early_ends_the_threads(world: Path) -> None:
 def test_parts_together_are_the_step(world: Path) -> None:
     split = Split(world, "train")
     whole = _stream(split)[2]
-    stream = _stream(split, parts=3)
+    stream = _stream(split, share=Share(parts=3))
     parts = [stream[index] for index in (6, 7, 8)]
     assert [(part.step, part.part, part.pairs) for part in parts] == [(2, 0, 2), (2, 1, 3), (2, 2, 3)]
     assert whole.keys == tuple(key for part in parts for key in part.keys)

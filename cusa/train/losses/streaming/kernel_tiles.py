@@ -35,16 +35,16 @@ class KernelTiles(Tiles):
 
     def _views(self) -> list[tuple[list[Direction], Tensor, Tensor]]:
         """Return for each softmax direction, with all its terms: rows, columns."""
-        found = []
+        views = []
         for items, rows, columns in (("image", self.image, self.text), ("text", self.text, self.image)):
             terms = [direction for direction in (*self.nce, *self.csa) if direction.items == items]
             if terms:
-                found.append((terms, rows, columns))
+                views.append((terms, rows, columns))
         for direction in self.usa:
             uni = self.uni[direction.items]
             assert uni is not None
-            found.append(([direction], uni, uni))
-        return found
+            views.append(([direction], uni, uni))
+        return views
 
     def _teachers_of(self, source: str) -> tuple[Tensor | None, Tensor | None, str]:
         """Return the teachers that make a label, and how they are joined."""
@@ -107,32 +107,36 @@ class KernelTiles(Tiles):
                 d_temperatures[direction.temperature] -= grad * pulled_B.sum() / t**2
         d_image, d_text = torch.zeros_like(self.image), torch.zeros_like(self.text)
         if self.nce or self.csa:
-            self._walk(self.image, self.text, self.nce, self.csa, grads[0], grads[1], d_image, d_text)
+            self._walk((self.image, self.text), (self.nce, self.csa), (grads[0], grads[1]), (d_image, d_text))
         d_uni: dict[str, Tensor] = {}
         for direction in self.usa:
             uni = self.uni[direction.items]
             assert uni is not None
             d_uni[direction.items] = torch.zeros_like(uni)
-            self._walk(uni, uni, [], [direction] * 2, grads[0], grads[2], d_uni[direction.items], None)
+            self._walk((uni, uni), ([], [direction] * 2), (grads[0], grads[2]), (d_uni[direction.items], None))
         crossed = [d_image, d_text] if self.nce or self.csa else [None, None]
-        found: list[Tensor | None] = [*crossed, d_uni.get("image"), d_uni.get("text"), None, None]
-        found += d_temperatures
-        return [grad if wanted else None for grad, wanted in zip(found, needed, strict=True)]
+        gradients: list[Tensor | None] = [*crossed, d_uni.get("image"), d_uni.get("text"), None, None]
+        gradients += d_temperatures
+        return [grad if wanted else None for grad, wanted in zip(gradients, needed, strict=True)]
 
     def _walk(
         self,
-        x: Tensor,
-        y: Tensor,
-        hard: Sequence[Direction],
-        soft: Sequence[Direction],
-        hard_grad: Tensor,
-        soft_grad: Tensor,
-        d_x: Tensor,
-        d_y: Tensor | None,
+        inputs: tuple[Tensor, Tensor],
+        directions: tuple[Sequence[Direction], Sequence[Direction]],
+        grads: tuple[Tensor, Tensor],
+        gradients: tuple[Tensor, Tensor | None],
     ) -> None:
-        """Add the gradients of rows and columns, tile by tile."""
+        """Add the gradients of rows and columns, tile by tile.
+
+        Args:
+            inputs: embeddings of the rows, and of the columns.
+            directions: those of InfoNCE, and those of a term with soft labels.
+            grads: of the value of each of these two terms.
+            gradients: of rows and columns, to be added to; no columns where they are the rows.
+        """
         from cusa.train.losses.streaming import kernels
 
+        (x, y), (hard, soft), (hard_grad, soft_grad), (d_x, d_y) = inputs, directions, grads, gradients
         dtype, read = self._read()
         nothing = torch.zeros(self.size, dtype=self.exact, device=self.device)
         norms = [direction.log_norm_B() for direction in hard] or [nothing, nothing]
@@ -159,18 +163,18 @@ class KernelTiles(Tiles):
             ]
         ).float()
         stacked = torch.stack(norms).float()
-        inputs = [_read_as(each, x, dtype) for each in (x, y, first, second)]
+        read_inputs = [_read_as(each, x, dtype) for each in (x, y, first, second)]
         for rows in cut(slice(0, self.size), self.tile):
             for columns in cut(slice(0, self.size), self.tile):
                 shape = rows.stop - rows.start, columns.stop - columns.start
                 slope = torch.empty(shape, dtype=dtype, device=self.device)
                 kernels.slopes[(-(-shape[0] // BLOCKS["M"]), -(-shape[1] // BLOCKS["N"]))](
-                    *inputs,
+                    *read_inputs,
                     stacked,
                     weights,
                     slope,
                     self.size,
-                    *(inputs[k].shape[1] for k in (0, 2, 3)),
+                    *(read_inputs[k].shape[1] for k in (0, 2, 3)),
                     rows.start,
                     columns.start,
                     *shape,
@@ -184,9 +188,9 @@ class KernelTiles(Tiles):
                     READ=read,
                     **BLOCKS,
                 )
-                d_x[rows] += (slope @ inputs[1][columns]).to(d_x.dtype)
+                d_x[rows] += (slope @ read_inputs[1][columns]).to(d_x.dtype)
                 if d_y is not None:
-                    d_y[columns] += (slope.T @ inputs[0][rows]).to(d_x.dtype)
+                    d_y[columns] += (slope.T @ read_inputs[0][rows]).to(d_x.dtype)
 
     def _per(self, direction: Direction | None) -> float:
         return 1.0 if direction is None else 1 / self.temperatures[direction.temperature]

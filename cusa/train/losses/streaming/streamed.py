@@ -36,7 +36,7 @@ def streamed(batch: LossInputs, temperatures: Temperatures, modes: Modes) -> tup
     exact = torch.float64 if image.device.type != "mps" else image.dtype
     t = temperatures
     given = (t.infonce, *t.csa, *t.usa, *t.teacher, *t.usa_teacher)
-    # Which temperatures are the same is a question of identity, so it is asked before anything wraps them.
+    # Which temperatures are the same is a question of identity, so it is answered before anything wraps them.
     alike = tuple(next(k for k, first in enumerate(given) if first is one) for one in given)
     wide = [one.to(exact) for one in given]
     wide = [wide[k] for k in alike]
@@ -84,11 +84,11 @@ class _Streamed(torch.autograd.Function):
         tiles: Tiles = ctx.tiles
         with torch.autocast(_device_type(ctx.saved_tensors), enabled=False):
             tiles.bind(ctx.saved_tensors)
-            found = tiles.gradients(grads, ctx.needs_input_grad[3:])
+            gradients = tiles.gradients(grads, ctx.needs_input_grad[3:])
             if ctx.drawing is not None:
-                _add_drawn(ctx.saved_tensors[:2], found[:2], grads[3], ctx.drawing)
+                _add_drawn(ctx.saved_tensors[:2], gradients[:2], grads[3], ctx.drawing)
         tiles.release_inputs()
-        return None, None, None, *found
+        return None, None, None, *gradients
 
 
 def _columns(rows: Tensor) -> list[slice]:
@@ -96,13 +96,15 @@ def _columns(rows: Tensor) -> list[slice]:
     return cut(slice(0, rows.shape[1]), 64)
 
 
-def _add_drawn(given: Sequence[Tensor], found: Sequence[Tensor | None], grad: Tensor, drawing: tuple[Any, ...]) -> None:
-    """Add the gradient of `pull` to what is found for images and texts."""
+def _add_drawn(
+    given: Sequence[Tensor], gradients: Sequence[Tensor | None], grad: Tensor, drawing: tuple[Any, ...]
+) -> None:
+    """Add the gradient of `pull` to those of images and texts."""
     for columns in _columns(given[0]):
         narrow = [rows[:, columns].detach().requires_grad_() for rows in given]
         with torch.enable_grad():
             drawn = pull(narrow[0], narrow[1], *drawing)
-        for whole, part in zip(found, torch.autograd.grad(drawn, narrow, grad), strict=True):
+        for whole, part in zip(gradients, torch.autograd.grad(drawn, narrow, grad), strict=True):
             if whole is not None:
                 whole[:, columns] += part
 

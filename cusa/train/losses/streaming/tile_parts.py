@@ -1,4 +1,4 @@
-"""What tiles are made of: the directions a loss has, the labels they are taught, and where a tile lies.
+"""The parts of tiles: the softmax directions of a loss, their soft labels, and the place of a tile.
 
 Legend: B pairs, T rows or columns of a tile. A direction is one softmax an item: image to text, text to image, image to
 image, text to text.

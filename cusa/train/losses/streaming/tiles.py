@@ -20,18 +20,18 @@ from cusa.train.losses.streaming.tile_parts import Cross, Direction, Label, Soft
 TILE = 688
 """Rows of a tile on a CPU: ten float32 tiles stay in its last cache."""
 TILE_ON_DEVICE = 4096
-KEPT = 60 << 20
-"""Bytes of products that the first pass keeps for the second: the whole of it at most, whatever the batch."""
+CACHE_BYTES = 60 << 20
+"""Bytes of products, at most, that the first pass keeps for the second, whatever the size of the batch."""
 
 
 class Tiles:
-    """One call: inputs, what the first pass found, gradients.
+    """One call: inputs, the sums of the first pass, gradients.
 
     Args:
-        modes: what is asked for.
-        alike: for each temperature, the first one that is the very same.
-        rows: of the batch: whose softmaxes count. The columns are all.
-        near: what leaves InfoNCE's denominators; None: nothing.
+        modes: the terms to compute, and their variants.
+        alike: for each temperature, the position of the first one that is the same tensor.
+        rows: the rows of the batch whose softmaxes count; the columns are always all of them.
+        near: thresholds of the pairs that leave InfoNCE's denominators; None: no pair leaves.
         tensors: four embeddings, two teachers, nine temperatures.
     """
 
@@ -53,7 +53,7 @@ class Tiles:
         self.tile = TILE if self.device.type == "cpu" else TILE_ON_DEVICE
         self.space = Workspace(self.tile, self.image)
         self.rooms: dict[str, int] = {}
-        self.kept: dict[tuple[str, int, int], Tensor] = {}
+        self.cached: dict[tuple[str, int, int], Tensor] = {}
         self.labels: dict[tuple[str, int], Label] = {}
         sources = ("image", "text") if modes.fusion == "each" else ("fused", "fused")
         self.nce = [self._direction(items, 0) for items in ("image", "text")] if modes.infonce else []
@@ -61,7 +61,7 @@ class Tiles:
         self.usa = self._taught(alike[3:5], alike[7:9], ("image", "text")) if modes.usa else []
 
     def bind(self, tensors: Sequence[Tensor | None]) -> None:
-        """Take up the inputs."""
+        """Attach the inputs."""
         image, text, image_uni, text_uni, teacher_image, teacher_text = tensors[:6]
         assert image is not None
         assert text is not None
@@ -70,7 +70,7 @@ class Tiles:
         self.teachers = {"image": teacher_image, "text": teacher_text}
 
     def release_inputs(self) -> None:
-        """Drop what autograd keeps anyhow."""
+        """Drop the references to the inputs, which autograd holds as well."""
         del self.image, self.text, self.uni, self.teachers
 
     def _zeros(self) -> Tensor:
@@ -107,29 +107,29 @@ class Tiles:
         return torch.mul(one_TT, other_TT, out=self.space.like("summed next", one_TT))
 
     def _rooms(self) -> dict[str, int]:
-        """Share the bytes for kept products out: the widest embeddings first, whose products are the dearest."""
+        """Divide the bytes for kept products: the widest embeddings first, whose products cost the most."""
         given = {
             **{f"{items} teacher": rows for items, rows in self.teachers.items() if self.labels},
             **{f"{items} uni": rows for items, rows in self.uni.items() if self.usa},
             **({"by image": self.image, "by text": self.text} if self.nce or self.csa else {}),
         }
         widths = {name: rows.shape[1] for name, rows in given.items() if rows is not None}
-        left, rooms = KEPT, {}
+        left, rooms = CACHE_BYTES, {}
         for name in sorted(widths, key=lambda name: -widths[name]):
             rooms[name] = min(left, (self.rows.stop - self.rows.start) * self.size * self.image.element_size() // 2)
             left -= rooms[name]
         return rooms
 
     def _cosines(self, name: str, tile: Tile, left: Tensor, right: Tensor) -> Tensor:
-        """Return the cosines of a tile's rows and columns, found again where the first pass kept them."""
+        """Return the cosines of a tile's rows and columns, from memory where the first pass kept them."""
         place = (name, tile.rows.start, tile.columns.start)
-        if place in self.kept:
-            return self.kept.pop(place)
+        if place in self.cached:
+            return self.cached.pop(place)
         left, right = left[tile.rows], right[tile.columns]
         if self.rooms.get(name, 0) >= (weight := len(left) * len(right) * left.element_size()):
             self.rooms[name] -= weight
-            self.kept[place] = torch.mm(left, right.T)
-            return self.kept[place]
+            self.cached[place] = torch.mm(left, right.T)
+            return self.cached[place]
         return torch.mm(left, right.T, out=self.space.take(name, len(left), len(right)))
 
     def _tiles(self) -> Iterator[Tile]:
@@ -144,16 +144,16 @@ class Tiles:
                 yield Tile(rows, columns, ((rows, 1),))
 
     def _sources(self, tile: Tile) -> dict[str, Tensor]:
-        """Return the teachers' cosines on one tile, as far as they are asked for."""
-        found: dict[str, Tensor] = {}
+        """Return the teachers' cosines on one tile, as far as they are needed."""
+        sources: dict[str, Tensor] = {}
         for modality, teacher in self.teachers.items():
-            asked = self.near is not None and (self.near.image_B, self.near.text_B)[modality == "text"] is not None
-            if self.labels or asked:
+            is_masked = self.near is not None and (self.near.image_B, self.near.text_B)[modality == "text"] is not None
+            if self.labels or is_masked:
                 assert teacher is not None
-                found[modality] = self._cosines(f"{modality} teacher", tile, teacher, teacher)
+                sources[modality] = self._cosines(f"{modality} teacher", tile, teacher, teacher)
         if self.labels and self.modes.fusion != "each":
-            found["fused"] = fuse(found["image"], found["text"], self.modes.fusion)[0]
-        return found
+            sources["fused"] = fuse(sources["image"], sources["text"], self.modes.fusion)[0]
+        return sources
 
     def _soft(self, sources: dict[str, Tensor]) -> Soft:
         return {
@@ -304,8 +304,8 @@ class Tiles:
                 d_uni[direction.items][tile.rows].addmm_(slope_TT, uni[tile.columns])
                 if tile.rows != tile.columns:
                     d_uni[direction.items][tile.columns].addmm_(slope_TT.T, uni[tile.rows])
-                for items, axis in tile.axes:
-                    self._teach(direction, items, axis, r_TT, soft, grads[2])
+                for place in tile.axes:
+                    self._teach(direction, place, r_TT, soft, grads[2])
 
         for direction in self.usa:
             uni = self.uni[direction.items]
@@ -314,9 +314,9 @@ class Tiles:
             drawn = (uni * d_uni[direction.items]).sum(dtype=self.exact) / 2
             self._d_temperatures[direction.temperature] -= drawn / self.temperatures[direction.temperature]
         crossed = [d_image, d_text] if self.nce or self.csa else [None, None]
-        found: list[Tensor | None] = [*crossed, d_uni.get("image"), d_uni.get("text"), None, None]
-        found += self._d_temperatures
-        return [grad if wanted else None for grad, wanted in zip(found, needed, strict=True)]
+        gradients: list[Tensor | None] = [*crossed, d_uni.get("image"), d_uni.get("text"), None, None]
+        gradients += self._d_temperatures
+        return [grad if wanted else None for grad, wanted in zip(gradients, needed, strict=True)]
 
     def _cross_slope(
         self, tile: Tile, sources: dict[str, Tensor], soft: Soft, cross: Cross, grads: Sequence[Tensor]
@@ -331,14 +331,14 @@ class Tiles:
             for group in [there] if together else [[direction] for direction in there]:
                 t = group[0].temperature
                 name = "slope" if whole_TT is None else "further slope"
-                slope_TT = self._soft_max(group, tile, sources, cross, grad, name)
+                slope_TT = self._soft_max(group, tile, sources, cross, grad=grad, name=name)
                 for direction in group:
                     if direction.label is None:
                         continue
-                    items, axis = cross.places[direction.items]
+                    place = items, axis = cross.places[direction.items]
                     share_T = self._soft_shares[id(direction)][items].unsqueeze(axis)
                     slope_TT.addcmul_(soft[id(direction.label)][1], share_T, value=-1)
-                    self._teach(direction, items, axis, cross.s_TT, soft, grad)
+                    self._teach(direction, place, cross.s_TT, soft, grad)
                 if self._learned[t]:
                     self._d_temperatures[t] -= self._times(slope_TT, cross.s_TT).sum() / self.temperatures[t]
                 whole_TT = slope_TT if whole_TT is None else whole_TT.add_(slope_TT)
@@ -346,7 +346,7 @@ class Tiles:
         return whole_TT
 
     def _soft_max(
-        self, group: list[Direction], tile: Tile, sources: dict[str, Tensor], cross: Cross, grad: Tensor, name: str
+        self, group: list[Direction], tile: Tile, sources: dict[str, Tensor], cross: Cross, *, grad: Tensor, name: str
     ) -> Tensor:
         """Return the student's probabilities on one tile, times `grad / t`; summed over directions that share t."""
         t = group[0].temperature
@@ -365,8 +365,9 @@ class Tiles:
             soft_TT.masked_fill_(ignored_TT, 0)
         return soft_TT
 
-    def _teach(self, direction: Direction, items: slice, axis: int, s_TT: Tensor, soft: Soft, weight: Tensor) -> None:
+    def _teach(self, direction: Direction, place: tuple[slice, int], s_TT: Tensor, soft: Soft, weight: Tensor) -> None:
         """Add one tile's part of the gradient of a soft label's temperature."""
+        items, axis = place
         label = direction.label
         assert label is not None
         if not self._learned[label.temperature]:
