@@ -1,5 +1,6 @@
 """What a stage did: the record beside its output that says whether it must be done again."""
 
+import functools
 import json
 import platform
 import resource
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cusa.manifests.storage import store
-from cusa.manifests.storage.paths import named_remote_errors
+from cusa.manifests.storage.paths import is_remote, named_remote_errors
 
 _LIBRARIES = (
     "cusa",
@@ -26,6 +27,8 @@ _LIBRARIES = (
     "numpy",
     "pillow",
 )
+_NOT_READ = ".tar"
+"""Outputs that are too large to be read only because their time changed; whoever reads a tar compares what it reads."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,10 @@ class Ledger:
     versions: Mapping[str, str] = field(default_factory=dict)
     finished: str = ""
     digests: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of each output, for `cusa verify`."""
+    """SHA-256 of each output."""
+    modified: Mapping[str, int] = field(default_factory=dict)
+    """When each output was last modified, in nanoseconds; on a store there is none. As long as size and time are those,
+    the digest holds and the bytes need not be read."""
 
 
 class Clock:
@@ -76,19 +82,21 @@ class Clock:
             counts: what a reader wants to know: rows kept, rows dropped...
             digests: SHA-256 of outputs that are known already, by their name in the ledger; others are computed.
         """
-        known = dict(digests or {})
-        for file in sorted(outputs):
-            known.setdefault(file.relative_to(path.parent).as_posix(), "")
+        files = {file.relative_to(path.parent).as_posix(): file for file in sorted(outputs)}
+        known = {**dict.fromkeys(files, ""), **(digests or {})}
+        # Before the bytes are read: a file that is written meanwhile has another time.
+        modified = {name: file.stat().st_mtime_ns for name, file in files.items() if not is_remote(file)}
         ledger = Ledger(
             stage=stage,
             inputs=dict(inputs),
             parameters=dict(parameters),
-            outputs={file.relative_to(path.parent).as_posix(): file.stat().st_size for file in sorted(outputs)},
+            outputs={name: file.stat().st_size for name, file in files.items()},
             counts=dict(counts),
             seconds=round(time.perf_counter() - self._start, 3),
             peak_memory_bytes=peak_memory_bytes(),
             versions=_versions(),
             digests={name: known[name] or store.sha256_file(path.parent / name) for name in sorted(known)},
+            modified=modified,
             finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
         store.write_json(path, asdict(ledger))
@@ -101,9 +109,11 @@ def read(path: Path) -> Ledger | None:
         if not path.is_file():
             return None
     try:
-        return Ledger(**store.read_json(path))
+        ledger = Ledger(**store.read_json(path))
     except (ValueError, TypeError):
         return None
+    tables = (ledger.inputs, ledger.parameters, ledger.outputs, ledger.counts, ledger.digests, ledger.modified)
+    return ledger if all(isinstance(table, dict) for table in tables) else None
 
 
 def withdraw(path: Path) -> None:
@@ -144,7 +154,42 @@ def why_not_current(path: Path, *, inputs: Mapping[str, str], parameters: Mappin
             return f"{name} is missing"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if name in ledger.modified and not name.endswith(_NOT_READ):
+            recorded = ledger.digests.get(name)
+            if recorded and output_digest(ledger, path.parent, name) != recorded:
+                return f"{name} was changed after it was written"
     return None
+
+
+def output_digest(ledger: Ledger | None, folder: Path, name: str) -> str:
+    """Return the SHA-256 of what an output holds now.
+
+    The recorded digest, where the file has still the recorded size and modification time; else its bytes are read.
+
+    Args:
+        ledger: of the stage that wrote it; None if there is none.
+        folder: the ledger's folder.
+        name: the output, relative to it.
+
+    Raises:
+        DataError: if the file lies elsewhere and cannot be read.
+        OSError: if it cannot be read.
+    """
+    file = folder / name
+    if is_remote(file):
+        return store.sha256_file(file)
+    stat = file.stat()
+    if ledger is not None and (ledger.outputs.get(name), ledger.modified.get(name)) == (stat.st_size, stat.st_mtime_ns):
+        recorded = ledger.digests.get(name)
+        if recorded:
+            return recorded
+    return _sha256(str(file), stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _sha256(path: str, size: int, modified: int) -> str:
+    # A copied work folder has other times: its files are read once a process, not once a question.
+    return store.sha256_file(Path(path))
 
 
 def peak_memory_bytes() -> int:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cusa.errors import DataError, StaleError
-from cusa.manifests import schemas, tables
+from cusa.manifests import ledger, schemas
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 
@@ -177,9 +177,21 @@ def choose_teacher(split: Split, modality: str, name: str = "") -> str:
 
 
 def teacher_digest(split: Split, teacher: str) -> str:
-    """Return one digest over what a teacher's tables were made from, read from their metadata alone."""
+    """Return one digest over every byte of a teacher's tables.
+
+    What depends on them carries it: indices, neighbour tables, caches, checkpoints. A part whose size and modification
+    time are those of the extraction's ledger has the SHA-256 recorded there; another one is read.
+
+    Raises:
+        DataError: if a part cannot be read.
+    """
     folder = split.folder / "teachers" / teacher
-    return store.digest([(part.name, read_part_metadata(part)) for part in sorted(folder.glob("[0-9]*.parquet"))])
+    written = ledger.read(folder / "ledger.json")
+    parts = sorted(part.name for part in folder.glob("[0-9]*.parquet"))
+    try:
+        return store.digest([(name, ledger.output_digest(written, folder, name)) for name in parts])
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error}).", path=folder, teacher=teacher) from error
 
 
 @dataclass(frozen=True)
@@ -271,5 +283,5 @@ PROVENANCE = ("teacher", "revision", "weights_sha256", "preprocessing", "transfo
 def provenance(split: Split, teacher: str) -> dict[str, str]:
     """Return what makes a teacher the same teacher, from its tables' metadata."""
     parts = sorted((split.folder / "teachers" / teacher).glob("[0-9]*.parquet"))
-    found = tables.read_part_metadata(parts[0]) if parts else {}
+    found = read_part_metadata(parts[0]) if parts else {}
     return {key: found.get(key, "") for key in PROVENANCE} | ({"teacher": teacher} if not found else {})

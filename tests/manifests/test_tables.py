@@ -1,0 +1,108 @@
+"""A teacher's digest speaks of its rows, not of what its files say of themselves."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cusa.errors import StaleError
+from cusa.manifests import ledger, tables
+from cusa.manifests.neighbours import read_neighbours
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
+from cusa.pipeline import extract, index
+from cusa.pipeline.config import ExtractConfig, IndexConfig
+from tests.worlds import Colours, make_work
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = make_work(tmp_path_factory.mktemp("world"), images=8, splits=("train",))
+    split = Split(work, "train")
+    extract.run(ExtractConfig(), split=split, teacher="colours", modality="image", load=lambda *_: Colours())
+    return work
+
+
+@pytest.fixture
+def split(made: Path, tmp_path: Path) -> Split:
+    shutil.copytree(made, tmp_path / "work", copy_function=shutil.copy2)
+    return Split(tmp_path / "work", "train")
+
+
+def _part(split: Split) -> Path:
+    (part,) = (split.folder / "teachers/colours").glob("[0-9]*.parquet")
+    return part
+
+
+def _turn_rows(part: Path) -> None:
+    """Put every row in another's place, under the same keys and metadata."""
+    table = store.read_table(part)
+    rows = np.roll(tables.embedding_matrix(table), 1, axis=0)
+    flat = pa.array(rows.reshape(-1), table.schema.field("embedding").type.value_type)
+    column = pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])
+    store.write_table(part, table.set_column(1, table.schema.field("embedding"), column))
+
+
+def test_teacher_digest__other_rows_under_the_same_metadata(split: Split) -> None:
+    part = _part(split)
+    before, metadata = tables.teacher_digest(split, "colours"), tables.read_part_metadata(part)
+    _turn_rows(part)
+    assert tables.read_part_metadata(part) == metadata
+    assert tables.teacher_digest(split, "colours") != before
+
+
+def test_teacher_digest__every_kind_of_dependant_sees_it(split: Split) -> None:
+    config = IndexConfig(neighbours=3)
+    assert index.run(config, split=split, teacher="colours").fresh
+    assert not index.run(config, split=split, teacher="colours").fresh
+    read_neighbours(split, "colours", depth=3)
+    _turn_rows(_part(split))
+    with pytest.raises(StaleError, match="made from another table of teacher 'colours'"):
+        read_neighbours(split, "colours", depth=3)
+    again = index.run(config, split=split, teacher="colours")
+    assert (again.fresh, again.why) == (True, "teacher changed")
+
+
+def test_teacher_digest__is_that_of_the_bytes_however_it_is_learnt(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = _part(split)
+    expected = store.digest([(part.name, store.sha256_file(part))])
+    read: list[Path] = []
+    sha256_file = store.sha256_file
+    monkeypatch.setattr(store, "sha256_file", lambda path: (read.append(path), sha256_file(path))[1])
+    assert tables.teacher_digest(split, "colours") == expected
+    assert read == [], "size and time are those of the ledger"
+    os.utime(part, ns=(1, 1))
+    assert tables.teacher_digest(split, "colours") == expected
+    assert tables.teacher_digest(split, "colours") == expected
+    assert read == [part], "touched: read, once a process"
+    (part.parent / "ledger.json").unlink()
+    assert tables.teacher_digest(split, "colours") == expected
+
+
+def test_teacher_digest__a_flipped_byte_anywhere(split: Split) -> None:
+    part, before = _part(split), tables.teacher_digest(split, "colours")
+    data = part.read_bytes()
+    for place in range(0, len(data), max(1, len(data) // 40)):
+        part.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        os.utime(part, ns=(place + 2, place + 2))
+        assert tables.teacher_digest(split, "colours") != before, place
+
+
+def test_extraction__a_changed_part_is_not_up_to_date(split: Split) -> None:
+    def extracted() -> tuple[bool, str]:
+        done = extract.run(ExtractConfig(), split=split, teacher="colours", modality="image", load=lambda *_: Colours())
+        return done.fresh, done.why
+
+    part = _part(split)
+    assert extracted() == (False, "")
+    os.utime(part, ns=(1, 1))
+    assert extracted() == (False, ""), "the same bytes at another time"
+    data = part.read_bytes()
+    part.write_bytes(data[:50] + bytes([data[50] ^ 1]) + data[51:])
+    assert extracted() == (True, f"{part.name} was changed after it was written")
+    assert ledger.read(part.parent / "ledger.json") is not None
