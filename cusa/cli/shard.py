@@ -76,8 +76,8 @@ def shard(
         if layout == "subset":
             reading = readers.read_subset(source, _keys(source, keys, query, verdicts), verdicts=verdicts)
         else:
-            config = validated(ReadConfig, dataset=dataset, split=split, train_classes=train_classes, **names)
-            reading = readers.read(layout, source, images, config)
+            fields = validated(ReadConfig, dataset=dataset, split=split, train_classes=train_classes, **names)
+            reading = readers.read(layout, source, images, fields)
         outcome = stage.run(
             config,
             reading=reading,
