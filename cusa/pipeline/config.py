@@ -28,6 +28,9 @@ class DownloadConfig(Config):
     retries: int = Field(default=5, ge=0, description="further tries for each URL")
     first_wait: float = Field(default=1.0, ge=0, description="seconds before the first further try; doubles each time")
     timeout: float = Field(default=30.0, gt=0, description="seconds without a byte after which a try is given up")
+    min_speed: float = Field(
+        default=1000.0, ge=0, description="bytes a second, over `timeout` seconds, below which a try is given up"
+    )
 
 
 class ReadConfig(Config):

@@ -193,7 +193,7 @@ STAGES: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
 
 def _serve(folder: Path) -> None:
     """Write a manifest of files that a server in this process gives slowly, with their resumption."""
-    from tests.pipeline.download.test_stage import BODY, Server, _manifest
+    from tests.pipeline.download.server import BODY, Server, make_manifest
 
     server = Server()
 
@@ -202,13 +202,15 @@ def _serve(folder: Path) -> None:
         handler.send_response(206 if start else 200)
         handler.send_header("ETag", '"1"')
         handler.send_header("Content-Length", str(len(BODY) - start))
+        if start:
+            handler.send_header("Content-Range", f"bytes {start}-{len(BODY) - 1}/{len(BODY)}")
         handler.end_headers()
         for at in range(start, len(BODY), 20_000):
             handler.wfile.write(BODY[at : at + 20_000])
             time.sleep(0.01)
 
     server.behaviour["/plain.bin"] = slowly
-    manifest = _manifest(server).model_dump()
+    manifest = make_manifest(server).model_dump()
     lines = [f"{name} = {json.dumps(manifest[name])}" for name in ("name", "title", "licence", "reader", "source")]
     for file in manifest["files"]:
         lines += ["[[files]]", *(f"{name} = {json.dumps(value)}" for name, value in file.items() if value)]

@@ -1,5 +1,6 @@
 """Downloading a data set's files: in parallel, checked as they arrive, unpacked safely, with a row for each."""
 
+import hashlib
 import shutil
 import threading
 from collections.abc import Mapping
@@ -146,15 +147,19 @@ def _bring(
     expected = Expected(size, file.sha256 or str(locked.get("sha256", "")), file.md5)
     if path.is_file() and not (force and file.urls):
         row.bytes, row.sha256 = path.stat().st_size, store.sha256_file(path)
-        wrong = (expected.bytes is not None and row.bytes != expected.bytes) or (
-            expected.sha256 and row.sha256 != expected.sha256
-        )
-        if not wrong:
+        differs = [
+            f"{what} {is_}, expected {wanted}"
+            for what, is_, wanted in (
+                ("bytes", row.bytes, expected.bytes),
+                ("sha256", row.sha256, expected.sha256 or None),
+                ("md5", _md5(path) if expected.md5 else "", expected.md5 or None),
+            )
+            if wanted is not None and is_ != wanted
+        ]
+        if not differs:
             row.status = "there"
             return row
-        row.error = (
-            f"another file: {row.bytes} bytes, sha256 {row.sha256}; expected {expected.bytes}, {expected.sha256}"
-        )
+        row.error = f"another file: {'; '.join(differs)}"
     if not file.urls:
         row.status = "failed" if row.error else "by-hand"
         row.error = row.error or file.by_hand
@@ -173,7 +178,7 @@ def _unpack(file: SourceFile, row: _Row, out: Path, *, force: bool, on_event: On
     path = out / CONTENTS / f"{file.path.replace('/', '_')}.parquet"
     if not force and path.is_file() and _made_of(path) == row.sha256:
         members = store.read_table(path).to_pylist()
-        if all((out / one["path"]).is_file() and (out / one["path"]).stat().st_size == one["bytes"] for one in members):
+        if all(_is_whole(out / member["path"], member) for member in members):
             return path, len(members)
     on_event(f"unpack {file.path}", 0, 1)
     files = unpack(out / file.path, out / file.unpack)
@@ -185,6 +190,17 @@ def _unpack(file: SourceFile, row: _Row, out: Path, *, force: bool, on_event: On
     store.write_table(path, pa.Table.from_pylist(rows, schema=schema))
     on_event(f"unpack {file.path}", 1, 1)
     return path, len(rows)
+
+
+def _is_whole(path: Path, member: Mapping[str, Any]) -> bool:
+    """Tell whether an unpacked file has the bytes that its row records."""
+    same_size = path.is_file() and path.stat().st_size == member["bytes"]
+    return same_size and store.sha256_file(path) == member["sha256"]
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _made_of(path: Path) -> str:
