@@ -147,11 +147,14 @@ def run(
     stage = StageRun("extract-teachers", folder / "ledger.json", inputs=inputs, parameters=stamp, force=force)
     if stage.up_to_date:
         return stage.reuse()
+    if not force:
+        extract_plan.refuse_another_teacher(folder, source=IMPORTED, stamp=stamp)
     kind, at = _join(features, split, modality)
     every = extract_plan.contents(split, modality, "none")
     keys = split.image_keys if modality == "image" else split.caption_keys
     with stage.begin(unless_held=split.locks):
         store.remove_folder(folder / extract_plan.WORKSHOP)
+        store.write_json(folder / extract_plan.SOURCE, {"source": IMPORTED})
         made = {
             "revision": IMPORTED,
             "preprocessing": f"unknown: imported from {features.path.name} by {kind}",
@@ -187,7 +190,9 @@ def run(
             stale.unlink()
         counts = {"rows": len(at), "left_in_file": len(features.ids) - len(set(at.tolist()))}
         counts["width"] = features.vectors.shape[1]
-        return stage.finish(outputs=parts, counts=counts, notes=(f"Rows were found by {kind}.",))
+        return stage.finish(
+            outputs=[*parts, folder / extract_plan.SOURCE], counts=counts, notes=(f"Rows were found by {kind}.",)
+        )
 
 
 def _join(features: Features, split: Split, modality: str) -> tuple[str, np.ndarray]:

@@ -6,14 +6,16 @@ rest belongs to the tar it stands in. So the tars' units need nothing of each ot
 on any number of machines, with the same result.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from cusa.errors import ConfigError, DataError
 from cusa.manifests import tables
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
@@ -23,6 +25,14 @@ WORKSHOP = ".work"
 """Folder inside a teacher's own, for what lasts only as long as the stage."""
 
 _SHARED_ROWS = 4096  # contents in one unit of those that several tars share
+
+
+SOURCE = "source.json"
+"""File in a teacher's folder: what tells it from other teachers of that folder name, see `refuse_another_teacher`.
+
+It stands apart from the tables, which hold the same bytes wherever the teacher's own folder lies.
+"""
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -77,18 +87,58 @@ def contents(split: Split, modality: str, transform: str, *, rows: Sequence[int]
     return pa.array(digests, pa.binary(32))
 
 
-def begin(folder: Path, split: Split, stamp: Mapping[str, str], modality: str, *, force: bool) -> list[Path]:
+def refuse_another_teacher(folder: Path, *, source: str, stamp: Mapping[str, str]) -> None:
+    """Refuse to replace the tables of another teacher that gets the same folder name.
+
+    The same teacher with other weights, another transform or other numbers is no other teacher.
+
+    Args:
+        folder: the teacher's.
+        source: what `cusa.models.teachers.hub.teacher_source` gave, or `IMPORTED`.
+        stamp: what every part of this teacher says of its making.
+
+    Raises:
+        ConfigError: if the tables in the folder are those of another modality, or came from another source with other
+            weights.
+    """
+    parts = sorted(folder.glob("[0-9]*.parquet"))
+    if not parts:
+        return
+    there = tables.read_part_metadata(parts[0])
+    before = str(store.read_json(folder / SOURCE)["source"]) if (folder / SOURCE).is_file() else source
+    other_modality = there.get("modality", stamp["modality"]) != stamp["modality"]
+    if other_modality or (before != source and there.get("weights_sha256") != stamp["weights_sha256"]):
+        raise ConfigError(
+            f"{folder} holds the {there.get('modality')} embeddings of another teacher of that name ({before}); the "
+            f"{stamp['modality']} embeddings of {source} would replace them. Give one of the two another name, remove "
+            "the tables that are there, or replace them with --force.",
+            path=folder,
+            teacher=source,
+        )
+
+
+def begin(
+    folder: Path,
+    split: Split,
+    stamp: Mapping[str, str],
+    modality: str,
+    *,
+    digests: Mapping[str, str],
+    force: bool,
+) -> list[Path]:
     """Prepare a teacher's folder for a run, or find where a killed run of the same plan began.
 
     Parts of this teacher that no longer fit their tar are put aside for their rows; parts of another teacher or
-    transform are removed. What lay there at the beginning is written down, so that a run that is killed and started
-    again plans the same batches, and ends with the same bytes.
+    transform, and parts that are not what was written, are removed. What lay there at the beginning is written down,
+    with its SHA-256, so that a run that is killed and started again plans the same batches, and ends with the same
+    bytes.
 
     Args:
         folder: the teacher's.
         split: the split.
         stamp: what every part of this teacher says of its making.
         modality: `image` or `text`.
+        digests: SHA-256 of parts as the ledger of the last finished run has them, by name.
         force: use nothing that is there.
 
     Returns:
@@ -96,7 +146,7 @@ def begin(folder: Path, split: Split, stamp: Mapping[str, str], modality: str, *
     """
     shop = folder / WORKSHOP
     plan = shop / "plan.json"
-    identity = {"split": split.digest, "stamp": dict(stamp)}
+    identity = {"format": _FORMAT, "split": split.digest, "stamp": dict(stamp)}
     if force:
         store.remove_folder(shop)
         for part in folder.glob("[0-9]*.parquet"):
@@ -104,11 +154,22 @@ def begin(folder: Path, split: Split, stamp: Mapping[str, str], modality: str, *
     for place in (folder, shop, shop / "shared"):
         store.sweep(place)
     begun = store.read_json(plan) if plan.is_file() else {}
-    if {key: begun.get(key) for key in identity} != identity:
+    same = {key: begun.get(key) for key in identity} == identity
+    if same and not all(path.is_file() and store.sha256_file(path) == digest for path, digest in _pool(folder, begun)):
+        # A part was changed since it was planned on: it is looked at anew, against what was recorded then.
+        digests, same = {path.name: digest for path, digest in _pool(folder, begun)}, False
+    if not same:
         store.remove_folder(shop / "shared")
         fitting = {part_path(folder, shard): (sha, i, c) for shard, sha, i, c in split.shard_rows()}
         kept = []
+        aside = shop / "aside"
+        for part in sorted(aside.glob("*.parquet")):
+            if not _is_whole(part, digests.get(part.name, "")):
+                part.unlink()
         for part in sorted(folder.glob("[0-9]*.parquet")):
+            if not _is_whole(part, digests.get(part.name, "")):
+                part.unlink()
+                continue
             metadata, rows = tables.describe_part(part)
             sha, images, captions = fitting.get(part, ("", range(0), range(0)))
             if any(metadata.get(key) != value for key, value in stamp.items()):
@@ -116,12 +177,38 @@ def begin(folder: Path, split: Split, stamp: Mapping[str, str], modality: str, *
             elif metadata.get("shard_sha256") == sha and rows == len(images if modality == "image" else captions):
                 kept.append(part.name)
             else:
-                aside = shop / "aside" / f"{part.stem}-{metadata.get('shard_sha256', '')[:16]}.parquet"
-                aside.parent.mkdir(parents=True, exist_ok=True)
-                part.rename(aside)
-        begun = {**identity, "kept": kept}
+                aside.mkdir(parents=True, exist_ok=True)
+                part.rename(aside / f"{part.stem}-{metadata.get('shard_sha256', '')[:16]}.parquet")
+        begun = {
+            **identity,
+            "kept": _digests(folder / name for name in kept),
+            "aside": _digests(aside.glob("*.parquet")),
+        }
         store.write_json(plan, begun)
-    return [folder / name for name in begun["kept"]] + sorted((shop / "aside").glob("*.parquet"))
+    return [path for path, _ in _pool(folder, begun)]
+
+
+def _pool(folder: Path, begun: Mapping[str, Any]) -> list[tuple[Path, str]]:
+    """Return the files that a plan reuses, in a fixed order, each with its SHA-256."""
+    return [(folder / name, digest) for name, digest in sorted(begun["kept"].items())] + [
+        (folder / WORKSHOP / "aside" / name, digest) for name, digest in sorted(begun["aside"].items())
+    ]
+
+
+def _digests(files: Iterable[Path]) -> dict[str, str]:
+    return {file.name: store.sha256_file(file) for file in files}
+
+
+def _is_whole(part: Path, recorded: str) -> bool:
+    """Tell whether a part is what was written: by its recorded SHA-256, or page by page where there is none."""
+    if recorded:
+        return store.sha256_file(part) == recorded
+    try:
+        for _ in store.table_batches(part):
+            pass
+    except DataError:
+        return False
+    return True
 
 
 def part_path(folder: Path, shard: str) -> Path:

@@ -11,7 +11,7 @@ from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.models.teachers.base import Teacher
-from cusa.models.teachers.hub import teacher_name
+from cusa.models.teachers.hub import teacher_name, teacher_source
 from cusa.models.teachers.registry import load_teacher, weights_digest
 from cusa.pipeline.config import ExtractConfig
 from cusa.pipeline.engine import LOCAL, Engine, Workers, run_units
@@ -50,7 +50,9 @@ def run(
         The outcome; counts has the rows and those that were computed now, notes the fidelity of the numbers.
 
     Raises:
-        DataError: if an image cannot be decoded or the teacher gives a row that is not of unit length.
+        ConfigError: if the tables there are those of another teacher of the same name.
+        DataError: if an image's bytes are not those that were sharded, or cannot be decoded; if the teacher gives a row
+            that is not of unit length.
     """
     name = teacher_name(teacher)
     folder = split.folder / "teachers" / name
@@ -72,10 +74,15 @@ def run(
     if not stamp["weights_sha256"]:
         kept(teacher, modality)  # a hub model lies on this disk only once it was loaded
         stamp["weights_sha256"] = weights_digest(teacher)
+    source = teacher_source(teacher)
+    if not force:
+        extract_plan.refuse_another_teacher(folder, source=source, stamp=stamp)
     with stage.begin(unless_held=split.locks):
         if stage.before is not None:  # what a finished run left of its workshop is no part of this run
             store.remove_folder(folder / extract_plan.WORKSHOP)
-        pool = extract_plan.begin(folder, split, stamp, modality, force=force)
+        digests = stage.before.digests if stage.before else {}
+        store.write_json(folder / extract_plan.SOURCE, {"source": source})
+        pool = extract_plan.begin(folder, split, stamp, modality, digests=digests, force=force)
         every = extract_plan.contents(split, modality, transform)
         shared, parts = extract_plan.units(folder, split, every, pool, stamp=stamp, modality=modality)
         del every
@@ -90,7 +97,7 @@ def run(
         width = tables.part_width(written[0]) if written else 0
         store.remove_folder(folder / extract_plan.WORKSHOP)
         outcome = stage.finish(
-            outputs=written,
+            outputs=[*written, folder / extract_plan.SOURCE],
             counts={"rows": total, "computed": computed, "width": width, **card},
             notes=_notes(card, config.dtype),
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from cusa.errors import DataError
 from cusa.manifests import tables
@@ -81,11 +82,13 @@ def do_unit(
         on_rows: called with the number of rows after every batch.
 
     Raises:
-        DataError: if an image does not decode or the teacher gives a row that is not of unit length.
+        DataError: if an image's bytes are not those that were sharded, or do not decode; if the teacher gives a row
+            that is not of unit length.
     """
-    # A fresh run plans on what lay there when it began; a part that a killed run finished since carries the same stamp.
-    metadata, rows = tables.describe_part(unit.path)
-    if rows == unit.rows and all(metadata.get(key) == value for key, value in unit.stamp.items()):
+    at = list(unit.keys) if unit.keys else unit.compute.tolist()
+    all_keys = split.image_keys if job.modality == "image" else split.caption_keys
+    keys, row_contents = [all_keys[row] for row in at], contents(split, job.modality, job.transform, rows=at)
+    if _is_done(unit, keys, row_contents, tables.KEY_OF[job.modality]):
         on_rows(len(unit.compute))
         return Done(unit.rows, 0)
     blocks: list[tuple[np.ndarray, np.ndarray]] = []
@@ -100,18 +103,37 @@ def do_unit(
         table = store.read_table(reused.path, columns=["embedding"], made_by=f"cusa extract-teachers {job.work}")
         blocks.append((reused.places, tables.embedding_matrix(table)[reused.rows]))
         made = made or _provenance(reused.path)
-    embeddings = _assembled(unit, blocks)
-    at = list(unit.keys) if unit.keys else unit.compute.tolist()
-    all_keys = split.image_keys if job.modality == "image" else split.caption_keys
     tables.write_teacher_part(
         unit.path,
         modality=job.modality,
-        keys=[all_keys[row] for row in at],
-        contents=contents(split, job.modality, job.transform, rows=at),
-        embeddings=embeddings,
+        keys=keys,
+        contents=row_contents,
+        embeddings=_assembled(unit, blocks),
         metadata={**made, **unit.stamp, "fidelity": fidelity},
     )
     return Done(unit.rows, len(unit.compute))
+
+
+def _is_done(unit: Unit, keys: list[str], row_contents: pa.Array, key_column: str) -> bool:
+    """Tell whether the unit's part is there: made from the same plan by a run that was killed later.
+
+    Its stamp must be the unit's, its keys and contents those of the unit's rows, and every page what was written.
+    """
+    metadata, rows = tables.describe_part(unit.path)
+    if rows != unit.rows or any(metadata.get(key) != value for key, value in unit.stamp.items()):
+        return False
+    try:
+        at = 0
+        for table in store.table_batches(unit.path):
+            there = slice(at, at + table.num_rows)
+            if table[key_column].to_pylist() != keys[there]:
+                return False
+            if not table["content"].combine_chunks().equals(row_contents[there]):
+                return False
+            at = there.stop
+    except (DataError, KeyError):
+        return False
+    return True
 
 
 def _assembled(unit: Unit, blocks: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
@@ -225,13 +247,14 @@ def _items(job: Job, split: Split, rows: list[int]) -> list[Any]:
     pictures = []
     for row in rows:
         try:
-            pictures.append(decode_rgb(split.image_bytes(row)))
+            # A wrong embedding must never be stored under the content of the right picture.
+            pictures.append(decode_rgb(split.checked_image_bytes(row)))
         except UNDECODABLE as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(
-                f"{split.image_keys[row]} in {split.folder} does not decode any more ({error}): the tar was damaged "
-                "after sharding. Make it again with `cusa shard ... --force`.",
+                f"{split.image_keys[row]} in {split.folder} does not decode ({error}), though its bytes are those that "
+                "were sharded. `cusa shard ... --check decode` drops such images.",
                 key=split.image_keys[row],
             ) from error
     return pictures
