@@ -25,6 +25,12 @@ def shard(
         str, typer.Option(help="Data set's name, first half of every key. Default: by the source.")
     ] = "",
     split: Annotated[str, typer.Option(help="Split of rows that name none. Default: by the file's name.")] = "",
+    split_names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--split-name", metavar="WORD=SPLIT", help="What another word for a split means, as eval=val; repeatable."
+        ),
+    ] = None,
     columns: Annotated[
         list[str] | None,
         typer.Option(
@@ -71,7 +77,7 @@ def shard(
         quality=quality,
         workers=workers,
     )
-    names = _columns(columns or ())
+    names = {**_columns(columns or ()), "split_names": _split_names(split_names or ())}
     with Console() as console:
         if layout == "subset":
             reading = readers.read_subset(source, _keys(source, keys, query, verdicts), verdicts=verdicts)
@@ -100,6 +106,19 @@ def _columns(pairs: Iterable[str]) -> dict[str, str]:
             raise ConfigError(f"--column {pair!r} is not WHAT=NAME. {nearest(what, allowed)}.", option="--column")
         columns[f"{what}_column"] = name
     return columns
+
+
+def _split_names(pairs: Iterable[str]) -> dict[str, str]:
+    """Turn `eval=val` into `{"eval": "val"}`."""
+    names = {}
+    for pair in pairs:
+        word, equals, split = pair.rpartition("=")
+        if not (word.strip() and equals and split):
+            raise ConfigError(
+                f"--split-name {pair!r} is not WORD=SPLIT. One looks like eval=val.", option="--split-name"
+            )
+        names[word] = split
+    return names
 
 
 def _keys(work: Path, file: Path | None, query: str, verdicts: str) -> list[str] | None:

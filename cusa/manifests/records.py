@@ -37,6 +37,8 @@ class ImageRecord(NamedTuple):
     """The image's bytes; None = to the end of the file."""
     array: tuple[int, ...] = ()
     """Shape of float32 numbers, little-endian, that the bytes are instead of an encoded image: (regions, width)."""
+    other_key: str = ""
+    """The key it gets where another image has `key`: equal file names in two folders, or with two extensions."""
     sha256: str = ""
     """SHA-256 of the image as it was stored before, where one was recorded: what has another one is refused."""
 
@@ -53,7 +55,7 @@ class ImageRecord(NamedTuple):
         key, split, path, source, captions, label, role, offset, length, array, *sha256 = values
         texts = tuple(map(CaptionRecord._make, captions))
         where = None if path is None else place(path)
-        return cls(key, split, where, source, texts, label, role, offset, length, tuple(array), *sha256)
+        return cls(key, split, where, source, texts, label, role, offset, length, tuple(array), "", *sha256)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,9 @@ class ReadConfig(Config):
 
     dataset: str = Field(default="", description="first half of every key; default: what the source is called")
     split: str = Field(default="", description="split of rows that name none; default: by the file's name, else train")
+    split_names: dict[str, str] = Field(
+        default_factory=dict, description="words of the source for a split -> the split, beside the usual ones"
+    )
     image_column: str = Field(default="image", description="of a table: the image's path")
     caption_column: str = Field(default="caption", description="of a table: a caption, or a list of them")
     split_column: str = Field(default="split", description="of a table, where it has it")

@@ -22,6 +22,7 @@ from cusa.pipeline.readers import (
     webdataset,
 )
 from cusa.pipeline.readers.reading import Reading
+from cusa.pipeline.readers.splits import split_option
 from cusa.pipeline.readers.work import read_subset
 
 __all__ = ["READERS", "Reading", "read", "read_subset"]
@@ -54,14 +55,17 @@ def read(layout: str, source: Path, images: Path | None = None, config: ReadConf
         config: what the reader cannot see in the files.
 
     Raises:
-        ConfigError: if there is no such layout.
+        ConfigError: if there is no such layout, or a split's name cannot be a folder's.
         DataError: if the annotation cannot be read at all.
     """
     if layout not in READERS:
         raise ConfigError(f"There is no layout {layout!r}. {nearest(layout, READERS)}", layout=layout)
+    config = config or ReadConfig()
+    for option, value in [("--split", config.split), *(("--split-name", name) for name in config.split_names.values())]:
+        split_option(value, option)
     with named_remote_errors(source):
         if images is None:
             images = source if source.is_dir() else source.parent
         if not images.is_dir():
             raise DataError(f"The image folder {images} does not exist. Give it with --images.", path=images)
-        return READERS[layout](source, images, config or ReadConfig())
+        return READERS[layout](source, images, config)

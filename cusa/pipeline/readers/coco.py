@@ -8,6 +8,7 @@ from cusa.manifests import keys
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
 from cusa.manifests.storage import json_stream
 from cusa.pipeline.config import ReadConfig
+from cusa.pipeline.readers.captions import as_text
 from cusa.pipeline.readers.reading import (
     BAD_ROW,
     Reading,
@@ -16,11 +17,10 @@ from cusa.pipeline.readers.reading import (
     digests,
     group,
     inside,
-    named_split,
     refused_row,
-    split_name,
     text,
 )
+from cusa.pipeline.readers.splits import default_split
 
 
 def read(source: Path, images: Path, config: ReadConfig) -> Reading:
@@ -53,7 +53,7 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
 
 
 def _rows(file: Path, images: Path, dataset: str, config: ReadConfig) -> Iterator[Row]:
-    split = split_name(config.split or named_split(file.stem))
+    split = default_split(config, file.stem)
     below = images / file.stem.removeprefix("captions_")
     folder = below if below.is_dir() else images
     pairs = []
@@ -61,7 +61,9 @@ def _rows(file: Path, images: Path, dataset: str, config: ReadConfig) -> Iterato
         if member != "annotations":
             continue
         try:
-            pairs.append((str(int(row["image_id"])), CaptionRecord(str(row["id"]), text(row["caption"], "caption"))))
+            pairs.append(
+                (str(int(row["image_id"])), CaptionRecord(as_text(row["id"]), text(row["caption"], "caption")))
+            )
         except BAD_ROW as error:
             what = f"no field {error}" if isinstance(error, KeyError) else str(error)
             yield Drop(split, "", file.name, "caption", "bad-row", f"{what}: {row!r:.200}")

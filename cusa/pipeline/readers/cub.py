@@ -7,7 +7,7 @@ from cusa.errors import ConfigError, DataError
 from cusa.manifests import keys
 from cusa.manifests.records import ImageRecord
 from cusa.pipeline.config import ReadConfig
-from cusa.pipeline.readers.reading import Reading, Row, Rows, digests, inside, lines, refused_row
+from cusa.pipeline.readers.reading import Reading, Row, Rows, digests, inside, lines, other_key, refused_row
 
 
 def read(source: Path, images: Path, config: ReadConfig) -> Reading:
@@ -49,6 +49,7 @@ def _rows(names: list[Path], folder: Path, dataset: str, train: range) -> Iterat
             wanted = labels[number].strip()
             split = "train" if int(wanted) in train else "test"
             key = keys.image_key(dataset, Path(path).stem)
-            yield ImageRecord(key, split, inside(folder, path), path, (), classes.get(wanted, wanted).strip())
+            about = (key, split, inside(folder, path), path, (), classes.get(wanted, wanted).strip())
+            yield ImageRecord(*about, other_key=other_key(dataset, path))
         except (KeyError, ValueError) as error:
             yield from refused_row("train", where, error)

@@ -7,7 +7,8 @@ from cusa.errors import DataError
 from cusa.manifests import keys
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
 from cusa.pipeline.config import ReadConfig
-from cusa.pipeline.readers.reading import Reading, Row, Rows, digests, inside, lines, named_split, split_name
+from cusa.pipeline.readers.reading import Reading, Row, Rows, digests, inside, lines, other_key
+from cusa.pipeline.readers.splits import default_split, named_split
 
 
 def read(source: Path, images: Path, config: ReadConfig) -> Reading:
@@ -29,7 +30,7 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
     dataset = config.dataset or ("flickr8k" if "8k" in source.name.lower() else "flickr30k")
     lists = {path: named_split(path.stem) for path in sorted(source.parent.glob("*.txt")) if path != source}
     splits = {path: split for path, split in lists.items() if split and _is_list(path)}
-    rows = Rows(lambda: _rows(source, images, dataset, split_name(config.split), splits))
+    rows = Rows(lambda: _rows(source, images, dataset, default_split(config), splits))
     return Reading(dataset, rows, digests(source.parent, [source, *splits]))
 
 
@@ -55,9 +56,8 @@ def _rows(source: Path, images: Path, dataset: str, default: str, lists: dict[Pa
     for name, captions in captions_by_name.items():
         split = splits.get(Path(name).stem, default)
         try:
-            yield ImageRecord(
-                keys.image_key(dataset, Path(name).stem), split, inside(images, name), name, tuple(captions)
-            )
+            about = (keys.image_key(dataset, Path(name).stem), split, inside(images, name), name, tuple(captions))
+            yield ImageRecord(*about, other_key=other_key(dataset, name))
         except ValueError as error:
             yield Drop(split, "", name, "image", "bad-row", str(error))
             for lost in captions:

@@ -14,10 +14,10 @@ from cusa.pipeline.readers.reading import (
     digests,
     inside,
     lines,
-    named_split,
+    other_key,
     refused_row,
-    split_name,
 )
+from cusa.pipeline.readers.splits import default_split
 
 
 def read(source: Path, images: Path, config: ReadConfig) -> Reading:
@@ -44,13 +44,14 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
 
 
 def _rows(path: Path, images: Path, dataset: str, config: ReadConfig) -> Iterator[Row]:
-    split = split_name(config.split or named_split(path.stem))
+    split = default_split(config, path.stem)
     for number, line in lines(path):
         if not line.strip():
             continue
         try:
             name, *category = line.split()
             label = category[0] if category else PurePosixPath(name).parts[-2]
-            yield ImageRecord(keys.image_key(dataset, Path(name).stem), split, inside(images, name), name, (), label)
+            about = (keys.image_key(dataset, Path(name).stem), split, inside(images, name), name, (), label)
+            yield ImageRecord(*about, other_key=other_key(dataset, name))
         except (ValueError, IndexError) as error:
             yield from refused_row(split, f"{path.name}:{number}", error)

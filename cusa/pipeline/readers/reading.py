@@ -1,11 +1,16 @@
 """What every reader returns, and the few things that more than one of them needs."""
 
+import codecs
+import contextlib
+import io
+import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cusa.errors import DataError
+from cusa.manifests import keys
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
 from cusa.manifests.storage import store
 
@@ -37,6 +42,8 @@ class Reading:
     """The annotation files that were read: name -> sha256."""
     truth: Mapping[str, Path] = field(default_factory=dict)
     """Split -> a table of every pair known to match (`image_key`, `caption_key`), where the data set comes with one."""
+    notes: tuple[str, ...] = ()
+    """Full sentences a person should read: what the reader took for granted."""
 
     @property
     def images(self) -> list[ImageRecord]:
@@ -83,18 +90,9 @@ def text(value: Any, name: str) -> str:
     return value
 
 
-def split_name(value: Any, default: str = "train") -> str:
-    """Return a split's name as a folder can have it: `restval` trains, as in every paper; what is no name, too."""
-    if not isinstance(value, str) or not value.replace("-", "").replace("_", "").isalnum() or not value.isascii():
-        return default
-    return {"restval": "train", "validation": "val", "dev": "val"}.get(value, value)
-
-
-def named_split(name: str) -> str:
-    """Guess a split from a file's name: `captions_val2014.json` is `val`; empty if it holds none."""
-    lower = name.lower()
-    names = [split for split in ("train", "val", "dev", "test") if split in lower]
-    return split_name(names[0]) if len(names) == 1 else ""
+def other_key(dataset: str, name: str) -> str:
+    """Return the key of an image whose file name's stem another image has already: that of its whole path."""
+    return keys.image_key(dataset, posixpath.normpath(name)) if name else ""
 
 
 def group(pairs: Iterable[tuple[str, CaptionRecord]]) -> dict[str, list[CaptionRecord]]:
@@ -105,18 +103,70 @@ def group(pairs: Iterable[tuple[str, CaptionRecord]]) -> dict[str, list[CaptionR
     return captions
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Give a text file's lines with their numbers, without their ends; bytes that are no UTF-8 are kept as surrogates.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins with the mark of UTF-16
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def encoding_of(start: bytes) -> str:
+    """Return the encoding that a file's byte order mark names; UTF-8 without one."""
+    return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
+
+
+def decode_text(data: bytes) -> str:
+    """Return a file's text, by its byte order mark; in UTF-8, bytes that are none are kept as surrogates.
+
+    Raises:
+        ValueError: if the bytes are not in the encoding that their mark names.
+    """
+    encoding = encoding_of(data[:4])
+    return data.decode(encoding, "surrogateescape" if encoding.startswith("utf-8") else "strict")
+
+
+@contextlib.contextmanager
+def open_text(path: Path) -> Iterator[io.TextIOWrapper]:
+    """Open a text file in the encoding of its byte order mark; line ends are left as they are.
 
     Raises:
         DataError: if the file is missing.
     """
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                yield number, line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
+        file = path.open("rb")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise DataError(f"{path} does not exist or is no file. Check the path.", path=path) from error
+    with file:
+        encoding = encoding_of(file.read(4))
+        file.seek(0)
+        errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+        yield io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Give a text file's lines with their numbers, without their ends; bytes that are no UTF-8 are kept as surrogates.
+
+    Raises:
+        DataError: if the file is missing, or not in the encoding that its byte order mark names.
+    """
+    try:
+        with path.open("rb") as file:
+            encoding = encoding_of(file.read(4))
+            file.seek(0)
+            if encoding.startswith("utf-8"):
+                for number, line in enumerate(file, 1):
+                    content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                    yield number, content.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
+            else:
+                text_file = io.TextIOWrapper(file, encoding=encoding, newline="\n")
+                for number, text_line in enumerate(text_file, 1):
+                    yield number, text_line.rstrip("\r\n")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise DataError(f"{path} does not exist or is no file. Check the path.", path=path) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not in {encoding} ({error}). Save it as UTF-8.", path=path) from error
 
 
 def digests(root: Path, files: Iterable[Path]) -> dict[str, str]:

@@ -10,7 +10,8 @@ from cusa.errors import DataError
 from cusa.manifests import keys
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
 from cusa.pipeline.config import ReadConfig
-from cusa.pipeline.readers.reading import Reading, Row, Rows, digests, lines, split_name
+from cusa.pipeline.readers.reading import Reading, Row, Rows, digests, lines
+from cusa.pipeline.readers.splits import split_option
 
 CAPTIONS_AN_IMAGE = 5
 
@@ -59,7 +60,7 @@ class _Part:
 
     def rows(self, dataset: str) -> Iterator[Row]:
         """Give the images of the split, each with its five captions."""
-        split = split_name(self.split)
+        split = split_option(self.split, f"{self.captions.name}:")
         texts = (text for _, text in lines(self.captions))
         ids = [text.strip() for _, text in lines(self.ids)] if self.ids.is_file() else []
         size = 4 * self.shape[1] * self.shape[2]

@@ -9,7 +9,8 @@ from cusa.manifests import keys
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
 from cusa.manifests.storage import json_stream
 from cusa.pipeline.config import ReadConfig
-from cusa.pipeline.readers.reading import BAD_ROW, Reading, Row, Rows, digests, inside, named_split, split_name, text
+from cusa.pipeline.readers.reading import BAD_ROW, Reading, Row, Rows, digests, inside, other_key, text
+from cusa.pipeline.readers.splits import default_split
 
 
 def read(source: Path, images: Path, config: ReadConfig) -> Reading:
@@ -39,7 +40,7 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
 
 
 def _rows(file: Path, images: Path, dataset: str, config: ReadConfig) -> Iterator[Row]:
-    split = split_name(config.split or named_split(file.stem))
+    split = default_split(config, file.stem)
     captions_by_name: dict[str, list[CaptionRecord]] = {}
     for number, (_, row) in enumerate(json_stream.items(file)):
         where = f"{file.name}[{number}]"
@@ -53,7 +54,8 @@ def _rows(file: Path, images: Path, dataset: str, config: ReadConfig) -> Iterato
             what = f"no field {error}" if isinstance(error, KeyError) else str(error)
             yield Drop(split, "", where, "caption", "bad-row", f"{what}: {row!r:.200}")
     for name, captions in captions_by_name.items():
-        yield ImageRecord(keys.image_key(dataset, _item(name)), split, inside(images, name), name, tuple(captions))
+        about = (keys.image_key(dataset, _item(name)), split, inside(images, name), name, tuple(captions))
+        yield ImageRecord(*about, other_key=other_key(dataset, name))
 
 
 def _item(name: str) -> str:

@@ -7,7 +7,7 @@ from cusa.errors import DataError
 from cusa.manifests import keys
 from cusa.manifests.records import ImageRecord
 from cusa.pipeline.config import ReadConfig
-from cusa.pipeline.readers.reading import Reading, Row, Rows, digests, inside, lines, refused_row
+from cusa.pipeline.readers.reading import Reading, Row, Rows, digests, inside, lines, other_key, refused_row
 
 
 def read(source: Path, images: Path, config: ReadConfig) -> Reading:
@@ -37,6 +37,7 @@ def _rows(path: Path, images: Path, dataset: str, split: str) -> Iterator[Row]:
         try:
             _, label, _, name = line.split(None, 3)
             name = name.strip()
-            yield ImageRecord(keys.image_key(dataset, Path(name).stem), split, inside(images, name), name, (), label)
+            about = (keys.image_key(dataset, Path(name).stem), split, inside(images, name), name, (), label)
+            yield ImageRecord(*about, other_key=other_key(dataset, name))
         except ValueError as error:
             yield from refused_row(split, f"{path.name}:{number}", error)

@@ -43,7 +43,7 @@ class Plan:
         return self._total.hexdigest()
 
     def add(self, row: ImageRecord | Drop) -> None:
-        """Take one row of a reader; a second image of a key is refused with its captions."""
+        """Take one row of a reader; a second image of a key gets its other key, or is refused with its captions."""
         if isinstance(row, Drop):
             self.read[row.kind] += 1
             self.drop(row)
@@ -51,14 +51,24 @@ class Plan:
         self.read["image"] += 1
         self.read["caption"] += len(row.captions)
         size, state = self._state(row)
-        content = json.dumps(row.to_json())
-        self._total.update(f"{content}{state}\n".encode())
+        self._total.update(f"{json.dumps(row.to_json())}{state}\n".encode())
+        if (first := self._insert(row, size, state)) is None:
+            return
+        other = row._replace(key=row.other_key)
+        elsewhere = (first.path, first.offset) != (row.path, row.offset)
+        if row.other_key and elsewhere and self._insert(other, size, state) is None:
+            return
+        self.refuse(row, "duplicate-key", f"{first.source} has it already")
+
+    def _insert(self, row: ImageRecord, size: int, state: str) -> ImageRecord | None:
+        """Put an image into the database; return the one that has its key already, if there is one."""
         try:
-            values = (row.key, row.split, size, state, content)
+            values = (row.key, row.split, size, state, json.dumps(row.to_json()))
             self._database.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?)", values)
         except sqlite3.IntegrityError:
             ((first,),) = self._database.execute("SELECT row FROM records WHERE key = ?", (row.key,))
-            self.refuse(row, "duplicate-key", f"{json.loads(first)[3]} has it already")
+            return ImageRecord.from_json(json.loads(first))
+        return None
 
     def refuse(self, row: ImageRecord, reason: str, detail: str) -> None:
         """Drop an image and, a row each, its captions."""

@@ -132,7 +132,7 @@ def _shard(
             outputs=[*written, duplicates],
             counts={name: total[name] for name in _COUNTS} | {"shards": sum(f.suffix == ".tar" for f in written)},
             digests=_tar_digests(out, names),
-            notes=_notes(out, counts, there, copies, across),
+            notes=_notes(out, counts, there, copies, across) + reading.notes,
         )
     done = ledger.read(stage.ledger_path)
     assert done is not None

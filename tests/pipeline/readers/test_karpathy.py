@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from cusa.errors import DataError
+from cusa.manifests.samples import Split
 from cusa.pipeline import readers
+from tests.pipeline.readers.counting import shard_counts
+from tests.worlds import write_karpathy
 
 GOOD = {"filename": "a.jpg", "split": "train", "sentences": [{"raw": "a dog", "sentid": 7}]}
 
@@ -68,3 +72,38 @@ def test_read__a_bad_caption_leaves_its_image(tmp_path: Path) -> None:
     reading = _read(tmp_path, [{**GOOD, "sentences": sentences}])
     assert [caption.text for caption in reading.images[0].captions] == ["a dog", "a cat"]
     assert [(drop.kind, drop.reason) for drop in reading.drops] == [("caption", "bad-row")] * 3
+
+
+def test_read__equal_file_names_in_two_folders_are_two_images(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=2, splits=("train",))
+    rows = json.loads(source.read_text())["images"]
+    pictures = [(source.parent / row["filepath"] / row["filename"]).read_bytes() for row in rows]
+    for folder, picture in zip("ab", pictures, strict=True):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.jpg").write_bytes(picture)
+    twice = [{**GOOD, "filepath": folder, "filename": "1.jpg"} for folder in "aba"]
+    reading = _read(tmp_path, twice)
+    counts = shard_counts(reading, tmp_path / "work")
+    assert (counts["images_kept"], counts["images_dropped"]) == (2, 1), "the same file twice stays a drop"
+    split = Split(tmp_path / "work", "train")
+    assert split.samples["source"].to_pylist() == ["a/1.jpg", "b/1.jpg"]
+    assert split.image_keys[0] == "any/1"
+    assert [split.image_bytes(row) for row in range(2)] == pictures
+
+
+def test_read__an_unknown_split_is_an_error_with_its_rows(tmp_path: Path) -> None:
+    reading = _read(
+        tmp_path, [{**GOOD, "filename": f"{n}.jpg", "split": s} for n, s in enumerate(["Test", 2, "2", "x"])]
+    )
+    with pytest.raises(DataError, match=r"dataset_any\.json names splits.*'2' \(2 rows\), 'x' \(1 rows\)"):
+        list(reading.rows)
+    assert [record.split for record in _read(tmp_path, [{**GOOD, "split": "validation "}]).images] == ["val"]
+
+
+def test_read__ids_of_0_are_ids(tmp_path: Path) -> None:
+    rows = [{**GOOD, "cocoid": 0, "sentences": [{"raw": "a", "sentid": 0}, {"raw": "b", "sentid": None}]}]
+    (record,) = _read(tmp_path, rows).images
+    assert record.key == "any/000000000000"
+    assert [caption.caption_id for caption in record.captions] == ["0", ""]
+    (record,) = _read(tmp_path, [{**GOOD, "cocoid": None}]).images
+    assert record.key == "any/a"
