@@ -1,6 +1,6 @@
 """Auditing: which captions of other images are probably true of an image, how sure, and what that does to training."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -132,18 +132,19 @@ def _find(
     split: Split, opened: Neighbourhoods, model: Calibration | None, config: AuditConfig, on_event: OnEvent
 ) -> Candidates:
     """Find all candidates, a block of images at a time."""
-    probability = None
-    if model is not None:
-        features = opened.features(split)
-        if features.names != tuple(model.features):
-            raise DataError(
-                f"The calibration has the features {', '.join(model.features)}; this version computes "
-                f"{', '.join(features.names)}. Calibrate again with `cusa calibrate`."
-            )
-        predict = model.probability
+    features = opened.features(split) if model is not None else None
+    if model is not None and features is not None and features.names != tuple(model.features):
+        raise DataError(
+            f"The calibration has the features {', '.join(model.features)}; this version computes "
+            f"{', '.join(features.names)}. Calibrate again with `cusa calibrate`."
+        )
 
-        def probability(image: int, pairs: Candidates) -> np.ndarray:
-            return predict(features.matrix(image, pairs))
+    def complete(candidates: Candidates) -> Candidates:
+        if model is not None and features is not None and len(candidates.score):
+            probability = model.probability(features.matrix(int(candidates.image[0]), candidates))
+            candidates = replace(candidates, p_positive=probability.astype(np.float32))
+        _refuse_what_cannot_be_ranked(split, candidates, calibrated=model is not None)
+        return candidates
 
     what, done, blocks = f"audit {split.name}", 0, []
     on_event(what, 0, split.num_images)
@@ -153,12 +154,33 @@ def _find(
         minimum_score=config.minimum_score,
         per_image=config.per_image,
         images_a_block=_IMAGES_A_BLOCK,
-        probability=probability,
+        complete=complete,
     ):
         blocks.append(block)
         done = min(done + _IMAGES_A_BLOCK, split.num_images)
         on_event(what, done, split.num_images)
     return merge(blocks)
+
+
+def _refuse_what_cannot_be_ranked(split: Split, candidates: Candidates, *, calibrated: bool) -> None:
+    """Refuse candidates whose score, or with a calibration whose probability, is no number: sorted, it means nothing.
+
+    Raises:
+        DataError: with the keys of the first.
+    """
+    bad = ~np.isfinite(candidates.score)
+    if calibrated:
+        bad |= ~np.isfinite(candidates.p_positive)
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        image, caption = int(candidates.image[first]), int(candidates.caption[first])
+        raise DataError(
+            f"{split.image_keys[image]} with {split.caption_keys[caption]} has the score {candidates.score[first]:g} "
+            f"and the probability {candidates.p_positive[first]:g}, which cannot be ranked ({int(bad.sum())} such "
+            f"pairs). Run `cusa index {split.work} --split {split.name} --force`, or calibrate again.",
+            image_key=split.image_keys[image],
+            caption_key=split.caption_keys[caption],
+        )
 
 
 def _duplicates(

@@ -224,6 +224,16 @@ def _values(split: Split, opened: Neighbourhoods, pairs: _Pairs, what: str, on_e
         around = opened.finder.find(image, also=wanted)
         out[start:stop] = features.matrix(image, around)[np.searchsorted(around.caption, wanted)]
         on_event(what, done, len(images))
+    if not np.isfinite(out).all():
+        pair, feature = np.argwhere(~np.isfinite(out))[0]
+        image, caption = int(pairs.images[pair]), int(pairs.captions[pair])
+        raise DataError(
+            f"{split.image_keys[image]} with {split.caption_keys[caption]} has the {features.names[feature]} "
+            f"{out[pair, feature]:g}, which nothing can be fitted on. Run `cusa index {split.work} "
+            f"--split {split.name} --force`.",
+            image_key=split.image_keys[image],
+            caption_key=split.caption_keys[caption],
+        )
     return out
 
 

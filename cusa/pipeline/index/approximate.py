@@ -5,7 +5,6 @@ Shapes: N rows, D their width, K neighbours kept a row, Q queries held for measu
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -192,39 +191,6 @@ def neighbours(
         similarities_NK[rows_Q] = np.take_along_axis(near_QS, place, axis=1)
         on_event(what, int(rows_Q[-1]) + 1, number)
     return Neighbours(ids_NK, similarities_NK)
-
-
-def merge(files: list[Path], out: Path) -> int:
-    """Merge index files of the same kind into one, rows in the order of the files.
-
-    Inverted lists can be merged where they were trained as one (the same centroids); flat indices always. All of them
-    are read into memory.
-
-    Args:
-        files: written by `cusa index`, or by anyone with FAISS.
-        out: the file to write.
-
-    Returns:
-        The number of rows.
-
-    Raises:
-        ConfigError: if they do not fit together.
-    """
-    import faiss
-
-    from cusa.manifests.storage import store
-
-    first, *others = [faiss.read_index(str(file)) for file in files]
-    for file, other in zip(files[1:], others, strict=True):
-        try:
-            first.check_compatible_for_merge(other)
-            first.merge_from(other, first.ntotal if faiss.try_extract_index_ivf(first) is not None else 0)
-        except RuntimeError as error:
-            reason = str(error).strip().rpartition(": ")[2]
-            raise ConfigError(f"{file} cannot be merged with {files[0]}: {reason}.", path=file) from error
-    with store.whole_file(out) as temporary:
-        faiss.write_index(first, str(temporary))
-    return int(first.ntotal)
 
 
 def _exact(rows_ND: np.ndarray, rows_Q: np.ndarray, ids_QS: np.ndarray) -> np.ndarray:

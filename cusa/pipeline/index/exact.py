@@ -3,12 +3,10 @@
 Shapes: N rows, D their width, K neighbours kept a row; Q rows searched at once, S places searched.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cusa.errors import DataError, StaleError
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.neighbours import Neighbours
 
@@ -133,28 +131,3 @@ def _untie(rows_ND: np.ndarray, row: int, k: int) -> tuple[np.ndarray, np.ndarra
     nearest = np.concatenate([above, np.flatnonzero(near_N == last)[: k - len(above)]])
     nearest = nearest[np.lexsort((nearest, -near_N[nearest]))]
     return near_N[nearest], nearest
-
-
-def read_index(path: Path, *, rows: int, made_by: str) -> "faiss.Index":
-    """Open an index file, its vectors mapped from the disk: a search reads what it needs.
-
-    Args:
-        path: what `cusa index` wrote.
-        rows: how many it must hold.
-        made_by: the command that makes it.
-
-    Raises:
-        DataError: if it is missing or broken.
-        StaleError: if it holds other rows.
-    """
-    if not path.is_file():
-        raise DataError(f"{path} does not exist. Run `{made_by}`.", path=path)
-    import faiss
-
-    try:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:
-        raise DataError(f"{path} is no readable index. Run `{made_by} --force`.", path=path) from error
-    if index.ntotal != rows:
-        raise StaleError(f"{path} has {index.ntotal} rows and the split {rows}. Run `{made_by}`.", path=path)
-    return index

@@ -10,6 +10,7 @@ import numpy as np
 
 from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests import page, tables
+from cusa.manifests.neighbours import neighbour_path, neighbour_stamp
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.manifests.tables import provenance
@@ -18,7 +19,7 @@ from cusa.models.teachers.base import Teacher
 from cusa.models.teachers.hub import IMPORTED, LOCAL
 from cusa.models.teachers.registry import load_teacher
 from cusa.pipeline.index import student as student_index
-from cusa.pipeline.index.exact import read_index
+from cusa.pipeline.index.files import read_index
 from cusa.pipeline.result_table import QueryResult
 
 if TYPE_CHECKING:
@@ -100,6 +101,12 @@ def run(
         # Several captions of an image may be near: more are looked at, and the best of each image stays.
         places = min(index.ntotal, 8 * number if modality == "text" else number)
         similarities, rows = index.search(query_D[None], places)
+        if not np.isfinite(similarities[rows >= 0]).all():
+            raise DataError(
+                f"The index of {split.name} gives similarities that are not finite. Run `cusa index {split.work} "
+                f"--split {split.name} --force`.",
+                split=split.name,
+            )
         hits += _hits(split, modality, rows[0], similarities[0])
     best: dict[tuple[str, str], Hit] = {}
     for hit in sorted(hits, key=lambda hit: (-hit.similarity, hit.image_key, hit.caption_key)):
@@ -156,10 +163,15 @@ def _open(split: Split, modality: str, teacher: str) -> tuple[str, Any]:
     there = tables.teachers(split)
     named = teacher_name(teacher) if teacher and there.get(teacher_name(teacher)) == modality else ""
     name = tables.choose_teacher(split, modality, named)
-    path = split.folder / "index" / f"{name}.faiss"
-    made_by = f"cusa index {split.work} --split {split.name}"
-    rows = split.num_images if modality == "image" else split.num_captions
-    return name, read_index(path, rows=rows, made_by=made_by)
+    stamp = neighbour_stamp(split, name)
+    index = read_index(
+        split.folder / "index" / f"{name}.faiss",
+        table=neighbour_path(split, name),
+        made_from={key: stamp[key] for key in ("split", "teacher_digest")},
+        made_by=f"cusa index {split.work} --split {split.name}",
+        rows=split.num_images if modality == "image" else split.num_captions,
+    )
+    return name, index
 
 
 def _cleaned(words: str, split: Split, teacher: str) -> str:

@@ -18,6 +18,7 @@ from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.pipeline.config import IndexConfig
 from cusa.pipeline.index.exact import extend, flat_index, nearest_rows
+from cusa.pipeline.index.files import write_index
 from cusa.pipeline.index.vectors import unit_rows
 
 if TYPE_CHECKING:
@@ -64,10 +65,7 @@ def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False,
     before = _before(files, config.neighbours, rows_ND) if usable else None
     with stage.begin(unless_held=split.locks):
         made = _made(rows_ND, config, before, f"index {teacher} of {split.name}", on_event)
-        with store.whole_file(files[0]) as temporary:
-            import faiss
-
-            faiss.write_index(made.index, str(temporary))
+        stamp |= write_index(files[0], made.index)
         store.write_table(files[1], _neighbour_table(table, made.near).replace_schema_metadata(stamp))
         number, depth = len(rows_ND), made.near.ids.shape[1]
         short = f"{teacher} has {number} rows, so each has {depth} neighbours, not the {config.neighbours} asked for."
@@ -123,9 +121,9 @@ def _made(
 
 
 def _is_whole(files: list[Path], previous: ledger.Ledger, parameters: dict[str, Any]) -> bool:
-    """Return whether the files are those of a ledger, made with the same parameters."""
+    """Return whether the files are, byte for byte, those of a ledger, made with the same parameters."""
     return previous.parameters == parameters and all(
-        file.is_file() and file.stat().st_size == previous.outputs.get(file.name) for file in files
+        file.is_file() and store.sha256_file(file) == previous.digests.get(file.name) for file in files
     )
 
 

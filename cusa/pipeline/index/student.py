@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from cusa.errors import DataError, StaleError
-from cusa.manifests import schemas, tables
+from cusa.errors import DataError
+from cusa.manifests import ledger, schemas, tables
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
-from cusa.models.teachers.hub import teacher_name
+from cusa.models.teachers.hub import model_folder, teacher_name
 from cusa.pipeline.config import IndexConfig
+from cusa.pipeline.index.files import read_index, write_index
 from cusa.pipeline.index.neighbours import CrossModal
+from cusa.pipeline.index.vectors import refuse_unusable_rows
 
 if TYPE_CHECKING:
     from cusa.models.students.base import Student
@@ -82,24 +84,24 @@ def run(
         return stage.reuse()
     with stage.begin(unless_held=split.locks):
         rows = _embed(split, student, load, on_event)
+        weights = _weights(student)  # of a hub's model it is known once the files are here
         written: list[Path] = []
-        import faiss
-
+        checksums, near = {}, {}
         from cusa.pipeline.index.exact import flat_index
 
         for modality, other in (("image", "text"), ("text", "image")):
             index = flat_index(rows[modality])
             written.append(folder / f"{name}-{_FILE_OF[modality]}.faiss")
-            with store.whole_file(written[-1]) as temporary:
-                faiss.write_index(index, str(temporary))
-            stamp = {"split": split.digest, "student": name, "weights_sha256": weights}
+            checksums[modality] = write_index(written[-1], index)
             depth = min(config.neighbours, len(rows[modality]))
             # The other modality's rows search this one: the table lists what is nearest to each of those.
-            table = _neighbours(split, index, rows[other], depth, modality=modality)
-            written.append(folder / f"cross-{name}-{_FILE_OF[other]}.parquet")
+            near[other] = _neighbours(split, index, rows[other], depth, modality=modality)
+        for modality, table in near.items():
+            stamp = {"split": split.digest, "student": name, "weights_sha256": weights, **checksums[modality]}
+            written.append(folder / f"cross-{name}-{_FILE_OF[modality]}.parquet")
             store.write_table(written[-1], table.replace_schema_metadata(stamp))
         counts = {"images": len(rows["image"]), "captions": len(rows["text"]), "width": rows["image"].shape[1]}
-        return stage.finish(outputs=written, counts=counts)
+        return stage.finish(outputs=written, counts=counts, inputs={**inputs, "student": weights})
 
 
 def read_student(split: Split, student: str) -> StudentIndex:
@@ -111,67 +113,60 @@ def read_student(split: Split, student: str) -> StudentIndex:
 
     Raises:
         DataError: if it was not indexed, or a file is broken.
-        StaleError: if it was made from another state of the split.
+        StaleError: if it was made from another state of the split or the student.
     """
-    import faiss
-
-    folder, name = split.folder / "index", student_name(student)
-    made_by = f"cusa index {split.work} --split {split.name} --student {student}"
+    name, made_by = student_name(student), _made_by(split, student)
     rows, near = {}, {}
-    stamp: dict[str, str] = {}
-    for modality, number in (("image", split.num_images), ("text", split.num_captions)):
-        path = folder / f"cross-{name}-{_FILE_OF[modality]}.parquet"
+    for modality in _FILE_OF:
+        index = open_index(split, student, modality)
+        rows[modality] = index.reconstruct_n(0, index.ntotal)
+        path = _table_path(split, name, modality)
         column = store.read_table(path, columns=["neighbours"], made_by=made_by)["neighbours"].combine_chunks()
-        stamp = tables.read_part_metadata(path)
-        if stamp.get("split") != split.digest:
-            raise StaleError(f"{path} was made from another state of the split. Run `{made_by}`.", path=path)
+        number = split.num_images if modality == "image" else split.num_captions
+        others = split.num_captions if modality == "image" else split.num_images
         ids = column.field("ids").flatten().to_numpy()
-        near[modality] = ids.reshape(number, -1)
-        file = folder / f"{name}-{_FILE_OF[modality]}.faiss"
-        try:
-            index = faiss.read_index(str(file))
-            rows[modality] = index.reconstruct_n(0, index.ntotal)
-        except RuntimeError as error:
-            raise DataError(f"{file} is missing or broken. Run `{made_by} --force`.", path=file) from error
-        if (has := len(rows[modality])) != number:
-            raise StaleError(f"{file} has {has} rows and the split {number}. Run `{made_by}`.", path=file)
+        width = len(ids) // max(number, 1)
+        if len(ids) != number * width or (ids.size and (ids.min() < 0 or ids.max() >= others)):
+            raise DataError(
+                f"{path} has not one whole row for each of {number} rows. Run `{made_by} --force`.", path=path
+            )
+        near[modality] = ids.reshape(number, width)
+        refuse_unusable_rows(rows[modality], _keys(split, modality), path=path, way_out=f"Run `{made_by} --force`.")
+    weights = tables.read_part_metadata(_table_path(split, name, "image")).get("weights_sha256", "")
     cross = CrossModal(rows["image"], rows["text"], near["image"], near["text"])
-    return StudentIndex(cross, {"teacher": name, "weights_sha256": stamp.get("weights_sha256", "")})
+    return StudentIndex(cross, {"teacher": name, "weights_sha256": weights})
 
 
 def open_index(split: Split, student: str, modality: str) -> Any:
-    """Open the index of one modality, mapped from its file.
+    """Open the index of one modality, mapped from its file, once it is proven to be the one that was written.
 
     Args:
         split: the split.
-        student: the student, by the name or path that was indexed; its weights must be those.
+        student: the student, by the name or path that was indexed; where it is there, its weights must be those.
         modality: `image` or `text`: of the rows.
 
     Raises:
-        DataError: if it was not indexed, or the file is broken.
+        DataError: if it was not indexed, or a file is damaged.
         StaleError: if the split or the student's weights have changed since.
     """
-    from cusa.pipeline.index.exact import read_index
-
-    rows = split.num_images if modality == "image" else split.num_captions
-    folder, name = split.folder / "index", student_name(student)
-    made_by = f"cusa index {split.work} --split {split.name} --student {student}"
-    table = folder / f"cross-{name}-{_FILE_OF[modality]}.parquet"
-    if not table.is_file():
-        raise DataError(f"{table} does not exist. Run `{made_by}`.", path=table)
-    stamp = tables.read_part_metadata(table)
-    for key, now in (("split", split.digest), ("weights_sha256", _weights(student))):
-        if stamp.get(key) != now:
-            what = "the split" if key == "split" else f"{student}"
-            raise StaleError(f"{table} was made from another state of {what}. Run `{made_by}`.", path=table)
-    return read_index(folder / f"{name}-{_FILE_OF[modality]}.faiss", rows=rows, made_by=made_by)
+    name = student_name(student)
+    made_from = {"split": split.digest, "student": name}
+    if (weights := _weights(student)) != student:  # the student may be gone, its index remains
+        made_from["weights_sha256"] = weights
+    return read_index(
+        split.folder / "index" / f"{name}-{_FILE_OF[modality]}.faiss",
+        table=_table_path(split, name, modality),
+        made_from=made_from,
+        made_by=_made_by(split, student),
+        rows=split.num_images if modality == "image" else split.num_captions,
+    )
 
 
 def embed_one(asked: Any, student: str, load: Callable[[str], "Student"] | None = None) -> np.ndarray:
     """Embed words or a picture with a student: (D,) float32, of unit length.
 
     Raises:
-        DataError: if there is no such student.
+        DataError: if there is no such student, or its vector is not finite.
     """
     import torch
 
@@ -183,13 +178,20 @@ def embed_one(asked: Any, student: str, load: Callable[[str], "Student"] | None 
             rows = model.encode_text(model.tokenize([asked]))
         else:
             rows = model.encode_image(model.image_transform(asked)[None])
-        return np.asarray(rows[0].float().numpy())
+        row_D = np.asarray(rows[0].float().numpy())
+    if not np.isfinite(row_D).all():
+        raise DataError(f"The student {student!r} gave no usable vector for the query. Its weights are broken.")
+    return row_D
 
 
 def student_digest(split: Split, student: str) -> str:
-    """Return a digest of what a student's index was made from."""
-    path = split.folder / "index" / f"cross-{student_name(student)}-images.parquet"
-    return store.digest(tables.read_part_metadata(path))
+    """Return a digest of every byte of a student's index; of nothing where it was not indexed."""
+    folder, name = split.folder / "index", student_name(student)
+    written = ledger.read(folder / f"cross-{name}.ledger.json")
+    files = [f"cross-{name}-{file}.parquet" for file in _FILE_OF.values()]
+    files += [f"{name}-{file}.faiss" for file in _FILE_OF.values()]
+    there = [file for file in files if (folder / file).is_file()]
+    return store.digest([(file, ledger.output_digest(written, folder, file)) for file in there])
 
 
 def student_name(student: str) -> str:
@@ -198,12 +200,24 @@ def student_name(student: str) -> str:
 
 
 def _weights(student: str) -> str:
-    """Return a digest of a student's weights: of its model folder or file; of its name where it lies on the hub."""
+    """Return a digest of a student's weights: of its model folder or file; its name where the files are not here."""
     path = Path(student).expanduser()
-    model = path / "model" if (path / "model").is_dir() else path
-    if model.is_dir():
-        return store.sha256_folder(model)
-    return store.sha256_file(path) if path.is_file() else student
+    if path.is_file():
+        return store.sha256_file(path)
+    model = path / "model" if (path / "model").is_dir() else model_folder(student)
+    return student if model is None else store.sha256_folder(model)
+
+
+def _made_by(split: Split, student: str) -> str:
+    return f"cusa index {split.work} --split {split.name} --student {student}"
+
+
+def _table_path(split: Split, name: str, modality: str) -> Path:
+    return split.folder / "index" / f"cross-{name}-{_FILE_OF[modality]}.parquet"
+
+
+def _keys(split: Split, modality: str) -> list[str]:
+    return split.image_keys if modality == "image" else split.caption_keys
 
 
 def _embed(
@@ -248,14 +262,16 @@ def _embed(
             tokens = {name: values.to(device) for name, values in tokens.items()}
             captions.append(model.encode_text(tokens).float().cpu().numpy())
     empty = np.zeros((0, model.width), dtype=np.float32)
-    return {"image": np.concatenate([empty, *images]), "text": np.concatenate([empty, *captions])}
+    made = {"image": np.concatenate([empty, *images]), "text": np.concatenate([empty, *captions])}
+    for modality, rows_ND in made.items():
+        refuse_unusable_rows(rows_ND, _keys(split, modality), path=Path(student), way_out="Its weights are broken.")
+    return made
 
 
 def _neighbours(split: Split, index: Any, query_QD: np.ndarray, depth: int, *, modality: str) -> pa.Table:
     """Search the index of a modality for the rows of the other one."""
-    keys = {"image": split.image_keys, "text": split.caption_keys}
     other = "text" if modality == "image" else "image"
-    indexed_keys, query_keys = pa.array(keys[modality], pa.string()), keys[other]
+    indexed_keys, query_keys = pa.array(_keys(split, modality), pa.string()), _keys(split, other)
     schema = schemas.neighbour_table(tables.KEY_OF[other])
     blocks = [schema.empty_table()]
     for start in range(0, len(query_QD) if depth else 0, _ROWS_A_BLOCK):

@@ -4,7 +4,7 @@ Shapes: N images, M captions, D/E widths of image and text teacher, K neighbours
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -217,7 +217,7 @@ def find_all(
     minimum_score: float = 0.0,
     per_image: int = 0,
     images_a_block: int = 256,
-    probability: Callable[[int, Candidates], np.ndarray] | None = None,
+    complete: Callable[[Candidates], Candidates] = lambda candidates: candidates,
 ) -> Iterator[Candidates]:
     """Yield the candidates of some images at a time.
 
@@ -227,7 +227,8 @@ def find_all(
         minimum_score: those below are left out.
         per_image: the most that one image keeps, the best by `p_positive` or else by score; 0 = all.
         images_a_block: images a yield.
-        probability: gives `p_positive` of all candidates of an image row.
+        complete: called with all candidates of one image, before any is left out; returns them with `p_positive`, or
+            raises where they cannot be ranked.
     """
     from threadpoolctl import threadpool_limits
 
@@ -236,9 +237,7 @@ def find_all(
         # An image's products are small: more threads would only wait for each other.
         with threadpool_limits(1, user_api="blas"):
             for image in range(start, min(start + images_a_block, num_images)):
-                here = finder.find(image)
-                if probability is not None:
-                    here = replace(here, p_positive=probability(image, here).astype(np.float32))
+                here = complete(finder.find(image))
                 here = here.take(np.flatnonzero(here.score >= minimum_score))
                 if per_image and len(here.score) > per_image:
                     here = here.take(np.lexsort((-here.score, -np.nan_to_num(here.p_positive)))[:per_image])

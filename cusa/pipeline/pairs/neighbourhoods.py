@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cusa.errors import DataError
-from cusa.manifests import tables
-from cusa.manifests.neighbours import read_neighbours
+from cusa.manifests import ledger, tables
+from cusa.manifests.neighbours import neighbour_path, read_neighbours
 from cusa.manifests.samples import Split
 from cusa.models.captions import clean_caption
 from cusa.pipeline.index.neighbours import CrossModal, Modality
@@ -80,8 +80,11 @@ def choose(split: Split, encoders: Encoders) -> Encoders:
 
 
 def digests(split: Split, encoders: Encoders) -> dict[str, str]:
-    """Return a digest of the embeddings of each encoder."""
-    values = {f"teacher {name}": tables.teacher_digest(split, name) for name in encoders.teachers().values()}
+    """Return digests of every byte of the encoders' embeddings and neighbour tables."""
+    values = {}
+    for name in encoders.teachers().values():
+        values[f"teacher {name}"] = tables.teacher_digest(split, name)
+        values[f"neighbours {name}"] = _neighbours_digest(split, name)
     if encoders.student:
         values[f"student {encoders.student}"] = student_digest(split, encoders.student)
     return values
@@ -125,6 +128,14 @@ def group_ids(values: list[str]) -> np.ndarray:
     """Return equal numbers for equal values."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
+
+
+def _neighbours_digest(split: Split, teacher: str) -> str:
+    """Return the SHA-256 of a neighbour table; empty where the teacher was not indexed."""
+    path = neighbour_path(split, teacher)
+    if not path.is_file():
+        return ""
+    return ledger.output_digest(ledger.read(path.with_name(f"{teacher}.ledger.json")), path.parent, path.name)
 
 
 def _teacher(split: Split, modality: str, name: str) -> str:

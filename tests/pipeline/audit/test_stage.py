@@ -15,6 +15,7 @@ from cusa.manifests.storage import store
 from cusa.pipeline import extract, index
 from cusa.pipeline.audit import stage as audit
 from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig
+from cusa.pipeline.pairs.candidates import Candidates, Finder
 from cusa.pipeline.pairs.neighbourhoods import Encoders
 from tests.pipeline.audited import load, make_taught, teach
 from tests.worlds import COLOURS, make_work
@@ -229,3 +230,29 @@ def test_run__a_killed_audit_is_done_again(work: Path, monkeypatch: pytest.Monke
         patch.setattr(audit.gallery, "write", dies)
         audit.run(AuditConfig(neighbours=2, gallery=5), split=split)
     assert audit.run(CONFIG, split=split).why == "never finished"
+
+
+def test_run__another_neighbour_table_of_the_same_teacher_is_noticed(work: Path) -> None:
+    split = Split(work, "train")
+    audit.run(CONFIG, split=split)
+    index.run(IndexConfig(neighbours=5), split=split, teacher="words")
+    assert audit.run(CONFIG, split=split).why == "neighbours words changed"
+    assert not audit.run(CONFIG, split=split).fresh
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_run__a_score_that_is_no_number_is_never_ranked(
+    work: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    split = Split(work, "train")
+    find = Finder.find
+
+    def broken(self: Finder, image: int, also: np.ndarray | None = None) -> Candidates:
+        candidates = find(self, image, also)
+        candidates.score[:1] = value if image == 7 else candidates.score[:1]
+        return candidates
+
+    monkeypatch.setattr(Finder, "find", broken)
+    with pytest.raises(DataError, match=rf"{split.image_keys[7]} with mini/\S+ has the score -?(nan|inf) .*cusa index"):
+        audit.run(CONFIG, split=split)
+    assert not (split.folder / "audit/candidates.parquet").exists()

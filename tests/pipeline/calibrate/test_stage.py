@@ -17,6 +17,8 @@ from cusa.manifests.storage import store
 from cusa.pipeline import audit, calibrate
 from cusa.pipeline.calibrate import calibration
 from cusa.pipeline.config import AuditConfig, CalibrateConfig
+from cusa.pipeline.pairs.candidates import Candidates
+from cusa.pipeline.pairs.features import PairFeatures
 from cusa.pipeline.pairs.neighbourhoods import Encoders, choose, open_neighbourhoods
 from cusa.pipeline.pairs.ratings import RatedSplit, read_ratings
 from tests.pipeline.audited import make_taught, teach
@@ -210,3 +212,21 @@ def test_features__all_finite_and_named(work: Path) -> None:
         assert named["sibling"][row] == pytest.approx(float((texts.rows[others] @ texts.rows[caption]).max()), abs=1e-5)
         whole = float((texts.rows[family] @ texts.rows[own].T).mean())
         assert named["text_set"][row] == pytest.approx(whole, abs=1e-5)
+
+
+def test_run__features_or_probabilities_that_are_no_numbers_are_refused(
+    work: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix = PairFeatures.matrix
+
+    def broken(self: PairFeatures, image: int, pairs: Candidates) -> np.ndarray:
+        values = matrix(self, image, pairs)
+        values[:, 1] = np.nan if image == 3 else values[:, 1]
+        return values
+
+    monkeypatch.setattr(PairFeatures, "matrix", broken)
+    with pytest.raises(DataError, match=rf"{Split(work, 'val').image_keys[3]} with mini/\S+ has the image_local nan"):
+        calibrate.run(CONFIG, split=Split(work, "val"), out=tmp_path / "p.json")
+    assert not (tmp_path / "p.json").exists()
+    with pytest.raises(DataError, match=r"the probability nan, which cannot be ranked"):
+        audit.run(AuditConfig(neighbours=4, gallery=0), split=Split(work, "test"), calibrated=out, force=True)

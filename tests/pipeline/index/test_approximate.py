@@ -1,4 +1,4 @@
-"""Approximate neighbours: chosen within a budget, measured against exact search, growing, mergeable, read by FAISS."""
+"""Approximate neighbours: chosen within a budget, measured against exact search, growing, read by FAISS."""
 
 import shutil
 from pathlib import Path
@@ -80,30 +80,6 @@ def test_tune__stops_at_the_latency_and_says_so() -> None:
     assert measured.setting in ("nprobe=1", "nprobe=2")
     assert "below the 1 asked for" in measured.sentence(50, 1.0, 1e-9)
     assert "above the 1e-09 ms allowed" in measured.sentence(50, 1.0, 1e-9)
-
-
-def test_merge__two_halves_are_the_whole(tmp_path: Path) -> None:
-    rows = _clustered(900)
-    for name, part in (("a", rows[:400]), ("b", rows[400:])):
-        flat = faiss.IndexFlatIP(32)
-        flat.add(part)
-        faiss.write_index(flat, str(tmp_path / f"{name}.faiss"))
-    assert approximate.merge([tmp_path / "a.faiss", tmp_path / "b.faiss"], tmp_path / "whole.faiss") == 900
-    np.testing.assert_array_equal(faiss.read_index(str(tmp_path / "whole.faiss")).reconstruct_n(0, 900), rows)
-    trained = approximate.build(rows, approximate.Plan("ivf", "IVF16,Flat", 16, 0, True))
-    trained.reset()
-    for name, part in (("a", rows[:400]), ("b", rows[400:])):
-        half = faiss.clone_index(trained)
-        half.add(part)
-        faiss.write_index(half, str(tmp_path / f"{name}.faiss"))
-    assert approximate.merge([tmp_path / "a.faiss", tmp_path / "b.faiss"], tmp_path / "whole.faiss") == 900
-    merged = faiss.read_index(str(tmp_path / "whole.faiss"))
-    faiss.extract_index_ivf(merged).nprobe = 16
-    assert merged.search(rows, 1)[1][:, 0].tolist() == list(range(900))
-    with pytest.raises(ConfigError, match=r"b\.faiss cannot be merged"):
-        other = faiss.IndexFlatIP(8)
-        faiss.write_index(other, str(tmp_path / "b.faiss"))
-        approximate.merge([tmp_path / "a.faiss", tmp_path / "b.faiss"], tmp_path / "whole.faiss")
 
 
 @pytest.mark.parametrize("method", ["ivf", "hnsw"])

@@ -1,15 +1,10 @@
 """Exact nearest rows: ties by row number over any blocks, and rows that come later."""
 
-import sys
-from pathlib import Path
-
-import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cusa.errors import DataError, StaleError
 from cusa.pipeline.index import exact as nearest
 
 
@@ -66,29 +61,3 @@ def test_extend__rows_added_later_give_what_all_at_once_gives(case: tuple[list[i
         # A product may be rounded otherwise in another block, so a tie at the last place may be broken either way.
         sure = whole.similarities[row] > whole.similarities[row, -1] + 1e-5
         assert {*whole.ids[row][sure].tolist()} <= {*ids}
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_read_index__maps_the_vectors_and_finds_the_same(tmp_path: Path) -> None:
-    rows = np.random.default_rng(0).normal(size=(50_000, 256)).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    path = tmp_path / "one.faiss"
-    faiss.write_index(nearest.flat_index(rows), str(path))
-    before = _own_memory()
-    opened = nearest.read_index(path, rows=len(rows), made_by="cusa index")
-    assert opened.search(rows[:3], 1)[1][:, 0].tolist() == [0, 1, 2]
-    assert _own_memory() - before < rows.nbytes / 2
-    with pytest.raises(StaleError, match=r"one\.faiss has 50000 rows and the split 5. Run `cusa index`"):
-        nearest.read_index(path, rows=5, made_by="cusa index")
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(DataError, match="is no readable index. Run `cusa index --force`"):
-        nearest.read_index(path, rows=len(rows), made_by="cusa index")
-
-
-def _own_memory() -> int:
-    """Return the bytes of this process that are no file's."""
-    return next(
-        int(line.split()[1]) << 10
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith("RssAnon")
-    )

@@ -90,7 +90,7 @@ def test_run__what_cannot_be_searched_is_explained(work: Path, tmp_path: Path) -
     index = work / "test/index/words.faiss"
     whole = index.read_bytes()
     index.write_bytes(whole[:20])
-    with pytest.raises(DataError, match=r"words\.faiss is no readable index"):
+    with pytest.raises(DataError, match=r"words\.faiss is not the index that was written"):
         search.run(splits, words="a red wall", load=load)
     index.unlink()
     with pytest.raises(DataError, match=r"words\.faiss does not exist\. Run `cusa index"):

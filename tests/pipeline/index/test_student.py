@@ -93,9 +93,11 @@ def test_read_student__missing_broken_and_stale(split: Split, tmp_path: Path) ->
     ):
         student_index.read_student(split, "other")
     path = split.folder / "index/seer-images.faiss"
-    path.write_bytes(path.read_bytes()[:30])
-    with pytest.raises(DataError, match=r"seer-images\.faiss is missing or broken"):
+    whole = path.read_bytes()
+    path.write_bytes(whole[:30])
+    with pytest.raises(DataError, match=r"seer-images\.faiss is not the index that was written"):
         student_index.read_student(split, "runs/seer")
+    path.write_bytes(whole)
     other = Split(make_taught(tmp_path / "other", images=5), "train")
     student_index.run(IndexConfig(neighbours=2), split=other, student="seer", load=_load)
     for file in (other.folder / "index").glob("*seer*"):
@@ -129,5 +131,44 @@ def test_search__a_student_that_was_not_indexed_is_named(split: Split, monkeypat
     with pytest.raises(ConfigError, match="not by both"):
         search.run([split], words="a wall", student="runs/seer", teacher="words", load_student=_load)
     monkeypatch.setattr(student_index, "_weights", lambda student: "others")
-    with pytest.raises(StaleError, match="another state of runs/seer"):
+    with pytest.raises(StaleError, match=r"seer-images\.faiss were made from another state of the student"):
         search.run([split], words="a wall", student="runs/seer", load_student=_load)
+
+
+class _Broken(Seer):
+    """A student whose text tower gives no numbers."""
+
+    def encode_text(self, tokens: Any) -> Any:
+        return super().encode_text(tokens) * float("nan")
+
+
+def test_run__a_student_that_gives_no_numbers_is_refused_by_key(split: Split) -> None:
+    with pytest.raises(DataError, match=r"the embedding of 'mini/.*#0' has the length nan instead of 1 \(60 such rows"):
+        student_index.run(IndexConfig(neighbours=6), split=split, student="nan", load=lambda name: _Broken())
+    assert not list((split.folder / "index").glob("*nan*.faiss"))
+    with pytest.raises(DataError, match="gave no usable vector"):
+        search.run([split], words="a wall", student="runs/seer", load_student=lambda name: _Broken())
+
+
+def test_read_student__files_of_another_student_or_another_training_are_refused(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = split.folder / "index"
+    for file in [*folder.glob("*seer*")]:
+        (folder / file.name.replace("seer", "other")).write_bytes(file.read_bytes())
+    with pytest.raises(StaleError, match=r"cross-other-images\.parquet and other-images\.faiss were made from another"):
+        student_index.read_student(split, "other")
+    assert student_index.read_student(split, "runs/seer").provenance["weights_sha256"] == "runs/seer"
+    monkeypatch.setattr(student_index, "_weights", lambda student: "trained again")
+    with pytest.raises(StaleError, match="another state of the student"):
+        student_index.read_student(split, "runs/seer")
+
+
+def test_audit__a_students_changed_table_is_no_longer_up_to_date(split: Split) -> None:
+    config, encoders = AuditConfig(neighbours=2, gallery=0), Encoders(student="runs/seer")
+    audit.run(config, split=split, encoders=encoders)
+    assert not audit.run(config, split=split, encoders=encoders).fresh
+    before = (split.folder / "index/cross-seer-images.parquet").read_bytes()
+    student_index.run(IndexConfig(neighbours=5), split=split, student="runs/seer", load=_load)
+    assert (split.folder / "index/cross-seer-images.parquet").read_bytes() != before
+    assert audit.run(config, split=split, encoders=encoders).why == "student runs/seer changed"
