@@ -6,13 +6,14 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cusa.manifests.storage import store
+from cusa.errors import DataError
+from cusa.manifests.storage import seal, store
 from cusa.manifests.storage.paths import is_remote, named_remote_errors
 
 _LIBRARIES = (
@@ -52,6 +53,8 @@ class Ledger:
     modified: Mapping[str, int] = field(default_factory=dict)
     """When each output was last modified, in nanoseconds; on a store there is none. As long as size and time are those,
     the digest holds and the bytes need not be read."""
+    digest: str = ""
+    """SHA-256 of all the rest, see `cusa.manifests.storage.seal`."""
 
 
 class Clock:
@@ -99,17 +102,20 @@ class Clock:
             modified=modified,
             finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
-        store.write_json(path, asdict(ledger))
-        return ledger
+        fields = seal.sealed(asdict(ledger))
+        store.write_json(path, fields)
+        return replace(ledger, digest=fields[seal.DIGEST])
 
 
 def read(path: Path) -> Ledger | None:
-    """Read a ledger; None if the stage never finished or its ledger is unreadable."""
+    """Read a ledger; None if the stage never finished, or its ledger is unreadable or was changed since."""
     with named_remote_errors(path):
         if not path.is_file():
             return None
     try:
         ledger = Ledger(**store.read_json(path))
+        if not seal.is_intact(asdict(ledger)):
+            return None
     except (ValueError, TypeError):
         return None
     tables = (ledger.inputs, ledger.parameters, ledger.outputs, ledger.counts, ledger.digests, ledger.modified)
@@ -159,6 +165,69 @@ def why_not_current(path: Path, *, inputs: Mapping[str, str], parameters: Mappin
             if recorded and output_digest(ledger, path.parent, name) != recorded:
                 return f"{name} was changed after it was written"
     return None
+
+
+def check(path: Path) -> dict[str, str]:
+    """Say which outputs of a stage are not what it wrote; every byte of them is read.
+
+    Args:
+        path: the stage's ledger.
+
+    Returns:
+        Name of an output, relative to the ledger's folder -> in a few words how it differs; of the ledger itself by its
+        own file name.
+    """
+    ledger = read(path)
+    if ledger is None:
+        return {path.name: "the ledger cannot be read, or was changed after it was written"}
+    differences = {name: difference(path.parent / name, *_recorded(ledger, name)) for name in ledger.outputs}
+    return {name: words for name, words in differences.items() if words}
+
+
+def difference(file: Path, size: int, sha256: str) -> str:
+    """Say how a file differs from what was recorded of it, reading every byte; empty if it does not.
+
+    Args:
+        file: the file.
+        size: bytes that were recorded.
+        sha256: the recorded digest; empty = not compared.
+    """
+    if not file.is_file():
+        return "missing"
+    if (now := file.stat().st_size) != size:
+        return f"{now} bytes instead of {size}"
+    if sha256 and (other := store.sha256_file(file)) != sha256:
+        return f"sha256 {other[:12]} instead of {sha256[:12]}"
+    return ""
+
+
+def refuse_changed(path: Path, names: Iterable[str] | None = None) -> None:
+    """Refuse outputs of a finished stage that were changed after it wrote them; their bytes are read if their time is.
+
+    Args:
+        path: the stage's ledger; where there is none, nothing is refused.
+        names: the outputs that are about to be read, relative to the ledger's folder; None = all. What the ledger does
+            not name is left alone.
+
+    Raises:
+        DataError: with the name of the output.
+    """
+    ledger = read(path)
+    if ledger is None:
+        return
+    for name in ledger.outputs if names is None else names:
+        size, recorded = _recorded(ledger, name)
+        file = path.parent / name
+        if recorded and (not file.is_file() or output_digest(ledger, path.parent, name) != recorded):
+            raise DataError(
+                f"{file} was changed after `cusa {ledger.stage}` wrote it ({difference(file, size, recorded)}). "
+                f"Restore it, or make it again with `cusa {ledger.stage} ... --force`.",
+                path=file,
+            )
+
+
+def _recorded(ledger: Ledger, name: str) -> tuple[int, str]:
+    return ledger.outputs.get(name, 0), ledger.digests.get(name, "")
 
 
 def output_digest(ledger: Ledger | None, folder: Path, name: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from cusa.errors import DataError
 from cusa.manifests import ledger, schemas, tables
 from cusa.manifests.events import OnEvent, ignore
-from cusa.manifests.storage import store
+from cusa.manifests.storage import checksums, seal, store
 from cusa.manifests.storage.paths import named_remote_errors
 from cusa.pipeline.download.stage import CONTENTS, LOCK
 from cusa.pipeline.engine import Workers, run_units
@@ -76,8 +76,9 @@ def run(folder: Path, *, workers: int = 0, on_event: OnEvent = ignore) -> Verifi
     jobs: dict[str, partial[_Part]] = {}
     for ledger_path in ledgers:
         written = ledger.read(ledger_path)
+        if written is None or not _is_as_written(ledger_path):
+            findings.append(Finding(_name(folder, ledger_path), "", "unreadable, or changed after it was written"))
         if written is None:
-            findings.append(Finding(_name(folder, ledger_path), "", "the ledger cannot be read"))
             continue
         for name, size in written.outputs.items():
             if not (name.endswith(".tar") and any(split == (ledger_path.parent / name).parent for split, _ in seen)):
@@ -87,6 +88,10 @@ def run(folder: Path, *, workers: int = 0, on_event: OnEvent = ignore) -> Verifi
     for raw in locks:
         for path, size, sha256 in _locked(folder, raw, findings):
             jobs[str(path)] = partial(_file, folder, path, size, sha256)
+    for cache in checksums.caches_below(folder):
+        jobs[str(cache)] = partial(_cache, folder, cache)
+    for checkpoint in sorted(folder.rglob("checkpoints/step-*/"), key=str):
+        jobs[str(checkpoint)] = partial(_checkpoint, folder, checkpoint)
     teachers = [partial(_teacher, folder, path) for path in _teacher_parts(splits)]
     parts = run_units(
         _call, [*tars, *jobs.values(), *teachers], what="verify", workers=Workers(workers), on_event=on_event
@@ -119,17 +124,45 @@ def _name(folder: Path, path: Path) -> str:
 def _file(folder: Path, path: Path, size: int, sha256: str) -> _Part:
     """Check a file against the size and digest in its ledger or lock, and a table page by page."""
     name = _name(folder, path)
-    if not path.is_file():
-        return _Part(findings=(Finding(name, "", "missing"),))
-    is_ = path.stat().st_size
-    if is_ != size:
-        return _Part(is_, findings=(Finding(name, "", f"{is_} bytes instead of {size}"),))
-    if sha256 and (other := store.sha256_file(path)) != sha256:
-        detail = f"sha256 {other[:12]} instead of {sha256[:12]}"
-        return _Part(is_, findings=(Finding(name, _broken_row_group(path), detail),))
-    if not sha256 and path.suffix == ".parquet" and (where := _broken_row_group(path)):
-        return _Part(is_, findings=(Finding(name, where, "a page's sum is wrong"),))
-    return _Part(is_)
+    if detail := ledger.difference(path, size, sha256):
+        where = _broken_row_group(path) if detail.startswith("sha256") else ""
+        return _Part(findings=(Finding(name, where, detail),))
+    if not sha256 and (where := _broken_row_group(path)):
+        return _Part(size, findings=(Finding(name, where, "a page's sum is wrong"),))
+    return _Part(size)
+
+
+def _cache(folder: Path, path: Path) -> _Part:
+    """Check a cache against the checksum file beside it."""
+    if detail := checksums.problem(path):
+        return _Part(findings=(Finding(_name(folder, path), "", detail),))
+    return _Part(path.stat().st_size)
+
+
+def _checkpoint(folder: Path, place: Path) -> _Part:
+    """Check a checkpoint: its meta file's seal, and its state against the digest recorded there."""
+    state, meta_path = place / "state.pt", place / "meta.json"
+    try:
+        meta = store.read_json(meta_path)
+        sha256 = str(meta["sha256"])
+        intact = seal.is_intact(meta) and meta["step"] == int(place.name.removeprefix("step-"))
+    except (DataError, KeyError, TypeError, ValueError):
+        return _Part(findings=(Finding(_name(folder, meta_path), "", "cannot be read"),))
+    findings = []
+    if not intact or not _is_as_written(meta_path):
+        findings.append(Finding(_name(folder, meta_path), "", "changed after it was written"))
+    size = state.stat().st_size if state.is_file() else 0
+    if detail := ledger.difference(state, size, sha256):
+        findings.append(Finding(_name(folder, state), "", detail))
+    return _Part(size, findings=tuple(findings))
+
+
+def _is_as_written(path: Path) -> bool:
+    """Tell whether a JSON file is written as `store.write_json` writes its values."""
+    try:
+        return path.read_bytes() == store.json_text(store.read_json(path)).encode()
+    except (DataError, OSError):
+        return False
 
 
 def _broken_row_group(path: Path) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cusa.errors import ConfigError, DataError, StaleError, nearest
-from cusa.manifests.storage import store
+from cusa.manifests.storage import seal, store
 
 _FORMAT = 3
 
@@ -64,7 +64,7 @@ def save(
             "settings": dict(identity.settings),
             "digests": dict(identity.digests),
         }
-        store.write_json(temporary / "meta.json", meta)
+        store.write_json(temporary / "meta.json", seal.sealed(meta))
     there = steps(folder)
     for old in set(there[:-keep]) - {step, also_keep}:
         store.remove_folder(folder / f"step-{old:09d}")
@@ -188,6 +188,8 @@ def _write(path: Path, state: Mapping[str, Any]) -> None:
 def _check(place: Path, meta: Any, step: int) -> None:
     if not isinstance(meta, dict) or meta.get("format") != _FORMAT or meta.get("step") != step:
         raise DataError(f"{place / 'meta.json'} is no meta file of this format and step.", path=place)
+    if not seal.is_intact(meta):
+        raise DataError(f"{place / 'meta.json'} was changed after it was written.", path=place)
 
 
 def _changes(meta: Mapping[str, Any], identity: Identity) -> dict[str, str]:

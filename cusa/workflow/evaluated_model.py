@@ -81,7 +81,7 @@ def open_model(name: str, settings: Iterable[str]) -> EvaluatedModel:
 
     Raises:
         ConfigError: for a setting that does not exist.
-        DataError: if the run has no model yet.
+        DataError: if the run has no model yet, or its recipe or model was changed after training wrote it.
     """
     path = Path(name).expanduser()
     if (path / "recipe.json").is_file():
@@ -90,6 +90,7 @@ def open_model(name: str, settings: Iterable[str]) -> EvaluatedModel:
                 f"{path} has no model yet: its training has not reached its first validation. Run `cusa train` again.",
                 path=path,
             )
+        ledger.refuse_changed(path / "ledger.json")
         recipe = store.read_json(path / "recipe.json")
         config = recipes.section(EvalConfig, settings, base=recipe.get("eval", {}))
         return EvaluatedModel(name, path, recipe, config, store.sha256_folder(path / "model"))

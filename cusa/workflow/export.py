@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cusa.errors import ConfigError, nearest
+from cusa.manifests import ledger
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 
@@ -43,6 +44,8 @@ def export(name: str, *, to: str, out: Path, space: str = "cross", ensemble: str
             raise ConfigError("--ensemble joins two runs of kind sgraf, one SGR and one SAF.", ensemble=ensemble)
         student = Sgraf.ensemble(one, other)
     facts: dict[str, Any] = {}
+    for ledger_path in (Path(name) / "ledger.json", Path(name) / "eval" / "ledger.json"):
+        ledger.refuse_changed(ledger_path)
     for key, place in (("recipe", "recipe.json"), ("run", "run.json"), ("metrics", "eval/metrics.json")):
         if (Path(name) / place).is_file():
             facts[key] = store.read_json(Path(name) / place)

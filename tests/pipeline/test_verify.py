@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from cusa.errors import DataError
+from cusa.manifests.ledger import Clock
 from cusa.manifests.samples import Split, splits
-from cusa.manifests.storage import store
+from cusa.manifests.storage import checksums, store
 from cusa.pipeline import extract, index, verify
 from cusa.pipeline.config import ExtractConfig, IndexConfig, ShardConfig
+from cusa.train import checkpoint
 from tests.worlds import Colours, Words, make_work
 
 
@@ -148,3 +151,99 @@ def test_run__raw_files_are_held_to_their_lock(tmp_path: Path) -> None:
     assert _findings(raw)[0][0] == "a.bin"
     (raw / "lock.json").write_text("[1")
     assert _findings(raw)[0][0] == "lock.json"
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with what training, evaluation and caching leave behind."""
+    folder = tmp_path_factory.mktemp("verify") / "run"
+    store.write_json(folder / "recipe.json", {"name": "mini", "train": {"steps": 5}})
+    store.write_json(folder / "run.json", {"data": "work"})
+    (folder / "model").mkdir()
+    (folder / "model/weights.bin").write_bytes(bytes(range(256)))
+    Clock().finish(
+        folder / "ledger.json",
+        stage="train",
+        inputs={},
+        parameters={},
+        outputs=[folder / "recipe.json", folder / "run.json", folder / "model/weights.bin"],
+        counts={"steps": 5},
+    )
+    store.write_json(folder / "eval/metrics.json", {"rsum": 312.5})
+    Clock().finish(
+        folder / "eval/ledger.json",
+        stage="eval",
+        inputs={},
+        parameters={"ks": [1]},
+        outputs=[folder / "eval/metrics.json"],
+        counts={},
+    )
+    identity = checkpoint.Identity({"train.seed": 0}, {"the training split": "0" * 64})
+    for step in (2, 4):
+        state = {"weights": torch.arange(8.0), "step": step}
+        checkpoint.save(folder / "checkpoints", step=step, state=state, identity=identity, keep=2)
+    with checksums.checked_file(folder / "cache/rows.npy", made_from="1" * 64) as temporary:
+        temporary.write_bytes(bytes(500))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "recipe.json",
+        "run.json",
+        "model/weights.bin",
+        "ledger.json",
+        "eval/metrics.json",
+        "eval/ledger.json",
+        "checkpoints/step-000000002/state.pt",
+        "checkpoints/step-000000004/state.pt",
+        "checkpoints/step-000000004/meta.json",
+        "cache/rows.npy",
+    ],
+)
+def test_run__every_flipped_byte_of_a_run_is_named(whole_run: Path, tmp_path: Path, name: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    assert _findings(run) == []
+    path = run / name
+    data = path.read_bytes()
+    for place in range(0, len(data), max(1, len(data) // 25)):
+        for mask in (1, 0x80):
+            path.write_bytes(data[:place] + bytes([data[place] ^ mask]) + data[place + 1 :])
+            assert name in {finding[0] for finding in _findings(run)}, place
+    path.write_bytes(data[:-1])
+    assert name in {finding[0] for finding in _findings(run)}
+    path.unlink()
+    if not name.endswith("ledger.json"):
+        assert name in {finding[0] for finding in _findings(run)}
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("recipe.json", "mini", "maxi"),
+        ("eval/metrics.json", "312.5", "512.5"),
+        ("ledger.json", '"steps": 5', '"steps": 9'),
+        ("eval/ledger.json", '"seconds": ', '"seconds": 1'),
+        ("checkpoints/step-000000004/meta.json", '"train.seed": 0', '"train.seed": 7'),
+        ("ledger.json", "\n ", "\n\t"),
+    ],
+)
+def test_run__an_edit_of_a_run_is_named(whole_run: Path, tmp_path: Path, name: str, before: str, after: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    text = (run / name).read_text()
+    assert before in text
+    (run / name).write_text(text.replace(before, after, 1))
+    assert [finding[0] for finding in _findings(run)] == [name]
+
+
+def test_run__a_ledger_edited_to_fit_its_edited_file_is_named(whole_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    fields = store.read_json(run / "eval/ledger.json")
+    store.write_json(run / "eval/metrics.json", {"rsum": 598.5})
+    fields["digests"]["metrics.json"] = store.sha256_file(run / "eval/metrics.json")
+    store.write_json(run / "eval/ledger.json", fields)
+    assert [finding[0] for finding in _findings(run)] == ["eval/ledger.json"]

@@ -67,7 +67,7 @@ def read(folder: Path) -> Run:
     """Read a run's recipe, metrics and results.
 
     Raises:
-        DataError: if it was not evaluated, or not to the end.
+        DataError: if it was not evaluated, or not to the end, or a file was changed after it was written.
     """
     result = folder / "eval" / "metrics.json"
     if not result.is_file():
@@ -76,6 +76,8 @@ def read(folder: Path) -> Run:
     if evaluated is None:
         raise DataError(f"The evaluation of {folder} did not finish. Run `cusa eval {folder}` again.", path=folder)
     metrics = folder / "metrics.parquet"
+    ledger.refuse_changed(folder / "ledger.json", ("recipe.json", "run.json", metrics.name))
+    ledger.refuse_changed(folder / "eval" / "ledger.json")
     everything, left_out = _evaluations(folder / "eval")
     return Run(
         folder,
@@ -97,6 +99,7 @@ def _evaluations(folder: Path) -> tuple[list[Mapping[str, Any]], list[str]]:
     for path in (folder / "metrics.json", *sorted(folder.glob("*/metrics.json"))):
         if not path.is_file() or not (path.parent / "ledger.json").is_file():
             continue
+        ledger.refuse_changed(path.parent / "ledger.json", (path.name,))
         result = store.read_json(path)
         wanted = evaluate_sts.PROTOCOL if "pairs" in result else evaluate.PROTOCOL
         if result.get("protocol") == wanted:
