@@ -52,9 +52,19 @@ def checked_file(path: Path, *, made_from: str) -> Iterator[Path]:
     """
     with store.whole_file(path) as temporary:
         yield temporary
-        content = {"bytes": temporary.stat().st_size, "made_from": made_from, "xxh3_128": checksum(temporary)}
+        content = _describe(temporary, made_from)
     # A kill in between leaves a cache without its checksum, which is built again.
     store.write_json(_beside(path), content)
+
+
+def write_checksum(path: Path, *, made_from: str) -> None:
+    """Write the checksum of a cache that is complete, such as a file of a folder that becomes visible as a whole.
+
+    Args:
+        path: the cache.
+        made_from: digest of what it is built from.
+    """
+    store.write_json(_beside(path), _describe(path, made_from))
 
 
 def is_intact(path: Path, *, made_from: str) -> bool:
@@ -100,6 +110,10 @@ def remove(path: Path) -> None:
 def caches_below(folder: Path) -> list[Path]:
     """Return every cache below a folder that has a checksum, for `cusa verify`; a cache itself may be missing."""
     return sorted(path.with_name(path.name.removesuffix(SUFFIX)) for path in folder.rglob(f"*{SUFFIX}"))
+
+
+def _describe(path: Path, made_from: str) -> dict[str, str | int]:
+    return {"bytes": path.stat().st_size, "made_from": made_from, "xxh3_128": checksum(path)}
 
 
 def _beside(path: Path) -> Path:
