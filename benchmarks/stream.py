@@ -78,6 +78,7 @@ def loader(folder: Path) -> dict[str, float]:
     from cusa.manifests.samples import Split
     from cusa.models.preprocess import decode_rgb
     from cusa.train.data.order import Order
+    from cusa.train.data.pairs import Pairs
     from cusa.train.data.stream import PairStream, batches
 
     work = photographs(folder, 400, captions=1)
@@ -93,7 +94,7 @@ def loader(folder: Path) -> dict[str, float]:
         return len(encoded) / (time.perf_counter() - start)
 
     def stream(draft: int) -> float:
-        made = PairStream(split, order, reader, draft=draft)
+        made = PairStream(Pairs(split), order, reader, draft=draft)
         start = time.perf_counter()
         count = sum(len(batch.keys) for batch in batches(made, 0, order.steps_per_epoch, threads=THREADS))
         return count / (time.perf_counter() - start)
@@ -127,7 +128,7 @@ split = Split(Path(sys.argv[1]), "train")
 out = Path(sys.argv[1]) / "out"
 rows = {kind: TeacherRows(split, f"noise-{kind}", fallback=out) for kind in ("image", "text")}
 order = Order(split.num_captions, 128, 0)
-stream = PairStream(split, order, Reader(), teachers=rows, cache_bytes=16 << 20)
+stream = PairStream(Pairs(split), order, Reader(), teachers=rows, cache_bytes=16 << 20)
 for batch in batches(stream, 0, int(sys.argv[2]), threads=2):
     pass
 print(json.dumps({**status(), "pairs": order.pairs, "files_mib": sum(r.nbytes for r in rows.values()) >> 20}))

@@ -6,6 +6,7 @@ process group, or with one process in it, nothing is exchanged.
 Legend: R rows of this rank, N rows of all ranks, W ranks.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -65,8 +66,8 @@ def gather(rows: Tensor, counts: tuple[int, ...], *, passes_to: PassesTo = "ever
     """
     if len(counts) == 1:
         return rows
-    every: Tensor = _Gather.apply(rows, counts, passes_to)
-    return every
+    apply: Callable[..., Tensor] = _Gather.apply
+    return apply(rows, counts, passes_to)
 
 
 def total(part: Tensor) -> Tensor:
@@ -83,8 +84,8 @@ def total(part: Tensor) -> Tensor:
     """
     if num_ranks() == 1:
         return part
-    whole: Tensor = _Total.apply(part)
-    return whole
+    apply: Callable[..., Tensor] = _Total.apply
+    return apply(part)
 
 
 class _Gather(torch.autograd.Function):

@@ -110,7 +110,16 @@ class TrainConfig(_Config):
 
     FREE: ClassVar[frozenset[str]] = frozenset(
         {
-            *("workers", "cache_mib", "teacher_mib", "log_every", "keep_checkpoints", "checkpoint_every", "device"),
+            *(
+                "workers",
+                "cache_mib",
+                "check_one_in",
+                "teacher_mib",
+                "log_every",
+                "keep_checkpoints",
+                "checkpoint_every",
+                "device",
+            ),
             *("gradient_checkpointing", "compile", "wandb"),
         }
     )
@@ -191,6 +200,12 @@ class TrainConfig(_Config):
 
     workers: int = Field(default=0, ge=0, description="threads that read and decode; 0 = half the cores, 8 at most")
     cache_mib: int = Field(default=1024, ge=0, description="memory for decoded images; a small set fits whole")
+    check_one_in: int = Field(
+        default=4,
+        ge=0,
+        description="of the images beyond `cache_mib`, one in so many is compared with its recorded SHA-256 when it is "
+        "read, other ones every epoch; those within it are compared once; 0 = none are",
+    )
     teacher_mib: int = Field(
         default=0,
         ge=0,
@@ -210,6 +225,15 @@ class TrainConfig(_Config):
     def _rates_fit(self) -> "TrainConfig":
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; set the two together")
+        return self
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> "TrainConfig":
+        if self.steps and self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} leaves none of the {self.steps} steps for the schedule; set "
+                f"warmup_steps to at most {self.steps - 1}, or more steps"
+            )
         return self
 
     @model_validator(mode="after")

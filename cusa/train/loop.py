@@ -10,13 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cusa.errors import ConfigError, StoppedError
+from cusa.errors import ConfigError, DataError, StoppedError
 from cusa.manifests.events import SILENT, Callbacks, ignore
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.models.students.base import Student
 from cusa.train import checkpoint, ranks, schedule, step
 from cusa.train.config import LossConfig, TrainConfig
+from cusa.train.data.order import Order
 from cusa.train.data.reading import Data, TrainingSplit
 from cusa.train.data.stream import available_threads, batches
 from cusa.train.metrics import METRICS_FILE, TENSORBOARD_FOLDER, Metrics, Pace
@@ -98,7 +99,7 @@ def run(
     Raises:
         ConfigError: if the configuration does not fit the student or the split.
         DataError: if the loss is no number (the keys of the batch are named), too many images cannot be decoded, or
-            another rank went away.
+            another rank went away, or the run's folder is removed, or no validation is finite.
         StaleError: if `out` holds checkpoints of another recipe, split or teacher.
         StoppedError: if it was asked to stop.
     """
@@ -110,8 +111,7 @@ def run(
             "loss.beta=0.",
             key="loss.beta",
         )
-    if not (loss.infonce_weight or loss.alpha or loss.beta):
-        raise ConfigError("All weights of the loss are 0. Set loss.infonce_weight, loss.alpha or loss.beta.")
+    check(config, loss, split)
     if student.has_own_loss or student.scores_pairs:
         _refuse_what_pairs_cannot(config, loss, student)
     if start.force and start.must_resume:
@@ -124,6 +124,8 @@ def run(
                 for name in (CHECKPOINTS_FOLDER, MODEL_FOLDER, TENSORBOARD_FOLDER):
                     store.remove_folder(out / name)
                 (out / METRICS_FILE).unlink(missing_ok=True)
+            if first:
+                store.make_folder(out)
             ranks.barrier()
             opened = Data.open(config, loss, data, student, out=out, device=device)
             identity = checkpoint.Identity(
@@ -170,6 +172,29 @@ def run(
             )
     finally:
         checkpoint.set_random_state(before)
+
+
+def check(config: TrainConfig, loss: LossConfig, split: Split) -> None:
+    """Refuse a configuration that cannot train on a split, before a student or any data is loaded.
+
+    Args:
+        config: order, schedule.
+        loss: weights.
+        split: the split to train on; no table of it is read.
+
+    Raises:
+        ConfigError: if no batch can be filled, the warm-up is as long as the run, or no loss has a weight.
+    """
+    if not (loss.infonce_weight or loss.alpha or loss.beta):
+        raise ConfigError("All weights of the loss are 0. Set loss.infonce_weight, loss.alpha or loss.beta.")
+    order = Order(split.num_captions, config.batch, config.seed, config.drop_last)
+    steps = config.steps or config.epochs * order.steps_per_epoch
+    if config.warmup_steps >= steps:
+        raise ConfigError(
+            f"train.warmup_steps is {config.warmup_steps}, and the run has {steps} steps ({split.num_captions} pairs, "
+            f"train.batch={config.batch}). Set train.warmup_steps to at most {steps - 1}, or more steps or epochs.",
+            key="train.warmup_steps",
+        )
 
 
 def _refuse_what_pairs_cannot(config: TrainConfig, loss: LossConfig, student: Student) -> None:
@@ -228,17 +253,20 @@ def _train(
             if done % config.log_every == 0 or last or done == 1:
                 session.last = step.describe(session, parts[-1], terms, rate=rate) | pace.read(session.device)
                 if metrics is not None:
+                    session.require_folder()
                     metrics.log(done, session.last)
                 pace.start()
             if validate is not None and (done % validate_every == 0 or last):
                 with session.validated() as student:
                     values = measure(student, validate)
+                    session.require_folder()
                     session.best.consider(student, done, values)
                 if metrics is not None:
                     metrics.log(done, {f"val.{name}": value for name, value in values.items()})
                 pace.start()
             stopping = ranks.any_of(not last and callbacks.should_stop(), session.device)
             if done % checkpoint_every == 0 or last or stopping:
+                session.require_folder()
                 if metrics is not None:
                     metrics.save()  # first: resumed, rows after the checkpoint's step are dropped
                 session.save()
@@ -251,6 +279,13 @@ def _train(
                 )
     best = session.best
     if validate is None and (best.step != steps or not best.folder.is_dir()):
+        session.require_folder()
         with session.validated() as student:
             best.keep(student, steps)
+    if validate is not None and not best.step:
+        raise DataError(
+            f"No validation gave a finite {config.monitor}, so no model was saved. Look at the rows val.* of "
+            f"{METRICS_FILE}, and set train.monitor to a metric that is finite, or train anew with a lower train.lr.",
+            key="train.monitor",
+        )
     ranks.barrier()

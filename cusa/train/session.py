@@ -80,6 +80,7 @@ class Session:
         """Image key -> shard and reason, of images that could not be decoded."""
         self.seen = 0
         """A sum over all pairs seen of a digest of step and caption key, modulo 2^64: equal for equal sequences."""
+        self._out, self._out_is = out, _identify(out)
         self._folder = out / CHECKPOINTS_FOLDER
         self._saved_at = 0
         self._identity = identity
@@ -196,6 +197,19 @@ class Session:
             raise DataError(refusal, path=self._folder)
         self._saved_at = self.done
 
+    def require_folder(self) -> None:
+        """Make sure, on the rank that writes, that the run's folder is still the one it started in.
+
+        Raises:
+            DataError: if it was removed, or another folder took its place.
+        """
+        if ranks.rank() == 0 and _identify(self._out) != self._out_is:
+            raise DataError(
+                f"{self._out} was removed or replaced while step {self.done} was computed, so nothing more is written "
+                "there. Restore it, or start again with the same command.",
+                path=self._out,
+            )
+
     @contextmanager
     def validated(self) -> Iterator[Student]:
         """Yield the student as it is validated and saved: with averaged weights where `train.ema` is set."""
@@ -231,12 +245,16 @@ class Session:
 
     def remarks(self) -> tuple[str, ...]:
         """Return the notes of the run for a person, in full sentences."""
+        notes = self.notes
+        if self.best.passed_over:
+            steps = ", ".join(map(str, self.best.passed_over))
+            notes += (f"Validation gave no finite {self.config.monitor} at step {steps}; that model was passed over.",)
         if not self.bad:
-            return self.notes
+            return notes
         reasons: Counter[tuple[str, str]] = Counter(self.bad.values())
         listed = "; ".join(f"{n} in {shard}: {reason}" for (shard, reason), n in reasons.most_common(5))
         return (
-            *self.notes,
+            *notes,
             f"{len(self.bad)} images could not be decoded and others stood in for them ({listed}).",
         )
 
@@ -246,6 +264,15 @@ class Session:
             checkpoint.set_random_state(states[rank])
         else:  # this rank was not there when the checkpoint was written
             checkpoint.seed_all(self.config.seed + rank + self.done)
+
+
+def _identify(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another one of the same name; None if there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 _OPTIONS = ("weight_decay", "betas", "eps")

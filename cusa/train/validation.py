@@ -1,5 +1,6 @@
 """Validation during training, without side effects on training; the best model is saved."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -27,21 +28,27 @@ class Best:
         self.step = 0
         self.values: dict[str, float] = {}
         self.folder = out / MODEL_FOLDER
+        """Where the model is saved."""
+        self.passed_over: list[int] = []
+        """Steps of which the monitored metric was not finite."""
         self._monitor = monitor
 
     def consider(self, student: Student, step: int, values: Mapping[str, float]) -> None:
-        """Save the model if its validation is the best so far.
+        """Save the model if its validation is the best so far; one whose monitored metric is not finite never is.
 
         Raises:
-            ConfigError: if validation does not give the number that is monitored.
+            ConfigError: if the validation has no metric of the monitored name.
         """
         if self._monitor not in values:
             raise ConfigError(
-                f"train.monitor is {self._monitor!r}, which validation does not give. "
+                f"train.monitor is {self._monitor!r}, and validation has no such metric. "
                 f"{nearest(self._monitor, values)}.",
                 key="train.monitor",
             )
-        if not self.values or values[self._monitor] > self.values[self._monitor]:
+        value, best = values[self._monitor], self.values.get(self._monitor, math.nan)
+        if not math.isfinite(value):
+            self.passed_over.append(step)
+        elif not (math.isfinite(best) and value <= best):
             self.values = dict(values)
             self.keep(student, step)
 

@@ -189,6 +189,7 @@ class _Run:
         from cusa.train import loop, ranks
 
         recipe, out, first = self.recipe, self.out, ranks.rank() == 0
+        loop.check(recipe.train, recipe.loss, split)  # before a student is loaded
         if first and (self.force or not (out / loop.CHECKPOINTS_FOLDER).is_dir()):
             self._describe(teachers)  # else the loop first makes sure that the checkpoints belong to this recipe
         student = students.create(

@@ -5,10 +5,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from cusa.manifests import tables
 from cusa.manifests.events import Callbacks
 from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 from cusa.models import student as students
 from cusa.models.config import StudentConfig
 from cusa.pipeline import extract
@@ -39,6 +43,18 @@ def make_world(folder: Path) -> Path:
             load=lambda name, modality, teacher=teacher: teacher,
         )
     return work
+
+
+def replace_row(work: Path, teacher: str) -> None:
+    """Negate the first embedding of a teacher, in a table with the same metadata and of the same size."""
+    part = work / "train" / "teachers" / teacher / "00000.parquet"
+    table = pq.read_table(part)
+    rows = tables.embedding_matrix(table).copy()
+    rows[0] = -rows[0]
+    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
+    place = table.schema.get_field_index("embedding")
+    store.write_table(part, table.set_column(place, table.schema.field(place), column))
+    assert pq.read_schema(part).metadata == table.schema.metadata
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ def test_the_defaults_are_the_papers() -> None:
 
 def test_free_keys_exist() -> None:
     assert set(TrainConfig.model_fields) >= TrainConfig.FREE
+    assert TrainConfig.model_validate({"steps": 9, "warmup_steps": 8}).steps == 9
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,8 @@ def test_free_keys_exist() -> None:
         ({"compile": "fast"}, "compile"),
         ({"teacher_mib": -1}, "teacher_mib"),
         ({"decode": "fast"}, "decode"),
+        ({"steps": 9, "warmup_steps": 9}, "warmup_steps 9 leaves none of the 9 steps.*at most 8"),
+        ({"check_one_in": -1}, "check_one_in"),
         ({"wandb": 3}, "wandb"),
     ],
 )

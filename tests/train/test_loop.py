@@ -15,9 +15,11 @@ import torch
 from cusa.errors import ConfigError, DataError, StaleError, StoppedError
 from cusa.manifests.samples import Split
 from cusa.models import student as students
-from cusa.train import checkpoint, schedule
+from cusa.train import checkpoint, loop, schedule
 from cusa.train.config import LossConfig
 from cusa.train.data.order import Order
+from cusa.train.data.pairs import Pairs
+from cusa.train.data.reading import Data
 from cusa.train.data.stream import PairStream
 from cusa.train.optimizer import parameter_groups
 from cusa.train.terms import make_loss
@@ -77,7 +79,7 @@ def test_ten_steps_equal_a_plain_loop(world: Path, train: Train, tmp_path: Path)
             [row for part in parts for row in pq.read_table(part)["embedding"].to_pylist()]
         )
     order = Order(split.num_captions, TRAIN.batch, TRAIN.seed)
-    stream = PairStream(split, order, student)
+    stream = PairStream(Pairs(split), order, student)
     for step in range(TRAIN.steps):
         rows = torch.from_numpy(order.rows(step))
         owners = torch.from_numpy(split.caption_owner)[rows]
@@ -102,6 +104,25 @@ def test_ten_steps_equal_a_plain_loop(world: Path, train: Train, tmp_path: Path)
     last = {name: value for step, name, value in _metrics(tmp_path / "run") if step == TRAIN.steps}
     for name, value in terms.items():
         assert last[name] == pytest.approx(float(value.detach()), rel=1e-4)
+
+
+def test_what_cannot_train_is_refused_before_anything_is_loaded(
+    world: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*args: Any, **options: Any) -> None:
+        raise AssertionError("data was opened")
+
+    monkeypatch.setattr(Data, "open", loaded)
+    for options, words in (
+        ({"steps": 0, "epochs": 2, "warmup_steps": 8}, r"warmup_steps is 8, and the run has 8 steps \(36 pairs"),
+        ({"batch": 64}, r"train\.batch is 64, but the split has only 36 pairs"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            train(tmp_path / "run", train=options)
+    with pytest.raises(ConfigError, match="All weights of the loss are 0"):
+        train(tmp_path / "run", loss=LossConfig(infonce_weight=0, alpha=0, beta=0))
+    assert not (tmp_path / "run").exists()
+    loop.check(TRAIN.model_copy(update={"steps": 0, "epochs": 2, "warmup_steps": 7}), LOSS, Split(world, "train"))
 
 
 def test_the_loss_falls(train: Train, tmp_path: Path) -> None:

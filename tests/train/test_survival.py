@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,41 @@ def test_a_foreign_checkpoint_is_refused_and_the_one_before_offered(train: Train
     (folder / "step-000000006" / "meta.json").write_text(meta.replace('"train.seed": 0', '"train.seed": 1'))
     with pytest.raises(StaleError, match=r"train\.seed was 1.*Step 4 does belong to this one"):
         train(tmp_path / "run")
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_run_folder_that_is_gone_is_named_and_not_made_again(train: Train, tmp_path: Path, moved: bool) -> None:
+    out = tmp_path / "run"
+
+    def remove(what: str, done: int, total: int) -> None:
+        if done == 4:
+            out.rename(tmp_path / "away") if moved else shutil.rmtree(out)
+
+    with pytest.raises(DataError, match=r"run was removed or replaced while step [56] was computed.*same command"):
+        train(out, on_event=remove)
+    assert not out.exists()
+    assert not list(tmp_path.rglob(".partial-*"))
+    if moved:
+        assert checkpoint.steps(tmp_path / "away" / "checkpoints") == [2, 4]
+        (tmp_path / "away").rename(out)
+    whole = train(tmp_path / "whole")
+    again = train(out)
+    assert (again.started_at, again.seen) == (4 if moved else 0, whole.seen)
+    assert same(state(out), state(tmp_path / "whole"))
+
+
+def test_a_folder_put_in_the_place_of_the_runs_stays_as_it_is(train: Train, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    def replace(what: str, done: int, total: int) -> None:
+        if done == 4:
+            out.rename(tmp_path / "away")
+            out.mkdir()
+            (out / "mine").touch()
+
+    with pytest.raises(DataError, match="removed or replaced"):
+        train(out, on_event=replace, validate=lambda student: {"rsum": 1.0})
+    assert [path.name for path in out.iterdir()] == ["mine"]
 
 
 def test_seen_tells_sequences_apart(train: Train, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Teacher rows by position, from a file of plain rows built once from the Parquet tables.
+"""Teacher rows by position, from a file of plain rows (the cache) built once from the Parquet tables.
 
 Parquet is what others read; a training step wants a few hundred scattered rows in a fraction of a millisecond without
-holding the table in memory. The operating system's page cache decides what stays.
+holding the table in memory. The operating system's page cache decides what stays. The cache is used only if its
+checksum is right, see `cusa.manifests.storage.checksums`; otherwise it is built again.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from cusa.errors import DataError, StaleError
 from cusa.manifests import tables
 from cusa.manifests.samples import Split
-from cusa.manifests.storage import store
+from cusa.manifests.storage import checksums, store
 from cusa.train.data.rows import Rows
 
 
@@ -25,6 +26,11 @@ class TeacherRows:
         teacher: the teacher's folder name.
         fallback: folder for the cache where the work folder cannot be written.
 
+    Attributes:
+        digest: of every byte of the teacher's tables and of the split.
+        path: the cache.
+        notes: full sentences a person should read: a cache that was damaged.
+
     Raises:
         DataError, StaleError: if the tables are missing, broken, or of another state of the split.
     """
@@ -32,10 +38,21 @@ class TeacherRows:
     def __init__(self, split: Split, teacher: str, *, fallback: Path) -> None:
         self.teacher = teacher
         self.digest = store.digest([tables.teacher_digest(split, teacher), split.digest])
+        self.notes: tuple[str, ...] = ()
         name = f"{teacher}-{self.digest[:16]}.npy"
         places = [split.folder / "cache" / name, fallback / f"{split.name}-{name}"]
-        self.path = next((place for place in places if _is_whole(place)), None) or _build(split, teacher, places)
+        self.path = self._intact(places) or _build(split, teacher, places, self.digest)
         self._rows = _open(self.path)
+
+    def _intact(self, places: list[Path]) -> Path | None:
+        """Return the first cache whose checksum is right; note those that are damaged."""
+        for place in places:
+            problem = checksums.problem(place, made_from=self.digest)
+            if not problem:
+                return place
+            if place.exists():
+                self.notes += (f"The cache {place} was damaged and was built again ({problem}).",)
+        return None
 
     @property
     def width(self) -> int:
@@ -84,21 +101,12 @@ def _open(path: Path) -> Rows:
     return rows
 
 
-def _is_whole(path: Path) -> bool:
-    """Tell whether a cache is there with all its rows; its name carries the digest of what it was built from."""
-    try:
-        _open(path)
-    except (OSError, ValueError, EOFError):
-        return False
-    return True
-
-
-def _build(split: Split, teacher: str, places: list[Path]) -> Path:
+def _build(split: Split, teacher: str, places: list[Path], digest: str) -> Path:
     """Write the cache to the first place that can be written, in place of older ones of the same teacher."""
     refusal: OSError | DataError | None = None
     for place in places:
         try:
-            with store.whole_file(place) as temporary:
+            with checksums.checked_file(place, made_from=digest) as temporary:
                 _write(split, teacher, temporary)
         except StaleError:
             raise
@@ -108,7 +116,7 @@ def _build(split: Split, teacher: str, places: list[Path]) -> Path:
         prefix = place.name.removesuffix(".npy")[:-16]
         for old in place.parent.glob(f"{prefix}{'?' * 16}.npy"):
             if old != place:
-                old.unlink(missing_ok=True)
+                checksums.remove(old)
         return place
     assert refusal is not None
     raise refusal

@@ -1,9 +1,11 @@
 """Keys, captions, owners and byte ranges of a split by row, from files of plain rows built once from its tables.
 
 Parquet is what others read, but it gives no single row without the group around it, and a table in memory grows with
-the data set. These files give a row for a page or two of the operating system's cache. No torch here.
+the data set. These files (the cache) give a row for a page or two of the operating system's cache. They are used only
+if all their checksums are right, see `cusa.manifests.storage.checksums`; otherwise they are built again. No torch here.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,12 @@ import pyarrow.parquet as pq
 
 from cusa.errors import DataError
 from cusa.manifests.samples import Split
-from cusa.manifests.storage import store
+from cusa.manifests.storage import checksums, store
 from cusa.train.data.rows import Rows, Strings
 
-_NUMBERS = {"owner": "<i8", "shard": "<i4", "offset": "<i8", "size": "<i8"}
+_NUMBERS = {"owner": "<i8", "shard": "<i4", "offset": "<i8", "size": "<i8", "sha256": "V32"}
 _STRINGS = ("caption_key", "text", "image_key")
-_CAPTIONS = ("owner", "caption_key", "text")
+_FILES = (*_NUMBERS, *(name + ending for name in _STRINGS for ending in ("", ".ends")))
 
 
 class Pairs:
@@ -29,10 +31,12 @@ class Pairs:
         fallback: folder for the files where the work folder cannot be written; None = there is no other.
 
     Attributes:
+        split: the split.
         owner: the image row of each caption row, int64; rows by number.
         texts: the words of each caption row, as the data set has them.
         caption_keys: the key of each caption row.
         image_keys: the key of each image row.
+        notes: full sentences a person should read: a cache that was damaged.
 
     Raises:
         DataError: if a table is broken or nowhere can be written.
@@ -41,9 +45,9 @@ class Pairs:
     def __init__(self, split: Split, *, fallback: Path | None = None) -> None:
         name = f"pairs-{split.digest[:16]}"
         places = [split.folder / "cache" / name, *([] if fallback is None else [fallback / f"{split.name}-{name}"])]
-        rows = (split.num_captions, split.num_images)
-        self._split = split
-        self._folder = next((place for place in places if _is_whole(place, *rows)), None) or _build(split, places)
+        self.notes: tuple[str, ...] = ()
+        self.split = split
+        self._folder = self._intact(places) or _build(split, places)
         self._shards: list[str] = split.shards["shard"].to_pylist()
         self._open()
 
@@ -57,12 +61,42 @@ class Pairs:
         Raises:
             DataError: if the tar is missing or too short.
         """
-        return self._split.bytes_at(
+        return self.split.bytes_at(
             self.shard(image), int(self._offset.row(image)), int(self._size.row(image)), key=self.image_keys[image]
         )
 
+    def check(self, image: int, data: bytes) -> None:
+        """Compare the encoded image of a row with the SHA-256 that was recorded when it was sharded.
+
+        Raises:
+            DataError: if they differ.
+        """
+        if hashlib.sha256(data).digest() != self._sha256.row(image).tobytes():
+            path = self.split.folder / self.shard(image)
+            raise DataError(
+                f"{path}: the bytes of {self.image_keys[image]} are not those that were sharded (their SHA-256 "
+                "differs); the tar was changed or damaged since. Restore it, or make it again with `cusa shard ... "
+                "--force`.",
+                path=path,
+                key=self.image_keys[image],
+            )
+
+    def _intact(self, places: list[Path]) -> Path | None:
+        """Return the first folder of which every file's checksum is right; note those that are damaged."""
+        for place in places:
+            problems = (
+                f"{name}: {problem}"
+                for name in _FILES
+                if (problem := checksums.problem(place / name, made_from=self.split.digest))
+            )
+            if (first := next(problems, None)) is None:
+                return place
+            if place.exists():
+                self.notes += (f"The cache {place} was damaged and was built again ({first}).",)
+        return None
+
     def _open(self) -> None:
-        self.owner, self._shard, self._offset, self._size = (
+        self.owner, self._shard, self._offset, self._size, self._sha256 = (
             Rows(self._folder / name, dtype) for name, dtype in _NUMBERS.items()
         )
         self.caption_keys, self.texts, self.image_keys = (Strings(self._folder / name) for name in _STRINGS)
@@ -92,23 +126,6 @@ class Writer:
             file.write(stops.astype("<i8").tobytes())
 
 
-def _is_whole(folder: Path, captions: int, images: int) -> bool:
-    """Tell whether the files are there with all their rows; the folder's name carries the digest of the tables."""
-    try:
-        for name, dtype in _NUMBERS.items():
-            rows = captions if name in _CAPTIONS else images
-            if not rows or (folder / name).stat().st_size != rows * np.dtype(dtype).itemsize:
-                return False
-        for name in _STRINGS:
-            rows = captions if name in _CAPTIONS else images
-            ends = Rows((folder / name).with_suffix(".ends"), "<i8")
-            if len(ends) != rows or (folder / name).stat().st_size != int(ends.row(rows - 1)):
-                return False
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def _build(split: Split, places: list[Path]) -> Path:
     """Write the files to the first place that can be written, in place of those of an older state."""
     refusal: OSError | DataError | None = None
@@ -116,6 +133,8 @@ def _build(split: Split, places: list[Path]) -> Path:
         try:
             with store.whole_folder(place) as temporary:
                 _write(split, Writer(temporary), temporary)
+                for name in _FILES:
+                    checksums.write_checksum(temporary / name, made_from=split.digest)
         except (DataError, OSError) as error:
             refusal = error
             continue
@@ -129,11 +148,12 @@ def _build(split: Split, places: list[Path]) -> Path:
 
 def _write(split: Split, writer: Writer, folder: Path) -> None:
     shard_number = {shard: number for number, shard in enumerate(split.shards["shard"].to_pylist())}
-    for rows in _blocks(split.folder / "samples.parquet", ["key", "shard", "image_offset", "image_bytes"]):
+    for rows in _blocks(split.folder / "samples.parquet", ["key", "shard", "image_offset", "image_bytes", "sha256"]):
         writer.strings("image_key", rows["key"])
         writer.numbers("shard", np.array([shard_number[shard] for shard in rows["shard"]]))
         writer.numbers("offset", np.array(rows["image_offset"]))
         writer.numbers("size", np.array(rows["image_bytes"]))
+        writer.numbers("sha256", np.array([bytes.fromhex(sha256 or "") for sha256 in rows["sha256"]], dtype="V32"))
     image_keys = Strings(folder / "image_key")
     image, image_key = 0, image_keys[0]
     for rows in _blocks(split.folder / "captions.parquet", ["key", "caption_key", "text"]):

@@ -87,7 +87,7 @@ class Data:
         rows = {modality: TeacherRows(split, teacher, fallback=out / "cache") for modality, teacher in chosen.items()}
         if not ranks.rank():
             ranks.barrier()
-        notes: list[str] = []
+        notes = [*pairs.notes, *(note for table in rows.values() for note in table.notes)]
         digests = {f"the {modality} teacher": teacher.digest for modality, teacher in rows.items()}
         judged = None
         if loss.false_negatives == "positive":
@@ -112,14 +112,14 @@ class Data:
                 budget -= rows[modality].nbytes
                 on_device[f"teacher_{modality}"] = table
         stream = PairStream(
-            split,
+            pairs,
             order,
             student,
             teachers={name: table for name, table in rows.items() if f"teacher_{name}" not in on_device},
             share=Share(ranks.rank(), ranks.world(), config.accumulate),
             cache_bytes=config.cache_mib << 20,
+            check_one_in=config.check_one_in,
             draft=_draft(config, student),
-            pairs=pairs,
         )
         return Data(order, stream, on_device, digests, judged, met, tuple(notes))
 

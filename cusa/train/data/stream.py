@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from cusa.errors import CusaError, DataError
-from cusa.manifests.samples import Split
 from cusa.models.preprocess import UNDECODABLE, decode
 from cusa.train.data.batch import Batch, Substitute
 from cusa.train.data.gather import TeacherRows
@@ -55,39 +54,41 @@ class PairStream:
     """The batches of a split, by step.
 
     Args:
-        split: the split.
+        pairs: the split's rows.
         order: the pairs of every step.
         reader: the student, for its `image_array` and `tokenize`.
         teachers: `image` or `text` -> rows by image, or by caption; empty = no teachers are read.
         share: this rank's; `stream[i]` is part `i % parts` of step `i // parts`.
         cache_bytes: memory for decoded images. Images from row 0 on are cached as far as it reaches; small data sets
             fit whole and are decoded once. 0 = no cache.
+        check_one_in: of the images that are not cached, one in so many is compared with its recorded SHA-256 when it is
+            read, another one every epoch; cached ones are compared when they enter the cache. 0 = none are.
         draft: length in pixels that both sides of a JPEG keep when it is decoded at a smaller scale; 0 = decode at full
             size.
-        pairs: the split's rows; opened here if None.
     """
 
     def __init__(
         self,
-        split: Split,
+        pairs: Pairs,
         order: Order,
         reader: Reader,
         *,
         teachers: Mapping[str, TeacherRows] | None = None,
         share: Share = Share(),  # noqa: B008
         cache_bytes: int = 0,
+        check_one_in: int = 0,
         draft: int = 0,
-        pairs: Pairs | None = None,
     ) -> None:
-        assert order.pairs == split.num_captions, (order.pairs, split.num_captions)
-        self._split = split
+        self._split = pairs.split
+        assert order.pairs == self._split.num_captions, (order.pairs, self._split.num_captions)
         self._order = order
         self._reader = reader
         self._teachers = dict(teachers or {})
         self._share = share
         self._draft = draft
-        self._pairs = Pairs(split) if pairs is None else pairs
+        self._pairs = pairs
         self._cache_bytes = cache_bytes
+        self._check_one_in = check_one_in
         self._cache: np.ndarray | None = None
         self._is_cached = np.zeros(0, dtype=bool)
         self._lock = threading.Lock()
@@ -97,14 +98,15 @@ class PairStream:
         """Return this rank's share of a part of a step, all counted from 0.
 
         Raises:
-            DataError: if a tar is missing or short, or twenty pairs in a row cannot be decoded.
+            DataError: if a tar is missing or short, an image is not the one that was sharded, or twenty pairs in a row
+                cannot be decoded.
         """
         share = self._share
         step, part = divmod(index, share.parts)
         rows = self._order.rows(step, rank=share.rank, world=share.world, part=part, parts=share.parts)
         arrays, substitutes = [], []
         for place, row in enumerate(rows):
-            array, used, failed = self._read(int(row))
+            array, used, failed = self._read(int(row), epoch=self._order.epoch(step))
             arrays.append(array)
             rows[place] = used
             substitutes += failed
@@ -127,13 +129,13 @@ class PairStream:
         table = self._teachers.get(modality)
         return None if table is None else torch.from_numpy(table[rows])
 
-    def _read(self, row: int) -> tuple[np.ndarray, int, list[Substitute]]:
+    def _read(self, row: int, *, epoch: int) -> tuple[np.ndarray, int, list[Substitute]]:
         """Return a pair's image array, the pair that was used in the end, and the failures before it."""
         failed: list[tuple[int, str]] = []
         used = row
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                array = self._image(int(self._pairs.owner.row(used)))
+                array = self._image(int(self._pairs.owner.row(used)), epoch=epoch)
             except _UndecodableError as error:
                 failed.append((used, str(error)))
                 used = self._order.substitute(used, attempt)
@@ -149,7 +151,7 @@ class PairStream:
             key=self._pairs.image_keys[image],
         )
 
-    def _image(self, image: int) -> np.ndarray:
+    def _image(self, image: int, *, epoch: int) -> np.ndarray:
         if image < len(self._is_cached) and self._is_cached[image]:
             assert self._cache is not None
             cached: np.ndarray = self._cache[image]
@@ -161,6 +163,10 @@ class PairStream:
             raise
         except UNDECODABLE as error:
             raise _UndecodableError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        # After decoding: an image that does not decode has a stand-in; one that does and is another one has not.
+        enters_cache = self._cache is None or image < len(self._is_cached)
+        if self._check_one_in and (enters_cache or (image + epoch) % self._check_one_in == 0):
+            self._pairs.check(image, data)
         if self._cache is None:
             with self._lock:
                 self._make_room(array)

@@ -3,6 +3,7 @@
 Legend: B pairs in the batch (of all ranks where they share it); D width of an embedding.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -50,8 +51,8 @@ class Embeddings(NamedTuple):
 
 
 def _unit(rows: Tensor) -> Tensor:
-    unit: Tensor = _Unit.apply(rows)
-    return unit
+    apply: Callable[[Tensor], Tensor] = _Unit.apply
+    return apply(rows)
 
 
 class _Unit(torch.autograd.Function):

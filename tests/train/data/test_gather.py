@@ -1,4 +1,6 @@
 import pickle
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 
 from cusa.errors import StaleError
 from cusa.manifests.samples import Split
-from cusa.manifests.storage import store
+from cusa.manifests.storage import checksums, store
 from cusa.train.data.gather import TeacherRows
+from tests.train.conftest import replace_row
 
 
 @pytest.mark.parametrize("teacher", ["colours", "words"])
@@ -37,15 +40,70 @@ def test_built_once_and_again_when_the_teacher_changes(own_world: Path, tmp_path
         store.write_table(part, table.replace_schema_metadata({**table.schema.metadata, b"revision": b"2"}))
     second = TeacherRows(split, "colours", fallback=tmp_path)
     assert second.digest != first.digest
-    assert [file.name for file in second.path.parent.glob("colours-*")] == [second.path.name]
+    files = {file.name for file in second.path.parent.glob("colours-*")}
+    assert files == {second.path.name, second.path.name + checksums.SUFFIX}
 
 
-def test_a_cut_cache_is_built_again(own_world: Path, tmp_path: Path) -> None:
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:150])
+
+
+def _zero_half(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+
+
+def _swap_rows(path: Path) -> None:
+    rows = np.load(path, allow_pickle=False)
+    np.save(path, np.roll(rows, 1, axis=0), allow_pickle=False)
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-7] ^= 1
+    path.write_bytes(data)
+
+
+def _lose_checksum(path: Path) -> None:
+    path.with_name(path.name + checksums.SUFFIX).unlink()
+
+
+@pytest.mark.parametrize("damage", [_cut, _zero_half, _swap_rows, _flip, _lose_checksum])
+def test_a_damaged_cache_is_built_again_and_named(
+    own_world: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     split = Split(own_world, "train")
     first = TeacherRows(split, "words", fallback=tmp_path)
+    assert first.notes == ()
     expected = first[np.arange(36)]
-    first.path.write_bytes(first.path.read_bytes()[:150])
-    np.testing.assert_array_equal(TeacherRows(split, "words", fallback=tmp_path)[np.arange(36)], expected)
+    damage(first.path)
+    second = TeacherRows(split, "words", fallback=tmp_path)
+    np.testing.assert_array_equal(second[np.arange(36)], expected)
+    assert len(second.notes) == 1
+    assert f"The cache {first.path} was damaged and was built again" in second.notes[0]
+    assert TeacherRows(split, "words", fallback=tmp_path).notes == ()
+
+
+def test_another_teachers_cache_under_the_name_is_not_taken(own_world: Path, tmp_path: Path) -> None:
+    split = Split(own_world, "train")
+    words, colours = (TeacherRows(split, name, fallback=tmp_path) for name in ("words", "colours"))
+    expected = colours[np.arange(12)]
+    for ending in ("", checksums.SUFFIX):
+        shutil.copy(f"{words.path}{ending}", f"{colours.path}{ending}")
+    again = TeacherRows(split, "colours", fallback=tmp_path)
+    np.testing.assert_array_equal(again[np.arange(12)], expected)
+    assert "it was built from something else" in again.notes[0]
+
+
+def test_a_row_replaced_under_the_same_metadata_is_another_teacher(own_world: Path, tmp_path: Path) -> None:
+    split = Split(own_world, "train")
+    first = TeacherRows(split, "colours", fallback=tmp_path)
+    replace_row(own_world, "colours")
+    second = TeacherRows(Split(own_world, "train"), "colours", fallback=tmp_path)
+    assert second.digest != first.digest
+    assert second.path != first.path
+    assert not np.array_equal(second[np.array([0])], first[np.array([0])])
+    np.testing.assert_array_equal(second[np.arange(1, 12)], first[np.arange(1, 12)])
 
 
 def test_a_table_of_another_shard_is_refused(own_world: Path, tmp_path: Path) -> None:

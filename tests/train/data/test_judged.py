@@ -17,6 +17,7 @@ from cusa.models import student as students
 from cusa.train.config import LossConfig
 from cusa.train.data.judged import read_judged
 from cusa.train.data.order import Order
+from cusa.train.data.pairs import Pairs
 from cusa.train.data.stream import PairStream
 from cusa.train.terms import make_loss
 from tests.manifests.judgements.test_verdicts import make
@@ -73,7 +74,7 @@ def test_a_step_of_a_recipe_is_told_what_people_said(own_world: Path, train: Tra
     table = pq.read_table(tmp_path / "run/metrics.parquet").to_pylist()
     logged = {row["name"]: row["value"] for row in table if row["step"] == 1}
     student = students.create(STUDENT, captions=split.texts, uni=False, seed=TRAIN.seed)
-    stream = PairStream(split, Order(split.num_captions, TRAIN.batch, TRAIN.seed), student)
+    stream = PairStream(Pairs(split), Order(split.num_captions, TRAIN.batch, TRAIN.seed), student)
     batch = stream[0]
     torch.manual_seed(TRAIN.seed)
     out = student.train()(student.pixels(batch.images), dict(batch.tokens))

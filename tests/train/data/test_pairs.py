@@ -1,14 +1,16 @@
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cusa.errors import DataError
 from cusa.manifests.samples import Split
-from cusa.train.data.pairs import Pairs
+from cusa.train.data.pairs import _FILES, Pairs
 
 
 def _same(pairs: Pairs, split: Split) -> None:
@@ -19,6 +21,7 @@ def _same(pairs: Pairs, split: Split) -> None:
     for row in range(split.num_images):
         assert pairs.shard(row) == split.samples["shard"][row].as_py()
         assert pairs.image_bytes(row) == split.image_bytes(row)
+        pairs.check(row, split.image_bytes(row))
 
 
 def test_rows_are_those_of_the_tables(world: Path) -> None:
@@ -58,6 +61,40 @@ def test_made_again_when_cut_or_of_another_state(own_world: Path) -> None:
     assert len(list(folder.glob("pairs-*"))) == 1
 
 
+def _rolled(path: Path) -> None:
+    path.write_bytes(np.roll(np.fromfile(path, dtype="<i8"), 1).tobytes())
+
+
+def _other_text(path: Path) -> None:
+    path.write_bytes(path.read_bytes().swapcase())
+
+
+def _flipped(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("owner", _rolled), ("text", _other_text), *((name, _flipped) for name in _FILES)],
+)
+def test_a_file_changed_in_place_is_built_again_and_named(
+    own_world: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    split = Split(own_world, "train")
+    assert Pairs(split).notes == ()
+    place = next((own_world / "train" / "cache").glob("pairs-*"))
+    before = (place / name).read_bytes()
+    damage(place / name)
+    assert len((place / name).read_bytes()) == len(before)
+    assert (place / name).read_bytes() != before
+    pairs = Pairs(Split(own_world, "train"))
+    _same(pairs, split)
+    assert (place / name).read_bytes() == before
+    assert f"The cache {place} was damaged and was built again ({name}: xxh3" in pairs.notes[0]
+    assert Pairs(split).notes == ()
+
+
 def test_elsewhere_where_the_work_folder_cannot_be_written(own_world: Path, tmp_path: Path) -> None:
     shutil.rmtree(own_world / "train" / "cache", ignore_errors=True)
     (own_world / "train" / "cache").write_text("a file in the way, as root may write anywhere")
@@ -65,6 +102,12 @@ def test_elsewhere_where_the_work_folder_cannot_be_written(own_world: Path, tmp_
     _same(Pairs(split, fallback=tmp_path / "other"), split)
     with pytest.raises(DataError, match="cannot be written"):
         Pairs(split)
+
+
+def test_check__other_bytes_are_refused(world: Path) -> None:
+    pairs = Pairs(Split(world, "train"))
+    with pytest.raises(DataError, match=r"the bytes of mini/.* are not those that were sharded.*Restore it"):
+        pairs.check(3, pairs.image_bytes(4))
 
 
 def test_captions_in_another_order_are_refused(own_world: Path) -> None:

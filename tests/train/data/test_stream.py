@@ -16,6 +16,7 @@ from cusa.manifests.samples import Split
 from cusa.train.data.batch import Batch
 from cusa.train.data.gather import TeacherRows
 from cusa.train.data.order import Order
+from cusa.train.data.pairs import Pairs
 from cusa.train.data.stream import PairStream, Share, batches
 
 
@@ -36,7 +37,7 @@ class Corner:
 
 def _stream(split: Split, *, batch: int = 8, seed: int = 0, **options: object) -> PairStream:
     order = Order(split.num_captions, batch, seed, drop_last=False)
-    return PairStream(split, order, options.pop("reader", None) or Corner(), **options)  # type: ignore[arg-type]
+    return PairStream(Pairs(split), order, options.pop("reader", None) or Corner(), **options)  # type: ignore[arg-type]
 
 
 def _same(one: Batch, other: Batch) -> bool:
@@ -144,6 +145,45 @@ def test_an_undecodable_image_is_replaced_and_told(own_world: Path) -> None:
                 used.add(new)
             assert new == split.caption_keys[row]
     assert {s.used for s in told} == used
+
+
+def _flip(work: Path, image_row: int) -> str:
+    """Flip one bit in the pixels of one image in its tar, which still decodes; return its key."""
+    row = Split(work, "train").samples.slice(image_row, 1).to_pylist()[0]
+    place = row["image_offset"] + row["image_bytes"] - 20
+    with (work / "train" / row["shard"]).open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+    return str(row["key"])
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 48 * 5, 1 << 20])
+def test_a_changed_image_is_refused(own_world: Path, cache_bytes: int) -> None:
+    key = _flip(own_world, 9)
+
+    def read(check_one_in: int, epochs: int) -> list[Batch]:
+        stream = _stream(Split(own_world, "train"), cache_bytes=cache_bytes, check_one_in=check_one_in)
+        return [stream[step] for step in range(5 * epochs)]
+
+    assert len(read(0, 1)) == 5, "it decodes, so nothing else says that it was changed"
+    with pytest.raises(DataError, match=rf"00001\.tar: the bytes of {key} are not those that were sharded.*--force"):
+        read(1, 1)
+    # Row 9 is compared in epochs 1, 6... where it is not cached, and on entering the cache where it is.
+    if cache_bytes == 1 << 20:
+        with pytest.raises(DataError, match="not those that were sharded"):
+            read(5, 1)
+    else:
+        assert len(read(5, 1)) == 5
+        with pytest.raises(DataError, match="not those that were sharded"):
+            read(5, 2)
+
+
+def test_sound_images_pass_the_comparison(world: Path) -> None:
+    expected = [_stream(Split(world, "train"))[step] for step in range(10)]
+    stream = _stream(Split(world, "train"), check_one_in=1)
+    assert all(map(_same, (stream[step] for step in range(10)), expected))
 
 
 def test_nothing_but_undecodable_images_is_an_error(own_world: Path) -> None:

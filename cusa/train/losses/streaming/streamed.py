@@ -6,7 +6,7 @@ no tile: `false_negatives.pull` sums it, a few columns of the embeddings at a ti
 Legend: B pairs in the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,7 +40,8 @@ def streamed(batch: LossInputs, temperatures: Temperatures, modes: Modes) -> tup
     alike = tuple(next(k for k, first in enumerate(given) if first is one) for one in given)
     wide = [one.to(exact) for one in given]
     wide = [wide[k] for k in alike]
-    log_norms, csa, usa, drawn = _Streamed.apply(batch, modes, alike, *batch.embeddings, *wide)
+    apply: Callable[..., tuple[Tensor, ...]] = _Streamed.apply
+    log_norms, csa, usa, drawn = apply(batch, modes, alike, *batch.embeddings, *wide)
     zero = image.new_zeros(())
     infonce = zero
     if modes.infonce:
