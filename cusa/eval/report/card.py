@@ -1,13 +1,15 @@
 """The report's score card: one run's answers judged by every ground truth there is, and the verdicts that differ."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from cusa.eval.report.pictures import Pictures
 from cusa.eval.report.runs import METRIC_WORDS, Run, cell, value_of
-from cusa.manifests import page
+from cusa.manifests.pages import Table
 
 TRUTHS = ("cross-modal", "coco-5k", "cxc", "eccv-caption", "audited", "cross-modal-truth")
 """Tasks that judge the same answers, from the data set's own pairs to everything that is known."""
@@ -27,15 +29,49 @@ class Flip(NamedTuple):
     wrong: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class FlipView:
+    """A query whose verdict differs, as the template shows it."""
+
+    key: str
+    """Of the image."""
+    picture: str
+    """A data URI."""
+    caption: str
+    asked_image: bool
+    """Whether the query is the image."""
+    badges: Sequence[tuple[str, str]]
+    """Kind and words."""
+
+
+@dataclass(frozen=True)
+class ScoreCard:
+    """The section's values.
+
+    Attributes:
+        run: the run's name.
+        table: a row a truth, the first being `base`.
+        base: the truth that the others are compared with.
+        num_flips: queries whose verdict differs.
+        flips: the first of them; empty where there are no pictures.
+    """
+
+    run: str
+    table: Table
+    base: str
+    num_flips: int
+    flips: Sequence[FlipView]
+
+
 def verdicts(run: Run) -> dict[tuple[str, str], dict[str, tuple[bool, str]]]:
     """Return (direction, query) -> task -> whether the first answer is right, and which answer that was."""
-    found: dict[tuple[str, str], dict[str, tuple[bool, str]]] = {}
+    judged: dict[tuple[str, str], dict[str, tuple[bool, str]]] = {}
     names = ("task", "direction", "query_key", "rank", "positives", "top_keys")
-    table = run.per_query.filter(pc.is_in(run.per_query["task"], value_set=_strings(TRUTHS)))
+    table = run.per_query.filter(pc.is_in(run.per_query["task"], value_set=pa.array(TRUTHS, pa.string())))
     for task, direction, query, rank, positives, top in zip(*(table[name].to_pylist() for name in names), strict=True):
         if positives and top:
-            found.setdefault((direction, query), {})[task] = (rank == 1, top[0])
-    return found
+            judged.setdefault((direction, query), {})[task] = (rank == 1, top[0])
+    return judged
 
 
 def flips(run: Run) -> list[Flip]:
@@ -43,7 +79,7 @@ def flips(run: Run) -> list[Flip]:
 
     A truth that ranks another gallery may have another first answer; it is not compared then.
     """
-    found = []
+    turned = []
     for (direction, query), judged in verdicts(run).items():
         base = next((task for task in TRUTHS if task in judged), None)
         if base is None:
@@ -52,72 +88,56 @@ def flips(run: Run) -> list[Flip]:
         right = tuple(task for task in TRUTHS if task in judged and judged[task] == (True, answer))
         wrong = tuple(task for task in TRUTHS if task in judged and judged[task] == (False, answer))
         if right and wrong:
-            found.append(Flip(direction, query, answer, right, wrong))
-    return found
+            turned.append(Flip(direction, query, answer, right, wrong))
+    return turned
 
 
-def table(run: Run) -> tuple[list[str], list[list[str]]]:
-    """Return the card as header and rows of plain words: a row a truth, and how many verdicts it turns round."""
-    told = [task for task in TRUTHS if value_of(run, task, "text-to-image/r@1") is not None]
+def table(run: Run) -> Table:
+    """Return the card: a row a truth, and how many verdicts it turns round."""
+    tasks = [task for task in TRUTHS if value_of(run, task, "text-to-image/r@1") is not None]
     header = ["judged by", "image to text R@1", "text to image R@1", "RSUM", "R-P i2t", "R-P t2i", "mAP@R i2t"]
     header += ["mAP@R t2i", "turned right", "turned wrong"]
     judged = verdicts(run)
     rows = []
-    for task in told:
+    for task in tasks:
         metrics = (*(f"{way}/r@1" for way in _WAYS), "rsum", *(f"{way}/r_precision" for way in _WAYS))
         cells = [cell(value_of(run, task, name)) for name in (*metrics, *(f"{way}/map_at_r" for way in _WAYS))]
         turned = ["", ""]
-        if task != told[0]:
-            both = [one for one in judged.values() if task in one and told[0] in one]
-            same = [(one[told[0]][0], one[task][0]) for one in both if one[task][1] == one[told[0]][1]]
-            turned = [f"{same.count((False, True)):,} of {len(same):,}", f"{same.count((True, False)):,}"]
+        if task != tasks[0]:
+            both = [one for one in judged.values() if task in one and tasks[0] in one]
+            pairs = [(one[tasks[0]][0], one[task][0]) for one in both if one[task][1] == one[tasks[0]][1]]
+            turned = [f"{pairs.count((False, True)):,} of {len(pairs):,}", f"{pairs.count((True, False)):,}"]
         rows.append([METRIC_WORDS.get(task, task), *cells, *turned])
-    return header, rows
+    return Table(header, rows)
 
 
-def section(run: Run, thumb: Callable[[str], str] | None, words: Mapping[str, str]) -> Iterable[str]:
-    """Give the section piece by piece, everything escaped; nothing where one truth alone is known.
+def gather(run: Run, pictures: Pictures | None) -> ScoreCard | None:
+    """Return the section's values; None where one truth alone is known.
 
     Args:
         run: the last of the report.
-        thumb: image key -> data URI; None leaves the examples out.
-        words: caption key -> text.
+        pictures: of the evaluated split; None leaves the examples out.
     """
-    header, rows = table(run)
-    if len(rows) < 2:
-        return
-    yield "<h2>The same answers, judged by every truth</h2>"
-    yield (
-        f"<p>{escape(run.name)} gave its answers once; each row judges them by another ground truth. Turned right: "
-        f"first answers that are wrong by “{escape(rows[0][0])}” and right by this one. What counts as a mistake is in "
-        "good part a matter of who was asked.</p>"
-    )
-    yield page.table(header, [[escape(one) for one in row] for row in rows])
-    if thumb is not None:
-        yield from _examples(flips(run), thumb, words)
+    rows = table(run)
+    if len(rows.rows) < 2:
+        return None
+    turned = flips(run)
+    views = [] if pictures is None else [_view(flip, pictures) for flip in _first(turned)]
+    return ScoreCard(run.name, rows, rows.rows[0][0], len(turned), views)
 
 
-def _examples(found: Sequence[Flip], thumb: Callable[[str], str], words: Mapping[str, str]) -> Iterable[str]:
-    if not found:
-        return
-    yield f"<h3>Verdicts that differ: {len(found):,} queries, the first ones</h3><div class='gallery'>"
-    per_way = [[flip for flip in found if flip.direction == way][: _SHOWN // 2] for way in _WAYS]
-    for flip in (one for group in per_way[::-1] for one in group):
-        image, caption = (flip.query, flip.answer) if flip.direction == "image-to-text" else (flip.answer, flip.query)
-        asked, given = (
-            ("this image", "this caption") if flip.direction == "image-to-text" else ("this caption", "this image")
-        )
-        badges = "".join(
-            f'<span class="badge {kind}">{verdict}: {escape(_short(task))}</span>'
-            for tasks, kind, verdict in ((flip.right, "missed", "right"), (flip.wrong, "bad", "wrong"))
-            for task in tasks
-        )
-        yield (
-            f'<div class="pair flip">{page.picture(thumb(image), image)}<div class="caption">“{escape(words[caption])}”'
-            f'</div><div class="small soft">Asked {asked}, it answered {given}.</div><div class="numbers">{badges}'
-            "</div></div>"
-        )
-    yield "</div>"
+def _first(turned: Sequence[Flip]) -> list[Flip]:
+    """Return the first flips of each direction, captions asked first."""
+    per_way = [[flip for flip in turned if flip.direction == way][: _SHOWN // 2] for way in _WAYS]
+    return [flip for group in per_way[::-1] for flip in group]
+
+
+def _view(flip: Flip, pictures: Pictures) -> FlipView:
+    asked_image = flip.direction == "image-to-text"
+    image, caption = (flip.query, flip.answer) if asked_image else (flip.answer, flip.query)
+    badges = [("missed", f"right: {_short(task)}") for task in flip.right]
+    badges += [("bad", f"wrong: {_short(task)}") for task in flip.wrong]
+    return FlipView(image, pictures.uri(image), pictures.words[caption], asked_image, badges)
 
 
 def _short(task: str) -> str:
@@ -129,9 +149,3 @@ def _short(task: str) -> str:
         "audited": "people here",
     }
     return names.get(task, "all known matches")
-
-
-def _strings(values: Sequence[str]) -> object:
-    import pyarrow as pa
-
-    return pa.array(values, pa.string())

@@ -1,17 +1,124 @@
-"""Small line charts as inline SVG: no script, no network, readable in light and dark."""
+"""Small charts as inline SVG: where lines, dots and words stand; `charts.html.j2` draws them, without a script."""
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 
-Series = Sequence[tuple[float, float]]
+Points = Sequence[tuple[float, float]]
 """Points (x, y), x rising."""
 
 _WIDTH, _HEIGHT = 420, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 22, 12, 30
 
 
-def line_chart(title: str, series: Mapping[str, Series], *, x_label: str = "step") -> str:
+@dataclass(frozen=True)
+class Tick:
+    """A number beside an axis, in SVG units."""
+
+    x: float
+    y: float
+    words: str
+    anchor: str
+    """`start`, `middle` or `end` of the words stands at x."""
+
+
+@dataclass(frozen=True)
+class GridLine:
+    """A straight line behind the chart, in SVG units."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through points."""
+
+    colour: int
+    """Number of the colour, 0 to 3."""
+    points: str
+    """As SVG writes them: `x,y x,y`."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A dot, in SVG units; the words show where the pointer rests."""
+
+    css_class: str
+    x: float
+    y: float
+    radius: float
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart ready to be drawn.
+
+    Attributes:
+        title: stands above it.
+        label: the chart in words, for those who cannot see it.
+        width: in SVG units.
+        height: in SVG units.
+        grid: behind everything.
+        ticks: beside the axes.
+        lines: over the grid.
+        dots: over the lines.
+        legend: colour number and name.
+        unit: of the axes; empty for none.
+    """
+
+    title: str
+    label: str
+    width: int
+    height: int
+    grid: Sequence[GridLine]
+    ticks: Sequence[Tick]
+    lines: Sequence[Line] = ()
+    dots: Sequence[Dot] = ()
+    legend: Sequence[tuple[int, str]] = ()
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """The area of a chart and what its edges stand for."""
+
+    x: tuple[float, float]
+    """Values at the left and right edge."""
+    y: tuple[float, float]
+    """Values at the lower and upper edge."""
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Return where a point stands, in SVG units."""
+        across = _LEFT + (x - self.x[0]) / (self.x[1] - self.x[0]) * (_WIDTH - _LEFT - _RIGHT)
+        down = _TOP + (self.y[1] - y) / (self.y[1] - self.y[0]) * (_HEIGHT - _TOP - _BOTTOM)
+        return round(across, 1), round(down, 1)
+
+    def grid(self, y_ticks: Sequence[float]) -> list[GridLine]:
+        """Return a horizontal line at each tick."""
+        heights = [self.at(self.x[0], tick)[1] for tick in y_ticks]
+        return [GridLine(_LEFT, y, _WIDTH - _RIGHT, y) for y in heights]
+
+    def ticks(self, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> list[Tick]:
+        """Return the numbers of both axes; those of x only where the axis reaches them."""
+        left = [Tick(_LEFT - 7, self.at(self.x[0], y)[1] + 3.5, _short(y), "end") for y in y_ticks]
+        below = [
+            Tick(self.at(x, self.y[0])[0], _HEIGHT - 12, _short(x), "middle")
+            for x in x_ticks
+            if self.x[0] <= x <= self.x[1]
+        ]
+        return left + below
+
+    def line(self, colour: int, points: Points) -> Line:
+        """Return a line through points."""
+        return Line(colour, " ".join(f"{x},{y}" for x, y in (self.at(*point) for point in points)))
+
+
+def line_chart(title: str, series: Mapping[str, Points], *, x_label: str = "step") -> Chart | None:
     """Draw named series over a common axis.
 
     Args:
@@ -21,46 +128,30 @@ def line_chart(title: str, series: Mapping[str, Series], *, x_label: str = "step
         x_label: unit of x.
 
     Returns:
-        A `<figure>` with an SVG, a legend, and the last values in words for those who cannot see it.
+        The chart, its label with the last values; None if no point is left.
     """
-    kept = {
+    colour = {name: number % 4 for number, name in enumerate(series)}
+    finite = {
         name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in series.items()
     }
-    place = {name: number % 4 for number, name in enumerate(series)}
-    kept = {name: points for name, points in kept.items() if points}
-    if not kept:
-        return ""
-    xs = [x for points in kept.values() for x, _ in points]
-    ys = [y for points in kept.values() for _, y in points]
-    ticks = nice_ticks(min(ys), max(ys))
-    x_ticks = nice_ticks(min(xs), max(xs))
-    low, high = ticks[0], ticks[-1]
-    left, right = min(xs), max(max(xs), min(xs) + 1e-9)
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + (x - left) / (right - left) * (_WIDTH - _LEFT - _RIGHT)
-        down = _TOP + (high - y) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
-        return round(across, 1), round(down, 1)
-
-    parts = []
-    for tick in ticks:
-        _, y = at(left, tick)
-        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y}" x2="{_WIDTH - _RIGHT}" y2="{y}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{y + 3.5}" text-anchor="end">{_short(tick)}</text>')
-    for tick in x_ticks:
-        if left <= tick <= right:
-            x, _ = at(tick, low)
-            parts.append(f'<text class="tick" x="{x}" y="{_HEIGHT - 12}" text-anchor="middle">{_short(tick)}</text>')
-    for name, points in kept.items():
-        path = " ".join(f"{x},{y}" for x, y in (at(*point) for point in points))
-        parts.append(f'<polyline class="line c{place[name]}" points="{path}"/>')
-    legend = "".join(f'<span class="key c{place[name]}">{escape(name)}</span>' for name in kept)
-    words = "; ".join(f"{name} ends at {points[-1][1]:.4g}" for name, points in kept.items())
-    return (
-        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}: {escape(words)}">'
-        f"{''.join(parts)}</svg>"
-        f'<div class="legend">{legend}<span class="unit">{escape(x_label)}</span></div></figure>'
+    drawn = {name: points for name, points in finite.items() if points}
+    if not drawn:
+        return None
+    xs = [x for points in drawn.values() for x, _ in points]
+    ys = [y for points in drawn.values() for _, y in points]
+    y_ticks = nice_ticks(min(ys), max(ys))
+    axes = _Axes(x=(min(xs), max(max(xs), min(xs) + 1e-9)), y=(y_ticks[0], y_ticks[-1]))
+    words = "; ".join(f"{name} ends at {points[-1][1]:.4g}" for name, points in drawn.items())
+    return Chart(
+        title,
+        f"{title}: {words}",
+        _WIDTH,
+        _HEIGHT,
+        grid=axes.grid(y_ticks),
+        ticks=axes.ticks(nice_ticks(min(xs), max(xs)), y_ticks),
+        lines=[axes.line(colour[name], points) for name, points in drawn.items()],
+        legend=[(colour[name], name) for name in drawn],
+        unit=x_label,
     )
 
 
@@ -71,7 +162,7 @@ def scatter_chart(
     x_label: str,
     y_label: str,
     front: Sequence[int] = (),
-) -> str:
+) -> Chart:
     """Draw named points, and a line through those of a frontier.
 
     Args:
@@ -83,37 +174,50 @@ def scatter_chart(
     """
     xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
     x_ticks, y_ticks = nice_ticks(min(xs), max(xs)), nice_ticks(min(ys), max(ys))
+    axes = _Axes(x=(x_ticks[0], x_ticks[-1]), y=(y_ticks[0], y_ticks[-1]))
+    words = "; ".join(f"{points[number][2]}: {points[number][0]:.4g}, {points[number][1]:.4g}" for number in front)
+    return Chart(
+        title,
+        f"{title}: {words}",
+        _WIDTH,
+        _HEIGHT,
+        grid=axes.grid(y_ticks),
+        ticks=axes.ticks(x_ticks, y_ticks),
+        lines=[axes.line(1, [points[number][:2] for number in front])] if len(front) > 1 else [],
+        dots=[
+            Dot(f"dot c{int(number in front)}", *axes.at(x, y), 5, f"{name}: {x:.4g}, {y:.4g}")
+            for number, (x, y, name) in enumerate(points)
+        ],
+        legend=[(1, "frontier"), (0, "others")],
+        unit=f"{x_label} →, {y_label} ↑",
+    )
+
+
+def share_chart(title: str, points: Points, *, diagonal: bool = False) -> Chart:
+    """Draw points between 0 and 1 as a line with dots.
+
+    Args:
+        title: stands above the chart, and is its label.
+        points: shares by shares.
+        diagonal: whether to draw where both are equal.
+    """
 
     def at(x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (_WIDTH - _LEFT - _RIGHT)
-        down = _TOP + (y_ticks[-1] - y) / (y_ticks[-1] - y_ticks[0]) * (_HEIGHT - _TOP - _BOTTOM)
-        return round(across, 1), round(down, 1)
+        return round(30 + 260 * x, 1), round(170 - 155 * y, 1)
 
-    parts = []
-    for tick in y_ticks:
-        _, y = at(x_ticks[0], tick)
-        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y}" x2="{_WIDTH - _RIGHT}" y2="{y}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{y + 3.5}" text-anchor="end">{_short(tick)}</text>')
-    for tick in x_ticks:
-        x, _ = at(tick, y_ticks[0])
-        parts.append(f'<text class="tick" x="{x}" y="{_HEIGHT - 12}" text-anchor="middle">{_short(tick)}</text>')
-    if len(front) > 1:
-        path = " ".join(f"{x},{y}" for x, y in (at(*points[number][:2]) for number in front))
-        parts.append(f'<polyline class="line c1" points="{path}"/>')
-    for number, (x, y, name) in enumerate(points):
-        across, down = at(x, y)
-        kind = "dot c1" if number in front else "dot c0"
-        parts.append(
-            f'<circle class="{kind}" cx="{across}" cy="{down}" r="5"><title>{escape(name)}: {x:.4g}, {y:.4g}</title>'
-            "</circle>"
-        )
-    words = "; ".join(f"{points[number][2]}: {points[number][0]:.4g}, {points[number][1]:.4g}" for number in front)
-    return (
-        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}: {escape(words)}">'
-        f"{''.join(parts)}</svg>"
-        f'<div class="legend"><span class="key c1">frontier</span><span class="key c0">others</span>'
-        f'<span class="unit">{escape(x_label)} →, {escape(y_label)} ↑</span></div></figure>'
+    marks = (0, 0.5, 1)
+    places = [at(*point) for point in points]
+    return Chart(
+        title,
+        title,
+        300,
+        194,
+        grid=[GridLine(*at(0, y), *at(1, y)) for y in marks]
+        + ([GridLine(*at(0, 0), *at(1, 1), dashed=True)] if diagonal else []),
+        ticks=[Tick(2, round(174 - 155 * y), f"{y:g}", "start") for y in marks]
+        + [Tick(round(30 + 260 * x), 188, f"{x:g}", "middle") for x in marks],
+        lines=[Line(0, " ".join(f"{x:.1f},{y:.1f}" for x, y in places))],
+        dots=[Dot("point", x, y, 2.5) for x, y in places],
     )
 
 

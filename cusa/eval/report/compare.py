@@ -25,6 +25,14 @@ class Difference:
     low: float
     high: float
 
+    @property
+    def trend(self) -> str:
+        """Return `up` or `down` where the interval excludes zero, else an empty text."""
+        return "up" if self.low > 0 else "down" if self.high < 0 else ""
+
+    def __str__(self) -> str:
+        return f"{self.value:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
+
 
 def paired(
     first: pa.Table, second: pa.Table, *, ks: tuple[int, ...] = (1, 5, 10), samples: int = 2000, seed: int = 0

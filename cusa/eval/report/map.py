@@ -6,8 +6,8 @@ or a finger taps it, by CSS alone: the page has no script.
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,45 @@ from cusa.manifests.samples import Split
 
 _POINTS = 240
 _GROUPS = 6
-_SIDE = 88  # pixels of a point's picture
+_THUMBNAIL = 88  # pixels of the longer side of a point's picture
 
 
-def section(runs: Sequence[Run], split: Split) -> Iterable[str]:
-    """Give the section piece by piece, everything escaped; nothing where no run kept its embeddings.
+@dataclass(frozen=True)
+class Point:
+    """One image or caption on a map.
+
+    Attributes:
+        left: place from the left edge, in percent.
+        top: place from the upper edge, in percent.
+        colour: number of its group's colour.
+        tip_classes: where the picture opens, so that it stays within the map.
+        words: its caption; empty if it has none.
+    """
+
+    left: float
+    top: float
+    colour: int
+    tip_classes: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The section's values.
+
+    Attributes:
+        colours: what the colours mean.
+        pictures: data URIs; the number of a picture is that of its point in each panel.
+        panels: title and points, a panel a run and modality.
+    """
+
+    colours: str
+    pictures: Sequence[str]
+    panels: Sequence[tuple[str, Sequence[Point]]]
+
+
+def gather(runs: Sequence[Run], split: Split) -> Maps | None:
+    """Return the section's values; None where no run kept its embeddings.
 
     Args:
         runs: the first is the baseline.
@@ -34,62 +68,57 @@ def section(runs: Sequence[Run], split: Split) -> Iterable[str]:
     """
     rng = np.random.default_rng(0)
     rows = np.sort(rng.permutation(split.num_images)[:_POINTS])
-    first = np.array([np.flatnonzero(split.caption_owner == row)[:1] for row in rows], dtype=object)
-    captions = np.array([found[0] if len(found) else -1 for found in first])
+    captions = np.array([_first_caption(split, int(row)) for row in rows])
+    words = ["" if caption < 0 else split.texts[caption] for caption in captions]
     panels = []
-    colours: dict[str, tuple[np.ndarray, str]] = {}
-    for kind, places in (("image", rows), ("text", captions)):
+    meanings = []
+    for modality, places in (("image", rows), ("text", captions)):
         if (places < 0).any() or len(rows) < 12:
             continue
-        colours[kind] = _groups(split, kind, places)
+        colours, meaning = _groups(split, modality, places)
+        meanings.append(meaning)
         for run in runs:
-            embedded = _kept(run, split, kind, places)
+            embedded = _embeddings(run, split, modality, places)
             if embedded is not None:
-                panels.append((kind, run.name, _layout(embedded)))
-    if not panels:
-        return
-    texts = ["" if at < 0 else split.texts[at] for at in captions]
-    yield "<h2>Maps of the embeddings</h2>"
-    told = next(iter(colours.values()))[1]
-    yield (
-        f"<p>{len(rows)} test images, and one caption of each, in the space of the uni-modal tasks, laid out by t-SNE. "
-        f"Colours: {escape(told)}. Where the student has learnt from its teachers, a colour lies together. Rest the "
-        "pointer on a point, or tap it, to see its picture. Distances between far groups mean nothing in such maps.</p>"
-    )
-    yield f"<style>{_pictures(split, rows)}</style><div class='maps'>"
-    for kind, name, layout in panels:
-        yield _panel(f"{'Images' if kind == 'image' else 'Captions'}: {name}", layout, colours[kind][0], texts)
-    yield "</div>"
+                title = f"{'Images' if modality == 'image' else 'Captions'}: {run.name}"
+                panels.append((title, _points(_layout(embedded), colours, words)))
+    return Maps(meanings[0], _pictures(split, rows), panels) if panels else None
 
 
-def _kept(run: Run, split: Split, kind: str, places: np.ndarray) -> np.ndarray | None:
+def _first_caption(split: Split, image: int) -> int:
+    """Return the row of an image's first caption; -1 if it has none."""
+    rows = np.flatnonzero(split.caption_owner == image)
+    return int(rows[0]) if len(rows) else -1
+
+
+def _embeddings(run: Run, split: Split, modality: str, places: np.ndarray) -> np.ndarray | None:
     """Return rows that the evaluation kept, in the space of the uni-modal tasks; None if one is not there any more."""
     import hashlib
 
     name = run.result.get("embeddings")
     if not name:
         return None
-    if kind == "image":
+    if modality == "image":
         contents = [bytes.fromhex(split.samples["sha256"][int(row)].as_py()) for row in places]
     else:
         contents = [hashlib.sha256(split.texts[int(row)].encode("utf-8", "surrogatepass")).digest() for row in places]
     distinct = list(dict.fromkeys(contents))
-    found, blocks = cache.kept(Path(run.folder) / EMBEDDINGS / str(name), kind, distinct)
+    rows, blocks = cache.kept(Path(run.folder) / EMBEDDINGS / str(name), modality, distinct)
     block = blocks.get("uni", blocks.get("cross"))
-    if block is None or len(found) != len(distinct):
+    if block is None or len(rows) != len(distinct):
         return None
-    at = {distinct[int(place)]: row for row, place in enumerate(found)}
+    at = {distinct[int(place)]: row for row, place in enumerate(rows)}
     return block[[at[content] for content in contents]]
 
 
-def _groups(split: Split, kind: str, places: np.ndarray) -> tuple[np.ndarray, str]:
-    """Return a colour for each point: its class, else its group in a teacher's eyes, else one for all."""
+def _groups(split: Split, modality: str, places: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return each point's colour and what colours mean: its class, else its group by a teacher, else one for all."""
     labels = split.samples["label"].to_pylist()
     if any(labels):
         names = {label: number for number, label in enumerate(sorted({labels[int(row)] for row in places}))}
         return np.array([names[labels[int(row)]] % _GROUPS for row in places]), "classes, some sharing a colour"
     try:
-        teacher = tables.choose_teacher(split, kind)
+        teacher = tables.choose_teacher(split, modality)
         embeddings = tables.read_teacher(split, teacher).embeddings[places].astype(np.float32)
     except CusaError:
         return np.zeros(len(places), int), "none, for want of classes and teachers"
@@ -107,32 +136,27 @@ def _layout(rows_ND: np.ndarray) -> np.ndarray:
     made: Any = TSNE(2, perplexity=perplexity, metric="cosine", init="random", random_state=0, max_iter=600)
     places = made.fit_transform(rows_ND.astype(np.float64))
     low, high = places.min(0), places.max(0)
-    return (places - low) / np.where(high > low, high - low, 1)
+    unit: np.ndarray = (places - low) / np.where(high > low, high - low, 1)
+    return unit
 
 
-def _pictures(split: Split, rows: np.ndarray) -> str:
-    """Return a CSS class a picture, so that each stands in the page once."""
+def _pictures(split: Split, rows: np.ndarray) -> list[str]:
+    """Return the pictures as data URIs."""
     from cusa.models.preprocess import decode_rgb
 
-    rules = []
-    for number, row in enumerate(rows):
+    uris = []
+    for row in rows:
         image = decode_rgb(split.image_bytes(int(row)))
-        image.thumbnail((_SIDE, _SIDE))
+        image.thumbnail((_THUMBNAIL, _THUMBNAIL))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=72)
-        uri = base64.b64encode(buffer.getvalue()).decode()
-        rules.append(f".p{number}{{background-image:url(data:image/jpeg;base64,{uri})}}")
-    return "".join(rules)
+        uris.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
+    return uris
 
 
-def _panel(title: str, layout: np.ndarray, colours: np.ndarray, texts: Sequence[str]) -> str:
+def _points(layout: np.ndarray, colours: np.ndarray, words: Sequence[str]) -> list[Point]:
     points = []
-    for number, ((x, y), colour, text) in enumerate(zip(layout, colours, texts, strict=True)):
-        side = "right" if x > 0.5 else "left"
-        ends = "low" if y > 0.6 else "high"
-        words = f"<span>{escape(text)}</span>" if text else ""
-        points.append(
-            f'<b class="pt g{int(colour)}" tabindex="0" style="left:{100 * x:.1f}%;top:{100 * y:.1f}%">'
-            f'<i class="tip {side} {ends}"><u class="p{number}"></u>{words}</i></b>'
-        )
-    return f'<figure class="chart map"><figcaption>{escape(title)}</figcaption><div>{"".join(points)}</div></figure>'
+    for (x, y), colour, text in zip(layout, colours, words, strict=True):
+        tip = f"{'right' if x > 0.5 else 'left'} {'low' if y > 0.6 else 'high'}"
+        points.append(Point(100 * float(x), 100 * float(y), int(colour), tip, text))
+    return points

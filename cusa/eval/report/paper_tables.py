@@ -1,61 +1,68 @@
 """The report's section on the paper's tables: our runs beside every published row."""
 
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cusa.eval import paper
 from cusa.eval.report.runs import Run
-from cusa.manifests import page
 
 
-def tables(runs: Sequence[Run]) -> list[tuple[str, bool, list[str], list[list[str]]]]:
-    """Return each table: title, whether a run has a number in it, header, and rows of plain words, ours first."""
-    found = []
-    for whole in paper.TABLES:
-        for part in _narrow(whole):
-            ours = {run.name: paper.values(part, run.everything) for run in runs}
-            names = {column.dataset for column in part.columns}
-            cut = {run.name for run in runs for one in run.everything if one["dataset"] in names and paper.is_part(one)}
-            rows = [
-                [
-                    f"{name} (ours{', on part of the data' if name in cut else ''})",
-                    *(_one(values.get(column.key)) for column in part.columns),
-                ]
-                for name, values in ours.items()
-                if values
-            ]
-            has = bool(rows)
-            for row in paper.published(whole.name):
-                rows.append([f"{row['model']}, {row['method']}", *(row[column.key] for column in part.columns)])
-            found.append((part.title, has, ["", *(column.label for column in part.columns)], rows))
-    return found
+@dataclass(frozen=True)
+class PaperTable:
+    """One table of the paper with our numbers in it.
+
+    Attributes:
+        title: of the table.
+        num_ours: rows of ours, which stand first.
+        header: names of the columns.
+        rows: plain texts.
+    """
+
+    title: str
+    num_ours: int
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
-def section(runs: Sequence[Run]) -> Iterable[str]:
-    """Give the section piece by piece, everything escaped."""
-    yield "<h2>Beside the published figures</h2>"
-    found = tables(runs)
-    missing = [title for title, has, _, _ in found if not has]
-    if missing:
-        yield (
-            f"<p>Nothing here was evaluated on the data of: {escape('; '.join(missing))}. "
-            "<code>cusa eval RUN --tasks all --data ...</code> does it; the figures stand folded up below.</p>"
-        )
-    left_out = [f"{run.name}: {words}" for run in runs for words in run.left_out]
-    if left_out:
-        told = escape("; ".join(left_out))
-        yield f"<p class='small soft'>Left out, for another protocol: {told}. Evaluate again.</p>"
-    for title, has, header, rows in found:
-        cells = [[_mark(row[0]), *(escape(cell) for cell in row[1:])] for row in rows]
-        told = page.table(header, cells)
-        yield (
-            f"<h3>{escape(title)}</h3>{told}" if has else f"<details><summary>{escape(title)}</summary>{told}</details>"
-        )
-    yield (
-        "<p class='small soft'>Published: Huang et al., AAAI 2024, every row of its result tables as printed. "
-        "“(authors)” are figures by the base model's own authors. A number of ours stands here only if it was measured "
-        "on the same data set by the same task; one on part of its images says so and compares with nobody's.</p>"
-    )
+@dataclass(frozen=True)
+class PaperTables:
+    """The section's values.
+
+    Attributes:
+        tables: all of the paper's.
+        left_out: evaluations by another protocol, in words.
+    """
+
+    tables: Sequence[PaperTable]
+    left_out: Sequence[str]
+
+    @property
+    def missing(self) -> list[str]:
+        """Titles of the tables without a number of ours."""
+        return [table.title for table in self.tables if not table.num_ours]
+
+
+def gather(runs: Sequence[Run]) -> PaperTables:
+    """Return the section's values."""
+    tables = [_table(table.name, part, runs) for table in paper.TABLES for part in _narrow(table)]
+    return PaperTables(tables, [f"{run.name}: {words}" for run in runs for words in run.left_out])
+
+
+def _table(name: str, part: paper.Table, runs: Sequence[Run]) -> PaperTable:
+    """Return a part of the table `name`: rows of the runs that have a number in it, then the published ones."""
+    datasets = {column.dataset for column in part.columns}
+    cut = {run.name for run in runs for one in run.everything if one["dataset"] in datasets and paper.is_part(one)}
+    ours = {run.name: values for run in runs if (values := paper.values(part, run.everything))}
+    rows = [
+        [
+            f"{run} (ours{', on part of the data' if run in cut else ''})",
+            *(_one(values.get(column.key)) for column in part.columns),
+        ]
+        for run, values in ours.items()
+    ]
+    for row in paper.published(name):
+        rows.append([f"{row['model']}, {row['method']}", *(row[column.key] for column in part.columns)])
+    return PaperTable(part.title, len(ours), ["", *(column.label for column in part.columns)], rows)
 
 
 def _narrow(table: paper.Table) -> list[paper.Table]:
@@ -76,10 +83,6 @@ def _narrow(table: paper.Table) -> list[paper.Table]:
         )
         for name in names
     ]
-
-
-def _mark(name: str) -> str:
-    return f"<b>{escape(name)}</b>" if "(ours" in name else escape(name)
 
 
 def _one(value: float | None) -> str:

@@ -94,7 +94,7 @@ def read(folder: Path) -> Run:
 
 def _evaluations(folder: Path) -> tuple[list[Mapping[str, Any]], list[str]]:
     """Return every evaluation that was finished, and those by another protocol than this version's, in words."""
-    found: list[Mapping[str, Any]] = []
+    finished: list[Mapping[str, Any]] = []
     left_out = []
     for path in (folder / "metrics.json", *sorted(folder.glob("*/metrics.json"))):
         if not path.is_file() or not (path.parent / "ledger.json").is_file():
@@ -103,10 +103,10 @@ def _evaluations(folder: Path) -> tuple[list[Mapping[str, Any]], list[str]]:
         result = store.read_json(path)
         wanted = evaluate_sts.PROTOCOL if "pairs" in result else evaluate.PROTOCOL
         if result.get("protocol") == wanted:
-            found.append(result)
+            finished.append(result)
         else:
             left_out.append(f"{result.get('dataset')} by protocol {result.get('protocol')}, this version's is {wanted}")
-    return found, left_out
+    return finished, left_out
 
 
 def same_split(runs: Sequence[Run]) -> None:
@@ -121,21 +121,21 @@ def same_split(runs: Sequence[Run]) -> None:
         differ = [name for name in first if first[name] != theirs[name]]
         if differ:
             raise DataError(
-                f"{other.folder} was evaluated on {_said(theirs, differ)} and {runs[0].folder} on "
-                f"{_said(first, differ)}: their numbers do not compare. Evaluate both on the same split, the same way, "
-                "with `cusa eval`, or report them apart.",
+                f"{other.folder} was evaluated on {_in_words(theirs, differ)} and {runs[0].folder} on "
+                f"{_in_words(first, differ)}: their numbers do not compare. Evaluate both on the same split, the same "
+                "way, with `cusa eval`, or report them apart.",
                 path=other.folder,
             )
 
 
 def _conditions(run: Run) -> dict[str, Any]:
     """Return everything that must be equal for numbers to compare; a name and counts do not tell data apart."""
-    told = {name: run.result.get(name) for name in ("dataset", "split", "images", "captions", "protocol")}
+    facts = {name: run.result.get(name) for name in ("dataset", "split", "images", "captions", "protocol")}
     content = {"content of the split": "split", "known matches": "truth"}
-    return {**told, "K": run.ks, **{words: run.evaluated.inputs.get(name) for words, name in content.items()}}
+    return {**facts, "K": run.ks, **{words: run.evaluated.inputs.get(name) for words, name in content.items()}}
 
 
-def _said(conditions: Mapping[str, Any], names: Sequence[str]) -> str:
+def _in_words(conditions: Mapping[str, Any], names: Sequence[str]) -> str:
     digests = ("content of the split", "known matches")
     return ", ".join(f"{name} {str(conditions[name])[:12] if name in digests else conditions[name]}" for name in names)
 
@@ -153,53 +153,50 @@ def value_of(run: Run, task: str, metric: str) -> float | None:
 
 
 def settings(run: Run) -> dict[str, str]:
-    """Return what a run was told and came to, as words by name."""
+    """Return a run's settings and what it came to, as words by name."""
     loss, train = run.recipe.get("loss", {}), run.recipe.get("train", {})
-    found = {"student": str(run.result.get("student", ""))}
-    book = ledger.read(run.folder / "ledger.json")
-    if book is not None:
-        if "parameters" in book.counts:
-            found["student"] += f", {book.counts['parameters']:,} parameters"
-        teachers = book.parameters.get("teachers", {})
-        found["teachers"] = ", ".join(name for name in teachers.values() if name) or "none"
-        found["steps"] = f"{book.counts.get('steps', 0):,}, best by validation: {book.counts.get('best_step', 0):,}"
-    found["versions"] = _versions(book or run.evaluated)
+    words = {"student": str(run.result.get("student", ""))}
+    training = ledger.read(run.folder / "ledger.json")
+    if training is not None:
+        if "parameters" in training.counts:
+            words["student"] += f", {training.counts['parameters']:,} parameters"
+        teachers = training.parameters.get("teachers", {})
+        words["teachers"] = ", ".join(name for name in teachers.values() if name) or "none"
+        steps, best = training.counts.get("steps", 0), training.counts.get("best_step", 0)
+        words["steps"] = f"{steps:,}, best by validation: {best:,}"
+    words["versions"] = _versions(training or run.evaluated)
     if loss:
-        found |= _loss_settings(loss, train)
-    return found
+        words |= _loss_settings(loss, train)
+    return words
 
 
 def _loss_settings(loss: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, str]:
-    found = {"loss": f"InfoNCE ({loss['reduction']}) + {loss['alpha']:g} CSA + {loss['beta']:g} USA"}
+    words = {"loss": f"InfoNCE ({loss['reduction']}) + {loss['alpha']:g} CSA + {loss['beta']:g} USA"}
     batch = train.get("batch", 0)
     scale = batch if loss["reduction"] == "release" else 1
     weights = f"1 : {loss['alpha'] * scale:g} : {loss['beta'] * scale:g}"
-    found["effective weights"] = f"{weights} at batch {batch}"
+    words["effective weights"] = f"{weights} at batch {batch}"
     if loss["alpha"] or loss["beta"]:
-        found["temperature of the soft labels"] = f"{loss['teacher_image_temperature']['initial']:g}"
-        found["student temperatures at the start"] = (
+        words["temperature of the soft labels"] = f"{loss['teacher_image_temperature']['initial']:g}"
+        words["student temperatures at the start"] = (
             f"CSA {loss['csa_image_temperature']['initial']:g}, USA {loss['usa_image_temperature']['initial']:g}"
         )
-    found["seed"] = str(train.get("seed", ""))
-    return found
+    words["seed"] = str(train.get("seed", ""))
+    return words
 
 
-def _versions(book: ledger.Ledger) -> str:
+def _versions(record: ledger.Ledger) -> str:
     wanted = ("cusa", "python", "torch", "transformers")
-    return ", ".join(f"{name} {book.versions[name]}" for name in wanted if name in book.versions)
+    return ", ".join(f"{name} {record.versions[name]}" for name in wanted if name in record.versions)
 
 
-def metrics_of(runs: Sequence[Run]) -> Iterable[tuple[str, str, str]]:
-    """Give (task, "", "") before each task, then (task, metric, path in the differences)."""
+def metrics_of(runs: Sequence[Run]) -> Iterable[tuple[str, list[tuple[str, str]]]]:
+    """Give each task that has metrics, with each metric's name and its path among the differences."""
     for task in dict.fromkeys(task for run in runs for task in run.result["tasks"]):
-        found = {name for run in runs for name in run.result["tasks"].get(task, {}).get("metrics", {})}
-        names = sorted(found, key=_place)
-        if not names:
-            continue
-        yield task, "", ""
-        for name in names:
-            uni = task in ("image-to-image", "text-to-text")
-            yield task, name, f"uni-modal/{task}/{name}" if uni else f"{task}/{name}"
+        names = {name for run in runs for name in run.result["tasks"].get(task, {}).get("metrics", {})}
+        if names:
+            prefix = f"uni-modal/{task}" if task in ("image-to-image", "text-to-text") else task
+            yield task, [(name, f"{prefix}/{name}") for name in sorted(names, key=_place)]
 
 
 def _place(name: str) -> tuple[int, int, int]:

@@ -1,16 +1,13 @@
 """The report of one or more runs: one self-contained HTML page, and the same tables as Markdown."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from cusa.errors import ConfigError, StaleError
-from cusa.eval.report import compare
-from cusa.eval.report import markdown as report_markdown
-from cusa.eval.report import page as report_page
-from cusa.eval.report import sweep as report_sweep
-from cusa.eval.report.runs import Run, read, same_split, title
-from cusa.manifests import ledger, page
+from cusa.eval.report import compare, markdown, page
+from cusa.eval.report import sweep as sweeps
+from cusa.eval.report.runs import Run, read, same_split
+from cusa.manifests import ledger, pages
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
@@ -62,45 +59,45 @@ def run(
             path=split.folder,
         )
     differences = [compare.paired(runs[0].per_query, other.per_query, ks=runs[0].ks) for other in runs[1:]]
-    stages = _stages(runs, stage_ledgers)
-    swept = report_sweep.read(sweep) if sweep is not None else []
+    settings = sweeps.read(sweep) if sweep is not None else []
     with stage.begin(lock_path=out.with_name(f".{out.name}.lock")):
-        store.write_text(out, page.page(title(runs), report_page.body(runs, differences, split, stages, swept)))
-        markdown = out.with_suffix(".md")
-        store.write_text(markdown, "\n".join(report_markdown.lines(runs, differences, stages, swept)) + "\n")
-        return stage.finish(outputs=[out, markdown], counts={"runs": len(runs)})
+        report = page.gather(runs, differences, split, stages=_stages(runs, stage_ledgers), settings=settings)
+        store.write_text(out, pages.render("eval/report/page.html.j2", report=report))
+        markdown_path = out.with_suffix(".md")
+        store.write_text(markdown_path, "\n".join(markdown.lines(report)) + "\n")
+        return stage.finish(outputs=[out, markdown_path], counts={"runs": len(runs)})
 
 
 def _ledgers(work: Path) -> list[tuple[Path, str]]:
     """Return every stage's ledger in a work folder, with the split it belongs to."""
-    found = [(path, "all splits") for path in sorted(work.glob("*.ledger.json"))]
+    paths = [(path, "all splits") for path in sorted(work.glob("*.ledger.json"))]
     for name in splits(work) if work.is_dir() else []:
         for pattern in ("teachers/*/ledger.json", "index/*ledger.json", "audit/*ledger.json"):
-            found += [(path, name) for path in sorted((work / name).glob(pattern))]
-    return found
+            paths += [(path, name) for path in sorted((work / name).glob(pattern))]
+    return paths
 
 
-def _stages(runs: Sequence[Run], stage_ledgers: Sequence[tuple[Path, str]]) -> list[list[str]]:
+def _stages(runs: Sequence[Run], stage_ledgers: Sequence[tuple[Path, str]]) -> pages.Table:
+    """Return time and memory of every stage."""
     paths = [*stage_ledgers]
     for run in runs:
         paths += [(run.folder / "ledger.json", run.name), (run.folder / "eval" / "ledger.json", run.name)]
     rows = []
     for path, where in paths:
-        book = ledger.read(path)
-        if book is None:
+        record = ledger.read(path)
+        if record is None:
             continue
-        teacher = book.parameters.get("teacher", "")
+        teacher = record.parameters.get("teacher", "")
         on = f"{where}, {teacher}" if isinstance(teacher, str) and teacher else where
-        memory = f"{book.peak_memory_bytes / 2**20:,.0f} MiB"
-        pace = escape(_pace(book))
-        rows.append([escape(book.stage), escape(on), f"{book.seconds:,.1f}", memory, pace, escape(book.finished)])
-    return rows
+        memory = f"{record.peak_memory_bytes / 2**20:,.0f} MiB"
+        rows.append([record.stage, on, f"{record.seconds:,.1f}", memory, _pace(record), record.finished])
+    return pages.Table(("stage", "on", "seconds", "peak memory", "pace", "finished"), rows, words=(1,))
 
 
-def _pace(book: ledger.Ledger) -> str:
+def _pace(record: ledger.Ledger) -> str:
     """Return what a stage got through in a second, its start included."""
     for name in ("steps_done_now", "images_kept", "rows", "images", "pairs"):
-        number = book.counts.get(name)
-        if number and book.seconds:
-            return f"{number / book.seconds:,.0f} {name.split('_')[0]}/s"
+        number = record.counts.get(name)
+        if number and record.seconds:
+            return f"{number / record.seconds:,.0f} {name.split('_')[0]}/s"
     return ""

@@ -1,7 +1,7 @@
 """The report's section on a sweep: cross-modal against uni-modal quality of every setting, and the frontier."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from cusa.errors import DataError
 from cusa.eval.report import charts
-from cusa.manifests import page
+from cusa.manifests.pages import Table
 from cusa.manifests.storage import store
 
 CROSS = ("cross-modal/rsum", "RSUM")
@@ -61,10 +61,19 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
     return front[::-1]
 
 
-def section(settings: Sequence[Setting]) -> Iterable[str]:
-    """Give the section piece by piece, everything escaped."""
-    yield "<h2>The sweep: cross-modal against uni-modal quality</h2><p>A point is a setting, its seeds averaged. The "
-    yield "frontier joins the settings that no other one beats in one without losing in the other.</p>"
+@dataclass(frozen=True)
+class Sweep:
+    """The section's values."""
+
+    charts: Sequence[charts.Chart]
+    """One of RSUM against each uni-modal metric."""
+    table: Table
+
+
+def gather(settings: Sequence[Setting]) -> Sweep | None:
+    """Return the section's values; None without settings."""
+    if not settings:
+        return None
     drawn = []
     for metric, words in UNI:
         known = [one for one in settings if _known(one, metric)]
@@ -75,13 +84,11 @@ def section(settings: Sequence[Setting]) -> Iterable[str]:
         drawn.append(
             charts.scatter_chart(f"{CROSS[1]} and {words}", points, x_label=CROSS[1], y_label=words, front=front)
         )
-    yield f'<div class="charts">{"".join(drawn)}</div>'
-    header, rows = table(settings)
-    yield page.table(header, [[escape(cell) for cell in row] for row in rows], words=(0,))
+    return Sweep(drawn, table(settings))
 
 
-def table(settings: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
-    """Return the settings as header and rows of plain words, best RSUM first; `*` marks a frontier's points."""
+def table(settings: Sequence[Setting]) -> Table:
+    """Return the settings, best RSUM first; `*` marks a frontier's points."""
     shown = [(metric, words) for metric, words in (CROSS, *UNI) if any(_known(one, metric) for one in settings)]
     on_front: dict[str, set[str]] = {}
     for metric, _ in shown[1:]:
@@ -97,7 +104,7 @@ def table(settings: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
             for metric, _ in shown
         ]
         rows.append([one.name, str(one.seeds), *cells])
-    return ["setting", "seeds", *(words for _, words in shown)], rows
+    return Table(["setting", "seeds", *(words for _, words in shown)], rows, words=(0,))
 
 
 def _known(one: Setting, metric: str) -> bool:
@@ -112,9 +119,11 @@ def _mean(group: Sequence[Mapping[str, Any]], metric: str) -> float:
 
 def _name(row: Mapping[str, Any]) -> str:
     """Name a cell by its axes, the seed left out; by its weights where they are none of them."""
-    told = {"run", "error", "seconds", "seed", "train.seed"}
+    not_axes = {"run", "error", "seconds", "seed", "train.seed"}
     axes = {
-        key: value for key, value in row.items() if key not in told and not key.startswith("set.") and "/" not in key
+        key: value
+        for key, value in row.items()
+        if key not in not_axes and not key.startswith("set.") and "/" not in key
     }
     weights = {short: row.get(f"set.loss.{short}") for short in ("alpha", "beta")}
     axes |= {key: value for key, value in weights.items() if value is not None and f"loss.{key}" not in axes}

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cusa.errors import ConfigError, DataError, StaleError
-from cusa.manifests import page, tables
+from cusa.manifests import pages, tables
 from cusa.manifests.neighbours import neighbour_path, neighbour_stamp
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
@@ -25,7 +24,7 @@ from cusa.pipeline.result_table import QueryResult
 if TYPE_CHECKING:
     from cusa.models.students.base import Student
 
-_SIDE = 240  # pixels of a thumbnail
+_THUMBNAIL = 240  # pixels of its longer side
 
 
 @dataclass(frozen=True)
@@ -135,25 +134,31 @@ def write_html(path: Path, splits: list[Split], hits: list[Hit], asked: str) -> 
     """
     from cusa.models.preprocess import UNDECODABLE, decode_rgb
 
-    of = {split.name: (split, {key: row for row, key in enumerate(split.image_keys)}) for split in splits}
+    opened = {split.name: (split, {key: row for row, key in enumerate(split.image_keys)}) for split in splits}
     cards = []
     for rank, hit in enumerate(hits, 1):
-        split, row = of[hit.split]
+        split, row = opened[hit.split]
+        picture, problem = "", ""
         try:
-            picture = page.picture(
-                page.thumbnail(decode_rgb(split.image_bytes(row[hit.image_key])), side=_SIDE), hit.caption
-            )
+            picture = pages.thumbnail(decode_rgb(split.image_bytes(row[hit.image_key])), side=_THUMBNAIL)
         except UNDECODABLE:
-            picture = '<p class="soft">This picture does not decode.</p>'
+            problem = "This picture does not decode."
         except DataError as error:
-            picture = f'<p class="soft">{escape(str(error))}</p>'
-        cards.append(
-            f'<article class="pair">{picture}<p class="say">{escape(hit.caption)}</p><div class="numbers">'
-            f"<span>#{rank}</span><span>{hit.similarity:.3f}</span><code>{escape(hit.image_key)}</code>"
-            f"<span>{escape(hit.split)}</span></div></article>"
-        )
-    body = [f"<h1>{escape(asked)}</h1>", f'<div class="gallery">{"".join(cards)}</div>']
-    store.write_text(path, page.page(f"Search: {asked}", body))
+            problem = str(error)
+        cards.append(_Card(rank, hit, picture, problem))
+    html = pages.render("pipeline/index/search.html.j2", title=f"Search: {asked}", asked=asked, cards=cards)
+    store.write_text(path, html)
+
+
+@dataclass(frozen=True)
+class _Card:
+    """A hit as the template shows it."""
+
+    rank: int
+    hit: Hit
+    picture: str
+    """A data URI; empty where there is a problem."""
+    problem: str
 
 
 def _open(split: Split, modality: str, teacher: str) -> tuple[str, Any]:

@@ -6,13 +6,12 @@ import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cusa.errors import ConfigError, CusaError, DataError
+from cusa.manifests import pages
 from cusa.manifests.judgements import pair_judgements
-from cusa.manifests.page import CSS
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage.paths import is_remote
 from cusa.pipeline.review.queue import audited
@@ -152,18 +151,15 @@ def application(room: Room, *, reviewer: str = "", where: str = "") -> "Starlett
     from starlette.responses import HTMLResponse, JSONResponse, Response
     from starlette.routing import Route
 
-    page = resources.files("cusa.pipeline.review").joinpath("page.html").read_text(encoding="utf-8")
     start = {"work": room.split.work.resolve().name, "split": room.split.name, "reviewer": reviewer, "where": where}
 
     async def index(request: "Request") -> "Response":
         nonce = secrets.token_urlsafe(16)
-        # As JSON in a script element that is data: `<` is written so that no content can end the element.
-        start_json = json.dumps(start).replace("<", "\\u003c")
         policy = (
             f"default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'nonce-{nonce}'; "
             f"script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
-        body = page.replace("{{nonce}}", nonce).replace("{{css}}", CSS).replace("{{start}}", start_json)
+        body = pages.render("pipeline/review/page.html.j2", nonce=nonce, start=start)
         return HTMLResponse(body, headers={"Content-Security-Policy": policy})
 
     async def next_(request: "Request") -> "Response":

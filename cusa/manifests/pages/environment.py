@@ -1,0 +1,38 @@
+"""The one template environment of the package: it escapes every value, and a name it does not know is an error."""
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+@cache
+def environment() -> Environment:
+    """Return the environment; templates are files of this package, named by their path in it."""
+    made = Environment(
+        loader=PackageLoader("cusa", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters["thousands"] = _thousands
+    return made
+
+
+def render(template: str, **values: object) -> str:
+    """Return a whole page, or a part of one.
+
+    Args:
+        template: path of a `*.html.j2` file in this package, such as `pipeline/audit/gallery.html.j2`.
+        values: what it shows; texts are escaped where they stand in the page.
+
+    Raises:
+        jinja2.UndefinedError: if the template shows something that is not among the values.
+    """
+    return environment().get_template(template).render(**values)
+
+
+def _thousands(number: float) -> str:
+    """Return a number without decimals, its digits in groups of three."""
+    return f"{number:,.0f}"
