@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cusa.eval.metrics import bootstrap_interval, mean_percent, median_rank, recall_at_k
-from cusa.eval.report.charts import line_chart, nice_ticks
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.integers(1, 12))
@@ -32,24 +31,3 @@ def test_bootstrap_interval__of_a_mean_is_the_textbook_s() -> None:
     assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.03)
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.03)
     assert bootstrap_interval(lambda rows: 0.0, 400, samples=0, seed=1) is None
-
-
-@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
-def test_nice_ticks__enclose_the_interval_evenly(low: float, width: float) -> None:
-    ticks = nice_ticks(low, low + width)
-    assert 2 <= len(ticks) <= 12
-    step = ticks[1] - ticks[0]
-    slack = 1e-6 * max(step, abs(low), 1)
-    assert ticks[0] <= low + slack
-    assert ticks[-1] >= low + width - slack
-    assert np.allclose(np.diff(ticks), step, rtol=1e-6, atol=1e-9)
-
-
-def test_line_chart__leaves_out_what_is_no_number_and_escapes_names() -> None:
-    chart = line_chart("a < b", {"<run>": [(0, 1.0), (1, float("nan")), (2, 3.0)], "empty": []})
-    assert "&lt;run&gt;" in chart
-    assert "<run>" not in chart
-    assert "nan" not in chart
-    assert "empty" not in chart
-    assert chart.count("<polyline") == 1
-    assert line_chart("nothing", {"x": [(0, float("inf"))]}) == ""

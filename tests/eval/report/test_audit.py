@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from cusa.eval.report import audit as report_audit
-from cusa.manifests import schemas
+from cusa.manifests import pages, schemas
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.pipeline import audit
@@ -22,21 +22,25 @@ def split(tmp_path: Path) -> Split:
 
 def _audited(split: Split, **options: Path) -> str:
     audit.run(AuditConfig(neighbours=4, batch_size=8), split=split, **options)
-    return "".join(report_audit.section(split))
+    return _html(split)
 
 
-def test_section__without_an_audit_there_is_none(split: Split) -> None:
-    assert "".join(report_audit.section(split)) == ""
+def _html(split: Split) -> str:
+    return pages.render("eval/report/audit.html.j2", report={"audit": report_audit.gather(split)})
 
 
-def test_section__without_known_matches_nothing_is_called_true_or_false(split: Split) -> None:
+def test_gather__without_an_audit_there_is_none(split: Split) -> None:
+    assert report_audit.gather(split) is None
+
+
+def test_gather__without_known_matches_nothing_is_called_true_or_false(split: Split) -> None:
     page = Tags(_audited(split))
     assert f"{audit.read_summary(split)['candidates']:,}" in page.words
     assert "average precision" not in page.words
     assert not [tag for tag, attributes in page.tags if "badge" in (attributes.get("class") or "")]
 
 
-def test_section__one_card_for_two_images(split: Split) -> None:
+def test_gather__one_card_for_two_images(split: Split) -> None:
     page = Tags(_audited(split))
     pictures = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     couples = [frozenset(pictures[at : at + 2]) for at in range(0, len(pictures), 2)]
@@ -45,7 +49,7 @@ def test_section__one_card_for_two_images(split: Split) -> None:
     assert all(len(couple) == 2 for couple in couples)
 
 
-def test_section__known_matches_that_are_not_complete_call_nothing_false(split: Split, tmp_path: Path) -> None:
+def test_gather__known_matches_that_are_not_complete_call_nothing_false(split: Split, tmp_path: Path) -> None:
     audit.run(AuditConfig(neighbours=4), split=split)
     best = store.read_table(split.folder / "audit/candidates.parquet").slice(0, 1).select(schemas.TRUTH.names)
     given = best.replace_schema_metadata({"complete": "false"})
@@ -55,8 +59,8 @@ def test_section__known_matches_that_are_not_complete_call_nothing_false(split: 
     assert badges == ["badge missed"]
     figures = audit.read_summary(split)["truth"]["rankings"]["score"]
     assert figures["median_rank"] == 1
-    assert f"average precision{figures['average_precision']:.3f}" in page.words
-    assert "lower bounds" in page.words
+    assert f"average precision {figures['average_precision']:.3f}" in page.text
+    assert "lower bounds" in page.text
 
 
 def test_known_matches__those_of_the_data_set_are_complete(split: Split) -> None:

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from cusa.errors import DataError
-from cusa.eval.report import audit as report_audit
 from cusa.eval.report import loop as report_loop
-from cusa.manifests.samples import Split
+from cusa.manifests import pages
 from cusa.manifests.storage import store
 from tests.eval.report.test_stage import Tags
 from tests.worlds import make_work
@@ -37,26 +36,25 @@ RESULT = {
 }
 
 
-def test_section__draws_each_reviewer_from_where_nobody_was_asked(tmp_path: Path) -> None:
+def test_gather__draws_each_reviewer_from_where_nobody_was_asked(tmp_path: Path) -> None:
     work = make_work(tmp_path, images=3, splits=("train", "test"))
-    split = Split(work, "test")
-    assert "".join(report_audit.section(split)) == ""
+    assert report_loop.gather(work) == []
     store.write_json(work / "train/audit" / report_loop.FILE, RESULT)
-    html = "".join(report_audit.section(split))
+    html = pages.render("eval/report/loop.html.j2", report={"loops": report_loop.gather(work)})
     page = Tags(html)
     assert "<b>errs" not in html
-    assert "<b>errs</b>" in page.words
+    assert "<b>errs</b>" in page.text
     lines = [attributes["points"] for tag, attributes in page.tags if tag == "polyline"]
     assert [len(points.split()) for points in lines] == [3, 2, 3, 2]
     starts = {points.split()[0].split(",")[0] for points in lines}
     assert len(starts) == 1, "all begin where nobody has judged"
-    assert "150.5" in page.words
-    assert "25%" in page.words
-    assert "7,000 false negatives" in page.words
+    assert "150.5" in page.text
+    assert "25%" in page.text
+    assert "7,000 false negatives" in page.text
 
 
-def test_section__a_foreign_file_is_named(tmp_path: Path) -> None:
+def test_gather__a_foreign_file_is_named(tmp_path: Path) -> None:
     work = make_work(tmp_path, images=3, splits=("train",))
     store.write_json(work / "train/audit" / report_loop.FILE, {"points": [{}]})
     with pytest.raises(DataError, match=r"verdict_loop\.json"):
-        list(report_loop.section(work))
+        report_loop.gather(work)

@@ -53,6 +53,11 @@ class Tags(HTMLParser):
         self.words = ""
         self.feed(page)
 
+    @property
+    def text(self) -> str:
+        """The words as a person reads them: a space between any two."""
+        return " ".join(self.words.split())
+
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
 
@@ -62,7 +67,7 @@ class Tags(HTMLParser):
 
 def test_run__captions_are_words_and_nothing_else(tmp_path: Path) -> None:
     work = _work(tmp_path, before=HOSTILE)
-    page = Tags(report.run([_evaluated(tmp_path / "run", work)], out=tmp_path / "r.html", work=work)[0].read_text())
+    page = Tags(report.run([_evaluated(tmp_path / "run", work)], out=tmp_path / "r.html", work=work).out.read_text())
     assert HOSTILE.strip() in page.words
     assert not [tag for tag, _ in page.tags if tag in ("script", "iframe", "object", "link")]
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
@@ -75,8 +80,9 @@ def test_run__captions_are_words_and_nothing_else(tmp_path: Path) -> None:
 def test_run__one_run_without_recipe_curves_audit_or_truth_is_a_page(tmp_path: Path, with_work: bool) -> None:
     work = _work(tmp_path)
     run = _evaluated(tmp_path / "run", work)
-    path, fresh = report.run([run], out=tmp_path / "r.html", work=work if with_work else None)
-    assert fresh
+    outcome = report.run([run], out=tmp_path / "r.html", work=work if with_work else None)
+    path = outcome.out
+    assert outcome.fresh
     page = Tags(path.read_text())
     rsum = store.read_json(run / "eval/metrics.json")["tasks"]["cross-modal"]["metrics"]["rsum"]
     assert f"{rsum:.2f}" in page.words
@@ -92,7 +98,7 @@ def test_run__marks_what_is_true_though_not_paired(tmp_path: Path) -> None:
         {"image_key": image, "caption_key": caption} for image in split.image_keys for caption in split.caption_keys
     ]
     store.write_table(split.folder / "truth.parquet", pa.Table.from_pylist(everything, schemas.TRUTH))
-    path, _ = report.run([_evaluated(tmp_path / "run", work)], out=tmp_path / "r.html", work=work)
+    path = report.run([_evaluated(tmp_path / "run", work)], out=tmp_path / "r.html", work=work).out
     marks = [attributes.get("class") for tag, attributes in Tags(path.read_text()).tags if tag in ("li", "div")]
     assert "missed" in marks
     assert "good" in marks
@@ -103,7 +109,7 @@ def test_run__marks_what_is_true_though_not_paired(tmp_path: Path) -> None:
 def test_run__the_difference_is_that_of_the_values_beside_it(tmp_path: Path, ks: tuple[int, ...]) -> None:
     work = _work(tmp_path)
     runs = [_evaluated(tmp_path / f"run{seed}", work, seed=seed, ks=ks) for seed in (0, 3)]
-    path, _ = report.run(runs, out=tmp_path / "r.html", work=work)
+    path = report.run(runs, out=tmp_path / "r.html", work=work).out
     compared = 0
     for line in path.with_suffix(".md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -148,7 +154,7 @@ def test_run__says_with_which_versions(tmp_path: Path) -> None:
     work = _work(tmp_path)
     run = _evaluated(tmp_path / "run", work)
     versions = store.read_json(run / "eval/ledger.json")["versions"]
-    path, _ = report.run([run], out=tmp_path / "r.html", work=work)
+    path = report.run([run], out=tmp_path / "r.html", work=work).out
     assert html.escape(f"torch {versions['torch']}") in path.read_text()
     assert f"torch {versions['torch']}" in path.with_suffix(".md").read_text()
 

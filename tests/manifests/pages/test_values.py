@@ -5,37 +5,44 @@ from typing import Any
 
 import pytest
 
-from cusa.manifests import page
+from cusa.manifests.pages import Figure, Table, environment
 from tests.browser import needs_browser
 
 pytestmark = needs_browser
 
 LONG = "seed=2_loss.reduction=standard_method=baseline_" * 3
+PAGE = """
+{% extends "manifests/pages/base.html.j2" %}
+{% import "manifests/pages/parts.html.j2" as parts %}
+{% block body %}
+<h1>{{ title }}</h1><p><b>{{ title }}</b> ran.</p>
+{{ parts.figures(figures) }}
+{{ parts.table(table) }}
+<details><summary>{{ title }}</summary><p id="folded">{{ title }}</p></details>
+<div class="charts"><figure class="chart"><figcaption>{{ title }}</figcaption></figure></div>
+{% endblock %}
+"""
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    body = [
-        f"<h1>{LONG}</h1><p><b>{LONG}</b> ran.</p>",
-        f'<div class="cards">{page.card(LONG, "12.5", LONG)}{page.card("RSUM", "300.1")}</div>',
-        page.table(["metric", LONG, LONG, "difference"], [["RSUM", "1", "2", "+1 (-1 to +3)"]] * 30, words=[3]),
-        f"<details><summary>{LONG}</summary><p id='folded'>{LONG}</p></details>",
-        f'<div class="charts"><figure class="chart"><figcaption>{LONG}</figcaption></figure></div>',
-    ]
+    figures = [Figure(LONG, "12.5", LONG), Figure("RSUM", "300.1")]
+    table = Table(["metric", LONG, LONG, "difference"], [["RSUM", "1", "2", "+1 (-1 to +3)"]] * 30, words=[3])
     path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(page.page(LONG, body), encoding="utf-8")
+    html = environment().from_string(PAGE).render(title=LONG, figures=figures, table=table)
+    path.write_text(html, encoding="utf-8")
     return path
 
 
 @pytest.mark.parametrize("width", [360, 390, 1280])
-def test_nothing_is_wider_than_the_screen(browser: Any, file: Path, width: int) -> None:
+def test_base__nothing_is_wider_than_the_screen(browser: Any, file: Path, width: int) -> None:
     tab = browser.new_page(viewport={"width": width, "height": 800})
     tab.goto(file.as_uri())
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     tab.close()
 
 
-def test_nothing_is_cut_off_on_paper(browser: Any, file: Path) -> None:
+def test_base__nothing_is_cut_off_on_paper(browser: Any, file: Path) -> None:
     tab = browser.new_page(viewport={"width": 718, "height": 1000})  # A4 without its margins
     tab.goto(file.as_uri())
     tab.emulate_media(media="print", color_scheme="dark")

@@ -1,0 +1,41 @@
+"""The maps: a point an item with its picture and words, the same each time."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from cusa.eval.config import EMBEDDINGS
+from cusa.eval.report import stage as report
+from cusa.eval.report.map import _layout
+from tests.eval.report.test_stage import Tags
+
+
+def test_maps__every_point_has_its_picture_and_words_without_a_script(
+    evaluated: tuple[Path, Path], tmp_path: Path
+) -> None:
+    work, run = evaluated
+    path = report.run([run], out=tmp_path / "r.html", work=work).out
+    page = path.read_text()
+    tags = Tags(page)
+    points = [attributes for tag, attributes in tags.tags if tag == "b" and "pt" in (attributes.get("class") or "")]
+    assert len(points) == 2 * 16
+    for point in points:
+        places = [float(value) for value in re.findall(r":([\d.]+)%", point["style"] or "")]
+        assert all(0 <= place <= 100 for place in places)
+        assert point["tabindex"] == "0"
+    assert len(re.findall(r"\.p\d+\{background-image:url\(data:image/jpeg;base64,", page)) == 16
+    assert not [tag for tag, _ in tags.tags if tag == "script"]
+    assert "Maps of the embeddings" in tags.text
+    # Without the kept embeddings there is nothing to draw, and the page says nothing of it.
+    alone = tmp_path / "alone"
+    shutil.copytree(run, alone)
+    shutil.rmtree(alone / EMBEDDINGS)
+    again = report.run([alone], out=tmp_path / "s.html", work=work).out
+    assert "Maps of the embeddings" not in again.read_text()
+
+
+def test_layout__the_same_rows_give_the_same_map() -> None:
+    rows = np.random.default_rng(0).standard_normal((30, 5)).astype(np.float32)
+    np.testing.assert_array_equal(_layout(rows), _layout(rows))
