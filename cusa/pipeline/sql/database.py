@@ -4,10 +4,11 @@ import contextlib
 import re
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from cusa.errors import ConfigError, CusaError, DataError, nearest
 from cusa.manifests.events import OnEvent, ignore
@@ -23,7 +24,35 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "QueryResult", "Database", "connect", "find_runs", "render"]
 
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?(\([^)]*\)\s*)?", re.IGNORECASE)
+_GRACE = 1.0  # seconds in which an interrupted statement should have ended
 _UNKNOWN_TABLE = re.compile(r"Table with name (\S+) does not exist")
+
+
+_Rows = tuple[list[str], list[tuple[Any, ...]]]
+_Result = TypeVar("_Result")
+
+
+class _Task(Generic[_Result]):
+    """A function that runs in a thread, which the process does not wait for when it ends."""
+
+    def __init__(self, work: Callable[[], _Result]) -> None:
+        self._future: Future[_Result] = Future()
+        self._work = work
+        threading.Thread(target=self._run, daemon=True, name="cusa-sql").start()
+
+    def ended(self, seconds: float) -> bool:
+        """Return whether it ends within some seconds."""
+        return bool(wait([self._future], seconds).done)
+
+    def result(self) -> _Result:
+        """Return what the function returned, or raise what it raised."""
+        return self._future.result()
+
+    def _run(self) -> None:
+        try:
+            self._future.set_result(self._work())
+        except BaseException as error:
+            self._future.set_exception(error)
 
 
 class Database:
@@ -35,7 +64,9 @@ class Database:
 
     def __init__(self, connection: "duckdb.DuckDBPyConnection", views: list[View], *, read_only: bool) -> None:
         self.views = views
-        self._connection = connection
+        self._root = connection  # runs nothing itself, so that it can always give another connection
+        self._connection = connection.cursor()
+        self._abandoned = False
         self._read_only = read_only
 
     def __enter__(self) -> "Database":
@@ -47,8 +78,10 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; one that still runs a statement whose time was over ends with the process."""
         self._connection.close()
+        if not self._abandoned:
+            self._root.close()
 
     def run(self, query: str, *, limit: float = 0) -> QueryResult:
         """Run one SQL statement.
@@ -62,10 +95,13 @@ class Database:
                 longer than the limit.
             DataError: if a table that it reads is broken.
         """
-        with self._statement(query, limit) as statement:
-            result = self._connection.execute(statement)
+
+        def answer(connection: "duckdb.DuckDBPyConnection", statement: "duckdb.Statement") -> _Rows:
+            result = connection.execute(statement)
             columns = [name for name, *_ in result.description or ()]
-            rows = result.fetchall() if columns else []
+            return columns, result.fetchall() if columns else []
+
+        columns, rows = self._within(limit, query, answer)
         return QueryResult(columns, rows, self._notes(query))
 
     def save(self, query: str, path: Path, *, limit: float = 0) -> int:
@@ -76,31 +112,58 @@ class Database:
             path: the file.
             limit: as in `run`.
         """
-        rows = 0
-        with self._statement(query, limit) as statement:
-            batches: Any = self._connection.sql(statement.query).to_arrow_reader(1 << 16)
+        given_up = threading.Event()
+
+        def write(connection: "duckdb.DuckDBPyConnection", statement: "duckdb.Statement") -> int:
+            rows = 0
+            batches: Any = connection.sql(statement.query).to_arrow_reader(1 << 16)
             with store.table_writer(path, batches.schema) as writer:
                 for batch in batches:
                     writer.write_batch(batch)
                     rows += batch.num_rows
-        return rows
+                if given_up.is_set():  # nobody waits for the file any more
+                    raise TimeoutError
+            return rows
 
-    @contextlib.contextmanager
-    def _statement(self, query: str, limit: float) -> "Iterator[duckdb.Statement]":
-        """Yield the one statement of a query, and interrupt it when its time is over."""
+        try:
+            return self._within(limit, query, write)
+        except BaseException:
+            given_up.set()
+            raise
+
+    def _within(
+        self, limit: float, query: str, work: "Callable[[duckdb.DuckDBPyConnection, duckdb.Statement], _Result]"
+    ) -> "_Result":
+        """Do something with the one statement of a query, for a limited time.
+
+        DuckDB looks for an interruption between blocks of rows. A function that takes long for a single row outlives
+        it: such a statement is left to a thread of its own, which ends with the process, and later statements get
+        another connection.
+
+        Args:
+            limit: seconds; 0 = as many as it takes.
+            query: what the user wrote.
+            work: called with the connection and the statement.
+        """
         import duckdb
 
-        # Another thread interrupts the statement, wherever it is.
-        timer = threading.Timer(limit, self._connection.interrupt)
+        connection = self._connection
         try:
-            statements = self._connection.extract_statements(query)
+            statements = connection.extract_statements(query)
             if len(statements) != 1:
                 raise ConfigError(f"One statement at a time, please; this has {len(statements)}.", query=query)
             if self._read_only:
                 self._refuse_writing(statements[0].query)
-            if limit:
-                timer.start()
-            yield statements[0]
+            if not limit:
+                return work(connection, statements[0])
+            task = _Task(lambda: work(connection, statements[0]))
+            try:
+                if task.ended(limit) or self._stop(task):
+                    return task.result()
+            except KeyboardInterrupt:
+                self._stop(task)
+                raise
+            raise duckdb.InterruptException("it goes on in a function")
         except duckdb.InterruptException as error:
             raise ConfigError(
                 f"The query took longer than {limit:g} seconds. Ask for less, or allow more with --timeout.",
@@ -108,8 +171,14 @@ class Database:
             ) from error
         except duckdb.Error as error:
             raise self._explained(error, query) from error
-        finally:
-            timer.cancel()
+
+    def _stop(self, task: "_Task[Any]") -> bool:
+        """Interrupt a statement; return whether it ended, else leave it its connection."""
+        self._connection.interrupt()
+        if task.ended(_GRACE):
+            return True
+        self._connection, self._abandoned = self._root.cursor(), True
+        return False
 
     def export(self, path: Path, *, on_event: OnEvent = ignore) -> int:
         """Copy every view into a DuckDB file of its own, for tools that read no folder; return the number of tables.
@@ -125,20 +194,31 @@ class Database:
         """
         import duckdb
 
+        store.sweep(path.parent)  # what a killed export left there
         with store.whole_file(path) as temporary:
             temporary.unlink()  # DuckDB makes it, and refuses an empty one
+            log = temporary.with_name(f"{temporary.name}.wal")
             try:
                 with duckdb.connect(str(temporary)) as out:
                     for number, view in enumerate(self.views, 1):
-                        asked: Any = self._connection.sql(f"SELECT * FROM {identifier(view.name)}")
-                        out.register("given", asked.to_arrow_reader(1 << 16))
+                        rows: Any = self._connection.sql(f"SELECT * FROM {identifier(view.name)}")
+                        out.register("given", rows.to_arrow_reader(1 << 16))
                         out.execute(f"CREATE TABLE {identifier(view.name)} AS SELECT * FROM given")
                         out.unregister("given")
                         on_event(f"export {path.name}", number, len(self.views))
                     for macro in (*MACROS, *VIEW_MACROS):
                         out.execute(macro)
             except duckdb.Error as error:
-                raise self._explained(error, "export") from error
+                message = str(error)
+                if BROKEN in message:
+                    raise self._explained(error, "export") from error
+                raise DataError(
+                    f"{path} cannot be written: {message} Nothing unfinished was left there. Free some space or choose "
+                    "another file, and run the same command again.",
+                    path=path,
+                ) from error
+            finally:
+                log.unlink(missing_ok=True)  # what DuckDB had not yet written into its file
         return len(self.views)
 
     def overview(self) -> QueryResult:
@@ -180,6 +260,12 @@ class Database:
             return DataError(message.partition(BROKEN)[2], query=query)
         if isinstance(error, duckdb.PermissionException):
             return ConfigError(f"SQL here reads nothing but the tables of the work folder. {message}", query=query)
+        if isinstance(error, duckdb.IOException) and "could not write" in message.lower():
+            return DataError(
+                f"The query needs more space than there is for what does not fit into memory: {message} Free some "
+                "space, set TMPDIR to a larger disk, or ask for less.",
+                query=query,
+            )
         if isinstance(error, duckdb.IOException):
             return DataError(f"A table cannot be read to its end; make it again with --force. {message}", query=query)
         names = [view.name for view in self.views]

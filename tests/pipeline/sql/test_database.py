@@ -2,6 +2,9 @@
 
 import re
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +269,36 @@ def test_run__a_query_past_its_time_is_stopped(database: query.Database) -> None
     assert database.run("SELECT 1", limit=60).rows == [(1,)]
 
 
+@pytest.mark.parametrize("save", [False, True])
+def test_run__a_function_that_outlives_its_time_is_left_behind(work: Path, tmp_path: Path, save: bool) -> None:
+    slow = "SELECT length(repeat('a', 4000000000)) AS n"  # a single row: DuckDB never looks for an interruption
+    with query.connect(work) as database:
+        start = time.monotonic()
+        with pytest.raises(ConfigError, match=r"took longer than 0\.2 seconds"):
+            if save:
+                database.save(slow, tmp_path / "a.parquet", limit=0.2)
+            else:
+                database.run(slow, limit=0.2)
+        assert time.monotonic() - start < 3
+        assert database.run("SELECT count(*) FROM samples", limit=60).rows == [(12,)], "others are answered meanwhile"
+        rows = [1, 2]  # a local name that DuckDB must not find, on the new connection neither
+        with pytest.raises(ConfigError, match="no view 'rows'"):
+            database.run("SELECT * FROM rows", limit=60)
+        with pytest.raises(CusaError, match="reads nothing but"):
+            database.run("SELECT * FROM read_text('/etc/hostname')", limit=60)
+        assert rows
+    assert not list(tmp_path.glob("a.parquet"))
+
+
+def test_sql__the_process_ends_with_its_time(work: Path) -> None:
+    slow = "SELECT length(repeat('a', 4000000000)) AS n"
+    command = [sys.executable, "-m", "cusa", "sql", str(work), slow, "--timeout", "0.2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "took longer than 0.2 seconds" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
 def test_save__parquet_keeps_every_type(work: Path, database: query.Database, tmp_path: Path) -> None:
     question = (
         "SELECT key, width, captions, embedding FROM teacher_colours JOIN samples USING (split, key) JOIN "
@@ -297,6 +330,22 @@ def test_export__a_file_that_needs_the_work_folder_no_more(
         key = Split(work, "train").image_keys[0]
         assert out.execute(f"SELECT picture('{key}').shard").fetchall() == [("00000.tar",)]
     assert database.export(tmp_path / "work.duckdb"), "an older file is replaced"
+
+
+@pytest.mark.parametrize("before", [b"", b"an older export"])
+def test_export__a_full_disk_is_named_and_leaves_nothing(work: Path, tmp_path: Path, before: bytes) -> None:
+    path = tmp_path / "work.duckdb"
+    if before:
+        path.write_bytes(before)
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+        "from cusa.cli import main; sys.argv = ['cusa', 'sql', sys.argv[1], '--export', sys.argv[2]]; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(work), str(path)], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"error: .*work\.duckdb cannot be written: .*File too large", done.stderr), done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ([path.name] if before else [])
+    assert not before or path.read_bytes() == before
 
 
 def test_views__runs_sources_and_duplicates(work: Path, database: query.Database, tmp_path: Path) -> None:
