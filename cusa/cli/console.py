@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from cusa.manifests.terminal import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -16,12 +18,12 @@ if TYPE_CHECKING:
 
 def say(text: str) -> None:
     """Print a line of progress or of an error to stderr."""
-    print(text, file=sys.stderr)  # noqa: T201 (the one place that prints)
+    print(printable(text), file=sys.stderr)  # noqa: T201 (the one place that prints)
 
 
 def print_text(text: str) -> None:
-    """Print text to stdout."""
-    print(text)  # noqa: T201
+    """Print text to stdout; to a terminal without what it would obey."""
+    print(printable(text) if sys.stdout is not None and sys.stdout.isatty() else text)  # noqa: T201
 
 
 def print_json(value: Any) -> None:
@@ -162,6 +164,6 @@ class Console:
     def say(self, text: str) -> None:
         """Show a sentence between the bars."""
         if self._progress is not None:
-            self._progress.console.print(text, markup=False, highlight=False)
+            self._progress.console.print(printable(text), markup=False, highlight=False)
         else:
             say(f"[{time.monotonic() - self._start:6.1f} s] {text}")

@@ -31,6 +31,9 @@ def sql(
         Path | None, typer.Option(parser=parse_path, help="Copy every view into this DuckDB file, for other tools.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that a query may take; 0 = any.")] = 300.0,
+    escape_formulas: Annotated[
+        bool, typer.Option("--escape-formulas", help="CSV for a spreadsheet: ' before texts that begin with = + - @.")
+    ] = False,
     write: Annotated[bool, typer.Option("--allow-write", help="Let statements write, and read other files.")] = False,
 ) -> None:
     """Ask in SQL: DuckDB with a typed view for each table, read only unless told."""
@@ -59,7 +62,7 @@ def sql(
             print_text(f"sql: {out}: {rows:,} rows")
             return
         answer = database.run(query, limit=timeout) if query else database.overview()
-    text = render(answer, form)
+    text = render(answer, form, escape_formulas=escape_formulas)
     if out is not None:
         store.write_text(out, text)
     else:

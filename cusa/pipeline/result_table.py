@@ -1,4 +1,4 @@
-"""What a query answers, and how it is written: as an aligned table, CSV, JSON or Markdown."""
+"""The rows of a query, written as an aligned table, CSV, JSON or Markdown."""
 
 import csv
 import io
@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from cusa.errors import ConfigError, nearest
+from cusa.manifests.terminal import printable
 
 FORMATS = ("table", "csv", "json", "markdown")
 
 _WIDEST = 120  # letters of a cell in a table; CSV and JSON hold everything
 _LIST_SHOWN = 4
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what begins a formula in a spreadsheet, as OWASP lists it
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,14 @@ class QueryResult:
     """Full sentences for a person: which views are empty, and what would fill them."""
 
 
-def render(answer: QueryResult, form: str) -> str:
+def render(answer: QueryResult, form: str, *, escape_formulas: bool = False) -> str:
     """Write an answer.
 
     Args:
         answer: the rows.
-        form: one of `FORMATS`. `table` and `markdown` shorten long cells; `csv` and `json` hold everything.
+        form: one of `FORMATS`. `table` and `markdown` shorten long cells and show escapes for what a terminal would
+            obey; `csv` and `json` hold everything as it is.
+        escape_formulas: in CSV, put an apostrophe before texts that a spreadsheet would calculate.
 
     Returns:
         Text that ends with a line break.
@@ -47,16 +51,19 @@ def render(answer: QueryResult, form: str) -> str:
         return json.dumps(records, indent=1, ensure_ascii=False, default=str) + "\n"
     if form == "csv":
         buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(answer.columns)
-        writer.writerows([_in_csv(cell) for cell in row] for row in answer.rows)
+        plain = csv.writer(buffer, lineterminator="\n")
+        quoted = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # `plain` lets a \r end the row
+        rows = [answer.columns, *([_in_csv(cell) for cell in row] for row in answer.rows)]
+        for row in rows:
+            writer = quoted if any(isinstance(cell, str) and "\r" in cell for cell in row) else plain
+            writer.writerow([_escaped(cell) for cell in row] if escape_formulas else row)
         return buffer.getvalue()
-    cells = [[_short(cell) for cell in row] for row in answer.rows]
+    header, *cells = [[_short(cell) for cell in row] for row in [answer.columns, *answer.rows]]
     if form == "markdown":
-        lines = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in [answer.columns, *cells]]
+        lines = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in [header, *cells]]
         lines.insert(1, ["---"] * len(answer.columns))
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return _aligned(answer.columns, cells, [_is_numeric(column) for column in zip(*answer.rows, strict=True)])
+    return _aligned(header, cells, [_is_numeric(column) for column in zip(*answer.rows, strict=True)])
 
 
 def _aligned(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
@@ -92,8 +99,7 @@ def _short(value: Any) -> str:
         return f"[{', '.join(_short(item) for item in value[:_LIST_SHOWN])}{more}]"
     if isinstance(value, dict):
         value = ", ".join(f"{_short(key)}: {_short(item)}" for key, item in value.items())
-    text = " ".join(str(value).split())
-    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    text = printable(" ".join(str(value).split()))
     return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
@@ -123,3 +129,7 @@ def _in_csv(value: Any) -> Any:
     return (
         json.dumps(_plain(value), ensure_ascii=False, default=str) if isinstance(value, list | tuple | dict) else value
     )
+
+
+def _escaped(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

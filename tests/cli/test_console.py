@@ -48,3 +48,19 @@ def test_event__the_same_work_once_more_has_a_pace_of_its_own(
         for done in (0, 50, 0, 50):
             shown.event("train", done, 50)
     assert capsys.readouterr().err.splitlines()[-1] == "[ 210.0 s] train: 50/50, 5.0/s"
+
+
+def test_say__an_error_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("error: there is no teacher '\x1b[2J\x1b]0;owned\x07'")
+    assert capsys.readouterr().err == "error: there is no teacher '\\x1b[2J\\x1b]0;owned\\x07'\n"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "expected"), [(True, "a \\x1b[31m red caption\n"), (False, "a \x1b[31m red caption\n")]
+)
+def test_print_text__a_terminal_shows_what_a_program_gets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool, expected: str
+) -> None:
+    monkeypatch.setattr(console.sys.stdout, "isatty", lambda: terminal)
+    console.print_text("a \x1b[31m red caption")
+    assert capsys.readouterr().out == expected

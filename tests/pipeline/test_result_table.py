@@ -49,6 +49,29 @@ def test_render__tables_have_one_line_a_row() -> None:
     assert render(QueryResult(["only"], []), "table").splitlines() == ["only", "----"]
 
 
+def test_render__captions_and_names_of_columns_are_shown_and_not_obeyed() -> None:
+    answer = QueryResult(["a\x1b[2J", "b"], [("\x9b31m \u202e \ud800", ["\x1b]0;x\x07"])])
+    for form in ("table", "markdown"):
+        text = render(answer, form)
+        text.encode()
+        assert not {"\x1b", "\x9b", "\x07", "\u202e"} & set(text)
+        assert "x1b[2J" in text
+        assert "x9b31m" in text
+    assert json.loads(render(answer, "json"))[0]["b"] == ["\x1b]0;x\x07"], "a program gets what is there"
+
+
+def test_render__csv_for_a_spreadsheet_calculates_nothing() -> None:
+    words = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "a = b", "'=1", "", "x-1"]
+    answer = QueryResult(["=cmd", "n"], [(word, -1.5) for word in words])
+
+    def read(**options: bool) -> list[list[str]]:
+        return list(csv.reader(io.StringIO(render(answer, "csv", **options), newline="")))
+
+    assert read() == [["=cmd", "n"], *([word, "-1.5"] for word in words)], "by default as it is"
+    escaped = [f"'{word}" if word[:1] in ("=", "+", "-", "@", "\t", "\r") else word for word in words]
+    assert read(escape_formulas=True) == [["'=cmd", "n"], *([word, "-1.5"] for word in escaped)], "numbers stay numbers"
+
+
 def test_render__markdown_cells_stay_cells() -> None:
     lines = render(ANSWER, "markdown").splitlines()
     assert len(lines) == 4
