@@ -20,6 +20,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError)
 """What Pillow raises for bytes that are no whole image; some of it surprising, all of it seen on broken files."""
 
+_MOST_PIXELS = 1 << 24
+"""Pixels that scaling may make on the way; thin pictures would make more."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -130,16 +132,25 @@ class Preprocess:
                 "Set student.kind=sgraf, or shard the pictures."
             )
         assert image.mode == "RGB", image.mode
+        width, height = image.size
+        filter_ = _RESAMPLE[self.resample]
         if self.fit == "squash":
-            cut = image.resize((self.size, self.size), _RESAMPLE[self.resample])
+            # Pillow may scale the width first, which would make a far larger picture of a thin one.
+            if height * self.size > _MOST_PIXELS:
+                image = image.resize((width, self.size), filter_)
+            cut = image.resize((self.size, self.size), filter_)
         else:
-            width, height = image.size
             short = self.resize or self.size
             wide, tall = int(short * width / height), int(short * height / width)
             scaled = (short, tall) if width <= height else (wide, short)
-            resized = image.resize(scaled, _RESAMPLE[self.resample])
             left, top = round((scaled[0] - self.size) / 2), round((scaled[1] - self.size) / 2)
-            cut = resized.crop((left, top, left + self.size, top + self.size))
+            if scaled[0] * scaled[1] > _MOST_PIXELS:
+                # Only what the crop needs. Not for all pictures: what Pillow rounds on the way differs.
+                across, down = width / scaled[0], height / scaled[1]
+                box = (left * across, top * down, (left + self.size) * across, (top + self.size) * down)
+                cut = image.resize((self.size, self.size), filter_, box=box)
+            else:
+                cut = image.resize(scaled, filter_).crop((left, top, left + self.size, top + self.size))
         return np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1))
 
     def normalise(self, square: np.ndarray) -> np.ndarray:

@@ -1,4 +1,7 @@
+import contextlib
 import io
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cusa.errors import DataError
+from cusa.models import preprocess
 from cusa.models.preprocess import CLIP_MEAN, CLIP_STD, UNDECODABLE, Preprocess, decode_rgb
 
 
@@ -142,3 +146,44 @@ def test_scaled_decoding_keeps_enough_pixels_and_nearly_the_picture() -> None:
         file = io.BytesIO()
         coarse.convert(mode).save(file, other)
         assert decode_rgb(file.getvalue(), draft=112).mode == "RGB"
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+@pytest.mark.parametrize("size", [(8, 4_000_000), (4_000_000, 8), (8, 65_000), (1, 300_000)])
+def test_square__a_thin_picture_takes_neither_time_nor_memory(size: tuple[int, int], fit: str) -> None:
+    image = Image.new("RGB", size, (200, 30, 90))
+    with _peak() as peak:
+        square = Preprocess(fit=fit).square(image)
+    assert peak() < 400 << 20, "less than the picture itself, three times"
+    assert (square.transpose(1, 2, 0) == (200, 30, 90)).all()
+
+
+@pytest.mark.parametrize("size", [(120, 31), (31, 120), (64, 200)])
+@pytest.mark.parametrize("resize", [0, 80])
+def test_square__cropped_before_scaling_is_the_same_picture(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], resize: int
+) -> None:
+    y, x = np.mgrid[: size[1], : size[0]]
+    smooth = np.stack([x * 255 / size[0], y * 255 / size[1], 255 - y * 255 / size[1]], axis=-1)
+    image = Image.fromarray(smooth.astype(np.uint8))
+    whole = Preprocess(64, resize=resize).square(image).astype(int)
+    monkeypatch.setattr(preprocess, "_MOST_PIXELS", 0)
+    part = Preprocess(64, resize=resize).square(image).astype(int)
+    assert np.abs(part - whole).max() <= 2
+    assert np.ptp(whole) > 20, "the picture is not all of one colour"
+
+
+@contextlib.contextmanager
+def _peak() -> Iterator[Callable[[], int]]:
+    """Give what the process needed at most within the block, beyond what it had, in bytes."""
+    status = Path("/proc/self/status")
+
+    def read(name: str) -> int:
+        return int(re.search(rf"{name}:\s+(\d+)", status.read_text())[1]) << 10  # type: ignore[index]
+
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak from now on
+    except OSError:
+        pytest.skip("needs /proc")
+    before = read("VmRSS")
+    yield lambda: read("VmHWM") - before

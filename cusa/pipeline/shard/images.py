@@ -125,9 +125,10 @@ def _smaller(data: bytes, config: ShardConfig) -> tuple[bytes, str, int, int]:
     scale = config.resize / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     out = io.BytesIO()
-    image.resize(size, Image.Resampling.LANCZOS).save(
-        out, "JPEG", quality=config.quality, icc_profile=image.info.get("icc_profile")
-    )
+    profile = image.info.get("icc_profile") or b""
+    if profile[16:20] != b"RGB ":  # the colour space that the profile is of (ICC.1, 7.2.8); the pixels are RGB now
+        profile = b""
+    image.resize(size, Image.Resampling.LANCZOS).save(out, "JPEG", quality=config.quality, icc_profile=profile)
     return out.getvalue(), "jpg", *size
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from cusa.manifests.records import ImageRecord
 from cusa.models.preprocess import decode_rgb
@@ -117,3 +117,19 @@ def test_resize__applies_the_orientation_and_keeps_the_picture(tmp_path: Path) -
 def test_resize__quality_is_what_it_costs(tmp_path: Path) -> None:
     sizes = [len(_read(tmp_path / "x", _encoded(size=(400, 300)), resize=200, quality=q)[0]) for q in (40, 95)]
     assert sizes[0] < sizes[1] / 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "space", "kept"), [("RGB", b"RGB ", True), ("CMYK", b"CMYK", False), ("L", b"GRAY", False)]
+)
+def test_resize__only_a_profile_of_rgb_stays(tmp_path: Path, mode: str, space: bytes, kept: bool) -> None:
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    assert profile[16:20] == b"RGB "
+    profile[16:20] = space
+    source = _encoded(mode=mode, icc_profile=bytes(profile))
+    with Image.open(io.BytesIO(source)) as image:
+        assert (image.mode, image.info["icc_profile"]) == (mode, bytes(profile))
+    data = _read(tmp_path / "x", source, resize=32)[0]
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == "RGB"
+        assert image.info.get("icc_profile") == (bytes(profile) if kept else None)
