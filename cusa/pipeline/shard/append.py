@@ -11,9 +11,10 @@ import pyarrow as pa
 from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests import ledger, samples, schemas
 from cusa.manifests.ledger import Ledger
-from cusa.manifests.records import ImageRecord
+from cusa.manifests.records import ImageRecord, utf8
 from cusa.manifests.samples import SPLIT_FILES
 from cusa.manifests.storage import store
+from cusa.pipeline.shard.images import Refused, stored_digest
 from cusa.pipeline.shard.plan import Plan
 from cusa.pipeline.shard.tar import usable_captions
 
@@ -114,7 +115,7 @@ def end(out: Path) -> None:
 def remove_what_is_there(plan: Plan, out: Path, base: Base) -> Counter[str]:
     """Take out of a plan every image that the folder has, and refuse those it has with another content.
 
-    Another content is another split, label, name or text, or (where images are stored as they are) another size.
+    Another content is another split, label, role, name or text, or (where images are stored as they are) other bytes.
 
     Returns:
         How many images and captions were there already, unchanged.
@@ -128,13 +129,16 @@ def remove_what_is_there(plan: Plan, out: Path, base: Base) -> Counter[str]:
             for key, text in _rows(table, "key", "text"):
                 texts.setdefault(key, []).append(text)
         for table in base.tables(folder, "samples.parquet"):
-            for key, label, source, size, ext in _rows(table, "key", "label", "source", "image_bytes", "ext"):
+            for key, label, role, source, sha256, ext in _rows(
+                table, "key", "label", "role", "source", "sha256", "ext"
+            ):
                 record = plan.find(key)
                 if record is None:
                     continue
                 plan.remove(key)
-                known = size if as_they_are and ext not in ("", "npy") else None
-                unchanged = (record.split, record.label, record.source) == (name, label, source)
+                known = sha256 if as_they_are and ext else ""
+                described = (record.split, utf8(record.label), record.role, utf8(record.source))
+                unchanged = described == (name, label, role, source) and (record.path is not None) == bool(ext)
                 if unchanged and _same_content(record, texts.get(key, []), known):
                     there.update(image=1, caption=len(record.captions))
                 else:
@@ -142,14 +146,14 @@ def remove_what_is_there(plan: Plan, out: Path, base: Base) -> Counter[str]:
     return there
 
 
-def _same_content(record: ImageRecord, texts: list[str], size: int | None) -> bool:
+def _same_content(record: ImageRecord, texts: list[str], sha256: str) -> bool:
     if [caption["text"] for caption in usable_captions(record)[0]] != texts:
         return False
-    if size is None or record.path is None:
+    if not sha256 or record.path is None:
         return True
     try:
-        return (record.path.stat().st_size if record.length is None else record.length) == size
-    except OSError:
+        return stored_digest(record) == sha256
+    except Refused:
         return True  # gone from the source, kept here
 
 

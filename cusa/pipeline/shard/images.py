@@ -86,6 +86,17 @@ def _check_digest(data: bytes, sha256: str) -> None:
         raise Refused("changed", f"the SHA-256 recorded is {sha256}; the file was changed or damaged since")
 
 
+def stored_digest(record: ImageRecord) -> str:
+    """Return the SHA-256 of what a tar holds of an image that is stored as it is.
+
+    Raises:
+        Refused: if it cannot be read.
+    """
+    assert record.path is not None
+    data = _read(record.path, record.offset, record.length)
+    return hashlib.sha256(_as_npy(data, record.array)[0] if record.array else data).hexdigest()
+
+
 def _within_bounds(width: int, height: int, config: ShardConfig) -> None:
     if width * height > config.max_pixels:
         raise Refused("too-large", f"{width} x {height} pixels, {config.max_pixels} allowed")

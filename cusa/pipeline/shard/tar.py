@@ -131,7 +131,11 @@ def _finished(unit: Unit) -> int | None:
     if done.plan != unit.plan:
         return None
     images: int = done.samples.num_rows
-    return images if not images or (unit.tar.is_file() and unit.tar.stat().st_size == done.bytes) else None
+    if images and not (unit.tar.is_file() and unit.tar.stat().st_size == done.bytes):
+        return None
+    if images and store.sha256_file(unit.tar) != done.sha256:
+        return None
+    return images
 
 
 class _Archive:

@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests import ledger
+from cusa.manifests.records import CaptionRecord, ImageRecord
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome
 from cusa.manifests.storage import store
@@ -169,3 +173,70 @@ def test_append__killed_anywhere_ends_with_the_same_bytes(
         _run(other, work, append=True)
     _run(whole, work, append=True)
     assert _bytes(work) == _bytes(tmp_path / "whole")
+
+
+CHANGES: dict[str, Callable[[ImageRecord, Path], ImageRecord]] = {
+    "label": lambda record, folder: record._replace(label="b"),
+    "label of 0": lambda record, folder: record._replace(label="0"),
+    "no label": lambda record, folder: record._replace(label=""),
+    "role": lambda record, folder: record._replace(role="query"),
+    "split": lambda record, folder: record._replace(split="val"),
+    "source": lambda record, folder: record._replace(source="other.jpg"),
+    "a caption": lambda record, folder: record._replace(captions=(CaptionRecord("", "x"),)),
+    "captions in another order": lambda record, folder: record._replace(captions=record.captions[::-1]),
+    "a caption more": lambda record, folder: record._replace(captions=(*record.captions, CaptionRecord("", "x"))),
+    "no picture": lambda record, folder: record._replace(path=None),
+    "bytes of the same number": lambda record, folder: record._replace(path=_flipped(record, folder)),
+}
+
+
+def _flipped(record: ImageRecord, folder: Path) -> Path:
+    assert record.path is not None
+    data = bytearray(record.path.read_bytes())
+    data[-20] ^= 1
+    (folder / "flipped.jpg").write_bytes(data)
+    return folder / "flipped.jpg"
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_append__another_content_under_a_key_is_refused(tmp_path: Path, change: str) -> None:
+    reading = readers.read("karpathy", write_karpathy(tmp_path / "raw", images=3, splits=("train",)))
+    records = [record._replace(label="a") for record in reading.images]
+    work = tmp_path / "work"
+    config = ShardConfig(workers=1)
+    shard.run(config, reading=replace(reading, rows=records), out=work)
+    before = _bytes(work, "*.tar")
+    digest = Split(work, "train").samples.to_pylist()
+    other = CHANGES[change](records[1], tmp_path)
+    appended = [records[0], other, records[2]]
+    counts = shard.run(config, reading=replace(reading, rows=appended), out=work, append=True).counts
+    assert _bytes(work, "*.tar") == before
+    assert Split(work, "train").samples.to_pylist() == digest
+    assert counts["images_dropped"] == 1
+    drops = pq.read_table(work / other.split / "drops.parquet").to_pylist()
+    (image,) = (drop for drop in drops if drop["kind"] == "image")
+    assert (image["key"], image["reason"]) == (other.key, "duplicate-key")
+    assert sum(drop["kind"] == "caption" for drop in drops) == len(other.captions)
+
+
+def test_append__a_picture_gone_from_the_source_and_features_are_there_already(tmp_path: Path) -> None:
+    reading = readers.read("karpathy", write_karpathy(tmp_path / "raw", images=2, splits=("train",)))
+    np.arange(12, dtype="<f4").tofile(tmp_path / "features")
+    about = ("mini/features", "train", tmp_path / "features", "features", (CaptionRecord("", "x"),))
+    records = [
+        *reading.images,
+        ImageRecord(*about, length=48, array=(3, 4)),
+        ImageRecord(*about[:1], "train", None, "t", about[4]),
+    ]
+    records[-1] = records[-1]._replace(key="mini/text")
+    work, config = tmp_path / "work", ShardConfig(workers=1)
+    shard.run(config, reading=replace(reading, rows=records), out=work)
+    assert records[0].path is not None
+    records[0].path.unlink()
+    new = records[1]._replace(key="mini/new")
+    done = shard.run(config, reading=replace(reading, rows=[*records, new]), out=work, append=True)
+    assert done.counts["images_dropped"] == 0
+    assert "4 there already" in done.notes[0]
+    np.ones(12, dtype="<f4").tofile(tmp_path / "features")
+    done = shard.run(config, reading=replace(reading, rows=records), out=work, append=True)
+    assert done.counts["images_dropped"] == 1

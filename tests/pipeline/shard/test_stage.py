@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,13 @@ from PIL import Image
 
 from cusa.errors import DataError
 from cusa.manifests import ledger, schemas
-from cusa.manifests.records import REASONS
+from cusa.manifests.records import REASONS, CaptionRecord, ImageRecord
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome
 from cusa.manifests.storage import store
 from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ShardConfig
-from cusa.pipeline.shard import tar
+from cusa.pipeline.shard import stage, tar
 from tests.worlds import make_work, write_karpathy
 
 
@@ -123,6 +124,104 @@ def test_run__a_killed_run_goes_on_and_ends_with_the_same_bytes(
     _run(source, tmp_path / "killed", max_images=4)
     assert _bytes(tmp_path / "killed") == _bytes(tmp_path / "whole")
     assert {p: p.stat().st_mtime_ns for p in touched} == touched, "finished tars are kept, not written again"
+
+
+def _killed_before_the_ledger(source: Path, out: Path, **options: object) -> None:
+    """Shard up to the last file, and die there: every tar and mark is whole, no ledger says so."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "_tar_digests", _dies)
+        _run(source, out, **options)
+    assert not (out / stage.LEDGER).exists()
+    assert list(out.rglob(f"{tar.UNITS}/*.arrow"))
+
+
+def _dies(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+SETTINGS = [{"resize": 20}, {"resize": 20, "quality": 50}, {"min_side": 41}, {"max_pixels": 100}]
+
+
+@pytest.mark.parametrize("options", SETTINGS)
+def test_run__a_killed_run_with_other_settings_takes_none_of_its_tars(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    source = write_karpathy(tmp_path / "raw", images=4)
+    small = source.parent / "test/picture_0008.jpg"
+    Image.new("RGB", (99, 99)).save(small)
+    reference = tmp_path / "whole"
+    before = {"resize": 20} if "quality" in options else {}
+    _killed_before_the_ledger(source, tmp_path / "killed", **before)
+    if "max_pixels" in options:
+        with pytest.raises(DataError, match="None of the 12 images"):
+            _run(source, tmp_path / "killed", **options)
+        return
+    _run(source, reference, **options)
+    _run(source, tmp_path / "killed", **options)
+    assert _bytes(tmp_path / "killed") == _bytes(reference)
+    _run(source, tmp_path / "plain", **before)
+    assert _bytes(reference) != _bytes(tmp_path / "plain"), "the settings change the bytes"
+
+
+DAMAGES = {
+    "shorter": lambda tar: tar[:-512],
+    "longer": lambda tar: tar + bytes(512),
+    "a flipped byte": lambda tar: tar[:700] + bytes([tar[700] ^ 1]) + tar[701:],
+    "empty": lambda tar: b"",
+    "gone": lambda tar: None,
+}
+
+
+@pytest.mark.parametrize("what", ["tar", "mark"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_run__a_tar_or_mark_that_was_damaged_after_the_kill_is_written_again(
+    tmp_path: Path, what: str, damage: str
+) -> None:
+    source = write_karpathy(tmp_path / "raw", images=4)
+    _run(source, tmp_path / "whole")
+    work = tmp_path / "killed"
+    _killed_before_the_ledger(source, work)
+    file = work / "train" / ("00000.tar" if what == "tar" else f"{tar.UNITS}/00000.arrow")
+    content = DAMAGES[damage](file.read_bytes())
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    _run(source, work)
+    assert _bytes(work) == _bytes(tmp_path / "whole")
+
+
+def test_run__a_picture_that_changed_after_the_kill_is_read_again(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=4)
+    work = tmp_path / "killed"
+    _killed_before_the_ledger(source, work)
+    picture = source.parent / "val/picture_0005.jpg"
+    data = bytearray(picture.read_bytes())
+    data[-20] ^= 1
+    picture.write_bytes(data)
+    _run(source, work)
+    split = Split(work, "val")
+    row = split.samples["source"].to_pylist().index("val/picture_0005.jpg")
+    assert split.image_bytes(row) == bytes(data)
+
+
+def test_run__only_pictures_are_copies_of_each_other(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=3, splits=("train", "test"))
+    shutil.copy(source.parent / "train/picture_0000.jpg", source.parent / "test/picture_0004.jpg")
+    shutil.copy(source.parent / "train/picture_0000.jpg", source.parent / "train/picture_0002.jpg")
+    reading = readers.read("karpathy", source)
+    texts = [ImageRecord(f"mini/t{n}", "train", None, f"t{n}", (CaptionRecord("", "same"),)) for n in range(4)]
+    done = shard.run(
+        ShardConfig(workers=1), reading=replace(reading, rows=[*reading.images, *texts]), out=tmp_path / "w"
+    )
+    copies = pq.read_table(tmp_path / "w/duplicates.parquet").to_pylist()
+    expected = [("test", "mini/picture_0004"), ("train", "mini/picture_0000"), ("train", "mini/picture_0002")]
+    assert [(row["split"], row["key"]) for row in copies] == expected
+    assert {row["sha256"] for row in copies} == {
+        hashlib.sha256((source.parent / "train/picture_0000.jpg").read_bytes()).hexdigest()
+    }
+    assert any(note.startswith("2 images have the bytes of another one") for note in done.notes)
+    assert any(note.startswith("2 images stand in more than one split") for note in done.notes)
 
 
 def _picture(mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import tarfile
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,3 +19,14 @@ def test_header__is_what_tarfile_writes_and_reads(name: str, size: int) -> None:
     assert made == info.tobuf(tarfile.USTAR_FORMAT)
     read = tarfile.TarInfo.frombuf(made, "utf-8", "strict")
     assert (read.name, read.size, read.mtime, read.uid, read.isreg()) == (name, size, 0, 0, True)
+
+
+@pytest.mark.parametrize("length", [1, 99, 100, 101, 150])
+def test_header__names_around_the_hundred_bytes_of_the_field(length: int) -> None:
+    name = "d" * min(64, length - 2) + "/" + "n" * (length - min(64, length - 2) - 1) if length > 2 else "n"
+    assert len(name) == length
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = 7, 0o644
+    made = ustar.header(name, 7)
+    assert made == info.tobuf(tarfile.USTAR_FORMAT)
+    assert made[345] == (0 if length <= 100 else ord("d")), "the prefix is used for what does not fit, and only then"
