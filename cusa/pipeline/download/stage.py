@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,13 +112,15 @@ def run(
         with ThreadPoolExecutor(config.workers) as pool:
             rows = list(pool.map(bring, dataset.files))
         written = [out / LOCK, out / SOURCES]
+        ours = (LOCK, SOURCES, CONTENTS, stage.ledger_path.name)
+        reserved = [out / name for name in (*ours, *(file.path for file in dataset.files))]
         unpacked = 0
         for file, row in zip(dataset.files, rows, strict=True):
             if row.status == "there":
                 written.append(out / file.path)
                 if file.unpack is not None:
                     try:
-                        table, files = _unpack(file, row, out, force=force, on_event=on_event)
+                        table, files = _unpack(file, row, out, reserved=reserved, force=force, on_event=on_event)
                     except DataError as error:
                         row.status, row.error = "failed", str(error)
                         continue
@@ -172,7 +174,9 @@ def _bring(
     return _Row(file.path, got.url, got.bytes, got.sha256, "there")
 
 
-def _unpack(file: SourceFile, row: _Row, out: Path, *, force: bool, on_event: OnEvent) -> tuple[Path, int]:
+def _unpack(
+    file: SourceFile, row: _Row, out: Path, *, reserved: Collection[Path], force: bool, on_event: OnEvent
+) -> tuple[Path, int]:
     """Unpack an archive unless that was done; return the table of its files and how many there are."""
     assert file.unpack is not None
     path = out / CONTENTS / f"{file.path.replace('/', '_')}.parquet"
@@ -181,7 +185,7 @@ def _unpack(file: SourceFile, row: _Row, out: Path, *, force: bool, on_event: On
         if all(_is_whole(out / member["path"], member) for member in members):
             return path, len(members)
     on_event(f"unpack {file.path}", 0, 1)
-    files = unpack(out / file.path, out / file.unpack)
+    files = unpack(out / file.path, out / file.unpack, reserved=reserved)
     rows = [
         {"path": one.relative_to(out).as_posix(), "bytes": one.stat().st_size, "sha256": store.sha256_file(one)}
         for one in files

@@ -4,7 +4,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -30,7 +30,7 @@ class _Member:
     source: Any
 
 
-def unpack(archive: Path, folder: Path) -> list[Path]:
+def unpack(archive: Path, folder: Path, *, reserved: Collection[Path] = ()) -> list[Path]:
     """Unpack an archive into a folder, beside what is there.
 
     Everything is unpacked under a temporary name first and looked at before it is moved, so a refused archive leaves
@@ -39,24 +39,29 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
     Args:
         archive: a zip or a tar, plain or compressed.
         folder: where its members go.
+        reserved: files and folders that no member may replace, or lie in.
 
     Returns:
         The files, sorted.
 
     Raises:
-        DataError: if the archive is broken, or a member leaves the folder, is a link or a device, or the whole unpacks
-            to more than `MAX_RATIO` times its size.
+        DataError: if the archive is broken, or a member leaves the folder, is a link or a device or has a name of ours;
+            if the whole unpacks to more than `MAX_RATIO` times its size.
     """
     allowed = max(archive.stat().st_size, 1 << 20) * MAX_RATIO
     store.make_folder(folder)
     store.sweep(folder)
-    written: list[PurePosixPath] = []
+    written: dict[PurePosixPath, None] = {}  # a later member of the same name replaces the earlier one, as in tar
     temporary = folder / f"{store.TEMPORARY}{archive.name}"
     store.remove_folder(temporary)
     try:
         with store.named_os_errors(folder), _opened(archive) as (members, open_member):
             for member in members:
                 name = _safe(archive, member)
+                if any((folder / name).is_relative_to(place) for place in reserved):
+                    raise DataError(
+                        f"{archive} holds {member.name!r}, a name that is ours. It is refused.", path=archive
+                    )
                 target = temporary / name
                 if member.kind == "folder":
                     target.mkdir(parents=True, exist_ok=True)
@@ -74,7 +79,7 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
                                 path=archive,
                             )
                         file.write(chunk)
-                written.append(name)
+                written[name] = None
         for name in written:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +102,7 @@ def _safe(archive: Path, member: _Member) -> PurePosixPath:
         raise DataError(f"{archive} holds {member.name!r}, which leaves the folder. It is refused.", path=archive)
     if member.kind not in ("file", "folder"):
         raise DataError(f"{archive} holds {member.name!r}, a {member.kind}. It is refused.", path=archive)
-    if any(part.startswith(store.TEMPORARY) for part in name.parts):
+    if any(part.startswith(store.TEMPORARY) or part == store.LOCK for part in name.parts):
         raise DataError(f"{archive} holds {member.name!r}, a name that is ours. It is refused.", path=archive)
     return name
 

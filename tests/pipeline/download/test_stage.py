@@ -106,3 +106,31 @@ def test_run__a_broken_archive_is_named(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"images\.zip \(failed\).*cannot be unpacked"):
         _run(manifest, tmp_path / "raw")
     assert not (tmp_path / "raw/pictures").exists()
+
+
+def test_run__a_file_that_is_there_is_held_to_its_md5(server: Server, tmp_path: Path) -> None:
+    md5 = hashlib.md5(BODY).hexdigest()
+    manifest = make_manifest(server, files=[{"path": "plain.bin", "by_hand": "Ask for it.", "md5": md5}])
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/plain.bin").write_bytes(BODY[::-1])
+    with pytest.raises(DataError, match=rf"plain\.bin \(failed\): another file: md5 \w+, expected {md5}"):
+        _run(manifest, tmp_path / "raw")
+    (tmp_path / "raw/plain.bin").write_bytes(BODY)
+    assert _run(manifest, tmp_path / "raw").fresh
+
+
+def test_run__an_unpacked_file_with_other_bytes_is_unpacked_again(server: Server, tmp_path: Path) -> None:
+    manifest = make_manifest(server)
+    _run(manifest, tmp_path / "raw")
+    (tmp_path / "raw/pictures/b.jpg").write_bytes(b"C" * 7000)
+    (tmp_path / "raw/ledger.json").unlink()
+    _run(manifest, tmp_path / "raw")
+    assert (tmp_path / "raw/pictures/b.jpg").read_bytes() == b"B" * 7000
+
+
+def test_run__an_archive_does_not_replace_what_the_download_wrote(server: Server, tmp_path: Path) -> None:
+    manifest = make_manifest(server)
+    server.files["/images.zip"] = make_zip({"pictures/a.jpg": b"A", "lock.json": b"{}"})
+    with pytest.raises(DataError, match=r"images\.zip \(failed\).*holds 'lock\.json', a name that is ours"):
+        _run(manifest, tmp_path / "raw")
+    assert set(json.loads((tmp_path / "raw/lock.json").read_text())) == {"images.zip", "notes.tgz", "plain.bin"}

@@ -112,3 +112,33 @@ def test_unpack__a_broken_archive_is_named_wherever_it_breaks(tmp_path: Path, ki
         with pytest.raises(DataError, match=rf"x\.{kind} cannot be unpacked"):
             unpack(path, tmp_path / "out")
         assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", [".partial-x", "a/.partial-0/b.txt", ".cusa.lock", "deep/.cusa.lock", "ledger.json", "contents/a.parquet"]
+)
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_unpack__a_member_under_a_name_of_ours_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    path, out = tmp_path / f"x.{kind}", tmp_path / "out"
+    out.mkdir()
+    (out / "ledger.json").write_text("ours")
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("good.txt", "good")
+            archive.writestr(name, "evil")
+    else:
+        _tar(path, [*_infos(), tarfile.TarInfo(name)])
+    with pytest.raises(DataError, match="a name that is ours. It is refused"):
+        unpack(path, out, reserved=[out / "ledger.json", out / "contents"])
+    assert [file.name for file in out.rglob("*")] == ["ledger.json"]
+    assert (out / "ledger.json").read_text() == "ours"
+
+
+def test_unpack__of_two_members_of_one_name_the_later_stands(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for data in (b"earlier", b"later"):
+            info = tarfile.TarInfo("a.txt")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    assert unpack(tmp_path / "x.tar", tmp_path / "out") == [tmp_path / "out/a.txt"]
+    assert (tmp_path / "out/a.txt").read_bytes() == b"later"
