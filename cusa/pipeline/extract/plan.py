@@ -123,6 +123,7 @@ def begin(
     stamp: Mapping[str, str],
     modality: str,
     *,
+    every: pa.Array,
     digests: Mapping[str, str],
     force: bool,
 ) -> list[Path]:
@@ -138,6 +139,7 @@ def begin(
         split: the split.
         stamp: what every part of this teacher says of its making.
         modality: `image` or `text`.
+        every: what `contents` gave.
         digests: SHA-256 of parts as the ledger of the last finished run has them, by name.
         force: use nothing that is there.
 
@@ -160,7 +162,12 @@ def begin(
         digests, same = {path.name: digest for path, digest in _pool(folder, begun)}, False
     if not same:
         store.remove_folder(shop / "shared")
-        fitting = {part_path(folder, shard): (sha, i, c) for shard, sha, i, c in split.shard_rows()}
+        image = modality == "image"
+        keys = split.image_keys if image else split.caption_keys
+        fitting = {
+            part_path(folder, shard): (sha, images if image else captions)
+            for shard, sha, images, captions in split.shard_rows()
+        }
         kept = []
         aside = shop / "aside"
         for part in sorted(aside.glob("*.parquet")):
@@ -170,11 +177,14 @@ def begin(
             if not _is_whole(part, digests.get(part.name, "")):
                 part.unlink()
                 continue
-            metadata, rows = tables.describe_part(part)
-            sha, images, captions = fitting.get(part, ("", range(0), range(0)))
+            metadata = tables.read_part_metadata(part)
+            sha, span = fitting.get(part, ("", range(0)))
+            of_split = slice(span.start, span.stop)
             if any(metadata.get(key) != value for key, value in stamp.items()):
                 part.unlink()
-            elif metadata.get("shard_sha256") == sha and rows == len(images if modality == "image" else captions):
+            elif metadata.get("shard_sha256") == sha and holds_rows(
+                part, keys[of_split], every[of_split], tables.KEY_OF[modality]
+            ):
                 kept.append(part.name)
             else:
                 aside.mkdir(parents=True, exist_ok=True)
@@ -209,6 +219,29 @@ def _is_whole(part: Path, recorded: str) -> bool:
     except DataError:
         return False
     return True
+
+
+def holds_rows(part: Path, keys: list[str], row_contents: pa.Array, key_column: str) -> bool:
+    """Tell whether a part holds just these keys and contents in this order, and every page of it is what was written.
+
+    Args:
+        part: the file; may be missing or broken.
+        keys: image or caption keys.
+        row_contents: `pa.binary(32)`, one a key.
+        key_column: the column of the keys.
+    """
+    try:
+        at = 0
+        for table in store.table_batches(part):
+            there = slice(at, at + table.num_rows)
+            if table[key_column].to_pylist() != keys[there]:
+                return False
+            if not table["content"].combine_chunks().equals(row_contents[there]):
+                return False
+            at = there.stop
+    except (DataError, KeyError):
+        return False
+    return at == len(keys)
 
 
 def part_path(folder: Path, shard: str) -> Path:

@@ -82,8 +82,8 @@ def run(
             store.remove_folder(folder / extract_plan.WORKSHOP)
         digests = stage.before.digests if stage.before else {}
         store.write_json(folder / extract_plan.SOURCE, {"source": source})
-        pool = extract_plan.begin(folder, split, stamp, modality, digests=digests, force=force)
         every = extract_plan.contents(split, modality, transform)
+        pool = extract_plan.begin(folder, split, stamp, modality, every=every, digests=digests, force=force)
         shared, parts = extract_plan.units(folder, split, every, pool, stamp=stamp, modality=modality)
         del every
         job = Job(split.work.resolve(), split.name, split.digest, teacher, modality, transform, config)

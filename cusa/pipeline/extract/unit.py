@@ -21,7 +21,7 @@ from cusa.models.teachers.base import MeasuringTeacher, PreparingTeacher, Teache
 from cusa.models.teachers.registry import load_teacher
 from cusa.pipeline.config import ExtractConfig
 from cusa.pipeline.engine import available_cores
-from cusa.pipeline.extract.plan import Unit, contents
+from cusa.pipeline.extract.plan import Unit, contents, holds_rows
 
 _SAMPLE = 32  # rows of a part whose fidelity is measured
 
@@ -122,18 +122,7 @@ def _is_done(unit: Unit, keys: list[str], row_contents: pa.Array, key_column: st
     metadata, rows = tables.describe_part(unit.path)
     if rows != unit.rows or any(metadata.get(key) != value for key, value in unit.stamp.items()):
         return False
-    try:
-        at = 0
-        for table in store.table_batches(unit.path):
-            there = slice(at, at + table.num_rows)
-            if table[key_column].to_pylist() != keys[there]:
-                return False
-            if not table["content"].combine_chunks().equals(row_contents[there]):
-                return False
-            at = there.stop
-    except (DataError, KeyError):
-        return False
-    return True
+    return holds_rows(unit.path, keys, row_contents, key_column)
 
 
 def _assembled(unit: Unit, blocks: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -126,8 +126,13 @@ def test_begin__a_killed_runs_plan_is_not_used_for_another_state_of_the_split(tm
 
 def test_begin__a_killed_runs_plan_is_not_used_for_another_teacher(tmp_path: Path) -> None:
     work = _world(tmp_path, _old)
+    _extract(work)
+    folder = work / "train/teachers/letters"
+    (folder / "ledger.json").unlink()
+    (folder / "00002.parquet").unlink()
     with pytest.raises(KeyboardInterrupt):
-        _extract(work, Letters(dies_after=8))
+        _extract(work, Letters(dies_after=0))
+    assert store.read_json(folder / plan.WORKSHOP / "plan.json")["kept"].keys() == {"00000.parquet", "00001.parquet"}
     done = extract.run(
         CONFIG.model_copy(update={"dtype": "float16"}),
         split=Split(work, "train"),
@@ -202,6 +207,36 @@ def test_run__flipped_bytes_of_an_old_part_are_not_copied_into_a_new_one(tmp_pat
     np.testing.assert_array_equal(_rows(work), _truth(work))
 
 
+def _row_too_few(table: pa.Table) -> pa.Table:
+    return table.slice(1)
+
+
+def _other_order(table: pa.Table) -> pa.Table:
+    return table.take(pa.array([1, 0, *range(2, len(table))]))
+
+
+@pytest.mark.parametrize("change", [_row_too_few, _other_order, None])
+def test_begin__without_a_ledger_a_part_counts_by_its_rows_and_pages(
+    tmp_path: Path, change: Callable[[pa.Table], pa.Table] | None
+) -> None:
+    work = _world(tmp_path, _old)
+    _extract(work)
+    folder = work / "train/teachers/letters"
+    whole = {part.name: part.read_bytes() for part in folder.glob("0*.parquet")}
+    (folder / "ledger.json").unlink()
+    part = folder / "00000.parquet"
+    if change is not None:
+        _replace(part, change)
+    else:
+        data = bytearray(whole[part.name])
+        data[len(data) // 3] ^= 4
+        part.write_bytes(data)
+    _extract(work)
+    rows = {name: pq.read_table(folder / name).to_pylist() for name in whole}
+    assert rows[part.name] == pq.read_table(pa.BufferReader(whole[part.name])).to_pylist()
+    np.testing.assert_array_equal(_rows(work), _truth(work))
+
+
 @pytest.mark.parametrize("there", ["another organisation", "another modality", "imported"])
 def test_refuse_another_teacher__of_the_same_folder_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
@@ -225,9 +260,9 @@ def test_refuse_another_teacher__of_the_same_folder_name(
     else:
         run("two/letters")
     before = {part.name: part.read_bytes() for part in (work / "train/teachers/letters").iterdir()}
-    modality = "image" if there == "another modality" else "text"
+    teacher, modality = ("two/letters", "image") if there == "another modality" else ("one/letters", "text")
     with pytest.raises(ConfigError, match=r"teachers/letters holds the text embeddings of another teacher.*--force"):
-        run("one/letters", modality)
+        run(teacher, modality)
     assert {part.name: part.read_bytes() for part in (work / "train/teachers/letters").iterdir()} == before
     if modality == "text":
         assert run("one/letters", force=True).fresh

@@ -30,6 +30,10 @@ def _other_order(table: pa.Table) -> pa.Table:
     return table.take(pa.array([1, 0, *range(2, len(table))]))
 
 
+def _other_keys(table: pa.Table) -> pa.Table:
+    return table.set_column(0, table.schema.field(0), table["key"].combine_chunks().take(pa.array([1, 0, 2, 3])))
+
+
 def _other_content(table: pa.Table) -> pa.Table:
     return table.set_column(2, table.schema.field(2), table["content"].combine_chunks().take(pa.array([1, 0, 2, 3])))
 
@@ -43,7 +47,7 @@ def _other_shard(table: pa.Table) -> pa.Table:
 
 
 @pytest.mark.parametrize(
-    "change", [_row_too_few, _row_too_many, _other_order, _other_content, _other_stamp, _other_shard]
+    "change", [_row_too_few, _row_too_many, _other_order, _other_keys, _other_content, _other_stamp, _other_shard]
 )
 def test_do_unit__a_part_that_is_not_quite_the_units_is_made_again(tmp_path: Path, change: object) -> None:
     """The part lies where a killed run, which planned on an empty folder, would have finished it."""
