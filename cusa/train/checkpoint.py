@@ -207,7 +207,9 @@ def _earlier(folder: Path, step: int, identity: Identity) -> str:
     """Return a sentence on the latest checkpoint before a step that belongs to the run; empty if there is none."""
     for earlier in reversed([there for there in steps(folder) if there < step]):
         try:
-            meta = store.read_json(folder / f"step-{earlier:09d}" / "meta.json")
+            place = folder / f"step-{earlier:09d}"
+            meta = store.read_json(place / "meta.json")
+            _check(place, meta, earlier)
             if not _changes(meta, identity):
                 return f" Step {earlier} does belong to this one: move the later ones away to go on from there."
         except (DataError, KeyError, TypeError, AttributeError):

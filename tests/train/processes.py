@@ -26,11 +26,17 @@ from tests.train.conftest import LOSS, STUDENT, TRAIN
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["tests.train.processes", "transformers.models.clip.modeling_clip", "torch.utils.tensorboard"]
+    [
+        "tests.train.processes",
+        "tests.train.test_across_ranks",
+        "torch.nn.parallel",
+        "transformers.models.clip.modeling_clip",
+        "torch.utils.tensorboard",
+    ]
 )
 
 
-def _start_server() -> None:
+def start_server() -> None:
     """Start the fork server where it finds this folder; it does not take over this process's search path."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *([before] if before else [])])
@@ -92,7 +98,7 @@ class Run:
         *,
         waits_at: int = -1,
     ) -> None:
-        _start_server()
+        start_server()
         self._line, tell = CONTEXT.Pipe()
         self.process = CONTEXT.Process(target=_train, args=(work, out, dict(train), dict(env or {}), tell, waits_at))
         self.process.start()

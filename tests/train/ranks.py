@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests.train.processes import start_server
+
 Work = Callable[[int], dict[str, Any]]
 
 
@@ -22,7 +24,8 @@ def run_on_ranks(work: Work, ranks: int, folder: Path) -> list[dict[str, Any]]:
         folder: for the rendezvous and the results.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    mp.spawn(_rank, args=(work, ranks, str(folder)), nprocs=ranks, join=True)
+    start_server()
+    mp.start_processes(_rank, args=(work, ranks, str(folder)), nprocs=ranks, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
 
 

@@ -42,7 +42,9 @@ def test_old_ones_go_but_for_the_best(tmp_path: Path) -> None:
     assert checkpoint.steps(tmp_path) == [2, 4, 5]
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "no state", "no meta", "meta cut", "foreign", "empty", "renamed"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "flipped", "no state", "no meta", "meta cut", "meta changed", "foreign", "empty", "renamed"]
+)
 def test_a_broken_one_is_passed_over_and_named(tmp_path: Path, damage: str) -> None:
     _save(tmp_path, 1, 2)
     place = tmp_path / "step-000000002"
@@ -59,6 +61,8 @@ def test_a_broken_one_is_passed_over_and_named(tmp_path: Path, damage: str) -> N
         meta.unlink()
     elif damage == "meta cut":
         meta.write_text(meta.read_text()[:40])
+    elif damage == "meta changed":
+        meta.write_text(meta.read_text().replace('"train.lr": 0.001', '"train.lr": 0.002'))
     elif damage == "foreign":
         meta.write_text('{"epoch": 3}')
     elif damage == "empty":

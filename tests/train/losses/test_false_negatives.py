@@ -217,6 +217,20 @@ def test_a_mask_that_takes_everything_leaves_nothing_to_learn(impl: Any) -> None
         assert batch["image"].grad.abs().max().item() < 1e-10
 
 
+@pytest.mark.parametrize(("threshold", "leaves"), [(0.0, True), (1e-6, False), (-1.0, True)])
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_a_cosine_at_the_threshold_leaves(modality: str, threshold: float, leaves: bool, impl: Any) -> None:
+    # Of orthogonal rows every foreign cosine is exactly 0, so either all foreign pairs leave or none does.
+    batch = _batch(4)
+    batch |= {f"teacher_{modality}": torch.eye(4, dtype=torch.float64), "image_ids": torch.arange(4)}
+    observed = _loss(impl, false_negatives="mask", **{f"mask_{modality}": threshold})(**batch)["infonce"]
+    similarity = (batch["image"] @ batch["text"].T).tolist()
+    ignored = [[leaves and i != j for j in range(4)] for i in range(4)]
+    expected = _infonce(similarity, _groups([0, 1, 2, 3]), ignored)
+    assert (expected == pytest.approx(0, abs=1e-12)) == leaves
+    assert observed.item() == pytest.approx(expected, abs=1e-12)
+
+
 def test_only_the_teacher_that_a_mask_asks_is_needed(impl: Any) -> None:
     batch = _batch()
     del batch["teacher_image"]

@@ -85,7 +85,7 @@ def _assert_near(
     false_negatives,
     st.booleans(),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_equals_whole_matrices__float64(
     size: int, tile: int, groups: int, seed: int, modes: dict[str, Any], false_negatives: dict[str, Any], cold: bool
 ) -> None:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from cusa.train import across_ranks
 from cusa.train.losses import CUSALoss, Setting
 from cusa.train.losses.streaming import tiles
 from tests.train.losses import reference
@@ -100,12 +101,27 @@ def _every_case(rank: int, *, ranks: int, golden: str) -> dict[str, Any]:
         touching = torch.isin(listed[:, 0], mine["image_ids"]) | torch.isin(listed[:, 1], mine["text_ids"])
         options: dict[str, Any] = {**OPTIONS[name], "impl": impl, "negatives": "global"}
         found[str((name, counts, impl))] = _once(options, mine, listed[touching], parallel=True)
+    if ranks == 2:
+        found["memory"] = _memory(rank)
     if golden:
         for mode in ("global", "release", "local"):
             for reduction in ("mean", "sum"):
                 for impl in ("plain", "streamed"):
                     found[f"{mode} {reduction} {impl}"] = _reference(rank, golden, mode, reduction, impl)
     return found
+
+
+def _memory(rank: int) -> dict[str, Tensor]:
+    """Return what is left in tensors that a collective was given, and what others got of the same gradient."""
+    own, other = (torch.full((2, 3), 1.0 + rank, requires_grad=True) for _ in range(2))
+    # An addition hands the very same tensor to both of its summands.
+    (across_ranks.gather(own, (2, 2))[2 * rank :][:2] + other).backward(torch.full((2, 3), 10.0 + rank))
+    whole = torch.full((4, 3), 1.0, requires_grad=True)
+    gradient = torch.full((4, 3), 10.0 + rank)
+    (across_ranks.gather(own, (2, 2)) + whole).backward(gradient)
+    part = torch.full((), 3.0 + rank)
+    summed = across_ranks.total(part)
+    return {"other": other.grad, "whole": whole.grad, "gradient": gradient, "part": part, "sum": summed}  # type: ignore[dict-item]
 
 
 def _reference(rank: int, golden: str, mode: Any, reduction: str, impl: Any) -> dict[str, Any]:
@@ -131,7 +147,7 @@ Found = list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """Return what each of two ranks found, for every case, and with the reference's inputs where they are there."""
-    shared = Path(os.environ.get("CUSA_SHARED", Path(__file__).resolve().parents[4] / "shared"))
+    shared = Path(os.environ.get("CUSA_SHARED", Path(__file__).resolve().parents[3] / "shared"))
     golden = str(shared / "golden") if (shared / "golden").is_dir() else ""
     work = partial(_every_case, ranks=2, golden=golden)
     return run_on_ranks(work, 2, tmp_path_factory.mktemp("ranks2"))
@@ -141,6 +157,14 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Found:
 def four_ranks(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """Return what each of four ranks found, for every case."""
     return run_on_ranks(partial(_every_case, ranks=4, golden=""), 4, tmp_path_factory.mktemp("ranks4"))
+
+
+def test_collectives_leave_the_tensors_of_others_alone(two_ranks: Found) -> None:
+    for rank in range(2):
+        left = two_ranks[rank]["memory"]
+        for name in ("other", "whole", "gradient"):
+            assert torch.equal(left[name], torch.full_like(left[name], 10.0 + rank)), name
+        assert (float(left["part"]), float(left["sum"])) == (3.0 + rank, 7.0)
 
 
 def test_two_ranks_give_what_one_process_gives(two_ranks: Found) -> None:
