@@ -141,9 +141,9 @@ class Candidates:
         return [Candidate(*map(_plain, row)) for row in self._database.run(query, limit=_SECONDS).rows]
 
     def _filtered(self, where: str) -> str:
-        # The line break ends a comment that the filter may end with.
-        condition = f" AND (\n{where}\n)" if where else ""
-        return f"candidates WHERE split = {literal(self._split.name)}{condition}"
+        # The split is chosen inside, where no bracket of the filter reaches; the line break ends a comment of it.
+        of_split = f"(SELECT * FROM candidates WHERE split = {literal(self._split.name)}) AS candidates"
+        return f"{of_split} WHERE (\n{where or 'true'}\n)"
 
 
 def audited(work: Path, names: Iterable[str]) -> list[str]:

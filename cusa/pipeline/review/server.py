@@ -4,16 +4,18 @@ import contextlib
 import json
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cusa.errors import ConfigError, CusaError, DataError
-from cusa.manifests import pages
-from cusa.manifests.judgements import pair_judgements
+from cusa.errors import BusyError, ConfigError, CusaError, DataError
+from cusa.manifests import lock, pages
+from cusa.manifests.judgements import pair_judgements, verdicts
 from cusa.manifests.samples import Split, splits
+from cusa.manifests.storage import store
 from cusa.manifests.storage.paths import is_remote
+from cusa.manifests.terminal import printable
 from cusa.pipeline.review.queue import audited
 from cusa.pipeline.review.room import Room
 
@@ -66,7 +68,7 @@ def run(
 
     Raises:
         ConfigError: if the port is taken, the filter is wrong, or the extra is not installed.
-        DataError: if nothing was audited, or verdicts cannot be written.
+        DataError: if nothing was audited, the split is being reviewed already, or verdicts cannot be written.
         StaleError: if the candidates are of another state of the split.
     """
     try:
@@ -81,10 +83,9 @@ def run(
         say = f"Name one of them with --split: {', '.join(there)}." if there else f"Run `cusa audit {work}`."
         raise DataError(f"{work} has {len(there)} audited splits. {say}", work=work)
     opened = Split(work, split or there[0])
-    listening = listen(port)
-    room: Room | None = None
-    try:
+    with contextlib.closing(listen(port)) as listening, _alone(opened), contextlib.ExitStack() as stack:
         room = Room(opened, votes=votes, limit=limit)
+        stack.callback(room.close)
         room.candidates.queue(where)
         taken = listening.getsockname()[1]
         server = uvicorn.Server(
@@ -105,15 +106,31 @@ def run(
         with contextlib.suppress(KeyboardInterrupt):  # the way to end it
             server.run(sockets=[listening])
         torn = room.journal.repaired
-    finally:
-        listening.close()
-        table = None if room is None else room.close()
+    table = opened.folder / verdicts.FOLDER / verdicts.TABLE
     judgements = pair_judgements.read(opened)
     notes = judgements.notes()
     if torn:
         notes += (f"A verdict that an earlier session was killed while writing was cut off: {torn[:80]!r}.",)
     every = judgements.judgements
-    return Reviewed(table, len(every), sum(one.positive for one in every), notes)
+    return Reviewed(table if table.is_file() else None, len(every), sum(one.positive for one in every), notes)
+
+
+@contextlib.contextmanager
+def _alone(split: Split) -> Iterator[None]:
+    """Be the only review of a split: two do not see which candidates the other shows, and ask for too many votes.
+
+    Raises:
+        DataError: if there is another one.
+    """
+    try:
+        with lock.holding(split.folder / verdicts.FOLDER / ".review" / store.LOCK):
+            yield
+    except BusyError as error:
+        raise DataError(
+            f"{split.folder} is reviewed already, by {error.values['holder']}. Open the page of that review, which "
+            "several people may use at once, or end it first.",
+            split=split.name,
+        ) from error
 
 
 def listen(port: int) -> socket.socket:
@@ -177,7 +194,7 @@ def application(room: Room, *, reviewer: str = "", where: str = "") -> "Starlett
 
     async def say(request: "Request", error: Exception) -> "Response":
         status = 400 if isinstance(error, ConfigError) else 404 if request.url.path == "/image" else 500
-        return JSONResponse({"error": str(error)}, status_code=status)
+        return JSONResponse({"error": printable(str(error))}, status_code=status)
 
     return Starlette(
         routes=[
@@ -205,7 +222,9 @@ def _verdict(body: bytes) -> dict[str, Any]:
         fields |= {name: content[name] for name in ("where", "undoes") if name in content}
         if not all(isinstance(value, str) for value in fields.values()):
             raise TypeError("all are texts")
-    except (ValueError, KeyError, TypeError) as error:
+        for value in fields.values():
+            value.encode()  # half of a surrogate pair is no text
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"That is no verdict: {', '.join(sorted(names))} ({error}).") from error
     return fields
 

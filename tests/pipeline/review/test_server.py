@@ -1,6 +1,7 @@
 """The review over HTTP: who is answered, what is served, and that no verdict is lost or doubled."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -133,7 +134,28 @@ def test_judge__refuses_what_is_no_verdict(client: Client, room: Room) -> None:
         assert status == 400
         assert word in answer["error"]
     headers = {"Content-Type": "application/json"}
-    assert client.ask("POST", "/verdicts", b"{", headers)[0] == 400
+    half = json.dumps({**pair, "verdict": "match", "id": "verdict-0001", "reviewer": "\ud800", "tab": "t"}).encode()
+    for body in (
+        b"{",
+        b"[" * 16_000,
+        b'{"a":' * 3000,
+        b"9" * 10_000,
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        half,
+        half.replace(b"\\ud800", b"ada").replace(b'"t"', b'"\\udfff"'),
+        half.replace(b"\\ud800", b"ada").replace(b'"match"', b'"\\udfff"'),
+        half.replace(b"\\ud800", b"ada\\u0000"),
+    ):
+        status, _, answer = client.ask("POST", "/verdicts", body, headers)
+        assert status == 400, (body[:80], answer)
+        assert json.loads(answer)["error"]
+    for query in ("where=%00", "where=%ED%A0%80", "reviewer=%ED%A0%80&tab=%00", "where=1%20%2B"):
+        status, _, answer = client.ask("GET", f"/next?{query}")
+        assert status in (200, 400), answer
+        assert json.loads(answer)
+    assert client.ask("GET", "/image?key=%ED%A0%80%00")[0] == 404
     assert client.ask("POST", "/verdicts", b"x" * 50_000, headers)[0] == 413
     assert client.ask("POST", "/verdicts", b"{}", {"Content-Type": "text/plain"})[0] == 415  # what a form can send
     assert client.ask("DELETE", "/verdicts")[0] == 405
@@ -146,6 +168,11 @@ def test_judge__refuses_what_is_no_verdict(client: Client, room: Room) -> None:
     [
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
+        {"Host": "localhost:9000", "Origin": "http://localhost:9000.evil.example"},
+        {"Host": "localhost:9000", "Origin": "http://localhost:90001"},
+        {"Host": "localhost:9000", "Origin": "http://localhost"},
+        {"Host": "localhost:9000", "Origin": "http://localhost:9000/"},
+        {"Host": "localhost:9000", "Origin": "evil http://localhost:9000"},
         {"Origin": "https://127.0.0.1"},
         {"Host": "evil.example"},
         {"Host": "127.0.0.1.evil.example:80"},
@@ -428,6 +455,20 @@ def test_run__two_servers_on_one_folder(tmp_path: Path) -> None:
     one.close()
     other.close()
     assert pq.read_table(work / "train/audit/verdicts.parquet").num_rows == 1
+
+
+def test_run__a_second_review_of_a_split_is_refused_by_name(tmp_path: Path) -> None:
+    work = make_audited(tmp_path)
+    with served(work) as running:
+        command = [sys.executable, "-m", "cusa", "review", str(work), "--port", "0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1, done.stderr
+        assert re.search(rf"is reviewed already, by `.*review.*` \(process {running.process.pid} on ", done.stderr)
+        assert Client(running.port).next()["candidate"] is not None
+        assert audit.run(AuditConfig(neighbours=4, gallery=2), split=Split(work, "train")).fresh, "an audit may run"
+        running.kill()
+    with served(work) as running:  # released by death
+        assert running.stop()[0] == 0
 
 
 def test_run__a_port_in_use(tmp_path: Path) -> None:
