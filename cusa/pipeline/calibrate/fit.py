@@ -3,7 +3,6 @@
 Shapes: P pairs, F features.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,13 +121,3 @@ def _isotonic(decisions: np.ndarray, match_P: np.ndarray) -> tuple[np.ndarray, n
     low, high = values[0] / 2, values[-1] + (1 - values[-1]) / 2
     knots = np.concatenate([[decisions.min() - 1e-9], centres, [decisions.max() + 1e-9]])
     return knots, np.concatenate([[low], values, [high]])
-
-
-def bootstrap(number: int, groups: np.ndarray, *, seed: int = 0) -> Iterator[np.ndarray]:
-    """Yield `number` resamples of row numbers, whole groups at a time: pairs of one image are not independent."""
-    rng = np.random.default_rng(seed)
-    order = np.argsort(groups, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
-    members = np.split(order, starts[1:])
-    for _ in range(number):
-        yield np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])

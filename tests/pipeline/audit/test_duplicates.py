@@ -3,17 +3,21 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cusa.manifests import schemas
+from cusa.manifests import schemas, tables
 from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 from cusa.pipeline import audit
 from cusa.pipeline.audit import duplicates
 from cusa.pipeline.config import AuditConfig
 from cusa.pipeline.index.exact import nearest_rows
 from cusa.pipeline.index.neighbours import Modality
+from cusa.pipeline.index.vectors import unit_rows
 from tests.pipeline.audited import teach
 from tests.worlds import make_work
 
@@ -71,9 +75,60 @@ def test_run__leaks_between_splits_are_written_and_counted(tmp_path: Path) -> No
     assert {row["other_key"] for row in images} <= set(train.image_keys)
     assert all(row["similarity"] >= 0.9999 and not row["exact"] for row in images)
     assert any("Leaks: 0 images with the same bytes" in note for note in outcome.notes)
+    # As a loop over both splits finds them: of each image the nearest there, if it is near enough.
+    here, there = (
+        unit_rows(tables.read_teacher(Split(work, name), "colours")).astype(float) for name in ("test", "train")
+    )
+    cosines = here @ there.T
+    near = np.flatnonzero(cosines.max(1) >= 0.9999)
+    expected = {(Split(work, "test").image_keys[row], train.image_keys[cosines[row].argmax()]) for row in near}
+    assert {(row["key"], row["other_key"]) for row in images} == expected
     again = audit.run(AuditConfig(neighbours=4, gallery=0, near_image=0.9999), split=Split(work, "test"))
     assert not again.fresh
     teach(work, split="train", text="words")
     audit.run(AuditConfig(neighbours=4, gallery=0, leaks=False), split=Split(work, "test"))
     assert not (work / "test/audit/leaks.parquet").exists()
     assert audit.read_summary(Split(work, "test"))["leaks"] is None
+
+
+@pytest.mark.parametrize("key", ["revision", "weights_sha256", "preprocessing", "teacher", "transform"])
+def test_leaks__cosines_between_two_different_teachers_mean_nothing(tmp_path: Path, key: str) -> None:
+    work = make_work(tmp_path, images=6, splits=("train", "test"))
+    for split in ("train", "test"):
+        teach(work, split=split, image="colours")
+    test = Split(work, "test")
+    rows = unit_rows(tables.read_teacher(test, "colours"))
+    near = Modality(rows, nearest_rows(rows, 4))
+    leaked = duplicates.leaks(test, near, "colours", 0.99).to_pylist()
+    assert [row for row in leaked if row["modality"] == "image"], "the same teacher sees near images"
+    for part in (work / "train/teachers/colours").glob("[0-9]*.parquet"):
+        table = pq.read_table(part)
+        store.write_table(part, table.replace_schema_metadata({**table.schema.metadata, key.encode(): b"another"}))
+    leaked = duplicates.leaks(test, near, "colours", 0.99).to_pylist()
+    assert [row for row in leaked if row["modality"] == "image"] == []
+
+
+def test_leaks__equal_bytes_and_words_need_no_teacher(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=4, splits=("train", "test"))
+    train, test = Split(work, "train"), Split(work, "test")
+    assert duplicates.leaks(test, None, "", 0.9).num_rows == 0
+    rows = train.samples.to_pylist()
+    rows[2]["sha256"] = test.samples["sha256"][1].as_py()
+    store.write_table(train.folder / "samples.parquet", pa.Table.from_pylist(rows, schema=schemas.SAMPLES))
+    words = train.captions.to_pylist()
+    words[7]["text"] = test.texts[3].upper()  # as the text teacher reads it, the same
+    store.write_table(train.folder / "captions.parquet", pa.Table.from_pylist(words, schema=schemas.CAPTIONS))
+    assert duplicates.leaks(Split(work, "test"), None, "", 0.9).to_pylist() == [
+        {
+            "modality": modality,
+            "key": key,
+            "other_split": "train",
+            "other_key": other,
+            "similarity": 1.0,
+            "exact": True,
+        }
+        for modality, key, other in (
+            ("image", test.image_keys[1], train.image_keys[2]),
+            ("text", test.caption_keys[3], train.caption_keys[7]),
+        )
+    ]

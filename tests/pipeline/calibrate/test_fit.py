@@ -34,8 +34,22 @@ def test_fit__products_are_taken_where_they_help() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(3000, 2))
     match = rng.random(3000) < 1 / (1 + np.exp(-3 * values[:, 0] * values[:, 1]))
-    assert fit.fit(values, match, np.arange(3000)).products
+    fitted = fit.fit(values, match, np.arange(3000))
+    assert fitted.products
     assert not fit.fit(values[:500], match[:500], np.arange(500)).products, "too few pairs to try"
+    fresh = np.random.default_rng(1).normal(size=(2000, 2))
+    p = 1 / (1 + np.exp(-3 * fresh[:, 0] * fresh[:, 1]))
+    # The terms written out: the features, then the products of each with itself and the later ones.
+    first, second = ((fresh - fitted.means) / fitted.scales).T
+    columns = np.stack([first, second, first * first, first * second, second * second], axis=1)
+    assert fitted.coefficients.shape == (5,)
+    decisions = columns @ fitted.coefficients + fitted.intercept
+    made = np.interp(decisions, fitted.decisions, fitted.probabilities)
+    assert np.abs(made - p).mean() < 0.04
+    assert np.abs(fitted.coefficients[[0, 1, 2, 4]]).max() < 0.1 * fitted.coefficients[3], "only their product counts"
+    plain = fit.fit(values[:1999], match[:1999], np.arange(1999))
+    assert not plain.products
+    assert reliability(fitted.out_of_fold, match)["brier"] < 0.8 * reliability(plain.out_of_fold, match[:1999])["brier"]
 
 
 def test_fit__a_feature_that_never_changes_says_nothing() -> None:

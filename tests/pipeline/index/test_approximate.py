@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from cusa.errors import ConfigError
-from cusa.manifests import neighbours
+from cusa.manifests import neighbours, tables
 from cusa.manifests.samples import Split
 from cusa.pipeline import extract, readers, shard
 from cusa.pipeline.config import ExtractConfig, IndexConfig, ShardConfig
 from cusa.pipeline.index import approximate
 from cusa.pipeline.index import stage as index
 from cusa.pipeline.index.exact import nearest_rows
+from cusa.pipeline.index.vectors import unit_rows
 from tests.pipeline.audited import load, teach
 from tests.pipeline.shard.test_append import _grown as grown
 from tests.worlds import make_work
@@ -131,9 +132,38 @@ def test_run__added_rows_are_added_to_the_index(tmp_path: Path, method: str, mon
 def test_run__a_shard_made_anew_is_indexed_anew(tmp_path: Path) -> None:
     work = make_work(tmp_path, images=6, splits=("train",))
     teach(work, text="words")
+    shutil.move(work / "train/index", tmp_path / "index")
     shutil.rmtree(work / "train")
-    make_work(tmp_path, images=7, splits=("train",), captions=4)
-    shutil.rmtree(work / "train/teachers", ignore_errors=True)
+    make_work(tmp_path, images=9, splits=("train",), captions=4)
+    shutil.move(tmp_path / "index", work / "train/index")  # 30 rows, of which the first are others among the 36 of now
     split = Split(work, "train")
     extract.run(ExtractConfig(), split=split, teacher="words", modality="text", load=load)
-    assert "rows_added" not in index.run(IndexConfig(neighbours=4), split=split, teacher="words").counts
+    assert index.run(IndexConfig(neighbours=4), split=split, teacher="words").counts == {"rows": 36, "neighbours": 4}
+    rows = unit_rows(tables.read_teacher(split, "words"))
+    expected = nearest_rows(rows, 4)
+    near = neighbours.read_neighbours(split, "words", depth=4)
+    assert near.ids.tolist() == expected.ids.tolist()
+    np.testing.assert_array_equal(faiss.read_index(str(work / "train/index/words.faiss")).reconstruct_n(0, 36), rows)
+
+
+@pytest.mark.parametrize("name", ["words.faiss", "neighbours-words.parquet"])
+def test_run__rows_are_added_to_nothing_but_what_was_written(tmp_path: Path, name: str) -> None:
+    small, whole = grown(tmp_path, images=8, more=3)
+    work, config = tmp_path / "work", IndexConfig(neighbours=3)
+
+    def taught(source: Path, **more: bool) -> Split:
+        reading = readers.read("karpathy", source)
+        shard.run(ShardConfig(workers=1, max_images=4), reading=reading, out=work, **more)
+        split = Split(work, "train")
+        extract.run(ExtractConfig(), split=split, teacher="words", modality="text", load=load)
+        return split
+
+    index.run(config, split=taught(small), teacher="words")
+    path = work / "train/index" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1  # its size stays
+    path.write_bytes(data)
+    split = taught(whole, append=True)
+    assert "rows_added" not in index.run(config, split=split, teacher="words").counts
+    expected = nearest_rows(unit_rows(tables.read_teacher(split, "words")), 3)
+    assert neighbours.read_neighbours(split, "words", depth=3).ids.tolist() == expected.ids.tolist()

@@ -170,15 +170,32 @@ def test_run__other_files_are_not_read(database: query.Database, tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    "statement",
+    ("statement", "column", "expected"),
     [
-        "describe candidates", "SUMMARIZE samples", "show tables", "EXPLAIN SELECT * FROM samples",
-        "explain analyze select count(*) from captions", "PIVOT samples ON split USING count(*) GROUP BY ext",
-        "-- why\nWITH a AS (SELECT 1 AS x) SELECT * FROM a", "FROM samples LIMIT 1", "VALUES (1)", "select 1;",
+        ("describe captions", 0, ["split", *schemas.CAPTIONS.names]),
+        ("SUMMARIZE samples", 0, ["split", *schemas.SAMPLES.names]),
+        ("show tables", 0, sorted(VIEWS | {"teacher_colours", "teacher_words"})),
+        ("PIVOT samples ON split USING count(*) GROUP BY ext", 1, [12]),
+        ("-- why\nWITH a AS (SELECT 7 AS x) SELECT * FROM a", 0, [7]),
+        ("SELECT count(*) FROM (FROM samples LIMIT 5)", 0, [5]),
+        ("FROM captions ORDER BY caption_key LIMIT 1", 1, ["mini/picture_0000#0"]),
+        ("VALUES (3), (2)", 0, [3, 2]),
+        ("select 1;", 0, [1]),
     ],
-)  # fmt: skip
-def test_run__questions_of_every_kind_are_answered(database: query.Database, statement: str) -> None:
-    assert database.run(statement).rows
+)
+def test_run__questions_of_every_kind_have_the_right_answer(
+    database: query.Database, statement: str, column: int, expected: list[object]
+) -> None:
+    assert [row[column] for row in database.run(statement).rows] == expected
+
+
+@pytest.mark.parametrize(
+    ("statement", "plan"),
+    [("EXPLAIN SELECT * FROM samples", "PARQUET"), ("explain analyze select count(*) from captions", "Total Time")],
+)
+def test_run__a_plan_is_shown(database: query.Database, statement: str, plan: str) -> None:
+    ((_, text),) = database.run(statement).rows
+    assert plan in text
 
 
 def test_run__a_typo_is_pointed_at(database: query.Database) -> None:
