@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -100,6 +101,28 @@ def test_ten_steps_equal_a_plain_loop(world: Path, train: Train, tmp_path: Path)
     last = {name: value for step, name, value in _metrics(tmp_path / "run") if step == TRAIN.steps}
     for name, value in terms.items():
         assert last[name] == pytest.approx(float(value.detach()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"min_lr": 1e-3}, {"warmup_steps": 3}, {"schedule": "epoch", "min_lr": 1e-4, "warmup_steps": 2}]
+)
+def test_every_step_has_the_rate_of_the_schedule(train: Train, tmp_path: Path, options: dict[str, Any]) -> None:
+    train(tmp_path / "run", train={"log_every": 1, **options})
+    rates = {step: value for step, name, value in _metrics(tmp_path / "run") if name == "lr"}
+    low, warm = options.get("min_lr", 0), options.get("warmup_steps", 0)
+    for step in range(TRAIN.steps):
+        at = step // 4 * 4 if "schedule" in options else step  # four steps an epoch: 36 pairs, 8 a step
+        cosine = low + (3e-3 - low) / 2 * (1 + math.cos(math.pi * (at - warm) / (TRAIN.steps - warm)))
+        assert rates[step + 1] == pytest.approx(3e-3 * (at + 1) / (warm + 1) if at < warm else cosine)
+
+
+def test_the_seed_is_that_of_every_generator_a_model_may_draw_from(train: Train, tmp_path: Path) -> None:
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    seeds = []
+    train(tmp_path / "run", train={"seed": 7, "steps": 1}, on_event=lambda *event: seeds.append(torch.initial_seed()))
+    assert seeds == [7, 7]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_what_cannot_train_is_refused_before_anything_is_loaded(

@@ -114,6 +114,16 @@ def test_a_table_of_another_shard_is_refused(own_world: Path, tmp_path: Path) ->
         TeacherRows(Split(own_world, "train"), "colours", fallback=tmp_path)
 
 
+def test_a_table_of_another_state_of_the_split_is_another_cache(own_world: Path, tmp_path: Path) -> None:
+    first = TeacherRows(Split(own_world, "train"), "words", fallback=tmp_path)
+    path = own_world / "train" / "captions.parquet"
+    table = pq.read_table(path)
+    store.write_table(path, table.take([1, 0, *range(2, table.num_rows)]))  # two captions of one image change places
+    with pytest.raises(StaleError, match="keys in another order"):
+        TeacherRows(Split(own_world, "train"), "words", fallback=tmp_path)
+    assert first.path.is_file()
+
+
 def test_the_cache_goes_elsewhere_where_the_work_folder_cannot_be_written(own_world: Path, tmp_path: Path) -> None:
     (own_world / "train" / "cache").write_text("a file in the way, as root may write anywhere")
     rows = TeacherRows(Split(own_world, "train"), "colours", fallback=tmp_path / "run" / "cache")

@@ -7,14 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from cusa.errors import DataError
+from cusa.errors import DataError, StaleError
 from cusa.manifests.samples import Split
 from cusa.pipeline import index
 from cusa.pipeline.config import IndexConfig
+from cusa.train.config import LossConfig
 from cusa.train.data import neighbourhood
 from cusa.train.data.blocks import Blocks
 from cusa.train.data.order import Order
-from tests.train.conftest import Train
+from tests.train.conftest import Train, replace_row
 
 
 def _graph(images: int, edges: list[tuple[int, int]]) -> sparse.csr_array:
@@ -127,3 +128,16 @@ def test_a_run_measures_what_it_asks_for(own_world: Path, train: Train, tmp_path
     close = train(tmp_path / "close", work=own_world, train={**told, "batches": "close"}, on_metrics=hear)
     assert heard[0]["near_in_batch"] > heard[0]["near_at_random"]
     assert apart.seen != close.seen
+
+
+def test_a_run_belongs_to_its_neighbour_tables(own_world: Path, train: Train, tmp_path: Path) -> None:
+    plain = LossConfig(alpha=0, beta=0)  # whose run depends on a teacher through its neighbours alone
+    options = {"neighbour_similarity": 0.95, "steps": 2}
+    for teacher in ("colours", "words"):
+        index.run(IndexConfig(neighbours=50), split=Split(own_world, "train"), teacher=teacher)
+    train(tmp_path / "run", work=own_world, loss=plain, train=options)
+    assert train(tmp_path / "run", work=own_world, loss=plain, train=options).started_at == 2
+    replace_row(own_world, "colours")
+    index.run(IndexConfig(neighbours=50), split=Split(own_world, "train"), teacher="colours")
+    with pytest.raises(StaleError, match="the neighbour tables changed"):
+        train(tmp_path / "run", work=own_world, loss=plain, train=options)

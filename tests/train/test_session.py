@@ -1,0 +1,101 @@
+"""What of a recipe decides a run: every option reaches the optimiser and the identity of its checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cusa.errors import ConfigError
+from cusa.manifests.samples import Split
+from cusa.models import student as students
+from cusa.train import checkpoint
+from cusa.train.config import LossConfig, TemperatureConfig, TrainConfig
+from cusa.train.data.batch import Batch, Substitute
+from cusa.train.session import Session, settings
+from cusa.train.terms import make_loss
+from tests.train.conftest import STUDENT, TRAIN
+
+OTHER_TRAIN: dict[str, Any] = {
+    **{"seed": 5, "batch": 64, "steps": 9, "epochs": 7, "drop_last": False, "shuffle_window": 2, "batches": "apart"},
+    **{"neighbour_similarity": 0.7, "accumulate": 2, "chunk": 4, "lr": 0.5, "min_lr": 1e-7, "warmup_steps": 3},
+    **{"schedule": "epoch", "weight_decay": 0.3, "decay": "release", "beta1": 0.8, "beta2": 0.9, "eps": 1e-3},
+    **{"clip_norm": 1.0, "precision": "bf16", "ema": 0.9, "freeze": ("text",), "validate_every": 4},
+    **{"monitor": "i2t_r1", "decode": "scaled", "max_undecodable": 0.5},
+}
+"""Another value for every option that decides what is seen or computed."""
+OTHER_LOSS: dict[str, Any] = {
+    **{"alpha": 0.2, "beta": 0.2, "infonce_weight": 0.5, "reduction": "release", "fusion": "dot"},
+    **{"divergence": "cross_entropy", "false_negatives": "positive", "mask_image": 0.5, "mask_text": 0.5},
+    **{"negatives": "local", "impl": "streamed", "csa_temperatures": "separate", "usa_temperatures": "one"},
+    "teacher_temperatures": "separate",
+}
+
+
+@pytest.mark.parametrize(("config", "others"), [(TrainConfig(), OTHER_TRAIN), (LossConfig(), OTHER_LOSS)])
+def test_settings__hold_every_option_that_is_not_free(config: TrainConfig | LossConfig, others: dict[str, Any]) -> None:
+    fields = type(config).model_fields
+    free = getattr(config, "FREE", frozenset())
+    nested = {name for name in fields if isinstance(getattr(config, name), TemperatureConfig)}
+    assert set(others) == set(fields) - free - nested, "a new option is free, or decides a run"
+    plain = settings(part=config)
+    for name, value in others.items():
+        changed = settings(part=config.model_copy(update={name: value}))
+        assert {key for key in plain | changed if plain.get(key) != changed.get(key)} == {f"part.{name}"}
+    for name in nested:
+        for number in TemperatureConfig.model_fields:
+            before = getattr(config, name)
+            other = not before.learned if number == "learned" else getattr(before, number) * 1.5
+            updated = config.model_copy(update={name: before.model_copy(update={number: other})})
+            changed = settings(part=updated)
+            assert {key for key in plain if plain[key] != changed[key]} == {f"part.{name}.{number}"}
+
+
+def test_settings__free_options_are_those_that_change_nothing() -> None:
+    assert {
+        *("workers", "cache_mib", "check_one_in", "teacher_mib", "log_every", "keep_checkpoints", "checkpoint_every"),
+        *("device", "gradient_checkpointing", "compile", "wandb"),
+    } == TrainConfig.FREE
+
+
+def _session(world: Path, out: Path, **options: Any) -> Session:
+    config = TRAIN.model_copy(update=options)
+    student = students.create(STUDENT, captions=Split(world, "train").texts, uni=True, seed=0)
+    identity = checkpoint.Identity(settings(train=config), {})
+    return Session(config, student=student, loss=make_loss(LossConfig()), out=out, identity=identity)
+
+
+def test_the_optimizer_has_the_recipes_options(world: Path, tmp_path: Path) -> None:
+    options = {"lr": 0.25, "beta1": 0.7, "beta2": 0.8, "eps": 1e-4, "weight_decay": 0.03}
+    decaying, spared = _session(world, tmp_path, **options).optimizer.param_groups
+    for group in (decaying, spared):
+        assert (group["lr"], group["betas"], group["eps"]) == (0.25, (0.7, 0.8), 1e-4)
+    assert (decaying["weight_decay"], spared["weight_decay"]) == (0.03, 0.0)
+    temperature = "loss.infonce_temperature.value"
+    assert temperature in spared["names"]
+    assert temperature in _session(world, tmp_path, decay="release").optimizer.param_groups[0]["names"]
+
+
+def _batch(split: Split, row: int) -> Batch:
+    rows = torch.tensor([row])
+    failed = Substitute(split.image_keys[3], "00000.tar", "cut", split.caption_keys[row])
+    keys = (split.caption_keys[row],)
+    return Batch(0, 0, 1, keys, torch.zeros(1), {}, rows // 3, rows, None, None, substitutes=(failed,))
+
+
+def test_what_could_not_be_decoded_is_remembered_by_the_checkpoint(world: Path, tmp_path: Path) -> None:
+    split = Split(world, "train")
+    first = _session(world, tmp_path, max_undecodable=0.1)
+    first.saw(_batch(split, 0), split)
+    first.done = 1
+    first.save()
+    second = _session(world, tmp_path, max_undecodable=0.1)
+    second.resume(must=True)
+    assert second.bad == first.bad == {split.image_keys[3]: ("00000.tar", "cut")}
+    assert second.seen == first.seen != 0
+    assert "1 images could not be decoded" in second.remarks()[0]
+
+
+def test_resume__a_name_that_is_no_setting_is_refused(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'train\.tempo' is nothing"):
+        _session(world, tmp_path).resume(allow_changed=["train.tempo"])
