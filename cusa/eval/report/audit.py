@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from cusa.eval.report.charts import Chart, share_chart
 from cusa.eval.report.pictures import Pictures
-from cusa.manifests import schemas, tables
+from cusa.manifests import ledger, schemas, tables
 from cusa.manifests.pages import Figure, Table
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
@@ -96,10 +96,14 @@ def gather(split: Split) -> Audit | None:
 
     Args:
         split: the evaluated split; its `audit` folder is read.
+
+    Raises:
+        DataError: if a file was changed after the audit wrote it, or a picture does not decode.
     """
     folder = split.folder / "audit"
     if not ((folder / "candidates.parquet").is_file() and (folder / "summary.json").is_file()):
         return None
+    ledger.refuse_changed(folder / "ledger.json")
     summary = store.read_json(folder / "summary.json")
     truth, calibration, missing = summary["truth"], summary.get("calibration"), summary.get("missing")
     return Audit(

@@ -1,5 +1,7 @@
 """The report's tables as Markdown, from the same values as the page."""
 
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 from cusa.eval.report.page import Report
@@ -13,19 +15,19 @@ def lines(report: Report) -> Iterable[str]:
     Args:
         report: what the page shows.
     """
-    yield f"# {report.title}"
+    yield f"# {_plain(report.title)}"
     yield ""
-    yield f"{report.images:,} images, {report.captions:,} captions. Ties: {report.ties}."
+    yield f"{report.images:,} images, {report.captions:,} captions. Ties: {_plain(report.ties)}."
     for run, settings in report.overview.settings.items():
         yield ""
-        yield f"**{run}**: " + "; ".join(f"{name}: {words}" for name, words in settings.items()) + "."
+        yield f"**{_plain(run)}**: " + "; ".join(f"{name}: {_plain(words)}" for name, words in settings.items()) + "."
     yield ""
     yield from _results(report.results)
     yield ""
     for run, sentence in report.results.remarks:
-        yield f"- {run}: {sentence}"
+        yield f"- {_plain(run)}: {_plain(sentence)}"
     if report.card is not None:
-        yield from _table(f"The same answers of {report.card.run}, judged by every truth", report.card.table)
+        yield from _table(f"The same answers of {_plain(report.card.run)}, judged by every truth", report.card.table)
     if report.sweep is not None:
         yield from _table("The sweep; * stands on the frontier with RSUM", report.sweep.table)
     for table in report.paper.tables:
@@ -42,7 +44,7 @@ def _results(results: Results) -> Iterable[str]:
     yield from _row(header)
     yield "|" + " --- |" * len(header)
     for task in results.tasks:
-        yield f"| **{task.title}** |" + " |" * (len(header) - 1)
+        yield f"| **{_plain(task.title)}** |" + " |" * (len(header) - 1)
         for row in task.rows:
             yield from _row([row.metric, *row.values, *("" if one is None else str(one) for one in row.differences)])
 
@@ -58,4 +60,11 @@ def _table(heading: str, table: Table) -> Iterable[str]:
 
 
 def _row(cells: Sequence[str]) -> Iterable[str]:
-    yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    yield "| " + " | ".join(map(_plain, cells)) + " |"
+
+
+def _plain(words: str) -> str:
+    """Return words of the data so that Markdown shows them as they are, in one line: no tag, no link, no new cell."""
+    words = words.encode("utf-8", "replace").decode("utf-8")
+    one_line = "".join(" " if unicodedata.category(letter) in ("Cc", "Zl", "Zp") else letter for letter in words)
+    return re.sub(r"([\\|<\[])", r"\\\1", one_line)

@@ -76,8 +76,7 @@ def read(folder: Path) -> Run:
     if evaluated is None:
         raise DataError(f"The evaluation of {folder} did not finish. Run `cusa eval {folder}` again.", path=folder)
     metrics = folder / "metrics.parquet"
-    ledger.refuse_changed(folder / "ledger.json", ("recipe.json", "run.json", metrics.name))
-    ledger.refuse_changed(folder / "eval" / "ledger.json")
+    refuse_changed(folder)
     everything, left_out = _evaluations(folder / "eval")
     return Run(
         folder,
@@ -90,6 +89,16 @@ def read(folder: Path) -> Run:
         everything,
         left_out,
     )
+
+
+def refuse_changed(folder: Path) -> None:
+    """Refuse a run whose recipe, metrics or results were changed after they were written.
+
+    Raises:
+        DataError: with the name of the file.
+    """
+    ledger.refuse_changed(folder / "ledger.json", ("recipe.json", "run.json", "metrics.parquet"))
+    ledger.refuse_changed(folder / "eval" / "ledger.json")
 
 
 def _evaluations(folder: Path) -> tuple[list[Mapping[str, Any]], list[str]]:

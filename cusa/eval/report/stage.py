@@ -6,7 +6,7 @@ from pathlib import Path
 from cusa.errors import ConfigError, StaleError
 from cusa.eval.report import compare, markdown, page
 from cusa.eval.report import sweep as sweeps
-from cusa.eval.report.runs import Run, read, same_split
+from cusa.eval.report.runs import Run, read, refuse_changed, same_split
 from cusa.manifests import ledger, pages
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.stage import Outcome, StageRun
@@ -32,7 +32,8 @@ def run(
 
     Raises:
         ConfigError: if `out` does not end in .html.
-        DataError: if a run was not evaluated, or the runs were evaluated on different splits.
+        DataError: if a run was not evaluated, the runs were evaluated on different splits, or a file of a run or of
+            the audit was changed after it was written.
         StaleError: if the work folder's split is not the one that was evaluated.
     """
     if out.suffix.lower() not in (".html", ".htm"):
@@ -48,6 +49,8 @@ def run(
         "report", out.with_suffix(".ledger.json"), out=out, inputs=inputs, parameters=parameters, force=force
     )
     if stage.up_to_date:
+        for folder in folders:
+            refuse_changed(folder)
         return stage.reuse()
     runs = [read(folder) for folder in folders]
     same_split(runs)

@@ -1,5 +1,6 @@
 """The report's section on a sweep: cross-modal against uni-modal quality of every setting, and the frontier."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ class Setting(NamedTuple):
 
 
 def read(folder: Path) -> list[Setting]:
-    """Read a sweep's settings from its `results.parquet`; cells without numbers are left out.
+    """Read a sweep's settings from its `results.parquet`; cells without finite numbers are left out.
 
     Raises:
         DataError: if it is no sweep, or nothing in it has numbers.
@@ -39,7 +40,7 @@ def read(folder: Path) -> list[Setting]:
     metrics = [CROSS[0], *(name for name, _ in UNI)]
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        if row.get(CROSS[0]) is not None:
+        if _is_finite(row.get(CROSS[0])):
             groups.setdefault(_name(row), []).append(row)
     if not groups:
         raise DataError(
@@ -108,12 +109,15 @@ def table(settings: Sequence[Setting]) -> Table:
 
 
 def _known(one: Setting, metric: str) -> bool:
-    value = one.values.get(metric)
-    return value is not None and not np.isnan(value)
+    return _is_finite(one.values.get(metric))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _mean(group: Sequence[Mapping[str, Any]], metric: str) -> float:
-    values = [row[metric] for row in group if row.get(metric) is not None]
+    values = [row[metric] for row in group if _is_finite(row.get(metric))]
     return float(np.mean(values)) if values else float("nan")
 
 

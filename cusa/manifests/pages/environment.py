@@ -25,12 +25,14 @@ def render(template: str, **values: object) -> str:
 
     Args:
         template: path of a `*.html.j2` file in this package, such as `pipeline/audit/gallery.html.j2`.
-        values: what it shows; texts are escaped where they stand in the page.
+        values: what it shows; texts are escaped where they stand in the page. A byte of a file's name that is no UTF-8
+            shows as a question mark.
 
     Raises:
         jinja2.UndefinedError: if the template shows something that is not among the values.
     """
-    return environment().get_template(template).render(**values)
+    html = environment().get_template(template).render(**values)
+    return html.encode("utf-8", "replace").decode("utf-8")
 
 
 def _thousands(number: float) -> str:

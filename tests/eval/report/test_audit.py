@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from cusa.errors import DataError
 from cusa.eval.report import audit as report_audit
 from cusa.manifests import pages, schemas
 from cusa.manifests.samples import Split
@@ -61,6 +62,14 @@ def test_gather__known_matches_that_are_not_complete_call_nothing_false(split: S
     assert figures["median_rank"] == 1
     assert f"average precision {figures['average_precision']:.3f}" in page.text
     assert "lower bounds" in page.text
+
+
+def test_gather__a_summary_that_was_changed_after_the_audit_is_refused(split: Split) -> None:
+    _audited(split)
+    path = split.folder / "audit/summary.json"
+    path.write_text(path.read_text().replace('"candidates": ', '"candidates": 9'))
+    with pytest.raises(DataError, match=r"summary\.json was changed after `cusa audit` wrote it"):
+        report_audit.gather(split)
 
 
 def test_known_matches__those_of_the_data_set_are_complete(split: Split) -> None:

@@ -69,4 +69,7 @@ def test_paired__captions_of_one_image_count_as_one_draw() -> None:
 
 
 def test_paired__other_queries_are_not_compared() -> None:
+    """Neither fewer nor as many: rows of other images, or in another order, are not subtracted from each other."""
     assert paired(_table(FIRST), _table({"d/9#0": 1})) == {}
+    assert paired(_table(FIRST), _table({f"e{key}": rank for key, rank in FIRST.items()})) == {}
+    assert paired(_table(FIRST), _table(dict(reversed(FIRST.items())))) == {}

@@ -14,6 +14,7 @@ from cusa.eval import evaluate
 from cusa.eval.config import EvalConfig
 from cusa.eval.report import stage as report
 from cusa.manifests import schemas
+from cusa.manifests.ledger import Clock
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.pipeline import readers, shard
@@ -24,9 +25,9 @@ from tests.eval.seers import Seer
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)> red & "blue" '
 
 
-def _work(folder: Path, *, before: str = "") -> Path:
+def _work(folder: Path, *, before: str = "", images: int = 6) -> Path:
     """Shard a small world whose captions begin with `before`."""
-    source = worlds.write_karpathy(folder / "raw", images=6, captions=2)
+    source = worlds.write_karpathy(folder / "raw", images=images, captions=2)
     if before:
         told = json.loads(source.read_text())
         for image in told["images"]:
@@ -157,6 +158,27 @@ def test_run__says_with_which_versions(tmp_path: Path) -> None:
     path = report.run([run], out=tmp_path / "r.html", work=work).out
     assert html.escape(f"torch {versions['torch']}") in path.read_text()
     assert f"torch {versions['torch']}" in path.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize("file", ["recipe.json", "eval/metrics.json", "eval/per_query.parquet"])
+def test_run__a_file_that_was_changed_after_it_was_written_is_refused(tmp_path: Path, file: str) -> None:
+    work = _work(tmp_path)
+    run = _evaluated(tmp_path / "run", work)
+    store.write_json(run / "recipe.json", {"description": "as trained"})
+    Clock().finish(
+        run / "ledger.json", stage="train", inputs={}, parameters={}, outputs=[run / "recipe.json"], counts={}
+    )
+    page = report.run([run], out=tmp_path / "r.html", work=work).out
+    before = page.read_text()
+    assert "as trained" in before
+    content = (run / file).read_bytes()
+    changed = content.replace(b"as trained", b"as claimed").replace(b'"rsum": ', b'"rsum": 1')
+    (run / file).write_bytes(changed if changed != content else content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    with pytest.raises(DataError, match=rf"{re.escape(file)} was changed after `cusa (train|eval)` wrote it"):
+        report.run([run], out=tmp_path / "r.html", work=work)
+    assert page.read_text() == before
+    (run / file).write_bytes(content)
+    assert not report.run([run], out=tmp_path / "r.html", work=work).fresh
 
 
 @pytest.mark.parametrize("name", ["report", "report.v1", "report.pdf"])

@@ -49,7 +49,18 @@ def test_render__escapes_every_value_also_in_attributes_and_through_macros() -> 
     page = render("pipeline/index/search.html.j2", **values)
     assert "<script" not in page
     assert page.count("&#34;&gt;&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt; &amp; &lt;b") == 7
-    assert page.count("<b") == len(["<body>"])
+    tags = re.findall(r"<(\w+)", page.partition("<main>")[2])
+    assert tags == ["h1", "div", "article", "img", "p", "bdi", "div", "span", "span", "code", "span"]
+
+
+def test_render__a_byte_that_is_no_text_is_a_question_mark() -> None:
+    page = render("pipeline/index/search.html.j2", title="half \ud83d", asked="half \ud83d", cards=[])
+    assert "<h1>half ?</h1>" in page
+
+
+def test_render__marks_of_direction_in_a_caption_turn_nothing_else_round() -> None:
+    quoted = environment().from_string('{% import "manifests/pages/parts.html.j2" as parts %}{{ parts.quoted(words) }}')
+    assert quoted.render(words="\u202eeno <") == "“<bdi>\u202eeno &lt;</bdi>”"
 
 
 def test_render__a_missing_value_is_an_error() -> None:
