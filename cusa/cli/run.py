@@ -19,6 +19,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Do every stage of a recipe that is not up to date, from the download to the report; run again, it goes on."""
+    from cusa.eval.tasks.metrics import is_main
     from cusa.manifests.events import Callbacks
     from cusa.workflow import run as runs
 
@@ -38,7 +39,7 @@ def run(
         print_json({**vars(done), "outcomes": outcomes})
         return
     report_outcomes(*done.outcomes)
-    shown = done.expected or {key: 0.0 for key in done.figures if key.endswith(("rsum", "average"))}
+    shown = done.expected or {key: 0.0 for key in done.figures if is_main(key)}
     rows = [(key, f"{done.figures[key]:.1f}", f"{done.expected[key]:.1f}" if done.expected else "") for key in shown]
     print_text("")
     print_table(("metric", "here", "published") if done.expected else ("metric", "here", ""), rows)

@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from cusa.errors import ConfigError, DataError, nearest
-from cusa.eval import intervals, leakage
+from cusa.eval import leakage
 from cusa.eval.cache import EmbeddingCache
 from cusa.eval.config import NOT_IN_THE_NUMBERS, EvalConfig
 from cusa.eval.scores import Cosines, Scores
 from cusa.eval.share import ALONE, Share
-from cusa.eval.tasks import cross_modal
-from cusa.eval.tasks.registry import COCO, CXC, TASKS, Embedded, answers
+from cusa.eval.tasks import cross_modal, intervals
+from cusa.eval.tasks.registry import COCO, CXC, TASKS, results
+from cusa.eval.tasks.task import Embedded, Need
 from cusa.manifests import datasets, schemas
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.judgements import cxc_ratings, eccv_truth, pair_judgements
@@ -163,6 +164,7 @@ def _finish(
     space, words = model.space_of("uni-modal")
     seen = Embedded(
         split,
+        config,
         embeddings.image,
         embeddings.text,
         scores,
@@ -176,9 +178,9 @@ def _finish(
     )
     found, tables = {}, [schemas.PER_QUERY.empty_table()]
     on_event("rank", 0, len(wanted))
-    for answer in answers(seen, config, wanted):
-        found[answer.task] = dict(answer.summary)
-        tables.append(answer.table)
+    for task_result in results(seen, wanted):
+        found[task_result.task] = dict(task_result.summary)
+        tables.append(task_result.table)
         on_event("rank", len(found), len(wanted))
     leaked = None if train is None or train.digest == split.digest else leakage.of_split(train, split)
     resampled = f"{intervals.MEANING}; {config.bootstrap:,} resamples, seed {config.seed}"
@@ -289,15 +291,16 @@ def _reranks(model: "Student | TextModel", config: EvalConfig) -> bool:
 
 def _allowed(split: Split, has_truth: bool, ground_truth: Path | None, rated: bool, is_judged: bool) -> list[str]:
     """Return the tasks that the split's data allow, and those that a user means by giving a ground truth."""
-    names = ["text-to-text", "cross-modal"] if split.num_captions else []
-    if split.num_captions and np.bincount(split.caption_owner).max() > 5:
-        names.append("cross-modal-first-five")
-    names += CXC if rated else ()
-    names += ["image-to-image", *(["cross-modal-truth"] if has_truth else []), *(["audited"] if is_judged else [])]
     official = eccv_truth.official_folder()
-    if ground_truth is not None or (official is not None and _is_official(split, official)):
-        names += COCO
-    return [name for name in TASKS if name in names]
+    there: dict[Need, bool] = {
+        "captions": bool(split.num_captions),
+        "more than five captions": bool(split.num_captions) and int(np.bincount(split.caption_owner).max()) > 5,
+        "truth": has_truth,
+        "verdicts": is_judged,
+        "CxC's ratings": rated,
+        "COCO's lists": ground_truth is not None or (official is not None and _is_official(split, official)),
+    }
+    return [task.name for task in TASKS.values() if all(there[need] for need in task.needs)]
 
 
 def _is_official(split: Split, folder: Path) -> bool:

@@ -8,6 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 
+def hits_at_k(rank_Q: np.ndarray, k: int) -> np.ndarray:
+    """Return 1 for each query whose best right item is among the first k, else 0: (Q,) float64; see `recall_at_k`."""
+    return ((rank_Q >= 1) & (rank_Q <= k)).astype(np.float64)
+
+
 def recall_at_k(rank_Q: np.ndarray, k: int) -> float:
     """Return the share of queries, in percent, whose best right item is among the first k.
 
@@ -19,7 +24,7 @@ def recall_at_k(rank_Q: np.ndarray, k: int) -> float:
         rank_Q: best right item of each query, 1 = first; 0 = the query has none, a miss.
         k: at least 1.
     """
-    return float(100 * np.mean((rank_Q >= 1) & (rank_Q <= k))) if len(rank_Q) else float("nan")
+    return mean_percent(hits_at_k(rank_Q, k))
 
 
 def median_rank(rank_Q: np.ndarray) -> float:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
+from cusa.eval.tasks.metrics import DIRECTIONS, title
+from cusa.eval.tasks.sts import SETS
 from cusa.manifests import datasets
 
 
@@ -50,7 +52,7 @@ class Cell(NamedTuple):
     """On how many images, and of how many where that is a part of the official split; empty for pairs of texts."""
 
 
-_WAYS = (("i2t", "image-to-text", "image to text"), ("t2i", "text-to-image", "text to image"))
+_WAYS = [(DIRECTIONS[way][1], way, DIRECTIONS[way][0]) for way in ("image-to-text", "text-to-image")]
 
 
 def _retrieval() -> tuple[Column, ...]:
@@ -61,24 +63,20 @@ def _retrieval() -> tuple[Column, ...]:
     ):
         for short, way, words in _WAYS:
             found += [
-                Column(f"{start}_{short}_r{k}", f"{name}, {words} R@{k}", dataset, task, f"{way}/r@{k}")
+                Column(f"{start}_{short}_r{k}", f"{name}, {words} {title(f'r@{k}')}", dataset, task, f"{way}/r@{k}")
                 for k in (1, 5, 10)
             ]
-        found.append(Column(f"{start}_rsum", f"{name}, RSUM", dataset, task, "rsum"))
+        found.append(Column(f"{start}_rsum", f"{name}, {title('rsum')}", dataset, task, "rsum"))
     return tuple(found)
 
 
 _ECCV = tuple(
-    Column(f"{short}_{key}", f"{words} {label}", "coco", "eccv-caption", f"{way}/{metric}")
+    Column(f"{short}_{key}", f"{words} {title(metric)}", "coco", "eccv-caption", f"{way}/{metric}")
     for short, way, words in _WAYS
-    for key, label, metric in (
-        ("map_at_r", "mAP@R", "map_at_r"),
-        ("r_precision", "R-Precision", "r_precision"),
-        ("r1", "R@1", "r@1"),
-    )
+    for key, metric in (("map_at_r", "map_at_r"), ("r_precision", "r_precision"), ("r1", "r@1"))
 )
 _IMAGES = tuple(
-    Column(key, f"{name} R@1", dataset, "image-to-image", "r@1")
+    Column(key, f"{name} {title('r@1')}", dataset, "image-to-image", "r@1")
     for key, name, dataset in (
         ("cub_r1", "CUB", "cub"),
         ("sop_r1", "SOP", "sop"),
@@ -86,10 +84,7 @@ _IMAGES = tuple(
         ("inaturalist_r1", "iNaturalist", "inaturalist-2018"),
     )
 )
-_STS = tuple(
-    Column(name.lower().replace("-", ""), name, "sts", "sts", name)
-    for name in ("STS12", "STS13", "STS14", "STS15", "STS16", "STS-B", "SICK-R")
-)
+_STS = tuple(Column(name.lower().replace("-", ""), name, "sts", "sts", name) for name in SETS)
 TABLES = (
     Table("retrieval", "Image-text retrieval on COCO and Flickr30K", _retrieval()),
     Table("eccv_caption", "ECCV Caption", _ECCV),

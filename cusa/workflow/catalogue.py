@@ -6,6 +6,7 @@ from typing import Any
 
 from cusa import recipe as recipes
 from cusa.errors import ConfigError, nearest
+from cusa.eval.tasks import metrics
 from cusa.manifests import tables
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
@@ -73,7 +74,7 @@ def _datasets() -> list[tuple[str, ...]]:
 def _recipe_row(name: str) -> tuple[str, str]:
     """Return what a recipe is, and the main ones of the figures it should come to."""
     recipe = recipes.load(name)
-    main = [f"{metric} {value}" for metric, value in recipe.expected.items() if metric.endswith(("rsum", "average"))]
+    main = [f"{metric} {value}" for metric, value in recipe.expected.items() if metrics.is_main(metric)]
     return recipe.description, ", ".join(main)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cusa import recipe as recipes
+from cusa.eval.tasks.registry import HEADLINES, label
 from cusa.manifests.events import SILENT, Callbacks
 from cusa.manifests.samples import Split, splits
 from cusa.workflow import evaluate as scoring
@@ -79,17 +80,11 @@ def demo(out: Path, *, seed: int = 0, callbacks: Callbacks = SILENT) -> Demo:
 
 def _compare(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the main numbers of the runs side by side, with the difference of the last to the first."""
-    wanted = (
-        ("RSUM (R@1 + R@5 + R@10, both ways)", "cross-modal", "rsum"),
-        ("R-Precision under every true match, image to text", "cross-modal-truth", "image-to-text/r_precision"),
-        ("R-Precision under every true match, text to image", "cross-modal-truth", "text-to-image/r_precision"),
-        ("R-Precision image to image (uni-modal)", "image-to-image", "r_precision"),
-        ("R-Precision text to text (uni-modal)", "text-to-text", "r_precision"),
-    )
     names = list(results)
     lines = [f"{'':52}" + "".join(f"{name:>16}" for name in names) + f"{'difference':>12}"]
-    for words, task, metric in wanted:
+    for headline in HEADLINES:
+        task, _, metric = headline.partition("/")
         values = [results[name]["tasks"][task]["metrics"][metric] for name in names]
         shown = "".join(f"{value:16.2f}" for value in values)
-        lines.append(f"{words:52}{shown}{values[-1] - values[0]:+12.2f}")
+        lines.append(f"{label(headline):52}{shown}{values[-1] - values[0]:+12.2f}")
     return "\n".join(lines)

@@ -27,6 +27,7 @@ from typing import Any
 
 from cusa import recipe as recipes
 from cusa.errors import ConfigError, CusaError, StoppedError
+from cusa.eval.tasks.metrics import short_title
 from cusa.manifests import ledger
 from cusa.manifests.events import SILENT, Callbacks
 from cusa.manifests.samples import Split, splits
@@ -58,14 +59,14 @@ SHORT = {
 
 _ALWAYS = ("loss.alpha", "loss.beta", "loss.reduction", "train.seed", "train.batch")
 _SHOWN = (
-    ("cross-modal/rsum", "RSUM"),
-    ("cross-modal-truth/image-to-text/r_precision", "R-P i2t"),
-    ("cross-modal-truth/text-to-image/r_precision", "R-P t2i"),
-    ("cross-modal-truth/image-to-text/map_at_r", "mAP@R i2t"),
-    ("cross-modal-truth/text-to-image/map_at_r", "mAP@R t2i"),
-    ("image-to-image/r@1", "i2i R@1"),
-    ("text-to-text/r@1", "t2t R@1"),
-    ("sts/average", "STS"),
+    "cross-modal/rsum",
+    "cross-modal-truth/image-to-text/r_precision",
+    "cross-modal-truth/text-to-image/r_precision",
+    "cross-modal-truth/image-to-text/map_at_r",
+    "cross-modal-truth/text-to-image/map_at_r",
+    "image-to-image/r@1",
+    "text-to-text/r@1",
+    "sts/average",
 )
 """What `results.md` shows of each cell; the table has everything."""
 
@@ -252,7 +253,7 @@ def _column(values: list[Any]) -> Any:
 
 def markdown(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> str:
     """Return the main numbers as Markdown: a row a cell, or where `seed` is an axis a row a setting, over its seeds."""
-    shown = [(key, words) for key, words in _SHOWN if any(row.get(key) is not None for row in rows)]
+    shown = [(key, short_title(key)) for key in _SHOWN if any(row.get(key) is not None for row in rows)]
     seeds = [axis for axis in axes if axis in ("seed", "train.seed")]
     others = [axis for axis in axes if axis not in seeds]
     header = [*others, *(["seeds"] if seeds else []), *(words for _, words in shown)]

@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cusa.eval import evaluate, intervals
+from cusa.eval import evaluate
 from cusa.eval.config import EvalConfig
 from cusa.eval.encode import Embeddings, encode
+from cusa.eval.tasks import intervals
 from cusa.manifests import schemas
 from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split

@@ -8,14 +8,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cusa.eval.report.pictures import Pictures
-from cusa.eval.report.runs import METRIC_WORDS, Run, cell, value_of
+from cusa.eval.report.runs import Run, cell, value_of
+from cusa.eval.tasks import metrics, registry
 from cusa.manifests.pages import Table
 
 TRUTHS = ("cross-modal", "coco-5k", "cxc", "eccv-caption", "audited", "cross-modal-truth")
 """Tasks that judge the same answers, from the data set's own pairs to everything that is known."""
 
 _WAYS = ("image-to-text", "text-to-image")
-_SHOWN = 8
+_SHOWN = (
+    *(f"{way}/r@1" for way in _WAYS),
+    "rsum",
+    *(f"{way}/{name}" for name in ("r_precision", "map_at_r") for way in _WAYS),
+)
+_EXAMPLES = 8
 
 
 class Flip(NamedTuple):
@@ -95,19 +101,19 @@ def flips(run: Run) -> list[Flip]:
 def table(run: Run) -> Table:
     """Return the card: a row a truth, and how many verdicts it turns round."""
     tasks = [task for task in TRUTHS if value_of(run, task, "text-to-image/r@1") is not None]
-    header = ["judged by", "image to text R@1", "text to image R@1", "RSUM", "R-P i2t", "R-P t2i", "mAP@R i2t"]
-    header += ["mAP@R t2i", "turned right", "turned wrong"]
+    firsts = [f"{metrics.DIRECTIONS[way][0]} {metrics.title('r@1')}" for way in _WAYS]
+    header = ["judged by", *firsts, *(metrics.short_title(f"/{name}") for name in _SHOWN[2:])]
+    header += ["turned right", "turned wrong"]
     judged = verdicts(run)
     rows = []
     for task in tasks:
-        metrics = (*(f"{way}/r@1" for way in _WAYS), "rsum", *(f"{way}/r_precision" for way in _WAYS))
-        cells = [cell(value_of(run, task, name)) for name in (*metrics, *(f"{way}/map_at_r" for way in _WAYS))]
+        cells = [cell(value_of(run, task, name)) for name in _SHOWN]
         turned = ["", ""]
         if task != tasks[0]:
             both = [one for one in judged.values() if task in one and tasks[0] in one]
             pairs = [(one[tasks[0]][0], one[task][0]) for one in both if one[task][1] == one[tasks[0]][1]]
             turned = [f"{pairs.count((False, True)):,} of {len(pairs):,}", f"{pairs.count((True, False)):,}"]
-        rows.append([METRIC_WORDS.get(task, task), *cells, *turned])
+        rows.append([registry.title(task), *cells, *turned])
     return Table(header, rows)
 
 
@@ -128,7 +134,7 @@ def gather(run: Run, pictures: Pictures | None) -> ScoreCard | None:
 
 def _first(turned: Sequence[Flip]) -> list[Flip]:
     """Return the first flips of each direction, captions asked first."""
-    per_way = [[flip for flip in turned if flip.direction == way][: _SHOWN // 2] for way in _WAYS]
+    per_way = [[flip for flip in turned if flip.direction == way][: _EXAMPLES // 2] for way in _WAYS]
     return [flip for group in per_way[::-1] for flip in group]
 
 

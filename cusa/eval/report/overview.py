@@ -4,27 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cusa.eval.report.compare import Difference
-from cusa.eval.report.runs import Run, settings, value_of
+from cusa.eval.report.runs import Run, difference_path, settings, value_of
+from cusa.eval.tasks import registry
 from cusa.manifests.pages import Table
-
-_HEADLINES = (
-    ("cross-modal", "rsum", "cross-modal/rsum", "RSUM"),
-    (
-        "cross-modal-truth",
-        "image-to-text/r_precision",
-        "cross-modal-truth/image-to-text/r_precision",
-        "R-Precision, image to text, all true matches",
-    ),
-    (
-        "cross-modal-truth",
-        "text-to-image/r_precision",
-        "cross-modal-truth/text-to-image/r_precision",
-        "R-Precision, text to image, all true matches",
-    ),
-    ("image-to-image", "r_precision", "uni-modal/image-to-image/r_precision", "R-Precision, image to image"),
-    ("text-to-text", "r_precision", "uni-modal/text-to-text/r_precision", "R-Precision, text to text"),
-)
-"""Task, metric, path among the differences, label."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +65,12 @@ def gather(runs: Sequence[Run], differences: Sequence[Mapping[str, Difference]])
         differences: of each other run to it, by path.
     """
     headlines = []
-    for task, metric, path, label in _HEADLINES:
+    for headline in registry.HEADLINES:
+        task, _, metric = headline.partition("/")
         value = value_of(runs[-1], task, metric)
         if value is not None:
-            headlines.append(Headline(label, value, differences[-1].get(path) if differences else None))
+            difference = differences[-1].get(difference_path(task, metric)) if differences else None
+            headlines.append(Headline(registry.label(headline), value, difference))
     descriptions = [(run.name, run.recipe["description"]) for run in runs if run.recipe.get("description")]
     setting = next((one for run in runs if (one := _loss_setting(run)) is not None), None)
     return Overview(runs[0].name, headlines, descriptions, {run.name: settings(run) for run in runs}, setting)

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cusa.eval.report.compare import Difference
-from cusa.eval.report.runs import METRIC_WORDS, Run, cell, metric_words, metrics_of, value_of
+from cusa.eval.report.runs import Run, cell, metrics_of, value_of
+from cusa.eval.tasks import registry
+from cusa.eval.tasks.metrics import title as metric_title
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,13 @@ def gather(runs: Sequence[Run], differences: Sequence[Mapping[str, Difference]])
         spaces = dict.fromkeys(str(run.result["tasks"].get(task, {}).get("space", "?")) for run in runs)
         rows = [
             MetricRow(
-                metric_words(name),
+                metric_title(name),
                 [cell(value_of(run, task, name)) for run in runs],
                 [difference.get(path) for difference in differences],
             )
             for name, path in metrics
         ]
-        title = METRIC_WORDS.get(task, task)
+        title = registry.title(task)
         tasks.append(TaskResults(title, results[0]["protocol"], " / ".join(spaces), results[0]["queries"], rows))
     remarks = [(run.name, sentence) for run in runs for sentence in run.result.get("remarks", ())]
     return Results([run.name for run in runs], tasks, remarks)

@@ -10,31 +10,10 @@ import pyarrow as pa
 
 from cusa.errors import DataError
 from cusa.eval import evaluate, evaluate_sts
+from cusa.eval.tasks import metrics as table
+from cusa.eval.tasks import registry
 from cusa.manifests import ledger, schemas
 from cusa.manifests.storage import store
-
-METRIC_WORDS = {
-    "cross-modal": "Cross-modal retrieval, the data set's own pairs",
-    "cross-modal-truth": "Cross-modal retrieval, every known match",
-    "image-to-image": "Image to image (uni-modal)",
-    "text-to-text": "Text to text (uni-modal)",
-    "cross-modal-first-five": "Cross-modal retrieval, the first five captions an image",
-    "audited": "Cross-modal retrieval, own pairs and what people judged to match",
-    "cxc-uni-modal": "CxC within a modality",
-    "cxc-ratings": "CxC's ratings",
-    "coco-5k": "COCO 5K",
-    "coco-1k": "COCO 1K",
-    "cxc": "Crisscrossed Captions (CxC)",
-    "eccv-caption": "ECCV Caption",
-}
-NAMES = {
-    "rsum": "RSUM",
-    "r_precision": "R-Precision",
-    "map_at_r": "mAP@R",
-    "median_rank": "median rank",
-    "release_r@1": "R@1 by the release's rule",
-    "spearman": "Spearman's correlation with the ratings",
-}
 
 
 @dataclass(frozen=True)
@@ -204,25 +183,14 @@ def metrics_of(runs: Sequence[Run]) -> Iterable[tuple[str, list[tuple[str, str]]
     for task in dict.fromkeys(task for run in runs for task in run.result["tasks"]):
         names = {name for run in runs for name in run.result["tasks"].get(task, {}).get("metrics", {})}
         if names:
-            prefix = f"uni-modal/{task}" if task in ("image-to-image", "text-to-text") else task
-            yield task, [(name, f"{prefix}/{name}") for name in sorted(names, key=_place)]
+            ordered = sorted(names, key=lambda name: table.named(name).place)
+            yield task, [(name, difference_path(task, name)) for name in ordered]
 
 
-def _place(name: str) -> tuple[int, int, int]:
-    """Order metrics as papers do: RSUM, then each direction's R@K by K, R-Precision, mAP@R, median rank."""
-    direction, _, metric = name.rpartition("/")
-    kinds = ("rsum", "mean", "r@", "r_precision", "map_at_r", "median_rank", "spearman", "release_r@")
-    kind = next(number for number, start in enumerate(kinds) if metric.startswith(start))
-    digits = metric.partition("@")[2]
-    ways = ("", "image-to-text", "text-to-image", "image-to-image", "text-to-text")
-    return ways.index(direction), kind, int(digits) if digits.isdigit() else 0
-
-
-def metric_words(name: str) -> str:
-    """Return a metric's name for people."""
-    direction, _, metric = name.rpartition("/")
-    words = NAMES.get(metric, metric.upper())
-    return f"{direction.replace('-', ' ')}: {words}" if direction else words
+def difference_path(task: str, metric: str) -> str:
+    """Return where a number stands among the differences of `compare.paired`."""
+    rows = registry.table(task)
+    return f"{task}/{metric}" if rows == task else f"{rows}/{task}/{metric}"
 
 
 def cell(value: float | None) -> str:

@@ -10,15 +10,20 @@ import numpy as np
 
 from cusa.errors import DataError
 from cusa.eval.report import charts
+from cusa.eval.tasks import metrics
 from cusa.manifests.pages import Table
 from cusa.manifests.storage import store
 
-CROSS = ("cross-modal/rsum", "RSUM")
-UNI = (
-    ("image-to-image/r@1", "image to image R@1"),
-    ("text-to-text/r@1", "text to text R@1"),
-    ("sts/average", "STS average"),
-)
+
+def _labelled(path: str) -> tuple[str, str]:
+    task, _, name = path.partition("/")
+    way = metrics.DIRECTIONS.get(task, ("",))[0]
+    return path, f"{way} {metrics.title(name)}".strip()
+
+
+CROSS = _labelled("cross-modal/rsum")
+UNI = tuple(map(_labelled, ("image-to-image/r@1", "text-to-text/r@1", "sts/average")))
+"""The numbers that are set against each other, and their names for people."""
 
 
 class Setting(NamedTuple):
@@ -37,7 +42,7 @@ def read(folder: Path) -> list[Setting]:
         DataError: if it is no sweep, or nothing in it has numbers.
     """
     rows = store.read_table(folder / "results.parquet", made_by="cusa sweep").to_pylist()
-    metrics = [CROSS[0], *(name for name, _ in UNI)]
+    paths = [CROSS[0], *(path for path, _ in UNI)]
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if _is_finite(row.get(CROSS[0])):
@@ -47,7 +52,7 @@ def read(folder: Path) -> list[Setting]:
             f"{folder} has no cell with {CROSS[0]}. Look at its results.md, then run it again.", path=folder
         )
     return [
-        Setting(name, len(group), {metric: _mean(group, metric) for metric in metrics if metric in group[0]})
+        Setting(name, len(group), {metric: _mean(group, metric) for metric in paths if metric in group[0]})
         for name, group in groups.items()
     ]
 

@@ -6,7 +6,7 @@ further captions (a sixth, a seventh); the official lists leave them out, and so
 Legend: I images, C captions of the split; Q queries of a ground truth.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,8 +16,10 @@ from cusa.errors import DataError
 from cusa.eval.config import EvalConfig
 from cusa.eval.ranking import Ranking, Truth, rank_by_each
 from cusa.eval.scores import Scores, part
-from cusa.eval.tasks import cross_modal
+from cusa.eval.tasks import cross_modal, intervals
 from cusa.eval.tasks.cross_modal import TwoWays
+from cusa.eval.tasks.task import TEXTS_ALONE, Embedded, TaskResult, per_query, summarise, unavailable
+from cusa.manifests import schemas
 from cusa.manifests.judgements.eccv_truth import FILES, GroundTruths, Matches
 
 FOLDS = 5
@@ -173,3 +175,52 @@ def _folds(scores: Scores, gallery: Gallery, truths: GroundTruths, config: EvalC
     protocol = f"mean of {FOLDS} folds of {size:,} consecutive official captions and their images, each its own gallery"
     empty = np.array([], np.int64)
     return Scored("coco-1k", protocol, mean, None, empty, empty)
+
+
+def task(name: str) -> Callable[[Embedded], TaskResult]:
+    """Return what computes one of the four tasks; all four share one pass over the scores.
+
+    Args:
+        name: `coco-5k`, `coco-1k`, `cxc`, `eccv-caption`.
+    """
+
+    def compute(seen: Embedded) -> TaskResult:
+        try:
+            if seen.scores is None:
+                raise DataError(TEXTS_ALONE)
+            if seen.truths is None:
+                raise DataError("no ground truth was given: install eccv-caption, or give its files with --data FOLDER")
+            gallery, all_scored = seen.once("coco", lambda: _score_all(seen))
+        except DataError as error:
+            return unavailable(name, str(error))
+        return _result(seen, gallery, all_scored[name])
+
+    return compute
+
+
+def _score_all(seen: Embedded) -> tuple[Gallery, dict[str, Scored]]:
+    assert seen.scores is not None
+    assert seen.truths is not None
+    gallery = Gallery(seen.truths, *seen.split.coco_ids)
+    return gallery, {scored.name: scored for scored in score(seen.scores, gallery, seen.truths, seen.config)}
+
+
+def _result(seen: Embedded, gallery: Gallery, scored: Scored) -> TaskResult:
+    split, config = seen.split, seen.config
+    if scored.rankings is None:
+        queries = len(gallery.images) + len(gallery.captions)
+        summary = summarise(scored.numbers, {}, seen.score, scored.protocol, queries)
+        return TaskResult(scored.name, summary, schemas.PER_QUERY.empty_table())
+    rows = {cross_modal.IMAGE_TO_TEXT: scored.image_queries, cross_modal.TEXT_TO_IMAGE: scored.text_queries}
+    directions = scored.rankings.by_direction
+    # Only the images that a query stands for are resampled.
+    asked = [scored.image_queries, split.caption_owner[scored.text_queries]]
+    places = np.unique(np.concatenate(asked), return_inverse=True)[1]
+    image_of = dict(zip(rows, np.split(places, [len(asked[0])]), strict=True))
+    at_r = scored.name == "eccv-caption"
+    found = intervals.of_rankings(
+        config, directions, image_of, (1,) if at_r else config.ks, prefix=True, rsum=not at_r, at_r=at_r
+    )
+    summary = summarise(scored.numbers, found, seen.score, scored.protocol, sum(map(len, rows.values())))
+    galleries = {cross_modal.IMAGE_TO_TEXT: gallery.captions, cross_modal.TEXT_TO_IMAGE: gallery.images}
+    return TaskResult(scored.name, summary, per_query(scored.name, split, directions, rows=rows, galleries=galleries))

@@ -9,13 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from cusa.errors import DataError
-from cusa.eval import metrics
 from cusa.eval.config import EvalConfig
 from cusa.eval.ranking import Ranking, rank, score_blocks
 from cusa.eval.scores import Cosines, Scores
-from cusa.eval.tasks import uni_modal
+from cusa.eval.tasks import intervals, uni_modal
+from cusa.eval.tasks import metrics as table
 from cusa.eval.tasks.sts import spearman
-from cusa.manifests.judgements.cxc_ratings import MATCH, CxcRatings
+from cusa.eval.tasks.task import Embedded, TaskResult, per_query, summarise, unavailable
+from cusa.manifests import schemas
+from cusa.manifests.judgements.cxc_ratings import FILES, MATCH, CxcRatings
 
 ESTIMATES = 1000
 """Correlations whose mean is the figure, as CxC defines it."""
@@ -140,7 +142,7 @@ def correlation(first: np.ndarray, rating_P: np.ndarray, score_P: np.ndarray, *,
     return found
 
 
-def told(estimates_S: np.ndarray) -> tuple[float, list[float] | None]:
+def mean_interval(estimates_S: np.ndarray) -> tuple[float, list[float] | None]:
     """Return the mean of the estimates and what 95 % of them span; NaN and None where nothing was ordered."""
     known = estimates_S[~np.isnan(estimates_S)]
     if not len(known):
@@ -161,7 +163,65 @@ def pair_scores(scores: Scores, images: np.ndarray, captions: np.ndarray, config
     return found
 
 
-def recalls(ranking: Ranking, ks: Sequence[int], what: str) -> dict[str, float]:
-    """Return R@K in percent and the median rank, named by what is asked."""
-    found = {f"{what}/r@{k}": metrics.recall_at_k(ranking.rank, k) for k in ks}
-    return {**found, f"{what}/median_rank": metrics.median_rank(ranking.rank)}
+def uni_modal_task(seen: Embedded) -> TaskResult:
+    """Score retrieval within each modality by the ratings."""
+    name, split, config = "cxc-uni-modal", seen.split, seen.config
+    try:
+        rated = seen.once("cxc", lambda: _rated(seen))
+    except DataError as error:
+        return unavailable(name, str(error))
+    numbers: dict[str, float] = {}
+    directions, rows, galleries, image_of = {}, {}, {}, {}
+    modalities = (
+        (uni_modal.IMAGE_TO_IMAGE, seen.image, np.arange(split.num_images)),
+        (uni_modal.TEXT_TO_TEXT, seen.text, split.caption_owner),
+    )
+    for what, embedded, owner in modalities:
+        if what not in rated.pairs or not embedded:
+            continue
+        ranking, asked, members = retrieval(what, embedded[seen.uni], rated, split.caption_owner, config)
+        directions[what], rows[what], galleries[what], image_of[what] = ranking, asked, members, owner[asked]
+        numbers |= {f"{what}/{key}": value for key, value in table.of_ranking(ranking, "pairs", config.ks).items()}
+    found = intervals.of_rankings(config, directions, image_of, config.ks, prefix=True)
+    summary = summarise(numbers, found, seen.uni_words, RETRIEVAL, sum(map(len, rows.values())))
+    return TaskResult(name, summary, per_query(name, split, directions, rows=rows, galleries=galleries))
+
+
+def ratings_task(seen: Embedded) -> TaskResult:
+    """Correlate the model's scores with the ratings."""
+    name, config = "cxc-ratings", seen.config
+    try:
+        rated = seen.once("cxc", lambda: _rated(seen))
+    except DataError as error:
+        return unavailable(name, str(error))
+    numbers: dict[str, float] = {}
+    found: dict[str, list[float] | None] = {}
+    pairs = 0
+    for what, (first, second, score) in rated.pairs.items():
+        if what == "image-to-text":
+            if seen.scores is None:
+                continue
+            model = pair_scores(seen.scores, first, second, config)
+            asked = second  # the file begins with the caption
+        else:
+            embedded = (seen.image if what == uni_modal.IMAGE_TO_IMAGE else seen.text).get(seen.uni)
+            if embedded is None:
+                continue
+            model, asked = np.einsum("pd,pd->p", embedded[first], embedded[second]), first
+        mean, interval = mean_interval(correlation(asked, score, model, seed=config.seed))
+        numbers[f"{what}/spearman"], found[f"{what}/spearman"] = mean, interval
+        pairs += len(score)
+    if len(numbers) == len(FILES):
+        numbers["mean"] = float(np.mean(list(numbers.values())))
+    space = seen.uni_words if seen.scores is None else f"{seen.uni_words}; image-to-text: {seen.score}"
+    summary = summarise(numbers, found, space, CORRELATION, pairs)
+    return TaskResult(name, summary, schemas.PER_QUERY.empty_table())
+
+
+def _rated(seen: Embedded) -> Rated:
+    if not seen.ratings:
+        raise DataError(
+            f"no ratings of the {seen.split.name} split were given: `cusa download cxc --out raw/cxc` says where they "
+            "are, then --data raw/cxc"
+        )
+    return rows_of(seen.ratings, *seen.split.coco_ids)

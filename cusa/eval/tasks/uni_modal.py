@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cusa.eval import metrics
 from cusa.eval.config import EvalConfig
 from cusa.eval.ranking import Ranking, rank, score_blocks
+from cusa.eval.tasks import cross_modal, intervals, metrics
+from cusa.eval.tasks.task import TEXTS_ALONE, Embedded, TaskResult, per_query, summarise, unavailable
 
 IMAGE_TO_IMAGE = "image-to-image"
 TEXT_TO_TEXT = "text-to-text"
@@ -112,10 +113,56 @@ def second_nearest_rank1(rows_ND: np.ndarray, labels: Sequence[str | int | None]
 
 def scores(ranking: Ranking, ks: Sequence[int]) -> dict[str, float]:
     """Return R@K, R-Precision and mAP@R in percent over the queries that have a right item at all."""
-    has = ranking.positives > 0
-    found = {f"r@{k}": metrics.recall_at_k(ranking.rank[has], k) for k in ks}
-    return {
-        **found,
-        "r_precision": metrics.mean_percent(ranking.r_precision),
-        "map_at_r": metrics.mean_percent(ranking.average_precision),
-    }
+    return metrics.of_ranking(ranking, "matches", ks)
+
+
+def text_to_text(seen: Embedded) -> TaskResult:
+    """Score captions among captions: those of the same image are right."""
+    name, split, config = "text-to-text", seen.split, seen.config
+    if not split.num_captions:
+        return unavailable(name, "the split has no captions")
+    of_image, _ = cross_modal.owned(split.caption_owner, split.num_images)
+    ranking = rank_within(seen.text[seen.uni], siblings(split.caption_owner, of_image), config)
+    protocol = "the other captions of the same image are right; the query itself is left out by identity"
+    found = intervals.of_rankings(config, {name: ranking}, seen.image_of, config.ks, at_r=True)
+    queries = int((ranking.positives > 0).sum())
+    summary = summarise(scores(ranking, config.ks), found, seen.uni_words, protocol, queries)
+    return TaskResult(name, summary, per_query("uni-modal", split, {name: ranking}))
+
+
+def image_to_image(seen: Embedded) -> TaskResult:
+    """Score images among images, by their labels or by the known matches."""
+    name, split, config = "image-to-image", seen.split, seen.config
+    if not seen.image:
+        return unavailable(name, TEXTS_ALONE)
+    rows = seen.image[seen.uni]
+    labels = split.samples["label"].to_pylist()
+    roles = split.samples["role"].to_numpy(zero_copy_only=False)
+    queries, gallery = np.flatnonzero(roles == "query"), np.flatnonzero(roles == "gallery")
+    numbers: dict[str, float] = {}
+    if any(labels) and len(queries) and len(gallery):
+        right = labelled([labels[row] for row in queries], [labels[row] for row in gallery])
+        ranking = rank_between(rows[queries], rows[gallery], right, config)
+        rule = f"gallery images with the query's label are right; {len(gallery):,} gallery images, no query among them"
+    else:
+        queries = gallery = np.arange(split.num_images)
+        if any(labels):
+            right, rule = same_label(labels), "images with the same label are right"
+            theirs = second_nearest_rank1(rows, labels, config)
+            numbers = {"release_r@1": theirs}
+        elif seen.truth is not None:
+            of_image, of_caption = cross_modal.matched(seen.truth, split.image_keys, split.caption_keys)
+            right = sharing_captions(of_image, of_caption, split.caption_owner)
+            rule = "two images belong together if each owns a caption that is true of the other"
+        else:
+            return unavailable(name, "the split has neither labels nor a truth table")
+        rule += "; the query itself is left out by identity"
+        ranking = rank_within(rows, right, config)
+    numbers = {**scores(ranking, config.ks), **numbers}
+    found = intervals.of_rankings(config, {name: ranking}, {name: np.arange(len(queries))}, config.ks, at_r=True)
+    protocol = f"{rule}; queries without a right image are left out"
+    if "release_r@1" in numbers:
+        protocol += "; release R@1 = the authors' rule: the second nearest image, whatever the first is, of all queries"
+    summary = summarise(numbers, found, seen.uni_words, protocol, int((ranking.positives > 0).sum()))
+    table = per_query("uni-modal", split, {name: ranking}, rows={name: queries}, galleries={name: gallery})
+    return TaskResult(name, summary, table)

@@ -11,6 +11,7 @@ from cusa.errors import DataError
 from cusa.eval.config import EvalConfig
 from cusa.eval.scores import Cosines, Table
 from cusa.eval.tasks import cxc
+from cusa.eval.tasks.metrics import of_ranking
 from cusa.manifests.judgements import cxc_ratings, eccv_truth
 from cusa.manifests.judgements.cxc_ratings import CxcRatings
 
@@ -55,7 +56,7 @@ def test_retrieval__equals_plain_loops(ratings: dict[str, CxcRatings], what: str
     rows = rng.standard_normal((len(ids), 6)).astype(np.float32)
     rated = cxc.rows_of(ratings, image_ids, caption_ids)
     ranking, asked, members = cxc.retrieval(what, rows, rated, owner, CONFIG)
-    found = cxc.recalls(ranking, CONFIG.ks, what)
+    found = {f"{what}/{name}": value for name, value in of_ranking(ranking, "pairs", CONFIG.ks).items()}
     right: dict[int, set[int]] = {number: set() for number in ids}
     for one, other, score in zip(ratings[what].first, ratings[what].second, ratings[what].score, strict=True):
         if score >= 3:
@@ -93,10 +94,10 @@ def test_correlation__equals_the_definition_drawn_in_plain_python() -> None:
     assert len(estimates) == 1000
     assert estimates.mean() == pytest.approx(np.mean(plain), abs=1.5)
     assert estimates.std() == pytest.approx(np.std(plain), rel=0.15)
-    mean, interval = cxc.told(estimates)
+    mean, interval = cxc.mean_interval(estimates)
     assert interval is not None
     assert interval[0] < mean < interval[1]
-    assert cxc.told(np.full(5, np.nan))[1] is None
+    assert cxc.mean_interval(np.full(5, np.nan))[1] is None
 
 
 def test_correlation__one_pair_a_query_and_a_perfect_model() -> None:

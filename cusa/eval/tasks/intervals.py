@@ -7,6 +7,7 @@ import numpy as np
 from cusa.eval import metrics
 from cusa.eval.config import EvalConfig
 from cusa.eval.ranking import Ranking
+from cusa.eval.tasks import metrics as table
 
 MEANING = "95 % percentile bootstrap over resampled images; captions move with their image, they are not independent"
 
@@ -36,11 +37,9 @@ def of_rankings(
     recalls = []
     for direction, ranking in directions.items():
         start = f"{direction}/" if prefix else ""
-        values = {f"r@{k}": ((ranking.rank >= 1) & (ranking.rank <= k)).astype(float) for k in ks}
-        if at_r:
-            values = {name: np.where(ranking.positives > 0, value, np.nan) for name, value in values.items()}
-            values |= {"r_precision": ranking.r_precision, "map_at_r": ranking.average_precision}
-        for name, value in values.items():
+        for name, metric, value in table.values_of_queries(ranking, "matches" if at_r else "pairs", ks):
+            if not metric.is_mean:
+                continue
             counted = by_image(value, image_of[direction])
             found[start + name] = of_sum(config, [counted])
             if name.startswith("r@"):

@@ -1,0 +1,333 @@
+"""The table of metrics: what each number is called, what it measures, and what a random ranking would get.
+
+Whatever shows a number reads its name, place and meaning here; a new metric of rankings is one row of `METRICS`.
+
+Legend: Q queries, G gallery items, R right items of a query.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from cusa.eval import metrics
+from cusa.eval.tasks import sts
+
+
+class Judged(Protocol):
+    """What is known of each query, as in `Ranking` and in `per_query.parquet`."""
+
+    @property
+    def rank(self) -> np.ndarray:
+        """(Q,) of the best right item, 1 = first; 0 where there is none."""
+        ...
+
+    @property
+    def positives(self) -> np.ndarray:
+        """(Q,) right items."""
+        ...
+
+    @property
+    def r_precision(self) -> np.ndarray:
+        """(Q,) share; NaN where there is no right item."""
+        ...
+
+    @property
+    def average_precision(self) -> np.ndarray:
+        """(Q,) share; NaN where there is no right item."""
+        ...
+
+
+class Pool(NamedTuple):
+    """What a query of one direction is ranked against."""
+
+    gallery: int
+    """Items, the query itself left out."""
+    right: int
+    """Right ones among them."""
+
+
+Kind = Literal["pairs", "matches"]
+"""Of a ranking's task: by the data set's own pairs, where the best right item counts and a query without one is a miss;
+or by every known match, where all right items count and a query without one is left out."""
+
+DIRECTIONS: dict[str, tuple[str, str]] = {
+    "image-to-text": ("image to text", "i2t"),
+    "text-to-image": ("text to image", "t2i"),
+    "image-to-image": ("image to image", "i2i"),
+    "text-to-text": ("text to text", "t2t"),
+}
+"""What is asked and what is ranked -> title, short title; in the order in which they are shown."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: as in `metrics.json`, behind the direction; `{k}` stands for K.
+        title: for people.
+        unit: of its values.
+        better: which values are.
+        definition: in one sentence.
+        chance: what a random ranking gets; a value, or a function of the pool of each direction and of the K that the
+            metric sums over; None where it depends on more.
+        short: for narrow columns; the title if empty.
+        kinds: of the tasks that have it; none for what is not computed from one ranking.
+        of_queries: each query's value (Q,) at K, NaN where it does not count.
+        over_queries: of these values.
+        main: whether it sums a task up in one number.
+    """
+
+    name: str
+    title: str
+    unit: str
+    better: Literal["higher", "lower"]
+    definition: str
+    chance: float | Callable[[Sequence[Pool], Sequence[int]], float] | None = None
+    short: str = ""
+    kinds: tuple[Kind, ...] = ()
+    of_queries: Callable[[Judged, int], np.ndarray] | None = None
+    over_queries: Callable[[np.ndarray], float] = metrics.mean_percent
+    main: bool = False
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether its value is a mean over queries, so that queries can be resampled and runs compared by query."""
+        return self.of_queries is not None and self.over_queries is metrics.mean_percent
+
+
+def _recall_chance(pools: Sequence[Pool], ks: Sequence[int]) -> float:
+    """Return 100 (1 - C(G - R, K) / C(G, K)), summed."""
+    return sum(
+        100 * (1 - math.comb(gallery - right, k) / math.comb(gallery, k)) if k < gallery else 100.0 * bool(right)
+        for gallery, right in pools
+        for k in ks
+    )
+
+
+def _precision_chance(pools: Sequence[Pool], ks: Sequence[int]) -> float:
+    """Return 100 R / G."""
+    return sum(100 * right / gallery for gallery, right in pools)
+
+
+def _average_precision_chance(pools: Sequence[Pool], ks: Sequence[int]) -> float:
+    """Return the mean over places i of 1 to R of P(hit at i) times the precision expected there, in percent."""
+    total = 0.0
+    for gallery, right in pools:
+        before = (right - 1) / max(gallery - 1, 1)  # the share of right items among those of earlier places
+        precisions = [(1 + (place - 1) * before) / place for place in range(1, right + 1)]
+        total += 100 * right / gallery * sum(precisions) / right
+    return total
+
+
+def _median_chance(pools: Sequence[Pool], ks: Sequence[int]) -> float:
+    """Return the first rank K that the best right item reaches with a probability of one half."""
+    return float(next(k for k in range(1, pools[0].gallery + 1) if _recall_chance(pools, (k,)) >= 50))
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "rsum",
+        "RSUM",
+        "points",
+        "higher",
+        "The sum of R@K over both directions and all K: 0 to 600 for three K.",
+        _recall_chance,
+        main=True,
+    ),
+    Metric(
+        "mean",
+        "mean of the three",
+        "x 100",
+        "higher",
+        "The mean of the three rank correlations with CxC's ratings.",
+        0.0,
+    ),
+    Metric(
+        "r@{k}",
+        "R@{k}",
+        "%",
+        "higher",
+        "The share of queries that have a right item among the first K.",
+        _recall_chance,
+        kinds=("pairs", "matches"),
+        of_queries=lambda judged, k: metrics.hits_at_k(judged.rank, k),
+    ),
+    Metric(
+        "r_precision",
+        "R-Precision",
+        "%",
+        "higher",
+        "The share of right items among a query's first R places, R being the number of its right items.",
+        _precision_chance,
+        short="R-P",
+        kinds=("matches",),
+        of_queries=lambda judged, k: judged.r_precision,
+    ),
+    Metric(
+        "map_at_r",
+        "mAP@R",
+        "%",
+        "higher",
+        "The precision at each hit among a query's first R places, summed and divided by R.",
+        _average_precision_chance,
+        kinds=("matches",),
+        of_queries=lambda judged, k: judged.average_precision,
+    ),
+    Metric(
+        "median_rank",
+        "median rank",
+        "rank",
+        "lower",
+        "The median rank of the best right item; queries without one are left out.",
+        _median_chance,
+        kinds=("pairs",),
+        of_queries=lambda judged, k: np.where(judged.rank >= 1, judged.rank, np.nan),
+        over_queries=metrics.median_rank,
+    ),
+    Metric(
+        "spearman",
+        "Spearman's correlation with the ratings",
+        "x 100",
+        "higher",
+        "Spearman's rank correlation of the model's scores with people's ratings, as CxC estimates it.",
+        0.0,
+    ),
+    Metric(
+        "release_r@{k}",
+        "R@{k} by the release's rule",
+        "%",
+        "higher",
+        "The share of queries whose second nearest image has their label: the nearest is dropped whatever it is.",
+    ),
+    Metric(
+        "average",
+        "STS average",
+        "x 100",
+        "higher",
+        "The mean of the seven STS sets' figures.",
+        0.0,
+        short="STS",
+        main=True,
+    ),
+    *(
+        Metric(
+            name,
+            name,
+            "x 100",
+            "higher",
+            f"Spearman's rank correlation of the cosines with people's scores of {name}'s sentence pairs.",
+            0.0,
+        )
+        for name in sts.SETS
+    ),
+)
+"""Every metric, in the order in which numbers are shown: within each direction by row, then by K."""
+
+
+class Named(NamedTuple):
+    """A metric's name in `metrics.json`, such as `image-to-text/r@5`, taken apart."""
+
+    direction: str
+    metric: Metric
+    k: int | None
+
+    @property
+    def title(self) -> str:
+        """For people, without the direction."""
+        return self.metric.title.replace("{k}", str(self.k))
+
+    @property
+    def short(self) -> str:
+        """For narrow columns, without the direction."""
+        return (self.metric.short or self.metric.title).replace("{k}", str(self.k))
+
+    @property
+    def place(self) -> tuple[int, int, int, str]:
+        """Where it is shown among others: as papers do, what nobody knows at the end."""
+        ways = ["", *DIRECTIONS]
+        way = ways.index(self.direction) if self.direction in ways else len(ways)
+        kind = METRICS.index(self.metric) if self.metric in METRICS else len(METRICS)
+        return (way if kind < len(METRICS) else len(ways), kind, self.k or 0, self.metric.name)
+
+
+def named(name: str) -> Named:
+    """Look a metric's name up; one that the table does not have gets a row of its own, by its name."""
+    direction, _, short = name.rpartition("/")
+    for metric in METRICS:
+        match = re.fullmatch(re.escape(metric.name).replace(r"\{k\}", r"([0-9]+)"), short)
+        if match:
+            return Named(direction, metric, int(match[1]) if match.groups() else None)
+    return Named(direction, Metric(short, short, "", "higher", ""), None)
+
+
+def title(name: str) -> str:
+    """Return a metric's name for people, such as `image to text: R@5`."""
+    one = named(name)
+    return f"{_way(one.direction)}: {one.title}" if one.direction else one.title
+
+
+def short_title(path: str) -> str:
+    """Return a name for a narrow column, such as `R-P i2t` or `i2i R@1`.
+
+    Args:
+        path: task and metric, such as `cross-modal-truth/image-to-text/r_precision` or `image-to-image/r@1`.
+    """
+    task, _, name = path.partition("/")
+    one = named(name)
+    if one.direction in DIRECTIONS:
+        return f"{one.short} {DIRECTIONS[one.direction][1]}"
+    return f"{DIRECTIONS[task][1]} {one.short}" if task in DIRECTIONS else one.short
+
+
+def is_main(path: str) -> bool:
+    """Tell whether a number sums a task up."""
+    return named(path).metric.main
+
+
+def of_ranking(ranking: Judged, kind: Kind, ks: Sequence[int]) -> dict[str, float]:
+    """Return every metric of one ranking by its name without the direction, in the table's order.
+
+    Args:
+        ranking: of Q queries.
+        kind: of the task.
+        ks: the K of R@K.
+    """
+    return {name: metric.over_queries(values) for name, metric, values in values_of_queries(ranking, kind, ks)}
+
+
+def values_of_queries(ranking: Judged, kind: Kind, ks: Sequence[int]) -> list[tuple[str, Metric, np.ndarray]]:
+    """Return name, metric and each query's value (Q,), NaN where a query does not count, of one ranking's metrics."""
+    found = []
+    for metric in METRICS:
+        if kind not in metric.kinds or metric.of_queries is None:
+            continue
+        for k in ks if "{k}" in metric.name else (0,):
+            values = metric.of_queries(ranking, k)
+            if kind == "matches":
+                values = np.where(ranking.positives > 0, values, np.nan)
+            found.append((metric.name.replace("{k}", str(k)), metric, values))
+    return found
+
+
+def chance(name: str, pools: Sequence[Pool], ks: Sequence[int] = (1, 5, 10)) -> float | None:
+    """Return what a random ranking gets on average; None where it depends on more than the sizes.
+
+    Args:
+        name: of the metric, such as `image-to-text/r@5`.
+        pools: what a query is ranked against, in each direction that the metric covers.
+        ks: the K that it sums over, where it has none of its own.
+    """
+    one = named(name)
+    level = one.metric.chance
+    if level is None or isinstance(level, float):
+        return level
+    return level(pools, ks if one.k is None else (one.k,))
+
+
+def _way(direction: str) -> str:
+    return DIRECTIONS[direction][0] if direction in DIRECTIONS else direction.replace("-", " ")

@@ -1,0 +1,182 @@
+"""One evaluation task's shape: what it needs, how it is computed, and its result."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from cusa.eval.config import EvalConfig
+from cusa.eval.ranking import Ranking
+from cusa.eval.scores import Scores
+from cusa.manifests import schemas
+from cusa.manifests.judgements import eccv_truth
+from cusa.manifests.judgements.cxc_ratings import CxcRatings
+from cusa.manifests.samples import Split
+
+Need = Literal["captions", "more than five captions", "truth", "verdicts", "COCO's lists", "CxC's ratings"]
+"""What a split must bring for a task that is computed without being asked for by name."""
+
+TEXTS_ALONE = "the model embeds texts alone"
+"""Why a model of texts has no numbers in tasks that need images."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A split as a student sees it, and what is known of it.
+
+    Attributes:
+        config: K, block, resamples.
+        image: space -> (images, D) unit rows.
+        text: space -> (captions, D) unit rows.
+        scores: of all images with all captions: cosines, or whatever else the student ranks by; None for a model of
+            texts alone.
+        score: the same for people.
+        uni: the space of uni-modal tasks.
+        uni_words: the same for people.
+        truth: every known match (`image_key`, `caption_key`), or None.
+        audited: (P, 2) image and caption rows of own pairs and of those that people judged to match, or None.
+        truths: the ground truths of COCO's test split, or None.
+        ratings: Crisscrossed Captions' ratings of the split, by what is rated.
+    """
+
+    split: Split
+    config: EvalConfig
+    image: Mapping[str, np.ndarray]
+    text: Mapping[str, np.ndarray]
+    scores: Scores | None
+    score: str
+    uni: str
+    uni_words: str
+    truth: Mapping[str, Sequence[str]] | None = None
+    truths: eccv_truth.GroundTruths | None = None
+    ratings: Mapping[str, CxcRatings] | None = None
+    audited: np.ndarray | None = None
+    _shared: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, name: str, compute: Callable[[], T]) -> T:
+        """Return what several tasks share; the first that asks computes it."""
+        if name not in self._shared:
+            self._shared[name] = compute()
+        shared: T = self._shared[name]
+        return shared
+
+    @property
+    def image_of(self) -> dict[str, np.ndarray]:
+        """The image row that each query is or belongs to, by direction, where the whole split is asked."""
+        images, owner = np.arange(self.split.num_images), self.split.caption_owner
+        return {"image-to-text": images, "text-to-image": owner, "image-to-image": images, "text-to-text": owner}
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task's outcome.
+
+    Attributes:
+        summary: metrics, intervals, protocol, space, queries; or only `unavailable`: why there are none.
+        table: a row a query, `schemas.PER_QUERY`.
+    """
+
+    task: str
+    summary: Mapping[str, Any]
+    table: pa.Table
+
+
+@dataclass(frozen=True)
+class Task:
+    """One evaluation task.
+
+    Attributes:
+        name: in `metrics.json` and for `--tasks`.
+        title: for people.
+        about: what is computed, in a line.
+        compute: does it; a task that cannot be done returns why.
+        needs: what a split must bring for it to be done without being asked for by name.
+        judged_by: what counts as right, behind a number's name; empty where it is the data set's own word.
+        table: its name in `per_query.parquet`; its own if empty.
+    """
+
+    name: str
+    title: str
+    about: str
+    compute: Callable[[Embedded], TaskResult]
+    needs: tuple[Need, ...] = ()
+    judged_by: str = ""
+    table: str = ""
+
+
+def unavailable(task: str, why: str) -> TaskResult:
+    """Say why there are no numbers."""
+    return TaskResult(task, {"unavailable": why}, schemas.PER_QUERY.empty_table())
+
+
+def summarise(
+    numbers: Mapping[str, float],
+    intervals: Mapping[str, list[float] | None],
+    space: str,
+    protocol: str,
+    queries: int,
+) -> dict[str, Any]:
+    """Return a task's numbers with what makes them comparable.
+
+    Args:
+        numbers: metric -> value.
+        intervals: metric -> interval.
+        space: what was compared, for people.
+        protocol: in a sentence.
+        queries: how many.
+    """
+    return {
+        "space": space,
+        "protocol": protocol,
+        "queries": queries,
+        # JSON has no NaN: a number that no query defines is null.
+        "metrics": {key: None if math.isnan(value) else round(value, 4) for key, value in numbers.items()},
+        "intervals": dict(intervals),
+    }
+
+
+def per_query(
+    task: str,
+    split: Split,
+    directions: Mapping[str, Ranking],
+    *,
+    rows: Mapping[str, np.ndarray] | None = None,
+    galleries: Mapping[str, np.ndarray] | None = None,
+) -> pa.Table:
+    """Return the rankings as rows of `schemas.PER_QUERY`.
+
+    Args:
+        task: its name in the table.
+        split: for the keys.
+        directions: name -> ranking.
+        rows: the split's rows that were asked, by direction; all where None.
+        galleries: the split's rows that were ranked, by direction; all where None.
+    """
+    tables = []
+    for direction, ranking in directions.items():
+        source, target = direction.split("-to-")
+        keys = {"image": split.image_keys, "text": split.caption_keys}
+        asked = range(len(keys[source])) if rows is None else rows[direction]
+        ranked = np.arange(len(keys[target])) if galleries is None else galleries[direction]
+        best = [[keys[target][ranked[at]] for at in top if at >= 0] for top in ranking.top]
+        columns = [
+            pa.array([task] * len(ranking.rank), pa.string()),
+            pa.array([direction] * len(ranking.rank), pa.string()),
+            pa.array([keys[source][row] for row in asked], pa.string()),
+            pa.array(ranking.rank),
+            pa.array(ranking.positives),
+            pa.array(ranking.r_precision, from_pandas=True),
+            pa.array(ranking.average_precision, from_pandas=True),
+            pa.array(best, pa.list_(pa.string())),
+            pa.array(
+                [scores[top >= 0] for scores, top in zip(ranking.top_scores, ranking.top, strict=True)],
+                pa.list_(pa.float32()),
+            ),
+        ]
+        tables.append(pa.Table.from_arrays(columns, schema=schemas.PER_QUERY))
+    return pa.concat_tables(tables)
