@@ -3,11 +3,13 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from cusa.errors import ConfigError, DataError
 from cusa.manifests.judgements.verdicts import Journal
+from cusa.manifests.records import CaptionRecord, ImageRecord
 from cusa.manifests.samples import Split
 from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ShardConfig
@@ -112,3 +114,23 @@ def test_read_subset__a_picture_that_was_damaged_since_is_a_drop(tmp_path: Path)
     (drop,) = (d for d in pq.read_table(tmp_path / "again/train/drops.parquet").to_pylist() if d["kind"] == "image")
     assert (drop["key"], drop["reason"]) == (split.image_keys[1], "changed")
     assert split.samples["sha256"][1].as_py() in drop["detail"]
+
+
+def test_read_subset__features_that_were_damaged_since_are_a_drop(tmp_path: Path) -> None:
+    np.arange(24, dtype="<f4").tofile(tmp_path / "features")
+    texts = (CaptionRecord("", "x"),)
+    records = [
+        ImageRecord(f"d/{n}", "train", tmp_path / "features", "f", texts, offset=48 * n, length=48, array=(3, 4))
+        for n in range(2)
+    ]
+    shard.run(ShardConfig(workers=1), reading=readers.Reading("d", records, {}), out=tmp_path / "work")
+    split = Split(tmp_path / "work", "train")
+    assert shard_counts(readers.read_subset(split.work), tmp_path / "whole")["images_kept"] == 2
+    tar = split.folder / "00000.tar"
+    data = bytearray(tar.read_bytes())
+    data[split.samples["image_offset"][1].as_py() + split.samples["image_bytes"][1].as_py() - 2] ^= 1
+    tar.write_bytes(data)
+    counts = shard_counts(readers.read_subset(split.work), tmp_path / "again")
+    assert (counts["images_kept"], counts["images_dropped"]) == (1, 1)
+    drops = pq.read_table(tmp_path / "again/train/drops.parquet").to_pylist()
+    assert {(drop["key"].partition("#")[0], drop["reason"]) for drop in drops} == {("d/1", "changed")}

@@ -240,3 +240,25 @@ def test_append__a_picture_gone_from_the_source_and_features_are_there_already(t
     np.ones(12, dtype="<f4").tofile(tmp_path / "features")
     done = shard.run(config, reading=replace(reading, rows=records), out=work, append=True)
     assert done.counts["images_dropped"] == 1
+
+
+def test_append__a_drop_that_comes_again_stands_once(tmp_path: Path) -> None:
+    small, whole = _grown(tmp_path)
+    rows = json.loads(small.read_text())
+    rows["images"].append({"filename": "../x", "split": "train", "sentences": [{"raw": "lost"}]})
+    small.write_text(json.dumps(rows))
+    work = tmp_path / "work"
+    _run(small, work)
+    first = pq.read_table(work / "train/drops.parquet").to_pylist()
+    assert [row["kind"] for row in first] == ["image", "caption"]
+    rows["images"] = [*json.loads(whole.read_text())["images"], rows["images"][-1]]
+    # The same words about the same place: the source keeps its name and the row its number.
+    number = len(json.loads(small.read_text())["images"]) - 1
+    rows["images"].insert(number, rows["images"].pop())
+    (small.parent / "more").mkdir()
+    again = small.parent / "more" / small.name
+    again.write_text(json.dumps(rows))
+    reading = readers.read("karpathy", again, small.parent)
+    shard.run(ShardConfig(workers=1, max_images=4), reading=reading, out=work, append=True)
+    assert pq.read_table(work / "train/drops.parquet").to_pylist() == first
+    assert Split(work, "train").num_images == 8

@@ -20,7 +20,7 @@ from PIL import Image
 
 from cusa.errors import DataError
 from cusa.manifests import ledger, schemas
-from cusa.manifests.records import REASONS, CaptionRecord, ImageRecord
+from cusa.manifests.records import REASONS, CaptionRecord, Drop, ImageRecord
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome
 from cusa.manifests.storage import store
@@ -203,6 +203,40 @@ def test_run__a_picture_that_changed_after_the_kill_is_read_again(tmp_path: Path
     split = Split(work, "val")
     row = split.samples["source"].to_pylist().index("val/picture_0005.jpg")
     assert split.image_bytes(row) == bytes(data)
+
+
+def test_run__the_order_of_the_rows_does_not_matter_and_tars_are_sorted(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=7, splits=("train",))
+    reading = readers.read("karpathy", source)
+    config = ShardConfig(workers=1, max_images=3)
+    shard.run(config, reading=reading, out=tmp_path / "one")
+    shuffled = [reading.images[number] for number in (3, 0, 6, 2, 5, 1, 4)]
+    shard.run(config, reading=replace(reading, rows=shuffled), out=tmp_path / "two")
+    assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
+    assert Split(tmp_path / "two", "train").image_keys == sorted(record.key for record in shuffled)
+
+
+def test_run__tars_end_by_bytes(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=6, splits=("train",))
+    sizes = [file.stat().st_size for file in sorted(source.parent.rglob("*.jpg"))]
+    _run(source, tmp_path / "work", max_bytes=sizes[0] + sizes[1] + sizes[2])
+    expected, total = [0], 0
+    for size in sizes:
+        if expected[-1] and total + size > sizes[0] + sizes[1] + sizes[2]:
+            expected, total = [*expected, 0], 0
+        expected[-1] += 1
+        total += size
+    assert len(expected) > 1
+    assert Split(tmp_path / "work", "train").shards["images"].to_pylist() == expected
+
+
+def test_run__a_row_refused_for_another_reason_is_another_source(tmp_path: Path) -> None:
+    reading = readers.read("karpathy", write_karpathy(tmp_path / "raw", images=2, splits=("train",)))
+    config = ShardConfig(workers=1)
+    for why, fresh in (("one", True), ("one", False), ("other", True)):
+        rows = [*reading.images, Drop("train", "", "row 3", "caption", "bad-row", why)]
+        assert shard.run(config, reading=replace(reading, rows=rows), out=tmp_path / "work").fresh is fresh
+        assert pq.read_table(tmp_path / "work/train/drops.parquet")["detail"].to_pylist() == [why]
 
 
 def test_run__only_pictures_are_copies_of_each_other(tmp_path: Path) -> None:

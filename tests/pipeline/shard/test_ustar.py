@@ -30,3 +30,11 @@ def test_header__names_around_the_hundred_bytes_of_the_field(length: int) -> Non
     made = ustar.header(name, 7)
     assert made == info.tobuf(tarfile.USTAR_FORMAT)
     assert made[345] == (0 if length <= 100 else ord("d")), "the prefix is used for what does not fit, and only then"
+
+
+@pytest.mark.parametrize(("folder", "name"), [(120, 50), (155, 100), (64, 100), (99, 1)])
+def test_header__a_long_folder_goes_into_the_prefix(folder: int, name: int) -> None:
+    whole = "d" * folder + "/" + "n" * name
+    info = tarfile.TarInfo(whole)
+    info.size, info.mode = 7, 0o644
+    assert ustar.header(whole, 7) == info.tobuf(tarfile.USTAR_FORMAT)
