@@ -393,3 +393,13 @@ def test_clipping_and_bf16(train: Train, tmp_path: Path) -> None:
     rates = {step: value for step, name, value in _metrics(tmp_path / "run") if name == "lr"}
     assert rates[1] == rates[3] == TRAIN.lr  # four steps are an epoch
     assert rates[6] < TRAIN.lr
+
+
+def test_chunks_and_masks_need_embeddings(world: Path, train: Train, tmp_path: Path) -> None:
+    texts = Split(world, "train").texts
+    fused = students.create(STUDENT.model_copy(update={"kind": "x2vlm"}), captions=texts, uni=True, seed=0)
+    with pytest.raises(ConfigError, match="train.chunk is 4, which needs embeddings"):
+        train(tmp_path / "chunk", student=fused, train={"chunk": 4})
+    with pytest.raises(ConfigError, match="false_negatives is 'mask'"):
+        masked = LossConfig(alpha=0.5, beta=0.5, false_negatives="mask", mask_text=0.9)
+        train(tmp_path / "mask", student=fused, loss=masked)

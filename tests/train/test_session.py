@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from cusa.errors import ConfigError
+from cusa.errors import ConfigError, DataError, StaleError, StoppedError
 from cusa.manifests.samples import Split
 from cusa.models import student as students
 from cusa.train import checkpoint
@@ -14,7 +14,8 @@ from cusa.train.config import LossConfig, TemperatureConfig, TrainConfig
 from cusa.train.data.batch import Batch, Substitute
 from cusa.train.session import Session, settings
 from cusa.train.terms import make_loss
-from tests.train.conftest import STUDENT, TRAIN
+from tests.train.conftest import STUDENT, TRAIN, Train, replace_row
+from tests.train.test_survival import metrics, state
 
 OTHER_TRAIN: dict[str, Any] = {
     **{"seed": 5, "batch": 64, "steps": 9, "epochs": 7, "drop_last": False, "shuffle_window": 2, "batches": "apart"},
@@ -99,3 +100,41 @@ def test_what_could_not_be_decoded_is_remembered_by_the_checkpoint(world: Path, 
 def test_resume__a_name_that_is_no_setting_is_refused(world: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'train\.tempo' is nothing"):
         _session(world, tmp_path).resume(allow_changed=["train.tempo"])
+
+
+def test_allowed_changes_are_named_and_told(train: Train, tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    with pytest.raises(StaleError, match=r"train\.lr was 0\.003.*--allow-changed train\.lr"):
+        train(tmp_path / "run", train={"lr": 1e-3, "steps": 12}, allow_changed=["train.steps"])
+    with pytest.raises(ConfigError, match=r"'train\.rate' is nothing.*Did you mean"):
+        train(tmp_path / "run", allow_changed=["train.rate"])
+    told = {"lr": 1e-3, "steps": 12, "weight_decay": 0.5}
+    done = train(
+        tmp_path / "run", train=told, allow_changed=["train.lr", "train.steps", "train.weight_decay", "data.train"]
+    )
+    assert (done.steps, done.started_at) == (12, 10)
+    assert any("From step 10 on train.lr was 0.003 and is now 0.001, as was allowed." in note for note in done.notes)
+    assert state(tmp_path / "run", 12)["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
+    assert metrics(tmp_path / "run")[12, "lr"] < 1e-3
+    train(tmp_path / "run", train=told)  # the new checkpoints belong to the new recipe
+
+
+def test_a_changed_teacher_can_be_allowed(train: Train, own_world: Path, tmp_path: Path) -> None:
+    asked = iter([False] * 3)
+    with pytest.raises(StoppedError):
+        train(tmp_path / "run", work=own_world, should_stop=lambda: next(asked, True))
+    replace_row(own_world, "colours")
+    with pytest.raises(StaleError, match=r"the image teacher changed.*--allow-changed teachers\.image"):
+        train(tmp_path / "run", work=own_world)
+    done = train(tmp_path / "run", work=own_world, allow_changed=["teachers.image"])
+    assert done.started_at == 4
+    assert "the image teacher changed, as was allowed" in done.notes[0]
+
+
+def test_going_on_can_be_demanded(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no checkpoint to go on from"):
+        train(tmp_path / "run", must_resume=True)
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        train(tmp_path / "run", must_resume=True, force=True)
+    train(tmp_path / "run")
+    assert train(tmp_path / "run", must_resume=True).started_at == 10

@@ -85,3 +85,14 @@ def test_ranks_and_parts_share_out_the_batch(window: int, apart: bool) -> None:
     for step in range(16):
         shares = [order.rows(step, rank=rank, world=3, part=part, parts=2) for part in range(2) for rank in range(3)]
         np.testing.assert_array_equal(np.concatenate(shares), order.rows(step))
+
+
+def test_windows_and_epochs_are_shuffled_each_in_its_own_way() -> None:
+    blocks = Blocks([40] * 12, window=3)
+    epochs = [blocks.at(np.arange(480), seed=0, epoch=epoch).reshape(4, 120) for epoch in range(3)]
+    of_blocks = [tuple(map(frozenset, rows // 40)) for rows in epochs]
+    assert len({*of_blocks}) == 3, "other blocks meet in a window"
+    for windows in epochs:
+        # Where a window's pairs stand within their blocks, and in which of its three blocks.
+        patterns = [tuple(rows % 40) for rows in windows]
+        assert len({*patterns}) == 4, "no two windows have the same permutation"
