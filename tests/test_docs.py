@@ -45,6 +45,15 @@ def test_pages_name_only_commands_and_files_that_exist(page: str) -> None:
         assert (path.parent / target).exists(), f"{page} links to {target}"
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/glossary.md"])
+def test_the_places_in_the_house_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    rooms = ("manifests", "models", "pipeline", "train", "eval", "workflow", "cli")
+    places = {place for place in re.findall(r"`([a-z_]+/[a-z_/.]*)`", text) if place.split("/")[0] in rooms}
+    assert len(places) > 20
+    assert sorted(place for place in places if not (ROOT / "cusa" / place).exists()) == []
+
+
 def test_packaged_recipes_all_load() -> None:
     assert {"tiny"} <= set(recipe.packaged())
     for name in recipe.packaged():

@@ -62,7 +62,8 @@ def sort_by_kind(folders: Sequence[Path]) -> DataFolders:
         elif layouts.layout_of(folder) is not None:
             kinds["layout"].append(folder)
         else:
-            what = "holds nothing to evaluate on" if folder.is_dir() else "does not exist"
+            what = "is a file, not a folder" if folder.is_file() else "does not exist"
+            what = "holds nothing to evaluate on" if folder.is_dir() else what
             raise DataError(
                 f"{folder} {what}. Give a work folder (`cusa shard` makes one), a data set in its official layout "
                 "(`cusa download` brings it), the folder above STS/STS12-en-test and SICK, ECCV Caption's ground truth "
