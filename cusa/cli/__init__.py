@@ -35,7 +35,7 @@ from cusa.cli import (
     train,
     verify,
 )
-from cusa.cli.console import say
+from cusa.cli.console import prepare_streams, say
 from cusa.errors import ConfigError, CusaError
 
 # Read when torch's thread pool starts: threads that wait for each other sleep instead of spinning, which on a busy
@@ -108,4 +108,5 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """Run the command line."""
+    prepare_streams()
     app()

@@ -1,6 +1,9 @@
 """The terminal: data to stdout, progress to stderr. Nothing else of `cusa` prints."""
 
+import io
 import json
+import os
+import re
 import signal
 import sys
 import time
@@ -16,9 +19,31 @@ if TYPE_CHECKING:
     from cusa.manifests.stage import Outcome
 
 
+def prepare_streams() -> None:
+    """Make standard streams safe to write to, whatever the terminal and whoever started this process.
+
+    A stream that was closed becomes the null device: the next file that is opened must not get its number. Characters
+    that the terminal's encoding lacks are written as escapes instead of ending in an error.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def is_conversation() -> bool:
+    """Tell whether a person types and reads: standard input and output are a terminal."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+
+
 def say(text: str) -> None:
-    """Print a line of progress or of an error to stderr."""
-    print(printable(text), file=sys.stderr)  # noqa: T201 (the one place that prints)
+    """Print a line of progress or of an error to stderr; nothing where stderr is closed."""
+    if sys.stderr is not None:  # else print would take stdout, which is for data
+        print(printable(text), file=sys.stderr)  # noqa: T201 (the one place that prints)
 
 
 def print_text(text: str) -> None:
@@ -28,7 +53,14 @@ def print_text(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON to stdout."""
-    print_text(json.dumps(value, indent=1, default=str, ensure_ascii=False))
+    print_json_text(json.dumps(value, indent=1, default=str, ensure_ascii=False))
+
+
+def print_json_text(text: str) -> None:
+    """Print JSON to stdout; where that cannot carry a character, as JSON's own escape of it."""
+    if not (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf"):
+        text = re.sub(r"[^\x00-\x7f]", lambda match: json.dumps(match[0])[1:-1], text)
+    print_text(text)
 
 
 def report_outcomes(*outcomes: "Outcome", as_json: bool = False) -> None:
@@ -120,7 +152,7 @@ class Console:
         self._start = time.monotonic()
 
     def __enter__(self) -> "Console":
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -1,5 +1,6 @@
 """Options that several commands share, and how words become configurations."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,11 +18,16 @@ def parse_path(text: str) -> Path:
     return Path(text).expanduser()
 
 
+def parse_text(text: str) -> str:
+    """Return words as the user typed them, also where the locale could not decode them (`LC_ALL=C`)."""
+    return os.fsencode(text).decode("utf-8", "replace")
+
+
 def parse_place(text: str) -> Path:
     """Return a path, or the place that a URL names."""
     from cusa.manifests.storage.paths import place
 
-    return place(text)
+    return place(str(parse_path(text)) if text.startswith("~") else text)
 
 
 def parse_here(text: str) -> Path:

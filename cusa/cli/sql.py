@@ -6,15 +6,18 @@ from typing import Annotated
 
 import typer
 
-from cusa.cli.console import Console, print_text, say
-from cusa.cli.options import Work, local, parse_path
+from cusa.cli.console import Console, is_conversation, print_json_text, print_text, say
+from cusa.cli.options import Work, local, parse_path, parse_text
 from cusa.errors import ConfigError
 
 
 def sql(
     work: Work,
     query: Annotated[
-        str, typer.Argument(help="One statement; `-` reads it from stdin. Without it: a prompt, or the views.")
+        str,
+        typer.Argument(
+            parser=parse_text, help="One statement; `-` reads it from stdin. Without it: a prompt, or the views."
+        ),
     ] = "",
     runs: Annotated[
         list[Path] | None, typer.Option("--run", parser=local("--run"), help="Run folder; default: `runs` beside WORK.")
@@ -36,7 +39,7 @@ def sql(
     ] = False,
     write: Annotated[bool, typer.Option("--allow-write", help="Let statements write, and read other files.")] = False,
 ) -> None:
-    """Ask in SQL: DuckDB with a typed view for each table, read only unless told."""
+    """Ask in SQL: DuckDB with a typed view for each table, read only unless --allow-write is given."""
     from cusa.manifests.storage import mirror, store
     from cusa.pipeline.sql.database import connect, render
 
@@ -52,7 +55,7 @@ def sql(
                 number = database.export(export, on_event=console.event)
             print_text(f"sql: {export}: {number} tables")
             return
-        if not query and out is None and sys.stdin.isatty() and sys.stdout.isatty():
+        if not query and out is None and is_conversation():
             from cusa.cli.prompt import prompt
 
             prompt(database, form, limit=timeout)
@@ -65,6 +68,8 @@ def sql(
     text = render(answer, form, escape_formulas=escape_formulas)
     if out is not None:
         store.write_text(out, text)
+    elif form == "json":
+        print_json_text(text.rstrip("\n"))
     else:
         print_text(text.rstrip("\n"))
     for note in answer.notes:

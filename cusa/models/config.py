@@ -4,6 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+EXPORT_FORMATS = ("folder", "hf", "sentence-transformers", "onnx")
+"""What a student can be exported to."""
+
 
 class SgrafConfig(BaseModel):
     """The similarity networks; the defaults are the reference's."""

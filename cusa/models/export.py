@@ -17,11 +17,11 @@ from cusa.errors import ConfigError, DataError, nearest
 from cusa.manifests.storage import store
 from cusa.models import onnx_pair
 from cusa.models import student as students
+from cusa.models.config import EXPORT_FORMATS
 from cusa.models.quiet import quiet
 from cusa.models.students.base import Space, Student
 from cusa.models.students.dual_encoder import DualEncoder
 
-FORMATS = ("folder", "hf", "sentence-transformers", "onnx")
 _LIBRARY = {
     "folder": "cusa",
     "hf": "transformers",
@@ -41,7 +41,7 @@ def run(
 
     Args:
         student: in evaluation mode, on the CPU.
-        to: one of `FORMATS`.
+        to: one of `EXPORT_FORMATS`.
         out: the folder; replaced whole.
         space: of a sentence-transformers folder.
         facts: `recipe`, `data` and `metrics` of the run, for the model card; whatever is missing is left out.
@@ -53,8 +53,8 @@ def run(
         ConfigError: for another format, or a student that cannot be written so.
         DataError: if the loaded export gives other rows.
     """
-    if to not in FORMATS:
-        raise ConfigError(f"There is no export to {to!r}. {nearest(to, FORMATS)}.", to=to)
+    if to not in EXPORT_FORMATS:
+        raise ConfigError(f"There is no export to {to!r}. {nearest(to, EXPORT_FORMATS)}.", to=to)
     if to in ("hf", "onnx") and not isinstance(student, DualEncoder):
         raise ConfigError(
             f"--to {to} takes dual encoders of transformers (student.kind=dual-encoder), and this is a "

@@ -7,6 +7,7 @@ from cusa.errors import ConfigError, nearest
 from cusa.manifests import ledger
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
+from cusa.models.config import EXPORT_FORMATS
 
 
 def export(name: str, *, to: str, out: Path, space: str = "cross", ensemble: str = "", force: bool = False) -> Outcome:
@@ -24,12 +25,14 @@ def export(name: str, *, to: str, out: Path, space: str = "cross", ensemble: str
         ConfigError: for another format or space, or a student that cannot be written so.
         DataError: if a model is not there, or the export gives other rows than the student.
     """
+    if to not in EXPORT_FORMATS:
+        raise ConfigError(f"There is no export to {to!r}. {nearest(to, EXPORT_FORMATS)}.", to=to)
+    if space not in ("cross", "uni"):
+        raise ConfigError(f"There is no space {space!r}. {nearest(space, ('cross', 'uni'))}.", space=space)
     from cusa.models import export as exporting
     from cusa.models import student as students
     from cusa.models.students.sgraf import Sgraf
 
-    if space not in ("cross", "uni"):
-        raise ConfigError(f"There is no space {space!r}. {nearest(space, ('cross', 'uni'))}.", space=space)
     parts = [part for part in (name, ensemble) if part]
     inputs = {f"student {number}": _student_digest(part) for number, part in enumerate(parts, 1)}
     parameters = {"to": to, "space": space}

@@ -70,6 +70,18 @@ def test_a_stage_that_fails_leaves_no_ledger_and_no_unfinished_file(tmp_path: Pa
     assert _run(tmp_path, a="9").why == "never finished"
 
 
+def test_a_stage_that_wrote_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    stage = StageRun("s", tmp_path / "new" / "ledger.json", inputs={}, parameters={})
+    with pytest.raises(ValueError, match="refused"), stage.begin():
+        raise ValueError("refused")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "there").mkdir()
+    stage = StageRun("s", tmp_path / "there" / "ledger.json", inputs={}, parameters={})
+    with pytest.raises(ValueError, match="refused"), stage.begin():
+        raise ValueError("refused")
+    assert (tmp_path / "there").is_dir(), "a folder that was there is not ours to remove"
+
+
 def test_what_is_known_late_stands_in_the_ledger(tmp_path: Path) -> None:
     stage = StageRun("s", tmp_path / "x.ledger.json", out=tmp_path / "x", inputs={"a": "1"}, parameters={"p": 1})
     with stage.begin():
