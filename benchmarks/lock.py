@@ -1,6 +1,6 @@
 """What the lock of a folder costs a stage: taken and released, alone and beside the locks that exclude it.
 
-    .venv/bin/python benchmarks/lock.py
+.venv/bin/python benchmarks/lock.py
 """
 
 import json

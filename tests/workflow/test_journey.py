@@ -16,6 +16,7 @@ from cusa import recipe
 from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests.events import Callbacks, OnEvent, ignore
 from cusa.manifests.samples import Split, splits
+from cusa.manifests.stage import NotCurrentError, StageRun, asking
 from cusa.manifests.storage import store
 from cusa.pipeline import audit, extract, index, readers, shard
 from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig, ShardConfig
@@ -117,6 +118,32 @@ def travelled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         shutil.copytree(out, before[name])
         assert stage(out), name
     return {**before, "end": out}
+
+
+def _content(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): store.sha256_file(path) for path in folder.rglob("*") if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_within_asking_no_stage_writes_and_with_force_neither(
+    travelled: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """`cusa plan` asks every stage; one that worked while it was asked would be the worst of surprises."""
+    due, done = travelled[name], travelled["end"]
+    before = _content(due), _content(done)
+    with asking():
+        with pytest.raises(NotCurrentError):
+            STAGES[name](due)
+        assert STAGES[name](done) is False
+        constructor = StageRun.__init__
+        monkeypatch.setattr(
+            StageRun, "__init__", lambda self, *words, **values: constructor(self, *words, **{**values, "force": True})
+        )
+        with pytest.raises(NotCurrentError, match="--force"):
+            STAGES[name](done)
+    assert (_content(due), _content(done)) == before
 
 
 def test_one_key_from_the_first_file_to_the_last(travelled: dict[str, Path]) -> None:
