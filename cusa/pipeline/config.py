@@ -112,7 +112,7 @@ class AuditConfig(Config):
     seed: int = Field(default=0, ge=0, description="of the sample")
     minimum_score: float = Field(default=0.0, ge=0, le=1, description="candidates below are not written")
     gallery: int = Field(default=60, ge=0, le=2000, description="candidates shown as pictures")
-    batch_size: int = Field(default=128, ge=2, description="batch for which expected false negatives are told")
+    batch_size: int = Field(default=128, ge=2, description="batch for which expected false negatives are counted")
 
 
 class CalibrateConfig(Config):

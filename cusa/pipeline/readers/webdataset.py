@@ -113,9 +113,9 @@ def _groups(file: IO[bytes]) -> tuple[dict[str, dict[str, list[_Member]]], str]:
                 stem, dot, ext = name.rpartition(".")
                 stem, ext = (stem, ext.lower()) if dot else (name, "")
                 linked = not member.isfile() or member.issparse()
-                found = _Member(ext, -1 if linked else member.offset_data, member.size)
+                part = _Member(ext, -1 if linked else member.offset_data, member.size)
                 first = folder + slash + stem.partition(".")[0]
-                groups.setdefault(first, {}).setdefault(folder + slash + stem, []).append(found)
+                groups.setdefault(first, {}).setdefault(folder + slash + stem, []).append(part)
             return groups, _wrong_end(file, archive.offset, last)
     except tarfile.TarError as error:
         return groups, f"the tar is broken after {last or 'its start'}: {error}"

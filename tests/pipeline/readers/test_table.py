@@ -54,8 +54,8 @@ def test_read__columns_by_name_and_rows_that_disagree(tmp_path: Path) -> None:
         {"file": "", "text": "five", "part": "val", "n": "9"},
     ]
     _write_table(tmp_path / "mine.csv", rows)
-    told = ReadConfig(image_column="file", caption_column="text", split_column="part", id_column="n")
-    reading = readers.read("table", tmp_path / "mine.csv", tmp_path, told)
+    config = ReadConfig(image_column="file", caption_column="text", split_column="part", id_column="n")
+    reading = readers.read("table", tmp_path / "mine.csv", tmp_path, config)
     (record,) = reading.images
     assert (record.key, record.split, [c.text for c in record.captions]) == ("mine/7", "val", ["one", "two"])
     assert [drop.source for drop in reading.drops] == [f"mine.csv:{n}" for n in (3, 4, 5)]

@@ -157,7 +157,7 @@ def test_read__rows_that_img2dataset_could_not_fetch_without_a_caption_column(tm
     assert _tar(tmp_path / "set/a.tar", {"0.jpg": JPEG}).drops == []
 
 
-def test_read__where_a_tar_breaks_is_told(tmp_path: Path) -> None:
+def test_read__where_a_tar_breaks_is_a_drop(tmp_path: Path) -> None:
     members = {f"{n}.{ext}": data for n in range(3) for ext, data in (("jpg", JPEG), ("txt", "text"))}
     _tar(tmp_path / "set/a.tar", members)
     whole = (tmp_path / "set/a.tar").read_bytes()
