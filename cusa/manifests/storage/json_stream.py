@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from cusa.errors import DataError
+from cusa.errors import CusaError, DataError
 
 _CHUNK = 1 << 20  # characters
 _TAIL = 4096  # bytes
@@ -27,13 +27,17 @@ def items(path: Path) -> Iterator[tuple[str, Any]]:
         DataError: if the file is missing, broken, or its top is neither.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # with or without a byte order mark
             yield from _Reader(file).top()
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Check the path, or run the stage that writes it.", path=path) from None
     except IsADirectoryError:
         raise DataError(f"{path} is a folder, not a JSON file. Name the file.", path=path) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except RecursionError:
+        raise DataError(f"{path} is no readable JSON (it is nested too deeply). Make it again.", path=path) from None
+    except ValueError as error:  # no UTF-8, no JSON, or an integer of thousands of digits
+        if isinstance(error, CusaError):
+            raise
         raise DataError(f"{path} is no readable JSON ({error}). Restore it, or make it again.", path=path) from error
 
 

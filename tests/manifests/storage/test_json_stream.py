@@ -76,3 +76,19 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path.write_text('{"images": [1, 2')
     with pytest.raises(DataError, match=r"one\.json is no readable JSON"):
         list(json_stream.items(path))
+
+
+def test_items__a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    content = {"images": [{"a": "ü"}, 2], "dataset": "mine"}
+    (tmp_path / "one.json").write_bytes(json.dumps(content, ensure_ascii=False).encode("utf-8-sig"))
+    expected = [("images", {"a": "ü"}), ("images", 2), ("dataset", "mine")]
+    assert list(json_stream.items(tmp_path / "one.json")) == expected
+    assert json_stream.last_text(tmp_path / "one.json", "dataset") == "mine"
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000 + "]" * 100_000, "9" * 5000, "{", '"\\x"', "\udcff"])
+def test_items__what_python_cannot_read_is_a_named_error(tmp_path: Path, value: str) -> None:
+    text = f'{{"images": [{{"a": 1}}, {{"b": {value}}}]}}'
+    (tmp_path / "one.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError, match=r"one\.json is no readable JSON"):
+        list(json_stream.items(tmp_path / "one.json"))
