@@ -110,16 +110,8 @@ class TrainConfig(_Config):
 
     FREE: ClassVar[frozenset[str]] = frozenset(
         {
-            *(
-                "workers",
-                "cache_mib",
-                "check_one_in",
-                "teacher_mib",
-                "log_every",
-                "keep_checkpoints",
-                "checkpoint_every",
-                "device",
-            ),
+            *("workers", "cache_mib", "check_one_in", "teacher_mib", "device"),
+            *("log_every", "keep_checkpoints", "checkpoint_every"),
             *("gradient_checkpointing", "compile", "wandb"),
         }
     )

@@ -61,6 +61,14 @@ def test_read_judged__names_rows(own_world: Path) -> None:
     assert read_judged(split, torch.device("cpu"))[1] != digest
 
 
+def test_read_judged__a_match_of_one_duplicate_outweighs_what_is_unclear_of_the_other(own_world: Path) -> None:
+    split = Split(own_world, "train")
+    judge(split, {(5, 3): "duplicate", (1, 20): "match", (5, 20): "related", (5, 21): "related", (1, 22): "match"})
+    pairs, _ = read_judged(split, torch.device("cpu"))
+    assert sorted(map(tuple, pairs.positive.tolist())) == [(1, 20), (1, 22)]
+    assert sorted(map(tuple, pairs.ignored.tolist())) == [(1, 21)]
+
+
 def test_a_step_of_a_recipe_is_told_what_people_said(own_world: Path, train: Train, tmp_path: Path) -> None:
     split = Split(own_world, "train")
     owner = split.caption_owner
