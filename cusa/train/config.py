@@ -47,9 +47,9 @@ class LossConfig(_Config):
     )
     false_negatives: Literal["soft", "mask", "positive"] = Field(
         default="soft",
-        description="what InfoNCE makes of foreign pairs that may be true: nothing; pairs a teacher calls near leave "
-        "its denominators; or verdicts of `cusa review` speak: matches become positives, related and disputed pairs "
-        "leave the denominators, duplicates are one image",
+        description="how InfoNCE treats foreign pairs that may be true: soft = as negatives; mask = pairs a teacher calls "
+        "near leave its denominators; positive = by verdicts of `cusa review`: matches become positives, related and "
+        "disputed pairs leave the denominators, duplicates are one image",
     )
     mask_image: float | Literal["positive"] | None = Field(
         default=None,
@@ -134,8 +134,8 @@ class TrainConfig(_Config):
         default=0.0,
         ge=0,
         le=1,
-        description="cosine of a teacher from which two images' pairs count as near, 0 = 0.8 where `batches` asks; "
-        "their share in a batch is measured where it is set",
+        description="cosine of a teacher from which two images' pairs count as near, 0 = 0.8 unless `batches` is "
+        "random; their share in a batch is measured where it is set",
     )
     accumulate: int = Field(
         default=1,

@@ -101,7 +101,7 @@ def run(
         DataError: if the loss is no number (the keys of the batch are named), too many images cannot be decoded, or
             another rank went away, or the run's folder is removed, or no validation is finite.
         StaleError: if `out` holds checkpoints of another recipe, split or teacher.
-        StoppedError: if it was asked to stop.
+        StoppedError: if `should_stop` returned true.
     """
     start = start or Start()
     split = data.split

@@ -115,9 +115,9 @@ class Pace:
     def around(self, flow: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the batches of `flow`, measuring how long each takes to arrive."""
         while True:
-            asked = time.perf_counter()
+            start = time.perf_counter()
             batch = next(flow, None)
-            self._waited += time.perf_counter() - asked
+            self._waited += time.perf_counter() - start
             if batch is None:
                 return
             self._pairs += batch.pairs

@@ -144,7 +144,7 @@ class Session:
                 path=self._folder,
             ) from error
         for group, options in zip(self.optimizer.param_groups, configured, strict=True):
-            group.update(options)  # what the recipe says now, where a change was allowed
+            group.update(options)  # the present recipe's, where a change was allowed
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self._set_random_state([state["random"], *state["random_of_other_ranks"]])

@@ -1,4 +1,4 @@
-"""What flows from the data into a training step."""
+"""A batch of pairs, as a training step receives it."""
 
 from dataclasses import dataclass
 
@@ -42,7 +42,7 @@ class Batch:
     rows: Tensor
     """(B) int64, the captions' rows in the split."""
     teacher_image: Tensor | None
-    """(B, E) float32; None where the loss asks no image teacher, or its rows are on the device."""
+    """(B, E) float32; None where the loss uses no image teacher, or its rows are on the device."""
     teacher_text: Tensor | None
     """(B, F) float32, or None, likewise."""
     substitutes: tuple[Substitute, ...] = ()

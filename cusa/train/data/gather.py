@@ -87,7 +87,7 @@ def _open(path: Path) -> Rows:
     """Open a `.npy` file of rows.
 
     Raises:
-        ValueError: if it is none, or shorter than it says.
+        ValueError: if it is no such file, or shorter than its header says.
     """
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)

@@ -56,7 +56,7 @@ def read_judged(split: Split, device: torch.device) -> tuple[JudgedPairs, str]:
         The pairs, and the digest of the judgements.
 
     Raises:
-        ConfigError: if nobody has judged a pair of the split.
+        ConfigError: if the split has no judgement.
         DataError: if the verdicts are broken.
     """
     judgements = pair_judgements.read(split)

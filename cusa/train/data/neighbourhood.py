@@ -1,6 +1,6 @@
 """Near images in batches: how often they meet, and orders that change it.
 
-Two images are near where a teacher's neighbour table says so, of the images themselves or of any of their captions;
+Two images are near if a teacher's neighbour table lists them, or any of their captions, with a high enough cosine;
 in a batch, the caption of the one is then a likely false negative of the other. Legend: N images, M captions, B pairs.
 """
 

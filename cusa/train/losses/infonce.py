@@ -37,7 +37,7 @@ def infonce(
         reduction: `standard` sums over columns and averages over rows. `release` averages over columns as well, which
             is `standard` divided by B: the authors' release does so, and its alpha and beta are tuned against it.
         text_similarity_BB: cosines of texts (rows) and images (columns); None: the transpose. Needed for (R, B).
-        targets: rows of `y` for images and for texts, in place of what `image_ids_B` says; see
+        targets: rows of `y` for images and for texts, in place of those of `image_ids_B`; see
             `false_negatives.targets`. Needed for (R, B).
         ignored_BB: where true, the pair leaves the denominator of row i in both directions; see
             `false_negatives.Nearness`. Never true where `y` is not 0.

@@ -67,7 +67,7 @@ class CUSALoss(nn.Module):
 
     `L = w * infonce + alpha * csa + beta * usa`, temperatures clamped to their bounds before every training forward.
     alpha and beta depend on the reduction: with `release` InfoNCE weighs 1/B of the textbook one, so that at
-    B = 128 the paper's 0.1 and 0.5 act as 12.8 and 64 do with `standard`; `effective_weights` says so.
+    B = 128 the paper's 0.1 and 0.5 act as 12.8 and 64 do with `standard`; see `effective_weights`.
 
     Example:
         >>> objective = CUSALoss(alpha=0.1, beta=0.5)
@@ -353,7 +353,7 @@ class CUSALoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Describe temperatures and, given the batch's teachers, weights, soft labels and false negatives.
 
-        Never a collective: with several ranks it describes this rank's own batch, so that one rank alone may ask.
+        Never a collective: with several ranks it describes this rank's own batch, so that a single rank may call it.
 
         Args:
             teacher_image: (B, E) as in `forward`.

@@ -202,7 +202,7 @@ def _read_as(rows: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def covers(modes: Modes, rows: slice, image: Tensor, near: object, learned: Sequence[bool]) -> bool:
-    """Tell whether the kernels do what is asked for.
+    """Return whether the kernels cover these modes and inputs.
 
     Args:
         modes: of the call.
@@ -212,7 +212,7 @@ def covers(modes: Modes, rows: slice, image: Tensor, near: object, learned: Sequ
         learned: for each of the four temperatures of soft labels, whether it wants a gradient.
 
     Raises:
-        ConfigError: if kernels are asked for where they cannot run.
+        ConfigError: if `impl` is `triton` where kernels cannot run.
     """
     if not modes.kernels:
         return False

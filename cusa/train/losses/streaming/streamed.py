@@ -21,7 +21,7 @@ from cusa.train.losses.streaming.tiles import Tiles
 
 
 def streamed(batch: LossInputs, temperatures: Temperatures, modes: Modes) -> tuple[Tensor, Tensor, Tensor]:
-    """Return InfoNCE, CSA and USA as `plain` does, unweighted; those not asked for are 0.
+    """Return InfoNCE, CSA and USA as `plain` does, unweighted; those that `modes` leaves out are 0.
 
     Args:
         batch: B pairs; no gradient flows into the teachers.
