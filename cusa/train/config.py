@@ -47,9 +47,9 @@ class LossConfig(_Config):
     )
     false_negatives: Literal["soft", "mask", "positive"] = Field(
         default="soft",
-        description="how InfoNCE treats foreign pairs that may be true: soft = as negatives; mask = pairs a teacher calls "
-        "near leave its denominators; positive = by verdicts of `cusa review`: matches become positives, related and "
-        "disputed pairs leave the denominators, duplicates are one image",
+        description="how InfoNCE treats foreign pairs that may be true: soft = as negatives; mask = pairs a teacher "
+        "calls near leave its denominators; positive = by verdicts of `cusa review`: matches become positives, related "
+        "and disputed pairs leave the denominators, duplicates are one image",
     )
     mask_image: float | Literal["positive"] | None = Field(
         default=None,
