@@ -18,7 +18,7 @@ from cusa.pipeline.index import student as student_index
 from cusa.pipeline.pairs.neighbourhoods import Encoders
 from tests.eval.seers import Seer
 from tests.pipeline.audited import make_taught
-from tests.pipeline.calibrate.test_stage import write_truth
+from tests.pipeline.calibrate.conftest import write_truth
 
 
 def _load(name: str) -> Any:

@@ -1,0 +1,77 @@
+"""Human judgements of pairs, from CxC, from verdicts and from a truth."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cusa.errors import DataError
+from cusa.manifests import schemas
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
+from cusa.pipeline.pairs.ratings import read_ratings
+from tests.worlds import make_work
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    return make_work(tmp_path / "val", images=6, splits=("val",))
+
+
+def test_read_ratings__cxc(work: Path, tmp_path: Path) -> None:
+    split = Split(work, "val")
+    captions = split.captions["caption_id"].to_pylist()
+    number = [f"{row + 1000:012d}" for row in range(split.num_images)]
+    split.image_keys = [f"coco/COCO_val2014_{each}" for each in number]
+    lines = [
+        f"COCO_val2014:sentid:{captions[7]},COCO_val2014_{number[0]}.jpg,4.2,c2i_intrasim",
+        f"COCO_val2014:sentid:{captions[20]},COCO_val2014_{number[0]}.jpg,2.9,c2i_intrasim",
+        f"COCO_val2014:sentid:{captions[0]},COCO_val2014_{number[0]}.jpg,5.0,c2i_original",
+        "COCO_val2014:sentid:999999,COCO_val2014_000000000001.jpg,5.0,c2i_intrasim",
+    ]
+    path = tmp_path / "sits_val.csv"
+    path.write_text("caption,image,agg_score,sampling_method\n" + "\n".join(lines))
+    rated = read_ratings(split, tmp_path)
+    assert list(zip(rated.images, rated.captions, rated.match, strict=True)) == [(0, 7, True), (0, 20, False)]
+    assert (rated.unknown, rated.complete) == (1, False)
+    assert "sampled" in rated.caveat
+    path.write_text("caption,image,agg_score\nCOCO:sentid:1,COCO_val2014_5.jpg,9\n")
+    with pytest.raises(DataError, match=r"sits_val.csv:2 is no rating .*score 9"):
+        read_ratings(split, path)
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"sits_val.csv:2 is no rating"):
+        read_ratings(split, path)
+    with pytest.raises(DataError, match="does not exist"):
+        read_ratings(split, tmp_path / "none.csv")
+
+
+def test_read_ratings__several_ratings_of_a_pair_have_their_mean(work: Path, tmp_path: Path) -> None:
+    split = Split(work, "val")
+    captions = split.captions["caption_id"].to_pylist()
+    number = [f"{row + 1000:012d}" for row in range(split.num_images)]
+    split.image_keys = [f"coco/COCO_val2014_{each}" for each in number]
+    scores = {(0, 7): (3.5, 2.4), (0, 8): (3.5, 2.6), (3, 2): (3.0,)}  # CxC calls 3 and more a match
+    lines = [
+        f"COCO_val2014:sentid:{captions[caption]},COCO_val2014_{number[image]}.jpg,{score},c2i"
+        for (image, caption), given in scores.items()
+        for score in given
+    ]
+    path = tmp_path / "sits_val.csv"
+    path.write_text("caption,image,agg_score,sampling_method\n" + "\n".join(lines))
+    rated = read_ratings(split, path)
+    pairs = zip(rated.images.tolist(), rated.captions.tolist(), rated.match.tolist(), strict=True)
+    assert list(pairs) == [(0, 7, False), (0, 8, True), (3, 2, True)]
+
+
+def test_read_ratings__a_truth_lists_matches_and_says_whether_it_is_complete(work: Path, tmp_path: Path) -> None:
+    split = Split(work, "val")
+    rows = [(split.image_keys[0], split.caption_keys[row]) for row in (0, 9, 20)]
+    table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=schemas.TRUTH)
+    for complete in (True, False):
+        metadata = None if complete else {"complete": "false"}
+        store.write_table(tmp_path / "truth.parquet", table.replace_schema_metadata(metadata))
+        rated = read_ratings(split, tmp_path / "truth.parquet")
+        assert (rated.images.tolist(), rated.captions.tolist()) == ([0, 0], [9, 20]), "its own caption is no rating"
+        assert np.array_equal(rated.match, [True, True])
+        assert rated.complete is complete
