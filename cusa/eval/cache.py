@@ -2,7 +2,8 @@
 
 A row is known by what was embedded (SHA-256 of the image's bytes or of the text) and by what embedded it (weights,
 preprocessing, kind of device). Under `FOLDER/KEY` lie Parquet files of rows, each whole or absent, so that a killed
-evaluation loses at most the rows of one file; the least recently used files go when there are too many.
+evaluation loses at most the rows of one file; a checksum beside each is compared before it is read. The least recently
+used files go when there are too many.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from cusa.errors import DataError
 from cusa.manifests import ledger, tables
-from cusa.manifests.storage import store
+from cusa.manifests.storage import checksums, store
 
 ROWS = 8192
 """Rows of one file; a kill loses fewer than so many."""
@@ -37,6 +38,7 @@ class EmbeddingCache:
         self._key = dict(key)
         self._limit = limit
         self._clock = ledger.Clock()
+        self.damaged: list[Path] = []
         self.reused = 0
         self.written = 0
 
@@ -51,7 +53,7 @@ class EmbeddingCache:
             Places among the contents (n,), and space -> (n, D) float32. A file that is broken is removed: its rows are
             computed again.
         """
-        places, rows = kept(self._folder, kind, contents)
+        places, rows = kept(self._folder, kind, contents, damaged=self.damaged)
         self.reused += len(places)
         return places, rows
 
@@ -72,7 +74,8 @@ class EmbeddingCache:
             flat = pa.array(np.ascontiguousarray(block, np.float32).reshape(-1))
             columns[f"embedding.{name}"] = pa.FixedSizeListArray.from_arrays(flat, block.shape[1])
         digest = hashlib.sha256(b"".join(contents)).hexdigest()[:20]
-        store.write_table(self._folder / f"{kind}-{digest}.parquet", pa.table(columns))
+        with checksums.checked_file(self._folder / f"{kind}-{digest}.parquet", made_from=self._folder.name) as path:
+            store.write_table(path, pa.table(columns))
         self.written += len(contents)
 
     def finish(self) -> None:
@@ -91,6 +94,15 @@ class EmbeddingCache:
             counts={"rows": rows, "reused": self.reused, "computed": self.written},
         )
 
+    def notes(self) -> list[str]:
+        """Return what a person should read: that rows were not as they had been written."""
+        if not self.damaged:
+            return []
+        return [
+            f"{len(self.damaged)} files of kept embeddings in {self._folder} were not as they had been written; "
+            "they were removed and their rows computed again."
+        ]
+
     def _make_room(self, need: int) -> None:
         """Remove files, those first that were not used for longest."""
         there = [(path.stat().st_mtime, path.stat().st_size, path) for path in self._all.glob("*/*.parquet")]
@@ -98,17 +110,31 @@ class EmbeddingCache:
         for _, size, path in sorted(there):
             if total + need <= self._limit:
                 return
-            path.unlink(missing_ok=True)
+            checksums.remove(path)
             total -= size
 
 
-def kept(folder: Path, kind: str, contents: Sequence[bytes]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return which contents one model's folder knows and, space by space, their rows; see `EmbeddingCache.read`."""
+def kept(
+    folder: Path, kind: str, contents: Sequence[bytes], *, damaged: list[Path] | None = None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return which contents one model's folder knows and, space by space, their rows; see `EmbeddingCache.read`.
+
+    Args:
+        folder: of one model's rows.
+        kind: `image` or `text`.
+        contents: digests, none twice.
+        damaged: takes the files whose bytes are not those that were written; they are removed.
+    """
     place = {content: at for at, content in enumerate(contents)}
     found: list[np.ndarray] = []
     rows: dict[str, list[np.ndarray]] = {}
     seen: set[int] = set()
     for path in _files(folder, kind):
+        if not checksums.is_intact(path, made_from=folder.name):
+            checksums.remove(path)
+            if damaged is not None:
+                damaged.append(path)
+            continue
         try:
             table = store.read_table(path)
             spaces = [name.removeprefix("embedding.") for name in table.column_names if name != "content"]
@@ -118,7 +144,9 @@ def kept(folder: Path, kind: str, contents: Sequence[bytes]) -> tuple[np.ndarray
             }
             listed = [place.get(content, -1) for content in table["content"].to_pylist()]
         except (DataError, KeyError):
-            path.unlink(missing_ok=True)
+            checksums.remove(path)
+            if damaged is not None:
+                damaged.append(path)
             continue
         mine = [(row, at) for row, at in enumerate(listed) if at >= 0 and at not in seen]
         if not mine:

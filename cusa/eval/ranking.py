@@ -48,6 +48,25 @@ class Ranking:
         return Ranking(*(getattr(self, field.name)[queries] for field in fields(self)))
 
 
+def check_finite(scores: np.ndarray, whose: str) -> None:
+    """Refuse scores that no order follows from: NaN compares as nothing, so a ranking would call it the best.
+
+    Args:
+        scores: of any shape.
+        whose: for the message.
+
+    Raises:
+        DataError: if one is NaN or infinite.
+    """
+    # The extremes show both, and need no memory of the table's size.
+    if scores.size and not (np.isfinite(scores.min()) and np.isfinite(scores.max())):
+        bad = int((~np.isfinite(scores)).sum())
+        raise DataError(
+            f"{bad:,} of {scores.size:,} scores ({whose}) are NaN or infinite: the model diverged or its weights are "
+            "broken, its score layer where its embeddings are sound. Evaluate an earlier checkpoint."
+        )
+
+
 def score_blocks(query_QD: np.ndarray, gallery_GD: np.ndarray, block: int) -> Iterator[np.ndarray]:
     """Give the inner products of queries and gallery, at most `block` queries at a time: (b, G) float32.
 
@@ -134,6 +153,9 @@ def rank(
 
     Returns:
         The ranking; see the tie rule at the top of this file.
+
+    Raises:
+        DataError: if a score is NaN or infinite.
     """
     return rank_by_each(blocks, [Truth(relevant, num_right, at_r)], exclude=exclude, top=top)[0]
 
@@ -159,6 +181,7 @@ def rank_by_each(
     row = 0
     with ThreadPoolExecutor(_THREADS) as pool:
         for block in blocks:
+            check_finite(block, f"queries {row:,} and following")
             itself = np.full(len(block), -1) if exclude is None else exclude[row : row + len(block)]
             asked = np.flatnonzero(itself >= 0)
             themselves = (asked, itself[asked])

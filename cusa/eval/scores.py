@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cusa.eval.ranking import score_blocks
+from cusa.eval.ranking import check_finite, score_blocks
 
 
 class Scores(Protocol):
@@ -42,9 +42,16 @@ class Cosines:
 
 @dataclass(frozen=True)
 class Table:
-    """Every score, computed once: what a student that scores pairs ranks by."""
+    """Every score, computed once: what a student that scores pairs ranks by.
+
+    Raises:
+        DataError: if a score is NaN or infinite.
+    """
 
     scores_IC: np.ndarray
+
+    def __post_init__(self) -> None:
+        check_finite(self.scores_IC, "pair scores")
 
     def of_images(self, block: int) -> Iterator[np.ndarray]:
         """Give rows."""
@@ -63,6 +70,9 @@ class Reranked:
 
     The candidates stand first, by their second score; all others keep the order of the first ranking behind them. (The
     reference gives them all the same score, which is the same for R@K up to K.)
+
+    Raises:
+        DataError: if a second score is NaN or infinite.
     """
 
     first: Scores
@@ -72,6 +82,10 @@ class Reranked:
     images_CK: np.ndarray
     """Image rows of each caption's candidates."""
     image_scores_CK: np.ndarray
+
+    def __post_init__(self) -> None:
+        check_finite(self.caption_scores_IK, "second scores of the images' candidates")
+        check_finite(self.image_scores_CK, "second scores of the captions' candidates")
 
     def of_images(self, block: int) -> Iterator[np.ndarray]:
         """Give (<= block, C) scores, float64."""
@@ -128,6 +142,7 @@ def candidates(blocks: Iterator[np.ndarray], k: int) -> np.ndarray:
     """Return the rows of each query's k best items, best first, the lower row first among equals: (queries, k)."""
     found = []
     for block in blocks:
+        check_finite(block, "the first ranking")
         for scores in block:
             threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
             above = np.flatnonzero(scores > threshold)

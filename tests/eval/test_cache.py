@@ -138,3 +138,37 @@ def test_run__a_key_that_comes_twice_is_refused(tmp_path: Path, split: Split) ->
     pq.write_table(table.set_column(0, "caption_key", pa.array(keys)), path)
     with pytest.raises(DataError, match="comes twice"):
         evaluate.run(CONFIG, load=Seer, student_digest="1", split=Split(work, "test"), out=tmp_path / "o")
+
+
+@pytest.mark.parametrize("damage", ["zeroed", "swapped", "no checksum"])
+def test_encode__a_file_whose_bytes_are_others_is_computed_again_and_said(tmp_path: Path, damage: str) -> None:
+    """Rows of another value in a file that reads well went into every number unseen."""
+    texts, others = ["a red wall", "a blue wall"], ["a green wall", "a grey wall"]
+    expected = embed_texts(Seer(), texts, CONFIG)
+    embed_texts(Seer(), texts, CONFIG, cache=_cache(tmp_path, Seer()))
+    (file,) = tmp_path.glob("*/text-*.parquet")
+    if damage == "zeroed":
+        content = bytearray(file.read_bytes())
+        content[100:140] = bytes(40)
+        file.write_bytes(bytes(content))
+    elif damage == "swapped":
+        (other,) = _file_of(tmp_path / "other", others)
+        file.write_bytes(other.read_bytes())
+    else:
+        file.with_name(file.name + ".sum.json").unlink()
+    model = Seer()
+    cache = _cache(tmp_path, model)
+    found = embed_texts(model, texts, CONFIG, cache=cache)
+    for space in SPACES:
+        np.testing.assert_array_equal(found[space], expected[space])
+    assert model.texts_seen == texts
+    assert [path.name for path in cache.damaged] == [file.name]
+    assert "computed again" in cache.notes()[0]
+    again = Seer()
+    embed_texts(again, texts, CONFIG, cache=_cache(tmp_path, again))
+    assert again.texts_seen == [], "what was written anew is sound"
+
+
+def _file_of(folder: Path, texts: list[str]) -> list[Path]:
+    embed_texts(Seer(), texts, CONFIG, cache=_cache(folder, Seer()))
+    return list(folder.glob("*/text-*.parquet"))

@@ -100,3 +100,14 @@ def test_score_blocks__embeddings_that_are_no_numbers_are_refused(bad: float) ->
     rows[1, 0] = bad
     with pytest.raises(DataError, match="1 gallery embeddings hold NaN or infinity"):
         list(score_blocks(np.ones((2, 2), dtype=np.float32), rows, 8))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_rank__refuses_scores_that_are_no_numbers(value: float) -> None:
+    """NaN compares as nothing: every right item stood first, R@1 was 100."""
+    scores = np.zeros((3, 4), np.float32)
+    scores[1, 2] = value
+    with pytest.raises(DataError, match="1 of 12 scores"):
+        rank([scores], [np.array([0])] * 3)
+    scores[1, 2] = 0
+    assert rank([scores], [np.array([0])] * 3).rank.tolist() == [4, 4, 4]

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cusa.errors import DataError
 from cusa.eval.scores import Cosines, Reranked, Table, candidates
 
 RNG = np.random.default_rng(0)
@@ -48,3 +49,17 @@ def test_reranked_candidates_stand_first_and_the_rest_keeps_its_order() -> None:
             left = [row for row in np.argsort(-old[query]) if row not in rows[query]]
             expected = [*rows[query][np.argsort(-new[query])], *left]
             assert np.argsort(-scores[query]).tolist() == expected
+
+
+def test_no_table_of_scores_holds_what_is_no_number() -> None:
+    bad = np.zeros((2, 3), np.float32)
+    bad[0, 1] = np.nan
+    good, rows = Table(np.zeros((2, 3), np.float32)), np.zeros((2, 1), np.int64)
+    with pytest.raises(DataError, match="pair scores"):
+        Table(bad)
+    with pytest.raises(DataError, match="the images' candidates"):
+        Reranked(good, rows, np.full((2, 1), np.nan), rows, np.zeros((3, 1)))
+    with pytest.raises(DataError, match="the captions' candidates"):
+        Reranked(good, rows, np.zeros((2, 1)), rows, np.full((3, 1), np.inf))
+    with pytest.raises(DataError, match="the first ranking"):
+        candidates(iter([bad]), 2)

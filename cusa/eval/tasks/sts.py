@@ -13,6 +13,7 @@ import numpy as np
 from cusa.errors import DataError
 from cusa.eval import metrics
 from cusa.eval.config import EvalConfig
+from cusa.eval.ranking import check_finite
 from cusa.manifests.judgements import sts_pairs
 
 Encode = Callable[[Sequence[str]], np.ndarray]
@@ -130,17 +131,23 @@ def cosines(first_PD: np.ndarray, second_PD: np.ndarray) -> np.ndarray:
     """
     if not (np.isfinite(first_PD).all() and np.isfinite(second_PD).all()):
         raise DataError("Sentence embeddings hold NaN or infinity: the model diverged or its weights are broken.")
-    lengths = np.linalg.norm(first_PD, axis=1) * np.linalg.norm(second_PD, axis=1)
+    # One root of the product: of equal rows it is their inner product to the bit, so that all of them tie at 1.
+    lengths = np.sqrt((first_PD * first_PD).sum(1) * (second_PD * second_PD).sum(1))
     return (first_PD * second_PD).sum(1) / np.where(lengths == 0, 1, lengths)
 
 
 def spearman(gold_P: np.ndarray, cosine_P: np.ndarray) -> float:
     """Return Spearman's rank correlation x 100, ties sharing their mean rank; -100 to 100, higher is better.
 
-    It sees order only. NaN where one side is constant: nothing is ordered then.
+    It sees order only. NaN where one of the two is constant: nothing is ordered then.
+
+    Raises:
+        DataError: if a value is NaN or infinite: it has no rank.
     """
     from scipy.stats import rankdata
 
+    check_finite(cosine_P, "of rated pairs")
+    check_finite(gold_P, "people's")
     gold, cosine = rankdata(gold_P), rankdata(cosine_P)
     gold, cosine = gold - gold.mean(), cosine - cosine.mean()
     spread = float(np.sqrt((gold**2).sum() * (cosine**2).sum()))

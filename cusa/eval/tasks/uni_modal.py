@@ -102,12 +102,15 @@ def second_nearest_rank1(rows_ND: np.ndarray, labels: Sequence[str | int | None]
 
     The nearest row is dropped whatever it is and the second is judged: of two exact duplicates a query may be its own
     answer. Rows whose label no other row has stay in the denominator, as misses. Equal scores: the lower row first
-    (the release's order among them is not defined).
+    (the release's order among them is not defined). An image without a label is a miss.
     """
     nobody = [np.array([], np.int64)] * len(rows_ND)
     ranking = rank(score_blocks(rows_ND, rows_ND, config.block), nobody, top=2, at_r=False)
     second = ranking.top[:, 1]
-    hits = [at >= 0 and labels[at] == labels[row] for row, at in enumerate(second)]
+    hits = [
+        at >= 0 and labels[row] is not None and labels[row] != "" and labels[at] == labels[row]
+        for row, at in enumerate(second)
+    ]
     return float(100 * np.mean(hits)) if hits else float("nan")
 
 
@@ -140,13 +143,14 @@ def image_to_image(seen: Embedded) -> TaskResult:
     roles = split.samples["role"].to_numpy(zero_copy_only=False)
     queries, gallery = np.flatnonzero(roles == "query"), np.flatnonzero(roles == "gallery")
     numbers: dict[str, float] = {}
-    if any(labels) and len(queries) and len(gallery):
+    has_labels = any(label is not None and label != "" for label in labels)  # 0 is a label
+    if has_labels and len(queries) and len(gallery):
         right = labelled([labels[row] for row in queries], [labels[row] for row in gallery])
         ranking = rank_between(rows[queries], rows[gallery], right, config)
         rule = f"gallery images with the query's label are right; {len(gallery):,} gallery images, no query among them"
     else:
         queries = gallery = np.arange(split.num_images)
-        if any(labels):
+        if has_labels:
             right, rule = same_label(labels), "images with the same label are right"
             theirs = second_nearest_rank1(rows, labels, config)
             numbers = {"release_r@1": theirs}

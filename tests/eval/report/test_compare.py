@@ -73,3 +73,11 @@ def test_paired__other_queries_are_not_compared() -> None:
     assert paired(_table(FIRST), _table({"d/9#0": 1})) == {}
     assert paired(_table(FIRST), _table({f"e{key}": rank for key, rank in FIRST.items()})) == {}
     assert paired(_table(FIRST), _table(dict(reversed(FIRST.items())))) == {}
+
+
+def test_paired__other_queries_of_the_same_number_are_not_subtracted_row_by_row() -> None:
+    other = {f"e/{number}#0": rank for number, rank in enumerate(SECOND.values())}
+    assert len(other) == len(FIRST)
+    assert paired(_table(FIRST), _table(other)) == {}
+    turned = dict(list(SECOND.items())[::-1])
+    assert paired(_table(FIRST), _table(turned)) == {}

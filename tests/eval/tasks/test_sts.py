@@ -111,3 +111,17 @@ def test_score__bad_input_is_named(tmp_path: Path) -> None:
     (tmp_path / "STS12-en-test/STS.input.a.txt").write_text("one\tanother\n")
     with pytest.raises(DataError, match=r"STS.gs.a.txt does not exist"):
         sts.read(tmp_path)
+
+
+def test_cosines__of_equal_rows_is_one_to_the_bit_so_that_they_tie() -> None:
+    """The product of two rounded lengths differs from the inner product: rounding ranked pairs of equal sentences."""
+    rows = np.random.default_rng(0).standard_normal((2000, 37))
+    assert (sts.cosines(rows, rows) == 1).all()
+    assert (np.linalg.norm(rows, axis=1) ** 2 != (rows * rows).sum(1)).any(), "else the test proves nothing"
+    np.testing.assert_allclose(sts.cosines(rows, 3 * rows), 1, rtol=1e-15)
+    assert sts.cosines(rows[:1], np.zeros((1, 37))).tolist() == [0]
+
+
+def test_spearman__refuses_what_has_no_rank() -> None:
+    with pytest.raises(DataError, match="1 of 3 scores"):
+        sts.spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, np.nan, 0.5]))

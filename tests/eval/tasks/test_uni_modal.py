@@ -8,6 +8,7 @@ import pytest
 from cusa.eval.config import EvalConfig
 from cusa.eval.metrics import recall_at_k
 from cusa.eval.ranking import rank, score_blocks
+from cusa.eval.tasks import uni_modal
 from cusa.eval.tasks.uni_modal import (
     labelled,
     rank_within,
@@ -113,3 +114,12 @@ def test_right_answers__are_what_their_names_say() -> None:
     of_caption = [np.array([0, 1]), np.array([0]), np.array([0, 1]), np.array([0, 2]), np.array([2])]
     true_of_image = [np.array([0, 1, 2, 3]), np.array([0, 2]), np.array([3, 4])]
     assert [rows.tolist() for rows in sharing_captions(true_of_image, of_caption, owner)] == [[1], [0], []]
+
+
+def test_second_nearest__a_label_of_0_is_one_and_no_label_is_none() -> None:
+    rows = np.eye(4, dtype=np.float32)[[0, 0, 1, 1]]
+    assert uni_modal.second_nearest_rank1(rows, [0, 0, 1, 1], EvalConfig()) == 100
+    assert uni_modal.second_nearest_rank1(rows, [0, 0, None, None], EvalConfig()) == 50
+    assert uni_modal.second_nearest_rank1(rows, ["0", "0", "", ""], EvalConfig()) == 50
+    assert [row.tolist() for row in uni_modal.same_label([0, 0, None, ""])] == [[1], [0], [], []]
+    assert [row.tolist() for row in uni_modal.labelled([0, None], [0, None, 0])] == [[0, 2], []]
