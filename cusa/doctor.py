@@ -23,8 +23,8 @@ _GIB = 2**30
 class Finding:
     """One fact of the machine or the installation."""
 
-    what: str
-    found: str
+    name: str
+    value: str
     hint: str = ""
     """What to do about it, as a sentence; empty if nothing is missing."""
 
@@ -35,14 +35,14 @@ def look(out: Path = Path()) -> list[Finding]:
     Args:
         out: where the work would go: its disk is looked at.
     """
-    found = [Finding("cusa", _version("cusa")), Finding("python", platform.python_version())]
-    found += [Finding(name, _version(name), _missing(name)) for name in LIBRARIES]
-    found += [_cores(), _memory(), _disk(out), _accelerator()]
+    findings = [Finding("cusa", _version("cusa")), Finding("python", platform.python_version())]
+    findings += [Finding(name, _version(name), _missing(name)) for name in LIBRARIES]
+    findings += [_cores(), _memory(), _disk(out), _accelerator()]
     for extra, (module, purpose) in EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
         hint = "" if there else f"For {purpose}: pip install 'cusa[{extra}]'."
-        found.append(Finding(f"extra {extra}", _version(module) if there else "not installed", hint))
-    return found + [_hub(), _network()]
+        findings.append(Finding(f"extra {extra}", _version(module) if there else "not installed", hint))
+    return findings + [_hub(), _network()]
 
 
 def _version(name: str) -> str:
@@ -59,9 +59,9 @@ def _missing(name: str) -> str:
 def _cores() -> Finding:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    told = f"{usable} usable of {os.cpu_count()}" + (f", OMP_NUM_THREADS={threads}" if threads else "")
+    text = f"{usable} usable of {os.cpu_count()}" + (f", OMP_NUM_THREADS={threads}" if threads else "")
     few = threads.isdecimal() and int(threads) > usable
-    return Finding("cores", told, "More threads than cores wait for each other; unset OMP_NUM_THREADS." if few else "")
+    return Finding("cores", text, "More threads than cores wait for each other; unset OMP_NUM_THREADS." if few else "")
 
 
 def _memory() -> Finding:

@@ -1,7 +1,7 @@
 """One frozen, validated recipe from TOML files and `--set a.b=c`.
 
 The paper's recipes are composed: `MODEL/DATA/METHOD`, for example `clip-vit-b-32/coco/cusa`. What each piece says is
-merged in this order, later words winning: `data/DATA.toml`, `model/MODEL.toml`, the model's own `[on.DATA]` (what
+merged in this order, later values winning: `data/DATA.toml`, `model/MODEL.toml`, the model's own `[on.DATA]` (what
 belongs to the two together: epochs, the form of the data), `method/METHOD.toml`, and the published figures of
 `expected/MODEL.toml`. A user's `--set` comes last. A model with `ensemble = ["a", "b"]` is the mean of models that are
 trained apart; its recipe holds theirs as `parts`.
@@ -42,7 +42,7 @@ class DataConfig(_Section):
         description="what `cusa run` brings and shards (`cusa list datasets`, or a manifest's TOML file); empty = the "
         "work folder is there",
     )
-    settings: tuple[str, ...] = Field(default=(), description="`key=value` that bringing it is told (`download --set`)")
+    settings: tuple[str, ...] = Field(default=(), description="`key=value` for `cusa download --set`")
     also: tuple[str, ...] = Field(
         default=(), description="further data sets that `cusa run` scores on, where they have been brought"
     )
@@ -109,7 +109,7 @@ def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def smoke_settings(kind: str) -> list[str]:
-    """Return what makes a recipe of a kind of student small: drawn scenes, their offline teachers, a tiny student.
+    """Return the overrides that make a recipe small: drawn scenes, their offline teachers, a tiny student of its kind.
 
     Raises:
         ConfigError: if there is no small student of this kind.
@@ -119,15 +119,15 @@ def smoke_settings(kind: str) -> list[str]:
     return _assignments(_piece("smoke", kind), "")
 
 
-def _assignments(told: Mapping[str, Any], prefix: str) -> list[str]:
+def _assignments(settings: Mapping[str, Any], prefix: str) -> list[str]:
     """Turn nested tables into `a.b=c`; JSON's values are TOML's too."""
-    found = []
-    for key, value in told.items():
+    lines = []
+    for key, value in settings.items():
         if isinstance(value, dict):
-            found += _assignments(value, f"{prefix}{key}.")
+            lines += _assignments(value, f"{prefix}{key}.")
         else:
-            found.append(f"{prefix}{key}={json.dumps(value)}")
-    return found
+            lines.append(f"{prefix}{key}={json.dumps(value)}")
+    return lines
 
 
 def section(model: type[Model], overrides: Iterable[str], *, base: Mapping[str, Any] | None = None) -> Model:
@@ -174,14 +174,14 @@ def method_settings(method: str) -> list[str]:
 
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, str]:
     """Return every dotted key of a recipe with its description."""
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for name, field in model.model_fields.items():
         dotted = f"{prefix}{name}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= keys(field.annotation, f"{dotted}.")
+            descriptions |= keys(field.annotation, f"{dotted}.")
         else:
-            found[dotted] = field.description or ""
-    return found
+            descriptions[dotted] = field.description or ""
+    return descriptions
 
 
 def _read(name: str, relative_to: Path | None, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -230,18 +230,18 @@ def _read(name: str, relative_to: Path | None, seen: tuple[str, ...]) -> dict[st
 def _compose(name: str) -> dict[str, Any]:
     """Merge the pieces of MODEL/DATA/METHOD; see the module's first lines for the order."""
     model, data, method = name.split("/")
-    told = {kind: _piece(kind, piece) for kind, piece in zip(KINDS, (model, data, method), strict=True)}
-    together = told["model"].pop("on", {}).get(data, {})
-    ensemble = told["model"].pop("ensemble", [])
-    words = " ".join(told[kind].pop("description") for kind in KINDS)
+    tables = {kind: _piece(kind, piece) for kind, piece in zip(KINDS, (model, data, method), strict=True)}
+    together = tables["model"].pop("on", {}).get(data, {})
+    ensemble = tables["model"].pop("ensemble", [])
+    description = " ".join(tables[kind].pop("description") for kind in KINDS)
     merged: dict[str, Any] = {}
-    for piece in (told["data"], told["model"], together, told["method"]):
+    for piece in (tables["data"], tables["model"], together, tables["method"]):
         _merge(merged, piece)
     if not (merged["loss"]["alpha"] or merged["loss"]["beta"]):
-        merged.pop("teachers", None)  # nobody listens to them
+        merged.pop("teachers", None)  # neither loss reads them
     figures = _piece("expected", model).get(data, {}).get(method, {})
     parts = [f"{part}/{data}/{method}" for part in ensemble]
-    return {"name": name, "description": words, **merged, "expected": figures, "parts": parts}
+    return {"name": name, "description": description, **merged, "expected": figures, "parts": parts}
 
 
 def _piece(kind: str, name: str) -> dict[str, Any]:

@@ -14,19 +14,19 @@ from cusa import doctor
 
 
 def _look(out: Path = Path()) -> dict[str, doctor.Finding]:
-    return {finding.what: finding for finding in doctor.look(out)}
+    return {finding.name: finding for finding in doctor.look(out)}
 
 
 def test_look__tells_what_is_there(tmp_path: Path) -> None:
     found = _look(tmp_path / "not" / "yet")
     for name in doctor.LIBRARIES:
-        assert (found[name].found, found[name].hint) == (metadata.version(name), "")
-    assert found["cusa"].found == metadata.version("cusa")
-    assert found["python"].found == ".".join(map(str, sys.version_info[:3]))
-    assert found["cores"].found.startswith(f"{len(os.sched_getaffinity(0))} usable")
+        assert (found[name].value, found[name].hint) == (metadata.version(name), "")
+    assert found["cusa"].value == metadata.version("cusa")
+    assert found["python"].value == ".".join(map(str, sys.version_info[:3]))
+    assert found["cores"].value.startswith(f"{len(os.sched_getaffinity(0))} usable")
     free = shutil.disk_usage(tmp_path).free / 2**30
-    assert float(found["disk"].found.partition(" ")[0]) == pytest.approx(free, abs=1)
-    assert str(tmp_path) in found["disk"].found
+    assert float(found["disk"].value.partition(" ")[0]) == pytest.approx(free, abs=1)
+    assert str(tmp_path) in found["disk"].value
 
 
 def test_look__what_is_missing_has_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,7 @@ def test_look__what_is_missing_has_a_hint(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")
     found = _look(tmp_path)
-    assert found["extra moon"].found == "not installed"
+    assert found["extra moon"].value == "not installed"
     assert found["extra moon"].hint == "For work on the moon: pip install 'cusa[moon]'."
     assert found["no-such-library-here"].hint == "Install it: pip install no-such-library-here."
     assert "unset HF_HUB_OFFLINE" in found["hub"].hint

@@ -20,9 +20,9 @@ def doctor(
 
     findings = checks.look(out)
     if as_json:
-        print_json([vars(finding) for finding in findings])
+        print_json([{"what": one.name, "found": one.value, "hint": one.hint} for one in findings])
         return
-    print_table(("what", "found"), [(finding.what, finding.found) for finding in findings])
+    print_table(("what", "found"), [(finding.name, finding.value) for finding in findings])
     for finding in findings:
         if finding.hint:
-            print_text(f"\n{finding.what}: {finding.hint}")
+            print_text(f"\n{finding.name}: {finding.hint}")

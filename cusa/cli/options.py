@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 def parse_path(text: str) -> Path:
     """Return a path of this machine; `~` is the home folder, also where the shell did not expand it (`--out=~/w`)."""
-    return Path(text).expanduser()
+    from cusa.manifests.storage.paths import expand
+
+    return expand(text)
 
 
 def parse_text(text: str) -> str:

@@ -1,4 +1,4 @@
-"""How long work reports its progress, without knowing who listens."""
+"""How a stage reports its progress: callbacks that its caller gives."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ OnMetrics = Callable[[int, Mapping[str, float]], None]
 
 
 def ignore(what: str, done: int, total: int) -> None:
-    """Do nothing: the default listener of every stage."""
+    """Do nothing: the default of every stage."""
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What a caller of training, or of a whole recipe, wants to be called with while it works."""
+    """Callbacks of training, or of a whole recipe."""
 
     on_event: OnEvent = ignore
     """Progress of every stage."""

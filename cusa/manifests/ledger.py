@@ -80,9 +80,9 @@ class Clock:
             path: the ledger's file; outputs are named relative to its folder.
             stage: the command's name.
             inputs: what it read: name -> digest.
-            parameters: what it was told.
+            parameters: its settings.
             outputs: the files it wrote.
-            counts: what a reader wants to know: rows kept, rows dropped...
+            counts: figures for people: rows kept, rows dropped...
             digests: SHA-256 of outputs that are known already, by their name in the ledger; others are computed.
         """
         files = {file.relative_to(path.parent).as_posix(): file for file in sorted(outputs)}
@@ -137,8 +137,8 @@ def why_not_current(path: Path, *, inputs: Mapping[str, str], parameters: Mappin
 
     Args:
         path: the stage's ledger.
-        inputs: digests of what it would read now.
-        parameters: what it would be told now.
+        inputs: what it would read now: name -> digest.
+        parameters: its settings now.
 
     Returns:
         A few words such as `never finished` or `train.tar changed`, or None.
@@ -283,7 +283,8 @@ def _first_difference(
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters as JSON gives them back (tuples as lists), so that old and new compare."""
-    return json.loads(json.dumps(dict(parameters), default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(dict(parameters), default=str))
+    return plain
 
 
 def _versions() -> dict[str, str]:

@@ -39,10 +39,10 @@ def read_neighbours(split: Split, teacher: str, *, depth: int) -> Neighbours:
     path = neighbour_path(split, teacher)
     made_by = f"cusa index {split.work} --split {split.name}"
     table = store.read_table(path, columns=["neighbours"], made_by=made_by)
-    found = tables.read_part_metadata(path)
+    metadata = tables.read_part_metadata(path)
     stamp = neighbour_stamp(split, teacher)
     for name, what in (("split", "state of the split"), ("teacher_digest", f"table of teacher {teacher!r}")):
-        if found.get(name) != stamp[name]:
+        if metadata.get(name) != stamp[name]:
             raise StaleError(f"{path} was made from another {what}. Run `{made_by}`.", path=path, teacher=teacher)
     column = table["neighbours"].combine_chunks()
     ids, distances = (column.field(name).flatten().to_numpy() for name in ("ids", "distances"))

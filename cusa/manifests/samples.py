@@ -31,11 +31,11 @@ def splits(work: Path) -> list[str]:
     order = {"train": 0, "restval": 1, "val": 2, "test": 3}
     with named_remote_errors(work):
         there = work.is_dir()
-        found = [file.parent.name for file in work.glob("*/samples.parquet")] if there else []
-    if not found:
+        names = [file.parent.name for file in work.glob("*/samples.parquet")] if there else []
+    if not names:
         what = "holds no split" if there else "does not exist"
         raise DataError(f"{work} {what}. Make one with `cusa shard ... --out {work}`.", path=work)
-    return sorted(found, key=lambda name: (order.get(name, 9), name))
+    return sorted(names, key=lambda name: (order.get(name, 9), name))
 
 
 class CocoIds(NamedTuple):
@@ -58,6 +58,11 @@ class CocoIds(NamedTuple):
 def _unshared(numbers: Sequence[int]) -> list[int]:
     times = Counter(numbers)
     return [number if times[number] == 1 else -1 for number in numbers]
+
+
+def _strings(column: pa.ChunkedArray) -> list[str]:
+    values: list[str] = column.to_pylist()
+    return values
 
 
 class Split:
@@ -132,12 +137,12 @@ class Split:
     @cached_property
     def image_keys(self) -> list[str]:
         """The key of each image row."""
-        return self.samples["key"].to_pylist()
+        return _strings(self.samples["key"])
 
     @cached_property
     def caption_keys(self) -> list[str]:
         """The key of each caption row."""
-        return self.captions["caption_key"].to_pylist()
+        return _strings(self.captions["caption_key"])
 
     @cached_property
     def image_row(self) -> dict[str, int]:
@@ -152,7 +157,7 @@ class Split:
     @cached_property
     def coco_ids(self) -> CocoIds:
         """COCO's ids of the images and captions."""
-        captions = self.captions["caption_id"].to_pylist()
+        captions = _strings(self.captions["caption_id"])
         return CocoIds(
             _unshared([keys.coco_image_id(key) for key in self.image_keys]),
             _unshared([keys.coco_caption_id(name) for name in captions]),
@@ -161,7 +166,7 @@ class Split:
     @cached_property
     def texts(self) -> list[str]:
         """The words of each caption row, as the data set has them."""
-        return self.captions["text"].to_pylist()
+        return _strings(self.captions["text"])
 
     @cached_property
     def caption_owner(self) -> np.ndarray:
@@ -251,15 +256,15 @@ class Split:
 
     @cached_property
     def _shard(self) -> list[str]:
-        return self.samples["shard"].to_pylist()
+        return _strings(self.samples["shard"])
 
     @cached_property
     def _offset(self) -> np.ndarray:
-        return self.samples["image_offset"].to_numpy()
+        return np.asarray(self.samples["image_offset"].to_numpy())
 
     @cached_property
     def _bytes(self) -> np.ndarray:
-        return self.samples["image_bytes"].to_numpy()
+        return np.asarray(self.samples["image_bytes"].to_numpy())
 
     @cached_property
     def _sha256(self) -> dict[str, str]:
@@ -273,7 +278,7 @@ class Split:
             return os.pread(self._tar(shard), size, offset)
         path = self.folder / shard
         with named_remote_errors(path):
-            return path.fs.cat_file(path.path, start=offset, end=offset + size)  # type: ignore[attr-defined]
+            return bytes(path.fs.cat_file(path.path, start=offset, end=offset + size))  # type: ignore[attr-defined]
 
     def _tar(self, shard: str) -> int:
         if shard not in self._tars:

@@ -143,12 +143,12 @@ def part_width(path: Path) -> int:
 
 def teachers(split: Split) -> dict[str, str]:
     """Return the teachers whose tables lie in a split: name -> modality."""
-    found = {}
+    modalities = {}
     for folder in sorted((split.folder / "teachers").glob("*/")):
         part = next(iter(sorted(folder.glob("[0-9]*.parquet"))), None)
         if part is not None:
-            found[folder.name] = read_part_metadata(part).get("modality", "")
-    return found
+            modalities[folder.name] = read_part_metadata(part).get("modality", "")
+    return modalities
 
 
 def choose_teacher(split: Split, modality: str, name: str = "") -> str:
@@ -157,23 +157,23 @@ def choose_teacher(split: Split, modality: str, name: str = "") -> str:
     Raises:
         DataError: if there is none, or several and no name; the message lists them.
     """
-    there = [teacher for teacher, kind in teachers(split).items() if kind == modality]
+    names = [teacher for teacher, kind in teachers(split).items() if kind == modality]
     command = f"cusa extract-teachers {split.work} --{modality} TEACHER"
-    if name and name not in there:
+    if name and name not in names:
         raise DataError(
-            f"{split.folder} has no {modality} teacher {name!r}; it has {', '.join(there) or 'none'}. Run `{command}`.",
+            f"{split.folder} has no {modality} teacher {name!r}; it has {', '.join(names) or 'none'}. Run `{command}`.",
             split=split.name,
             teacher=name,
         )
-    if not there:
+    if not names:
         raise DataError(f"{split.folder} has no {modality} teacher. Run `{command}`.", split=split.name)
-    if not name and len(there) > 1:
+    if not name and len(names) > 1:
         raise DataError(
-            f"{split.folder} has several {modality} teachers: {', '.join(there)}. Name one "
+            f"{split.folder} has several {modality} teachers: {', '.join(names)}. Name one "
             f"(`--{modality} NAME`, or `--set teachers.{modality}=NAME` for a recipe).",
             split=split.name,
         )
-    return name or there[0]
+    return name or names[0]
 
 
 def teacher_digest(split: Split, teacher: str) -> str:
@@ -283,5 +283,5 @@ PROVENANCE = ("teacher", "revision", "weights_sha256", "preprocessing", "transfo
 def provenance(split: Split, teacher: str) -> dict[str, str]:
     """Return what makes a teacher the same teacher, from its tables' metadata."""
     parts = sorted((split.folder / "teachers" / teacher).glob("[0-9]*.parquet"))
-    found = read_part_metadata(parts[0]) if parts else {}
-    return {key: found.get(key, "") for key in PROVENANCE} | ({"teacher": teacher} if not found else {})
+    metadata = read_part_metadata(parts[0]) if parts else {}
+    return {key: metadata.get(key, "") for key in PROVENANCE} | ({"teacher": teacher} if not metadata else {})

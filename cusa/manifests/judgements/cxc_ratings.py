@@ -43,8 +43,8 @@ def is_layout(folder: Path) -> bool:
 
 def files(folder: Path, split: str) -> dict[str, Path]:
     """Return the files of a split that are there, by what they rate."""
-    found = {what: folder / f"{name}_{split}.csv" for what, name in FILES.items()}
-    return {what: path for what, path in found.items() if path.is_file()}
+    paths = {what: folder / f"{name}_{split}.csv" for what, name in FILES.items()}
+    return {what: path for what, path in paths.items() if path.is_file()}
 
 
 def read(path: Path) -> CxcRatings:

@@ -37,8 +37,8 @@ def official_folder() -> Path | None:
 
     Only its data are read: the package itself is not imported.
     """
-    found = importlib.util.find_spec("eccv_caption")
-    places = list(found.submodule_search_locations or ()) if found else []
+    spec = importlib.util.find_spec("eccv_caption")
+    places = list(spec.submodule_search_locations or ()) if spec else []
     return Path(places[0]) / "data" if places else None
 
 

@@ -1,4 +1,4 @@
-"""From what several people said to one answer a pair, and how far they agree."""
+"""One judgement for each pair that several people reviewed, and how far the reviewers agree."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,14 +20,14 @@ _SKIP = "skip"
 
 @dataclass(frozen=True)
 class PairJudgement:
-    """What people say of one pair."""
+    """The reviewers' judgement of one pair."""
 
     image_key: str
     caption_key: str
     verdict: str
     """`match`, `related`, `no match` or `duplicate`, if it has more than half of the votes; else `disputed`."""
     votes: Mapping[str, str]
-    """Reviewer -> their last word."""
+    """Reviewer -> their last verdict."""
 
     @property
     def positive(self) -> bool:
@@ -53,7 +53,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Judgements:
-    """The verdicts of a split, a pair each."""
+    """The judgements of a split, one a pair."""
 
     judgements: tuple[PairJudgement, ...]
     unknown: tuple[PairJudgement, ...]
@@ -61,7 +61,7 @@ class Judgements:
     skipped: frozenset[tuple[str, str]]
     """Pairs that were shown and only skipped."""
     digest: str
-    """SHA-256 of what is settled; of an empty list where nobody has judged."""
+    """SHA-256 of the judged pairs and their verdicts; of an empty list where nobody has judged."""
 
     def pairs(self, *words: str) -> list[tuple[str, str]]:
         """Return image and caption key of the pairs with one of these verdicts."""
@@ -79,9 +79,9 @@ class Judgements:
 
 
 def standing(rows: Iterable[Verdict]) -> list[Verdict]:
-    """Return each reviewer's last word on each pair, without what was taken back.
+    """Return each reviewer's last verdict on each pair, undone ones left out.
 
-    A skip is no word, unless it is the only one.
+    A skip counts only where the reviewer gave no other verdict.
 
     Args:
         rows: in the order in which they came.
@@ -98,7 +98,7 @@ def standing(rows: Iterable[Verdict]) -> list[Verdict]:
 
 
 def majority_verdicts(rows: Iterable[Verdict]) -> list[PairJudgement]:
-    """Return one answer for each pair that somebody judged, in the order in which the pairs came.
+    """Return one judgement for each pair that somebody judged, in the order in which the pairs came.
 
     A verdict stands if more than half of those who voted gave it. `match` and `duplicate` both say that the caption is
     true: together they count as `match` where neither has that many alone.
@@ -144,7 +144,7 @@ def _differing(votes: Counter[str]) -> int:
 
 
 def read(split: Split, *, folder: Path | None = None) -> Judgements:
-    """Read and settle the verdicts of a split.
+    """Read the verdicts of a split and form one judgement for each pair.
 
     Args:
         split: whose images and captions the pairs must name.
@@ -180,30 +180,30 @@ def group_first(number: int, couples: Sequence[tuple[int, int]]) -> np.ndarray:
     return np.array([find(row) for row in range(number)], dtype=np.int64)
 
 
-def same_images(split: Split, found: Judgements) -> np.ndarray:
-    """Return for each image row the first row of the images that people called one with it: int64 (images,)."""
-    rows = pair_rows(split, found, "duplicate")
+def same_images(split: Split, judgements: Judgements) -> np.ndarray:
+    """Return for each image row the first row of the images that people judged its duplicates: int64 (images,)."""
+    rows = pair_rows(split, judgements, "duplicate")
     return group_first(split.num_images, list(zip(rows[:, 0], split.caption_owner[rows[:, 1]], strict=True)))
 
 
-def pair_rows(split: Split, found: Judgements, *words: str) -> np.ndarray:
+def pair_rows(split: Split, judgements: Judgements, *words: str) -> np.ndarray:
     """Return image and caption row of the pairs with one of these verdicts: int64 (pairs, 2)."""
-    rows = [(split.image_row[image], split.caption_row[caption]) for image, caption in found.pairs(*words)]
+    rows = [(split.image_row[image], split.caption_row[caption]) for image, caption in judgements.pairs(*words)]
     return np.array(rows, dtype=np.int64).reshape(-1, 2)
 
 
-def true_pairs(split: Split, found: Judgements) -> np.ndarray:
+def true_pairs(split: Split, judgements: Judgements) -> np.ndarray:
     """Return every pair that is true by the data set or by its verdicts, image and caption row: int64 (pairs, 2).
 
     A caption is true of its own image, of those it was judged to match, and of every image that is one with any of
     these; sorted by image, then caption.
     """
-    matches = pair_rows(split, found, "match")
+    matches = pair_rows(split, judgements, "match")
     captions = np.arange(split.num_captions)
     pairs = np.concatenate([np.stack([split.caption_owner, captions], 1), matches])
-    same = same_images(split, found)
+    first_row = same_images(split, judgements)
     members: dict[int, list[int]] = {}
-    for row, first in enumerate(same.tolist()):
+    for row, first in enumerate(first_row.tolist()):
         members.setdefault(first, []).append(row)
-    every = [(row, caption) for image, caption in pairs.tolist() for row in members[int(same[image])]]
+    every = [(row, caption) for image, caption in pairs.tolist() for row in members[int(first_row[image])]]
     return np.unique(np.array(every, dtype=np.int64).reshape(-1, 2), axis=0)

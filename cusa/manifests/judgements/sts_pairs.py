@@ -54,19 +54,19 @@ def parts(folder: Path) -> list[Part]:
         folder: the one above `STS` and `SICK`, or `STS` itself.
     """
     sts = folder / "STS" if (folder / "STS").is_dir() else folder
-    found = []
+    files = []
     for year in range(12, 17):
         of_year = sts / f"STS{year}-en-test"
         for path in sorted(of_year.glob("STS.input.*.txt")):
             subset = path.stem.removeprefix("STS.input.")
-            found.append(Part(f"sts{year}", subset, path, of_year / f"STS.gs.{subset}.txt"))
+            files.append(Part(f"sts{year}", subset, path, of_year / f"STS.gs.{subset}.txt"))
     for name in ("train", "dev", "test"):
         if (path := sts / "STSBenchmark" / f"sts-{name}.csv").is_file():
-            found.append(Part(f"stsb-{name}", path.stem, path))
+            files.append(Part(f"stsb-{name}", path.stem, path))
     for name, file in _SICK.items():
         if (path := folder / "SICK" / file).is_file():
-            found.append(Part(f"sick-{name}", path.stem, path))
-    return found
+            files.append(Part(f"sick-{name}", path.stem, path))
+    return files
 
 
 def pairs(part: Part) -> Iterator[Pair]:

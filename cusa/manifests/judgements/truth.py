@@ -102,7 +102,7 @@ def _from_table(split: Split, source: Path) -> KnownTruth:
     table = store.read_table(source, columns=schemas.TRUTH.names)
     images = pc.index_in(table["image_key"], value_set=pa.array(split.image_keys, pa.string()))
     captions = pc.index_in(table["caption_key"], value_set=pa.array(split.caption_keys, pa.string()))
-    rows, columns = (np.asarray(pc.fill_null(found, -1).to_numpy()) for found in (images, captions))
+    rows, columns = (np.asarray(pc.fill_null(column, -1).to_numpy()) for column in (images, captions))
     known = (rows >= 0) & (columns >= 0)
     complete = (pq.read_schema(source).metadata or {}).get(b"complete") != b"false"
     return _unique(split, rows[known], columns[known], complete, source.name, int((~known).sum()))
@@ -112,7 +112,7 @@ def _from_folder(split: Split, folder: Path) -> KnownTruth:
     """Read ECCV Caption's layout, by our keys or by COCO's ids."""
     images = split.image_row | {str(number): row for number, row in split.coco_ids.image_row().items()}
     captions = split.caption_row | {str(number): row for number, row in split.coco_ids.caption_row().items()}
-    found, unknown, names = [], 0, set()
+    pairs, unknown, names = [], 0, set()
     for path in sorted(folder.glob("*.json")):
         match = _FILES.fullmatch(path.name)
         if match is None:
@@ -121,7 +121,7 @@ def _from_folder(split: Split, folder: Path) -> KnownTruth:
         for query, answer in _pairs(path):
             image, caption = (query, answer) if match["query"] == "image" else (answer, query)
             if image in images and caption in captions:
-                found.append((images[image], captions[caption]))
+                pairs.append((images[image], captions[caption]))
             else:
                 unknown += 1
     if not names:
@@ -130,7 +130,7 @@ def _from_folder(split: Split, folder: Path) -> KnownTruth:
             "ECCV Caption's ground truth.",
             path=folder,
         )
-    rows = np.array(found, dtype=np.int64).reshape(-1, 2)
+    rows = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     return _unique(split, rows[:, 0], rows[:, 1], False, f"{folder.name}: {', '.join(sorted(names))}", unknown)
 
 

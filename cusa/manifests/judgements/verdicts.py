@@ -1,8 +1,8 @@
-"""What people say of candidates: a journal that grows by a line a verdict, and the table that is made of it.
+"""Verdicts of reviewers on candidates: a journal that grows by a line a verdict, and the table made from it.
 
-`<split>/audit/verdicts.jsonl` is written first: a verdict is there, on the disk, before anyone is told that it was
-taken. `<split>/audit/verdicts.parquet` is the same for SQL, whole whenever it is written. Both are read together, each
-verdict once, by its id; so journals of several machines may be joined with `cat`.
+`<split>/audit/verdicts.jsonl` is written first: a verdict is on the disk before the reviewer sees it confirmed.
+`<split>/audit/verdicts.parquet` holds the same for SQL and is always whole. Both are read together, each verdict once,
+by its id; so journals of several machines may be concatenated with `cat`.
 """
 
 import contextlib
@@ -108,8 +108,7 @@ class Journal:
         folder: the split's `audit` folder.
 
     Attributes:
-        repaired: what a kill in the middle of a write had left behind and was cut off: no verdict that anyone was told
-            of.
+        repaired: what a kill in the middle of a write had left behind and was cut off: never a confirmed verdict.
 
     Raises:
         DataError: if it cannot be opened for writing, or a line of it is broken.
@@ -255,8 +254,7 @@ def read(folder: Path) -> list[Verdict]:
         folder: the split's `audit` folder.
 
     Returns:
-        The table's rows, then those that only the journal has. A torn last line is no verdict: a killed server had told
-        nobody of it.
+        The table's rows, then those that only the journal has. A torn last line is no verdict: it was never confirmed.
 
     Raises:
         DataError: if either file is broken.
@@ -303,9 +301,9 @@ def publish(folder: Path) -> Path | None:
 
 
 def _line(verdict: Verdict) -> bytes:
-    told = {name: value for name, value in asdict(verdict).items() if value is not None}
-    told["judged_at"] = verdict.judged_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return json.dumps(told, ensure_ascii=False, sort_keys=True).encode() + b"\n"
+    content = {name: value for name, value in asdict(verdict).items() if value is not None}
+    content["judged_at"] = verdict.judged_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return json.dumps(content, ensure_ascii=False, sort_keys=True).encode() + b"\n"
 
 
 def _lines(data: bytes) -> tuple[list[bytes], bytes]:
@@ -337,9 +335,9 @@ def _from_torn(line: bytes) -> list[Verdict]:
 
 
 def _from_line(line: bytes) -> Verdict:
-    told = json.loads(line)
-    told["judged_at"] = datetime.fromisoformat(told["judged_at"])
-    row = Verdict(**told)
+    content = store.parse_json(line)
+    content["judged_at"] = datetime.fromisoformat(content["judged_at"])
+    row = Verdict(**content)
     row.check()
     return row
 

@@ -92,8 +92,8 @@ def problem(path: Path, *, made_from: str | None = None) -> str:
     if made_from is not None and source != made_from:
         return "it was built from something else"
     try:
-        if (found := os.stat(path).st_size) != size:
-            return f"{found} bytes instead of {size}"
+        if (actual := os.stat(path).st_size) != size:
+            return f"{actual} bytes instead of {size}"
         if (now := checksum(path)) != total:
             return f"xxh3 {now[:12]} instead of {str(total)[:12]}"
     except OSError as error:

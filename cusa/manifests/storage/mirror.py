@@ -9,7 +9,6 @@ mirrors, runs and ranks share them.
 
 import contextlib
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ def here(work: Path, *, on_event: OnEvent = ignore) -> Path:
 
     Args:
         work: the work folder, wherever it lies.
-        on_event: hears of every file that is copied.
+        on_event: called with every file that is copied.
 
     Raises:
         DataError: if it does not exist, or cannot be read.
@@ -41,35 +40,35 @@ def here(work: Path, *, on_event: OnEvent = ignore) -> Path:
     """
     if not is_remote(work):
         return work
-    _budget()  # a bad one is told before anything is copied
+    _budget()  # refuse a bad one before anything is copied
     folder = cache_folder() / "mirrors" / f"{work.name}-{hashlib.sha256(str(work).encode()).hexdigest()[:12]}"
     with named_remote_errors(work):
-        found = dict(_files(work))
-    if not found:
+        states = dict(_files(work))
+    if not states:
         raise DataError(f"{work} does not exist or is empty. Check the URL.", path=work)
     note = folder / NOTE
     old = _read(note).get("files", {})
-    changed = [name for name, tag in found.items() if old.get(name) != tag or not (folder / name).is_file()]
-    if changed or old.keys() != found.keys():
+    changed = [name for name, tag in states.items() if old.get(name) != tag or not (folder / name).is_file()]
+    if changed or old.keys() != states.keys():
         note.unlink(missing_ok=True)  # a mirror that is half one state and half another is none
-        for name in old.keys() - found.keys():
+        for name in old.keys() - states.keys():
             (folder / name).unlink(missing_ok=True)
         for number, name in enumerate(changed, 1):
             _fetch(work / name, folder / name)
             on_event("copy tables", number, len(changed))
-    store.write_json(note, {"work": str(work), "files": found})
+    store.write_json(note, {"work": str(work), "files": states})
     return folder
 
 
 def origin(work: Path) -> Path | None:
     """Return where the work folder of a mirror lies; None if the folder is no mirror."""
-    told = None if is_remote(work) else _read(work / NOTE).get("work")
-    return None if told is None else place(told)
+    origin_url = None if is_remote(work) else _read(work / NOTE).get("work")
+    return None if origin_url is None else place(str(origin_url))
 
 
 def cache_folder() -> Path:
     """Return the folder of all mirrors and tars on this machine."""
-    return Path(os.environ.get("CUSA_CACHE") or Path.home() / ".cache/cusa")
+    return Path(os.environ.get("CUSA_CACHE") or "~/.cache/cusa").expanduser()
 
 
 def read_tar(tar: Path, sha256: str, offset: int, size: int) -> bytes:
@@ -119,9 +118,9 @@ def _fetch(source: Path, target: Path, *, sha256: str = "") -> None:
     with store.whole_file(target) as temporary:
         with named_remote_errors(source):
             source.fs.get_file(source.path, str(temporary))  # type: ignore[attr-defined]
-        if sha256 and (found := store.sha256_file(temporary)) != sha256:
+        if sha256 and (actual := store.sha256_file(temporary)) != sha256:
             raise DataError(
-                f"{source} is another tar than its table says (sha256 {found[:12]} instead of {sha256[:12]}). Run "
+                f"{source} is another tar than its table says (sha256 {actual[:12]} instead of {sha256[:12]}). Run "
                 "`cusa verify` on its work folder, and `cusa shard ... --force` if it is broken.",
                 path=source,
             )
@@ -144,21 +143,21 @@ def _make_room(folder: Path, size: int) -> None:
 
 def _budget() -> int:
     """Return the bytes that tars may take; one larger than all of it is still fetched, alone."""
-    told = os.environ.get("CUSA_CACHE_GIB", "50")
+    setting = os.environ.get("CUSA_CACHE_GIB", "50")
     try:
-        gib = float(told)
+        gib = float(setting)
     except ValueError:
         gib = 0.0
     if not 0 < gib < float("inf"):
         raise ConfigError(
-            f"CUSA_CACHE_GIB is {told!r}: a positive number of GiB, for example 50.", key="CUSA_CACHE_GIB"
+            f"CUSA_CACHE_GIB is {setting!r}; allowed: a positive number of GiB, for example 50.", key="CUSA_CACHE_GIB"
         )
     return int(gib * 2**30)
 
 
 def _read(note: Path) -> dict[str, Any]:
     try:
-        told = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = store.read_json(note)
+    except (OSError, DataError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return content if isinstance(content, dict) else {}

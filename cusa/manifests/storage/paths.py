@@ -20,8 +20,8 @@ def place(text: str | Path) -> Path:
     """Return the place that a user names.
 
     Args:
-        text: a path, or a URL such as `s3://bucket/folder`. Credentials come from the environment, as the store's own
-            tools read them; a URL that holds any is refused.
+        text: a path, see `expand`, or a URL such as `s3://bucket/folder`. Credentials come from the environment, as
+            the store's own tools read them; a URL that holds any is refused.
 
     Raises:
         ConfigError: if no file system answers to the URL's scheme, or the URL holds a password.
@@ -30,7 +30,7 @@ def place(text: str | Path) -> Path:
         return text
     scheme = _URL.match(text)
     if not scheme:
-        return Path(text)
+        return expand(text)
     name = scheme[1].lower()
     if name == "file":
         return Path(text[len(scheme[0]) :])
@@ -58,7 +58,24 @@ def place(text: str | Path) -> Path:
             f"{f'Run `pip install {package}`.' if package else 'Install it.'}",
             scheme=name,
         ) from error
-    return remote
+    opened: Path = remote
+    return opened
+
+
+def expand(text: str) -> Path:
+    """Return a path of this machine; `~` is the home folder, also where no shell expanded it (`--out=~/work`).
+
+    Raises:
+        ConfigError: if `~NAME` names nobody, or there is no home folder.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{text}: there is no such home folder ({error}). Write the whole path, or ./{text} for a folder of that "
+            "name.",
+            path=text,
+        ) from error
 
 
 def is_remote(path: object) -> bool:

@@ -243,7 +243,7 @@ def check_table(path: Path, *, columns: list[str], made_by: str = "") -> int:
     """
     try:
         with _parquet_file(path) as file:
-            names, rows = set(file.schema_arrow.names), file.metadata.num_rows
+            names, rows = set(file.schema_arrow.names), int(file.metadata.num_rows)
     except DataError:
         names, rows = set(), 0
     if not set(columns) <= names:
@@ -258,7 +258,7 @@ def num_rows(path: Path) -> int:
         DataError: if it is missing or broken.
     """
     with _parquet_file(path) as file:
-        return file.metadata.num_rows
+        return int(file.metadata.num_rows)
 
 
 def table_batches(path: Path, *, columns: list[str] | None = None) -> Iterator[pa.Table]:
