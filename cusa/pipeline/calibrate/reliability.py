@@ -50,10 +50,9 @@ def reliability(probability: np.ndarray, match: np.ndarray) -> dict[str, Any]:
 
 
 def _average_precision(probability: np.ndarray, match: np.ndarray) -> float | None:
-    if not match.any():
-        return None
-    ranks = np.flatnonzero(match[np.argsort(-probability, kind="stable")]) + 1
-    return float((np.arange(1, len(ranks) + 1) / ranks).mean())
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(match, probability)) if match.any() else None
 
 
 def _precision_recall(probability: np.ndarray, match: np.ndarray) -> list[dict[str, float]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cusa.manifests import schemas, tables
@@ -27,6 +27,7 @@ def _modality(rows: np.ndarray, k: int) -> Modality:
     return Modality(rows, nearest_rows(rows, k))
 
 
+@settings(deadline=None)
 @given(st.integers(2, 25), st.integers(0, 1000))
 def test_components__as_following_every_edge_finds_them(number: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

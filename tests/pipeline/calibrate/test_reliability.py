@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss
 
 from cusa.pipeline.calibrate.reliability import BINS, reliability
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=60))
 def test_reliability__as_plain_loops_say(pairs: list[tuple[float, bool]]) -> None:
     p, match = np.array([a for a, _ in pairs], dtype=float), np.array([b for _, b in pairs])

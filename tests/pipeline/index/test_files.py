@@ -113,7 +113,7 @@ def test_search__another_splits_index_is_refused_by_name_and_made_again(work: Pa
 def test_search__similarities_that_are_no_numbers_are_refused(work: Path) -> None:
     split, path = Split(work, "val"), work / "val/index/words.faiss"
     whole, table = path.read_bytes(), work / "val/index/neighbours-words.parquet"
-    kept = table.read_bytes()
+    whole_table = table.read_bytes()
     broken = faiss.read_index(str(path)).reconstruct_n(0, split.num_captions)
     broken[3] = 3e38  # what a flipped exponent gives: the product overflows
     stamp = {k.decode(): v.decode() for k, v in pq.read_schema(table).metadata.items()}
@@ -124,7 +124,7 @@ def test_search__similarities_that_are_no_numbers_are_refused(work: Path) -> Non
             search.run([split], words="a red wall", number=30, load=load)
     finally:
         path.write_bytes(whole)
-        table.write_bytes(kept)
+        table.write_bytes(whole_table)
 
 
 def _own_memory() -> int:
