@@ -3,12 +3,15 @@
 Legend: N images, S resamples.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from cusa.eval.tasks import metrics
 
 
 @dataclass(frozen=True)
@@ -52,33 +55,39 @@ def paired(
     Returns:
         `task/direction/metric` -> difference, and `cross-modal/rsum`; only what both tables hold for the same queries.
     """
-    key = pc.replace_substring_regex(first["query_key"], pattern="#.*$", replacement="").combine_chunks()
-    images = pc.unique(key)
+    images = pc.unique(_image_keys(first["query_key"]))
     weights_SN = _weights(len(images), samples, seed)
-    found: dict[str, Difference] = {}
+    differences: dict[str, Difference] = {}
     recalls: list[tuple[float, np.ndarray]] = []
-    for task, direction in _pairs_of(first):
-        one, two = (_rows(table, task, direction) for table in (first, second))
-        if one["query_key"] != two["query_key"] or not one["query_key"].length():
+    for task, direction in _parts(first):
+        rows, other_rows = (_rows(table, task, direction) for table in (first, second))
+        if not rows.num_rows or rows["query_key"] != other_rows["query_key"]:
             continue
-        place = pc.index_in(
-            pc.replace_substring_regex(one["query_key"], pattern="#.*$", replacement=""), value_set=images
-        ).to_numpy()
-        for name, a, b in _values(one, two, ks):
-            known = ~(np.isnan(a) | np.isnan(b))
+        place = pc.index_in(_image_keys(rows["query_key"]), value_set=images).to_numpy()
+        for name, values, other_values in _values(_queries(rows), _queries(other_rows), ks):
+            known = ~(np.isnan(values) | np.isnan(other_values))
             if not known.any():
                 continue
-            difference = 100 * (b - a)[known]
+            difference = 100 * (other_values - values)[known]
             sums = np.bincount(place[known], difference, minlength=len(images))
             counts = np.bincount(place[known], minlength=len(images))
             drawn_S = (weights_SN @ sums) / np.maximum(weights_SN @ counts, 1)
-            found[f"{task}/{direction}/{name}"] = _difference(float(difference.mean()), drawn_S)
+            differences[f"{task}/{direction}/{name}"] = _difference(float(difference.mean()), drawn_S)
             if task == "cross-modal" and name.startswith("r@"):
                 recalls.append((float(difference.mean()), drawn_S))
     if recalls:
         total_S = np.sum([drawn for _, drawn in recalls], axis=0)
-        found["cross-modal/rsum"] = _difference(sum(value for value, _ in recalls), total_S)
-    return found
+        differences["cross-modal/rsum"] = _difference(sum(value for value, _ in recalls), total_S)
+    return differences
+
+
+class _Queries(NamedTuple):
+    """One direction of a task: (Q,) each, as `metrics.Judged` asks for."""
+
+    rank: np.ndarray
+    positives: np.ndarray
+    r_precision: np.ndarray
+    average_precision: np.ndarray
 
 
 def _weights(num_images: int, samples: int, seed: int) -> np.ndarray:
@@ -87,30 +96,35 @@ def _weights(num_images: int, samples: int, seed: int) -> np.ndarray:
     return rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=samples).astype(np.float64)
 
 
-def _pairs_of(table: pa.Table) -> list[tuple[str, str]]:
+def _image_keys(query_keys: pa.ChunkedArray) -> pa.Array:
+    """Return the key of the image that each query is or belongs to."""
+    return pc.replace_substring_regex(query_keys, pattern="#.*$", replacement="").combine_chunks()
+
+
+def _parts(table: pa.Table) -> list[tuple[str, str]]:
+    """Return each task and direction of a table, in its order."""
     rows = zip(table["task"].to_pylist(), table["direction"].to_pylist(), strict=True)
     return list(dict.fromkeys(rows))
 
 
-def _rows(table: pa.Table, task: str, direction: str) -> Mapping[str, pa.ChunkedArray]:
-    mask = pc.and_(pc.equal(table["task"], task), pc.equal(table["direction"], direction))
-    kept = table.filter(mask)
-    return {name: kept[name] for name in kept.column_names}
+def _rows(table: pa.Table, task: str, direction: str) -> pa.Table:
+    return table.filter(pc.and_(pc.equal(table["task"], task), pc.equal(table["direction"], direction)))
 
 
-def _values(
-    one: Mapping[str, pa.ChunkedArray], two: Mapping[str, pa.ChunkedArray], ks: tuple[int, ...]
-) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Return each metric's value for every query of both runs, NaN where a query has no right item."""
-    found = [(f"r@{k}", _hits(one, k), _hits(two, k)) for k in ks]
-    for name, column in (("r_precision", "r_precision"), ("map_at_r", "average_precision")):
-        found.append((name, one[column].to_numpy().astype(float), two[column].to_numpy().astype(float)))
-    return found
+def _queries(rows: pa.Table) -> _Queries:
+    return _Queries(*(rows[name].to_numpy().astype(np.float64) for name in _Queries._fields))
 
 
-def _hits(table: Mapping[str, pa.ChunkedArray], k: int) -> np.ndarray:
-    rank, positives = table["rank"].to_numpy(), table["positives"].to_numpy()
-    return np.where(positives > 0, ((rank >= 1) & (rank <= k)).astype(float), np.nan)
+def _values(first: _Queries, second: _Queries, ks: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Give each metric's value for every query of both runs, NaN where a query does not count."""
+    if not (first.positives > 0).any():
+        return
+    # Only a task that judges by every known match has these shares; the other kind counts a query without a right item.
+    kind: metrics.Kind = "pairs" if np.isnan(first.r_precision).all() else "matches"
+    both = (metrics.values_of_queries(queries, kind, ks) for queries in (first, second))
+    for (name, metric, values), (_, _, other_values) in zip(*both, strict=True):
+        if metric.is_mean:
+            yield name, values, other_values
 
 
 def _difference(value: float, drawn_S: np.ndarray) -> Difference:

@@ -1,4 +1,4 @@
-"""The report's section on the way back: what training on verdicts was worth, by how many candidates were judged."""
+"""The report's section on training with verdicts: what it gained, by how many candidates were judged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,20 +4,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from cusa.eval.metrics import recall_at_k
 from cusa.eval.report.compare import paired
 from cusa.manifests import schemas
 
 
-def _table(ranks: dict[str, int], *, direction: str = "text-to-image", task: str = "cross-modal") -> pa.Table:
+def _table(ranks: dict[str, int], *, by_matches: bool = True) -> pa.Table:
     rows = [
         {
-            "task": task,
-            "direction": direction,
+            "task": "cross-modal",
+            "direction": "text-to-image",
             "query_key": key,
             "rank": rank,
             "positives": 1 if rank else 0,
-            "r_precision": float(rank == 1) if rank else None,
-            "average_precision": 1 / rank if rank else None,
+            "r_precision": float(rank == 1) if rank and by_matches else None,
+            "average_precision": 1 / rank if rank and by_matches else None,
         }
         for key, rank in ranks.items()
     ]
@@ -29,14 +30,29 @@ SECOND = {"d/1#0": 1, "d/1#1": 1, "d/2#0": 4, "d/3#0": 30, "d/4#0": 0}
 
 
 def test_paired__values_by_hand() -> None:
-    found = paired(_table(FIRST), _table(SECOND))
+    differences = paired(_table(FIRST), _table(SECOND))
     # Query d/4#0 has no right item and is left out: four queries remain.
-    assert found["cross-modal/text-to-image/r@1"].value == pytest.approx(25)
-    assert found["cross-modal/text-to-image/r@5"].value == pytest.approx(25)
-    assert found["cross-modal/text-to-image/r@10"].value == pytest.approx(0)
-    assert found["cross-modal/rsum"].value == pytest.approx(50)
+    assert differences["cross-modal/text-to-image/r@1"].value == pytest.approx(25)
+    assert differences["cross-modal/text-to-image/r@5"].value == pytest.approx(25)
+    assert differences["cross-modal/text-to-image/r@10"].value == pytest.approx(0)
+    assert differences["cross-modal/rsum"].value == pytest.approx(50)
     gain = 100 * ((1 - 1 / 3) + (1 / 4 - 1 / 8) + (1 / 30 - 1 / 20)) / 4
-    assert found["cross-modal/text-to-image/map_at_r"].value == pytest.approx(gain)
+    assert differences["cross-modal/text-to-image/map_at_r"].value == pytest.approx(gain)
+
+
+def test_paired__by_the_own_pairs_a_query_without_a_right_item_is_a_miss_as_in_the_metric_itself() -> None:
+    first, second = _table(FIRST, by_matches=False), _table(SECOND, by_matches=False)
+    differences = paired(first, second)
+    assert set(differences) == {*(f"cross-modal/text-to-image/r@{k}" for k in (1, 5, 10)), "cross-modal/rsum"}
+    for k, value in ((1, 20), (5, 20), (10, 0)):
+        name = f"cross-modal/text-to-image/r@{k}"
+        assert differences[name].value == pytest.approx(value)
+        recalls = [recall_at_k(np.array(list(ranks.values())), k) for ranks in (FIRST, SECOND)]
+        assert differences[name].value == pytest.approx(recalls[1] - recalls[0])
+
+
+def test_paired__where_nothing_is_right_there_is_no_difference() -> None:
+    assert paired(_table({"d/1#0": 0, "d/2#0": 0}), _table({"d/1#0": 0, "d/2#0": 0})) == {}
 
 
 def test_paired__a_run_against_itself_differs_in_nothing() -> None:
