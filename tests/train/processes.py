@@ -64,12 +64,17 @@ def _train(
     # Dropout draws random numbers in every step: they must go on, too.
     head = student.heads["uni"]["image"]  # type: ignore[index]
     head.linear = torch.nn.Sequential(head.linear, torch.nn.Dropout(train.get("dropout", 0.5)))
-    config = TRAIN.model_copy(update={name: value for name, value in train.items() if name != "dropout"})
+    config = TRAIN.model_copy(
+        update={name: value for name, value in train.items() if name not in ("dropout", "stops_on_rank")}
+    )
 
     def report(what: str, step: int, total: int) -> None:
         tell.send(step)
         if step == waits_at:
             tell.recv()
+
+    def should_stop() -> bool:
+        return bool(train.get("stops_on_rank") == env.get("RANK", "0"))
 
     try:
         done = loop.run(
@@ -79,7 +84,9 @@ def _train(
             data=loop.TrainingSplit(split),
             out=out,
             validate=validate,
-            callbacks=Callbacks(on_event=report),
+            callbacks=Callbacks(
+                on_event=report, should_stop=lambda: train.get("stops_on_rank") == env.get("RANK", "0")
+            ),
         )
         tell.send(done)
     except CusaError as error:

@@ -10,7 +10,7 @@ from cusa.errors import StaleError, StoppedError
 from cusa.manifests.samples import Split
 from cusa.models import student as students
 from cusa.models.config import LoraConfig
-from cusa.train.learned import learned_state, load_learned
+from cusa.train.learned import frozen_digest, learned_state, load_learned
 from cusa.train.prepare import freeze
 from tests.train.conftest import STUDENT, Train
 from tests.train.test_survival import same, state
@@ -53,3 +53,17 @@ def test_a_checkpoint_of_other_frozen_parts_is_refused(world: Path) -> None:
     with pytest.raises(RuntimeError, match="do not learn in both, the first 'backbone.text_model"):
         load_learned(_student(world), kept)
     load_learned(student, kept)
+
+
+def test_frozen_digest__knows_names_and_bytes() -> None:
+    def frozen(**values: list[float]) -> str:
+        module = torch.nn.Module()
+        for name, numbers in values.items():
+            module.register_parameter(name, torch.nn.Parameter(torch.tensor(numbers), requires_grad=False))
+        module.register_parameter("learned", torch.nn.Parameter(torch.rand(2)))
+        return frozen_digest(module)
+
+    digests = [frozen(a=[1, 2], b=[3]), frozen(a=[1, 2], c=[3]), frozen(a=[1, 2], b=[4]), frozen(a=[1], b=[2, 3])]
+    assert len({*digests}) == 4
+    assert frozen(b=[3], a=[1, 2]) == digests[0]
+    assert frozen() == ""

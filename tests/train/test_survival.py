@@ -87,6 +87,13 @@ def test_a_lost_rank_is_named_and_two_ranks_end_with_the_same_bits(world: Path, 
     assert len(state(tmp_path / "lost")["random_of_other_ranks"]) == 1
 
 
+def test_all_ranks_stop_where_one_is_asked_to(world: Path, tmp_path: Path) -> None:
+    runs = processes.together(world, tmp_path / "run", {"dropout": 0.0, "stops_on_rank": "1"}, world=2)
+    messages = [run.ends() for run in runs]
+    assert all("Training was stopped after step 1 of 10; everything is saved" in str(message) for message in messages)
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [1]
+
+
 def test_a_shard_deleted_in_mid_run_is_named(own_world: Path, train: Train, tmp_path: Path) -> None:
     def delete(what: str, done: int, total: int) -> None:
         if done == 0:  # before it is opened; an open file outlives its name

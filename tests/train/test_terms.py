@@ -213,3 +213,19 @@ def test_make_loss_gives_every_setting_its_place() -> None:
         "teacher",
     ]
     assert _settings(make_loss(LossConfig())) == _settings(CUSALoss())
+
+
+def test_temperatures_of_a_student_that_scores_pairs_stay_within_their_bounds(world: Path) -> None:
+    split = Split(world, "train")
+    student = students.create(KINDS["sgr"], captions=split.texts, uni=True, seed=0)
+    random = torch.Generator().manual_seed(0)
+    rows = {name: torch.rand(4, 5, generator=random) for name in ("image_uni", "text_uni")}
+    out = {"similarity": torch.rand(4, 4, generator=random), **rows}
+    teachers = {name: torch.rand(4, 3, generator=random) for name in ("teacher_image", "teacher_text")}
+    loss = make_loss(LossConfig(alpha=0.5, beta=0.5)).train()
+    with torch.no_grad():
+        for temperature in loss.temperatures().values():
+            temperature.value.fill_(7.0)
+    terms(student, loss, out, image_ids=torch.arange(4), **teachers)
+    for name, temperature in loss.temperatures().items():
+        assert float(temperature.value.detach()) == pytest.approx(temperature.maximum), name
