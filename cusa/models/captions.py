@@ -1,6 +1,7 @@
 """The caption clean-up that the paper's training, evaluation and text teacher share."""
 
 import re
+from collections.abc import Callable
 
 from cusa.errors import DataError
 
@@ -54,5 +55,5 @@ def repair(text: str) -> str:
     return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
 
 
-TRANSFORMS = {"none": lambda text: text, "clean": clean_caption}
+TRANSFORMS: dict[str, Callable[[str], str]] = {"none": lambda text: text, "clean": clean_caption}
 """Text transforms by name, as a teacher table's `transform` records them."""

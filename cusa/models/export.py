@@ -158,8 +158,8 @@ def card(student: Student, to: str, *, space: Space, facts: Mapping[str, Any]) -
         lines += ["", "| task | metric | value |", "| --- | --- | --- |"]
         lines += [
             f"| {task} | {name} | {value} |"
-            for task, found in tasks.items()
-            for name, value in found.get("metrics", {}).items()
+            for task, summary in tasks.items()
+            for name, value in summary.get("metrics", {}).items()
         ]
         lines.append("")
     return "\n".join(
@@ -248,7 +248,7 @@ def _compare_hf(student: DualEncoder, folder: Path) -> float:
     )
     if not torch.equal(again["input_ids"], tokens["input_ids"]):
         return float("inf")
-    found = {"image": model.get_image_features(pixel_values=pixels), "text": model.get_text_features(**tokens)}
+    features = {"image": model.get_image_features(pixel_values=pixels), "text": model.get_text_features(**tokens)}
     worst = 0.0
     spaces: tuple[Space, ...] = ("cross", "uni") if student.has_uni else ("cross",)
     for space in spaces:
@@ -256,7 +256,7 @@ def _compare_hf(student: DualEncoder, folder: Path) -> float:
             ("image", student.encode_image(pixels, space)),
             ("text", student.encode_text(tokens, space)),
         ):
-            rows = getattr(found[modality], "pooler_output", found[modality])
+            rows = getattr(features[modality], "pooler_output", features[modality])
             if f"{space}.{modality}.linear.weight" in heads:
                 norm, linear = (f"{space}.{modality}.{part}" for part in ("layernorm", "linear"))
                 rows = F.layer_norm(rows, rows.shape[-1:], heads[f"{norm}.weight"], heads[f"{norm}.bias"])

@@ -105,7 +105,9 @@ def _from_table(split: Split, source: Path) -> KnownTruth:
     rows, columns = (np.asarray(pc.fill_null(column, -1).to_numpy()) for column in (images, captions))
     known = (rows >= 0) & (columns >= 0)
     complete = (pq.read_schema(source).metadata or {}).get(b"complete") != b"false"
-    return _unique(split, rows[known], columns[known], complete, source.name, int((~known).sum()))
+    return _unique(
+        split, rows[known], columns[known], complete=complete, source=source.name, unknown=int((~known).sum())
+    )
 
 
 def _from_folder(split: Split, folder: Path) -> KnownTruth:
@@ -131,7 +133,14 @@ def _from_folder(split: Split, folder: Path) -> KnownTruth:
             path=folder,
         )
     rows = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    return _unique(split, rows[:, 0], rows[:, 1], False, f"{folder.name}: {', '.join(sorted(names))}", unknown)
+    return _unique(
+        split,
+        rows[:, 0],
+        rows[:, 1],
+        complete=False,
+        source=f"{folder.name}: {', '.join(sorted(names))}",
+        unknown=unknown,
+    )
 
 
 def _pairs(path: Path) -> list[tuple[str, str]]:
@@ -139,7 +148,7 @@ def _pairs(path: Path) -> list[tuple[str, str]]:
 
 
 def _unique(
-    split: Split, images: np.ndarray, captions: np.ndarray, complete: bool, source: str, unknown: int
+    split: Split, images: np.ndarray, captions: np.ndarray, *, complete: bool, source: str, unknown: int
 ) -> KnownTruth:
     codes = np.unique(images.astype(np.int64) * max(split.num_captions, 1) + captions.astype(np.int64))
     rows, columns = np.divmod(codes, max(split.num_captions, 1))

@@ -58,9 +58,9 @@ def last_text(path: Path, name: str) -> str:
     except OSError:
         return ""
     # A quote inside a text has a backslash before it, so this is a name, and the brace is the outermost one.
-    found = re.search(rf'[{{,]\s*"{re.escape(name)}"\s*:\s*("(?:[^"\\]|\\.)*")\s*}}\s*\Z', tail)
+    match = re.search(rf'[{{,]\s*"{re.escape(name)}"\s*:\s*("(?:[^"\\]|\\.)*")\s*}}\s*\Z', tail)
     try:
-        return str(json.loads(found[1])) if found else ""
+        return str(json.loads(match[1])) if match else ""
     except json.JSONDecodeError:
         return ""
 
@@ -139,11 +139,11 @@ class _Reader:
                 return ""
 
     def _take(self, allowed: str) -> str:
-        found = self._peek()
-        if not found or found not in allowed:
+        character = self._peek()
+        if not character or character not in allowed:
             raise json.JSONDecodeError(f"expected one of {' '.join(allowed)}", self._text, self._at)
         self._at += 1
-        return found
+        return character
 
     def _more(self) -> bool:
         """Read on, forgetting what was taken; a value longer than the window doubles it."""
