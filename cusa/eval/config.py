@@ -1,6 +1,12 @@
-"""What evaluation can be told; no heavy import, so that `cusa --help` answers at once."""
+"""Settings of evaluation; no heavy import, so that `cusa --help` answers at once."""
 
 from pydantic import BaseModel, ConfigDict, Field
+
+RETRIEVAL_PROTOCOL = 3
+"""Of tasks on a split; raised when a number changes its meaning: results of another protocol are computed again."""
+
+STS_PROTOCOL = 1
+"""Of the STS sets, likewise."""
 
 EMBEDDINGS = "embeddings"
 """Folder of kept embeddings, in the run or in the folder of the results."""

@@ -21,7 +21,7 @@ from cusa.models.preprocess import UNDECODABLE, decode
 if TYPE_CHECKING:
     from cusa.models.students.base import Space, Student
 
-End = Literal["image", "text"]
+Modality = Literal["image", "text"]
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class PartsCache:
     def __init__(self) -> None:
         self.of: dict[str, dict[bytes, dict[str, torch.Tensor]]] = {"image": {}, "text": {}}
 
-    def keep(self, end: End, contents: Sequence[bytes], parts: Mapping[str, torch.Tensor]) -> None:
+    def keep(self, modality: Modality, contents: Sequence[bytes], parts: Mapping[str, torch.Tensor]) -> None:
         """Take a batch's parts, row by row, copied so that no batch is held for one of its rows."""
         rows = {name: value.cpu() for name, value in parts.items()}
         for place, content in enumerate(contents):
-            self.of[end][content] = {name: value[place].clone() for name, value in rows.items()}
+            self.of[modality][content] = {name: value[place].clone() for name, value in rows.items()}
 
 
 def encode(
@@ -101,7 +101,7 @@ def encode(
         cache: of earlier embeddings.
         share: the ranks that encode together; only the first gets the rows.
         kept: takes what `match` reads of all that is encoded here, for `pairs.rerank`.
-        on_event: hears of every batch.
+        on_event: called with every batch.
 
     Raises:
         DataError: if an image does not decode, or an embedding is not finite.
@@ -110,9 +110,9 @@ def encode(
     images, texts = contents(split)
     on_event(what, 0, total)
     if isinstance(model, TextModel):
-        found = embed_texts(model, split.texts, config, cache=cache, share=share, names=split.caption_keys)
+        rows = embed_texts(model, split.texts, config, cache=cache, share=share, names=split.caption_keys)
         on_event(what, total, total)
-        return Embeddings({}, found)
+        return Embeddings({}, rows)
     spaces = model.spaces if uni else ("cross",)
     with ready(model, config) as device, torch.inference_mode():
 
@@ -124,31 +124,18 @@ def encode(
             some = [split.texts[row] for row in rows]
             return _student_texts(model, some, spaces, device, kept, [texts[row] for row in rows])
 
-        seen_images = _rows(
-            "image",
-            images,
-            of_images,
-            spaces,
-            model.width,
-            config,
-            cache,
-            share,
-            split.image_keys,
-            lambda done: on_event(what, done, total),
+        encoder = RowEncoder(config, spaces, model.width, cache=cache, share=share)
+        image_rows = encoder.rows(
+            "image", images, of_images, names=split.image_keys, on_done=lambda done: on_event(what, done, total)
         )
-        seen_texts = _rows(
+        text_rows = encoder.rows(
             "text",
             texts,
             of_texts,
-            spaces,
-            model.width,
-            config,
-            cache,
-            share,
-            split.caption_keys,
-            lambda done: on_event(what, split.num_images + done, total),
+            names=split.caption_keys,
+            on_done=lambda done: on_event(what, split.num_images + done, total),
         )
-    return Embeddings(seen_images, seen_texts)
+    return Embeddings(image_rows, text_rows)
 
 
 def contents(split: Split) -> tuple[list[bytes], list[bytes]]:
@@ -184,7 +171,7 @@ def embed_texts(
         cache: of earlier embeddings.
         share: the ranks that encode together; only the first gets the rows.
         names: of the texts, for the message where a row is not finite; the texts themselves when None.
-        on_done: hears how many are there.
+        on_done: called with how many are there.
     """
     contents = _digests(texts)
     names = texts if names is None else names
@@ -193,13 +180,15 @@ def embed_texts(
         def of_model(rows: Sequence[int]) -> dict[str, np.ndarray]:
             return {"uni": np.asarray(model.encode([texts[row] for row in rows]), np.float32)}
 
-        return _rows("text", contents, of_model, model.spaces, 1, config, cache, share, names, on_done)
+        encoder = RowEncoder(config, model.spaces, 1, cache=cache, share=share)
+        return encoder.rows("text", contents, of_model, names=names, on_done=on_done)
     with ready(model, config) as device, torch.inference_mode():
 
         def of_student(rows: Sequence[int]) -> dict[str, np.ndarray]:
             return _student_texts(model, [texts[row] for row in rows], model.spaces, device)
 
-        return _rows("text", contents, of_student, model.spaces, model.width, config, cache, share, names, on_done)
+        encoder = RowEncoder(config, model.spaces, model.width, cache=cache, share=share)
+        return encoder.rows("text", contents, of_student, names=names, on_done=on_done)
 
 
 def cache_key(model: "Student | TextModel", config: EvalConfig) -> dict[str, str]:
@@ -232,72 +221,110 @@ def _student_texts(
     return spaces_of_batch(student, "text", read_texts(student, texts, device), spaces, kept, contents)
 
 
-def _rows(
-    kind: str,
-    contents: Sequence[bytes],
-    compute: Callable[[Sequence[int]], dict[str, np.ndarray]],
-    spaces: Sequence[str],
-    width: int,
-    config: EvalConfig,
-    cache: EmbeddingCache | None,
-    share: Share,
-    names: Sequence[str],
-    on_done: Callable[[int], None],
-) -> dict[str, np.ndarray]:
-    """Return the rows of all contents, each distinct one computed or read once: space -> (n, D).
+class RowEncoder:
+    """Computes the rows of one modality, each distinct content once, in turns with the other ranks.
 
-    Every rank computes every W-th batch; only the first keeps, reads and writes.
+    Args:
+        config: batch size.
+        spaces: wanted.
+        width: of the rows, for a rank that has computed none.
+        cache: of earlier embeddings; only the first rank reads and writes it.
+        share: the ranks that encode together.
     """
-    first: dict[bytes, int] = {}
-    original = np.array([first.setdefault(content, row) for row, content in enumerate(contents)], np.int64)
-    distinct = list(first)
-    place = {row: at for at, row in enumerate(first.values())}
-    known, old = cache.read(kind, distinct) if cache is not None and share.first else (np.array([], np.int64), {})
-    if set(old) < set(spaces):  # an earlier evaluation without the uni-modal space
-        known, old = np.array([], np.int64), {}
-    there = share.agree(lambda: known.tolist())
-    missing = [row for at, row in enumerate(first.values()) if at not in set(there)] if there else list(first.values())
-    done = len(contents) - len(missing)
-    found: dict[str, np.ndarray] = {}
 
-    def keep(where: Sequence[int] | np.ndarray, rows: dict[str, np.ndarray]) -> None:
-        for space, block in rows.items():
-            if space not in found:
-                found[space] = np.empty((len(distinct), block.shape[1]), np.float32)
-            found[space][where] = block
+    def __init__(
+        self, config: EvalConfig, spaces: Sequence[str], width: int, *, cache: EmbeddingCache | None, share: Share
+    ) -> None:
+        self._batch_size = config.batch_size
+        self._spaces = spaces
+        self._width = width
+        self._cache = cache
+        self._share = share
 
-    keep(known, {space: old[space] for space in spaces} if len(known) else {})
-    size = config.batch_size
-    # So many batches that every rank has one file's worth, then all bring theirs together.
-    batches = [missing[start : start + size] for start in range(0, len(missing), size)]
-    turn = share.world * max(1, ROWS // size)
-    for start in range(0, len(batches), turn):
-        some = batches[start : start + turn]
-        made: dict[str, list[np.ndarray]] = {space: [] for space in spaces}
-        for number, rows in enumerate(some):
-            if share.mine(number):
-                for space, block in compute(rows).items():
-                    _check(block, rows, names, kind)
-                    made[space].append(block)
-            done += len(rows)
-            on_done(done)
-        counts = [sum(len(rows) for rows in some[rank :: share.world]) for rank in range(share.world)]
-        order = [row for rank in range(share.world) for rows in some[rank :: share.world] for row in rows]
+    def rows(
+        self,
+        kind: str,
+        contents: Sequence[bytes],
+        compute: Callable[[Sequence[int]], dict[str, np.ndarray]],
+        *,
+        names: Sequence[str],
+        on_done: Callable[[int], None],
+    ) -> dict[str, np.ndarray]:
+        """Return the rows of all contents: space -> (n, D); nothing on other ranks than the first.
+
+        Every rank computes every W-th batch; only the first keeps, reads and writes.
+
+        Args:
+            kind: `image` or `text`.
+            contents: their digests (n,).
+            compute: embeds the contents of some places: space -> (B, D).
+            names: of the contents, for the message where a row is not finite.
+            on_done: called with how many are there.
+
+        Raises:
+            DataError: if a row is not finite.
+        """
+        share, cache, spaces = self._share, self._cache, self._spaces
+        first: dict[bytes, int] = {}
+        original = np.array([first.setdefault(content, row) for row, content in enumerate(contents)], np.int64)
+        distinct = list(first)
+        place = {row: at for at, row in enumerate(first.values())}
+        known, old = cache.read(kind, distinct) if cache is not None and share.first else (np.array([], np.int64), {})
+        if set(old) < set(spaces):  # an earlier evaluation without the uni-modal space
+            known, old = np.array([], np.int64), {}
+        there = set(share.agree(lambda: known.tolist()))
+        missing = [row for at, row in enumerate(first.values()) if at not in there]
+        done = len(contents) - len(missing)
+        rows: dict[str, np.ndarray] = {}
+
+        def keep(where: Sequence[int] | np.ndarray, blocks: dict[str, np.ndarray]) -> None:
+            for space, block in blocks.items():
+                if space not in rows:
+                    rows[space] = np.empty((len(distinct), block.shape[1]), np.float32)
+                rows[space][where] = block
+
+        keep(known, {space: old[space] for space in spaces} if len(known) else {})
+        for batches in self._turns(missing):
+            made: dict[str, list[np.ndarray]] = {space: [] for space in spaces}
+            for number, batch in enumerate(batches):
+                if share.mine(number):
+                    for space, block in compute(batch).items():
+                        _check(block, batch, names, kind)
+                        made[space].append(block)
+                done += len(batch)
+                on_done(done)
+            order, whole = self._gather(batches, made)
+            if share.first:
+                keep([place[row] for row in order], whole)
+                if cache is not None:
+                    cache.write(kind, [contents[row] for row in order], whole)
+        if not share.first:
+            return {}
+        if not rows:
+            rows = {space: np.zeros((0, self._width), np.float32) for space in spaces}
+        everywhere = np.array([place[int(row)] for row in original], np.int64)
+        return {space: block if len(distinct) == len(contents) else block[everywhere] for space, block in rows.items()}
+
+    def _turns(self, missing: Sequence[int]) -> Iterator[list[Sequence[int]]]:
+        """Give so many batches at a time that every rank has one file's worth; then all bring theirs together."""
+        size = self._batch_size
+        batches = [missing[start : start + size] for start in range(0, len(missing), size)]
+        turn = self._share.world * max(1, ROWS // size)
+        for start in range(0, len(batches), turn):
+            yield batches[start : start + turn]
+
+    def _gather(
+        self, batches: Sequence[Sequence[int]], made: Mapping[str, Sequence[np.ndarray]]
+    ) -> tuple[list[int], dict[str, np.ndarray]]:
+        """Return, on the first rank, the places of all ranks' rows in the order in which they come, and the rows."""
+        share = self._share
+        counts = [sum(len(batch) for batch in batches[rank :: share.world]) for rank in range(share.world)]
+        order = [row for rank in range(share.world) for batch in batches[rank :: share.world] for row in batch]
         gathered = {}
         for space, blocks in made.items():
-            block = np.concatenate(blocks) if blocks else np.zeros((0, width), np.float32)
+            block = np.concatenate(blocks) if blocks else np.zeros((0, self._width), np.float32)
             gathered[space] = share.collect(block, counts)
-        if share.first:
-            whole = {space: np.concatenate(parts) for space, parts in gathered.items()}
-            keep([place[row] for row in order], whole)
-            if cache is not None:
-                cache.write(kind, [contents[row] for row in order], whole)
-    if not share.first:
-        return {}
-    if not found:
-        found = {space: np.zeros((0, width), np.float32) for space in spaces}
-    everywhere = np.array([place[int(row)] for row in original], np.int64)
-    return {space: block if len(distinct) == len(contents) else block[everywhere] for space, block in found.items()}
+        return order, {space: np.concatenate(parts) for space, parts in gathered.items()} if share.first else {}
 
 
 def _check(block: np.ndarray, rows: Sequence[int], names: Sequence[str], kind: str) -> None:
@@ -312,7 +339,7 @@ def _check(block: np.ndarray, rows: Sequence[int], names: Sequence[str], kind: s
 
 def spaces_of_batch(
     student: "Student",
-    end: End,
+    modality: Modality,
     inputs: Any,
     spaces: "Sequence[Space]",
     kept: PartsCache | None = None,
@@ -322,7 +349,7 @@ def spaces_of_batch(
 
     Args:
         student: in evaluation mode.
-        end: which tower.
+        modality: which tower.
         inputs: what `encode_image` or `encode_text` takes.
         spaces: wanted.
         kept: takes the parts, if the student embeds them.
@@ -332,12 +359,12 @@ def spaces_of_batch(
         Space -> (B, D) float32 unit rows.
     """
     if student.embeds_parts:
-        parts = student.image_parts(inputs) if end == "image" else student.text_parts(inputs)
+        parts = student.image_parts(inputs) if modality == "image" else student.text_parts(inputs)
         if kept is not None:
-            kept.keep(end, contents, parts)
-        rows = {space: student.embed(parts, space, end) for space in spaces}
+            kept.keep(modality, contents, parts)
+        rows = {space: student.embed(parts, space, modality) for space in spaces}
     else:
-        encode = student.encode_image if end == "image" else student.encode_text
+        encode = student.encode_image if modality == "image" else student.encode_text
         rows = {space: encode(inputs, space) for space in spaces}
     return {space: value.float().cpu().numpy() for space, value in rows.items()}
 

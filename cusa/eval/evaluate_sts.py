@@ -1,30 +1,22 @@
 """One evaluation of a text encoder on the STS sets: what `evaluate` is to a split."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from cusa.eval import leakage
-from cusa.eval.cache import EmbeddingCache
-from cusa.eval.config import EvalConfig
-from cusa.eval.share import ALONE, Share
+from cusa.eval.config import STS_PROTOCOL, EvalConfig
+from cusa.eval.job import Evaluated, Job, ModelSource, previous, writing
 from cusa.eval.tasks import sts
 from cusa.manifests import schemas
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.judgements import sts_pairs
-from cusa.manifests.samples import Split
-from cusa.manifests.stage import StageRun
+from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
-
-if TYPE_CHECKING:
-    from cusa.eval.encode import TextModel
-    from cusa.models.students.base import Student
-
-PROTOCOL = 1
-"""Raised when a number changes its meaning."""
 
 
 def is_layout(folder: Path) -> bool:
@@ -32,130 +24,121 @@ def is_layout(folder: Path) -> bool:
     return bool(sts_pairs.parts(folder))
 
 
-def run(
-    config: EvalConfig,
-    *,
-    load: Callable[[], "Student | TextModel"],
-    encoder_digest: str,
-    folder: Path,
-    out: Path | None,
-    train: Split | None = None,
-    cache: Path | None = None,
-    share: Share = ALONE,
-    force: bool = False,
-    on_event: OnEvent = ignore,
-) -> dict[str, Any]:
-    """Score a text encoder on the STS sets of a folder; write `metrics.json` and `pairs.parquet` where `out` is given.
+def run(config: EvalConfig, model: ModelSource, folder: Path, job: Job, *, on_event: OnEvent = ignore) -> Evaluated:
+    """Score a text encoder on the STS sets of a folder; write `metrics.json` and `pairs.parquet` where they are kept.
 
     Args:
         config: batch size, resamples.
-        load: makes the encoder; called only if there is something to compute.
-        encoder_digest: of its weights.
+        model: the encoder.
         folder: the one above `STS` and `SICK`, or `STS` itself.
-        out: where the results go; None keeps none.
-        train: what the encoder was trained on, where that is known, to count what it has seen before.
-        cache: folder of embeddings kept for the next evaluation; None keeps none.
-        share: the ranks that evaluate together.
-        force: score again even if nothing changed.
-        on_event: hears of every batch.
+        job: where the results go, who computes; it names no tasks.
+        on_event: called with every batch.
 
     Returns:
-        What `metrics.json` holds, and `fresh`: whether it was computed now.
+        The outcome, and what `metrics.json` holds.
 
     Raises:
         DataError: if the folder holds none of the sets, a file is broken, or an embedding is not finite.
+        BusyError: if another process evaluates into the same folder.
     """
     files = {part.path for part in sts_pairs.parts(folder)}
     files |= {part.scores for part in sts_pairs.parts(folder) if part.scores is not None}
-    inputs = {"encoder": encoder_digest}
+    inputs = {"encoder": model.digest}
     inputs |= {path.relative_to(folder).as_posix(): store.sha256_file(path) for path in files if path.is_file()}
-    inputs["training split"] = "unknown" if train is None else train.digest
-    parameters = {"protocol": PROTOCOL, **config.model_dump(mode="json", include={"bootstrap", "seed"})}
+    inputs["training split"] = model.training_digest
+    parameters = {"protocol": STS_PROTOCOL, **config.model_dump(mode="json", include={"bootstrap", "seed"})}
 
     stage = None
-    if out is not None:
-        stage = StageRun("eval", out / "ledger.json", inputs=inputs, parameters=parameters, force=force)
-
-    def kept() -> dict[str, Any] | None:
-        return store.read_json(stage.out / "metrics.json") if stage is not None and stage.up_to_date else None
-
-    if (old := share.agree(kept)) is not None:
-        return {**old, "fresh": False}
-    from cusa.eval.encode import cache_key, embed_texts
-
-    model = load()
-    space, words = model.space_of("uni-modal")
-    rows = None
-    if cache is not None and config.cache_mib:
-        rows = EmbeddingCache(cache, cache_key(model, config), limit=config.cache_mib << 20)
-
-    def encode(texts: Sequence[str]) -> np.ndarray:
-        found = embed_texts(
-            model,
-            texts,
-            config,
-            cache=rows,
-            share=share,
-            on_done=lambda done: on_event("encode sts", done, len(texts)),
-        )
-        return found[space] if share.first else np.zeros((len(texts), 1), np.float32)
+    if job.out is not None:
+        stage = StageRun("eval", job.out / "ledger.json", inputs=inputs, parameters=parameters, force=job.force)
+    old: Evaluated | None = job.share.agree(lambda: previous(stage) if stage is not None else None)
+    if old is not None:
+        return old
+    from cusa.eval.encode import embed_texts
 
     pairs = sts.read(folder)
-    found = sts.score(pairs, encode)
-    if not share.first:
-        return {**share.agree(dict), "fresh": True}
-    if rows is not None:
-        rows.finish()
-    return share.agree(lambda: _finish(config, model.name, words, found, pairs, train, stage))
+    with writing(stage, job.share):
+        encoder = model.load()
+        space, words = encoder.space_of("uni-modal")
+        cache = job.open_cache(encoder, config)
+
+        def encode(texts: Sequence[str]) -> np.ndarray:
+            rows = embed_texts(
+                encoder,
+                texts,
+                config,
+                cache=cache,
+                share=job.share,
+                on_done=lambda done: on_event("encode sts", done, len(texts)),
+            )
+            return rows[space] if job.share.first else np.zeros((len(texts), 1), np.float32)
+
+        scores = sts.score(pairs, encode)
+
+        def finish() -> Evaluated:
+            if cache is not None:
+                cache.finish()
+            result = _result(config, scores, encoder.name, words)
+            leaked = leakage.of_texts(model.trained_on, sts.texts(pairs)) if model.trained_on is not None else None
+            result["leakage"] = leaked
+            result["remarks"] = [leakage.sentence(leaked)] if leaked and leaked["captions"] else []
+            return _write(stage, folder, result, scores, notes=tuple(cache.notes()) if cache is not None else ())
+
+        done: Evaluated = job.share.agree(finish)
+    return done
 
 
-def _finish(
-    config: EvalConfig,
-    name: str,
-    space: str,
-    found: dict[str, sts.SetScores],
-    pairs: Mapping[str, Sequence[sts.Row]],
-    train: Split | None,
-    stage: StageRun | None,
-) -> dict[str, Any]:
-    """Compute the figures and write the results."""
-    leaked = leakage.of_texts(train, sts.texts(pairs)) if train is not None else None
-    num_pairs = sum(len(one.gold) for one in found.values())
-    values = sts.numbers(found)
+def _result(config: EvalConfig, scores: Mapping[str, sts.SetScores], name: str, space: str) -> dict[str, Any]:
+    """Return what `metrics.json` holds, leakage apart."""
+    num_pairs = sum(len(one.gold) for one in scores.values())
     resampled = f"95 % percentile bootstrap over resampled pairs; {config.bootstrap:,} resamples, seed {config.seed}"
-    result: dict[str, Any] = {
+    by_subset = {key: sts.subsets(one) for key, one in scores.items()}
+    return {
         "student": name,
         "dataset": "sts",
         "pairs": num_pairs,
-        "protocol": PROTOCOL,
+        "protocol": STS_PROTOCOL,
         "interval": resampled if config.bootstrap else "none",
-        "remarks": [leakage.sentence(leaked)] if leaked and leaked["captions"] else [],
-        "leakage": leaked,
         "tasks": {
             "sts": {
                 "space": space,
                 "protocol": sts.PROTOCOL,
                 "queries": num_pairs,
-                "metrics": {key: None if value != value else round(value, 4) for key, value in values.items()},
-                "intervals": sts.intervals(found, config),
+                "metrics": {key: _rounded(value) for key, value in sts.numbers(scores).items()},
+                "intervals": sts.intervals(scores, config),
                 "subsets": {
-                    key: {subset: None if value != value else round(value, 4) for subset, value in per_subset.items()}
-                    for key, one in found.items()
-                    if len(per_subset := sts.subsets(one)) > 1
+                    key: {subset: _rounded(value) for subset, value in values.items()}
+                    for key, values in by_subset.items()
+                    if len(values) > 1
                 },
             }
         },
     }
-    if stage is not None:
-        out = stage.out
-        with stage.begin():
-            store.write_json(out / "metrics.json", result)
-            store.write_table(out / "pairs.parquet", _table(found))
-            stage.finish(outputs=[out / "metrics.json", out / "pairs.parquet"], counts={"pairs": num_pairs})
-    return {**result, "fresh": True}
 
 
-def _table(found: dict[str, sts.SetScores]) -> pa.Table:
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)  # JSON has no NaN
+
+
+def _write(
+    stage: StageRun | None,
+    folder: Path,
+    result: dict[str, Any],
+    scores: Mapping[str, sts.SetScores],
+    *,
+    notes: tuple[str, ...],
+) -> Evaluated:
+    """Write the results and the ledger where they are kept."""
+    counts = {"pairs": result["pairs"]}
+    if stage is None:
+        return Evaluated(Outcome("eval", folder, True, "nothing is kept", counts, 0.0, notes), result)
+    files = [stage.out / "metrics.json", stage.out / "pairs.parquet"]
+    store.write_json(files[0], result)
+    store.write_table(files[1], _table(scores))
+    return Evaluated(stage.finish(outputs=files, counts=counts, notes=notes), result)
+
+
+def _table(scores: Mapping[str, sts.SetScores]) -> pa.Table:
     tables = [
         pa.Table.from_arrays(
             [
@@ -167,6 +150,6 @@ def _table(found: dict[str, sts.SetScores]) -> pa.Table:
             ],
             schema=schemas.STS_PAIRS,
         )
-        for name, one in found.items()
+        for name, one in scores.items()
     ]
     return pa.concat_tables(tables)

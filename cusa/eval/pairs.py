@@ -1,4 +1,4 @@
-"""Scores that need both ends: all pairs of a student that scores pairs, and the candidates of one that re-ranks.
+"""Scores that need both modalities: all pairs of a student that scores pairs, and the candidates of one that re-ranks.
 
 Legend: I images, C captions, K candidates of a query.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cusa.eval.config import EvalConfig
-from cusa.eval.encode import End, PartsCache, contents, read_images, read_texts, ready
+from cusa.eval.encode import Modality, PartsCache, contents, read_images, read_texts, ready
 from cusa.eval.scores import Reranked, Scores, Table, candidates
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
@@ -35,7 +35,7 @@ def all_pairs(student: "Student", split: Split, config: EvalConfig, *, on_event:
         student: one with `scores_pairs`.
         split: what to score.
         config: batch size and device.
-        on_event: hears of every batch.
+        on_event: called with every batch.
 
     Raises:
         DataError: if an image does not decode.
@@ -81,7 +81,7 @@ def rerank(
         first: the dual encoder's scores.
         config: `rerank` = K, batch size, device.
         kept: what encoding the split has kept; emptied here.
-        on_event: hears of every batch.
+        on_event: called with every batch.
 
     Raises:
         DataError: if an image does not decode.
@@ -133,16 +133,18 @@ def _keep_all(
     student: "Student", split: Split, config: EvalConfig, device: torch.device, kept: PartsCache, on_event: OnEvent
 ) -> None:
     """Encode what is not kept yet."""
-    ends: tuple[End, ...] = ("image", "text")
-    for end, of_rows in zip(ends, contents(split), strict=True):
-        missing = list({content: row for row, content in enumerate(of_rows) if content not in kept.of[end]}.values())
+    modalities: tuple[Modality, ...] = ("image", "text")
+    for modality, of_rows in zip(modalities, contents(split), strict=True):
+        missing = list(
+            {content: row for row, content in enumerate(of_rows) if content not in kept.of[modality]}.values()
+        )
         for start in range(0, len(missing), config.batch_size):
             rows = missing[start : start + config.batch_size]
-            if end == "image":
+            if modality == "image":
                 parts = student.image_parts(read_images(student, split, rows, device))
             else:
                 parts = student.text_parts(read_texts(student, [split.texts[row] for row in rows], device))
-            kept.keep(end, [of_rows[row] for row in rows], parts)
+            kept.keep(modality, [of_rows[row] for row in rows], parts)
             on_event(f"encode {split.name}", start + len(rows), len(missing))
 
 

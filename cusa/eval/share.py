@@ -33,19 +33,19 @@ class Share:
         """
         if self.world == 1:
             return decide()
-        told: list[Any] = [None, None]
+        decided: list[Any] = [None, None]
         error = None
         if self.first:
             try:
-                told[0] = decide()
+                decided[0] = decide()
             except Exception as raised:  # the others must not wait for what will never come
-                error, told[1] = raised, str(raised)
-        dist.broadcast_object_list(told, src=0, device=self._device)
+                error, decided[1] = raised, str(raised)
+        dist.broadcast_object_list(decided, src=0, device=self._device)
         if error is not None:
             raise error
-        if told[1] is not None:
-            raise OtherRankError(told[1])
-        return told[0]
+        if decided[1] is not None:
+            raise OtherRankError(decided[1])
+        return decided[0]
 
     def mine(self, number: int) -> bool:
         """Tell whether this rank does a piece of work."""
@@ -67,13 +67,13 @@ class Share:
             if len(rows):
                 dist.send(torch.from_numpy(np.ascontiguousarray(rows)).to(self._device), dst=0)
             return []
-        found = [rows]
+        gathered = [rows]
         for source in range(1, self.world):
             block = torch.empty((counts[source], rows.shape[1]), device=self._device)
             if counts[source]:
                 dist.recv(block, src=source)
-            found.append(block.cpu().numpy())
-        return found
+            gathered.append(block.cpu().numpy())
+        return gathered
 
 
 class OtherRankError(RuntimeError):

@@ -18,6 +18,7 @@ from cusa.workflow.evaluated_data import DataFolders, Kind, refuse_other_images,
 from cusa.workflow.evaluated_model import EvaluatedModel, open_model
 
 if TYPE_CHECKING:
+    from cusa.eval.job import Evaluated, Job, ModelSource
     from cusa.eval.share import Share
 
 STS = "sts"
@@ -190,6 +191,7 @@ class _Evaluation:
 
     def _on_work(self, work: Path, out: Path | None) -> dict[str, Any]:
         from cusa.eval import evaluate as stage
+        from cusa.eval.evidence import Evidence
         from cusa.models.teachers.hub import teacher_name
 
         model, split = self.model, self.request.split
@@ -203,41 +205,35 @@ class _Evaluation:
         opened = Split(work, split or "test")
         if self.request.ids is not None:
             refuse_other_images(opened, self.request.ids)
-        result = stage.run(
-            model.config,
-            load=model.load,
-            student_digest=model.digest,
-            split=opened,
-            out=out,
-            tasks=[task for task in self.chosen if task != STS],
-            ground_truth=self.folders.truth,
-            ratings=self.folders.ratings,
-            train=model.training_split(),
-            cache=self._cache(out),
-            share=self.share,
-            force=self.request.force,
-            on_event=self.on_event,
-        )
-        return {**result, "data": str(work), "out": str(out)}
+        evidence = Evidence.open(opened, ground_truth=self.folders.truth, ratings=self.folders.ratings)
+        job = self._job(out, [task for task in self.chosen if task != STS])
+        done = stage.run(model.config, self._source(), evidence, job, on_event=self.on_event)
+        return _with_outcome(done, work, out)
 
     def _on_sts(self, folder: Path, out: Path | None) -> dict[str, Any]:
         from cusa.eval import evaluate_sts as stage
 
         model = self.model
         out = out or (model.results_folder / STS if model.results_folder is not None else None)
-        result = stage.run(
-            model.config,
-            load=model.load,
-            encoder_digest=model.digest,
-            folder=folder,
-            out=out,
-            train=model.training_split(),
-            cache=self._cache(out),
-            share=self.share,
-            force=self.request.force,
-            on_event=self.on_event,
-        )
-        return {**result, "data": str(folder), "out": None if out is None else str(out)}
+        done = stage.run(model.config, self._source(), folder, self._job(out), on_event=self.on_event)
+        return _with_outcome(done, folder, out)
+
+    def _source(self) -> "ModelSource":
+        from cusa.eval.job import ModelSource
+
+        return ModelSource(self.model.load, self.model.digest, self.model.training_split())
+
+    def _job(self, out: Path | None, tasks: Sequence[str] = ()) -> "Job":
+        from cusa.eval.job import Job
+
+        return Job(out, tasks, self._cache(out), self.share, self.request.force)
+
+
+def _with_outcome(done: "Evaluated", data: Path, out: Path | None) -> dict[str, Any]:
+    """Return what `metrics.json` holds, with where it lies and what happened now."""
+    remarks = [*done.result["remarks"], *done.outcome.notes]
+    place = {"data": str(data), "out": None if out is None else str(out)}
+    return {**done.result, "remarks": remarks, **place, "fresh": done.outcome.fresh}
 
 
 def _missing(results: Sequence[Mapping[str, Any]], folders: DataFolders) -> dict[str, str]:

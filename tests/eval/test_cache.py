@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from cusa.errors import DataError
-from cusa.eval import evaluate
 from cusa.eval.cache import EmbeddingCache
 from cusa.eval.config import EvalConfig
 from cusa.eval.encode import TextModel, cache_key, embed_texts, encode
 from cusa.manifests.samples import Split
 from tests import worlds
+from tests.eval import evaluating
 from tests.eval.seers import Seer
 
 CONFIG = EvalConfig(batch_size=5, bootstrap=0)
@@ -38,7 +38,7 @@ def test_run__one_more_task_encodes_nothing(tmp_path: Path, split: Split) -> Non
         return made[-1]
 
     def run(tasks: list[str], out: str) -> dict[str, object]:
-        return evaluate.run(
+        return evaluating.run(
             CONFIG, load=load, student_digest="1", split=split, out=tmp_path / out, tasks=tasks, cache=tmp_path / "kept"
         )
 
@@ -47,7 +47,7 @@ def test_run__one_more_task_encodes_nothing(tmp_path: Path, split: Split) -> Non
     with_one_more = run(["cross-modal", "text-to-text"], "a")
     assert with_one_more["fresh"]
     assert (made[1].images_seen, len(made[1].texts_seen)) == (0, 0)
-    without = evaluate.run(
+    without = evaluating.run(
         CONFIG, load=load, student_digest="1", split=split, out=tmp_path / "b", tasks=["cross-modal", "text-to-text"]
     )
     assert with_one_more["tasks"] == without["tasks"]
@@ -137,7 +137,7 @@ def test_run__a_key_that_comes_twice_is_refused(tmp_path: Path, split: Split) ->
     keys[1] = keys[0]
     pq.write_table(table.set_column(0, "caption_key", pa.array(keys)), path)
     with pytest.raises(DataError, match="comes twice"):
-        evaluate.run(CONFIG, load=Seer, student_digest="1", split=Split(work, "test"), out=tmp_path / "o")
+        evaluating.run(CONFIG, load=Seer, student_digest="1", split=Split(work, "test"), out=tmp_path / "o")
 
 
 @pytest.mark.parametrize("damage", ["zeroed", "swapped", "no checksum"])

@@ -1,6 +1,7 @@
 """A whole evaluation of a student whose embeddings are known, against plain loops over all pairs."""
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from cusa.errors import BusyError, DataError
 from cusa.eval import evaluate
 from cusa.eval.config import EvalConfig
 from cusa.eval.encode import Embeddings, encode
@@ -17,6 +19,7 @@ from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from tests import worlds
+from tests.eval import evaluating
 from tests.eval.seers import Seer
 from tests.manifests.judgements.test_verdicts import make
 
@@ -39,7 +42,7 @@ def _world(folder: Path, *, truth: bool = False, **world: int) -> Split:
 
 
 def _run(split: Split, out: Path, config: EvalConfig = CONFIG, **student: bool) -> dict[str, object]:
-    return evaluate.run(config, load=lambda: Seer(**student), student_digest="1", split=split, out=out)
+    return evaluating.run(config, load=lambda: Seer(**student), student_digest="1", split=split, out=out)
 
 
 def _ranks(queries: np.ndarray, gallery: np.ndarray, right: list[set[int]], *, itself: bool) -> list[list[int]]:
@@ -132,17 +135,55 @@ def test_run__the_student_is_neither_perfect_nor_lost(scored: tuple[Split, Path,
         assert 0 < metrics[task]["metrics"][name] < top
 
 
-def test_run__every_number_has_protocol_and_interval(scored: tuple[Split, Path, dict, Embeddings]) -> None:
+def _interval(split: Split, out: Path, task: str, metric: str) -> tuple[float, float]:
+    """Return a number's interval by a plain loop: images are drawn, and each brings all of its queries along."""
+    table = pq.read_table(out / "per_query.parquet").to_pylist()
+    uni = task in ("text-to-text", "image-to-image")
+    known_matches = uni or task == "cross-modal-truth"
+    parts = [metric] if metric != "rsum" else [f"{way}/r@{k}" for way in _WAYS for k in CONFIG.ks]
+    terms = []
+    for part in parts:
+        direction, _, name = part.rpartition("/")
+        values: list[list[float]] = [[] for _ in split.image_keys]
+        for row in table:
+            if (row["task"], row["direction"]) != (("uni-modal", task) if uni else (task, direction)):
+                continue
+            if known_matches and not row["positives"]:
+                continue
+            hit = float(1 <= row["rank"] <= int(name.partition("@")[2])) if "@" in name else None
+            column = "average_precision" if name == "map_at_r" else name
+            key = row["query_key"].partition("#")[0]
+            values[split.image_keys.index(key)].append(row[column] if hit is None else hit)
+        terms.append(values)
+    rng = np.random.default_rng(CONFIG.seed)
+    drawn = []
+    for _ in range(CONFIG.bootstrap):
+        images = rng.integers(split.num_images, size=split.num_images).tolist()
+        queries = [[value for image in images for value in values[image]] for values in terms]
+        drawn.append(sum(100 * sum(some) / len(some) for some in queries))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
+_WAYS = ("image-to-text", "text-to-image")
+
+
+def test_run__every_interval_is_that_of_a_plain_bootstrap_over_images(
+    scored: tuple[Split, Path, dict, Embeddings],
+) -> None:
     split, out, result, _ = scored
     assert "resampled images" in result["interval"]
+    compared = 0
     for name, task in result["tasks"].items():
         assert len(task["protocol"]) > 20
         assert task["queries"] > 0
-        for metric, value in task["metrics"].items():
+        for metric in task["metrics"]:
             if metric.endswith("median_rank"):
                 continue
-            low, high = task["intervals"][metric]
-            assert low <= value <= high, (name, metric)
+            expected = _interval(split, out, name, metric)
+            assert task["intervals"][metric] == pytest.approx(expected, abs=2e-4), (name, metric)
+            compared += 1
+    assert compared == 19
     written = json.loads((out / "metrics.json").read_text())
     assert written == {key: value for key, value in json.loads(json.dumps(result)).items() if key != "fresh"}
     assert split.name == written["split"]
@@ -176,7 +217,9 @@ def test_run__up_to_date_makes_no_student_and_a_change_makes_one(tmp_path: Path)
         return Seer()
 
     def again(config: EvalConfig = CONFIG, digest: str = "1") -> bool:
-        return bool(evaluate.run(config, load=load, student_digest=digest, split=split, out=tmp_path / "eval")["fresh"])
+        return bool(
+            evaluating.run(config, load=load, student_digest=digest, split=split, out=tmp_path / "eval")["fresh"]
+        )
 
     assert again()
     assert not again()
@@ -278,3 +321,54 @@ def test_run__audited_pairs_equal_plain_loops(tmp_path: Path) -> None:
     assert metrics["rsum"] > result["tasks"]["cross-modal"]["metrics"]["rsum"]
     assert set(result["tasks"]["audited"]["intervals"]) >= {name for name in metrics if "median" not in name}
     assert not _run(split, tmp_path / "eval")["fresh"]
+
+
+def test_run__a_second_evaluation_into_the_folder_is_refused_before_its_model_is_loaded(tmp_path: Path) -> None:
+    """Both encoded everything, and the last to write won."""
+    split, made, refused = _world(tmp_path, images=4, captions=2), [], []
+
+    def second() -> Seer:
+        made.append(2)
+        return Seer()
+
+    def other_thread() -> None:
+        try:
+            evaluating.run(CONFIG, load=second, student_digest="2", split=split, out=tmp_path / "eval")
+        except BusyError as error:
+            refused.append(str(error))
+
+    def first() -> Seer:
+        thread = threading.Thread(target=other_thread)
+        thread.start()
+        thread.join()
+        return Seer()
+
+    result = evaluating.run(CONFIG, load=first, split=split, out=tmp_path / "eval")
+    assert result["fresh"]
+    assert made == []
+    assert len(refused) == 1
+    ledger = json.loads((tmp_path / "eval/ledger.json").read_text())
+    assert ledger["inputs"]["student"] == "1"
+
+
+def test_run__pair_scores_that_are_no_numbers_end_in_an_error_and_leave_no_results(tmp_path: Path) -> None:
+    """An SGR student whose score layer was NaN had R@1 = 100 and an RSUM of 600."""
+
+    class Broken(Seer):
+        scores_pairs = True
+
+        def image_parts(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"image": self.encode_image(pixels)}
+
+        def text_parts(self, tokens: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {"text": self.encode_text(tokens)}
+
+        def pair_scores(self, images: dict[str, torch.Tensor], texts: dict[str, torch.Tensor]) -> torch.Tensor:
+            return float("nan") * (images["image"] @ texts["text"].T)
+
+    split = _world(tmp_path, images=4, captions=2)
+    with pytest.raises(DataError, match="32 of 32 scores .pair scores. are NaN or infinite"):
+        evaluating.run(CONFIG, load=Broken, split=split, out=tmp_path / "eval")
+    assert not (tmp_path / "eval/ledger.json").exists()
+    with pytest.raises(DataError, match="pair scores"):
+        evaluate.validate(Broken(), split, CONFIG)

@@ -16,6 +16,7 @@ from cusa.manifests.samples import Split
 from cusa.models import student as students
 from cusa.models.config import SgrafConfig, StudentConfig
 from tests import worlds
+from tests.eval import evaluating
 
 SMALL = StudentConfig(
     image_size=16,
@@ -143,7 +144,7 @@ def test_evaluated_with_its_own_score_and_told_so(split: Split, kind: str, tmp_p
     student = _student(kind, split)
     student.save(tmp_path / "model")
     config = CONFIG.model_copy(update={"bootstrap": 0})
-    result = evaluate.run(
+    result = evaluating.run(
         config,
         load=lambda: students.load(tmp_path / "model"),
         student_digest="x",
@@ -154,7 +155,7 @@ def test_evaluated_with_its_own_score_and_told_so(split: Split, kind: str, tmp_p
     assert task["space"] == {"sgraf": "pairs"}.get(kind, "cross, top 3 re-ranked")
     assert evaluate.validate(student, split, config)["rsum"] == pytest.approx(task["metrics"]["rsum"], abs=1e-3)
     if kind != "sgraf":
-        plain = evaluate.run(
+        plain = evaluating.run(
             config.model_copy(update={"rerank": 0}),
             load=lambda: students.load(tmp_path / "model"),
             student_digest="x",

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from cusa.errors import DataError
-from cusa.eval import evaluate, evaluate_sts
+from cusa.eval.config import RETRIEVAL_PROTOCOL, STS_PROTOCOL
 from cusa.eval.tasks import metrics as table
 from cusa.eval.tasks import registry
 from cusa.manifests import ledger, schemas
@@ -89,7 +89,7 @@ def _evaluations(folder: Path) -> tuple[list[Mapping[str, Any]], list[str]]:
             continue
         ledger.refuse_changed(path.parent / "ledger.json", (path.name,))
         result = store.read_json(path)
-        wanted = evaluate_sts.PROTOCOL if "pairs" in result else evaluate.PROTOCOL
+        wanted = STS_PROTOCOL if "pairs" in result else RETRIEVAL_PROTOCOL
         if result.get("protocol") == wanted:
             finished.append(result)
         else:

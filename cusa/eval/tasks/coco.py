@@ -188,7 +188,7 @@ def task(name: str) -> Callable[[Embedded], TaskResult]:
         try:
             if seen.scores is None:
                 raise DataError(TEXTS_ALONE)
-            if seen.truths is None:
+            if seen.evidence.official is None:
                 raise DataError("no ground truth was given: install eccv-caption, or give its files with --data FOLDER")
             gallery, all_scored = seen.once("coco", lambda: _score_all(seen))
         except DataError as error:
@@ -200,9 +200,9 @@ def task(name: str) -> Callable[[Embedded], TaskResult]:
 
 def _score_all(seen: Embedded) -> tuple[Gallery, dict[str, Scored]]:
     assert seen.scores is not None
-    assert seen.truths is not None
-    gallery = Gallery(seen.truths, *seen.split.coco_ids)
-    return gallery, {scored.name: scored for scored in score(seen.scores, gallery, seen.truths, seen.config)}
+    assert seen.evidence.official is not None
+    gallery = Gallery(seen.evidence.official, *seen.split.coco_ids)
+    return gallery, {scored.name: scored for scored in score(seen.scores, gallery, seen.evidence.official, seen.config)}
 
 
 def _result(seen: Embedded, gallery: Gallery, scored: Scored) -> TaskResult:

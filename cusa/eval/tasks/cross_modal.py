@@ -169,9 +169,9 @@ def known_matches(seen: Embedded) -> TaskResult:
     name, split, config = "cross-modal-truth", seen.split, seen.config
     if seen.scores is None:
         return unavailable(name, TEXTS_ALONE)
-    if seen.truth is None:
+    if seen.evidence.known_matches is None:
         return unavailable(name, f"{split.folder / 'truth.parquet'} does not exist: no match is known beyond the pairs")
-    of_image, of_caption = matched(seen.truth, split.image_keys, split.caption_keys)
+    of_image, of_caption = matched(seen.evidence.known_matches, split.image_keys, split.caption_keys)
     both = rank_both_ways(seen.scores, of_image, of_caption, config, at_r=True)
     found = intervals.of_rankings(config, both.by_direction, seen.image_of, (1,), prefix=True, at_r=True)
     protocol = (
@@ -187,9 +187,9 @@ def audited(seen: Embedded) -> TaskResult:
     name, split, config = "audited", seen.split, seen.config
     if seen.scores is None:
         return unavailable(name, TEXTS_ALONE)
-    if seen.audited is None:
+    if seen.evidence.judged_pairs is None:
         return unavailable(name, f"nobody has judged a pair of {split.folder}: `cusa review` asks for verdicts")
-    images, captions = seen.audited.T
+    images, captions = seen.evidence.judged_pairs.T
     of_image, of_caption = _grouped(images, captions, split.num_images), _grouped(captions, images, split.num_captions)
     both = rank_both_ways(seen.scores, of_image, of_caption, config, at_r=True)
     found = intervals.of_rankings(config, both.by_direction, seen.image_of, config.ks, prefix=True, rsum=True)

@@ -219,9 +219,9 @@ def ratings_task(seen: Embedded) -> TaskResult:
 
 
 def _rated(seen: Embedded) -> Rated:
-    if not seen.ratings:
+    if not seen.evidence.ratings:
         raise DataError(
             f"no ratings of the {seen.split.name} split were given: `cusa download cxc --out raw/cxc` says where they "
             "are, then --data raw/cxc"
         )
-    return rows_of(seen.ratings, *seen.split.coco_ids)
+    return rows_of(seen.evidence.ratings, *seen.split.coco_ids)

@@ -1,23 +1,19 @@
 """One evaluation task's shape: what it needs, how it is computed, and its result."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from cusa.eval.config import EvalConfig
+from cusa.eval.evidence import Evidence, Need
 from cusa.eval.ranking import Ranking
 from cusa.eval.scores import Scores
 from cusa.manifests import schemas
-from cusa.manifests.judgements import eccv_truth
-from cusa.manifests.judgements.cxc_ratings import CxcRatings
 from cusa.manifests.samples import Split
-
-Need = Literal["captions", "more than five captions", "truth", "verdicts", "COCO's lists", "CxC's ratings"]
-"""What a split must bring for a task that is computed without being asked for by name."""
 
 TEXTS_ALONE = "the model embeds texts alone"
 """Why a model of texts has no numbers in tasks that need images."""
@@ -31,6 +27,7 @@ class Embedded:
 
     Attributes:
         config: K, block, resamples.
+        evidence: the split, and what answers are judged by.
         image: space -> (images, D) unit rows.
         text: space -> (captions, D) unit rows.
         scores: of all images with all captions: cosines, or whatever else the student ranks by; None for a model of
@@ -38,24 +35,20 @@ class Embedded:
         score: the same for people.
         uni: the space of uni-modal tasks.
         uni_words: the same for people.
-        truth: every known match (`image_key`, `caption_key`), or None.
-        audited: (P, 2) image and caption rows of own pairs and of those that people judged to match, or None.
-        truths: the ground truths of COCO's test split, or None.
-        ratings: Crisscrossed Captions' ratings of the split, by what is rated.
+        cache_name: of the model's folder of kept embeddings; None where none are kept.
+        notes: what a person should read of the kept embeddings.
     """
 
-    split: Split
     config: EvalConfig
+    evidence: Evidence
     image: Mapping[str, np.ndarray]
     text: Mapping[str, np.ndarray]
     scores: Scores | None
     score: str
     uni: str
     uni_words: str
-    truth: Mapping[str, Sequence[str]] | None = None
-    truths: eccv_truth.GroundTruths | None = None
-    ratings: Mapping[str, CxcRatings] | None = None
-    audited: np.ndarray | None = None
+    cache_name: str | None = None
+    notes: tuple[str, ...] = ()
     _shared: dict[str, Any] = field(default_factory=dict)
 
     def once(self, name: str, compute: Callable[[], T]) -> T:
@@ -64,6 +57,11 @@ class Embedded:
             self._shared[name] = compute()
         shared: T = self._shared[name]
         return shared
+
+    @property
+    def split(self) -> Split:
+        """The split."""
+        return self.evidence.split
 
     @property
     def image_of(self) -> dict[str, np.ndarray]:

@@ -154,8 +154,10 @@ def image_to_image(seen: Embedded) -> TaskResult:
             right, rule = same_label(labels), "images with the same label are right"
             theirs = second_nearest_rank1(rows, labels, config)
             numbers = {"release_r@1": theirs}
-        elif seen.truth is not None:
-            of_image, of_caption = cross_modal.matched(seen.truth, split.image_keys, split.caption_keys)
+        elif seen.evidence.known_matches is not None:
+            of_image, of_caption = cross_modal.matched(
+                seen.evidence.known_matches, split.image_keys, split.caption_keys
+            )
             right = sharing_captions(of_image, of_caption, split.caption_owner)
             rule = "two images belong together if each owns a caption that is true of the other"
         else:

@@ -5,12 +5,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from cusa.eval import evaluate
 from cusa.eval.config import EMBEDDINGS, EvalConfig
 from cusa.manifests import schemas
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from tests import worlds
+from tests.eval import evaluating
 from tests.eval.seers import Seer
 
 
@@ -30,7 +30,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     store.write_table(split.folder / "truth.parquet", pa.Table.from_pylist(pairs, schemas.TRUTH))
     config = EvalConfig(bootstrap=0, ks=(1, 5))
     run = folder / "run"
-    evaluate.run(
+    evaluating.run(
         config,
         load=lambda: Seer(noise=0.6),
         student_digest="1",

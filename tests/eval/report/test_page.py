@@ -6,13 +6,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cusa.eval import evaluate
 from cusa.eval.config import EMBEDDINGS, EvalConfig
 from cusa.eval.report import stage as report
 from cusa.manifests import schemas
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from tests.browser import needs_browser
+from tests.eval import evaluating
 from tests.eval.report.test_stage import HOSTILE, Tags, _work
 from tests.eval.seers import Seer
 
@@ -27,7 +27,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.write_table(split.folder / "truth.parquet", pa.Table.from_pylist(pairs, schemas.TRUTH))
     run = folder / ("<script>alert(1)<b>" + "seed=2_" * 20)
     config = EvalConfig(bootstrap=0)
-    evaluate.run(
+    evaluating.run(
         config, load=lambda: Seer(noise=0.6), student_digest="1", split=split, out=run / "eval", cache=run / EMBEDDINGS
     )
     return report.run([run], out=folder / "r.html", work=work).out

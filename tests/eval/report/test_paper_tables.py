@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from cusa.eval import evaluate
+from cusa.eval.config import RETRIEVAL_PROTOCOL
 from cusa.eval.report import paper_tables, runs
 from cusa.eval.report import stage as report
 from cusa.manifests.ledger import Clock
@@ -17,7 +17,7 @@ def test_paper__our_numbers_stand_first_and_other_protocols_are_left_out(
     run = tmp_path / "run"
     shutil.copytree(evaluated[1], run)
     task = {"protocol": "p", "space": "uni", "queries": 3, "metrics": {"r@1": 61.23}}
-    for name, protocol in (("cub", evaluate.PROTOCOL), ("sop", evaluate.PROTOCOL - 1)):
+    for name, protocol in (("cub", RETRIEVAL_PROTOCOL), ("sop", RETRIEVAL_PROTOCOL - 1)):
         result = {"dataset": name, "protocol": protocol, "tasks": {"image-to-image": task}}
         path = run / "eval" / name / "metrics.json"
         store.write_json(path, result)

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 
 from cusa.errors import ConfigError, DataError, StaleError
-from cusa.eval import evaluate
 from cusa.eval.config import EvalConfig
 from cusa.eval.report import stage as report
 from cusa.manifests import schemas
@@ -20,6 +19,7 @@ from cusa.manifests.storage import store
 from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ShardConfig
 from tests import worlds
+from tests.eval import evaluating
 from tests.eval.seers import Seer
 
 HOSTILE = '<script>alert("1")</script><img src=x onerror=alert(2)> red & "blue" '
@@ -41,7 +41,9 @@ def _work(folder: Path, *, before: str = "", images: int = 6) -> Path:
 def _evaluated(folder: Path, work: Path, *, seed: int = 0, ks: tuple[int, ...] = (1, 5, 10)) -> Path:
     config = EvalConfig(ks=ks, bootstrap=20)
     student = Seer(noise=0.5, seed=seed)
-    evaluate.run(config, load=lambda: student, student_digest=str(seed), split=Split(work, "test"), out=folder / "eval")
+    evaluating.run(
+        config, load=lambda: student, student_digest=str(seed), split=Split(work, "test"), out=folder / "eval"
+    )
     return folder
 
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from cusa.eval import evaluate
 from cusa.eval.tasks import metrics, registry
+from tests.eval import evaluating
 from tests.eval.seers import Seer
 from tests.eval.test_evaluate import CONFIG, _world
 
@@ -19,7 +19,7 @@ def test_tasks__are_named_titled_and_described() -> None:
 
 def test_results__every_number_has_a_row_in_the_table_of_metrics(tmp_path: Path) -> None:
     split = _world(tmp_path, truth=True, images=6, captions=3)
-    result = evaluate.run(CONFIG, load=Seer, student_digest="1", split=split, out=tmp_path / "eval")
+    result = evaluating.run(CONFIG, load=Seer, student_digest="1", split=split, out=tmp_path / "eval")
     names = {name for task in result["tasks"].values() for name in task["metrics"]}
     assert len(names) > 10
     for name in names:
