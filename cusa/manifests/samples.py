@@ -60,6 +60,22 @@ def _unshared(numbers: Sequence[int]) -> list[int]:
     return [number if times[number] == 1 else -1 for number in numbers]
 
 
+def shard_path(folder: Path, shard: str) -> Path:
+    """Return where a tar that a table names lies: in the split's own folder, whoever wrote the table.
+
+    Raises:
+        DataError: if the name leaves the folder.
+    """
+    if shard in ("", ".", "..") or any(sign in shard for sign in ("/", "\\", "\0")):
+        raise DataError(
+            f"{folder}: a table names the tar {shard[:200]!r}, which is no file of that folder. Tables of a stranger "
+            "are not followed elsewhere; make the split again with `cusa shard ... --force`.",
+            path=folder,
+            shard=shard,
+        )
+    return folder / shard
+
+
 def _strings(column: pa.ChunkedArray) -> list[str]:
     values: list[str] = column.to_pylist()
     return values
@@ -86,11 +102,12 @@ class Split:
         self.name = name
         self.folder = work / name
         made_by = f"cusa shard ... --out {work}"
-        columns = [schemas.SHARDS.names, schemas.SAMPLES.names, schemas.CAPTIONS.names]
+        tables = list(zip(SPLIT_FILES, (schemas.SHARDS, schemas.SAMPLES, schemas.CAPTIONS), strict=True))
         _, self._num_images, self._num_captions = (
-            store.check_table(self.folder / file, columns=names, made_by=made_by)
-            for file, names in zip(SPLIT_FILES, columns, strict=True)
+            store.check_table(self.folder / file, columns=schema.names, made_by=made_by) for file, schema in tables
         )
+        for file, schema in tables:
+            store.check_types(self.folder / file, schema, made_by=made_by)
         self._tars: dict[str, int] = {}
         self._origin = mirror.origin(work)
 
@@ -99,17 +116,34 @@ class Split:
     @cached_property
     def shards(self) -> pa.Table:
         """One row a tar."""
-        return store.read_table(self.folder / SPLIT_FILES[0], columns=schemas.SHARDS.names)
+        return self._table(SPLIT_FILES[0], schemas.SHARDS)
 
     @cached_property
     def samples(self) -> pa.Table:
         """One row an image."""
-        return store.read_table(self.folder / SPLIT_FILES[1], columns=schemas.SAMPLES.names)
+        return self._table(SPLIT_FILES[1], schemas.SAMPLES)
 
     @cached_property
     def captions(self) -> pa.Table:
         """One row a caption."""
-        return store.read_table(self.folder / SPLIT_FILES[2], columns=schemas.CAPTIONS.names)
+        return self._table(SPLIT_FILES[2], schemas.CAPTIONS)
+
+    def _table(self, file: str, schema: pa.Schema) -> pa.Table:
+        """Read a table, in the types of its schema.
+
+        Raises:
+            DataError: if a value is missing or does not fit.
+        """
+        path = self.folder / file
+        again = "Make it again with `cusa shard ... --force`."
+        try:
+            table = store.read_table(path, columns=schema.names).cast(schema)
+        except pa.ArrowException as error:
+            raise DataError(f"{path} holds values of the wrong type ({error}). {again}", path=path) from error
+        for name in schema.names:
+            if missing := table[name].null_count:
+                raise DataError(f"{path}: {missing} rows have no {name!r}. {again}", path=path, column=name)
+        return table
 
     @cached_property
     def digest(self) -> str:
@@ -220,13 +254,21 @@ class Split:
             key: whose they are, for the error message.
 
         Raises:
-            DataError: if the tar is missing or ends before the range does.
+            DataError: if the tar is missing or ends before the range does, or its name leaves the split's folder.
         """
+        path = shard_path(self.folder, shard)
+        if offset < 0 or not 0 <= size < 1 << 40:
+            raise DataError(
+                f"{self.folder}: the bytes of {key} are said to be {size} from {offset} on in {shard}. Make it again "
+                "with `cusa shard ... --force`.",
+                path=path,
+                key=key,
+            )
         data = self._read(shard, offset, size)
         if len(data) != size:
             raise DataError(
-                f"{self.folder / shard} ends within {key}. Make it again with `cusa shard ... --force`.",
-                path=self.folder / shard,
+                f"{path} ends within {key}. Make it again with `cusa shard ... --force`.",
+                path=path,
                 key=key,
             )
         return data
@@ -275,7 +317,9 @@ class Split:
         if self._origin is not None:
             return mirror.read_tar(self._origin / self.name / shard, self._sha256[shard], offset, size)
         if not is_remote(self.folder):
-            return os.pread(self._tar(shard), size, offset)
+            descriptor = self._tar(shard)
+            # A table that lies may ask for more bytes than there is memory.
+            return os.pread(descriptor, max(0, min(size, os.fstat(descriptor).st_size - offset)), offset)
         path = self.folder / shard
         with named_remote_errors(path):
             return bytes(path.fs.cat_file(path.path, start=offset, end=offset + size))  # type: ignore[attr-defined]
@@ -284,7 +328,8 @@ class Split:
         if shard not in self._tars:
             path = self.folder / shard
             try:
-                self._tars[shard] = os.open(path, os.O_RDONLY)
+                with store.named_os_errors(path):
+                    self._tars[shard] = os.open(path, os.O_RDONLY)
             except OSError as error:
                 raise DataError(
                     f"{path} cannot be opened ({error.strerror}). Restore it, or make it again with "

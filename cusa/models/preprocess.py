@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cusa.errors import DataError
+from cusa.manifests.storage import arrays
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -89,7 +90,7 @@ def decode(data: bytes, *, draft: int = 0) -> Image.Image | np.ndarray:
     """
     if not data.startswith(b"\x93NUMPY"):
         return decode_rgb(data, draft=draft)
-    array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    array: np.ndarray = arrays.parse(data)
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         raise ValueError(f"the array holds {array.dtype}, or numbers that are not finite")
     return array

@@ -1,8 +1,10 @@
 """A split opened for reading: rows by key, and the one rule for which image or caption of COCO's a row is."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from cusa.errors import DataError
@@ -11,6 +13,7 @@ from cusa.manifests import keys
 from cusa.manifests.judgements import cxc_ratings, eccv_truth
 from cusa.manifests.judgements.truth import read_truth
 from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 from cusa.pipeline import readers, shard
 from cusa.pipeline.audit import export_eccv
 from cusa.pipeline.config import ShardConfig
@@ -119,3 +122,72 @@ def test_checked_image_bytes__one_flipped_byte_is_found(tmp_path: Path) -> None:
     assert [again.checked_image_bytes(row) for row in (0, 2)] == [whole[0], whole[2]]
     with pytest.raises(DataError, match=r"00000\.tar: the bytes of mini/picture_0001 are not those that were sharded"):
         again.checked_image_bytes(1)
+
+
+def _rewrite(split: Split, file: str, column: str, value: pa.Array) -> None:
+    table = store.read_table(split.folder / file)
+    store.write_table(split.folder / file, table.set_column(table.column_names.index(column), column, value))
+
+
+def _column(split: Split, file: str, column: str) -> list[Any]:
+    values: list[Any] = store.read_table(split.folder / file)[column].to_pylist()
+    return values
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "kind"),
+    [
+        ("samples.parquet", "image_offset", pa.float64()),
+        ("samples.parquet", "image_bytes", pa.string()),
+        ("samples.parquet", "key", pa.binary()),
+        ("shards.parquet", "images", pa.float32()),
+        ("captions.parquet", "position", pa.string()),
+    ],
+)
+def test_split__a_column_of_the_wrong_type_is_named(tmp_path: Path, file: str, column: str, kind: pa.DataType) -> None:
+    work = make_work(tmp_path, images=2, splits=("train",))
+    split = Split(work, "train")
+    _rewrite(split, file, column, pa.array(_column(split, file, column)).cast(kind))
+    with pytest.raises(DataError, match=rf"{file}: the column '{column}' is {kind}; it must be"):
+        Split(work, "train")
+
+
+def test_split__other_writers_widths_are_read(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=2, splits=("train",))
+    before = Split(work, "train")
+    for file, column, kind in (
+        ("samples.parquet", "key", pa.large_string()),
+        ("samples.parquet", "image_offset", pa.uint32()),
+        ("captions.parquet", "key", pa.large_string()),
+    ):
+        _rewrite(before, file, column, pa.array(_column(before, file, column)).cast(kind))
+    after = Split(work, "train")
+    assert after.image_keys == before.image_keys
+    np.testing.assert_array_equal(after.caption_owner, before.caption_owner)
+    assert after.image_bytes(1) == before.image_bytes(1)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("image_offset", None, "2 rows have no 'image_offset'"),
+        ("image_offset", -512, "said to be"),
+        ("image_bytes", 1 << 50, "said to be"),
+        ("image_bytes", 1 << 39, "ends within"),
+        ("width", 1 << 40, "wrong type"),
+    ],
+)
+def test_image_bytes__a_table_that_lies_is_refused(tmp_path: Path, column: str, value: int | None, words: str) -> None:
+    work = make_work(tmp_path, images=2, splits=("train",))
+    _rewrite(Split(work, "train"), "samples.parquet", column, pa.array([value, value], pa.int64()))
+    with pytest.raises(DataError, match=words):
+        Split(work, "train").image_bytes(0)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "..", ".", "", "a/b.tar", "..\\x.tar", "a\0b"])
+def test_image_bytes__no_tar_outside_the_folder_is_read(tmp_path: Path, name: str) -> None:
+    work = make_work(tmp_path, images=2, splits=("train",))
+    (work / "secret").write_bytes(b"x" * 100_000)
+    _rewrite(Split(work, "train"), "samples.parquet", "shard", pa.array([name, name]))
+    with pytest.raises(DataError, match="which is no file of that folder"):
+        Split(work, "train").image_bytes(0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from cusa.errors import DataError
 from cusa.manifests.judgements import coco_matches
+from cusa.manifests.storage import arrays
 
 Matches = Mapping[int, Sequence[int]]
 """COCO id of a query -> COCO ids of its right answers."""
@@ -55,7 +56,7 @@ def read(folder: Path) -> GroundTruths:
     """
     path = folder / "coco_test_ids.npy"
     try:
-        ids = np.load(path, allow_pickle=False)
+        ids = arrays.load(path)
         if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
             raise ValueError(f"it holds {ids.dtype} of shape {ids.shape}, not one row of integers")
     except (OSError, ValueError, EOFError) as error:

@@ -235,6 +235,31 @@ def read_table(path: Path, *, columns: list[str] | None = None, made_by: str = "
     return table
 
 
+def check_types(path: Path, schema: pa.Schema, *, made_by: str = "") -> None:
+    """Make sure that a table's columns are of the kinds of a schema: texts, whole numbers...; its rows are not read.
+
+    A text may be a long one, and a whole number of any width: other writers choose these.
+
+    Raises:
+        DataError: naming the column.
+    """
+    with _parquet_file(path) as file:
+        actual = file.schema_arrow
+    for field in schema:
+        kind = actual.field(field.name).type
+        if kind != field.type and not any(is_(kind) and is_(field.type) for is_ in (_is_text, pa.types.is_integer)):
+            way_out = f"Make it with `{made_by}`." if made_by else "Run the stage that writes it with --force."
+            raise DataError(
+                f"{path}: the column {field.name!r} is {kind}; it must be {field.type}. {way_out}",
+                path=path,
+                column=field.name,
+            )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def check_table(path: Path, *, columns: list[str], made_by: str = "") -> int:
     """Make sure that a Parquet table is there with its columns, without reading it; return its number of rows.
 
@@ -382,7 +407,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def named_os_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a folder that cannot be written into an error that says so."""
+    """Turn a full or failing disk, a limit, or a folder that cannot be written into an error that says so."""
     try:
         yield
     except OSError as error:
@@ -391,6 +416,25 @@ def named_os_errors(path: Path) -> Iterator[None]:
             raise DataError(
                 f"The disk is full while writing {path} ({free}). Nothing unfinished was left there. "
                 "Free some space or choose another --out, and run the same command again.",
+                path=path,
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise DataError(
+                f"{path} is larger than a file may be here: the limit of the shell (`ulimit -f`) or of the file "
+                "system. Nothing unfinished was left there. Raise the limit or choose another --out, and run the same "
+                "command again.",
+                path=path,
+            ) from error
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise DataError(
+                f"{path} cannot be opened: too many files are open. Raise the limit (`ulimit -n 4096`) and run the "
+                "same command again.",
+                path=path,
+            ) from error
+        if error.errno == errno.EIO:
+            raise DataError(
+                f"{path}: the disk failed ({error.strerror}). Check the disk and its mount, or choose another --out, "
+                "and run the same command again.",
                 path=path,
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):

@@ -1,7 +1,6 @@
 """Features that were computed elsewhere, as teacher tables: joined to the split by identifier, never by order alone."""
 
 import re
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from cusa.manifests import tables
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
-from cusa.manifests.storage import store
+from cusa.manifests.storage import arrays, store
 from cusa.models.teachers.hub import IMPORTED, teacher_name
 from cusa.pipeline.config import ExtractConfig
 from cusa.pipeline.extract import plan as extract_plan
@@ -79,19 +78,19 @@ def read_features(path: Path, ids: Path | None = None) -> Features:
 def _read_numpy(path: Path, ids: Path | None) -> tuple[list[object], np.ndarray]:
     try:
         if path.suffix.lower() == ".npz":
-            # Opened here: numpy leaves the file open where it is no archive.
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-                where, what = (_named(path, names, list(arrays)) for names in (_IDS, _VECTORS))
-                return arrays[where].tolist(), arrays[what]
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+            with path.open("rb") as opened:
+                archive = arrays.Archive(opened)
+                where, what = (_named(path, names, archive.names) for names in (_IDS, _VECTORS))
+                return archive[where].tolist(), archive[what]
+        vectors = arrays.load(path, mapped=True)
         if ids is None:
             raise ConfigError(
                 f"{path.name} holds vectors alone. Give their identifiers with --ids FILE, one a line.", path=path
             )
         if ids.suffix.lower() == ".npy":
-            return np.load(ids, allow_pickle=False).tolist(), vectors
+            return arrays.load(ids).tolist(), vectors
         return list(ids.read_text(encoding="utf-8").splitlines()), vectors
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError) as error:
         if isinstance(error, ConfigError | DataError):
             raise
         objects = any(word in str(error) for word in ("Object arrays", "Python objects", "pickle"))

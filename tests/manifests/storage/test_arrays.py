@@ -1,0 +1,87 @@
+"""NumPy files: what numpy wrote comes back, and a header that lies is refused before memory is asked for."""
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cusa.manifests.storage import arrays
+
+ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+def _npy(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
+
+
+def _lying(shape: str, descr: str = "'<f4'") -> bytes:
+    head = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}"
+    head += " " * (64 - (10 + len(head) + 1) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + bytes(48)
+
+
+LIES = {
+    "petabytes": _lying("(1000000000, 1000000)"),
+    "one row more": _lying("(4, 4)"),
+    "negative": _lying("(-1, 4)"),
+    "numbers of no width": _lying("(1000000000000000,)", "'<U0'"),
+    "objects": _lying("(1,)", "'|O'"),
+    "no header": b"\x93NUMPY\x01\x00\xff\xff{",
+    "nothing": b"",
+    "another format": b"PK\x03\x04" + bytes(99),
+    "nested": b"\x93NUMPY\x02\x00" + struct.pack("<I", 9000) + b"(" * 9000,
+}
+
+
+@pytest.mark.parametrize("array", [ROWS, ROWS.T, np.array(["a", "bc"]), np.zeros((0, 4)), np.float64(3)])
+def test_load_and_parse__what_numpy_wrote(tmp_path: Path, array: np.ndarray) -> None:
+    (tmp_path / "a.npy").write_bytes(_npy(array))
+    np.testing.assert_array_equal(arrays.load(tmp_path / "a.npy"), array)
+    np.testing.assert_array_equal(arrays.parse(_npy(array)), array)
+
+
+def test_load__mapped_numbers_stay_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(_npy(ROWS))
+    mapped = arrays.load(tmp_path / "a.npy", mapped=True)
+    assert isinstance(mapped, np.memmap)
+    np.testing.assert_array_equal(mapped, ROWS)
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_load_and_parse__a_lie_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.npy").write_bytes(LIES[name])
+    words = {"petabytes": "more than its", "one row more": "more than its", "objects": "Object arrays"}.get(name, "it")
+    for read in (lambda: arrays.load(tmp_path / "a.npy"), lambda: arrays.parse(LIES[name])):
+        with pytest.raises(ValueError, match=words):
+            read()
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("rows.npy", LIES[name])
+    with (tmp_path / "a.npz").open("rb") as file, pytest.raises(ValueError, match=words):
+        arrays.Archive(file)["rows"]
+
+
+def test_archive__what_numpy_wrote(tmp_path: Path) -> None:
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "a.npz", ids=np.array(["a", "b"]), rows=np.zeros((500, 400)))
+        with (tmp_path / "a.npz").open("rb") as file:
+            archive = arrays.Archive(file)
+            assert archive.names == ["ids", "rows"]
+            assert archive["ids"].tolist() == ["a", "b"]
+            np.testing.assert_array_equal(archive["rows"], np.zeros((500, 400)))
+
+
+def test_archive__a_flipped_byte_or_no_archive_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, rows=np.random.default_rng(0).random((50, 4)))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with path.open("rb") as file, pytest.raises(ValueError, match="cannot be read"):
+        arrays.Archive(file)["rows"]
+    with pytest.raises(ValueError, match="no NumPy archive"):
+        arrays.Archive(io.BytesIO(b"nothing"))
