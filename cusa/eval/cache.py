@@ -123,17 +123,18 @@ def kept(
         folder: of one model's rows.
         kind: `image` or `text`.
         contents: digests, none twice.
-        damaged: takes the files whose bytes are not those that were written; they are removed.
+        damaged: takes the files whose bytes are not those that were written, and they are removed; None for a reader
+            that passes them over and removes nothing.
     """
+    record = ledger.read(folder / "ledger.json")
     place = {content: at for at, content in enumerate(contents)}
     found: list[np.ndarray] = []
     rows: dict[str, list[np.ndarray]] = {}
     seen: set[int] = set()
     for path in _files(folder, kind):
-        if not checksums.is_intact(path, made_from=folder.name):
-            checksums.remove(path)
-            if damaged is not None:
-                damaged.append(path)
+        # Files of earlier versions have no checksum beside them; their ledger has their digest.
+        if not (checksums.is_intact(path, made_from=folder.name) or _is_as_recorded(path, record)):
+            _discard(path, damaged)
             continue
         try:
             table = store.read_table(path)
@@ -144,9 +145,7 @@ def kept(
             }
             listed = [place.get(content, -1) for content in table["content"].to_pylist()]
         except (DataError, KeyError):
-            checksums.remove(path)
-            if damaged is not None:
-                damaged.append(path)
+            _discard(path, damaged)
             continue
         mine = [(row, at) for row, at in enumerate(listed) if at >= 0 and at not in seen]
         if not mine:
@@ -160,6 +159,18 @@ def kept(
     if not found:
         return np.array([], np.int64), {}
     return np.concatenate(found), {name: np.concatenate(parts) for name, parts in rows.items()}
+
+
+def _is_as_recorded(path: Path, record: ledger.Ledger | None) -> bool:
+    """Tell whether a file holds the bytes whose digest its ledger has."""
+    recorded = record.digests.get(path.name) if record is not None else None
+    return bool(recorded) and ledger.output_digest(record, path.parent, path.name) == recorded
+
+
+def _discard(path: Path, damaged: list[Path] | None) -> None:
+    if damaged is not None:
+        checksums.remove(path)
+        damaged.append(path)
 
 
 def _files(folder: Path, kind: str) -> list[Path]:

@@ -1,5 +1,6 @@
 """Kept embeddings: nothing is encoded twice, nothing stale is used, a kill or a broken file costs its rows alone."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from cusa.errors import DataError
-from cusa.eval.cache import EmbeddingCache
+from cusa.eval.cache import EmbeddingCache, kept
 from cusa.eval.config import EvalConfig
 from cusa.eval.encode import TextModel, cache_key, embed_texts, encode
 from cusa.manifests.samples import Split
@@ -99,6 +100,28 @@ def test_encode__broken_or_cut_files_cost_their_rows_alone(tmp_path: Path, split
     assert (again.images_seen, len(again.texts_seen)) == (7, 0)
     np.testing.assert_array_equal(found.image["uni"], encode(Seer(), split, CONFIG).image["uni"])
     assert not list(images.parent.glob(".partial-*"))
+
+
+def test_kept__files_of_earlier_versions_are_those_of_their_ledger_and_a_reader_removes_nothing(tmp_path: Path) -> None:
+    model = Seer()
+    cache = _cache(tmp_path, model)
+    embed_texts(model, ["a red wall", "a blue wall"], CONFIG, cache=cache)
+    cache.finish()
+    (file,) = tmp_path.glob("*/text-*.parquet")
+    for path in file.parent.iterdir():
+        if path.name not in (file.name, "ledger.json"):
+            path.unlink()  # what an earlier version did not write
+    contents = [hashlib.sha256(text.encode()).digest() for text in ("a red wall", "a blue wall")]
+    assert len(kept(file.parent, "text", contents)[0]) == 2
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+    assert len(kept(file.parent, "text", contents)[0]) == 0
+    assert file.read_bytes() == bytes(content)
+    damaged: list[Path] = []
+    kept(file.parent, "text", contents, damaged=damaged)
+    assert damaged == [file]
+    assert not file.exists()
 
 
 def test_write__stays_within_its_bound_and_drops_the_oldest(tmp_path: Path) -> None:
