@@ -192,7 +192,7 @@ STAGES: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
 """Stage -> what must be there, and the stage itself; its output is the folder `out`."""
 
 
-def _serve(folder: Path) -> None:
+def serve(folder: Path) -> None:
     """Write a manifest of files that a server in this process gives slowly, with their resumption."""
     from tests.pipeline.download.server import BODY, Server, make_manifest
 
@@ -218,7 +218,7 @@ def _serve(folder: Path) -> None:
     (folder / "mini.toml").write_text("\n".join(lines))
 
 
-def _fork(function: Callable[[Path], None], folder: Path) -> int:
+def fork(function: Callable[[Path], None], folder: Path) -> int:
     child = os.fork()
     if child == 0:
         try:
@@ -230,27 +230,27 @@ def _fork(function: Callable[[Path], None], folder: Path) -> int:
     return child
 
 
-def _ends(child: int) -> None:
+def ends(child: int) -> None:
     code = os.waitpid(child, 0)[1]
     assert code == 0, f"the stage ended with {code}"
 
 
-def _files(folder: Path) -> dict[str, Any]:
+def files(folder: Path) -> dict[str, Any]:
     """Return every file below but locks: its bytes, or of a ledger what it says of its work."""
     from cusa.manifests.storage import store
 
-    files: dict[str, Any] = {}
+    contents: dict[str, Any] = {}
     for file in sorted(folder.rglob("*")):
         if file.is_file() and file.name != store.LOCK:
             data: Any = file.read_bytes()
             if file.name.endswith("ledger.json"):
                 fields = json.loads(data)
                 own = _TIMES | (
-                    {"counts"} if fields["stage"] == "extract-teachers" else set()
+                    {"counts"} if fields["stage"] in ("extract-teachers", "encode") else set()
                 )  # rows computed this time
                 data = {name: value for name, value in fields.items() if name not in own}
-            files[file.relative_to(folder).as_posix()] = data
-    return files
+            contents[file.relative_to(folder).as_posix()] = data
+    return contents
 
 
 def _main(stage: str, folder: Path, kills: int, seed: int) -> Survived:
@@ -264,8 +264,8 @@ def _main(stage: str, folder: Path, kills: int, seed: int) -> Survived:
 
     prepare, run = STAGES[stage]
     if stage == "download":
-        _serve(folder)
-    _ends(_fork(prepare, folder))
+        serve(folder)
+    ends(fork(prepare, folder))
     out, before = folder / "out", folder / "before"
     out.mkdir(exist_ok=True)
     out.rename(before)
@@ -273,26 +273,26 @@ def _main(stage: str, folder: Path, kills: int, seed: int) -> Survived:
     def fresh() -> dict[str, Any]:
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(before, out)
-        return _files(out)
+        return files(out)
 
     start_state = fresh()
     start = time.monotonic()
-    _ends(_fork(run, folder))
+    ends(fork(run, folder))
     whole = time.monotonic() - start
-    expected = _files(out)
+    expected = files(out)
     assert stage == "verify" or expected != start_state
     chance = random.Random(seed)
     hit = there = same = 0
     stray, differ = set[str](), set[str]()
     for _ in range(kills):
         fresh()
-        child = _fork(run, folder)
+        child = fork(run, folder)
         time.sleep(chance.uniform(0, whole))
         os.kill(child, signal.SIGKILL)
         hit += os.waitpid(child, 0)[1] == signal.SIGKILL
-        there += _files(out) != start_state
-        _ends(_fork(run, folder))
-        got = _files(out)
+        there += files(out) != start_state
+        ends(fork(run, folder))
+        got = files(out)
         stray |= got.keys() - expected.keys()
         same += got == expected
         differ |= {name for name in got if name in expected and got[name] != expected[name]}
