@@ -137,7 +137,13 @@ def part_width(path: Path) -> int:
     try:
         with path.open("rb") as opened:
             return int(pq.read_schema(opened).field("embedding").type.list_size)
-    except (pa.ArrowException, OSError, KeyError, AttributeError) as error:  # the last: another kind of column
+    except (
+        pa.ArrowException,
+        OSError,
+        UnicodeDecodeError,
+        KeyError,
+        AttributeError,
+    ) as error:  # the last: another kind of column
         raise DataError(f"{path} is no readable teacher table ({error}). Make it again.", path=path) from error
 
 

@@ -224,7 +224,7 @@ def read_table(path: Path, *, columns: list[str] | None = None, made_by: str = "
                 table = pq.read_table(file, columns=columns, page_checksum_verification=True)
         else:
             table = pq.read_table(path, columns=columns, page_checksum_verification=True)
-    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         again = way_out.replace("`.", " --force`.")
         raise DataError(f"{path} is no readable Parquet table: {_first_line(error)} {again}", path=path) from error
     missing = set(columns or ()) - set(table.column_names)
@@ -335,7 +335,7 @@ def _parquet_file(path: Path) -> Iterator[pq.ParquetFile]:
             yield stack.enter_context(pq.ParquetFile(source, page_checksum_verification=True))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Run the stage that writes it.", path=path) from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a name in the footer that is no text
         raise DataError(
             f"{path} is no readable Parquet table: {_first_line(error)} Run the stage that writes it with --force.",
             path=path,
