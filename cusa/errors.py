@@ -3,6 +3,7 @@
 Every message names the key, the value, what is allowed and the way out. Programmers' mistakes are `assert`s, not these.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -68,3 +69,20 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     match = get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f"Did you mean {match[0]!r}? " if match else ""
     return f"{hint}Allowed: {', '.join(options) if options else '(nothing)'}"
+
+
+_TERMINAL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of a library's error for a message of ours: without control sequences, never empty.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        For example `Header too large.`; the name of the error's class where it has no text.
+    """
+    text = _TERMINAL.sub("", str(error)).strip()
+    first = text.splitlines()[0].strip() if text else type(error).__name__
+    return first if first.endswith((".", "!", "?")) else f"{first}."

@@ -11,6 +11,7 @@ import torch
 
 from cusa.errors import ConfigError, DataError, nearest
 from cusa.manifests.storage import store
+from cusa.models import source
 from cusa.models.config import StudentConfig
 from cusa.models.students.base import CARD, Student, StudentClass
 
@@ -114,8 +115,8 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Student:
         except ConfigError as error:
             raise DataError(f"{folder / CARD} describes a student of kind {kind!r}. {error}", path=folder) from error
         student = student_class.load(folder)
-    elif path.is_file():
-        student = DualEncoder.from_checkpoint(path)
+    elif (file := source.checkpoint_file(name)) is not None:
+        student = DualEncoder.from_checkpoint(file)
     elif path.is_dir() and not (path / "config.json").is_file():
         trained = " Its training has not yet saved a model." if (path / "checkpoints").is_dir() else ""
         raise DataError(

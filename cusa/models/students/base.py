@@ -39,6 +39,8 @@ class Student(nn.Module, abc.ABC):
     """Whether it has uni-modal heads; without, the `uni` space is the `cross` space."""
     width: int
     """D of the cross-modal embedding."""
+    notes: tuple[str, ...] = ()
+    """Sentences on how its weights were read, for the user."""
     truncated: int = 0
     """Captions that `tokenize` has truncated so far to the student's context."""
 
@@ -130,10 +132,11 @@ class Student(nn.Module, abc.ABC):
         return ()
 
     def remarks(self) -> tuple[str, ...]:
-        """Return full sentences for the user: captions truncated, words unknown."""
+        """Return full sentences for the user: how its weights were read, captions truncated, words unknown."""
         if not self.truncated:
-            return ()
-        return (f"{self.truncated} captions (counted each time they were read) were longer than the student reads.",)
+            return self.notes
+        cut = f"{self.truncated} captions (counted each time they were read) were longer than the student reads."
+        return (*self.notes, cut)
 
     @abc.abstractmethod
     def save(self, folder: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ from torch.nn import functional as F
 
 from cusa.errors import DataError
 from cusa.manifests.storage import store
+from cusa.models import checkpoint_file, source
 from cusa.models.captions import clean_caption, repair
 from cusa.models.config import StudentConfig
 from cusa.models.preprocess import Preprocess
 from cusa.models.quiet import quiet
-from cusa.models.students import lora, openai_clip, vocabulary
+from cusa.models.students import architecture, lora, openai_clip, vocabulary
 from cusa.models.students.base import CARD, Space, Student
 
 _HEADS = "heads.safetensors"
@@ -94,10 +95,11 @@ class DualEncoder(Student):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             heads: dict[str, Tensor] = {}
+            notes: tuple[str, ...] = ()
             if config.name == "scratch":
                 backbone, tokenizer, card = _from_scratch(config, captions)
-            elif Path(config.name).is_file():
-                backbone, tokenizer, card, heads = _from_checkpoint(Path(config.name))
+            elif (file := source.checkpoint_file(config.name)) is not None:
+                backbone, tokenizer, card, heads, notes = _from_checkpoint(file)
             else:
                 backbone, tokenizer, card = _from_hugging_face(config.name, revision=config.revision)
             torch.manual_seed(seed + 1)
@@ -105,6 +107,7 @@ class DualEncoder(Student):
             known = {name: value for name, value in heads.items() if name.partition(".")[0] in spaces}
             card = {**card, "heads": spaces, "text": {**card["text"], **text}}
             student = DualEncoder(backbone, tokenizer, card, head_std=config.head_std).train()
+            student.notes = notes
             student.heads.load_state_dict(known, strict=False)
             return student
 
@@ -114,19 +117,24 @@ class DualEncoder(Student):
         return DualEncoder(*_from_hugging_face(name))
 
     @staticmethod
-    def from_checkpoint(path: Path, *, tokenizer: Any = None) -> "DualEncoder":
-        """Read a file in OpenAI's CLIP format, or the authors' CUSA checkpoint with its heads.
+    def from_checkpoint(file: source.CheckpointFile | Path, *, tokenizer: Any = None) -> "DualEncoder":
+        """Read a CLIP of OpenAI or open_clip, or the authors' CUSA checkpoint with its heads.
 
         Args:
-            path: what `cusa.models.students.openai_clip.read` reads.
+            file: what `cusa.models.checkpoint_file.read` reads, with its architecture where the file does not say it.
             tokenizer: for a vocabulary that is not OpenAI's.
 
         Raises:
-            DataError: if the file is of another kind, or its vocabulary is unknown and no tokenizer is given.
+            ConfigError: if there is no such architecture.
+            DataError: if the file is of another kind, may be of several architectures, or its vocabulary is unknown and
+                no tokenizer is given.
         """
-        backbone, tokenizer, card, heads = _from_checkpoint(path, tokenizer=tokenizer)
+        if isinstance(file, Path):
+            file = source.checkpoint_file(file) or source.CheckpointFile(file, "", None)
+        backbone, tokenizer, card, heads, notes = _from_checkpoint(file, tokenizer=tokenizer)
         student = DualEncoder(backbone, tokenizer, card)
         student.heads.load_state_dict(heads)
+        student.notes = notes
         return student
 
     @staticmethod
@@ -308,27 +316,38 @@ def _from_hugging_face(name: str, *, revision: str = "") -> tuple[nn.Module, Any
     return backbone, tokenizer, _card(name, backbone, preprocess, config.text_config.max_position_embeddings, tokenizer)
 
 
-def _from_checkpoint(path: Path, *, tokenizer: Any = None) -> tuple[nn.Module, Any, dict[str, Any], dict[str, Tensor]]:
-    """Return towers, tokenizer, card and heads of a checkpoint file."""
-    clip, heads, temperatures = openai_clip.split(openai_clip.read(path))
-    backbone = openai_clip.to_hugging_face(clip)
-    config: Any = backbone.config
-    context = config.text_config.max_position_embeddings
+class _Checkpoint(NamedTuple):
+    """A checkpoint file as the parts of a student."""
+
+    backbone: nn.Module
+    tokenizer: Any
+    card: dict[str, Any]
+    heads: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def _from_checkpoint(file: source.CheckpointFile, *, tokenizer: Any = None) -> _Checkpoint:
+    state, notes = checkpoint_file.read(file.path)
+    parts = openai_clip.split(state)
+    clip = openai_clip.plain(parts.clip, file.path)
+    chosen = architecture.choose(
+        clip, path=file.path, named=file.architecture, config=file.config, openai=parts.of_authors
+    )
+    backbone = openai_clip.to_hugging_face(clip, chosen)
     if tokenizer is None:
-        words = config.text_config.vocab_size
-        if words != openai_clip.VOCABULARY:
+        if chosen.vocabulary != openai_clip.VOCABULARY:
             raise DataError(
-                f"{path} has a vocabulary of {words:,} ids; only OpenAI's of {openai_clip.VOCABULARY:,} is known here. "
-                "Pass its tokenizer: DualEncoder.from_checkpoint(path, tokenizer=...).",
-                path=path,
+                f"{file.path} has a vocabulary of {chosen.vocabulary:,} ids; only OpenAI's of "
+                f"{openai_clip.VOCABULARY:,} is known here. Pass its tokenizer: "
+                "DualEncoder.from_checkpoint(path, tokenizer=...).",
+                path=file.path,
             )
-        tokenizer = openai_clip.tokenizer(context)
-    preprocess = Preprocess(config.vision_config.image_size)
-    card = _card(path.stem, backbone, preprocess, context, tokenizer)
-    card["heads"] = [space for space in ("cross", "uni") if any(name.startswith(f"{space}.") for name in heads)]
-    if temperatures:
-        card["temperatures"] = temperatures
-    return backbone, tokenizer, card, heads
+        tokenizer = openai_clip.tokenizer(chosen.context)
+    card = _card(file.path.stem, backbone, chosen.preprocess, chosen.context, tokenizer)
+    card["heads"] = [space for space in ("cross", "uni") if any(name.startswith(f"{space}.") for name in parts.heads)]
+    if parts.temperatures:
+        card["temperatures"] = parts.temperatures
+    return _Checkpoint(backbone, tokenizer, card, parts.heads, (*notes, *chosen.remarks))
 
 
 def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:

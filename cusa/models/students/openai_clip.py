@@ -1,4 +1,4 @@
-"""Checkpoints in OpenAI's CLIP format, and the authors' CUSA checkpoints that contain one, as students of ours.
+"""Checkpoints with OpenAI's names, and the authors' CUSA checkpoints that contain one, as models of transformers.
 
 Legend: W width of a tower, D width of the embedding.
 """
@@ -8,18 +8,26 @@ import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from cusa.errors import DataError, nearest
+from cusa.models.students.architecture import OPENAI_MARKS, Architecture, Tower, num_layers
 
 VOCABULARY = 49_408
 """Ids of OpenAI's vocabulary: 256 bytes, 256 bytes that end a word, 48,894 merges, the start and the end mark."""
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
-_ARCHIVE_ONLY = ("input_resolution", "context_length", "vocab_size")
+_OTHER_MODELS = {
+    "visual.layer1.": "a ResNet image tower (RN50...)",
+    "visual.trunk.": "an image tower of timm",
+    "visual.attn_pool.": "a pooling by attention",
+    "text.transformer.embeddings.": "a text tower of Hugging Face",
+    "text.transformer.encoder.": "a text tower of Hugging Face",
+    "text_decoder.": "a decoder of captions (CoCa)",
+}
+"""Beginnings of tensors' names that only other models than a CLIP of two plain transformers have."""
 _HEADS = {f"{space}_{modality}": f"{space}.{modality}" for space in ("cross", "uni") for modality in ("image", "text")}
 _TEMPERATURE = re.compile(r"^(tau|(cross|uni)_(the_softlabel_)?tau(_image|_text)?)$")
 _LEAVES = ("weight", "bias")
@@ -51,54 +59,30 @@ _IMAGE = {
 _TRANSPOSED = ("text_projection", "visual.proj")  # x @ P in OpenAI's code, a Linear in transformers
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a file, running no code from it.
+class Parts(NamedTuple):
+    """A checkpoint taken apart."""
 
-    Args:
-        path: `.safetensors`, or what `torch.save` wrote: a state dict, or a dict that holds one under `model` or
-            `state_dict`, as the authors' release writes them. `module.` before every key is dropped.
-
-    Raises:
-        DataError: if the file is none of these, or would need code to be read.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise DataError(f"There is no checkpoint {path}.", path=path) from error
-    except Exception as error:  # a damaged archive raises almost anything
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(
-            f"{path} is not read: {first} Only tensors and plain values are taken from a file; a pickle that names "
-            "other objects could run code. Where you trust the file, write it anew once, in an environment of its own: "
-            "torch.save(model.state_dict(), 'weights.pt') (for a TorchScript archive of OpenAI: "
-            "torch.save(torch.jit.load(PATH).state_dict(), 'weights.pt')), and give that file.",
-            path=path,
-        ) from error
-    for name in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise DataError(f"{path} holds no state dict (names with tensors), also not under 'model' or 'state_dict'.")
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+    clip: dict[str, Tensor]
+    """CLIP's tensors."""
+    heads: dict[str, Tensor]
+    """CUSA's, as `cross.image.linear.weight`...; empty for CLIP alone."""
+    temperatures: dict[str, float]
+    """Learned ones, under the release's names; empty for CLIP alone."""
+    of_authors: bool
+    """Whether it is the authors' CUSA model, which builds on OpenAI's CLIP."""
 
 
-def split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, float]]:
-    """Take a checkpoint apart: OpenAI's CLIP, CUSA's heads under our names, the learned temperatures.
+def split(state: Mapping[str, Tensor]) -> Parts:
+    """Take a checkpoint apart: CLIP, CUSA's heads under our names, the learned temperatures.
 
     Args:
         state: CLIP alone, or the authors' CUSA model, where CLIP's names begin with `clip_model.`.
 
-    Returns:
-        CLIP's state dict with OpenAI's names; the heads as `cross.image.linear.weight`...; the temperatures under the
-        release's names. The last two are empty for CLIP alone.
+    Raises:
+        DataError: if the authors' model has keys that are none of these.
     """
     if not any(name.startswith("clip_model.") for name in state):
-        return dict(state), {}, {}
+        return Parts(dict(state), {}, {}, of_authors=False)
     clip, heads, temperatures, unknown = {}, {}, {}, []
     for name, value in state.items():
         owner, _, leaf = name.rpartition(".")
@@ -116,56 +100,69 @@ def split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Ten
             f"The checkpoint has {len(unknown)} keys that are neither CLIP's, nor a head, nor a temperature: "
             f"{', '.join(sorted(unknown)[:5])}. It is of another model."
         )
-    return clip, heads, temperatures
+    return Parts(clip, heads, temperatures, of_authors=True)
 
 
-def to_hugging_face(state: Mapping[str, Tensor]) -> nn.Module:
-    """Turn a state dict with OpenAI's names into Hugging Face's CLIP, sizes taken from the shapes.
-
-    Features are equal to the reference's to about 2e-6. Half precision becomes float32. Heads of attention are 64 wide,
-    as in all of OpenAI's transformers; ResNet towers are not supported.
+def plain(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Check CLIP's names and return its tensors under OpenAI's; `text.`, open_clip's second layout, is removed.
 
     Args:
-        state: OpenAI's names; `logit_scale` may be missing (the authors' release drops it).
+        state: of OpenAI, or of open_clip; `logit_scale` may be missing (the authors' release drops it).
+        path: the file, for messages.
 
     Raises:
-        DataError: if keys are missing or unexpected (with the nearest known name), or of shapes that do not fit.
+        DataError: if it is of another model, or keys are missing or unexpected (with the nearest known name).
+    """
+    for start, what in _OTHER_MODELS.items():
+        if any(name.startswith(start) for name in state):
+            raise DataError(
+                f"{path} is a CLIP with {what}; only two plain transformers (ViT-...) are read. If its authors offer "
+                "it in transformers' format, give that hub name or folder.",
+                path=path,
+            )
+    if "text.token_embedding.weight" in state:
+        state = {name.removeprefix("text."): value for name, value in state.items()}
+    state = {name: value for name, value in state.items() if name != "logit_bias"}  # of SigLIP's loss
+    _check_names(state, path)
+    return state
+
+
+def to_hugging_face(state: Mapping[str, Tensor], architecture: Architecture | None = None) -> nn.Module:
+    """Turn a state dict with OpenAI's names into Hugging Face's CLIP.
+
+    Features are equal to the reference's to about 2e-6. Half precision becomes float32.
+
+    Args:
+        state: what `plain` gave.
+        architecture: of the file; OpenAI's if None.
+
+    Raises:
+        DataError: if the shapes do not fit together, or OpenAI's heads do not divide a width.
     """
     from transformers import CLIPConfig, CLIPModel
 
-    state = {name: value for name, value in state.items() if name not in _ARCHIVE_ONLY}
-    if "visual.layer1.0.conv1.weight" in state:
-        raise DataError("The checkpoint is a CLIP with a ResNet image tower (RN50...); only ViT towers are supported.")
-    _check_names(state)
-    width, patch = state["visual.conv1.weight"].shape[0], state["visual.conv1.weight"].shape[-1]
-    grid = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
-    words, text_width = state["token_embedding.weight"].shape
-    embed = state["visual.proj"].shape[1]
+    architecture = architecture or Architecture.from_shapes(state)
+    state = {name: value for name, value in state.items() if name not in OPENAI_MARKS}
+    activation = "quick_gelu" if architecture.quick_gelu else "gelu"
     config = CLIPConfig(
-        projection_dim=embed,
+        projection_dim=architecture.width,
         vision_config={
-            "image_size": grid * patch,
-            "patch_size": patch,
-            "hidden_size": width,
-            "intermediate_size": 4 * width,
-            "num_hidden_layers": _layers(state, "visual.transformer"),
-            "num_attention_heads": max(1, width // 64),
-            "projection_dim": embed,
-            "hidden_act": "quick_gelu",
+            "image_size": architecture.image_size,
+            "patch_size": architecture.patch_size,
+            **_tower(architecture.image),
+            "projection_dim": architecture.width,
+            "hidden_act": activation,
         },
         text_config={
-            "vocab_size": words,
-            "max_position_embeddings": len(state["positional_embedding"]),
-            "hidden_size": text_width,
-            "intermediate_size": 4 * text_width,
-            "num_hidden_layers": _layers(state, "transformer"),
-            "num_attention_heads": max(1, text_width // 64),
-            "projection_dim": embed,
-            "hidden_act": "quick_gelu",
+            "vocab_size": architecture.vocabulary,
+            "max_position_embeddings": architecture.context,
+            **_tower(architecture.text),
+            "projection_dim": architecture.width,
+            "hidden_act": activation,
             # The marks are the last two ids; padding is the end mark, as Hugging Face's tokenizer has it.
-            "bos_token_id": words - 2,
-            "eos_token_id": words - 1,
-            "pad_token_id": words - 1,
+            "bos_token_id": architecture.vocabulary - 2,
+            "eos_token_id": architecture.vocabulary - 1,
+            "pad_token_id": architecture.vocabulary - 1,
         },
     )
     model = CLIPModel(config)
@@ -200,31 +197,36 @@ def tokenizer(context: int = 77) -> Any:
     return CLIPTokenizer(vocab=ids, merges=pairs, model_max_length=context)
 
 
-def _layers(state: Mapping[str, Tensor], tower: str) -> int:
-    return len([name for name in state if re.fullmatch(rf"{re.escape(tower)}\.resblocks\.\d+\.ln_1\.weight", name)])
+def _tower(sizes: Tower) -> dict[str, int]:
+    return {
+        "hidden_size": sizes.width,
+        "intermediate_size": sizes.inner,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+    }
 
 
 def _expected(state: Mapping[str, Tensor]) -> set[str]:
     """Return every key that a CLIP of this depth has."""
     leaves = ["attn.in_proj_weight", "attn.in_proj_bias", *(f"{part}.{leaf}" for part in _BLOCK for leaf in _LEAVES)]
-    towers = {tower: max(1, _layers(state, tower)) for tower in ("transformer", "visual.transformer")}
+    towers = {tower: max(1, num_layers(state, tower)) for tower in ("transformer", "visual.transformer")}
     blocks = {
         f"{tower}.resblocks.{layer}.{leaf}" for tower, num in towers.items() for layer in range(num) for leaf in leaves
     }
     return {*_TEXT, *_IMAGE, *blocks}
 
 
-def _check_names(state: Mapping[str, Tensor]) -> None:
+def _check_names(state: Mapping[str, Tensor], path: Path) -> None:
     expected = _expected(state)
     missing = sorted(expected - set(state) - {"logit_scale"})
-    unexpected = sorted(set(state) - expected)
+    unexpected = sorted(set(state) - expected - set(OPENAI_MARKS))
     if missing or unexpected:
         problems = [f"{len(missing)} keys are missing, the first {missing[0]!r}"] if missing else []
         if unexpected:
             hint = nearest(unexpected[0], expected).partition("Allowed:")[0].strip()
             problems.append(f"{len(unexpected)} are not CLIP's, the first {unexpected[0]!r}. {hint}".strip())
         raise DataError(
-            f"This is no CLIP checkpoint in OpenAI's format: {'; '.join(problems)} A Hugging Face model is given by "
+            f"{path} is no CLIP checkpoint with OpenAI's names: {'; '.join(problems)} A Hugging Face model is given by "
             "its folder or hub name.",
             missing=missing,
             unexpected=unexpected,

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cusa.errors import DataError
+from cusa.models import checkpoint_file
 from cusa.models.captions import TRANSFORMS
 from cusa.models.config import StudentConfig
 from cusa.models.preprocess import Preprocess
 from cusa.models.students import folder as folders
-from cusa.models.students import openai_clip, vocabulary
+from cusa.models.students import vocabulary
 from cusa.models.students.base import Space
 from cusa.models.students.matching import Matching
 from cusa.models.students.x2vlm_network import BASE, LARGE, Sizes, X2vlmNetwork, from_checkpoint
@@ -85,14 +86,17 @@ class X2vlm(Matching):
                     BASE if settings.size == "base" else LARGE, image_size=settings.image_size, dropout=settings.dropout
                 )
             network = X2vlmNetwork(sizes)
+            notes: tuple[str, ...] = ()
             if config.name != "scratch":
-                path = Path(config.name)
-                state = _retrieval_keys(openai_clip.read(path))
-                folders.load_state(network, from_checkpoint(state, sizes), path, optional="itm_head.")
+                path = Path(config.name).expanduser()
+                state, notes = checkpoint_file.read(path)
+                folders.load_state(network, from_checkpoint(_retrieval_keys(state), sizes), path, optional="itm_head.")
             torch.manual_seed(seed + 1)
             text = {"transform": config.captions, "max_words": config.max_words, "context": config.context}
             card = {"kind": "x2vlm", "name": Path(config.name).stem, "text": text, "uni": uni}
-            return X2vlm(network, tokenizer, card, head_std=config.head_std).train()
+            student = X2vlm(network, tokenizer, card, head_std=config.head_std).train()
+            student.notes = notes
+            return student
 
     @staticmethod
     def load(folder: Path) -> "X2vlm":
