@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cusa.cli.console import Console, print_json, print_table, print_text, say
-from cusa.cli.options import AsJson, Force, Settings, Wait, local, parse_here, parse_path
+from cusa.cli.options import AsJson, Force, Settings, Trust, Wait, local, parse_here, parse_path
 
 
 def eval_(
@@ -33,6 +33,7 @@ def eval_(
         Path | None, typer.Option(parser=parse_path, help="The image keys the split must consist of, one a line.")
     ] = None,
     settings: Settings = None,
+    trust: Trust = None,
     force: Force = False,
     wait: Wait = False,
     as_json: AsJson = False,
@@ -52,6 +53,7 @@ def eval_(
                 output_folder=out,
                 ids=ids,
                 settings=settings or (),
+                trust=trust or (),
                 force=force,
             ),
             on_event=console.event,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, report_outcomes
-from cusa.cli.options import AsJson, Force, Wait, local
+from cusa.cli.options import AsJson, Force, Trust, Wait, local
 
 
 def export(
@@ -17,6 +17,7 @@ def export(
     out: Annotated[Path, typer.Option(parser=local("--out"), help="Folder to write.")],
     space: Annotated[str, typer.Option(help="sentence-transformers: cross or uni.")] = "cross",
     ensemble: Annotated[str, typer.Option(help="A second run: an SGR and an SAF become SGRAF.")] = "",
+    trust: Trust = None,
     force: Force = False,
     wait: Wait = False,
     as_json: AsJson = False,
@@ -25,5 +26,5 @@ def export(
     from cusa.workflow import export as exporting
 
     with Console():
-        outcome = exporting.export(name, to=to, out=out, space=space, ensemble=ensemble, force=force)
+        outcome = exporting.export(name, to=to, out=out, space=space, ensemble=ensemble, trust=trust or (), force=force)
     report_outcomes(outcome, as_json=as_json)

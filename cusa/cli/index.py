@@ -1,12 +1,15 @@
 """`cusa index`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cusa.cli.console import Console, report_outcomes
-from cusa.cli.options import AsJson, Force, Splits, Wait, Work, validated
+from cusa.cli.options import AsJson, Force, Splits, Trust, Wait, Work, validated
 from cusa.errors import ConfigError, DataError, nearest
+
+if TYPE_CHECKING:
+    from cusa.models.students.base import Student
 
 
 def index(
@@ -19,6 +22,7 @@ def index(
     memory: Annotated[float, typer.Option(help="GiB that an approximate index may take.")] = 8.0,
     latency: Annotated[float, typer.Option(help="Milliseconds a query of an approximate index may take.")] = 10.0,
     recall: Annotated[float, typer.Option(help="Share of the exact neighbours that it must find.")] = 0.95,
+    trust: Trust = None,
     force: Force = False,
     wait: Wait = False,
     as_json: AsJson = False,
@@ -29,6 +33,11 @@ def index(
     from cusa.pipeline.config import IndexConfig
     from cusa.pipeline.index import stage as stage
     from cusa.pipeline.index import student as student_index
+
+    def load(name: str) -> "Student":
+        from cusa.models import student as students
+
+        return students.load(name, trust=trust or ())
 
     config = validated(IndexConfig, neighbours=neighbours, method=method, memory=memory, latency=latency, recall=recall)
     outcomes = []
@@ -47,6 +56,8 @@ def index(
                 outcomes.append(stage.run(config, split=opened, teacher=name, force=force, on_event=console.event))
             if student:
                 outcomes.append(
-                    student_index.run(config, split=opened, student=student, force=force, on_event=console.event)
+                    student_index.run(
+                        config, split=opened, student=student, force=force, on_event=console.event, load=load
+                    )
                 )
     report_outcomes(*outcomes, as_json=as_json)

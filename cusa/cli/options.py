@@ -75,6 +75,13 @@ Wait = Annotated[
         expose_value=False,
     ),
 ]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODULE:CLASS",
+        help="A student's class outside cusa that the model's folder may name: its module is run; repeatable.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing changed.")]
 EngineKind = Annotated[str, typer.Option("--engine", help="Where to work: local, or ray.")]
 EngineAddress = Annotated[str, typer.Option("--address", help="Ray cluster: auto or host:port; empty starts one here.")]

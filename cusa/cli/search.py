@@ -1,12 +1,15 @@
 """`cusa search`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cusa.cli.console import print_json, print_text
-from cusa.cli.options import AsJson, Splits, Work, parse_path
+from cusa.cli.options import AsJson, Splits, Trust, Work, parse_path
+
+if TYPE_CHECKING:
+    from cusa.models.students.base import Student
 
 
 def search(
@@ -22,6 +25,7 @@ def search(
     html: Annotated[
         Path | None, typer.Option(parser=parse_path, help="Write a strip of pictures to this file instead.")
     ] = None,
+    trust: Trust = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the captions and images nearest to words or to a picture, by the indexed teachers or student."""
@@ -29,8 +33,15 @@ def search(
     from cusa.pipeline.index import search as stage
     from cusa.pipeline.result_table import render
 
+    def load(name: str) -> "Student":
+        from cusa.models import student as students
+
+        return students.load(name, trust=trust or ())
+
     opened = [Split(work, name) for name in split or splits(work)]
-    hits = stage.run(opened, words=words, image=image, teacher=teacher, student=student, number=number)
+    hits = stage.run(
+        opened, words=words, image=image, teacher=teacher, student=student, number=number, load_student=load
+    )
     if html is not None:
         stage.write_html(html, opened, hits, words or str(image))
         print_text(f"search: {html}: {len(hits)} hits")

@@ -180,16 +180,19 @@ def _kind(student: Student) -> str:
 
 
 def _use(student: Student, to: str, space: Space) -> list[str]:
+    kind = _kind(student)
     if to == "sentence-transformers":
+        trust = f", model_kwargs={{'trust': ['{kind}']}}" if ":" in kind else ""
         return [
             "from sentence_transformers import SentenceTransformer",
             "",
             "# The code that it asks to trust is cusa's own, as installed; the folder holds none.",
-            "model = SentenceTransformer(FOLDER, trust_remote_code=True)",
+            f"model = SentenceTransformer(FOLDER, trust_remote_code=True{trust})",
             f"rows = model.encode(['a dog on grass'])  # the {space}-modal space; PIL images likewise",
         ]
     if to == "folder":
-        return ["from cusa.models import student", "", "model = student.load(FOLDER)"]
+        trust = f", trust=['{kind}']" if ":" in kind else ""
+        return ["from cusa.models import student", "", f"model = student.load(FOLDER{trust})"]
     if to == "onnx":
         assert isinstance(student, DualEncoder)
         return onnx_pair.use(student)
@@ -215,7 +218,7 @@ def _pictures() -> list[Image.Image]:
 @torch.no_grad()
 def _compare_loaded(student: Student, folder: Path) -> float:
     """Load the folder as a student and compare texts."""
-    again = students.load(folder)
+    again = students.load(folder, trust=[_kind(student)])
     spaces: tuple[Space, ...] = ("cross", "uni") if student.has_uni else ("cross",)
     return max(
         float(
@@ -270,7 +273,9 @@ def _compare_sentence_transformers(student: Student, folder: Path, space: Space)
     """Load the folder as `SentenceTransformer` and compare texts and pictures."""
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=True)
+    model = SentenceTransformer(
+        str(folder), device="cpu", trust_remote_code=True, model_kwargs={"trust": [_kind(student)]}
+    )
     pictures = _pictures()
     arrays = torch.from_numpy(np.stack([student.image_array(picture) for picture in pictures]))
     ours = {

@@ -4,15 +4,14 @@ mteb (Muennighoff et al., arXiv 2210.07316) need not be installed: this module f
 without importing it.
 """
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from cusa.errors import ConfigError, nearest
-from cusa.manifests.storage import store
+from cusa.models import source
 from cusa.models import student as students
 from cusa.models.students.base import Space
 from cusa.models.teachers.hub import teacher_name
@@ -35,6 +34,7 @@ class MtebEncoder:
             models of one name are never mixed.
         device: torch device; the CPU when None.
         space: `auto` as above, or always `cross` or `uni`.
+        trust: as in `cusa.models.student.load`.
         kwargs: of mteb, for other models.
 
     Raises:
@@ -49,15 +49,16 @@ class MtebEncoder:
         *,
         device: str | None = None,
         space: Literal["auto", "cross", "uni"] = "auto",
+        trust: Collection[str] = (),
         **kwargs: Any,
     ) -> None:
         if space not in _SPACES:
             raise ConfigError(f"There is no space {space!r}. {nearest(space, _SPACES)}.", space=space)
-        self.student = students.load(model_name, device=device or "cpu")
+        self.student = students.load(model_name, device=device or "cpu", trust=trust)
         if space == "uni" and not self.student.has_uni:
             raise ConfigError("This student has no uni-modal heads. Leave space at 'auto'.", space=space)
         self._model_name = model_name
-        self._revision = revision or _digest(model_name)
+        self._revision = revision or source.weights_digest(model_name)[:16]
         self._space = space
         self._device = torch.device(device or "cpu")
 
@@ -143,11 +144,3 @@ class MtebEncoder:
             return self._space
         both = len({*task_metadata.modalities} & {"text", "image"}) == 2
         return self.student.space_of("cross-modal" if both else "uni-modal")[0]
-
-
-def _digest(name: str) -> str:
-    path = Path(name).expanduser()
-    folder = path / "model" if (path / "model").is_dir() else path
-    if folder.is_dir():
-        return store.sha256_folder(folder)[:16]
-    return store.sha256_file(path)[:16] if path.is_file() else "main"

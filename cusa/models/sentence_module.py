@@ -75,9 +75,13 @@ class StudentModule(InputModule):
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> "StudentModule":  # type: ignore[override]
-        """Read what `save` wrote, from a local folder."""
+        """Read what `save` wrote, from a local folder.
+
+        A student's class outside cusa is loaded only if `model_kwargs={"trust": ["module:Class"]}` names it.
+        """
+        trust = (kwargs.get("model_kwargs") or {}).get("trust", ())
         folder = Path(model_name_or_path) / subfolder
-        return cls(students.load(folder / _STUDENT), store.read_json(folder / _CONFIG)["space"])
+        return cls(students.load(folder / _STUDENT, trust=trust), store.read_json(folder / _CONFIG)["space"])
 
 
 def _opened(item: Any) -> Any:

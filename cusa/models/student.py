@@ -4,7 +4,7 @@ Legend: B pairs or items, D width of an embedding, C H W channels and pixels of 
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -89,13 +89,14 @@ def kind_class(kind: str) -> StudentClass:
     return student_class
 
 
-def load(name: str | Path, *, device: str | torch.device = "cpu") -> Student:
+def load(name: str | Path, *, device: str | torch.device = "cpu", trust: Collection[str] = ()) -> Student:
     """Load a trained student.
 
     Args:
         name: a run folder, a model folder that `save` wrote, a Hugging Face folder of a dual encoder, a hub name, or a
-            checkpoint file in OpenAI's CLIP format (the authors' CUSA checkpoints too).
+            checkpoint file of OpenAI, open_clip or CUSA's authors, `FILE@ARCHITECTURE` where it does not say its own.
         device: where its weights go.
+        trust: classes outside this package, `module:Class`, that a folder may name: loading one runs its module.
 
     Returns:
         The student in evaluation mode.
@@ -109,12 +110,7 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Student:
     student: Student
     folder = next((place for place in (path, path / "model") if (place / CARD).is_file()), None)
     if folder is not None:
-        kind = store.read_json(folder / CARD).get("kind")
-        try:
-            student_class = kind_class(str(kind))
-        except ConfigError as error:
-            raise DataError(f"{folder / CARD} describes a student of kind {kind!r}. {error}", path=folder) from error
-        student = student_class.load(folder)
+        student = _load_folder(folder, trust)
     elif (file := source.checkpoint_file(name)) is not None:
         student = DualEncoder.from_checkpoint(file)
     elif path.is_dir() and not (path / "config.json").is_file():
@@ -131,3 +127,26 @@ def load(name: str | Path, *, device: str | torch.device = "cpu") -> Student:
     else:
         student = DualEncoder.from_hugging_face(str(path) if path.is_dir() else str(name))
     return student.to(device).eval()
+
+
+def _load_folder(folder: Path, trust: Collection[str]) -> Student:
+    card = store.read_json(folder / CARD)
+    kind = str(card.get("kind")) if isinstance(card, dict) else ""
+    if ":" in kind and kind not in trust:
+        raise DataError(
+            f"{folder / CARD} describes a student of the class {kind!r}, which is not part of cusa: to load it is to run "
+            f"the code of that module. If you trust it, name it: --trust {kind} (in Python: trust=[{kind!r}]).",
+            path=folder,
+            kind=kind,
+        )
+    try:
+        student_class = kind_class(kind)
+    except ConfigError as error:
+        raise DataError(f"{folder / CARD} describes a student of kind {kind!r}. {error}", path=folder) from error
+    try:
+        return student_class.load(folder)
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder / CARD} does not describe a student of kind {kind!r}: {error!r} in it. Restore it, or train again.",
+            path=folder,
+        ) from error

@@ -47,6 +47,8 @@ class EvalRequest:
     """File of the image keys that the split must consist of, one a line (`ids.txt` of an earlier evaluation)."""
     settings: Sequence[str] = ()
     """`key=value` of `cusa.eval.config.EvalConfig`."""
+    trust: Sequence[str] = ()
+    """Classes outside cusa, `module:Class`, that the model's folder may name."""
     force: bool = False
     """Score again even if nothing changed."""
 
@@ -91,7 +93,7 @@ def evaluate(name: str, request: EvalRequest, *, on_event: OnEvent = ignore) -> 
     chosen = request.chosen_tasks()
     folders = sort_by_kind(request.data)
     _refuse_tasks_without_data(chosen, folders, request)
-    model = open_model(name, request.settings)
+    model = open_model(name, request.settings, trust=request.trust)
     if not ranks.started_together():
         return _Evaluation(model, request, chosen, folders, ALONE, on_event).run()
     with ranks.process_group(model.config.device) as device:

@@ -11,6 +11,7 @@ from cusa.eval.config import EvalConfig
 from cusa.manifests import ledger
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
+from cusa.models import source
 
 if TYPE_CHECKING:
     from cusa.eval.encode import TextModel
@@ -30,6 +31,8 @@ class EvaluatedModel:
     config: EvalConfig
     digest: str
     """Of its weights."""
+    trust: tuple[str, ...] = ()
+    """As in `cusa.models.student.load`."""
 
     @property
     def results_folder(self) -> Path | None:
@@ -46,7 +49,7 @@ class EvaluatedModel:
             return TextModel(teacher.name, teacher.encode, teacher.provenance())
         from cusa.models import student
 
-        return student.load(self.name)
+        return student.load(self.name, trust=self.trust)
 
     def training_split(self) -> Split | None:
         """Return the split it was trained on, where that is recorded and the split still exists."""
@@ -72,12 +75,13 @@ class EvaluatedModel:
         return Path(store.read_json(self.run / "run.json")["data"])
 
 
-def open_model(name: str, settings: Iterable[str]) -> EvaluatedModel:
+def open_model(name: str, settings: Iterable[str], *, trust: Iterable[str] = ()) -> EvaluatedModel:
     """Describe a model without loading it.
 
     Args:
         name: a run folder, a model folder, a sentence-transformers folder, or a hub name.
         settings: `key=value` of `EvalConfig`; a run's own recipe gives the rest.
+        trust: as in `cusa.models.student.load`.
 
     Raises:
         ConfigError: for a setting that does not exist.
@@ -93,6 +97,7 @@ def open_model(name: str, settings: Iterable[str]) -> EvaluatedModel:
         ledger.refuse_changed(path / "ledger.json")
         recipe = store.read_json(path / "recipe.json")
         config = recipes.section(EvalConfig, settings, base=recipe.get("eval", {}))
-        return EvaluatedModel(name, path, recipe, config, store.sha256_folder(path / "model"))
-    digest = store.sha256_folder(path) if path.is_dir() else store.sha256_file(path) if path.is_file() else name
-    return EvaluatedModel(name, None, {}, recipes.section(EvalConfig, settings), digest)
+        return EvaluatedModel(name, path, recipe, config, store.sha256_folder(path / "model"), tuple(trust))
+    return EvaluatedModel(
+        name, None, {}, recipes.section(EvalConfig, settings), source.weights_digest(name), tuple(trust)
+    )

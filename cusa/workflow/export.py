@@ -1,5 +1,6 @@
 """Exporting a trained student, or the mean of two, with its ledger."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,20 @@ from cusa.errors import ConfigError, nearest
 from cusa.manifests import ledger
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
+from cusa.models import source
 from cusa.models.config import EXPORT_FORMATS
 
 
-def export(name: str, *, to: str, out: Path, space: str = "cross", ensemble: str = "", force: bool = False) -> Outcome:
+def export(
+    name: str,
+    *,
+    to: str,
+    out: Path,
+    space: str = "cross",
+    ensemble: str = "",
+    trust: Collection[str] = (),
+    force: bool = False,
+) -> Outcome:
     """Write a student as a folder for other libraries, compared with the student once loaded again.
 
     Args:
@@ -19,6 +30,7 @@ def export(name: str, *, to: str, out: Path, space: str = "cross", ensemble: str
         out: the folder; replaced whole.
         space: of a sentence-transformers folder, `cross` or `uni`.
         ensemble: a second run; an SGR and an SAF become SGRAF.
+        trust: as in `cusa.models.student.load`.
         force: write it again.
 
     Raises:
@@ -34,12 +46,12 @@ def export(name: str, *, to: str, out: Path, space: str = "cross", ensemble: str
     from cusa.models.students.sgraf import Sgraf
 
     parts = [part for part in (name, ensemble) if part]
-    inputs = {f"student {number}": _student_digest(part) for number, part in enumerate(parts, 1)}
+    inputs = {f"student {number}": source.weights_digest(part) for number, part in enumerate(parts, 1)}
     parameters = {"to": to, "space": space}
     stage = StageRun("export", out / "ledger.json", inputs=inputs, parameters=parameters, force=force)
     if stage.up_to_date:
         return stage.reuse()
-    loaded = [students.load(part) for part in parts]
+    loaded = [students.load(part, trust=trust) for part in parts]
     student = loaded[0]
     if ensemble:
         one, other = loaded
@@ -57,12 +69,3 @@ def export(name: str, *, to: str, out: Path, space: str = "cross", ensemble: str
         exporting.run(student, to, out, space=space, facts=facts)  # type: ignore[arg-type]
         counts = {"parameters": sum(parameter.numel() for parameter in student.parameters())}
         return stage.finish(outputs=store.files_below(out), counts=counts)
-
-
-def _student_digest(name: str) -> str:
-    path = Path(name)
-    if (path / "model").is_dir():
-        return store.sha256_folder(path / "model")
-    if path.is_dir():
-        return store.sha256_folder(path)
-    return store.sha256_file(path) if path.is_file() else name

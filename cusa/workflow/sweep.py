@@ -205,7 +205,9 @@ def _one(
     try:
         training.train(recipe, work=data[0], out=folder, force=force, callbacks=callbacks)
         results = scoring.evaluate(
-            str(folder), scoring.EvalRequest(data=data, force=force), on_event=callbacks.on_event
+            str(folder),
+            scoring.EvalRequest(data=data, trust=[recipe.student.kind], force=force),
+            on_event=callbacks.on_event,
         )
     except (StoppedError, ConfigError):
         raise

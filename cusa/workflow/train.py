@@ -94,7 +94,9 @@ def train(
             notes=tuple(note for one in outcomes for note in one.notes),
         )
     if test:
-        scoring.evaluate(str(out), scoring.EvalRequest(data=[work]), on_event=callbacks.on_event)
+        scoring.evaluate(
+            str(out), scoring.EvalRequest(data=[work], trust=[recipe.student.kind]), on_event=callbacks.on_event
+        )
     return outcome
 
 
@@ -129,7 +131,9 @@ def train_one(
         with ranks.process_group(recipe.train.device):
             outcome = run.train()
     if test and os.environ.get("RANK", "0") == "0":
-        scoring.evaluate(str(out), scoring.EvalRequest(data=[work]), on_event=callbacks.on_event)
+        scoring.evaluate(
+            str(out), scoring.EvalRequest(data=[work], trust=[recipe.student.kind]), on_event=callbacks.on_event
+        )
     return outcome
 
 

@@ -10,6 +10,7 @@ import pytest
 from cusa import recipe
 from cusa.errors import ConfigError, DataError
 from cusa.manifests.storage import store
+from cusa.models import export as exporting
 from cusa.models import student as students
 from cusa.models.config import StudentConfig
 from cusa.workflow import evaluate as scoring
@@ -43,10 +44,12 @@ def test_the_pages_adapter_trains_and_is_evaluated(mine: None, tmp_path: Path) -
     losses = [row["value"] for row in rows if row["name"] == "loss"]
     assert losses[-1] < 0.8 * losses[0]
     assert store.read_json(tmp_path / "run" / "model" / "student.json")["kind"] == "mine:Mean"
-    (report,) = scoring.evaluate(str(tmp_path / "run"), scoring.EvalRequest(data=[work]))
+    (report,) = scoring.evaluate(str(tmp_path / "run"), scoring.EvalRequest(data=[work], trust=["mine:Mean"]))
     assert report["student"] == "mean"
     assert report["tasks"]["cross-modal"]["queries"] == 12 + 36
-    again = students.load(tmp_path / "run")
+    with pytest.raises(DataError, match="not part of cusa.*--trust mine:Mean"):
+        scoring.evaluate(str(tmp_path / "run"), scoring.EvalRequest(data=[work], force=True))
+    again = students.load(tmp_path / "run", trust=["mine:Mean"])
     assert type(again).__name__ == "Mean"
 
 
@@ -75,7 +78,7 @@ def test_a_folder_of_a_class_that_is_gone(mine: None, tmp_path: Path) -> None:
     card = store.read_json(tmp_path / "model" / students.CARD)
     store.write_json(tmp_path / "model" / students.CARD, {**card, "kind": "gone:Mean"})
     with pytest.raises(DataError, match="kind 'gone:Mean'"):
-        students.load(tmp_path / "model")
+        students.load(tmp_path / "model", trust=["gone:Mean"])
 
 
 @pytest.mark.parametrize("name", ["clip-vit-b-32", "sgr", "saf", "x2vlm-base"])
@@ -84,3 +87,29 @@ def test_recipes_of_the_papers_students_hold_its_weights(name: str) -> None:
     expected = {"clip-vit-b-32": (0.1, 0.5), "sgr": (0.6, 0.75), "saf": (1.0, 0.75), "x2vlm-base": (0.3, 0.75)}
     assert (loaded.loss.alpha, loaded.loss.beta) == expected[name]
     assert students.kind_class(loaded.student.kind)
+
+
+def test_a_foreign_class_is_imported_only_if_it_is_named(mine: None, tmp_path: Path) -> None:
+    """Even the import must not happen: it runs the module."""
+    student = students.create(StudentConfig(kind="mine:Mean"), captions=["a red wall"], uni=False, seed=0)
+    student.save(tmp_path / "model")
+    (tmp_path / "outside" / "evil.py").write_text("raise SystemExit('code ran')")
+    card = store.read_json(tmp_path / "model" / students.CARD)
+    store.write_json(tmp_path / "model" / students.CARD, {**card, "kind": "evil:Mean"})
+    for trust in ([], ["mine:Mean"], ["evil"]):
+        with pytest.raises(DataError, match="'evil:Mean', which is not part of cusa.*trust=\\['evil:Mean'\\]"):
+            students.load(tmp_path / "model", trust=trust)
+    store.write_json(tmp_path / "model" / students.CARD, card)
+    assert type(students.load(tmp_path / "model", trust=["mine:Mean"])).__name__ == "Mean"
+
+
+def test_an_export_of_a_foreign_class_is_loaded_only_where_it_is_named(mine: None, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    student = students.create(StudentConfig(kind="mine:Mean"), captions=["a red wall"], uni=False, seed=0).eval()
+    exporting.run(student, "sentence-transformers", tmp_path / "st")
+    assert "model_kwargs={'trust': ['mine:Mean']}" in (tmp_path / "st" / "README.md").read_text()
+    with pytest.raises(DataError, match="not part of cusa"):
+        SentenceTransformer(str(tmp_path / "st"), device="cpu", trust_remote_code=True)
+    exporting.run(student, "folder", tmp_path / "own")
+    assert "student.load(FOLDER, trust=['mine:Mean'])" in (tmp_path / "own" / "README.md").read_text()

@@ -18,7 +18,8 @@ from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
-from cusa.models.teachers.hub import model_folder, teacher_name
+from cusa.models import source
+from cusa.models.teachers.hub import teacher_name
 from cusa.pipeline.config import IndexConfig
 from cusa.pipeline.index.files import read_index, write_index
 from cusa.pipeline.index.neighbours import CrossModal
@@ -76,7 +77,7 @@ def run(
         DataError: if there is no such student, or an image does not decode.
     """
     folder, name = split.folder / "index", student_name(student)
-    weights = _weights(student)
+    weights = source.weights_digest(student)
     inputs = {"split": split.digest, "student": weights}
     parameters = {"student": name, "neighbours": config.neighbours}
     stage = StageRun("index", folder / f"cross-{name}.ledger.json", inputs=inputs, parameters=parameters, force=force)
@@ -84,7 +85,7 @@ def run(
         return stage.reuse()
     with stage.begin(unless_held=split.locks):
         rows = _embed(split, student, load, on_event)
-        weights = _weights(student)  # of a hub's model it is known once the files are here
+        weights = source.weights_digest(student)  # of a hub's model it is known once the files are here
         written: list[Path] = []
         checksums, near = {}, {}
         from cusa.pipeline.index.exact import flat_index
@@ -151,7 +152,7 @@ def open_index(split: Split, student: str, modality: str) -> Any:
     """
     name = student_name(student)
     made_from = {"split": split.digest, "student": name}
-    if (weights := _weights(student)) != student:  # the student may be gone, its index remains
+    if (weights := source.weights_digest(student)) != student:  # the student may be gone, its index remains
         made_from["weights_sha256"] = weights
     return read_index(
         split.folder / "index" / f"{name}-{_FILE_OF[modality]}.faiss",
@@ -197,15 +198,6 @@ def student_digest(split: Split, student: str) -> str:
 def student_name(student: str) -> str:
     """Return the name that a student's files get."""
     return teacher_name(student)
-
-
-def _weights(student: str) -> str:
-    """Return a digest of a student's weights: of its model folder or file; its name where the files are not here."""
-    path = Path(student).expanduser()
-    if path.is_file():
-        return store.sha256_file(path)
-    model = path / "model" if (path / "model").is_dir() else model_folder(student)
-    return student if model is None else store.sha256_folder(model)
 
 
 def _made_by(split: Split, student: str) -> str:
