@@ -134,8 +134,8 @@ def _load_folder(folder: Path, trust: Collection[str]) -> Student:
     kind = str(card.get("kind")) if isinstance(card, dict) else ""
     if ":" in kind and kind not in trust:
         raise DataError(
-            f"{folder / CARD} describes a student of the class {kind!r}, which is not part of cusa: to load it is to run "
-            f"the code of that module. If you trust it, name it: --trust {kind} (in Python: trust=[{kind!r}]).",
+            f"{folder / CARD} describes a student of the class {kind!r}, which is not part of cusa: loading it runs the "
+            f"code of that module. If you trust it, name it: --trust {kind} (in Python: trust=[{kind!r}]).",
             path=folder,
             kind=kind,
         )
@@ -147,6 +147,6 @@ def _load_folder(folder: Path, trust: Collection[str]) -> Student:
         return student_class.load(folder)
     except (KeyError, TypeError) as error:
         raise DataError(
-            f"{folder / CARD} does not describe a student of kind {kind!r}: {error!r} in it. Restore it, or train again.",
+            f"{folder / CARD} does not describe a student of kind {kind!r}: {error!r}. Restore it, or train again.",
             path=folder,
         ) from error
