@@ -134,8 +134,8 @@ def _load_folder(folder: Path, trust: Collection[str]) -> Student:
     kind = str(card.get("kind")) if isinstance(card, dict) else ""
     if ":" in kind and kind not in trust:
         raise DataError(
-            f"{folder / CARD} describes a student of the class {kind!r}, which is not part of cusa: loading it runs the "
-            f"code of that module. If you trust it, name it: --trust {kind} (in Python: trust=[{kind!r}]).",
+            f"{folder / CARD} describes a student of the class {kind!r}, which is not part of cusa: loading it runs "
+            f"that module's code. If you trust it, name it: --trust {kind} (in Python: trust=[{kind!r}]).",
             path=folder,
             kind=kind,
         )
