@@ -130,7 +130,7 @@ def test_search__a_student_that_was_not_indexed_is_named(split: Split, monkeypat
         search.run([split], words="a wall", student="runs/other", load_student=_load)
     with pytest.raises(ConfigError, match="not by both"):
         search.run([split], words="a wall", student="runs/seer", teacher="words", load_student=_load)
-    monkeypatch.setattr(student_index, "_weights", lambda student: "others")
+    monkeypatch.setattr(student_index.source, "weights_digest", lambda student: "others")
     with pytest.raises(StaleError, match=r"seer-images\.faiss were made from another state of the student"):
         search.run([split], words="a wall", student="runs/seer", load_student=_load)
 
@@ -159,7 +159,7 @@ def test_read_student__files_of_another_student_or_another_training_are_refused(
     with pytest.raises(StaleError, match=r"cross-other-images\.parquet and other-images\.faiss were made from another"):
         student_index.read_student(split, "other")
     assert student_index.read_student(split, "runs/seer").provenance["weights_sha256"] == "runs/seer"
-    monkeypatch.setattr(student_index, "_weights", lambda student: "trained again")
+    monkeypatch.setattr(student_index.source, "weights_digest", lambda student: "trained again")
     with pytest.raises(StaleError, match="another state of the student"):
         student_index.read_student(split, "runs/seer")
 
