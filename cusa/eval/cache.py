@@ -128,7 +128,7 @@ def kept(
     """
     record = ledger.read(folder / "ledger.json")
     place = {content: at for at, content in enumerate(contents)}
-    found: list[np.ndarray] = []
+    places: list[np.ndarray] = []
     rows: dict[str, list[np.ndarray]] = {}
     seen: set[int] = set()
     for path in _files(folder, kind):
@@ -153,12 +153,12 @@ def kept(
         os.utime(path)
         seen.update(at for _, at in mine)
         here = np.array([row for row, _ in mine])
-        found.append(np.array([at for _, at in mine], np.int64))
+        places.append(np.array([at for _, at in mine], np.int64))
         for name, block in blocks.items():
             rows.setdefault(name, []).append(block[here])
-    if not found:
+    if not places:
         return np.array([], np.int64), {}
-    return np.concatenate(found), {name: np.concatenate(parts) for name, parts in rows.items()}
+    return np.concatenate(places), {name: np.concatenate(parts) for name, parts in rows.items()}
 
 
 def _is_as_recorded(path: Path, record: ledger.Ledger | None) -> bool:

@@ -48,12 +48,12 @@ def of_texts(train: Split, texts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def sentence(found: dict[str, Any]) -> str:
+def sentence(counts: dict[str, Any]) -> str:
     """Put it in a sentence."""
-    images = f"{found['images']:,} of {found['of_images']:,} images and " if "images" in found else ""
+    images = f"{counts['images']:,} of {counts['of_images']:,} images and " if "images" in counts else ""
     return (
-        f"Leakage: {images}{found['captions']:,} of {found['of_captions']:,} texts of this test set stand in the "
-        f"training split {found['train']} as well."
+        f"Leakage: {images}{counts['captions']:,} of {counts['of_captions']:,} texts of this test set stand in the "
+        f"training split {counts['train']} as well."
     )
 
 

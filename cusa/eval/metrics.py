@@ -29,8 +29,8 @@ def recall_at_k(rank_Q: np.ndarray, k: int) -> float:
 
 def median_rank(rank_Q: np.ndarray) -> float:
     """Return the median rank of the best right item; lower is better, 1 is perfect; misses are left out."""
-    found = rank_Q[rank_Q >= 1]
-    return float(np.median(found)) if len(found) else float("nan")
+    hits = rank_Q[rank_Q >= 1]
+    return float(np.median(hits)) if len(hits) else float("nan")
 
 
 def mean_percent(value_Q: np.ndarray) -> float:

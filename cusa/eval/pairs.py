@@ -99,11 +99,11 @@ def rerank(
         images, texts = contents(split)
         for start in range(0, len(pairs), config.batch_size):
             some = pairs[start : start + config.batch_size]
-            found = student.match(
+            logits_B2 = student.match(
                 _stacked([kept.of["image"][images[row]] for row in (some // wide).tolist()], device),
                 _stacked([kept.of["text"][texts[row]] for row in (some % wide).tolist()], device),
             )
-            logits[start : start + len(some)] = found[:, 1].float().cpu().numpy()
+            logits[start : start + len(some)] = logits_B2[:, 1].float().cpu().numpy()
             on_event(f"re-rank {split.name}", start + len(some), len(pairs))
         for there in kept.of.values():
             there.clear()
@@ -120,13 +120,13 @@ def rerank(
 def _image_parts(
     student: "Student", split: Split, config: EvalConfig, device: torch.device, on_event: OnEvent
 ) -> list[dict[str, "Tensor"]]:
-    found = []
+    batches = []
     for start in range(0, split.num_images, config.batch_size):
         rows = range(start, min(start + config.batch_size, split.num_images))
         parts = student.image_parts(read_images(student, split, rows, device))
-        found.append({name: value.cpu() for name, value in parts.items()})
+        batches.append({name: value.cpu() for name, value in parts.items()})
         on_event(f"encode {split.name}", start + len(rows), split.num_images)
-    return found
+    return batches
 
 
 def _keep_all(

@@ -56,18 +56,18 @@ _WAYS = [(DIRECTIONS[way][1], way, DIRECTIONS[way][0]) for way in ("image-to-tex
 
 
 def _retrieval() -> tuple[Column, ...]:
-    found = []
+    columns = []
     for start, name, dataset, task in (
         ("coco5k", "COCO 5K", "coco", "coco-5k"),
         ("flickr1k", "Flickr30K 1K", "flickr30k", "cross-modal"),
     ):
         for short, way, words in _WAYS:
-            found += [
+            columns += [
                 Column(f"{start}_{short}_r{k}", f"{name}, {words} {title(f'r@{k}')}", dataset, task, f"{way}/r@{k}")
                 for k in (1, 5, 10)
             ]
-        found.append(Column(f"{start}_rsum", f"{name}, {title('rsum')}", dataset, task, "rsum"))
-    return tuple(found)
+        columns.append(Column(f"{start}_rsum", f"{name}, {title('rsum')}", dataset, task, "rsum"))
+    return tuple(columns)
 
 
 _ECCV = tuple(
@@ -145,18 +145,18 @@ def values(table: Table, results: Sequence[Mapping[str, Any]]) -> dict[str, floa
         table: one of `TABLES`.
         results: what `metrics.json` of each evaluation holds.
     """
-    found: dict[str, float] = {}
+    ours: dict[str, float] = {}
     results = [as_pictures(result) for result in results]
     for column in table.columns:
         for result in results:
             if column.dataset and result.get("dataset") == column.dataset:
                 value = result["tasks"].get(column.task, {}).get("metrics", {}).get(column.metric)
                 if value is not None:
-                    found[column.key] = float(value)
+                    ours[column.key] = float(value)
     alone = [column.key for column in table.columns if column.dataset]
-    if len(alone) < len(table.columns) and all(key in found for key in alone):
-        found["avg"] = sum(found[key] for key in alone) / len(alone)
-    return found
+    if len(alone) < len(table.columns) and all(key in ours for key in alone):
+        ours["avg"] = sum(ours[key] for key in alone) / len(alone)
+    return ours
 
 
 def rows(results: Sequence[Mapping[str, Any]]) -> list[Cell]:

@@ -165,10 +165,10 @@ def rank_by_each(
 ) -> list[Ranking]:
     """Rank the gallery once and judge it by several truths; see `rank`."""
     num = len(truths[0].relevant)
-    found = []
+    rankings = []
     for truth in truths:
         positives = np.array([len(rows) for rows in truth.relevant], np.int64)
-        found.append(
+        rankings.append(
             Ranking(
                 rank=np.zeros(num, np.int64),
                 positives=positives if truth.num_right is None else truth.num_right,
@@ -200,7 +200,7 @@ def rank_by_each(
                     row + start,
                     truth.at_r,
                 )
-                for truth, out in zip(truths, found, strict=True)
+                for truth, out in zip(truths, rankings, strict=True)
                 for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
                 if start < stop
             ]
@@ -210,7 +210,7 @@ def rank_by_each(
                 block[themselves] = kept  # it may be part of somebody's table
             row += len(block)
     assert row == num, (row, num)
-    return found
+    return rankings
 
 
 def _rank_block(scores: np.ndarray, relevant: Sequence[np.ndarray], out: Ranking, first: int, at_r: bool) -> None:
@@ -226,15 +226,15 @@ def _rank_block(scores: np.ndarray, relevant: Sequence[np.ndarray], out: Ranking
     places = np.minimum(out.positives[rows], size) if at_r else np.zeros(num, np.int64)
     wanted = np.clip(np.maximum(places, out.top.shape[1]), 1, size)
     floor = _floor(scores, wanted)
-    found = np.flatnonzero(scores >= floor[:, None])
-    if len(found) > _CANDIDATES and num > 1:
+    candidates_n = np.flatnonzero(scores >= floor[:, None])
+    if len(candidates_n) > _CANDIDATES and num > 1:
         half = num // 2
         _rank_block(scores[:half], relevant[:half], out, first, at_r)
         _rank_block(scores[half:], relevant[half:], out, first + half, at_r)
         return
-    starts = np.searchsorted(found, np.arange(num) * size)
-    query_n = np.repeat(np.arange(num), np.diff(starts, append=len(found)))
-    item_n = found - query_n * size
+    starts = np.searchsorted(candidates_n, np.arange(num) * size)
+    query_n = np.repeat(np.arange(num), np.diff(starts, append=len(candidates_n)))
+    item_n = candidates_n - query_n * size
     score_n = scores[query_n, item_n]
     _keep_top(out, first, query_n, item_n, score_n, starts)
 
@@ -279,8 +279,11 @@ def _floor(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
             maxima = np.concatenate([maxima, scores[:, across * chunk :]], axis=1)
     width = maxima.shape[1]
     if (wanted == most).all():
-        return np.partition(maxima, width - most, axis=1)[:, width - most]
-    return np.sort(maxima, axis=1)[np.arange(num), width - wanted]
+        maxima, places = np.partition(maxima, width - most, axis=1), np.full(num, width - most)
+    else:
+        maxima, places = np.sort(maxima, axis=1), width - wanted
+    floor: np.ndarray = maxima[np.arange(num), places]
+    return floor
 
 
 def _keep_top(
@@ -312,7 +315,7 @@ def _at_r(
     num = len(places)
     right = out.positives[first : first + num]
     some = right > 0
-    found = np.bincount(query_n[hit], minlength=num)
+    num_hits = np.bincount(query_n[hit], minlength=num)
     summed = np.bincount(query_n[hit], hits[hit] / place[hit], minlength=num)
-    out.r_precision[first : first + num][some] = found[some] / right[some]
+    out.r_precision[first : first + num][some] = num_hits[some] / right[some]
     out.average_precision[first : first + num][some] = summed[some] / right[some]

@@ -140,15 +140,15 @@ def part(scores: Scores, images: np.ndarray, captions: np.ndarray) -> Scores:
 
 def candidates(blocks: Iterator[np.ndarray], k: int) -> np.ndarray:
     """Return the rows of each query's k best items, best first, the lower row first among equals: (queries, k)."""
-    found = []
+    best_rows = []
     for block in blocks:
         check_finite(block, "the first ranking")
         for scores in block:
             threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
             above = np.flatnonzero(scores > threshold)
             best = np.concatenate([above, np.flatnonzero(scores == threshold)[: k - len(above)]])
-            found.append(best[np.lexsort((best, -scores[best]))])
-    return np.stack(found)
+            best_rows.append(best[np.lexsort((best, -scores[best]))])
+    return np.stack(best_rows)
 
 
 def _rerank(blocks: Iterator[np.ndarray], rows: np.ndarray, again: np.ndarray) -> Iterator[np.ndarray]:

@@ -112,9 +112,9 @@ def score(scores: Scores, gallery: Gallery, truths: GroundTruths, config: EvalCo
     ):
         both = TwoWays(first[name], second[name])
         image_queries, text_queries = images[name].rows, captions[name].rows
-        found = cross_modal.under_truth(both) if name == "eccv" else cross_modal.recalls(both, config.ks)
+        numbers = cross_modal.under_truth(both) if name == "eccv" else cross_modal.recalls(both, config.ks)
         sized = f"{protocol}; {len(image_queries):,} image and {len(text_queries):,} caption queries"
-        yield Scored(title, sized, found, both, gallery.images[image_queries], gallery.captions[text_queries])
+        yield Scored(title, sized, numbers, both, gallery.images[image_queries], gallery.captions[text_queries])
         if name == "coco":
             yield _folds(scores, gallery, truths, config)
 
@@ -163,15 +163,15 @@ def _folds(scores: Scores, gallery: Gallery, truths: GroundTruths, config: EvalC
     place = {number: row for row, number in enumerate(gallery.image_ids)}
     owner = np.array([place[own[number][0]] for number in gallery.caption_ids], np.int64)
     size = len(owner) // FOLDS
-    found: list[dict[str, float]] = []
+    per_fold: list[dict[str, float]] = []
     for fold in range(FOLDS):
         captions = np.arange(fold * size, (fold + 1) * size)
         members, local = np.unique(owner[captions], return_inverse=True)
         of_image, of_caption = cross_modal.owned(local, len(members))
         some = part(scores, gallery.images[members], gallery.captions[captions])
         both = cross_modal.rank_both_ways(some, of_image, of_caption, config)
-        found.append(cross_modal.recalls(both, config.ks))
-    mean = {name: float(np.mean([numbers[name] for numbers in found])) for name in found[0]} if size else {}
+        per_fold.append(cross_modal.recalls(both, config.ks))
+    mean = {name: float(np.mean([numbers[name] for numbers in per_fold])) for name in per_fold[0]} if size else {}
     protocol = f"mean of {FOLDS} folds of {size:,} consecutive official captions and their images, each its own gallery"
     empty = np.array([], np.int64)
     return Scored("coco-1k", protocol, mean, None, empty, empty)
@@ -218,9 +218,9 @@ def _result(seen: Embedded, gallery: Gallery, scored: Scored) -> TaskResult:
     places = np.unique(np.concatenate(asked), return_inverse=True)[1]
     image_of = dict(zip(rows, np.split(places, [len(asked[0])]), strict=True))
     at_r = scored.name == "eccv-caption"
-    found = intervals.of_rankings(
+    spans = intervals.of_rankings(
         config, directions, image_of, (1,) if at_r else config.ks, prefix=True, rsum=not at_r, at_r=at_r
     )
-    summary = summarise(scored.numbers, found, seen.score, scored.protocol, sum(map(len, rows.values())))
+    summary = summarise(scored.numbers, spans, seen.score, scored.protocol, sum(map(len, rows.values())))
     galleries = {cross_modal.IMAGE_TO_TEXT: gallery.captions, cross_modal.TEXT_TO_IMAGE: gallery.images}
     return TaskResult(scored.name, summary, per_query(scored.name, split, directions, rows=rows, galleries=galleries))

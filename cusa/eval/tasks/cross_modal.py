@@ -155,9 +155,9 @@ def _own_pairs(name: str, seen: Embedded, captions: np.ndarray, protocol: str) -
     of_image, of_caption = owned(owner, split.num_images)
     both = rank_both_ways(scores, of_image, of_caption, config)
     image_of = {IMAGE_TO_TEXT: np.arange(split.num_images), TEXT_TO_IMAGE: owner}
-    found = intervals.of_rankings(config, both.by_direction, image_of, config.ks, prefix=True, rsum=True)
+    spans = intervals.of_rankings(config, both.by_direction, image_of, config.ks, prefix=True, rsum=True)
     queries = split.num_images + len(captions)
-    summary = summarise(recalls(both, config.ks), found, seen.score, protocol, queries)
+    summary = summarise(recalls(both, config.ks), spans, seen.score, protocol, queries)
     images = np.arange(split.num_images)
     rows = {IMAGE_TO_TEXT: images, TEXT_TO_IMAGE: captions}
     galleries = {IMAGE_TO_TEXT: captions, TEXT_TO_IMAGE: images}
@@ -173,12 +173,12 @@ def known_matches(seen: Embedded) -> TaskResult:
         return unavailable(name, f"{split.folder / 'truth.parquet'} does not exist: no match is known beyond the pairs")
     of_image, of_caption = matched(seen.evidence.known_matches, split.image_keys, split.caption_keys)
     both = rank_both_ways(seen.scores, of_image, of_caption, config, at_r=True)
-    found = intervals.of_rankings(config, both.by_direction, seen.image_of, (1,), prefix=True, at_r=True)
+    spans = intervals.of_rankings(config, both.by_direction, seen.image_of, (1,), prefix=True, at_r=True)
     protocol = (
         "every known match counts as right, not only the data set's own pairs; R-Precision and mAP@R look at the first "
         "R places, R being the query's number of right answers"
     )
-    summary = summarise(under_truth(both), found, seen.score, protocol, split.num_images + split.num_captions)
+    summary = summarise(under_truth(both), spans, seen.score, protocol, split.num_images + split.num_captions)
     return TaskResult(name, summary, per_query(name, split, both.by_direction))
 
 
@@ -192,8 +192,8 @@ def audited(seen: Embedded) -> TaskResult:
     images, captions = seen.evidence.judged_pairs.T
     of_image, of_caption = _grouped(images, captions, split.num_images), _grouped(captions, images, split.num_captions)
     both = rank_both_ways(seen.scores, of_image, of_caption, config, at_r=True)
-    found = intervals.of_rankings(config, both.by_direction, seen.image_of, config.ks, prefix=True, rsum=True)
-    found |= intervals.of_rankings(config, both.by_direction, seen.image_of, (), prefix=True, at_r=True)
+    spans = intervals.of_rankings(config, both.by_direction, seen.image_of, config.ks, prefix=True, rsum=True)
+    spans |= intervals.of_rankings(config, both.by_direction, seen.image_of, (), prefix=True, at_r=True)
     more = len(images) - split.num_captions
     protocol = (
         f"the data set's own pairs and {more:,} more that people judged to match count as right; who was not asked "
@@ -201,7 +201,7 @@ def audited(seen: Embedded) -> TaskResult:
     )
     queries = split.num_images + split.num_captions
     numbers = {**recalls(both, config.ks), **under_truth(both, ())}
-    summary = summarise(numbers, found, seen.score, protocol, queries)
+    summary = summarise(numbers, spans, seen.score, protocol, queries)
     return TaskResult(name, summary, per_query(name, split, both.by_direction))
 
 

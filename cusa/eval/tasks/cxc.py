@@ -111,8 +111,8 @@ def retrieval(
             right[place[other]].add(place[one])
     if what == uni_modal.TEXT_TO_TEXT:
         siblings = uni_modal.same_label(caption_owner[members].tolist())
-        right = [found | set(others.tolist()) for found, others in zip(right, siblings, strict=True)]
-    asked = np.array([at for at, found in enumerate(right) if found], np.int64)
+        right = [others_of | set(others.tolist()) for others_of, others in zip(right, siblings, strict=True)]
+    asked = np.array([at for at, others_of in enumerate(right) if others_of], np.int64)
     gallery = rows_ND[members]
     relevant = [np.array(sorted(right[at]), np.int64) for at in asked]
     ranking = rank(score_blocks(gallery[asked], gallery, config.block), relevant, exclude=asked, top=config.top)
@@ -134,12 +134,12 @@ def correlation(first: np.ndarray, rating_P: np.ndarray, score_P: np.ndarray, *,
     _, starts, counts = np.unique(first[order], return_index=True, return_counts=True)
     rng = np.random.default_rng(seed)
     half = max(1, len(starts) // 2)
-    found = np.empty(ESTIMATES)
+    estimates = np.empty(ESTIMATES)
     for number in range(ESTIMATES):
         some = rng.permutation(len(starts))[:half]
         drawn = order[starts[some] + rng.integers(counts[some])]
-        found[number] = spearman(rating_P[drawn], score_P[drawn])
-    return found
+        estimates[number] = spearman(rating_P[drawn], score_P[drawn])
+    return estimates
 
 
 def mean_interval(estimates_S: np.ndarray) -> tuple[float, list[float] | None]:
@@ -154,13 +154,14 @@ def mean_interval(estimates_S: np.ndarray) -> tuple[float, list[float] | None]:
 def pair_scores(scores: Scores, images: np.ndarray, captions: np.ndarray, config: EvalConfig) -> np.ndarray:
     """Return the score of each pair (P,), by whatever the student ranks by."""
     if isinstance(scores, Cosines):
-        return np.einsum("pd,pd->p", scores.image_ID[images], scores.text_CD[captions])
-    found, start = np.empty(len(images)), 0
+        cosine_P: np.ndarray = np.einsum("pd,pd->p", scores.image_ID[images], scores.text_CD[captions])
+        return cosine_P
+    of_pairs, start = np.empty(len(images)), 0
     for block in scores.of_images(config.block):
         mine = np.flatnonzero((images >= start) & (images < start + len(block)))
-        found[mine] = block[images[mine] - start, captions[mine]]
+        of_pairs[mine] = block[images[mine] - start, captions[mine]]
         start += len(block)
-    return found
+    return of_pairs
 
 
 def uni_modal_task(seen: Embedded) -> TaskResult:
@@ -182,8 +183,8 @@ def uni_modal_task(seen: Embedded) -> TaskResult:
         ranking, asked, members = retrieval(what, embedded[seen.uni], rated, split.caption_owner, config)
         directions[what], rows[what], galleries[what], image_of[what] = ranking, asked, members, owner[asked]
         numbers |= {f"{what}/{key}": value for key, value in table.of_ranking(ranking, "pairs", config.ks).items()}
-    found = intervals.of_rankings(config, directions, image_of, config.ks, prefix=True)
-    summary = summarise(numbers, found, seen.uni_words, RETRIEVAL, sum(map(len, rows.values())))
+    spans = intervals.of_rankings(config, directions, image_of, config.ks, prefix=True)
+    summary = summarise(numbers, spans, seen.uni_words, RETRIEVAL, sum(map(len, rows.values())))
     return TaskResult(name, summary, per_query(name, split, directions, rows=rows, galleries=galleries))
 
 
@@ -195,7 +196,7 @@ def ratings_task(seen: Embedded) -> TaskResult:
     except DataError as error:
         return unavailable(name, str(error))
     numbers: dict[str, float] = {}
-    found: dict[str, list[float] | None] = {}
+    spans: dict[str, list[float] | None] = {}
     pairs = 0
     for what, (first, second, score) in rated.pairs.items():
         if what == "image-to-text":
@@ -209,12 +210,12 @@ def ratings_task(seen: Embedded) -> TaskResult:
                 continue
             model, asked = np.einsum("pd,pd->p", embedded[first], embedded[second]), first
         mean, interval = mean_interval(correlation(asked, score, model, seed=config.seed))
-        numbers[f"{what}/spearman"], found[f"{what}/spearman"] = mean, interval
+        numbers[f"{what}/spearman"], spans[f"{what}/spearman"] = mean, interval
         pairs += len(score)
     if len(numbers) == len(FILES):
         numbers["mean"] = float(np.mean(list(numbers.values())))
     space = seen.uni_words if seen.scores is None else f"{seen.uni_words}; image-to-text: {seen.score}"
-    summary = summarise(numbers, found, space, CORRELATION, pairs)
+    summary = summarise(numbers, spans, space, CORRELATION, pairs)
     return TaskResult(name, summary, schemas.PER_QUERY.empty_table())
 
 

@@ -33,7 +33,7 @@ def of_rankings(
         rsum: whether the sum of all R@K is wanted.
         at_r: whether R-Precision and mAP@R are wanted; then queries without a right item do not count.
     """
-    found: dict[str, list[float] | None] = {}
+    spans: dict[str, list[float] | None] = {}
     recalls = []
     for direction, ranking in directions.items():
         start = f"{direction}/" if prefix else ""
@@ -41,12 +41,12 @@ def of_rankings(
             if not metric.is_mean:
                 continue
             counted = by_image(value, image_of[direction])
-            found[start + name] = of_sum(config, [counted])
+            spans[start + name] = of_sum(config, [counted])
             if name.startswith("r@"):
                 recalls.append(counted)
     if rsum:
-        found["rsum"] = of_sum(config, recalls)
-    return found
+        spans["rsum"] = of_sum(config, recalls)
+    return spans
 
 
 def by_image(value_Q: np.ndarray, image_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -65,5 +65,5 @@ def of_sum(config: EvalConfig, terms: Sequence[tuple[np.ndarray, np.ndarray]]) -
         shares = [(sums[images].sum(), counts[images].sum()) for sums, counts in terms]
         return sum(100 * total / count if count else float("nan") for total, count in shares)
 
-    found = metrics.bootstrap_interval(statistic, len(terms[0][0]), samples=config.bootstrap, seed=config.seed)
-    return None if found is None else [round(found[0], 4), round(found[1], 4)]
+    span = metrics.bootstrap_interval(statistic, len(terms[0][0]), samples=config.bootstrap, seed=config.seed)
+    return None if span is None else [round(span[0], 4), round(span[1], 4)]

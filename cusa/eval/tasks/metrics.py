@@ -302,7 +302,7 @@ def of_ranking(ranking: Judged, kind: Kind, ks: Sequence[int]) -> dict[str, floa
 
 def values_of_queries(ranking: Judged, kind: Kind, ks: Sequence[int]) -> list[tuple[str, Metric, np.ndarray]]:
     """Return name, metric and each query's value (Q,), NaN where a query does not count, of one ranking's metrics."""
-    found = []
+    rows = []
     for metric in METRICS:
         if kind not in metric.kinds or metric.of_queries is None:
             continue
@@ -310,8 +310,8 @@ def values_of_queries(ranking: Judged, kind: Kind, ks: Sequence[int]) -> list[tu
             values = metric.of_queries(ranking, k)
             if kind == "matches":
                 values = np.where(ranking.positives > 0, values, np.nan)
-            found.append((metric.name.replace("{k}", str(k)), metric, values))
-    return found
+            rows.append((metric.name.replace("{k}", str(k)), metric, values))
+    return rows
 
 
 def chance(name: str, pools: Sequence[Pool], ks: Sequence[int] = (1, 5, 10)) -> float | None:

@@ -97,8 +97,8 @@ def read(folder: Path) -> dict[str, list[Row]]:
 
 def texts(rows: Mapping[str, Sequence[Row]]) -> list[str]:
     """Return every distinct sentence, the longest first: a batch of like lengths is little padded."""
-    found = dict.fromkeys(text for pairs in rows.values() for row in pairs for text in (row.first, row.second))
-    return sorted(found, key=len, reverse=True)
+    sentences = dict.fromkeys(text for pairs in rows.values() for row in pairs for text in (row.first, row.second))
+    return sorted(sentences, key=len, reverse=True)
 
 
 def score(rows: Mapping[str, Sequence[Row]], encode: Encode) -> dict[str, SetScores]:
@@ -113,14 +113,14 @@ def score(rows: Mapping[str, Sequence[Row]], encode: Encode) -> dict[str, SetSco
     sentences = texts(rows)
     where = {text: row for row, text in enumerate(sentences)}
     embedded = encode(sentences).astype(np.float64)
-    found = {}
+    scored = {}
     for name in SETS:
         if name not in rows:
             continue
         subset, number, first, second, gold = zip(*rows[name], strict=True)
         left, right = (embedded[[where[text] for text in side]] for side in (first, second))
-        found[name] = SetScores(list(subset), np.array(number), np.array(gold), cosines(left, right))
-    return found
+        scored[name] = SetScores(list(subset), np.array(number), np.array(gold), cosines(left, right))
+    return scored
 
 
 def cosines(first_PD: np.ndarray, second_PD: np.ndarray) -> np.ndarray:
@@ -133,7 +133,8 @@ def cosines(first_PD: np.ndarray, second_PD: np.ndarray) -> np.ndarray:
         raise DataError("Sentence embeddings hold NaN or infinity: the model diverged or its weights are broken.")
     # One root of the product: of equal rows it is their inner product to the bit, so that all of them tie at 1.
     lengths = np.sqrt((first_PD * first_PD).sum(1) * (second_PD * second_PD).sum(1))
-    return (first_PD * second_PD).sum(1) / np.where(lengths == 0, 1, lengths)
+    cosine_P: np.ndarray = (first_PD * second_PD).sum(1) / np.where(lengths == 0, 1, lengths)
+    return cosine_P
 
 
 def spearman(gold_P: np.ndarray, cosine_P: np.ndarray) -> float:
@@ -154,12 +155,12 @@ def spearman(gold_P: np.ndarray, cosine_P: np.ndarray) -> float:
     return float(100 * (gold * cosine).sum() / spread) if spread else float("nan")
 
 
-def numbers(found: Mapping[str, SetScores]) -> dict[str, float]:
+def numbers(scored: Mapping[str, SetScores]) -> dict[str, float]:
     """Return each set's figure, and their mean where all seven are there.
 
     The authors' average is the mean of the figures as printed, two decimals each; ours is of the figures themselves.
     """
-    scores = {name: spearman(one.gold, one.cosine) for name, one in found.items()}
+    scores = {name: spearman(one.gold, one.cosine) for name, one in scored.items()}
     return {**scores, "average": float(np.mean(list(scores.values())))} if len(scores) == len(SETS) else scores
 
 
@@ -169,10 +170,10 @@ def subsets(one: SetScores) -> dict[str, float]:
     return {name: spearman(one.gold[names == name], one.cosine[names == name]) for name in dict.fromkeys(one.subset)}
 
 
-def intervals(found: Mapping[str, SetScores], config: EvalConfig) -> dict[str, list[float] | None]:
+def intervals(scored: Mapping[str, SetScores], config: EvalConfig) -> dict[str, list[float] | None]:
     """Return the 95 % interval of each set's figure over resampled pairs."""
     out: dict[str, list[float] | None] = {}
-    for name, one in found.items():
+    for name, one in scored.items():
         interval = metrics.bootstrap_interval(
             lambda rows, one=one: spearman(one.gold[rows], one.cosine[rows]),  # type: ignore[misc]
             len(one.gold),
