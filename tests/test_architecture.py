@@ -139,6 +139,64 @@ def test_a_folder_holds_sixteen_modules_at_most() -> None:
             assert len(modules) <= 16, f"{folder.relative_to(PACKAGE)} has {len(modules)} modules"
 
 
+NAMED_LOSSES = {"infonce", "csa", "usa"}
+
+
+def _signatures(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Give each function's place, its parameters and those that may be positional; `self` apart."""
+    tree = ast.parse(path.read_text())
+    owner = {child: node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for child in node.body}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        positional = [*node.args.posonlyargs, *node.args.args]
+        static = any(ast.unparse(decorator) == "staticmethod" for decorator in node.decorator_list)
+        if node in owner and not static:
+            positional = positional[1:]
+        name = f"{owner[node]}.{node.name}" if node in owner else node.name
+        yield f"{path.relative_to(PACKAGE)}:{name}", len(positional) + len(node.args.kwonlyargs), len(positional)
+
+
+def test_no_function_has_more_than_eight_parameters_or_five_positional_ones() -> None:
+    too_many = []
+    for path in FILES:
+        if _room(path) == "cli" or path.name in ("kernels.py", "kernel_tiles.py"):
+            continue
+        for place, parameters, positional in _signatures(path):
+            name = place.rpartition(":")[2]
+            if name.startswith("CUSALoss.") or name in NAMED_LOSSES:
+                continue
+            if parameters > 8 or positional > 5:
+                too_many.append(f"{place} has {parameters} parameters, {positional} of them positional")
+    assert too_many == []
+
+
+DIALECT = {"told", "found", "heard", "book", "settled", "ears"}
+"""Names that say nothing of what they hold; the noun does: config, rows, results, ledger_path..."""
+
+
+def _identifiers(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
+
+
+def test_names_are_plain_words() -> None:
+    odd = [
+        f"{path.relative_to(PACKAGE)}:{line}: {name}"
+        for path in FILES
+        for line, name in _identifiers(path)
+        if name.lower().strip("_") in DIALECT
+    ]
+    assert odd == []
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_only_the_command_line_touches_the_terminal(path: Path) -> None:
     if path.name == "console.py":

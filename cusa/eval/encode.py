@@ -118,11 +118,11 @@ def encode(
 
         def of_images(rows: Sequence[int]) -> dict[str, np.ndarray]:
             pixels = read_images(model, split, rows, device)
-            return spaces_of_batch(model, "image", pixels, spaces, kept, [images[row] for row in rows])
+            return spaces_of_batch(model, "image", pixels, spaces, kept=kept, contents=[images[row] for row in rows])
 
         def of_texts(rows: Sequence[int]) -> dict[str, np.ndarray]:
             some = [split.texts[row] for row in rows]
-            return _student_texts(model, some, spaces, device, kept, [texts[row] for row in rows])
+            return _student_texts(model, some, spaces, device, kept=kept, contents=[texts[row] for row in rows])
 
         encoder = RowEncoder(config, spaces, model.width, cache=cache, share=share)
         image_rows = encoder.rows(
@@ -215,10 +215,11 @@ def _student_texts(
     texts: Sequence[str],
     spaces: "Sequence[Space]",
     device: torch.device,
+    *,
     kept: PartsCache | None = None,
     contents: Sequence[bytes] = (),
 ) -> dict[str, np.ndarray]:
-    return spaces_of_batch(student, "text", read_texts(student, texts, device), spaces, kept, contents)
+    return spaces_of_batch(student, "text", read_texts(student, texts, device), spaces, kept=kept, contents=contents)
 
 
 class RowEncoder:
@@ -342,6 +343,7 @@ def spaces_of_batch(
     modality: Modality,
     inputs: Any,
     spaces: "Sequence[Space]",
+    *,
     kept: PartsCache | None = None,
     contents: Sequence[bytes] = (),
 ) -> dict[str, np.ndarray]:

@@ -95,7 +95,7 @@ def rerank(
     logits = np.empty(len(pairs), np.float32)
     with ready(student, config) as device, torch.inference_mode():
         kept = kept or PartsCache()
-        _keep_all(student, split, config, device, kept, on_event)
+        _keep_all(student, split, config, device, kept=kept, on_event=on_event)
         images, texts = contents(split)
         for start in range(0, len(pairs), config.batch_size):
             some = pairs[start : start + config.batch_size]
@@ -130,7 +130,7 @@ def _image_parts(
 
 
 def _keep_all(
-    student: "Student", split: Split, config: EvalConfig, device: torch.device, kept: PartsCache, on_event: OnEvent
+    student: "Student", split: Split, config: EvalConfig, device: torch.device, *, kept: PartsCache, on_event: OnEvent
 ) -> None:
     """Encode what is not kept yet."""
     modalities: tuple[Modality, ...] = ("image", "text")

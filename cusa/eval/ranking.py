@@ -236,7 +236,7 @@ def _rank_block(scores: np.ndarray, relevant: Sequence[np.ndarray], out: Ranking
     query_n = np.repeat(np.arange(num), np.diff(starts, append=len(candidates_n)))
     item_n = candidates_n - query_n * size
     score_n = scores[query_n, item_n]
-    _keep_top(out, first, query_n, item_n, score_n, starts)
+    _keep_top(out, first, query_n, item_n=item_n, score_n=score_n, starts=starts)
 
     lengths = np.array([len(right) for right in relevant], np.int64)
     if at_r:
@@ -259,7 +259,7 @@ def _rank_block(scores: np.ndarray, relevant: Sequence[np.ndarray], out: Ranking
     out.rank[rows][asked] = 1 + (ahead - tied_right)[asked]
     if at_r:
         right_n = np.isin(query_n * size + item_n, query_R * size + item_R)
-        _at_r(out, first, places, query_n, score_n, right_n, starts)
+        _at_r(out, first, places, query_n=query_n, score_n=score_n, right_n=right_n, starts=starts)
 
 
 def _floor(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -287,7 +287,7 @@ def _floor(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _keep_top(
-    out: Ranking, first: int, query_n: np.ndarray, item_n: np.ndarray, score_n: np.ndarray, starts: np.ndarray
+    out: Ranking, first: int, query_n: np.ndarray, *, item_n: np.ndarray, score_n: np.ndarray, starts: np.ndarray
 ) -> None:
     order = np.lexsort((-score_n, query_n))  # stable: the candidates of a query come by row
     place = np.arange(len(order)) - starts[query_n]  # sorting kept every query's candidates together
@@ -301,6 +301,7 @@ def _at_r(
     out: Ranking,
     first: int,
     places: np.ndarray,
+    *,
     query_n: np.ndarray,
     score_n: np.ndarray,
     right_n: np.ndarray,
