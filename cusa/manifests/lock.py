@@ -9,12 +9,13 @@ store that cannot create on a condition has no lock.
 
 import json
 import os
+import random
 import shlex
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
@@ -72,7 +73,7 @@ def holding(path: Path, *, unless_held: Iterable[Path] = ()) -> Iterator[None]:
     Raises:
         BusyError: if another process, or another thread of this one, holds the lock or one of `unless_held`.
     """
-    name = str(path.absolute()) if not is_remote(path) else str(path)
+    name = _name(path)
     mine = _held.get(name)
     if mine is not None and mine.thread == threading.get_ident():
         mine.depth += 1
@@ -83,26 +84,47 @@ def holding(path: Path, *, unless_held: Iterable[Path] = ()) -> Iterator[None]:
         return
     if mine is not None:
         raise BusyError(path.parent, Holder(socket.gethostname(), os.getpid(), "another thread", "now"))
-    with ExitStack() as stack:
-        # Own lock first, then a look at the others': of two that exclude each other, one at least sees the other.
-        stack.enter_context(_hold_remote(path) if is_remote(path) else _hold_local(path))
-        for other in unless_held:
-            _wait_until_free(other)
+    with _hold_alone(path, tuple(unless_held)):
         _held[name] = _Hold(threading.get_ident(), 1)
-        stack.callback(_held.pop, name)
-        yield
+        try:
+            yield
+        finally:
+            del _held[name]
+
+
+def _name(path: Path) -> str:
+    return str(path if is_remote(path) else path.absolute())
+
+
+@contextmanager
+def _hold_alone(path: Path, others: Sequence[Path]) -> Iterator[None]:
+    """Hold a lock while nobody else holds one of some others.
+
+    Own lock first, then a look at the others': of two that exclude each other, one at least sees the other. Whoever
+    waits for another lock lets its own go meanwhile, else two would wait for each other for ever.
+    """
+    while True:
+        with ExitStack() as stack:
+            stack.enter_context(_hold_remote(path) if is_remote(path) else _hold_local(path))
+            busy = next(((other, who) for other in others if (who := holder(other)) is not None), None)
+            if busy is None:
+                yield
+                return
+            if not _waiting.get():
+                raise BusyError(busy[0].parent, busy[1])
+        time.sleep(_POLL * random.uniform(0.5, 1.5))  # two that met once do not meet again
 
 
 def wait_until_free(path: Path) -> None:
     """Wait until nobody holds a lock, where this context waits for others; else return at once."""
-    if _waiting.get():
-        _wait_until_free(path)
+    while _waiting.get() and holder(path) is not None:
+        time.sleep(_POLL)
 
 
 def holder(path: Path) -> Holder | None:
     """Return who holds a lock now; None if nobody, or only this thread, does."""
-    name = str(path.absolute()) if not is_remote(path) else str(path)
-    if name in _held and _held[name].thread == threading.get_ident():
+    mine = _held.get(_name(path))
+    if mine is not None and mine.thread == threading.get_ident():
         return None
     if is_remote(path):
         content = _read_remote(path)
@@ -120,13 +142,6 @@ def holder(path: Path) -> Holder | None:
         return None  # a folder that cannot be written has no writer to wait for
     lock.release()
     return None
-
-
-def _wait_until_free(path: Path) -> None:
-    while (who := holder(path)) is not None:
-        if not _waiting.get():
-            raise BusyError(path.parent, who)
-        time.sleep(_POLL)
 
 
 def _me() -> Holder:

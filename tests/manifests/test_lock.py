@@ -112,6 +112,30 @@ def test_a_lock_that_excludes_this_one_is_asked_too(tmp_path: Path) -> None:
         pass
 
 
+CROSSED = """
+import sys
+from pathlib import Path
+from cusa.manifests import lock
+lock.wait_for_others()
+for _ in range(20):
+    with lock.holding(Path(sys.argv[1]), unless_held=[Path(sys.argv[2])]):
+        pass
+"""
+
+
+def test_two_that_wait_for_each_other_both_get_through(tmp_path: Path) -> None:
+    whole, part = str(tmp_path / store.LOCK), str(tmp_path / "train" / store.LOCK)
+    both = [
+        subprocess.Popen([sys.executable, "-c", CROSSED, *paths], cwd=ROOT) for paths in ((whole, part), (part, whole))
+    ]
+    try:
+        assert [process.wait(60) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+
+
 def test_on_a_store_the_object_is_created_once_and_an_abandoned_one_is_taken_over() -> None:
     folder = UPath("memory://locks/work")
     path = folder / store.LOCK
