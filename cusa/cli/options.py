@@ -29,7 +29,7 @@ def parse_place(text: str) -> Path:
     """Return a path, or the place that a URL names."""
     from cusa.manifests.storage.paths import place
 
-    return place(str(parse_path(text)) if text.startswith("~") else text)
+    return place(text)
 
 
 def parse_here(text: str) -> Path:

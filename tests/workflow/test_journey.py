@@ -17,7 +17,7 @@ from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests.events import Callbacks, OnEvent, ignore
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.stage import NotCurrentError, StageRun, asking
-from cusa.manifests.storage import store
+from cusa.manifests.storage import seal, store
 from cusa.pipeline import audit, extract, index, readers, shard
 from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig, ShardConfig
 from cusa.pipeline.sql import database as query
@@ -283,9 +283,20 @@ def test_report__two_runs_hostile_names_and_missing_pieces(tmp_path: Path, trave
     shutil.rmtree(world / "data/test/audit")
     other = world / "runs/<b>other"
     shutil.copytree(world / "runs/cusa", other)
+    settings = json.loads((other / "recipe.json").read_text())
+    settings["description"] = "<script>alert(1)</script>"
+    (other / "recipe.json").write_text(json.dumps(settings))
+    with pytest.raises(DataError, match=r"recipe\.json was changed after"):
+        reporting.report([world / "runs/cusa", other], work=world / "data", out=world / "both.html")
+    # Such a recipe as training itself would have recorded it.
+    written = json.loads((other / "ledger.json").read_text())
+    written["outputs"]["recipe.json"] = (other / "recipe.json").stat().st_size
+    written["digests"]["recipe.json"] = store.sha256_file(other / "recipe.json")
+    store.write_json(other / "ledger.json", seal.sealed(written))
     written = reporting.report([world / "runs/cusa", other], work=world / "data", out=world / "both.html")
     page = written.out.read_text()
     assert "<script" not in page
+    assert "&lt;script&gt;" in page
     assert "&lt;b&gt;other" in page
     assert "<b>other" not in page
     # A run compared with itself differs in nothing.
