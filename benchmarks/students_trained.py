@@ -141,7 +141,7 @@ def work_through(name: str, coco: Path, work: Path) -> None:
             if not row:
                 start = time.perf_counter()
                 told = recipe.load("tiny", settings(name, kind, how))
-                done = training.train_one(told, work=place, out=run)
+                done = training.train(told, work=place, out=run)
                 seconds = time.perf_counter() - start
                 first, last = loss_at_both_ends(run)
                 row = {"parameters": done.counts["parameters"], "loss_first": first, "loss_last": last}

@@ -81,7 +81,7 @@ def say(split: Split, pairs: list[tuple[str, str]], matches: np.ndarray, error: 
 
 def train_and_score(work: Path, name: str, seed: int, settings: list[str]) -> dict[str, float]:
     out, recipe = work / "runs" / f"{name}-seed{seed}", "scenes-cusa" if name == "cusa" else "scenes-infonce"
-    training.train_one(recipes.load(recipe, [f"train.seed={seed}", *settings]), work=work / "data", out=out)
+    training.train(recipes.load(recipe, [f"train.seed={seed}", *settings]), work=work / "data", out=out)
     (found,) = scoring.evaluate(
         str(out), scoring.EvalRequest(data=[work / "data"], tasks=["cross-modal", "audited"], settings=["bootstrap=0"])
     )

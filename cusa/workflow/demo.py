@@ -12,7 +12,7 @@ from cusa.manifests.samples import Split, splits
 from cusa.workflow import evaluate as scoring
 from cusa.workflow.download import download
 from cusa.workflow.report import report
-from cusa.workflow.train import train_one
+from cusa.workflow.train import train
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def demo(out: Path, *, seed: int = 0, callbacks: Callbacks = SILENT) -> Demo:
     results = {}
     for number, name in enumerate(DEMO_RECIPES, 1):
         say(f"Training {number} of {len(DEMO_RECIPES)}: {name}, same seed, same steps.")
-        train_one(recipes.load(name, [f"train.seed={seed}"]), work=work, out=runs / name, callbacks=callbacks)
+        train(recipes.load(name, [f"train.seed={seed}"]), work=work, out=runs / name, callbacks=callbacks)
         (results[name],) = scoring.evaluate(str(runs / name), scoring.EvalRequest(data=[work]), on_event=on_event)
     say("Writing the report.")
     written = report([runs / name for name in DEMO_RECIPES], work=work, out=out / "report.html")

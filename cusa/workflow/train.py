@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ def train(
 ) -> Outcome:
     """Train what a recipe describes: one student, or the parts of an ensemble and their mean.
 
+    Writes the run's folder: `recipe.json` (as resolved), `run.json` (on which data), `model`, `checkpoints`,
+    `metrics.parquet`, `tensorboard`. Run again it goes on where it was, or is up to date. Started by `torchrun`, all
+    ranks call it and rank 0 writes.
+
     An ensemble's parts (SGRAF: an SGR and an SAF) are runs of their own in `out/parts`; `out` then is a run like any
     other, whose model is their mean.
 
@@ -47,94 +51,12 @@ def train(
 
     Raises:
         ConfigError: if an ensemble is to be trained on several ranks.
-        CusaError: see `train_one`.
-    """
-    options = {"force": force, "resume": resume, "allow_changed": allow_changed}
-    if not recipe.parts:
-        return train_one(recipe, work=work, out=out, test=test, callbacks=callbacks, **options)  # type: ignore[arg-type]
-    from cusa.train import ranks
-
-    if ranks.started_together():
-        raise ConfigError(
-            f"{recipe.name} is the mean of {', '.join(part.name for part in recipe.parts)}. On several ranks train "
-            "these, and join them with `cusa export --ensemble`.",
-            recipe=recipe.name,
-        )
-    clock = ledger.Clock()
-    folders = [out / "parts" / part.name.partition("/")[0] for part in recipe.parts]
-    outcomes = [
-        train_one(part, work=work, out=folder, callbacks=callbacks, **options)  # type: ignore[arg-type]
-        for part, folder in zip(recipe.parts, folders, strict=True)
-    ]
-    first, second = map(str, folders)
-    mean = exporting.export(first, ensemble=second, to="folder", out=out / "model", force=force)
-    models = {
-        part.name: store.sha256_folder(folder / "model") for part, folder in zip(recipe.parts, folders, strict=True)
-    }
-    stage = StageRun(
-        "train",
-        out / "ledger.json",
-        inputs=models,
-        parameters={"ensemble": [part.name for part in recipe.parts]},
-        reason="a part changed" if mean.fresh else None,
-        clock=clock,
-    )
-    if stage.up_to_date:
-        return stage.reuse()
-    with stage.begin():
-        store.write_json(out / "recipe.json", recipe.model_dump(mode="json"))
-        store.write_json(out / "run.json", store.read_json(folders[0] / "run.json"))
-        outcome = stage.finish(
-            outputs=[out / "recipe.json", out / "run.json", *store.files_below(out / "model")],
-            counts={
-                f"{part.name}/{key}": value
-                for part, one in zip(recipe.parts, outcomes, strict=True)
-                for key, value in one.counts.items()
-            },
-            notes=tuple(note for one in outcomes for note in one.notes),
-        )
-    if test:
-        scoring.evaluate(
-            str(out), scoring.EvalRequest(data=[work], trust=[recipe.student.kind]), on_event=callbacks.on_event
-        )
-    return outcome
-
-
-def train_one(
-    recipe: Recipe,
-    *,
-    work: Path,
-    out: Path,
-    force: bool = False,
-    resume: str = "auto",
-    allow_changed: Sequence[str] = (),
-    test: bool = False,
-    callbacks: Callbacks = SILENT,
-) -> Outcome:
-    """Train the recipe's student on a work folder, validating on its validation split.
-
-    Writes the run's folder: `recipe.json` (as resolved), `run.json` (on which data), `model`, `checkpoints`,
-    `metrics.parquet`, `tensorboard`. Run again it goes on where it was, or is up to date. Started by `torchrun`, all
-    ranks call it and rank 0 writes. The arguments are those of `train`.
-
-    Raises:
         CusaError: see `cusa.train.loop.run`.
     """
     if resume not in ("auto", "must"):
         raise ConfigError(f"--resume is {resume!r}; allowed: auto, must.", key="resume")
     run = _Run(recipe, work, out, force, resume == "must", tuple(allow_changed), callbacks)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        outcome = run.train()
-    else:
-        from cusa.train import ranks
-
-        with ranks.process_group(recipe.train.device):
-            outcome = run.train()
-    if test and os.environ.get("RANK", "0") == "0":
-        scoring.evaluate(
-            str(out), scoring.EvalRequest(data=[work], trust=[recipe.student.kind]), on_event=callbacks.on_event
-        )
-    return outcome
+    return run.train_parts(test=test) if recipe.parts else run.train(test=test)
 
 
 @dataclass(frozen=True)
@@ -149,7 +71,63 @@ class _Run:
     allow_changed: tuple[str, ...]
     callbacks: Callbacks
 
-    def train(self) -> Outcome:
+    def train_parts(self, *, test: bool) -> Outcome:
+        """Train an ensemble's parts, and write their mean."""
+        from cusa.train import ranks
+
+        recipe, out = self.recipe, self.out
+        if ranks.started_together():
+            raise ConfigError(
+                f"{recipe.name} is the mean of {', '.join(part.name for part in recipe.parts)}. On several ranks train "
+                "these, and join them with `cusa export --ensemble`.",
+                recipe=recipe.name,
+            )
+        clock = ledger.Clock()
+        parts = [replace(self, recipe=part, out=out / "parts" / part.name.partition("/")[0]) for part in recipe.parts]
+        outcomes = {part.recipe.name: part.train(test=False) for part in parts}
+        first, second = (str(part.out) for part in parts)
+        mean = exporting.export(first, ensemble=second, to="folder", out=out / "model", force=self.force)
+        stage = StageRun(
+            "train",
+            out / "ledger.json",
+            inputs={part.recipe.name: store.sha256_folder(part.out / "model") for part in parts},
+            parameters={"ensemble": list(outcomes)},
+            reason="a part changed" if mean.fresh else None,
+            clock=clock,
+        )
+        if stage.up_to_date:
+            return stage.reuse()
+        with stage.begin():
+            store.write_json(out / "recipe.json", recipe.model_dump(mode="json"))
+            store.write_json(out / "run.json", store.read_json(parts[0].out / "run.json"))
+            outcome = stage.finish(
+                outputs=[out / "recipe.json", out / "run.json", *store.files_below(out / "model")],
+                counts={f"{name}/{key}": value for name, one in outcomes.items() for key, value in one.counts.items()},
+                notes=tuple(note for one in outcomes.values() for note in one.notes),
+            )
+        if test:
+            self._score()
+        return outcome
+
+    def train(self, *, test: bool) -> Outcome:
+        """Train one student; started by `torchrun`, all ranks call it and rank 0 writes."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            outcome = self._train_if_due()
+        else:
+            from cusa.train import ranks
+
+            with ranks.process_group(self.recipe.train.device):
+                outcome = self._train_if_due()
+        if test and os.environ.get("RANK", "0") == "0":
+            self._score()
+        return outcome
+
+    def _score(self) -> None:
+        """Score the best model on the recipe's test split."""
+        request = scoring.EvalRequest(data=[self.work], trust=[self.recipe.student.kind])
+        scoring.evaluate(str(self.out), request, on_event=self.callbacks.on_event)
+
+    def _train_if_due(self) -> Outcome:
         recipe, out = self.recipe, self.out
         split, val = Split(self.work, recipe.data.train), Split(self.work, recipe.data.val)
         inputs = {"the training split": split.digest, "the validation split": val.digest}

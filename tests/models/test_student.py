@@ -39,7 +39,7 @@ def test_the_pages_adapter_trains_and_is_evaluated(mine: None, tmp_path: Path) -
     work = worlds.make_work(tmp_path / "world", images=12, captions=3)
     settings = ["student.kind=mine:Mean", "train.batch=8", "train.steps=30", "train.lr=0.01", "loss.alpha=0"]
     loaded = recipe.load("tiny", [*settings, "loss.beta=0", "eval.bootstrap=0", "train.device=cpu"])
-    training.train_one(loaded, work=work, out=tmp_path / "run")
+    training.train(loaded, work=work, out=tmp_path / "run")
     rows = store.read_table(tmp_path / "run" / "metrics.parquet").to_pylist()
     losses = [row["value"] for row in rows if row["name"] == "loss"]
     assert losses[-1] < 0.8 * losses[0]

@@ -49,7 +49,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("sgr", ["student.kind=sgraf"]),
         ("saf", ["student.kind=sgraf", "student.sgraf.module=saf"]),
     ):
-        training.train_one(recipe.load("tiny", [*SMALL, *told]), work=work, out=folder / name)
+        training.train(recipe.load("tiny", [*SMALL, *told]), work=work, out=folder / name)
     scoring.evaluate(str(folder / "clip"), scoring.EvalRequest(data=[work]))
     return folder
 

@@ -83,7 +83,7 @@ def _audit(out: Path, on_event: OnEvent = ignore) -> bool:
 
 def _train(out: Path, on_event: OnEvent = ignore) -> bool:
     told = recipe.load("scenes-cusa", RECIPE)
-    return training.train_one(told, work=out / "data", out=out / "runs/cusa", callbacks=Callbacks(on_event)).fresh
+    return training.train(told, work=out / "data", out=out / "runs/cusa", callbacks=Callbacks(on_event)).fresh
 
 
 def _eval(out: Path, on_event: OnEvent = ignore) -> bool:
@@ -238,22 +238,22 @@ def test_train__resume_changes_and_the_test_at_the_end(travelled: dict[str, Path
     work, out = travelled["end"] / "data", tmp_path / "run"
     told = recipe.load("scenes-cusa", [*RECIPE, "train.steps=2"])
     with pytest.raises(DataError, match="holds no checkpoint"):
-        training.train_one(told, work=work, out=out, resume="must")
+        training.train(told, work=work, out=out, resume="must")
     with pytest.raises(ConfigError, match="'maybe'; allowed: auto, must"):
-        training.train_one(told, work=work, out=out, resume="maybe")
-    training.train_one(told, work=work, out=out)
+        training.train(told, work=work, out=out, resume="maybe")
+    training.train(told, work=work, out=out)
     assert not (out / "eval").exists()
     wider = recipe.load("scenes-cusa", [*RECIPE, "train.steps=2", "student.head_std=0.03"])
     with pytest.raises(
         StaleError, match=r"student\.head_std was 0\.02 and is now 0\.03.*--allow-changed student\.head_std"
     ):
-        training.train_one(wider, work=work, out=out)
-    done = training.train_one(wider, work=work, out=out, allow_changed=["student.head_std"], resume="must", test=True)
+        training.train(wider, work=work, out=out)
+    done = training.train(wider, work=work, out=out, allow_changed=["student.head_std"], resume="must", test=True)
     assert "student.head_std was 0.02 and is now 0.03, as was allowed" in done.notes[0]
     assert store.read_json(out / "recipe.json")["student"]["head_std"] == 0.03
     scores = store.read_json(out / "eval" / "metrics.json")
     assert scores["split"] == "test"
-    assert not training.train_one(wider, work=work, out=out, test=True).fresh
+    assert not training.train(wider, work=work, out=out, test=True).fresh
 
 
 def test_train__by_torchrun_on_two_ranks_as_by_one_process(travelled: dict[str, Path], tmp_path: Path) -> None:
