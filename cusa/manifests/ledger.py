@@ -14,6 +14,7 @@ from typing import Any
 
 from cusa.errors import DataError
 from cusa.manifests.storage import seal, store
+from cusa.manifests.storage.os_errors import named_os_errors
 from cusa.manifests.storage.paths import is_remote, named_remote_errors
 
 _LIBRARIES = (
@@ -128,7 +129,7 @@ def withdraw(path: Path) -> None:
     Raises:
         DataError: if the folder cannot be written.
     """
-    with store.named_os_errors(path), named_remote_errors(path):
+    with named_os_errors(path), named_remote_errors(path):
         path.unlink(missing_ok=True)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from cusa.errors import BusyError
 from cusa.manifests.storage import store
+from cusa.manifests.storage.os_errors import named_os_errors
 from cusa.manifests.storage.paths import is_remote, named_remote_errors
 
 EXPIRES = 120.0
@@ -166,7 +167,7 @@ def _hold_local(path: Path) -> Iterator[None]:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(asdict(_me())).encode(), 0)
 
-    with store.named_os_errors(path):
+    with named_os_errors(path):
         new_folder = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, timeout=0, preserve_lock_file=True, thread_local=False, on_acquired=sign)

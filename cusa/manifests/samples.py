@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from cusa.errors import DataError
 from cusa.manifests import keys, schemas
 from cusa.manifests.storage import mirror, store
+from cusa.manifests.storage.os_errors import named_os_errors
 from cusa.manifests.storage.paths import is_remote, named_remote_errors
 
 _encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
@@ -328,7 +329,7 @@ class Split:
         if shard not in self._tars:
             path = self.folder / shard
             try:
-                with store.named_os_errors(path):
+                with named_os_errors(path):
                     self._tars[shard] = os.open(path, os.O_RDONLY)
             except OSError as error:
                 raise DataError(

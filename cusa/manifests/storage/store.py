@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cusa.errors import DataError
+from cusa.manifests.storage.os_errors import named_os_errors
 from cusa.manifests.storage.paths import is_remote, named_remote_errors
 
 TEMPORARY = ".partial-"
@@ -403,49 +403,3 @@ def _fsync(path: Path) -> None:
 
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0].rstrip(".") + "." if str(error) else type(error).__name__
-
-
-@contextlib.contextmanager
-def named_os_errors(path: Path) -> Iterator[None]:
-    """Turn a full or failing disk, a limit, or a folder that cannot be written into an error that says so."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = f"{shutil.disk_usage(_existing(path)).free / 2**20:.0f} MiB free"
-            raise DataError(
-                f"The disk is full while writing {path} ({free}). Nothing unfinished was left there. "
-                "Free some space or choose another --out, and run the same command again.",
-                path=path,
-            ) from error
-        if error.errno == errno.EFBIG:
-            raise DataError(
-                f"{path} is larger than a file may be here: the limit of the shell (`ulimit -f`) or of the file "
-                "system. Nothing unfinished was left there. Raise the limit or choose another --out, and run the same "
-                "command again.",
-                path=path,
-            ) from error
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise DataError(
-                f"{path} cannot be opened: too many files are open. Raise the limit (`ulimit -n 4096`) and run the "
-                "same command again.",
-                path=path,
-            ) from error
-        if error.errno == errno.EIO:
-            raise DataError(
-                f"{path}: the disk failed ({error.strerror}). Check the disk and its mount, or choose another --out, "
-                "and run the same command again.",
-                path=path,
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise DataError(
-                f"{path} cannot be written ({error.strerror}). Choose another --out, or mend the folder's permissions.",
-                path=path,
-            ) from error
-        raise
-
-
-def _existing(path: Path) -> Path:
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path

@@ -26,6 +26,7 @@ from typing import Any
 
 from cusa.errors import DataError
 from cusa.manifests.storage import store
+from cusa.manifests.storage.os_errors import named_os_errors
 from cusa.pipeline.config import DownloadConfig
 
 _CHUNK = 1 << 20
@@ -193,7 +194,7 @@ def _try(
         raise FetchError(f"HTTP {error.code} {error.reason}", again=again, after=after) from None
     except urllib.error.URLError as error:
         raise FetchError(f"{error.reason}", again=not isinstance(error.reason, ValueError)) from None
-    with response, store.named_os_errors(path):
+    with response, named_os_errors(path):
         if response.status not in (200, 206):
             raise FetchError(f"HTTP {response.status} {response.reason}, which brings no file", again=False)
         try:

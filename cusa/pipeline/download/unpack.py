@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from cusa.errors import DataError
 from cusa.manifests.storage import store
+from cusa.manifests.storage.os_errors import named_os_errors
 
 KINDS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_FILES = 2_000_000
@@ -55,7 +56,7 @@ def unpack(archive: Path, folder: Path, *, reserved: Collection[Path] = ()) -> l
     temporary = folder / f"{store.TEMPORARY}{archive.name}"
     store.remove_folder(temporary)
     try:
-        with store.named_os_errors(folder), _opened(archive) as (members, open_member):
+        with named_os_errors(folder), _opened(archive) as (members, open_member):
             for member in members:
                 name = _safe(archive, member)
                 if any((folder / name).is_relative_to(place) for place in reserved):

@@ -15,6 +15,7 @@ from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import SPLIT_FILES
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
+from cusa.manifests.storage.os_errors import named_os_errors
 from cusa.manifests.storage.paths import is_remote, named_remote_errors
 from cusa.pipeline.config import ShardConfig
 from cusa.pipeline.engine import LOCAL, Engine, WarmPool, Workers, run_units
@@ -246,7 +247,7 @@ def _units(config: ShardConfig, plan: Plan, folder: Path, first: int) -> list[ta
     cut = plan.tars(folder.name, max_images=config.max_images, max_bytes=config.max_bytes)
     for number, (digest, rows) in enumerate(cut, first):
         units.append(tar.Unit(folder, number, config, store.digest([settings, digest])))
-        with store.named_os_errors(units[-1].rows), named_remote_errors(units[-1].rows):
+        with named_os_errors(units[-1].rows), named_remote_errors(units[-1].rows):
             store.make_folder(units[-1].rows.parent)
             units[-1].rows.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     return units
