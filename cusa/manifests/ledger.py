@@ -133,18 +133,20 @@ def withdraw(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def why_not_current(path: Path, *, inputs: Mapping[str, str], parameters: Mapping[str, Any]) -> str | None:
+def why_not_current(
+    ledger: Ledger | None, folder: Path, *, inputs: Mapping[str, str], parameters: Mapping[str, Any]
+) -> str | None:
     """Say why a stage must run; None if its output is up to date.
 
     Args:
-        path: the stage's ledger.
+        ledger: of the last time, see `read`; None if it never finished.
+        folder: the ledger's folder.
         inputs: what it would read now: name -> digest.
         parameters: its settings now.
 
     Returns:
         A few words such as `never finished` or `train.tar changed`, or None.
     """
-    ledger = read(path)
     if ledger is None:
         return "never finished"
     changed = [name for name in {*inputs, *ledger.inputs} if inputs.get(name) != ledger.inputs.get(name)]
@@ -156,14 +158,14 @@ def why_not_current(path: Path, *, inputs: Mapping[str, str], parameters: Mappin
         name, before, now = different
         return f"{name} was {before!r} and is now {now!r}"
     for name, size in ledger.outputs.items():
-        file = path.parent / name
+        file = folder / name
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes instead of {size}"
         if name in ledger.modified and not name.endswith(_NOT_READ):
             recorded = ledger.digests.get(name)
-            if recorded and output_digest(ledger, path.parent, name) != recorded:
+            if recorded and output_digest(ledger, folder, name) != recorded:
                 return f"{name} was changed after it was written"
     return None
 

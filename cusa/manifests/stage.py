@@ -101,12 +101,13 @@ class StageRun:
         self.parameters = parameters
         self._clock = clock or Clock()
         lock.wait_until_free(ledger_path.parent / store.LOCK)  # another process may be making just this
+        self.before = ledger.read(ledger_path)
         if force:
             reason = "--force"
         if reason is None:
-            reason = ledger.why_not_current(ledger_path, inputs=inputs, parameters=parameters) or ""
+            folder = ledger_path.parent
+            reason = ledger.why_not_current(self.before, folder, inputs=inputs, parameters=parameters) or ""
         self.why = reason
-        self.before = ledger.read(ledger_path)
         if self.why and _ASKING.get():
             raise NotCurrentError(self.why)
 

@@ -27,12 +27,14 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_why_not_current__unchanged_is_current(path: Path) -> None:
-    assert ledger.why_not_current(path, inputs={"data": "d1"}, parameters={"k": [1, 2]}) is None
+    assert (
+        ledger.why_not_current(ledger.read(path), path.parent, inputs={"data": "d1"}, parameters={"k": [1, 2]}) is None
+    )
 
 
 def test_why_not_current__names_what_changed(path: Path) -> None:
     def why(inputs: dict[str, str], parameters: dict[str, object]) -> str | None:
-        return ledger.why_not_current(path, inputs=inputs, parameters=parameters)
+        return ledger.why_not_current(ledger.read(path), path.parent, inputs=inputs, parameters=parameters)
 
     assert why({"data": "d2"}, {"k": [1, 2]}) == "data changed"
     assert why({"data": "d1", "more": "m"}, {"k": [1, 2]}) == "more changed"
@@ -48,7 +50,7 @@ def test_why_not_current__names_what_changed(path: Path) -> None:
 def test_read__a_broken_ledger_counts_as_none(path: Path, text: str) -> None:
     path.write_text(text)
     assert ledger.read(path) is None
-    assert ledger.why_not_current(path, inputs={}, parameters={}) == "never finished"
+    assert ledger.why_not_current(ledger.read(path), path.parent, inputs={}, parameters={}) == "never finished"
 
 
 def test_peak_memory__is_plausible() -> None:

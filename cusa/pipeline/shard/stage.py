@@ -164,13 +164,13 @@ def _why(
     if append:
         if old is None or store.digest(inputs) not in more.values():
             return "rows to append"
-        if broken := ledger.why_not_current(out / LEDGER, inputs=old.inputs, parameters=old.parameters):
+        if broken := ledger.why_not_current(old, out, inputs=old.inputs, parameters=old.parameters):
             raise DataError(f"{out}: {broken}. Restore it, or shard anew with --force.", path=out)
         return None
     if force:
         return "--force"
     # What was appended is part of the folder; the source it was first made of need not know of it.
-    why = ledger.why_not_current(out / LEDGER, inputs={**inputs, **more}, parameters=parameters)
+    why = ledger.why_not_current(old, out, inputs={**inputs, **more}, parameters=parameters)
     if appending.interrupted(out):
         why, more = "an append was interrupted", {"": ""}
     if why and more:
