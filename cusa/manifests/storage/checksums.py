@@ -7,8 +7,8 @@ a forger. What is handed on, tars and tables, has a SHA-256 in a ledger.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import xxhash
@@ -65,6 +65,24 @@ def write_checksum(path: Path, *, made_from: str) -> None:
         made_from: digest of what it is built from.
     """
     store.write_json(_beside(path), _describe(path, made_from))
+
+
+def write_in_first(places: Sequence[Path], write: Callable[[Path], None]) -> Path:
+    """Write a cache to the first place that can be written, and return that place.
+
+    Args:
+        places: one at least, the best first.
+        write: writes the cache to a place, whole or not at all.
+
+    Raises:
+        DataError, OSError: of the last place, if none can be written.
+    """
+    for place in places[:-1]:
+        with suppress(DataError, OSError):
+            write(place)
+            return place
+    write(places[-1])
+    return places[-1]
 
 
 def is_intact(path: Path, *, made_from: str) -> bool:

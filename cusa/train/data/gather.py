@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cusa.errors import DataError, StaleError
+from cusa.errors import DataError
 from cusa.manifests import tables
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import checksums, store
@@ -103,23 +103,17 @@ def _open(path: Path) -> Rows:
 
 def _build(split: Split, teacher: str, places: list[Path], digest: str) -> Path:
     """Write the cache to the first place that can be written, in place of older ones of the same teacher."""
-    refusal: OSError | DataError | None = None
-    for place in places:
-        try:
-            with checksums.checked_file(place, made_from=digest) as temporary:
-                _write(split, teacher, temporary)
-        except StaleError:
-            raise
-        except (DataError, OSError) as error:
-            refusal = error
-            continue
-        prefix = place.name.removesuffix(".npy")[:-16]
-        for old in place.parent.glob(f"{prefix}{'?' * 16}.npy"):
-            if old != place:
-                checksums.remove(old)
-        return place
-    assert refusal is not None
-    raise refusal
+
+    def write(place: Path) -> None:
+        with checksums.checked_file(place, made_from=digest) as temporary:
+            _write(split, teacher, temporary)
+
+    place = checksums.write_in_first(places, write)
+    prefix = place.name.removesuffix(".npy")[:-16]
+    for old in place.parent.glob(f"{prefix}{'?' * 16}.npy"):
+        if old != place:
+            checksums.remove(old)
+    return place
 
 
 def _write(split: Split, teacher: str, path: Path) -> None:

@@ -128,22 +128,18 @@ class Writer:
 
 def _build(split: Split, places: list[Path]) -> Path:
     """Write the files to the first place that can be written, in place of those of an older state."""
-    refusal: OSError | DataError | None = None
-    for place in places:
-        try:
-            with store.whole_folder(place) as temporary:
-                _write(split, Writer(temporary), temporary)
-                for name in _FILES:
-                    checksums.write_checksum(temporary / name, made_from=split.digest)
-        except (DataError, OSError) as error:
-            refusal = error
-            continue
-        for old in place.parent.glob(f"{place.name[:-16]}{'?' * 16}"):
-            if old != place:
-                store.remove_folder(old)
-        return place
-    assert refusal is not None
-    raise refusal
+
+    def write(place: Path) -> None:
+        with store.whole_folder(place) as temporary:
+            _write(split, Writer(temporary), temporary)
+            for name in _FILES:
+                checksums.write_checksum(temporary / name, made_from=split.digest)
+
+    place = checksums.write_in_first(places, write)
+    for old in place.parent.glob(f"{place.name[:-16]}{'?' * 16}"):
+        if old != place:
+            store.remove_folder(old)
+    return place
 
 
 def _write(split: Split, writer: Writer, folder: Path) -> None:
