@@ -50,6 +50,10 @@ class Share:
     """Parts of a step that are computed one after another."""
 
 
+ALONE = Share()
+"""One rank that reads every step whole."""
+
+
 class PairStream:
     """The batches of a split, by step.
 
@@ -74,7 +78,7 @@ class PairStream:
         reader: Reader,
         *,
         teachers: Mapping[str, TeacherRows] | None = None,
-        share: Share = Share(),  # noqa: B008
+        share: Share = ALONE,
         cache_bytes: int = 0,
         check_one_in: int = 0,
         draft: int = 0,
