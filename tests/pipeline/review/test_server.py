@@ -468,6 +468,7 @@ def test_run__a_second_review_of_a_split_is_refused_by_name(tmp_path: Path) -> N
         assert audit.run(AuditConfig(neighbours=4, gallery=2), split=Split(work, "train")).fresh, "an audit may run"
         running.kill()
     with served(work) as running:  # released by death
+        assert Client(running.port).next()["candidate"] is not None  # it serves; until then a signal finds no handler
         assert running.stop()[0] == 0
 
 
