@@ -1,0 +1,1 @@
+"""The method on real photographs, with real models: what `docs/findings.md` says of them."""
