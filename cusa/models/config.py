@@ -68,6 +68,19 @@ class LoraConfig(BaseModel):
     )
 
 
+class HeadsConfig(BaseModel):
+    """Projections that bring two encoders to one width; CUSA's heads stand on them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["mlp", "linear"] = Field(
+        default="mlp", description="of each modality's projection: two layers with GELU between them, or one"
+    )
+    width: int = Field(default=512, ge=4, description="of the shared embedding")
+    hidden: int = Field(default=1024, ge=4, description="mlp: width of the layer between")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the hidden layer, or of a linear one's input")
+
+
 class StudentConfig(BaseModel):
     """The model that learns."""
 
@@ -110,6 +123,7 @@ class StudentConfig(BaseModel):
     context: int = Field(default=40, ge=4, description="scratch: tokens a caption at most, the two marks included")
     vocabulary: int = Field(default=5000, ge=8, description="scratch: words at most, the most frequent ones")
 
+    heads: HeadsConfig = HeadsConfig()
     lora: LoraConfig = LoraConfig()
     sgraf: SgrafConfig = SgrafConfig()
     x2vlm: MatchingConfig = MatchingConfig()

@@ -25,30 +25,11 @@ from cusa.models.preprocess import Preprocess
 from cusa.models.quiet import quiet
 from cusa.models.students import architecture, lora, openai_clip, vocabulary
 from cusa.models.students.base import CARD, Space, Student
+from cusa.models.students.heads import Head
 
 _HEADS = "heads.safetensors"
 _FORMAT = 1
 _TOKENIZING = threading.Lock()  # a fast tokenizer that two threads set up at once raises "Already borrowed"
-
-
-class Head(nn.Module):
-    """LayerNorm and Linear of equal width: what the authors' release puts on a tower.
-
-    Args:
-        width: D.
-        std: deviation of the new weights; the biases start as torch draws them.
-    """
-
-    def __init__(self, width: int, *, std: float) -> None:
-        super().__init__()
-        self.layernorm = nn.LayerNorm(width)
-        self.linear = nn.Linear(width, width)
-        nn.init.normal_(self.linear.weight, std=std)
-
-    def forward(self, features_BD: Tensor) -> Tensor:
-        """Project (B, D) features."""
-        projected: Tensor = self.linear(self.layernorm(features_BD))
-        return projected
 
 
 class DualEncoder(Student):
