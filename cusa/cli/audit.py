@@ -26,7 +26,8 @@ def audit(
     ratings: Annotated[
         Path | None,
         typer.Option(
-            parser=parse_path, help="Human judgements to estimate the missing positives from: CxC's CSV, a table."
+            parser=parse_path,
+            help="Human judgements to estimate the missing positives from: CxC's CSV, Flickr8k's files, a table.",
         ),
     ] = None,
     neighbours: Annotated[int, typer.Option(help="Depth of the neighbourhoods that are joined.")] = 50,

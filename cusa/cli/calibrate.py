@@ -17,7 +17,8 @@ def calibrate(
         Path | None,
         typer.Option(
             parser=parse_path,
-            help="CxC's sits_*.csv or its folder, or a truth table. Default: verdicts, or truth.parquet.",
+            help="CxC's sits_*.csv, Flickr8k's judgements, a folder of either, or a truth table. Default: verdicts, or "
+            "truth.parquet.",
         ),
     ] = None,
     test: Annotated[str, typer.Option(help="Split to test on; empty: none.")] = "",

@@ -1,4 +1,4 @@
-"""Human judgements of pairs: CxC's ratings, verdicts of the review page, or a data set's complete truth."""
+"""Human judgements of pairs: CxC's, Flickr8k's, verdicts of the review page, or a data set's complete truth."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cusa.errors import DataError
-from cusa.manifests.judgements import cxc_ratings, pair_judgements
+from cusa.manifests.judgements import cxc_ratings, flickr8k, pair_judgements
 from cusa.manifests.judgements.pair_judgements import DISPUTED, Judgements
 from cusa.manifests.judgements.truth import read_truth
 from cusa.manifests.samples import Split
@@ -15,6 +15,12 @@ CXC_CAVEAT = (
     "CxC's annotators saw pairs that were sampled for the similarity of their captions or images, not at random: the "
     "probability holds for pairs given their similarities, the share of matches among the rated pairs does not hold "
     "for all pairs. Pairs that nobody rated and that were drawn at random are taken for no match."
+)
+
+FLICKR8K_CAVEAT = (
+    "Flickr8k's judges saw pairs that the models of its paper had ranked high, not random ones: the probability holds "
+    "for pairs given their similarities, the share of matches among the judged pairs does not hold for all pairs. "
+    "Pairs that nobody judged and that were drawn at random are taken for no match."
 )
 
 VERDICTS_CAVEAT = "Reviewers saw the pairs that the queue offered, not random ones."
@@ -57,7 +63,8 @@ def read_ratings(split: Split, source: Path | None) -> PairRatings:
 
     Args:
         split: the split they speak of.
-        source: CxC's `sits_*.csv`, or the folder that has `sits_SPLIT.csv`; a truth table or a folder of ECCV Caption
+        source: CxC's `sits_*.csv`, or the folder that has `sits_SPLIT.csv`; Flickr8k's `ExpertAnnotations.txt` or
+            `CrowdFlowerAnnotations.txt`, or the folder that has them; a truth table or a folder of ECCV Caption
             (only matches); the split's `audit/verdicts.parquet` or its complete `truth.parquet` if None.
 
     Raises:
@@ -77,6 +84,8 @@ def read_ratings(split: Split, source: Path | None) -> PairRatings:
         return _from_truth(split, own)
     if not source.exists():
         raise DataError(f"--ratings {source} does not exist. Give CxC's sits_{split.name}.csv.", path=source)
+    if flickr8k.is_layout(source):
+        return _from_flickr8k(split, source)
     if source.is_dir() and (source / f"sits_{split.name}.csv").is_file():
         source = source / f"sits_{split.name}.csv"
     return _from_cxc(split, source) if source.suffix == ".csv" else _from_truth(split, source)
@@ -105,6 +114,33 @@ def from_judgements(split: Split, judgements: Judgements) -> PairRatings | None:
     pairs = np.array(rows, dtype=np.int64)
     return PairRatings(
         pairs[:, 0], pairs[:, 1], pairs[:, 2].astype(bool), False, "verdicts", len(judgements.unknown), VERDICTS_CAVEAT
+    )
+
+
+def _from_flickr8k(split: Split, source: Path) -> PairRatings:
+    """Read Flickr8k's judgements; where experts and crowd saw a pair, the experts decide."""
+    judgements = flickr8k.read(source)
+    located = flickr8k.locate(split, judgements)
+    foreign = split.caption_owner[located.captions] != located.images
+    if not foreign.any():
+        raise DataError(
+            f"{source} judges no image of the split {split.name!r} with another's caption ({located.unknown:,} of "
+            f"{len(judgements.pairs):,} judged pairs are of other images or captions). Flickr8k's test split "
+            "was judged.",
+            path=source,
+            split=split.name,
+        )
+    rows = np.stack([located.images[foreign], located.captions[foreign]], axis=1)
+    match = np.array([pair.describes for pair in located.pairs], dtype=bool)[foreign]
+    order = np.lexsort((rows[:, 1], rows[:, 0]))
+    return PairRatings(
+        rows[order, 0],
+        rows[order, 1],
+        match[order],
+        False,
+        f"Flickr8k: {', '.join(judgements.rows)}",
+        located.unknown,
+        f"{judgements.coverage} {FLICKR8K_CAVEAT}",
     )
 
 

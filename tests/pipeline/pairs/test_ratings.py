@@ -75,3 +75,28 @@ def test_read_ratings__a_truth_lists_matches_and_says_whether_it_is_complete(wor
         assert (rated.images.tolist(), rated.captions.tolist()) == ([0, 0], [9, 20]), "its own caption is no rating"
         assert np.array_equal(rated.match, [True, True])
         assert rated.complete is complete
+
+
+def test_read_ratings__flickr8k(work: Path, tmp_path: Path) -> None:
+    """The experts decide where they saw a pair, the crowd elsewhere; a pair of an image's own caption is no rating."""
+    split = Split(work, "val")
+    name = [Path(source).name for source in split.samples["source"].to_pylist()]
+    experts = [(0, 1, 2, "4\t3\t1"), (0, 0, 0, "4\t4\t4"), (3, 2, 0, "2\t2\t4")]
+    crowd = [(3, 2, 0, "1\t3\t0"), (1, 0, 1, "0.666666666666667\t2\t1"), (1, 0, 2, "0.6\t3\t2"), (9, 0, 0, "0\t0\t3")]
+    for file, rows in (("ExpertAnnotations.txt", experts), ("CrowdFlowerAnnotations.txt", crowd)):
+        lines = [
+            f"{name[image] if image < 6 else 'none.jpg'}\t{name[owner]}#{k}\t{judged}"
+            for image, owner, k, judged in rows
+        ]
+        (tmp_path / file).write_text("\n".join(lines))
+    rated = read_ratings(split, tmp_path)
+    pairs = list(zip(rated.images.tolist(), rated.captions.tolist(), rated.match.tolist(), strict=True))
+    assert pairs == [(0, 7, True), (1, 1, True), (1, 2, False), (3, 10, False)]
+    assert (rated.unknown, rated.complete) == (1, False)
+    assert "3 of the 5,822 official rows" in rated.caveat
+    alone = read_ratings(split, tmp_path / "CrowdFlowerAnnotations.txt")
+    assert alone.match.tolist() == [True, False, True], "without the experts the crowd decides"
+    (tmp_path / "CrowdFlowerAnnotations.txt").unlink()
+    (tmp_path / "ExpertAnnotations.txt").write_text(f"{name[0]}\t{name[0]}#0\t4\t4\t4")
+    with pytest.raises(DataError, match="judges no image of the split 'val' with another's caption"):
+        read_ratings(split, tmp_path)
