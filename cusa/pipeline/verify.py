@@ -14,6 +14,7 @@ import numpy as np
 from cusa.errors import DataError
 from cusa.manifests import ledger, schemas, tables
 from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.samples import shard_path
 from cusa.manifests.storage import checksums, seal, store
 from cusa.manifests.storage.paths import named_remote_errors
 from cusa.pipeline.download.stage import CONTENTS, LOCK
@@ -217,7 +218,10 @@ def _tar(folder: Path, split: Path, number: int) -> _Part:
         row, samples, captions = _rows_of(split, number)
     except DataError as error:
         return _Part(findings=(Finding(_name(folder, split), "", str(error)),))
-    path = split / row["shard"]
+    try:
+        path = shard_path(split, row["shard"])
+    except DataError as error:
+        return _Part(findings=(Finding(_name(folder, split), "", str(error)),))
     name = _name(folder, path)
     if not path.is_file():
         return _Part(findings=(Finding(name, "", "missing"),))

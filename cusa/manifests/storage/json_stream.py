@@ -10,6 +10,7 @@ from cusa.errors import CusaError, DataError
 
 _CHUNK = 1 << 20  # characters
 _TAIL = 4096  # bytes
+_LONGEST_STUB = 3  # characters of a number that the decoder leaves where it is cut: `e-`, and one more
 _BLANK = " \t\r\n"
 
 
@@ -122,8 +123,9 @@ class _Reader:
                 if not self._more():
                     raise
                 continue
-            # A number may go on behind the window's end.
-            if end == len(self._text) and self._more():
+            # A number may go on behind the window's end; of `1.` or `1e-` the decoder takes the 1 alone.
+            cut = end + _LONGEST_STUB > len(self._text) and not self._text[end:].strip("+-.eE")
+            if cut and self._more():
                 continue
             self._at = end
             return value

@@ -67,7 +67,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     with named_os_errors(path), _temporary(path) as temporary:
         temporary.mkdir()
         yield temporary
-        for file in temporary.rglob("*"):
+        for file in (temporary, *temporary.rglob("*")):  # a folder's own names are content too
             _fsync(file)
         if path.exists():
             if (path / LOCK).is_file():  # whoever holds the folder goes on holding it

@@ -143,3 +143,23 @@ def test_true_pairs__own_matches_and_what_follows_from_copies(tmp_path: Path) ->
     found = pair_judgements.true_pairs(split, pair_judgements.read(split)).tolist()
     expected = {0: {0, 1, 4, 5, 6}, 1: {1, 2, 3}, 2: {0, 1, 4, 5, 6}, 3: {6, 7}}
     assert found == [[image, caption] for image, captions in expected.items() for caption in sorted(captions)]
+
+
+def test_read__the_digest_is_of_pairs_and_verdicts_and_of_nothing_else(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=3, splits=("train",)), "train")
+
+    def digest(*rows: tuple[str, int, str]) -> str:
+        folder = tmp_path / f"audit-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        with Journal(folder) as journal:
+            for number, (word, caption, reviewer) in enumerate(rows):
+                keys = {"image_key": split.image_keys[0], "caption_key": split.caption_keys[caption]}
+                journal.append(make(number, word, reviewer=reviewer, **keys))
+        return pair_judgements.read(split, folder=folder).digest
+
+    words = ("match", "no match", "related", "duplicate")
+    assert len({digest((word, 7, "Ann")) for word in words}) == len(words)
+    assert digest(("match", 7, "Ann")) != digest(("match", 8, "Ann"))
+    assert digest(("match", 7, "Ann")) == digest(("match", 7, "Bob"))
+    assert digest(("match", 7, "Ann"), ("related", 8, "Ann")) == digest(("related", 8, "Ann"), ("match", 7, "Ann"))
+    assert digest() != digest(("match", 7, "Ann"))

@@ -236,3 +236,26 @@ def test_read__refuses_a_foreign_table(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["verdict-0001"]}), tmp_path / "verdicts.parquet")
     with pytest.raises(DataError, match="verdict"):
         verdicts.read(tmp_path)
+
+
+def test_append__journal_and_its_name_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    durable: list[tuple[int, int]] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        fsync(descriptor)
+        stat = os.fstat(descriptor)
+        durable.append((stat.st_ino, stat.st_size))
+
+    monkeypatch.setattr(os, "fsync", note)
+    with Journal(tmp_path) as journal:
+        assert tmp_path.stat().st_ino in {inode for inode, _ in durable}, "a new journal's name"
+        for number in range(2):
+            journal.append(make(number))
+            stat = journal.path.stat()
+            assert durable[-1] == (stat.st_ino, stat.st_size), "all of the journal, when append returns"
+    with journal.path.open("ab") as file:
+        file.write(b'{"torn')
+    with Journal(tmp_path):
+        stat = journal.path.stat()
+        assert durable[-1] == (stat.st_ino, stat.st_size), "the repair"

@@ -92,3 +92,30 @@ def test_items__what_python_cannot_read_is_a_named_error(tmp_path: Path, value: 
     (tmp_path / "one.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=r"one\.json is no readable JSON"):
         list(json_stream.items(tmp_path / "one.json"))
+
+
+NUMBERS = [0, -1, 1234567, 1.5, -2.25e-12, 6.02e23, 1e300, 10**30, True, False, None]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4, 5, 7, 16])
+def test_items__whatever_the_window_cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(json_stream, "_CHUNK", chunk)
+    path = tmp_path / "one.json"
+    content = {"a": NUMBERS, "b": -17.5e-3, "c": {"d": NUMBERS, "é": 'x\\"y'}, "e": 12}
+    for start in range(12):  # every place of the window's edge
+        for text in (json.dumps(content), json.dumps(content).replace("e-", "E-"), json.dumps(content, indent=1)):
+            path.write_text(" " * start + text, encoding="utf-8")
+            expected = [*(("a", one) for one in NUMBERS), *list(content.items())[1:]]
+            assert list(json_stream.items(path)) == expected, (start, text)
+
+
+@given(content=st.dictionaries(TEXTS, VALUES | st.floats(allow_nan=False), max_size=4), chunk=st.integers(1, 9))
+def test_items__are_what_json_reads_through_a_small_window(
+    tmp_path_factory: pytest.TempPathFactory, content: dict[str, object], chunk: int
+) -> None:
+    path = tmp_path_factory.mktemp("json") / "one.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    expected = [(k, one) for k, v in content.items() for one in (v if isinstance(v, list) else [v])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_stream, "_CHUNK", chunk)
+        assert list(json_stream.items(path)) == expected
