@@ -46,6 +46,35 @@ def test_unicom__equals_the_reference(golden: Path, letter: str) -> None:
         np.testing.assert_allclose(model(pixels), arrays["embedding"], rtol=0, atol=3e-5)
 
 
+def test_unicom__the_activation_ends_at_six(golden: Path) -> None:
+    """Against a plain block, with hidden numbers on both sides of 0 and of 6."""
+    size, weights, _ = _tiny(golden, "a")
+    model = Unicom(size).eval()
+    model.load_state_dict(weights)
+    block = model.blocks[0]
+    state = {name: value * (60 if name.startswith("mlp.fc1") else 1) for name, value in block.state_dict().items()}
+    block.load_state_dict(state)
+    x = torch.randn(2, size.patches, size.dim, generator=torch.Generator().manual_seed(0))
+
+    def norm(rows: torch.Tensor, name: str) -> torch.Tensor:
+        centred = rows - rows.mean(-1, keepdim=True)
+        scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    query, key, value = (
+        (norm(x, "norm1") @ part.T).unflatten(-1, (size.heads, -1)).transpose(1, 2)
+        for part in state["attn.qkv.weight"].chunk(3)
+    )
+    mixed = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1) @ value
+    mixed = mixed.transpose(1, 2).flatten(2) @ state["attn.proj.weight"].T + state["attn.proj.bias"]
+    hidden = norm(x + mixed, "norm2") @ state["mlp.fc1.weight"].T + state["mlp.fc1.bias"]
+    assert (hidden > 8).float().mean() > 0.05
+    assert (hidden < 0).any()
+    expected = x + mixed + hidden.clamp(0, 6) @ state["mlp.fc2.weight"].T + state["mlp.fc2.bias"]
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_unicom__names_shapes_and_files_are_the_released_ones(golden: Path) -> None:
     facts = json.loads((golden / "08_unicom" / "facts.json").read_text())
     names = {"ViT-B/32": "b-32", "ViT-B/16": "b-16", "ViT-L/14": "l-14", "ViT-L/14@336px": "l-14-336"}
