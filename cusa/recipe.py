@@ -4,7 +4,7 @@ The paper's recipes are composed: `MODEL/DATA/METHOD`, for example `clip-vit-b-3
 merged in this order, later values winning: `data/DATA.toml`, `model/MODEL.toml`, the model's own `[on.DATA]` (what
 belongs to the two together: epochs, the form of the data), `method/METHOD.toml`, and the published figures of
 `expected/MODEL.toml`. A user's `--set` comes last. A model with `ensemble = ["a", "b"]` is the mean of models that are
-trained apart; its recipe holds theirs as `parts`.
+trained apart; its recipe holds theirs as `parts`. A model goes only with the data that it has an `[on.DATA]` for.
 """
 
 import json
@@ -146,8 +146,16 @@ def section(model: type[Model], overrides: Iterable[str], *, base: Mapping[str, 
 
 
 def packaged() -> list[str]:
-    """Return the names of the recipes that come with the package: whole ones, and every MODEL/DATA/METHOD."""
-    composed = ["/".join(names) for names in product(*(pieces(kind) for kind in KINDS))]
+    """Return the names of the recipes that come with the package: whole ones, and MODEL/DATA/METHOD.
+
+    A model goes with the data that its `on` names.
+    """
+    goes_with = {model: _piece("model", model).get("on", {}) for model in pieces("model")}
+    composed = [
+        f"{model}/{data}/{method}"
+        for model, data, method in product(*(pieces(kind) for kind in KINDS))
+        if data in goes_with[model]
+    ]
     return [*pieces(""), *composed]
 
 

@@ -90,6 +90,7 @@ REASONS = {
     "too-large": "the image has more pixels than allowed",
     "too-small": "the image has fewer pixels on a side than allowed",
     "unsupported-format": "an image, but not a JPEG, PNG or WebP file",
+    "no-split": "the data set divides its images by lists, and none of them names this one, or several do",
     "no-captions": "the image owns no usable caption",
     "empty-caption": "nothing is left of the caption once cleaned",
     "changed": "the bytes are not those whose SHA-256 was recorded",

@@ -18,6 +18,9 @@ _SIGNS = (
     ("inaturalist", "Inat_dataset_splits", ""),
     ("karpathy", "dataset_coco.json", "dataset_coco.json"),
     ("karpathy", "dataset_flickr30k.json", "dataset_flickr30k.json"),
+    ("flickr8k", "Flickr8k.token.txt", ""),
+    ("flickr8k", "Flickr8k_text/Flickr8k.token.txt", ""),
+    ("flickr8k", "dataset_flickr8k.json", ""),
 )
 """Layout of `cusa shard`, what shows it, and what is its source."""
 

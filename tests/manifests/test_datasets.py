@@ -25,6 +25,7 @@ def test_load__counts_are_the_documented_ones() -> None:
     assert sum(counts["sop"].values()) == 120_053  # type: ignore[arg-type]
     assert sum(counts["in-shop"].values()) == 52_712  # type: ignore[arg-type]
     assert counts["inaturalist-2018"] == {"train": 325_846, "test": 136_093}
+    assert counts["flickr8k"] == {"train": 6_000, "val": 1_000, "test": 1_000}
     assert counts["cub"] == {"train": 5_864, "test": 5_924}
 
 

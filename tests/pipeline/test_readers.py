@@ -15,6 +15,7 @@ from cusa.pipeline import readers
         ("coco", "no captions_|no COCO"),
         ("release", "no JSON lists"),
         ("flickr", "no file|does not exist"),
+        ("flickr8k", "neither Flickr8k.token.txt nor dataset_flickr8k.json"),
         ("table", "no known kind"),
         ("folder", "holds no image"),
         ("webdataset", "no tar"),

@@ -15,7 +15,9 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
     """Read a Flickr token file: `<file>#<0-4><TAB><caption>`.
 
     Lists of file names beside it, with or without extension (`Flickr_8k.trainImages.txt`, `train.txt`...: the list's
-    name has the split), divide the images; those that no list names go to the given split, else to `train`.
+    name has the split), divide the images. An image that no list names goes to the given split; without one it is
+    refused, and so is a name that two lists of different splits have. Without lists, all go to the given split or
+    `train`.
 
     Args:
         source: for example `results_20130124.token`.
@@ -30,7 +32,7 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
     dataset = config.dataset or ("flickr8k" if "8k" in source.name.lower() else "flickr30k")
     lists = {path: named_split(path.stem) for path in sorted(source.parent.glob("*.txt")) if path != source}
     splits = {path: split for path, split in lists.items() if split and _is_list(path)}
-    rows = Rows(lambda: _rows(source, images, dataset, default_split(config), splits))
+    rows = Rows(lambda: _rows(source, images, dataset, config, splits))
     return Reading(dataset, rows, digests(source.parent, [source, *splits]))
 
 
@@ -39,10 +41,9 @@ def _is_list(path: Path) -> bool:
     return not any(set(line.strip()) & {"\t", " ", "#"} for _, line in lines(path))
 
 
-def _rows(source: Path, images: Path, dataset: str, default: str, lists: dict[Path, str]) -> Iterator[Row]:
-    splits = {
-        Path(line.strip()).stem: split for path, split in lists.items() for _, line in lines(path) if line.strip()
-    }
+def _rows(source: Path, images: Path, dataset: str, config: ReadConfig, lists: dict[Path, str]) -> Iterator[Row]:
+    default = default_split(config)
+    listed = _listed(lists)
     captions_by_name: dict[str, list[CaptionRecord]] = {}
     for number, line in lines(source):
         name, tab, caption = line.partition("\t")
@@ -54,11 +55,37 @@ def _rows(source: Path, images: Path, dataset: str, default: str, lists: dict[Pa
             continue
         captions_by_name.setdefault(name, []).append(CaptionRecord(f"{name}#{position}", caption))
     for name, captions in captions_by_name.items():
-        split = splits.get(Path(name).stem, default)
-        try:
-            about = (keys.image_key(dataset, Path(name).stem), split, inside(images, name), name, tuple(captions))
-            yield ImageRecord(*about, other_key=other_key(dataset, name))
-        except ValueError as error:
-            yield Drop(split, "", name, "image", "bad-row", str(error))
-            for lost in captions:
-                yield Drop(split, "", name, "caption", "bad-row", f"its image was dropped: {lost.text[:200]!r}")
+        splits = listed.pop(Path(name).stem, {})
+        split = next(iter(splits), default)
+        if len(splits) > 1:
+            detail = f"the lists of {' and '.join(splits)} both name it"
+            yield from _refused(split, name, captions, "no-split", detail)
+        elif not splits and lists and not config.split:
+            yield from _refused(
+                split, name, captions, "no-split", f"none of {', '.join(p.name for p in lists)} names it"
+            )
+        else:
+            try:
+                about = (keys.image_key(dataset, Path(name).stem), split, inside(images, name), name, tuple(captions))
+                yield ImageRecord(*about, other_key=other_key(dataset, name))
+            except ValueError as error:
+                yield from _refused(split, name, captions, "bad-row", str(error))
+    for splits in listed.values():
+        for split, name in splits.items():
+            yield Drop(split, "", name, "image", "no-captions", f"{source.name} has no caption of it")
+
+
+def _listed(lists: dict[Path, str]) -> dict[str, dict[str, str]]:
+    """Return for each name of the lists, without its extension, the splits that name it and how each writes it."""
+    listed: dict[str, dict[str, str]] = {}
+    for path, split in lists.items():
+        for _, line in lines(path):
+            if name := line.strip():
+                listed.setdefault(Path(name).stem, {}).setdefault(split, name)
+    return listed
+
+
+def _refused(split: str, name: str, captions: list[CaptionRecord], reason: str, detail: str) -> Iterator[Drop]:
+    yield Drop(split, "", name, "image", reason, detail)
+    for lost in captions:
+        yield Drop(split, "", name, "caption", reason, f"its image was dropped: {lost.text[:200]!r}")
