@@ -55,8 +55,11 @@ class DataConfig(_Section):
 class TeachersConfig(_Section):
     """Whose tables teach; an empty name means the split's only teacher of that modality."""
 
-    image: str = Field(default="", description="image teacher's name, as `cusa list teachers` shows it")
-    text: str = Field(default="", description="text teacher's name")
+    image: str = Field(
+        default="",
+        description="image teacher: its tables' name, a folder, a hub name or module:Class (`cusa list teachers`)",
+    )
+    text: str = Field(default="", description="text teacher, likewise")
 
 
 class Recipe(_Section):

@@ -99,3 +99,23 @@ class Words:
 def open_split(work: Path, name: str = "train") -> Split:
     """Open a split of a world."""
     return Split(work, name)
+
+
+def write_sentence_model(folder: Path, *, seed: int = 0) -> Path:
+    """Write a tiny sentence-transformers model of random weights that knows the words of the drawn captions."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    source = folder.with_name(f"{folder.name}-bert")
+    source.mkdir(parents=True)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *COLOURS, *["a", "wall", "seen", "times", "from", "side"]]
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(source)
+    BertTokenizerFast(vocab={word: number for number, word in enumerate(words)}).save_pretrained(source)
+    transformer = Transformer(str(source))
+    pooling = Pooling(sizes["hidden_size"])
+    SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(folder))
+    return folder

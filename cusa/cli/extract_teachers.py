@@ -14,6 +14,9 @@ def extract_teachers(
     work: Work,
     image: Annotated[list[str] | None, typer.Option(help="Image teacher: a name or folder; repeatable.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="Text teacher: a name or folder; repeatable.")] = None,
+    as_: Annotated[
+        str, typer.Option("--as", metavar="NAME", help="What the one teacher's tables are called; default: as it is.")
+    ] = "",
     split: Splits = None,
     transform: Annotated[str, typer.Option(help="Captions as the text teacher reads them: clean or none.")] = "clean",
     dtype: Annotated[str, typer.Option(help="Numbers in the tables: float16 or float32.")] = "float16",
@@ -49,8 +52,11 @@ def extract_teachers(
     wanted = [("image", name) for name in image or ()] + [("text", name) for name in text or ()]
     if not wanted:
         raise ConfigError("Name at least one teacher: --image NAME or --text NAME; `cusa list teachers` shows them.")
+    if as_ and len(wanted) != 1:
+        raise ConfigError("--as names the tables of one teacher: give one --image or one --text.", option="--as")
     config = validated(
         ExtractConfig,
+        name=as_,
         batch_size=batch_size,
         dtype=dtype,
         transform=transform,

@@ -50,9 +50,12 @@ def index(
                     "--text TEACHER`.",
                     split=opened.name,
                 )
-            for name in teacher or there:
-                if name not in there:
-                    raise ConfigError(f"{opened.folder} has no teacher {name!r}. {nearest(name, there)}.", teacher=name)
+            for wanted in teacher or there:
+                name = tables.find_teacher(opened, "image", wanted) or tables.find_teacher(opened, "text", wanted)
+                if not name:
+                    raise ConfigError(
+                        f"{opened.folder} has no teacher {wanted!r}. {nearest(wanted, there)}.", teacher=wanted
+                    )
                 outcomes.append(stage.run(config, split=opened, teacher=name, force=force, on_event=console.event))
             if student:
                 outcomes.append(

@@ -116,6 +116,11 @@ class StageRun:
         """Whether nothing has to be done."""
         return not self.why
 
+    @property
+    def asked(self) -> bool:
+        """Whether this is a question, within `asking`: then nothing is written."""
+        return _ASKING.get()
+
     def reuse(self, *, notes: tuple[str, ...] = ()) -> Outcome:
         """Return the outcome of the last time, as one that is up to date."""
         assert self.before is not None

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from cusa.errors import DataError, StaleError
 from cusa.manifests import ledger, schemas
+from cusa.manifests.origin import IMPORTED, LOCAL, is_same_origin, read_origin, teacher_name
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 
@@ -157,29 +158,70 @@ def teachers(split: Split) -> dict[str, str]:
     return modalities
 
 
-def choose_teacher(split: Split, modality: str, name: str = "") -> str:
-    """Return `name`, or the split's only teacher of a modality.
+def find_teacher(split: Split, modality: str, teacher: str) -> str:
+    """Return the tables that a user's word for a teacher stands for; empty where the split has none.
+
+    Args:
+        split: the split.
+        modality: `image` or `text`.
+        teacher: the tables' own name; a folder, whose tables are found by the digest of its weights, wherever it lay
+            when they were made and whatever they are called; a hub name or `module:Class`.
 
     Raises:
-        DataError: if there is none, or several and no name; the message lists them.
+        DataError: if several tables were made with a folder's weights and none has its name.
+    """
+    names = [name for name, kind in teachers(split).items() if kind == modality]
+    if teacher in names:
+        return teacher
+    own = teacher_name(teacher)
+    path = Path(teacher).expanduser()
+    if not path.is_dir():
+        return own if own in names and not _is_anothers(split, own, teacher) else ""
+    digest = store.sha256_folder(path)
+    made = [name for name in names if provenance(split, name)["weights_sha256"] == digest]
+    if len(made) > 1 and own not in made:
+        raise DataError(
+            f"{split.folder} has several {modality} tables of {teacher}: {', '.join(made)}. Name one of these.",
+            split=split.name,
+            teacher=teacher,
+        )
+    return own if own in made else "".join(made)
+
+
+def _is_anothers(split: Split, table: str, teacher: str) -> bool:
+    """Tell whether tables of a name were made by another model of a hub, or another class, than the one meant."""
+    if provenance(split, table)["revision"] in (LOCAL, IMPORTED):
+        return False  # they have no name but their own
+    return not is_same_origin(read_origin(split.folder / "teachers" / table), teacher)
+
+
+def choose_teacher(split: Split, modality: str, name: str = "") -> str:
+    """Return the tables that `name` stands for, see `find_teacher`, or the split's only ones of a modality.
+
+    Raises:
+        DataError: if there are none, or several and no name; the message lists them.
     """
     names = [teacher for teacher, kind in teachers(split).items() if kind == modality]
-    command = f"cusa extract-teachers {split.work} --{modality} TEACHER"
-    if name and name not in names:
-        raise DataError(
-            f"{split.folder} has no {modality} teacher {name!r}; it has {', '.join(names) or 'none'}. Run `{command}`.",
-            split=split.name,
-            teacher=name,
-        )
+    command = f"cusa extract-teachers {split.work} --{modality} {name or 'TEACHER'}"
+    if name:
+        table = find_teacher(split, modality, name)
+        if not table:
+            raise DataError(
+                f"{split.folder} has no {modality} teacher {name!r}; it has {', '.join(names) or 'none'}. Run "
+                f"`{command}`.",
+                split=split.name,
+                teacher=name,
+            )
+        return table
     if not names:
         raise DataError(f"{split.folder} has no {modality} teacher. Run `{command}`.", split=split.name)
-    if not name and len(names) > 1:
+    if len(names) > 1:
         raise DataError(
             f"{split.folder} has several {modality} teachers: {', '.join(names)}. Name one "
             f"(`--{modality} NAME`, or `--set teachers.{modality}=NAME` for a recipe).",
             split=split.name,
         )
-    return name or names[0]
+    return names[0]
 
 
 def teacher_digest(split: Split, teacher: str) -> str:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from cusa.errors import ConfigError, nearest
+from cusa.manifests.origin import teacher_name
 from cusa.models import source
 from cusa.models import student as students
 from cusa.models.students.base import Space
-from cusa.models.teachers.hub import teacher_name
 
 if TYPE_CHECKING:
     from mteb.models import ModelMeta

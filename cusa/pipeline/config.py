@@ -73,6 +73,7 @@ class ShardConfig(Config):
 class ExtractConfig(Config):
     """Embeddings of the frozen teachers."""
 
+    name: str = Field(default="", description="what the tables are called; empty = by the teacher's own name")
     batch_size: int = Field(default=64, ge=1, description="items a pass of the teacher")
     dtype: Literal["float16", "float32"] = Field(default="float16", description="numbers in the table")
     transform: Literal["clean", "none"] = Field(

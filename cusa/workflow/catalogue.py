@@ -8,6 +8,7 @@ from cusa import recipe as recipes
 from cusa.errors import ConfigError, nearest
 from cusa.eval.tasks import metrics
 from cusa.manifests import tables
+from cusa.manifests.origin import read_origin
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
 from cusa.workflow.download import SCENES
@@ -46,9 +47,11 @@ def catalogue(what: str, work: Path | None = None) -> tuple[tuple[str, ...], lis
     if what == "teachers":
         opened = [Split(work, name) for name in splits(work)]
         rows: list[tuple[str, ...]] = [
-            (split.name, name, kind) for split in opened for name, kind in tables.teachers(split).items()
+            (split.name, name, kind, read_origin(split.folder / "teachers" / name) or "not written down")
+            for split in opened
+            for name, kind in tables.teachers(split).items()
         ]
-        return ("split", "teacher", "modality"), rows
+        return ("split", "teacher", "modality", "made from"), rows
     if what == "drop-reasons":
         counted: dict[tuple[str, str, str], int] = {}
         for name in splits(work):

@@ -194,7 +194,7 @@ class _Evaluation:
     def _on_work(self, work: Path, out: Path | None) -> dict[str, Any]:
         from cusa.eval import evaluate as stage
         from cusa.eval.evidence import Evidence
-        from cusa.models.teachers.hub import teacher_name
+        from cusa.manifests.origin import teacher_name
 
         model, split = self.model, self.request.split
         if model.results_folder is not None:

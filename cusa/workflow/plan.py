@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cusa.errors import CusaError
-from cusa.manifests import ledger
+from cusa.manifests import ledger, tables
 from cusa.manifests.events import SILENT
+from cusa.manifests.origin import teacher_name
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.stage import NotCurrentError, asking
 from cusa.workflow import project as projects
@@ -179,8 +180,6 @@ def _costs(project: Project, stage: Stage, state: str, rates: Mapping[str, Any])
 
 def _ledger_path(project: Project, stage: Stage) -> Path:
     """Return the ledger a stage of this name writes; of stages with several, the first."""
-    from cusa.models.teachers.hub import teacher_name
-
     test = project.work / project.recipe.data.test
     return {
         "download": project.raw / "ledger.json",
@@ -188,7 +187,7 @@ def _ledger_path(project: Project, stage: Stage) -> Path:
         "extract-teachers": project.work
         / project.recipe.data.train
         / "teachers"
-        / (teacher_name(stage.what) if stage.name == "extract-teachers" else "")
+        / _table(project, stage)
         / "ledger.json",
         "index": test / "index" / "none",
         "audit": test / "audit" / "ledger.json",
@@ -196,6 +195,18 @@ def _ledger_path(project: Project, stage: Stage) -> Path:
         "eval": project.run / "eval" / "ledger.json",
         "report": project.run / "report.ledger.json",
     }[stage.name]
+
+
+def _table(project: Project, stage: Stage) -> str:
+    """Return the folder of the tables that an extraction writes."""
+    if stage.name != "extract-teachers":
+        return ""
+    train = project.work / project.recipe.data.train
+    names: list[str] = []
+    if (train / "samples.parquet").is_file():
+        split = Split(project.work, project.recipe.data.train)
+        names = [tables.find_teacher(split, modality, stage.what) for modality in ("image", "text")]
+    return next(filter(None, names), teacher_name(stage.what))
 
 
 def _time(number: float, rates: Mapping[str, Any], *names: str) -> float | None:
@@ -220,9 +231,10 @@ def _shard(project: Project, stage: Stage, size: _Size, rates: Mapping[str, Any]
 def _extract(project: Project, stage: Stage, size: _Size, rates: Mapping[str, Any]) -> dict[str, Any]:
     images = size.train + size.test
     rows = images if stage.what == project.recipe.teachers.image else images * size.captions // max(size.train, 1)
-    width = rates["teachers"].get(stage.what, {}).get("width")
+    teacher = teacher_name(stage.what)
+    width = rates["teachers"].get(teacher, {}).get("width")
     disk = rows * width * 2 if width else None  # float16
-    return {"disk": disk, "seconds": _time(rows, rates, "teachers", stage.what, "rows")}
+    return {"disk": disk, "seconds": _time(rows, rates, "teachers", teacher, "rows")}
 
 
 def _index(project: Project, stage: Stage, size: _Size, rates: Mapping[str, Any]) -> dict[str, Any]:

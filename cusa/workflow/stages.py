@@ -148,10 +148,10 @@ def _table_not_from_a_name(split: Split, modality: str, teacher: str) -> Outcome
         DataError: if no teacher is named and the split has none, or several.
         StaleError: if it was imported for another state of the split.
     """
-    from cusa.models.teachers.hub import teacher_name
-
-    name = teacher_name(teacher) if teacher else tables.choose_teacher(split, modality)
+    name = tables.find_teacher(split, modality, teacher) if teacher else tables.choose_teacher(split, modality)
     folder = split.folder / "teachers" / name
+    if not name:
+        return None
     old = ledger.read(folder / "ledger.json")
     if old is None or (teacher and "features" not in old.inputs):
         return None
@@ -184,11 +184,9 @@ def _splits_with_teachers(project: Project) -> list[Split]:
 
 def _names(project: Project, split: Split) -> list[tuple[str, str]]:
     """Return the project's teachers as their tables are named, by modality."""
-    from cusa.models.teachers.hub import teacher_name
-
     teachers = project.recipe.teachers
     named = (("image", teachers.image), ("text", teachers.text))
-    return [(kind, tables.choose_teacher(split, kind, teacher_name(name) if name else "")) for kind, name in named]
+    return [(kind, tables.choose_teacher(split, kind, name)) for kind, name in named]
 
 
 def _index(project: Project, callbacks: Callbacks) -> list[Outcome]:

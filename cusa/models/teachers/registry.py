@@ -5,17 +5,21 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cusa.errors import ConfigError, nearest
+from cusa.manifests import tables
+from cusa.manifests.origin import IMPORTED, LOCAL, read_origin, teacher_name
+from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
-
-if TYPE_CHECKING:
-    from cusa.models.device import Precision
 from cusa.models.teachers.base import Teacher
 from cusa.models.teachers.catalogue import CATALOGUE
 from cusa.models.teachers.hub import model_folder
+
+if TYPE_CHECKING:
+    from cusa.models.device import Precision
 
 _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -87,6 +91,51 @@ def _load_class(name: str) -> Teacher:
             teacher=name,
         )
     return teacher
+
+
+class ResolvedTeacher(NamedTuple):
+    """What a user's word for a teacher stands for in one split."""
+
+    table: str
+    """The folder of its tables, whether they are there or not."""
+    loads: str
+    """What `load_teacher` takes; empty where the tables are there and nothing on this machine loads their teacher."""
+    weights_sha256: str
+    """Of what it loads; where that is not on this disk, of the tables; empty if neither is."""
+
+
+def resolve(split: Split, teacher: str, modality: str, *, name: str = "") -> ResolvedTeacher:
+    """Say which tables a teacher has, and what loads it.
+
+    Args:
+        split: the split.
+        teacher: tables' name, folder, hub name, `module:Class`; see `tables.find_teacher`. Tables remember what they
+            were made from, so their name is enough.
+        modality: `image` or `text`.
+        name: what the tables are called; empty = found, else by the teacher's own name.
+
+    Raises:
+        DataError: if several tables were made with a folder's weights and none has its name.
+    """
+    table = "" if name else tables.find_teacher(split, modality, teacher)
+    recorded = tables.provenance(split, table) if table else {}
+    if not table or recorded["revision"] == IMPORTED:
+        return ResolvedTeacher(table or teacher_name(name or teacher), teacher, weights_digest(teacher))
+    loads = _what_loads(split, teacher, table, recorded)
+    return ResolvedTeacher(table, loads, (loads and weights_digest(loads)) or recorded["weights_sha256"])
+
+
+def _what_loads(split: Split, teacher: str, table: str, recorded: Mapping[str, str]) -> str:
+    """Return what loads the teacher of tables that are there; empty if it came from a folder that is not there."""
+    origin, is_folder = read_origin(split.folder / "teachers" / table), Path(teacher).expanduser().is_dir()
+    if teacher != table and (is_folder or weights_digest(teacher)):
+        return teacher  # it lies on this disk, so the name stands for itself
+    if recorded["revision"] != LOCAL:
+        return origin if origin and teacher == table else teacher
+    if origin and Path(origin).is_dir():
+        return origin
+    here = weights_digest(teacher)
+    return teacher if is_folder or (here and here == recorded["weights_sha256"]) else ""
 
 
 def weights_digest(name: str) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from cusa.errors import DataError
+from cusa.manifests.origin import split_revision, teacher_name
 from cusa.models.device import Device, Precision, unit_rows
-from cusa.models.teachers.hub import model_provenance, split_revision, teacher_name
+from cusa.models.teachers.hub import model_provenance
 
 
 class SentenceTeacher:

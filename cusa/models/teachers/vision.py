@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from cusa.errors import DataError
+from cusa.manifests.origin import split_revision, teacher_name
 from cusa.manifests.storage import store
 from cusa.models.device import Device, Precision
 from cusa.models.preprocess import Preprocess
 from cusa.models.quiet import quiet
-from cusa.models.teachers.hub import model_provenance, split_revision, teacher_name
+from cusa.models.teachers.hub import model_provenance
 from cusa.models.teachers.image_teacher import ImageTeacher
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from cusa.errors import ConfigError, DataError
 from cusa.manifests import tables
 from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.origin import IMPORTED, teacher_name, write_origin
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import arrays, store
-from cusa.models.teachers.hub import IMPORTED, teacher_name
 from cusa.pipeline.config import ExtractConfig
 from cusa.pipeline.extract import plan as extract_plan
 
@@ -139,7 +139,7 @@ def run(
     Raises:
         DataError: if rows of the split are not in the file, or a vector is zero or not finite.
     """
-    name = teacher_name(teacher)
+    name = teacher_name(config.name or teacher)
     folder = split.folder / "teachers" / name
     inputs = {"split": split.digest, "features": sha256}
     stamp = {"teacher": name, "modality": modality, "weights_sha256": "unknown (imported)", "dtype": config.dtype}
@@ -147,13 +147,13 @@ def run(
     if stage.up_to_date:
         return stage.reuse()
     if not force:
-        extract_plan.refuse_another_teacher(folder, source=IMPORTED, stamp=stamp)
+        extract_plan.refuse_another_teacher(folder, origin=IMPORTED, stamp=stamp)
     kind, at = _join(features, split, modality)
     every = extract_plan.contents(split, modality, "none")
     keys = split.image_keys if modality == "image" else split.caption_keys
     with stage.begin(unless_held=split.locks):
         store.remove_folder(folder / extract_plan.WORKSHOP)
-        store.write_json(folder / extract_plan.SOURCE, {"source": IMPORTED})
+        write_origin(folder, IMPORTED)
         made = {
             "revision": IMPORTED,
             "preprocessing": f"unknown: imported from {features.path.name} by {kind}",
@@ -189,9 +189,7 @@ def run(
             stale.unlink()
         counts = {"rows": len(at), "left_in_file": len(features.ids) - len(set(at.tolist()))}
         counts["width"] = features.vectors.shape[1]
-        return stage.finish(
-            outputs=[*parts, folder / extract_plan.SOURCE], counts=counts, notes=(f"Rows were found by {kind}.",)
-        )
+        return stage.finish(outputs=parts, counts=counts, notes=(f"Rows were found by {kind}.",))
 
 
 def _join(features: Features, split: Split, modality: str) -> tuple[str, np.ndarray]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from cusa.errors import ConfigError, DataError
 from cusa.manifests import tables
+from cusa.manifests.origin import is_same_origin, read_origin
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.models.captions import TRANSFORMS
@@ -26,12 +27,6 @@ WORKSHOP = ".work"
 
 _SHARED_ROWS = 4096  # contents in one unit of those that several tars share
 
-
-SOURCE = "source.json"
-"""File in a teacher's folder: what tells it from other teachers of that folder name, see `refuse_another_teacher`.
-
-It stands apart from the tables, which hold the same bytes wherever the teacher's own folder lies.
-"""
 _FORMAT = 2
 
 
@@ -87,33 +82,35 @@ def contents(split: Split, modality: str, transform: str, *, rows: Sequence[int]
     return pa.array(digests, pa.binary(32))
 
 
-def refuse_another_teacher(folder: Path, *, source: str, stamp: Mapping[str, str]) -> None:
+def refuse_another_teacher(folder: Path, *, origin: str, stamp: Mapping[str, str]) -> None:
     """Refuse to replace the tables of another teacher that gets the same folder name.
 
     The same teacher with other weights, another transform or other numbers is no other teacher.
 
     Args:
         folder: the teacher's.
-        source: what `cusa.models.teachers.hub.teacher_source` gave, or `IMPORTED`.
+        origin: what `cusa.manifests.origin.origin_of` gave, or `IMPORTED`.
         stamp: what every part of this teacher says of its making.
 
     Raises:
-        ConfigError: if the tables in the folder are those of another modality, or came from another source with other
+        ConfigError: if the tables in the folder are those of another modality, or came from another origin with other
             weights.
     """
     parts = sorted(folder.glob("[0-9]*.parquet"))
     if not parts:
         return
     there = tables.read_part_metadata(parts[0])
-    before = str(store.read_json(folder / SOURCE)["source"]) if (folder / SOURCE).is_file() else source
+    before = read_origin(folder)
     other_modality = there.get("modality", stamp["modality"]) != stamp["modality"]
-    if other_modality or (before != source and there.get("weights_sha256") != stamp["weights_sha256"]):
+    if other_modality or (
+        not is_same_origin(before, origin) and there.get("weights_sha256") != stamp["weights_sha256"]
+    ):
         raise ConfigError(
-            f"{folder} holds the {there.get('modality')} embeddings of another teacher of that name ({before}); the "
-            f"{stamp['modality']} embeddings of {source} would replace them. Give one of the two another name, remove "
-            "the tables that are there, or replace them with --force.",
+            f"{folder} holds the {there.get('modality')} embeddings of another teacher of that name"
+            f"{f' ({before})' if before else ''}; the {stamp['modality']} embeddings of {origin} would replace them. "
+            "Give these tables a name of their own (--as NAME), or replace the ones that are there with --force.",
             path=folder,
-            teacher=source,
+            teacher=origin,
         )
 
 

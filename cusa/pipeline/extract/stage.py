@@ -1,18 +1,20 @@
 """Extraction: the embeddings of a frozen teacher, once an image or text, beside the shards they belong to."""
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cusa.manifests import tables
+from cusa.errors import DataError
+from cusa.manifests import ledger, tables
 from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.origin import origin_of, read_origin, teacher_name, write_origin
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.models.teachers.base import Teacher
-from cusa.models.teachers.hub import teacher_name, teacher_source
-from cusa.models.teachers.registry import load_teacher, weights_digest
+from cusa.models.teachers.registry import load_teacher, resolve, weights_digest
 from cusa.pipeline.config import ExtractConfig
 from cusa.pipeline.engine import LOCAL, Engine, Workers, run_units
 from cusa.pipeline.extract import plan as extract_plan
@@ -39,7 +41,7 @@ def run(
     Args:
         config: batch size, numbers, text transform, workers.
         split: the split to embed.
-        teacher: name or folder, see `cusa.models.teachers.registry.load_teacher`.
+        teacher: name, folder or the tables' own name; see `cusa.models.teachers.registry.resolve`.
         modality: `image` or `text`.
         force: embed again even if nothing changed.
         engine: where the parts are made; workers of their own load the teacher by its name.
@@ -51,42 +53,46 @@ def run(
 
     Raises:
         ConfigError: if the tables there are those of another teacher of the same name.
-        DataError: if an image's bytes are not those that were sharded, or cannot be decoded; if the teacher gives a row
-            that is not of unit length.
+        DataError: if the teacher's folder is not there; if an image's bytes are not those that were sharded, or cannot
+            be decoded; if the teacher gives a row that is not of unit length.
     """
-    name = teacher_name(teacher)
+    name, loads, weights = resolve(split, teacher, modality, name=config.name)
     folder = split.folder / "teachers" / name
     transform = config.transform if modality == "text" else "rgb"
     inputs = {"split": split.digest}
     stamp = {
         "teacher": name,
         "modality": modality,
-        "weights_sha256": weights_digest(teacher),
+        "weights_sha256": weights,
         "dtype": config.dtype,
         "transform": transform,
         "precision_asked": config.precision,
     }
+    if not loads:
+        _refuse_to_remake(folder, split, modality, inputs=inputs, parameters=stamp, force=force)
     stage = StageRun("extract-teachers", folder / "ledger.json", inputs=inputs, parameters=stamp, force=force)
     if stage.up_to_date:
-        store.remove_folder(folder / extract_plan.WORKSHOP)
+        if not stage.asked:
+            store.remove_folder(folder / extract_plan.WORKSHOP)
+            _remember(folder, loads)
         return stage.reuse()
     kept = functools.cache(load)
-    if not stamp["weights_sha256"]:
-        kept(teacher, modality)  # a hub model lies on this disk only once it was loaded
-        stamp["weights_sha256"] = weights_digest(teacher)
-    source = teacher_source(teacher)
+    if not weights_digest(loads):
+        kept(loads, modality)  # a hub model lies on this disk only once it was loaded
+        stamp["weights_sha256"] = weights_digest(loads)
+    origin = origin_of(loads)
     if not force:
-        extract_plan.refuse_another_teacher(folder, source=source, stamp=stamp)
+        extract_plan.refuse_another_teacher(folder, origin=origin, stamp=stamp)
     with stage.begin(unless_held=split.locks):
         if stage.before is not None:  # what a finished run left of its workshop is no part of this run
             store.remove_folder(folder / extract_plan.WORKSHOP)
         digests = stage.before.digests if stage.before else {}
-        store.write_json(folder / extract_plan.SOURCE, {"source": source})
+        write_origin(folder, origin)
         every = extract_plan.contents(split, modality, transform)
         pool = extract_plan.begin(folder, split, stamp, modality, every=every, digests=digests, force=force)
         shared, parts = extract_plan.units(folder, split, every, pool, stamp=stamp, modality=modality)
         del every
-        job = Job(split.work.resolve(), split.name, split.digest, teacher, modality, transform, config)
+        job = Job(split.work.resolve(), split.name, split.digest, loads, modality, transform, config)
         computed = _run(job, [shared, parts], split=split, engine=engine, on_event=on_event, load=kept)
 
         written = [extract_plan.part_path(folder, shard) for shard, *_ in split.shard_rows()]
@@ -97,12 +103,45 @@ def run(
         width = tables.part_width(written[0]) if written else 0
         store.remove_folder(folder / extract_plan.WORKSHOP)
         outcome = stage.finish(
-            outputs=[*written, folder / extract_plan.SOURCE],
+            outputs=written,
             counts={"rows": total, "computed": computed, "width": width, **card},
             notes=_notes(card, config.dtype),
         )
         store.remove_folder(folder / extract_plan.WORKSHOP)
     return outcome
+
+
+def _refuse_to_remake(
+    folder: Path,
+    split: Split,
+    modality: str,
+    *,
+    inputs: Mapping[str, str],
+    parameters: Mapping[str, str],
+    force: bool,
+) -> None:
+    """Refuse to make tables again whose teacher came from a folder that is not there; as they stand they may serve.
+
+    Raises:
+        DataError: if they would have to be made again.
+    """
+    before = ledger.read(folder / "ledger.json")
+    why = "--force" if force else ledger.why_not_current(before, folder, inputs=inputs, parameters=parameters)
+    if why:
+        raise DataError(
+            f"{folder} would have to be made again ({why}), and the teacher's folder is not there"
+            f"{f' ({origin})' if (origin := read_origin(folder)) else ''}. Say where it lies now: `cusa "
+            f"extract-teachers {split.work} --{modality} FOLDER --as {folder.name}`.",
+            path=folder,
+        )
+
+
+def _remember(folder: Path, teacher: str) -> None:
+    """Write down where a teacher lies now, so that its tables' name is enough to find it."""
+    origin = origin_of(teacher) if teacher else ""
+    if origin and origin != read_origin(folder):
+        with contextlib.suppress(DataError):  # tables on a read-only disk serve as well
+            write_origin(folder, origin)
 
 
 def _run(
@@ -117,7 +156,7 @@ def _run(
     """Do all units; return how many rows were computed."""
     total = sum(len(unit.compute) for units in stages for unit in units)
     here = engine.kind == "local" and job.config.workers <= 1
-    what = f"{teacher_name(job.teacher)} on {job.split}"
+    what = f"{job.config.name or teacher_name(job.teacher)} on {job.split}"
     shown = 0
     on_event(what, 0, total)
 

@@ -10,13 +10,12 @@ import numpy as np
 from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests import pages, tables
 from cusa.manifests.neighbours import neighbour_path, neighbour_stamp
+from cusa.manifests.origin import IMPORTED
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
-from cusa.manifests.tables import provenance
 from cusa.models.captions import clean_caption
 from cusa.models.teachers.base import Teacher
-from cusa.models.teachers.hub import IMPORTED, LOCAL
-from cusa.models.teachers.registry import load_teacher
+from cusa.models.teachers.registry import load_teacher, resolve, weights_digest
 from cusa.pipeline.index import student as student_index
 from cusa.pipeline.index.files import read_index
 from cusa.pipeline.result_table import QueryResult
@@ -163,11 +162,7 @@ class _Card:
 
 def _open(split: Split, modality: str, teacher: str) -> tuple[str, Any]:
     """Return a split's teacher and its index."""
-    from cusa.models.teachers.hub import teacher_name
-
-    there = tables.teachers(split)
-    named = teacher_name(teacher) if teacher and there.get(teacher_name(teacher)) == modality else ""
-    name = tables.choose_teacher(split, modality, named)
+    name = (teacher and tables.find_teacher(split, modality, teacher)) or tables.choose_teacher(split, modality)
     stamp = neighbour_stamp(split, name)
     index = read_index(
         split.folder / "index" / f"{name}.faiss",
@@ -181,7 +176,7 @@ def _open(split: Split, modality: str, teacher: str) -> tuple[str, Any]:
 
 def _cleaned(words: str, split: Split, teacher: str) -> str:
     """Return the words as the teacher read the captions."""
-    return clean_caption(words) if provenance(split, teacher).get("transform") == "clean" else words
+    return clean_caption(words) if tables.provenance(split, teacher).get("transform") == "clean" else words
 
 
 def _decoded(path: Path) -> Any:
@@ -211,21 +206,26 @@ def _load_teacher_of(
         ConfigError: if its name alone does not load it.
         StaleError: if the splits have different teachers of that name, or another one was loaded.
     """
-    wanted = provenance(splits[0], name)
+    wanted = tables.provenance(splits[0], name)
     for split in splits[1:]:
-        if provenance(split, name) != wanted:
+        if tables.provenance(split, name) != wanted:
             raise StaleError(f"{split.name} and {splits[0].name} have different teachers {name!r}. Search one --split.")
-    why = {LOCAL: "was read from a folder", IMPORTED: "is features that were imported"}
-    if not teacher and wanted.get("revision") in why:
+    imported = wanted["revision"] == IMPORTED
+    loads = resolve(splits[0], teacher or name, modality).loads
+    if not loads or (imported and not teacher):
+        why = "is features that were imported" if imported else "was read from a folder that is not there"
         raise ConfigError(
-            f"The teacher {name!r} {why[wanted['revision']]}, so its name alone does not load it. Name the folder, or "
-            "the model that made the features: --teacher FOLDER.",
+            f"The teacher {name!r} {why}, so its name alone does not load it. Name the folder, or the model that made "
+            "the features: --teacher FOLDER.",
             teacher=name,
         )
-    loaded = load(teacher or wanted.get("teacher") or name, modality)
-    has = loaded.provenance()
+    loaded = load(loads, modality)
+    has = {**loaded.provenance()}
+    has["weights_sha256"] = weights_digest(loads) or has.get("weights_sha256", "")
+    if has["weights_sha256"] == wanted["weights_sha256"]:
+        has["revision"] = wanted["revision"]  # the same weights, from a folder or from a hub
     # Of imported features only the person who imported them knows what made them.
-    for key in ("revision", "weights_sha256", "preprocessing") if wanted.get("revision") != IMPORTED else ():
+    for key in ("revision", "weights_sha256", "preprocessing") if not imported else ():
         if wanted.get(key) and has.get(key, "") != wanted[key]:
             raise StaleError(
                 f"The teacher {teacher or name!r} that was loaded is not the one that made the tables: its {key} is "

@@ -15,11 +15,11 @@ import pyarrow as pa
 from cusa.errors import DataError
 from cusa.manifests import ledger, schemas, tables
 from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.origin import teacher_name
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.models import source
-from cusa.models.teachers.hub import teacher_name
 from cusa.pipeline.config import IndexConfig
 from cusa.pipeline.index.files import read_index, write_index
 from cusa.pipeline.index.neighbours import CrossModal

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cusa.errors import ConfigError, DataError
+from cusa.manifests.origin import split_revision, teacher_name
 from cusa.models.teachers.base import MeasuringTeacher, PreparingTeacher
 from cusa.models.teachers.catalogue import CATALOGUE
-from cusa.models.teachers.hub import split_revision, teacher_name
 from cusa.models.teachers.registry import load_teacher, weights_digest
 from cusa.models.teachers.sentence import SentenceTeacher
 from cusa.models.teachers.unicom import unicom_names

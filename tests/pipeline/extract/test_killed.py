@@ -97,7 +97,7 @@ def _kill_and_compare(work: Path) -> None:
     assert os.waitpid(_child(work), 0)[1] == 0
     whole = time.monotonic() - start
     expected = _files(teachers)
-    assert expected.keys() == {f"batchwise/{n:05d}.parquet" for n in range(4)} | {"batchwise/source.json"}
+    assert expected.keys() == {f"batchwise/{n:05d}.parquet" for n in range(4)} | {"batchwise/origin.json"}
     rng = random.Random(0)
     killed = whole_parts = 0
     for _ in range(KILLS):

@@ -241,12 +241,14 @@ def test_begin__without_a_ledger_a_part_counts_by_its_rows_and_pages(
 def test_refuse_another_teacher__of_the_same_folder_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
 ) -> None:
+    from cusa.models.teachers import registry
     from cusa.pipeline.extract import import_features, stage
 
     work = _world(tmp_path, _old)
     split = Split(work, "train")
     digests = {"one/letters": "1" * 64, "two/letters": "2" * 64, "letters": "1" * 64}
-    monkeypatch.setattr(stage, "weights_digest", digests.__getitem__)
+    for module in (stage, registry):
+        monkeypatch.setattr(module, "weights_digest", digests.__getitem__)
 
     def run(teacher: str, modality: str = "text", force: bool = False) -> Outcome:
         return extract.run(

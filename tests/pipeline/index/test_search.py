@@ -107,9 +107,9 @@ class _Short(Words):
 def test_run__a_teacher_whose_name_does_not_load_it_is_asked_for_at_once(
     work: Path, revision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = search.provenance(Split(work, "train"), "words")
+    known = tables.provenance(Split(work, "train"), "words")
     changed = {"revision": revision, "weights_sha256": "", "preprocessing": ""}
-    monkeypatch.setattr(search, "provenance", lambda split, teacher: {**known, **changed})
+    monkeypatch.setattr(tables, "provenance", lambda split, teacher: {**known, **changed})
     with pytest.raises(ConfigError, match="'words' (was read from a folder|is features).*--teacher FOLDER"):
         search.run(_splits(work), words="a wall", load=load)
     if revision == "imported":  # nobody knows what made them, so whatever is named is believed

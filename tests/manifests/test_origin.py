@@ -1,4 +1,4 @@
-"""Names of teachers become names of folders, within the folder of teachers and nowhere else."""
+"""Names of teachers become names of folders, and tables remember what they were made from."""
 
 import string
 from pathlib import Path
@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cusa.errors import ConfigError
-from cusa.models.teachers.hub import LONGEST_NAME, teacher_name, teacher_source
+from cusa.manifests.origin import (
+    LONGEST_NAME,
+    ORIGIN,
+    is_same_origin,
+    origin_of,
+    read_origin,
+    teacher_name,
+    write_origin,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,15 +56,16 @@ def test_teacher_name__dots_are_called_what_their_folders_are_called(
     ]
 
 
-def test_teacher_source__tells_apart_what_shares_a_name(tmp_path: Path) -> None:
-    assert teacher_source("one/model") == "one/model"
-    assert teacher_source("two/model@abc") == "two/model"
-    for folder in ("a/model", "b/model"):
+def test_origin_of__a_folder_is_its_whole_path_and_all_else_is_as_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert origin_of("one/model@abc") == "one/model@abc"
+    for folder in ("a/model", "b"):
         (tmp_path / folder).mkdir(parents=True)
-    one, other = teacher_source(str(tmp_path / "a/model")), teacher_source(str(tmp_path / "b/model/"))
-    assert one != other
-    assert one == teacher_source(str(tmp_path / "b/../a/model"))
-    assert str(tmp_path) not in one
+    monkeypatch.chdir(tmp_path)
+    assert origin_of("a/model") == origin_of(f"{tmp_path}/b/../a/model/") == str(tmp_path / "a/model")
+    (tmp_path / "latest").symlink_to("a/model")
+    assert origin_of("latest") == str(tmp_path / "latest"), "a link keeps its name, as what it points to may change"
 
 
 def test_teacher_name__the_longest_one_is_a_folder(tmp_path: Path) -> None:
@@ -74,9 +83,26 @@ def test_teacher_name__of_any_text_is_one_plain_part_of_a_path_or_an_error(name:
     assert set(folder) <= set(string.ascii_letters + string.digits + "._-")
 
 
-def test_teacher_source__of_one_model_name_by_two_makers(tmp_path: Path) -> None:
+def test_origin_of__one_model_name_by_two_makers(tmp_path: Path) -> None:
     for maker in ("first", "second"):
         (tmp_path / maker / "clip").mkdir(parents=True)
     names = ["org/clip", "other/clip", f"{tmp_path}/first/clip", f"{tmp_path}/second/clip"]
     assert {teacher_name(name) for name in names} == {"clip"}
-    assert len({teacher_source(name) for name in names}) == 4
+    assert len({origin_of(name) for name in names}) == 4
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [("o/m", "o/m@abc", True), ("o/m", "p/m", False), ("", "o/m", True), ("o/m", "", True), ("/a/m", "/b/m", False)],
+)
+def test_is_same_origin__whatever_the_revision(one: str, other: str, same: bool) -> None:
+    assert is_same_origin(one, other) is same
+
+
+@pytest.mark.parametrize("broken", ["{", "[]", '{"teacher": 3}', "{}"])
+def test_read_origin__a_broken_hint_is_none(tmp_path: Path, broken: str) -> None:
+    assert read_origin(tmp_path) == ""
+    write_origin(tmp_path, "org/model")
+    assert read_origin(tmp_path) == "org/model"
+    (tmp_path / ORIGIN).write_text(broken)
+    assert read_origin(tmp_path) == ""
