@@ -16,6 +16,8 @@ from cusa.eval.share import ALONE, Share
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
+from cusa.models import features
+from cusa.models.features import FEATURES
 from cusa.models.preprocess import UNDECODABLE, decode
 
 if TYPE_CHECKING:
@@ -91,7 +93,8 @@ def encode(
 ) -> Embeddings:
     """Encode a split in the cross-modal space and, where the student has heads for it, in the uni-modal one.
 
-    Contents that stand in the split twice, and those that the cache knows, are not encoded again.
+    Contents that stand in the split twice, and those that the cache knows, are not encoded again. Where the split has
+    the tables that a student reads, neither pictures nor texts are.
 
     Args:
         model: a student is put into evaluation mode and onto the device here, and back afterwards.
@@ -114,15 +117,23 @@ def encode(
         on_event(what, total, total)
         return Embeddings({}, rows)
     spaces = model.spaces if uni else ("cross",)
+    image_table = features.read_rows(split, "image", model.features.get("image"))
+    text_table = features.read_rows(split, "text", model.features.get("text"))
     with ready(model, config) as device, torch.inference_mode():
 
         def of_images(rows: Sequence[int]) -> dict[str, np.ndarray]:
-            pixels = read_images(model, split, rows, device)
+            if image_table is not None:
+                pixels = _table_rows(image_table, rows, device)
+            else:
+                pixels = read_images(model, split, rows, device)
             return spaces_of_batch(model, "image", pixels, spaces, kept=kept, contents=[images[row] for row in rows])
 
         def of_texts(rows: Sequence[int]) -> dict[str, np.ndarray]:
-            some = [split.texts[row] for row in rows]
-            return _student_texts(model, some, spaces, device, kept=kept, contents=[texts[row] for row in rows])
+            if text_table is not None:
+                tokens = {FEATURES: _table_rows(text_table, rows, device)}
+            else:
+                tokens = read_texts(model, [split.texts[row] for row in rows], device)
+            return spaces_of_batch(model, "text", tokens, spaces, kept=kept, contents=[texts[row] for row in rows])
 
         encoder = RowEncoder(config, spaces, model.width, cache=cache, share=share)
         image_rows = encoder.rows(
@@ -185,7 +196,8 @@ def embed_texts(
     with ready(model, config) as device, torch.inference_mode():
 
         def of_student(rows: Sequence[int]) -> dict[str, np.ndarray]:
-            return _student_texts(model, [texts[row] for row in rows], model.spaces, device)
+            tokens = read_texts(model, [texts[row] for row in rows], device)
+            return spaces_of_batch(model, "text", tokens, model.spaces)
 
         encoder = RowEncoder(config, model.spaces, model.width, cache=cache, share=share)
         return encoder.rows("text", contents, of_student, names=names, on_done=on_done)
@@ -208,18 +220,6 @@ def cache_key(model: "Student | TextModel", config: EvalConfig) -> dict[str, str
         "preprocessing": store.digest(card),
         "device": device,
     }
-
-
-def _student_texts(
-    student: "Student",
-    texts: Sequence[str],
-    spaces: "Sequence[Space]",
-    device: torch.device,
-    *,
-    kept: PartsCache | None = None,
-    contents: Sequence[bytes] = (),
-) -> dict[str, np.ndarray]:
-    return spaces_of_batch(student, "text", read_texts(student, texts, device), spaces, kept=kept, contents=contents)
 
 
 class RowEncoder:
@@ -379,6 +379,11 @@ def read_images(student: "Student", split: Split, rows: Sequence[int], device: t
     """
     arrays = np.stack([student.image_array(picture(split, row)) for row in rows])
     return student.pixels(torch.from_numpy(arrays).to(device))
+
+
+def _table_rows(table_NW: np.ndarray, rows: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Return some rows of a table as float32, on the device."""
+    return torch.from_numpy(table_NW[np.asarray(rows, np.int64)].astype(np.float32)).to(device)
 
 
 def read_texts(student: "Student", texts: Sequence[str], device: torch.device) -> dict[str, torch.Tensor]:

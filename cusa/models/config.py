@@ -1,6 +1,6 @@
 """The configuration of a student; no heavy import, so that `cusa --help` answers at once."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -77,8 +77,24 @@ class HeadsConfig(BaseModel):
         default="mlp", description="of each modality's projection: two layers with GELU between them, or one"
     )
     width: int = Field(default=512, ge=4, description="of the shared embedding")
-    hidden: int = Field(default=1024, ge=4, description="mlp: width of the layer between")
+    hidden: int = Field(default=512, ge=4, description="mlp: width of the layer between")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of the hidden layer, or of a linear one's input")
+    image_table: str = Field(
+        default="",
+        description="kind heads: table of the work folder whose rows stand for the images, a teacher's or imported; "
+        "empty = the only one of images",
+    )
+    text_table: str = Field(default="", description="kind heads: likewise, for the captions")
+    image_encoder: str = Field(
+        default="",
+        description="kind heads: what makes such a row of a new image, as `cusa extract-teachers --image` takes it; "
+        "empty = what made the table, where the table remembers it and it is no class",
+    )
+    text_encoder: str = Field(default="", description="kind heads: likewise, of a new text")
+
+    def projections(self) -> dict[str, Any]:
+        """Return what decides on the weights: the tables and encoders apart."""
+        return self.model_dump(include={"kind", "width", "hidden", "dropout"})
 
 
 class StudentConfig(BaseModel):
@@ -89,7 +105,7 @@ class StudentConfig(BaseModel):
     kind: str = Field(
         default="dual-encoder",
         min_length=1,
-        description="dual-encoder, sgraf, x2vlm, blip, or module:Class of your own (docs/students.md)",
+        description="dual-encoder, heads, sgraf, x2vlm, blip, or module:Class of your own (docs/students.md)",
     )
     name: str = Field(
         default="scratch",

@@ -18,6 +18,7 @@ from cusa.manifests.storage import store
 from cusa.models import onnx_pair
 from cusa.models import student as students
 from cusa.models.config import EXPORT_FORMATS
+from cusa.models.features import FEATURES
 from cusa.models.quiet import quiet
 from cusa.models.students.base import Space, Student
 from cusa.models.students.dual_encoder import DualEncoder
@@ -179,10 +180,16 @@ def _kind(student: Student) -> str:
     return str(card.get("kind", type(student).__name__))
 
 
+def _classes(student: Student) -> list[str]:
+    """Return the classes outside cusa that loading and using a student runs."""
+    named = [_kind(student), *(table.encoder for table in student.features.values())]
+    return [name for name in dict.fromkeys(named) if ":" in name]
+
+
 def _use(student: Student, to: str, space: Space) -> list[str]:
-    kind = _kind(student)
+    classes = _classes(student)
     if to == "sentence-transformers":
-        trust = f", model_kwargs={{'trust': ['{kind}']}}" if ":" in kind else ""
+        trust = f", model_kwargs={{'trust': {classes}}}" if classes else ""
         return [
             "from sentence_transformers import SentenceTransformer",
             "",
@@ -191,7 +198,7 @@ def _use(student: Student, to: str, space: Space) -> list[str]:
             f"rows = model.encode(['a dog on grass'])  # the {space}-modal space; PIL images likewise",
         ]
     if to == "folder":
-        trust = f", trust=['{kind}']" if ":" in kind else ""
+        trust = f", trust={classes}" if classes else ""
         return ["from cusa.models import student", "", f"model = student.load(FOLDER{trust})"]
     if to == "onnx":
         assert isinstance(student, DualEncoder)
@@ -218,16 +225,22 @@ def _pictures() -> list[Image.Image]:
 @torch.no_grad()
 def _compare_loaded(student: Student, folder: Path) -> float:
     """Load the folder as a student and compare texts."""
-    again = students.load(folder, trust=[_kind(student)])
+    again = students.load(folder, trust=_classes(student))
     spaces: tuple[Space, ...] = ("cross", "uni") if student.has_uni else ("cross",)
+    read = _rows_of_a_table if "text" in student.features else _tokens
     return max(
-        float(
-            (student.encode_text(student.tokenize(_TEXTS), space) - again.encode_text(again.tokenize(_TEXTS), space))
-            .abs()
-            .max()
-        )
+        float((student.encode_text(read(student), space) - again.encode_text(read(again), space)).abs().max())
         for space in spaces
     )
+
+
+def _tokens(student: Student) -> dict[str, torch.Tensor]:
+    return student.tokenize(_TEXTS)
+
+
+def _rows_of_a_table(student: Student) -> dict[str, torch.Tensor]:
+    width = student.features["text"].width
+    return {FEATURES: torch.randn(len(_TEXTS), width, generator=torch.Generator().manual_seed(0))}
 
 
 @torch.no_grad()
@@ -274,7 +287,7 @@ def _compare_sentence_transformers(student: Student, folder: Path, space: Space)
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(
-        str(folder), device="cpu", trust_remote_code=True, model_kwargs={"trust": [_kind(student)]}
+        str(folder), device="cpu", trust_remote_code=True, model_kwargs={"trust": _classes(student)}
     )
     pictures = _pictures()
     arrays = torch.from_numpy(np.stack([student.image_array(picture) for picture in pictures]))

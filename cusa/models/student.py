@@ -4,7 +4,7 @@ Legend: B pairs or items, D width of an embedding, C H W channels and pixels of 
 """
 
 import importlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,10 +13,12 @@ from cusa.errors import ConfigError, DataError, nearest
 from cusa.manifests.storage import store
 from cusa.models import source
 from cusa.models.config import StudentConfig
+from cusa.models.features import FeatureTable
 from cusa.models.students.base import CARD, Student, StudentClass
 
 KINDS = {
     "dual-encoder": "cusa.models.students.dual_encoder:DualEncoder",
+    "heads": "cusa.models.students.embedding_heads:EmbeddingHeads",
     "sgraf": "cusa.models.students.sgraf:Sgraf",
     "x2vlm": "cusa.models.students.x2vlm:X2vlm",
     "blip": "cusa.models.students.blip:Blip",
@@ -24,7 +26,14 @@ KINDS = {
 """Kinds of students and the class of each; any other kind is the `module:Class` of another package."""
 
 
-def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: int) -> Student:
+def create(
+    config: StudentConfig,
+    *,
+    captions: Sequence[str],
+    uni: bool,
+    seed: int,
+    features: Mapping[str, FeatureTable] | None = None,
+) -> Student:
     """Make a student that is about to be trained.
 
     Args:
@@ -32,6 +41,7 @@ def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: i
         captions: of the training split, uncleaned; a student from scratch builds its vocabulary from them.
         uni: whether the loss needs uni-modal heads; decides for `student.uni_head=auto`.
         seed: of the new weights. The towers of a seed are equal whatever heads stand on them.
+        features: `image` and `text` -> the table that a student of kind `heads` learns on.
 
     Returns:
         The student, on the CPU, in training mode.
@@ -46,8 +56,9 @@ def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: i
             "Set student.uni_head=auto or loss.beta=0.",
             key="student.uni_head",
         )
+    tables = {} if features is None else {"features": features}
     student = kind_class(config.kind).create(
-        config, captions=captions, uni=uni or config.uni_head == "always", seed=seed
+        config, captions=captions, uni=uni or config.uni_head == "always", seed=seed, **tables
     )
     if config.lora.rank:
         from cusa.models.students import lora
@@ -96,7 +107,8 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", trust: Collect
         name: a run folder, a model folder that `save` wrote, a Hugging Face folder of a dual encoder, a hub name, or a
             checkpoint file of OpenAI, open_clip or CUSA's authors, `FILE@ARCHITECTURE` where it does not say its own.
         device: where its weights go.
-        trust: classes outside this package, `module:Class`, that a folder may name: loading one runs its module.
+        trust: classes outside this package, `module:Class`, that a folder may name, as the student's own or as its
+            encoders': loading one runs its module.
 
     Returns:
         The student in evaluation mode.
@@ -144,7 +156,9 @@ def _load_folder(folder: Path, trust: Collection[str]) -> Student:
     except ConfigError as error:
         raise DataError(f"{folder / CARD} describes a student of kind {kind!r}. {error}", path=folder) from error
     try:
-        return student_class.load(folder)
+        student = student_class.load(folder)
+        student.trusted = frozenset(trust)
+        return student
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{folder / CARD} does not describe a student of kind {kind!r}: {error!r}. Restore it, or train again.",

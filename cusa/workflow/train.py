@@ -14,6 +14,7 @@ from cusa.manifests.judgements import pair_judgements
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
+from cusa.models import features
 from cusa.recipe import Recipe
 from cusa.workflow import evaluate as scoring
 from cusa.workflow import export as exporting
@@ -124,7 +125,9 @@ class _Run:
 
     def _score(self) -> None:
         """Score the best model on the recipe's test split."""
-        request = scoring.EvalRequest(data=[self.work], trust=[self.recipe.student.kind])
+        student = self.recipe.student
+        trust = [student.kind, student.heads.image_encoder, student.heads.text_encoder]
+        request = scoring.EvalRequest(data=[self.work], trust=trust)
         scoring.evaluate(str(self.out), request, on_event=self.callbacks.on_event)
 
     def _train_if_due(self) -> Outcome:
@@ -138,7 +141,11 @@ class _Run:
                 inputs[f"the {modality} teacher"] = tables.teacher_digest(split, teachers[modality])
         if recipe.loss.false_negatives == "positive":
             inputs["the verdicts"] = pair_judgements.read(split).digest
-        settings = self._settings(teachers)
+        read = self._features(split)
+        for modality, table in read.items():
+            for one in (split, val):
+                inputs[f"the {modality} features of {one.name}"] = features.digest(one, modality, table)
+        settings = self._settings(teachers, read)
         stage = StageRun("train", out / "ledger.json", inputs=inputs, parameters=settings, force=self.force)
         if stage.up_to_date:
             return stage.reuse()
@@ -148,16 +155,27 @@ class _Run:
         ranks.barrier()  # all have read the ledger
         with stage.begin() if ranks.rank() == 0 else nullcontext():
             ranks.barrier()  # the first holds the folder
-            return self._train(stage, split, val, teachers)
+            return self._train(stage, split, val, _Tables(teachers, read))
 
-    def _settings(self, teachers: Mapping[str, str]) -> dict[str, Any]:
-        """Return what of the recipe decides the run's weights."""
+    def _features(self, split: Split) -> dict[str, features.FeatureTable]:
+        """Return the tables that the student learns on in place of images and captions, those of `student.heads`."""
+        heads = self.recipe.student.heads
+        if self.recipe.student.kind != "heads":
+            return {}
+        return {
+            "image": features.describe(split, "image", name=heads.image_table, encoder=heads.image_encoder),
+            "text": features.describe(split, "text", name=heads.text_table, encoder=heads.text_encoder),
+        }
+
+    def _settings(self, teachers: Mapping[str, str], read: Mapping[str, features.FeatureTable]) -> dict[str, Any]:
+        """Return what of the recipe decides the run's weights, tables by the names that they have."""
         dump = self.recipe.model_dump(
             mode="json", exclude={"name", "description", "eval", "teachers", "expected", "parts"}
         )
         dump["data"] = {key: dump["data"][key] for key in ("train", "val", "test")}
         dump["train"] = {key: value for key, value in dump["train"].items() if key not in self.recipe.train.FREE}
         dump["teachers"] = dict(teachers)
+        dump["student"]["heads"] |= {f"{modality}_table": table.table for modality, table in read.items()}
         return dump
 
     def _describe(self, teachers: Mapping[str, str]) -> None:
@@ -165,7 +183,7 @@ class _Run:
         store.write_json(self.out / "recipe.json", self.recipe.model_dump(mode="json"))
         store.write_json(self.out / "run.json", {"data": str(self.work.resolve()), "teachers": dict(teachers)})
 
-    def _train(self, stage: StageRun, split: Split, val: Split, teachers: Mapping[str, str]) -> Outcome:
+    def _train(self, stage: StageRun, split: Split, val: Split, read: "_Tables") -> Outcome:
         from cusa.eval.evaluate import validate
         from cusa.models import student as students
         from cusa.train import loop, ranks
@@ -173,15 +191,21 @@ class _Run:
         recipe, out, first = self.recipe, self.out, ranks.rank() == 0
         loop.check(recipe.train, recipe.loss, split)  # before a student is loaded
         if first and (self.force or not (out / loop.CHECKPOINTS_FOLDER).is_dir()):
-            self._describe(teachers)  # else the loop first makes sure that the checkpoints belong to this recipe
+            self._describe(read.teachers)  # else the loop first makes sure that the checkpoints belong to this recipe
         student = students.create(
-            recipe.student, captions=_LazyCaptions(split), uni=bool(recipe.loss.beta), seed=recipe.train.seed
+            recipe.student,
+            captions=_LazyCaptions(split),
+            uni=bool(recipe.loss.beta),
+            seed=recipe.train.seed,
+            features=read.features or None,
         )
         trained = loop.run(
             recipe.train,
             recipe.loss,
             student=student,
-            data=loop.TrainingSplit(split, teachers),
+            data=loop.TrainingSplit(
+                split, read.teachers, {modality: table.table for modality, table in read.features.items()}
+            ),
             out=out,
             start=loop.Start(
                 force=self.force,
@@ -199,7 +223,7 @@ class _Run:
             written = ledger.read(stage.ledger_path)
             assert written is not None
             return Outcome(stage.name, out, True, stage.why, written.counts, written.seconds, notes)
-        self._describe(teachers)
+        self._describe(read.teachers)
         monitored = {name: value for name, value in trained.best.items() if name == recipe.train.monitor}
         outcome = stage.finish(
             outputs=[
@@ -219,6 +243,16 @@ class _Run:
         )
         ranks.barrier()
         return outcome
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """The tables that a run reads."""
+
+    teachers: Mapping[str, str]
+    """`image` and `text` -> name, empty where the loss uses none."""
+    features: Mapping[str, features.FeatureTable]
+    """`image` and `text` -> what the student learns on in place of images or captions."""
 
 
 class _LazyCaptions(Sequence[str]):

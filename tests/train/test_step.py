@@ -13,7 +13,7 @@ from cusa.train import schedule, step
 from cusa.train.data.gather import TeacherRows
 from cusa.train.data.order import Order
 from cusa.train.data.pairs import Pairs
-from cusa.train.data.stream import PairStream
+from cusa.train.data.stream import PairStream, Tables
 from cusa.train.optimizer import parameter_groups
 from cusa.train.session import Session
 from cusa.train.terms import make_loss
@@ -27,7 +27,9 @@ def take(world: Path, out: Path, **options: Any) -> tuple[Session, dict[str, tor
     teachers = {
         modality: TeacherRows(split, name, fallback=out) for modality, name in (("image", "colours"), ("text", "words"))
     }
-    stream = PairStream(Pairs(split), Order(split.num_captions, 8, 0), session.student, teachers=teachers)
+    stream = PairStream(
+        Pairs(split), Order(split.num_captions, 8, 0), session.student, tables=Tables(teachers=teachers)
+    )
     if options.get("precision") == "fp16":
         session.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)  # the default one overflows at first, by design
     torch.manual_seed(0)

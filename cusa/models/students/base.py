@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cusa.models.config import StudentConfig
+from cusa.models.features import FeatureTable
 
 Space = Literal["cross", "uni"]
 """`cross`: images and texts side by side. `uni`: images among images, texts among texts (what USA teaches)."""
@@ -43,6 +44,12 @@ class Student(nn.Module, abc.ABC):
     """Sentences on how its weights were read, for the user."""
     truncated: int = 0
     """Captions that `tokenize` has truncated so far to the student's context."""
+
+    features: Mapping[str, FeatureTable] = {}
+    """`image`, `text` -> table whose rows (B, W) it takes as pixels, or as the tokens `features`, where a split has
+    it."""
+    trusted: frozenset[str] = frozenset()
+    """Classes outside this package that it may load for what its folder names; see `cusa.models.student.load`."""
 
     has_own_loss: bool = False
     """Whether `base_loss` replaces InfoNCE."""

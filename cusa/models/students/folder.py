@@ -30,14 +30,15 @@ def write(
         folder: replaced whole.
         card: what the class needs to build itself; `kind` names the class.
         module: its state is written, adapters merged.
-        tokenizer: a Hugging Face tokenizer.
+        tokenizer: a Hugging Face tokenizer; None for a student without one.
         exclude: keys with this prefix are left out.
         also: writes further files into the folder.
     """
     from safetensors.torch import save_file
 
     with store.whole_folder(folder) as place:
-        tokenizer.save_pretrained(place)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(place)
         state = lora.merged_state(module)
         kept = {name: value for name, value in state.items() if not (exclude and name.startswith(exclude))}
         # A copy each: safetensors refuses tensors that share memory.
@@ -53,8 +54,23 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
     Raises:
         DataError: if a file is missing, broken or of another format.
     """
-    from safetensors.torch import load_file
     from transformers import AutoTokenizer
+
+    card, state = read_weights(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises almost anything for a broken file
+        raise _unreadable(folder, error) from error
+    return card, state, tokenizer
+
+
+def read_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the card and the state of a folder.
+
+    Raises:
+        DataError: if a file is missing, broken or of another format.
+    """
+    from safetensors.torch import load_file
 
     card = store.read_json(folder / CARD)
     if card.get("format") != FORMAT:
@@ -64,14 +80,16 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
             path=folder,
         )
     try:
-        state = load_file(folder / WEIGHTS)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # safetensors and transformers raise almost anything for a broken file
-        raise DataError(
-            f"{folder} cannot be read as a student: {str(error).strip().splitlines()[0]} Restore it, or train again.",
-            path=folder,
-        ) from error
-    return card, state, tokenizer
+        return card, load_file(folder / WEIGHTS)
+    except Exception as error:  # safetensors raises almost anything for a broken file
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{folder} cannot be read as a student: {str(error).strip().splitlines()[0]} Restore it, or train again.",
+        path=folder,
+    )
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], where: object, *, optional: str = "") -> None:

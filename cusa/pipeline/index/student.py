@@ -19,7 +19,8 @@ from cusa.manifests.origin import teacher_name
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
-from cusa.models import source
+from cusa.models import features, source
+from cusa.models.features import FEATURES
 from cusa.pipeline.config import IndexConfig
 from cusa.pipeline.index.files import read_index, write_index
 from cusa.pipeline.index.neighbours import CrossModal
@@ -245,12 +246,19 @@ def _embed(
             on_event(f"embed {split.name} with {student_name(student)}", done, total)
 
     images, captions = [], []
+    image_table = features.read_rows(split, "image", model.features.get("image"))
+    text_table = features.read_rows(split, "text", model.features.get("text"))
     with torch.inference_mode():
         for rows in batches(split.num_images):
-            arrays = torch.from_numpy(np.stack([picture(row) for row in rows])).to(device)
+            table = image_table
+            block = np.stack([picture(row) for row in rows]) if table is None else table[rows.start : rows.stop]
+            arrays = torch.from_numpy(block).to(device)
             images.append(model.encode_image(model.pixels(arrays)).float().cpu().numpy())
         for rows in batches(split.num_captions):
-            tokens = model.tokenize(split.texts[rows.start : rows.stop])
+            if text_table is None:
+                tokens = model.tokenize(split.texts[rows.start : rows.stop])
+            else:
+                tokens = {FEATURES: torch.from_numpy(text_table[rows.start : rows.stop])}
             tokens = {name: values.to(device) for name, values in tokens.items()}
             captions.append(model.encode_text(tokens).float().cpu().numpy())
     empty = np.zeros((0, model.width), dtype=np.float32)

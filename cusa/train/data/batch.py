@@ -22,7 +22,7 @@ class Substitute:
 class Batch:
     """One rank's pairs of one part of a step.
 
-    Legend: B pairs, L tokens, S pixels a side, E and F widths of the teachers.
+    Legend: B pairs, L tokens, S pixels a side, W width of a table, E and F widths of the teachers.
     """
 
     step: int
@@ -34,9 +34,9 @@ class Batch:
     keys: tuple[str, ...]
     """(B) caption keys; the image's key is the part before `#`."""
     images: Tensor
-    """What the student's `image_array` made, for most students (B, 3, S, S) uint8."""
+    """What the student's `image_array` made, for most students (B, 3, S, S) uint8; or rows of a table (B, W)."""
     tokens: dict[str, Tensor]
-    """What the student's `tokenize` made, each (B, L)."""
+    """What the student's `tokenize` made, each (B, L); or `features`, rows of a table (B, W)."""
     image_ids: Tensor
     """(B) int64, the image's row in the split: equal where two captions of one image meet."""
     rows: Tensor

@@ -20,19 +20,21 @@ from cusa.train.data.gather import TeacherRows
 from cusa.train.data.judged import JudgedPairs, read_judged
 from cusa.train.data.order import Order
 from cusa.train.data.pairs import Pairs
-from cusa.train.data.stream import PairStream, Share
+from cusa.train.data.stream import PairStream, Share, Tables
 
 _SIMILARITY = 0.8  # of near images, where `train.batches` is set and `train.neighbour_similarity` is not
 
 
 @dataclass(frozen=True)
 class TrainingSplit:
-    """A split to train on, and its teachers."""
+    """A split to train on, its teachers, and the tables that stand in place of its images or captions."""
 
     split: Split
     teachers: Mapping[str, str] = field(default_factory=dict)
     """`image` or `text` -> name of a teacher; missing or empty = the split's only one. Not read where the loss uses
     none."""
+    features: Mapping[str, str] = field(default_factory=dict)
+    """`image` or `text` -> name of the table whose rows the student takes in place of images or captions."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,15 @@ class Data:
         if ranks.rank():
             ranks.barrier()
         pairs = Pairs(split, fallback=out / "cache")
-        rows = {modality: TeacherRows(split, teacher, fallback=out / "cache") for modality, teacher in chosen.items()}
+        names = dict.fromkeys([*chosen.values(), *training.features.values()])
+        opened = {name: TeacherRows(split, name, fallback=out / "cache") for name in names}
+        rows = {modality: opened[name] for modality, name in chosen.items()}
+        features = {modality: opened[name] for modality, name in training.features.items()}
         if not ranks.rank():
             ranks.barrier()
-        notes = [*pairs.notes, *(note for table in rows.values() for note in table.notes)]
+        notes = [*pairs.notes, *(note for table in opened.values() for note in table.notes)]
         digests = {f"the {modality} teacher": teacher.digest for modality, teacher in rows.items()}
+        digests |= {f"the {modality} features": table.digest for modality, table in features.items()}
         judged = None
         if loss.false_negatives == "positive":
             judged, digests["the verdicts"] = read_judged(split, device)
@@ -115,7 +121,10 @@ class Data:
             pairs,
             order,
             student,
-            teachers={name: table for name, table in rows.items() if f"teacher_{name}" not in on_device},
+            tables=Tables(
+                teachers={name: table for name, table in rows.items() if f"teacher_{name}" not in on_device},
+                features=features,
+            ),
             share=Share(ranks.rank(), ranks.world(), config.accumulate),
             cache_bytes=config.cache_mib << 20,
             check_one_in=config.check_one_in,

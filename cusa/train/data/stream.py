@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cusa.errors import CusaError, DataError
+from cusa.models.features import FEATURES
 from cusa.models.preprocess import UNDECODABLE, decode
 from cusa.train.data.batch import Batch, Substitute
 from cusa.train.data.gather import TeacherRows
@@ -54,6 +55,19 @@ ALONE = Share()
 """One rank that reads every step whole."""
 
 
+@dataclass(frozen=True)
+class Tables:
+    """Tables whose rows a batch holds: `image` or `text` -> rows by image, or by caption."""
+
+    teachers: Mapping[str, TeacherRows] = field(default_factory=dict)
+    features: Mapping[str, TeacherRows] = field(default_factory=dict)
+    """What the student takes in place of images or captions."""
+
+
+NO_TABLES = Tables()
+"""Images and captions alone."""
+
+
 class PairStream:
     """The batches of a split, by step.
 
@@ -61,7 +75,7 @@ class PairStream:
         pairs: the split's rows.
         order: the pairs of every step.
         reader: the student, for its `image_array` and `tokenize`.
-        teachers: `image` or `text` -> rows by image, or by caption; empty = no teachers are read.
+        tables: whose rows a batch holds; the images or captions that a table stands for are not read.
         share: this rank's; `stream[i]` is part `i % parts` of step `i // parts`.
         cache_bytes: memory for decoded images. Images from row 0 on are cached as far as it reaches; small data sets
             fit whole and are decoded once. 0 = no cache.
@@ -77,7 +91,7 @@ class PairStream:
         order: Order,
         reader: Reader,
         *,
-        teachers: Mapping[str, TeacherRows] | None = None,
+        tables: Tables = NO_TABLES,
         share: Share = ALONE,
         cache_bytes: int = 0,
         check_one_in: int = 0,
@@ -87,7 +101,7 @@ class PairStream:
         assert order.pairs == self._split.num_captions, (order.pairs, self._split.num_captions)
         self._order = order
         self._reader = reader
-        self._teachers = dict(teachers or {})
+        self._tables = tables
         self._share = share
         self._draft = draft
         self._pairs = pairs
@@ -108,30 +122,40 @@ class PairStream:
         share = self._share
         step, part = divmod(index, share.parts)
         rows = self._order.rows(step, rank=share.rank, world=share.world, part=part, parts=share.parts)
-        arrays, substitutes = [], []
-        for place, row in enumerate(rows):
-            array, used, failed = self._read(int(row), epoch=self._order.epoch(step))
-            arrays.append(array)
-            rows[place] = used
-            substitutes += failed
+        images, substitutes = self._images(rows, epoch=self._order.epoch(step))  # first: it replaces pairs
         owners = self._pairs.owner[rows]
         return Batch(
             step=step,
             part=part,
             pairs=len(self._order.rows(step, part=part, parts=share.parts)),
             keys=tuple(self._pairs.caption_keys[row] for row in rows),
-            images=torch.from_numpy(np.stack(arrays)),
-            tokens=self._reader.tokenize([self._pairs.texts[row] for row in rows]),
+            images=images,
+            tokens=self._tokens(rows),
             image_ids=torch.from_numpy(owners),
             rows=torch.from_numpy(rows),
-            teacher_image=self._teacher_rows("image", owners),
-            teacher_text=self._teacher_rows("text", rows),
+            teacher_image=_rows(self._tables.teachers, "image", owners),
+            teacher_text=_rows(self._tables.teachers, "text", rows),
             substitutes=tuple(substitutes),
         )
 
-    def _teacher_rows(self, modality: str, rows: np.ndarray) -> Tensor | None:
-        table = self._teachers.get(modality)
-        return None if table is None else torch.from_numpy(table[rows])
+    def _tokens(self, rows: np.ndarray) -> dict[str, Tensor]:
+        features = _rows(self._tables.features, "text", rows)
+        if features is not None:
+            return {FEATURES: features}
+        return self._reader.tokenize([self._pairs.texts[row] for row in rows])
+
+    def _images(self, rows: np.ndarray, *, epoch: int) -> tuple[Tensor, list[Substitute]]:
+        """Return what stands for the images of some pairs; pairs that cannot be read are replaced in `rows`."""
+        if "image" in self._tables.features:
+            features = self._tables.features["image"]
+            return torch.from_numpy(features[self._pairs.owner[rows]]), []
+        arrays, substitutes = [], []
+        for place, row in enumerate(rows):
+            array, used, failed = self._read(int(row), epoch=epoch)
+            arrays.append(array)
+            rows[place] = used
+            substitutes += failed
+        return torch.from_numpy(np.stack(arrays)), substitutes
 
     def _read(self, row: int, *, epoch: int) -> tuple[np.ndarray, int, list[Substitute]]:
         """Return a pair's image array, the pair that was used in the end, and the failures before it."""
@@ -207,6 +231,12 @@ class PairStream:
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
+
+
+def _rows(tables: Mapping[str, TeacherRows], modality: str, rows: np.ndarray) -> Tensor | None:
+    """Return some rows of the table of a modality; None where there is none."""
+    table = tables.get(modality)
+    return None if table is None else torch.from_numpy(table[rows])
 
 
 class _UndecodableError(Exception):

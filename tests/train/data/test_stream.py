@@ -17,7 +17,7 @@ from cusa.train.data.batch import Batch
 from cusa.train.data.gather import TeacherRows
 from cusa.train.data.order import Order
 from cusa.train.data.pairs import Pairs
-from cusa.train.data.stream import PairStream, Share, batches
+from cusa.train.data.stream import PairStream, Share, Tables, batches
 
 
 class Corner:
@@ -62,7 +62,7 @@ def test_batches_hold_what_the_tars_hold(world: Path, tmp_path: Path) -> None:
                 captions[f"{fields['key']}#{position}"] = caption["text"]
     image_rows = TeacherRows(split, "colours", fallback=tmp_path)
     text_rows = TeacherRows(split, "words", fallback=tmp_path)
-    stream = _stream(split, teachers={"image": image_rows, "text": text_rows}, cache_bytes=1 << 20)
+    stream = _stream(split, tables=Tables(teachers={"image": image_rows, "text": text_rows}), cache_bytes=1 << 20)
     seen = []
     for step in range(5):
         batch = stream[step]

@@ -1,0 +1,189 @@
+"""A student that learns on tables of embeddings: two frozen encoders, of which only the outputs are needed.
+
+Legend: B items, W width of an encoder's features, D of the embedding.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cusa.errors import ConfigError, DataError
+from cusa.models.captions import TRANSFORMS
+from cusa.models.config import HeadsConfig, StudentConfig
+from cusa.models.features import FEATURES, FeatureTable
+from cusa.models.students import folder as folders
+from cusa.models.students.base import Space, Student
+from cusa.models.students.heads import ProjectionHeads
+from cusa.models.teachers.base import Teacher
+
+Modality = Literal["image", "text"]
+_MODALITIES: tuple[Modality, ...] = ("image", "text")
+_UNKNOWN = ("", "none", "unknown (imported)")  # weights that nothing can be compared with
+
+
+class EmbeddingHeads(Student):
+    """Projections and CUSA's heads on the rows of two tables.
+
+    Where a split has the two tables, nothing is decoded or tokenised. A new picture or text goes through the encoder
+    that the card names, where it names one.
+
+    Args:
+        card: what `student.json` holds: name, heads, spaces, features.
+        head_std: deviation of new heads' weights.
+    """
+
+    embeds_parts = True
+
+    def __init__(self, card: Mapping[str, Any], *, head_std: float = 0.02) -> None:
+        super().__init__()
+        self.card = dict(card)
+        self.name = str(card["name"])
+        self.features = {modality: FeatureTable.from_json(card["features"][modality]) for modality in _MODALITIES}
+        config = HeadsConfig.model_validate(card["heads"])
+        self.width = config.width
+        self.has_uni = "uni" in card["spaces"]
+        widths = {modality: table.width for modality, table in self.features.items()}
+        self.heads = ProjectionHeads(config, widths=widths, spaces=card["spaces"], std=head_std)
+        self._encoders: dict[str, Teacher] = {}
+
+    @staticmethod
+    def create(
+        config: StudentConfig,
+        *,
+        captions: Sequence[str],
+        uni: bool,
+        seed: int,
+        features: Mapping[str, FeatureTable] | None = None,
+    ) -> "EmbeddingHeads":
+        """Make a student for training; see `cusa.models.student.create`.
+
+        Args:
+            config: heads.
+            captions: not read.
+            uni: whether there are uni-modal heads.
+            seed: of the new weights.
+            features: `image` and `text` -> the table of the training split.
+
+        Raises:
+            ConfigError: if the tables are not given.
+        """
+        if features is None:
+            raise ConfigError(
+                "student.kind is 'heads', which reads tables of a work folder: create it with features={'image': ..., "
+                "'text': ...} of cusa.models.features.describe.",
+                key="student.kind",
+            )
+        spaces = [*(["cross"] if config.cross_head else []), *(["uni"] if uni else [])]
+        card = {
+            "kind": "heads",
+            "format": folders.FORMAT,
+            "name": " + ".join(features[modality].table for modality in _MODALITIES),
+            "heads": config.heads.projections(),
+            "spaces": spaces,
+            "features": {modality: table.to_json() for modality, table in features.items()},
+            "tasks": {"cross-modal": "cross", "image-image": "uni", "text-text": "uni"},
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            student = EmbeddingHeads(card, head_std=config.head_std).train()
+        # Whoever writes a recipe may name code in it.
+        student.trusted = frozenset(table.encoder for table in student.features.values() if ":" in table.encoder)
+        return student
+
+    @staticmethod
+    def load(folder: Path) -> "EmbeddingHeads":
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: if a file is missing or broken.
+        """
+        card, state = folders.read_weights(folder)
+        student = EmbeddingHeads(card)
+        folders.load_state(student, state, folder)
+        return student
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load` reads: whole or not at all."""
+        folders.write(folder, self.card, self, None)
+
+    def image_array(self, image: Image.Image) -> np.ndarray:
+        """Encode an RGB image: (W,) float32, by the card's encoder.
+
+        Raises:
+            DataError: if the card names no encoder, or it cannot be loaded, or is another one.
+        """
+        row: np.ndarray = self._encode("image", [image])[0]
+        return row
+
+    def pixels(self, arrays: Tensor) -> Tensor:
+        """Return rows (B, W) as float32."""
+        return arrays.float()
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Encode texts: `features` (B, W) float32, by the card's encoder; raises as `image_array` does."""
+        # What was imported says nothing of its captions: they are read as they are.
+        change = TRANSFORMS.get(self.features["text"].provenance.get("transform", ""), TRANSFORMS["none"])
+        return {FEATURES: torch.from_numpy(self._encode("text", [change(text) for text in texts]))}
+
+    def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return `projected` (B, D) of rows of the image table (B, W)."""
+        return {"projected": self.heads.project(pixels, "image")}
+
+    def text_parts(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return `projected` (B, D) of rows of the text table, `features` (B, W)."""
+        return {"projected": self.heads.project(tokens[FEATURES], "text")}
+
+    def embed(self, parts: Mapping[str, Tensor], space: Space, modality: Modality) -> Tensor:
+        """Embed projected rows: (B, D) float32 unit rows; without uni-modal heads both spaces are one."""
+        return self.heads.embed(parts["projected"], space, modality)
+
+    def forward(self, pixels_BW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Embed pairs for the loss; see `Student.forward`."""
+        images, texts = self.image_parts(pixels_BW), self.text_parts(tokens)
+        out = {"image": self.embed(images, "cross", "image"), "text": self.embed(texts, "cross", "text")}
+        if self.has_uni:
+            out |= {"image_uni": self.embed(images, "uni", "image"), "text_uni": self.embed(texts, "uni", "text")}
+        return out
+
+    def _encode(self, modality: Modality, items: Sequence[Any]) -> np.ndarray:
+        if modality not in self._encoders:
+            self._encoders[modality] = self._load_encoder(modality)
+        return np.asarray(self._encoders[modality].encode(items), dtype=np.float32)
+
+    def _load_encoder(self, modality: Modality) -> Teacher:
+        from cusa.models.teachers.registry import load_teacher, weights_digest
+
+        table, key = self.features[modality], f"student.heads.{modality}_encoder"
+        if not table.encoder:
+            raise DataError(
+                f"This student was trained on rows of the table {table.table!r} and knows no encoder that makes such a "
+                f"row of a new {modality}. Evaluate it on a split that has the table, or train it with --set "
+                f"{key}=ENCODER, what `cusa extract-teachers --{modality}` takes.",
+                key=key,
+            )
+        if ":" in table.encoder and table.encoder not in self.trusted:
+            raise DataError(
+                f"This student's encoder of {modality}s is the class {table.encoder!r}, which is not part of cusa: "
+                f"loading it runs that module's code. If you trust it, name it: --trust {table.encoder}.",
+                key=key,
+            )
+        encoder = load_teacher(table.encoder, modality)
+        if encoder.width != table.width:
+            raise DataError(
+                f"The encoder {table.encoder!r} gives rows of {encoder.width} numbers, and the heads read "
+                f"{table.width}. Name the one that made the table {table.table!r}.",
+                key=key,
+            )
+        expected, there = table.provenance.get("weights_sha256", ""), weights_digest(table.encoder)
+        if expected not in _UNKNOWN and there != expected:
+            raise DataError(
+                f"The encoder {table.encoder!r} has other weights (SHA-256 {there[:12]}) than those that made the "
+                f"table {table.table!r} ({expected[:12]}), so its rows mean something else. Bring the old ones back.",
+                key=key,
+            )
+        return encoder
