@@ -1,11 +1,16 @@
 """The configuration of a student; no heavy import, so that `cusa --help` answers at once."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 EXPORT_FORMATS = ("folder", "hf", "sentence-transformers", "onnx")
 """What a student can be exported to."""
+
+
+CLASS_NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""`module:Class`: a class of another package."""
 
 
 class SgrafConfig(BaseModel):
@@ -64,7 +69,7 @@ class LoraConfig(BaseModel):
     targets: tuple[str, ...] = Field(
         default=(),
         description="last parts of the names of the linear layers that get one; empty = what makes the attention's "
-        "queries and values (q_proj, v_proj, query, value, qkv)",
+        "queries and values (q_proj, v_proj, query, value, qkv, q, v, q_lin, v_lin, Wqkv)",
     )
 
 
@@ -97,6 +102,52 @@ class HeadsConfig(BaseModel):
         return self.model_dump(include={"kind", "width", "hidden", "dropout"})
 
 
+class ImageTowerConfig(BaseModel):
+    """The image encoder of a two-tower student."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(
+        default="",
+        description="hub name (@REVISION may follow) or folder of a vision model or CLIP, or module:Class of your own",
+    )
+    mode: Literal["frozen", "lora", "learn"] = Field(
+        default="frozen", description="stands still, learns by low-rank adapters (student.lora), or learns as a whole"
+    )
+    pooling: Literal["own", "cls", "mean"] = Field(
+        default="own", description="the model's own pooled output, its first token, or the mean of its patches"
+    )
+
+
+class TextTowerConfig(BaseModel):
+    """The text encoder of a two-tower student."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(
+        default="",
+        description="hub name (@REVISION may follow) or folder of a sentence-transformers model, another text model or "
+        "a CLIP, or module:Class of your own",
+    )
+    mode: Literal["frozen", "lora", "learn"] = Field(
+        default="frozen", description="stands still, learns by low-rank adapters (student.lora), or learns as a whole"
+    )
+    pooling: Literal["own", "cls", "mean", "max", "lasttoken"] = Field(
+        default="own",
+        description="of the tokens: as the sentence-transformers folder says (mean where none says), or one of these",
+    )
+    max_tokens: int = Field(default=0, ge=0, description="tokens of a caption at most; 0 = as the model says")
+
+
+class TowersConfig(BaseModel):
+    """Two encoders that never met, side by side."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: ImageTowerConfig = ImageTowerConfig()
+    text: TextTowerConfig = TextTowerConfig()
+
+
 class StudentConfig(BaseModel):
     """The model that learns."""
 
@@ -105,7 +156,7 @@ class StudentConfig(BaseModel):
     kind: str = Field(
         default="dual-encoder",
         min_length=1,
-        description="dual-encoder, heads, sgraf, x2vlm, blip, or module:Class of your own (docs/students.md)",
+        description="dual-encoder, two-tower, heads, sgraf, x2vlm, blip, or module:Class (docs/students.md)",
     )
     name: str = Field(
         default="scratch",
@@ -139,10 +190,20 @@ class StudentConfig(BaseModel):
     context: int = Field(default=40, ge=4, description="scratch: tokens a caption at most, the two marks included")
     vocabulary: int = Field(default=5000, ge=8, description="scratch: words at most, the most frequent ones")
 
+    towers: TowersConfig = TowersConfig()
     heads: HeadsConfig = HeadsConfig()
     lora: LoraConfig = LoraConfig()
     sgraf: SgrafConfig = SgrafConfig()
     x2vlm: MatchingConfig = MatchingConfig()
+
+    @model_validator(mode="after")
+    def _adapters_have_a_rank(self) -> "StudentConfig":
+        if self.kind == "two-tower" and bool(self.adapted) != bool(self.lora.rank):
+            raise ValueError(
+                f"lora.rank is {self.lora.rank}, towers.image.mode {self.towers.image.mode!r} and towers.text.mode "
+                f"{self.towers.text.mode!r}; a tower of mode 'lora' needs a rank (8, say), and a rank such a tower"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "StudentConfig":
@@ -152,6 +213,26 @@ class StudentConfig(BaseModel):
             if getattr(self, tower) % self.head_width:
                 raise ValueError(f"{tower} {getattr(self, tower)} is no multiple of head_width {self.head_width}")
         return self
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The `module:Class` names of other people's code that this student is made of."""
+        names = (
+            self.kind,
+            self.towers.image.name,
+            self.towers.text.name,
+            self.heads.image_encoder,
+            self.heads.text_encoder,
+        )
+        return tuple(name for name in names if CLASS_NAME.fullmatch(name))
+
+    @property
+    def adapted(self) -> tuple[Literal["image", "text"], ...]:
+        """The towers that learn by low-rank adapters."""
+        if self.kind != "two-tower":
+            return ("image", "text") if self.lora.rank else ()
+        modes: dict[Literal["image", "text"], str] = {"image": self.towers.image.mode, "text": self.towers.text.mode}
+        return tuple(modality for modality, mode in modes.items() if mode == "lora")
 
     def tower(self, modality: Literal["image", "text"]) -> dict[str, int]:
         """Return the sizes of a scratch transformer, by Hugging Face's names for them."""

@@ -78,7 +78,7 @@ def run(
         elif to == "onnx":
             assert isinstance(student, DualEncoder)
             onnx_pair.write(student, place)
-            store.write_json(place / "preprocessor_config.json", processor_config(student))
+            store.write_json(place / "preprocessor_config.json", student.preprocess.to_hugging_face())
             difference = onnx_pair.largest_difference(student, place, pictures=_pictures(), texts=_TEXTS)
         else:
             student.save(place / "all")
@@ -86,7 +86,7 @@ def run(
                 file.rename(place / file.name)
             (place / "all").rmdir()
             if isinstance(student, DualEncoder):
-                store.write_json(place / "preprocessor_config.json", processor_config(student))
+                store.write_json(place / "preprocessor_config.json", student.preprocess.to_hugging_face())
             compare = _compare_hf if isinstance(student, DualEncoder) and to == "hf" else _compare_loaded
             difference = compare(student, place)  # type: ignore[arg-type]
         if not difference <= TOLERANCE:
@@ -96,26 +96,6 @@ def run(
             )
         store.write_text(place / "README.md", card(student, to, space=space, facts=facts or {}))
     return difference
-
-
-def processor_config(student: DualEncoder) -> dict[str, Any]:
-    """Return what Hugging Face's image processor has to know; it rounds the crop's offset down, ours half to even."""
-    preprocess = student.preprocess
-    side = {"height": preprocess.size, "width": preprocess.size}
-    crop = preprocess.fit == "crop"
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": preprocess.resize or preprocess.size} if crop else side,
-        "do_center_crop": crop,
-        **({"crop_size": side} if crop else {}),
-        "do_rescale": True,
-        "do_normalize": True,
-        "do_convert_rgb": True,
-        "resample": int(getattr(Image.Resampling, preprocess.resample.upper())),
-        "image_mean": list(preprocess.mean),
-        "image_std": list(preprocess.std),
-    }
 
 
 def card(student: Student, to: str, *, space: Space, facts: Mapping[str, Any]) -> str:
@@ -182,7 +162,7 @@ def _kind(student: Student) -> str:
 
 def _classes(student: Student) -> list[str]:
     """Return the classes outside cusa that loading and using a student runs."""
-    named = [_kind(student), *(table.encoder for table in student.features.values())]
+    named = [*students.classes(getattr(student, "card", {})), *(table.encoder for table in student.features.values())]
     return [name for name in dict.fromkeys(named) if ":" in name]
 
 

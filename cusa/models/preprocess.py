@@ -23,6 +23,8 @@ UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryErr
 
 _MOST_PIXELS = 1 << 24
 """Pixels that scaling may make on the way; thin pictures would make more."""
+_NO_CROP_PCT = 384
+"""Pixels a side from which Hugging Face's processor of ConvNeXt squashes."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -187,14 +189,57 @@ class Preprocess:
                 fields=dict(fields),
             ) from error
 
+    def to_hugging_face(self) -> dict[str, Any]:
+        """Return what Hugging Face's image processor has to know; it rounds a crop's offset down, ours half to even."""
+        side = {"height": self.size, "width": self.size}
+        crop = self.fit == "crop"
+        return {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_resize": True,
+            "size": {"shortest_edge": self.resize or self.size} if crop else side,
+            "do_center_crop": crop,
+            **({"crop_size": side} if crop else {}),
+            "do_rescale": True,
+            "do_normalize": True,
+            "do_convert_rgb": True,
+            "resample": int(_RESAMPLE[self.resample]),
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+
+    @staticmethod
+    def from_timm(fields: Mapping[str, Any]) -> "Preprocess":
+        """Read the `pretrained_cfg` of a timm model: shorter side scaled to size / crop_pct, centre cut."""
+        size = int(fields["input_size"][-1])
+        squash = fields.get("crop_mode") == "squash"
+        return Preprocess(
+            size=size,
+            fit="squash" if squash else "crop",
+            resize=0 if squash else int(size / (fields.get("crop_pct") or 1)),
+            resample=str(fields.get("interpolation") or "bicubic"),
+            mean=tuple(fields["mean"]),
+            std=tuple(fields["std"]),
+        )
+
     @staticmethod
     def from_hugging_face(fields: Mapping[str, Any], *, image_size: int) -> "Preprocess":
         """Read a Hugging Face `preprocessor_config.json`; missing fields get CLIP's values.
+
+        A `crop_pct` (ConvNeXt, ResNet) is read as its processor does: below 384 pixels the shorter side is scaled to
+        size / crop_pct and the centre cut, from there on the picture is squashed.
 
         Args:
             fields: the file's content; may be empty.
             image_size: S where the file does not give it.
         """
+        if fields.get("crop_pct"):
+            size = _side(fields.get("size")) or image_size
+            fit: dict[str, Any] = {"size": size, "crop_size": size, "do_center_crop": True}
+            if size < _NO_CROP_PCT:
+                fit["size"] = {"shortest_edge": int(size / fields["crop_pct"])}
+            else:
+                fit = {"size": {"height": size, "width": size}}
+            fields = {**{name: value for name, value in fields.items() if name != "crop_pct"}, **fit}
         crop = _side(fields.get("crop_size")) if fields.get("do_center_crop", "shortest_edge" in _sides(fields)) else 0
         size = crop or _side(fields.get("size")) or image_size
         shorter = _side(fields.get("size")) or size

@@ -6,6 +6,7 @@ Legend: B pairs or items, D width of an embedding, C H W channels and pixels of 
 import importlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from cusa.models.students.base import CARD, Student, StudentClass
 KINDS = {
     "dual-encoder": "cusa.models.students.dual_encoder:DualEncoder",
     "heads": "cusa.models.students.embedding_heads:EmbeddingHeads",
+    "two-tower": "cusa.models.towers.two_tower:TwoTower",
     "sgraf": "cusa.models.students.sgraf:Sgraf",
     "x2vlm": "cusa.models.students.x2vlm:X2vlm",
     "blip": "cusa.models.students.blip:Blip",
@@ -60,10 +62,10 @@ def create(
     student = kind_class(config.kind).create(
         config, captions=captions, uni=uni or config.uni_head == "always", seed=seed, **tables
     )
-    if config.lora.rank:
+    if config.adapted:
         from cusa.models.students import lora
 
-        lora.add(student, config.lora, seed=seed)
+        lora.add(student, config.lora, modalities=config.adapted, seed=seed)
     if config.base_loss == "infonce":
         student.has_own_loss = False
         student.soft_labels = "similarity"
@@ -141,16 +143,26 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", trust: Collect
     return student.to(device).eval()
 
 
+def classes(card: Any) -> tuple[str, ...]:
+    """Return the classes outside this package that a student's card names, `module:Class`: its own, its towers'."""
+    if not isinstance(card, Mapping):
+        return ()
+    towers = card.get("towers")
+    named = [one.get("class") for one in towers.values()] if isinstance(towers, Mapping) else []
+    return tuple(str(name) for name in (card.get("kind"), *named) if name and ":" in str(name))
+
+
 def _load_folder(folder: Path, trust: Collection[str]) -> Student:
     card = store.read_json(folder / CARD)
     kind = str(card.get("kind")) if isinstance(card, dict) else ""
-    if ":" in kind and kind not in trust:
-        raise DataError(
-            f"{folder / CARD} describes a student of the class {kind!r}, which is not part of cusa: loading it runs "
-            f"that module's code. If you trust it, name it: --trust {kind} (in Python: trust=[{kind!r}]).",
-            path=folder,
-            kind=kind,
-        )
+    for name in classes(card):
+        if name not in trust:
+            raise DataError(
+                f"{folder / CARD} describes a student of the class {name!r}, which is not part of cusa: loading it "
+                f"runs that module's code. If you trust it, name it: --trust {name} (in Python: trust=[{name!r}]).",
+                path=folder,
+                kind=name,
+            )
     try:
         student_class = kind_class(kind)
     except ConfigError as error:

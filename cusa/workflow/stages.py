@@ -227,7 +227,7 @@ def _eval(project: Project, callbacks: Callbacks) -> StageResult:
     settings = [f"{key}={json.dumps(value)}" for key, value in config.items()]
     results = scoring.evaluate(
         str(project.run),
-        scoring.EvalRequest(data=folders, settings=settings, trust=[project.recipe.student.kind], force=project.force),
+        scoring.EvalRequest(data=folders, settings=settings, trust=project.recipe.student.classes, force=project.force),
         on_event=callbacks.on_event,
     )
     notes = tuple(f"{name} is not there, so it is not scored. Bring it: {how}" for name, how in missing.items())

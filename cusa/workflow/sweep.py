@@ -206,7 +206,7 @@ def _one(
         training.train(recipe, work=data[0], out=folder, force=force, callbacks=callbacks)
         results = scoring.evaluate(
             str(folder),
-            scoring.EvalRequest(data=data, trust=[recipe.student.kind], force=force),
+            scoring.EvalRequest(data=data, trust=recipe.student.classes, force=force),
             on_event=callbacks.on_event,
         )
     except (StoppedError, ConfigError):

@@ -125,9 +125,7 @@ class _Run:
 
     def _score(self) -> None:
         """Score the best model on the recipe's test split."""
-        student = self.recipe.student
-        trust = [student.kind, student.heads.image_encoder, student.heads.text_encoder]
-        request = scoring.EvalRequest(data=[self.work], trust=trust)
+        request = scoring.EvalRequest(data=[self.work], trust=self.recipe.student.classes)
         scoring.evaluate(str(self.out), request, on_event=self.callbacks.on_event)
 
     def _train_if_due(self) -> Outcome:

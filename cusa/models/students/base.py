@@ -138,6 +138,18 @@ class Student(nn.Module, abc.ABC):
         """
         return ()
 
+    def frozen(self, modality: Literal["image", "text"]) -> bool:
+        """Return whether a tower gives the same for an item whenever it is asked, so that it may be asked once.
+
+        Where it is, `tower_features` gives it, and `pixels`, `image_parts` and `text_parts` take it in the place of the
+        item: images as a (B, W) tensor, captions as `{"features": (B, W)}`.
+        """
+        return False
+
+    def tower_features(self, inputs: Any, modality: Literal["image", "text"]) -> Tensor:
+        """Return what a tower gives, (B, W) float32, before anything that learns; required where `frozen`."""
+        raise NotImplementedError(f"{type(self).__name__} says frozen and has no tower_features")
+
     def remarks(self) -> tuple[str, ...]:
         """Return full sentences for the user: how its weights were read, captions truncated, words unknown."""
         if not self.truncated:

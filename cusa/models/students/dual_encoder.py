@@ -3,8 +3,6 @@
 Legend: B pairs or items, D width of the embedding, L tokens, C H W channels and pixels of an input.
 """
 
-import errno
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,9 +19,11 @@ from cusa.manifests.storage import store
 from cusa.models import checkpoint_file, source
 from cusa.models.captions import clean_caption, repair
 from cusa.models.config import StudentConfig
+from cusa.models.pixels import normalise
 from cusa.models.preprocess import Preprocess
 from cusa.models.quiet import quiet
 from cusa.models.students import architecture, lora, openai_clip, vocabulary
+from cusa.models.students import folder as folders
 from cusa.models.students.base import CARD, Space, Student
 from cusa.models.students.heads import Head
 
@@ -152,25 +152,19 @@ class DualEncoder(Student):
 
         Adapters are merged into the towers there, and lie beside them for peft.
         """
-        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         adapted = lora.has_adapters(self.backbone)
         merged = {"state_dict": lora.merged_state(self.backbone)} if adapted else {}
-        with store.whole_folder(folder) as place:
-            try:
-                with quiet():
-                    self.backbone.save_pretrained(place, **merged)  # type: ignore[operator]
-                    self.tokenizer.save_pretrained(place)
-                if len(self.heads):
-                    heads = {name: value.detach().contiguous().cpu() for name, value in self.heads.state_dict().items()}
-                    save_file(heads, place / _HEADS)
-                if adapted:
-                    lora.write_adapters(self.backbone, place / lora.FOLDER)
-            except SafetensorError as error:
-                # It hides the system's error in its message.
-                full = os.strerror(errno.ENOSPC) in str(error)
-                raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+        with store.whole_folder(folder) as place, folders.system_errors():
+            with quiet():
+                self.backbone.save_pretrained(place, **merged)  # type: ignore[operator]
+                self.tokenizer.save_pretrained(place)
+            if len(self.heads):
+                heads = {name: value.detach().contiguous().cpu() for name, value in self.heads.state_dict().items()}
+                save_file(heads, place / _HEADS)
+            if adapted:
+                lora.write_adapters(self.backbone, place / lora.FOLDER)
             store.write_json(place / CARD, self.card)
 
     def image_array(self, image: Image.Image) -> np.ndarray:
@@ -184,9 +178,7 @@ class DualEncoder(Student):
 
     def pixels(self, arrays: Tensor) -> Tensor:
         """Normalise (B, 3, S, S) uint8 to float32."""
-        if arrays.device.type == "cpu":
-            return torch.from_numpy(self.preprocess.normalise(arrays.numpy()))
-        return _normalise(arrays, self.preprocess)
+        return normalise(arrays, self.preprocess)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Clean and tokenise captions: `input_ids` (B, L), and `attention_mask` where the towers read one.
@@ -234,13 +226,6 @@ class DualEncoder(Student):
         if self.has_uni:
             out |= {"image_uni": self.embed(images, "uni", "image"), "text_uni": self.embed(texts, "uni", "text")}
         return out
-
-
-def _normalise(arrays: Tensor, preprocess: Preprocess) -> Tensor:
-    """Do what `Preprocess.normalise` does, on the arrays' own device."""
-    mean = torch.tensor(preprocess.mean, device=arrays.device)[:, None, None]
-    std = torch.tensor(preprocess.std, device=arrays.device)[:, None, None]
-    return (arrays.to(torch.float32) / 255 - mean) / std
 
 
 def _pooled(features: Any) -> Tensor:

@@ -1,6 +1,9 @@
 """A student's folder: its card, its weights, its tokenizer; whole or not at all."""
 
-from collections.abc import Callable, Mapping
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,18 @@ from cusa.models.students.base import CARD
 
 WEIGHTS = "weights.safetensors"
 FORMAT = 1
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise the system's own error where safetensors hides it in its message."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        full = os.strerror(errno.ENOSPC) in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
 
 
 def write(
@@ -92,14 +107,16 @@ def _unreadable(folder: Path, error: Exception) -> DataError:
     )
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor], where: object, *, optional: str = "") -> None:
+def load_state(
+    module: nn.Module, state: Mapping[str, Tensor], where: object, *, optional: str | tuple[str, ...] = ()
+) -> None:
     """Load a state dict, every key accounted for.
 
     Args:
         module: read into.
         state: its keys.
         where: the file or folder, for the message.
-        optional: keys of the module with this prefix may be missing.
+        optional: keys of the module with this prefix, or one of these, may be missing.
 
     Raises:
         DataError: if keys are missing, unexpected (with the nearest that is expected) or of another shape.

@@ -4,9 +4,11 @@ Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, arXi
 weight W becomes W + (alpha / rank) B A, with A and B alone learning and B starting at zero.
 """
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,24 +20,29 @@ from cusa.models.students.base import Student
 FOLDER = "lora"
 """Of a model folder: the adapters alone, as peft reads them."""
 
-TARGETS = ("q_proj", "v_proj", "query", "value", "qkv")
-"""Layers that make the attention's queries and values, as CLIP, SigLIP, BERT, BEiT and BLIP name them: the original
-paper's choice."""
+TARGETS = ("q_proj", "v_proj", "query", "value", "qkv", "q", "v", "q_lin", "v_lin", "Wqkv")
+"""Layers that make the attention's queries and values, as CLIP, SigLIP, BERT, BEiT, BLIP, MPNet, T5, DistilBERT and
+ModernBERT name them: the original paper's choice."""
+
+_MODALITIES: tuple[Literal["image", "text"], ...] = ("image", "text")
 
 _ADAPTER = "default"
 
 
-def add(student: Student, config: LoraConfig, *, seed: int) -> None:
-    """Put adapters into the linear layers of both towers and freeze the rest of the towers.
+def add(
+    student: Student, config: LoraConfig, *, seed: int, modalities: Sequence[Literal["image", "text"]] = _MODALITIES
+) -> None:
+    """Put adapters into the linear layers of towers and freeze the rest of these towers.
 
     Args:
         student: changed in place; gives the same embeddings as before.
         config: rank, alpha, dropout, targets.
         seed: of the new weights.
+        modalities: of the towers.
 
     Raises:
-        ConfigError: if peft is not installed, the student does not name its towers, or a target is the name of no
-            linear layer there.
+        ConfigError: if peft is not installed, the student does not name its towers, a target is the name of no linear
+            layer there, or a tower has none.
     """
     try:
         import peft
@@ -45,7 +52,7 @@ def add(student: Student, config: LoraConfig, *, seed: int) -> None:
             "student.lora.rank=0.",
             key="student.lora.rank",
         ) from None
-    towers = (*student.tower("image"), *student.tower("text"))
+    towers = tuple(tower for modality in modalities for tower in student.tower(modality))
     if not towers:
         raise ConfigError(
             f"student.lora needs the names of the towers, and {type(student).__name__} gives none (its method "
@@ -64,18 +71,26 @@ def add(student: Student, config: LoraConfig, *, seed: int) -> None:
                 key="student.lora.targets",
             )
     targets = config.targets or tuple(target for target in TARGETS if target in linear_layers)
-    if not targets:
-        raise ConfigError(
-            f"No linear layer of the towers is called {', '.join(TARGETS)}. Name some in student.lora.targets: "
-            f"{', '.join(sorted(linear_layers))}.",
-            key="student.lora.targets",
-        )
+    names = [name for target in targets for name in linear_layers[target]]
+    for modality in modalities:
+        under = tuple(f"{tower}." for tower in student.tower(modality))
+        if not any(name.startswith(under) for name in names):
+            inside = [last for last, layers in linear_layers.items() if any(name.startswith(under) for name in layers)]
+            raise ConfigError(
+                f"No linear layer of the {modality} tower is called {', '.join(config.targets or TARGETS)}. "
+                + (
+                    f"Name some in student.lora.targets: {', '.join(sorted(inside))}."
+                    if inside
+                    else "It has no linear layer: let it learn as a whole, or freeze it."
+                ),
+                key="student.lora.targets",
+            )
     trainable = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
     adapters = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type] # peft divides it, whatever number it is
         lora_dropout=config.dropout,
-        target_modules=[name for target in targets for name in linear_layers[target]],
+        target_modules=names,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 2)
@@ -101,6 +116,23 @@ def merged_state(module: nn.Module) -> dict[str, Tensor]:
         kept["weight"] = kept["weight"] + layer.get_delta_weight(_ADAPTER).to(kept["weight"].dtype)
         state |= {f"{inside}{key}": value for key, value in kept.items()}
     return state
+
+
+@contextmanager
+def merged(module: nn.Module) -> Iterator[None]:
+    """Put plain layers with the adapters added in the place of the adapted ones, for a while."""
+    adapted = list(_adapted(module))
+    places = [(module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name, _ in adapted]
+    for (parent, name), (_, layer) in zip(places, adapted, strict=True):
+        plain = copy.deepcopy(layer.base_layer)
+        with torch.no_grad():
+            plain.weight.add_(layer.get_delta_weight(_ADAPTER).to(plain.weight.dtype))
+        setattr(parent, name, plain)
+    try:
+        yield
+    finally:
+        for (parent, name), (_, layer) in zip(places, adapted, strict=True):
+            setattr(parent, name, layer)
 
 
 def write_adapters(module: nn.Module, folder: Path) -> None:

@@ -114,7 +114,7 @@ def test_write_adapters__peft_puts_them_on_the_model_it_started_from(tmp_path: P
     ("kind", "settings", "words"),
     [
         ("dual-encoder", {"targets": ("q_prj",)}, r"names 'q_prj', which is no linear layer.*Did you mean 'q_proj'"),
-        ("sgraf", {}, r"No linear layer of the towers is called q_proj.*student\.lora\.targets: fc"),
+        ("sgraf", {}, r"No linear layer of the image tower is called q_proj.*student\.lora\.targets: fc"),
     ],
 )
 def test_add__targets_that_are_not_there(kind: str, settings: dict[str, Any], words: str) -> None:

@@ -1,0 +1,57 @@
+"""What a two-tower student asks of an encoder.
+
+Legend: B items, W width of the features, L tokens, C H W channels and pixels of an input.
+"""
+
+import abc
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from cusa.models.preprocess import Preprocess
+
+
+class Tower(nn.Module, abc.ABC):
+    """An encoder of one modality with a pooled output.
+
+    Args:
+        card: what its folder is read with again, and what a model card says of it: name, source, licence.
+        width: W.
+    """
+
+    def __init__(self, card: Mapping[str, Any], width: int) -> None:
+        super().__init__()
+        self.card = dict(card)
+        self.width = width
+
+    @abc.abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the encoder into a new folder, as its own library reads it."""
+
+
+class ImageTower(Tower):
+    """An encoder of images: `forward` takes normalised pixels (B, C, H, W) and returns features (B, W)."""
+
+    preprocess: Preprocess
+    """How an image becomes pixels."""
+
+
+class TextTower(Tower):
+    """An encoder of texts: `forward` takes what `tokenize` returns and gives features (B, W)."""
+
+    reading: dict[str, Any]
+    """How a text becomes tokens: `repair`, `prompt`, `context` (tokens at most), `padding`, `inputs` (their names)."""
+    tokenizer: Any
+    """Of Hugging Face; None where the encoder has a way of its own."""
+
+    @abc.abstractmethod
+    def tokenize(self, texts: Sequence[str]) -> tuple[dict[str, Tensor], int]:
+        """Tokenise texts on the CPU, from any thread: named (B, L) tensors, and how many texts were truncated."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,156 @@
+"""Encoders of images: vision models of transformers (timm's through it), the image half of a CLIP, or one's own.
+
+Legend: B images, W width of the features, C H W channels and pixels of an input.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cusa.errors import ConfigError
+from cusa.manifests.origin import teacher_name
+from cusa.manifests.storage import store
+from cusa.models.config import CLASS_NAME, ImageTowerConfig
+from cusa.models.preprocess import Preprocess
+from cusa.models.towers import hugging_face, plugged
+from cusa.models.towers.base import ImageTower, first_line
+from cusa.models.towers.place import Place, locate
+
+_KEY = "student.towers.image.name"
+
+
+class HuggingFaceImage(ImageTower):
+    """A vision model of transformers.
+
+    Args:
+        model: gives a pooled output, or `last_hidden_state`: (B, tokens, W) with the patches last, or (B, W, h, w).
+        preprocess: what it reads.
+        card: with `name` and `pooling`: `own`, `cls` or `mean`.
+
+    Raises:
+        ConfigError: if the model does not give such an output for a picture of the preprocessing's size.
+    """
+
+    def __init__(self, model: Any, preprocess: Preprocess, card: Mapping[str, Any]) -> None:
+        super().__init__(card, 0)
+        self.model = model
+        self.preprocess = preprocess
+        self._pooling = str(card["pooling"])
+        self.width = self._measure()
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """Encode pixels: (B, W)."""
+        output = self.model(pixel_values=pixels_BCHW)
+        if self._pooling == "own":
+            pooled = hugging_face.pooled_output(output, "image")
+            assert pooled is not None
+            return pooled
+        hidden: Tensor = output.last_hidden_state
+        if hidden.ndim == 4:
+            return hidden.mean((2, 3))
+        if self._pooling == "cls":
+            return hidden[:, 0]
+        return hidden[:, -self._patches(pixels_BCHW) :].mean(1)
+
+    def save(self, folder: Path) -> None:
+        """Write the model and its preprocessing, as `AutoModel` and `AutoImageProcessor` read them."""
+        self.model.save_pretrained(folder)
+        store.write_json(folder / "preprocessor_config.json", self.preprocess.to_hugging_face())
+
+    def _patches(self, pixels_BCHW: Tensor) -> int:
+        """Return how many patches a picture has; class and register tokens stand before them."""
+        patch = getattr(self.model.config, "patch_size", None)
+        if patch is None:
+            return 0
+        patch = patch if isinstance(patch, int) else patch[0]
+        return (pixels_BCHW.shape[2] // patch) * (pixels_BCHW.shape[3] // patch)
+
+    @torch.no_grad()
+    def _measure(self) -> int:
+        """Encode an empty picture and return the width of its features."""
+        size, kind = self.preprocess.size, type(self.model).__name__
+        try:
+            output = self.model(pixel_values=torch.zeros(1, 3, size, size))
+        except Exception as error:  # a model of another kind may raise anything
+            raise ConfigError(
+                f"{_KEY} is {self.card['name']!r}, a {kind}, which cannot read a picture of {size} x {size} pixels: "
+                f"{first_line(error)} Give a vision model such as facebook/dinov2-base, or a module:Class around it.",
+                key=_KEY,
+            ) from error
+        if self._pooling == "own":
+            pooled = hugging_face.pooled_output(output, "image")
+            if pooled is None:
+                raise ConfigError(
+                    f"{_KEY} is {self.card['name']!r}, a {kind}, which has no pooled output. Set "
+                    "student.towers.image.pooling=mean (of its patches) or cls (its first token).",
+                    key="student.towers.image.pooling",
+                )
+            return int(pooled.shape[1])
+        hidden = getattr(output, "last_hidden_state", None)
+        if hidden is None or hidden.ndim not in (3, 4):
+            raise ConfigError(
+                f"{_KEY} is {self.card['name']!r}, a {kind} without a last_hidden_state to pool. Write a module:Class "
+                "around it that pools; see docs/students.md.",
+                key="student.towers.image.pooling",
+            )
+        if self._pooling == "cls" and hidden.ndim == 4:
+            raise ConfigError(
+                f"student.towers.image.pooling is 'cls', but a {kind} gives a feature map without a first token. Set "
+                "mean or own.",
+                key="student.towers.image.pooling",
+            )
+        return int(hidden.shape[1] if hidden.ndim == 4 else hidden.shape[2])
+
+
+def load(config: ImageTowerConfig) -> ImageTower:
+    """Load the encoder that a configuration names.
+
+    Raises:
+        ConfigError: if none is named, it reads texts, or it has no pooled output.
+        DataError: if it cannot be loaded.
+    """
+    if not config.name:
+        raise ConfigError(
+            f"{_KEY} is empty: a two-tower student needs an encoder of images. Set it to a hub name "
+            "(facebook/dinov2-small), a folder, or module:Class.",
+            key=_KEY,
+        )
+    if CLASS_NAME.fullmatch(config.name):
+        return plugged.make_image(config.name)
+    place = locate(config.name, _KEY)
+    settings = hugging_face.check_modality(place, "image", _KEY)
+    model = hugging_face.load(place, "image", _KEY, pooled=config.pooling == "own")
+    timm = getattr(settings, "pretrained_cfg", None)
+    side = getattr(getattr(settings, "vision_config", settings), "image_size", None) or 224
+    preprocess = (
+        Preprocess.from_timm(timm)
+        if timm
+        else Preprocess.from_hugging_face(
+            place.json("preprocessor_config.json"), image_size=side if isinstance(side, int) else int(side[0])
+        )
+    )
+    card = {
+        "name": teacher_name(config.name) if Path(place.name).is_dir() else config.name,
+        "source": "transformers",
+        "architecture": type(model).__name__,
+        "licence": place.licence(),
+        "pooling": config.pooling,
+    }
+    return HuggingFaceImage(model, preprocess, card)
+
+
+def read(folder: Path, card: Mapping[str, Any], preprocess: Preprocess) -> ImageTower:
+    """Read an encoder that `Tower.save` wrote.
+
+    Args:
+        folder: of the encoder.
+        card: what its `card` was.
+        preprocess: how it reads images.
+    """
+    if "class" in card:
+        return plugged.read_image(folder, str(card["class"]))
+    model = hugging_face.load(Place(str(folder), ""), "image", _KEY, pooled=card["pooling"] == "own")
+    return HuggingFaceImage(model, preprocess, card)

@@ -1,0 +1,128 @@
+"""Tiny encoders with random weights, in the folders that their own libraries write, for tests of two towers."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cusa.manifests.storage import store
+from cusa.models.preprocess import Preprocess
+from cusa.models.quiet import quiet
+from cusa.models.students import vocabulary
+
+CAPTIONS = ["A red square.", "a blue circle, left of a red square", "Two green triangles!", "a yellow star on grass"]
+_TRANSFORMER = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+IMAGE_FOLDERS = ("vit", "dinov2", "convnext", "resnet", "clip", "siglip")
+
+
+def image_model(kind: str) -> Any:
+    """Return a vision model, or a dual encoder, with random weights."""
+    import transformers as hf
+
+    torch.manual_seed(1)
+    if kind == "vit":
+        return hf.ViTModel(hf.ViTConfig(**_TRANSFORMER, image_size=32, patch_size=8))
+    if kind == "dinov2":
+        return hf.Dinov2Model(hf.Dinov2Config(**_TRANSFORMER, image_size=28, patch_size=14))
+    if kind == "convnext":
+        return hf.ConvNextModel(hf.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 2], num_stages=2, image_size=32))
+    if kind == "resnet":
+        return hf.ResNetModel(
+            hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="basic")
+        )
+    text = {**_TRANSFORMER, "vocab_size": 60, "max_position_embeddings": 12}
+    vision = {**_TRANSFORMER, "image_size": 32, "patch_size": 8}
+    if kind == "siglip":
+        return hf.SiglipModel(hf.SiglipConfig(text_config={**text, "projection_size": 16}, vision_config=vision))
+    marks = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    return hf.CLIPModel(hf.CLIPConfig(projection_dim=12, text_config={**text, **marks}, vision_config=vision))
+
+
+def write_image(kind: str, folder: Path) -> Path:
+    """Write a vision model or a dual encoder as transformers does, with its preprocessing."""
+    with quiet():
+        image_model(kind).save_pretrained(folder)
+        vocabulary.build([caption.lower() for caption in CAPTIONS], size=60, context=12).save_pretrained(folder)
+    side = 28 if kind == "dinov2" else 32
+    fields: dict[str, Any] = {"size": {"height": side, "width": side}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    if kind in ("convnext", "resnet"):
+        fields |= {"size": {"shortest_edge": side}, "crop_pct": 0.875}
+    store.write_json(folder / "preprocessor_config.json", fields)
+    return folder
+
+
+def write_bert(folder: Path) -> Path:
+    """Write a text model as transformers does."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(2)
+    with quiet():
+        BertModel(BertConfig(**_TRANSFORMER, vocab_size=60, max_position_embeddings=12)).save_pretrained(folder)
+        vocabulary.build([caption.lower() for caption in CAPTIONS], size=60, context=12).save_pretrained(folder)
+    return folder
+
+
+def write_sentences(folder: Path, *, pooling: str = "mean") -> Path:
+    """Write a sentence-transformers folder whose rows have unit length, of 10 tokens at most, with a licence."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    with quiet(reports=False):
+        transformer = Transformer(str(write_bert(folder / "bert")), max_seq_length=10)
+        modules = [transformer, Pooling(16, pooling), Normalize()]  # type: ignore[arg-type]
+        SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"), create_model_card=False)
+    store.write_text(folder / "model" / "README.md", "---\nlanguage: en\nlicense: cc-by-4.0\n---\n# Words\n")
+    return folder / "model"
+
+
+class Colours(nn.Module):
+    """Someone's encoder of images: the colours of four quarters."""
+
+    width = 6
+    licence = "mit"
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.preprocess = Preprocess(8, fit="squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        self.linear = nn.Linear(12, 6)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Average quarters, and mix them."""
+        mixed: Tensor = self.linear(F.adaptive_avg_pool2d(pixels, 2).flatten(1))
+        return mixed
+
+
+class Letters(nn.Module):
+    """Someone's encoder of texts: the mean of its letters' vectors."""
+
+    width = 5
+    context = 20
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.table = nn.Embedding(128, 5, padding_idx=0)
+
+    def tokenize(self, texts: list[str]) -> dict[str, Tensor]:
+        """Return the codes of letters."""
+        rows = [[min(ord(letter), 127) for letter in text[: self.context]] for text in texts]
+        longest = max(map(len, rows))
+        return {"codes": torch.tensor([row + [0] * (longest - len(row)) for row in rows])}
+
+    def forward(self, tokens: dict[str, Tensor]) -> Tensor:
+        """Average."""
+        codes = tokens["codes"]
+        total: Tensor = self.table(codes).sum(1)
+        return total / (codes > 0).sum(1, keepdim=True)
+
+
+class Grid(Colours):
+    """An encoder that forgets to pool."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return a feature map."""
+        return pixels.repeat(1, 2, 1, 1)
