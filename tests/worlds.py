@@ -119,3 +119,31 @@ def write_sentence_model(folder: Path, *, seed: int = 0) -> Path:
     pooling = Pooling(sizes["hidden_size"])
     SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(folder))
     return folder
+
+
+def write_flickr8k(folder: Path, *, images: int = 6, seed: int = 0) -> Path:
+    """Draw a data set in Flickr8k's official layout, with human judgements of test pairs; return its folder."""
+    source = write_karpathy(folder / "drawn", images=images, seed=seed)
+    rows = json.loads(source.read_text())["images"]
+    (folder / "Flicker8k_Dataset").mkdir(parents=True)
+    for row in rows:
+        (source.parent / row["filepath"] / row["filename"]).rename(folder / "Flicker8k_Dataset" / row["filename"])
+    tokens = [f"{row['filename']}#{k}\t{one['raw']}" for row in rows for k, one in enumerate(row["sentences"])]
+    (folder / "Flickr8k.token.txt").write_text("\n".join(tokens))
+    for split, part in (("train", "train"), ("val", "dev"), ("test", "test")):
+        names = [row["filename"] for row in rows if row["split"] == split]
+        (folder / f"Flickr_8k.{part}Images.txt").write_text("\n".join(names))
+    test = [row["filename"] for row in rows if row["split"] == "test"]
+    rng = np.random.default_rng(seed)
+    experts, crowd = [], []
+    for image, owner in ((image, owner) for image in range(images) for owner in range(images)):
+        like = 3 if image == owner else 2 if (image - owner) % len(COLOURS) == 0 else 0
+        scores = [str(int(np.clip(1 + like + rng.integers(-1, 2), 1, 4))) for _ in range(3)]
+        yes = int(rng.binomial(3, 0.1 + 0.28 * like))
+        pair = f"{test[image]}\t{test[owner]}#{int(rng.integers(5))}"
+        experts.append("\t".join([pair, *scores]))
+        if owner % 3:
+            crowd.append(f"{pair}\t{yes / 3:.15g}\t{yes}\t{3 - yes}")
+    (folder / "ExpertAnnotations.txt").write_text("\n".join(experts))
+    (folder / "CrowdFlowerAnnotations.txt").write_text("\n".join(crowd))
+    return folder

@@ -18,8 +18,8 @@ def eval_(
         typer.Option(
             "--data",
             parser=parse_here,
-            help="Work folder, data set in its official layout, STS folder, ECCV Caption ground truth, or CxC ratings; "
-            "repeatable.",
+            help="Work folder, data set in its official layout, STS folder, ECCV Caption ground truth, CxC ratings, or "
+            "Flickr8k's judgements; repeatable.",
         ),
     ],
     tasks: Annotated[
@@ -38,7 +38,7 @@ def eval_(
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score a student: retrieval by own pairs and every known match, COCO, CxC, ECCV Caption, classes, STS."""
+    """Score a student: retrieval by own pairs and every known match, COCO, CxC, ECCV Caption, Flickr8k, class, STS."""
     from cusa.workflow import evaluate as scoring
 
     local("RUN")(name)

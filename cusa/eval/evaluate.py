@@ -1,8 +1,10 @@
 """One evaluation of a student on a split: encoded once, every number with its protocol, every query's rank on disk."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from cusa.errors import ConfigError, nearest
@@ -12,7 +14,7 @@ from cusa.eval.evidence import Evidence
 from cusa.eval.job import Evaluated, Job, ModelSource, previous, writing
 from cusa.eval.scores import Cosines, Scores
 from cusa.eval.tasks import cross_modal, intervals
-from cusa.eval.tasks.registry import COCO, CXC, TASKS, results
+from cusa.eval.tasks.registry import COCO, CXC, JUDGED, TASKS, results
 from cusa.eval.tasks.task import Embedded
 from cusa.manifests import datasets, schemas
 from cusa.manifests.events import OnEvent, ignore
@@ -70,7 +72,8 @@ def run(
     evidence.read(official=not set(COCO).isdisjoint(wanted))
     with writing(stage, job.share):
         student = model.load()
-        seen = _embed(config, student, evidence, job, on_event=on_event)
+        ranked = not set(JUDGED).issuperset(wanted)
+        seen = _embed(config, student, evidence, job, ranked=ranked, on_event=on_event)
 
         def finish() -> Evaluated:
             result, table = score(seen, student, wanted, on_event=on_event)
@@ -83,19 +86,26 @@ def run(
 
 
 def _embed(
-    config: EvalConfig, student: "Student | TextModel", evidence: Evidence, job: Job, *, on_event: OnEvent
+    config: EvalConfig,
+    student: "Student | TextModel",
+    evidence: Evidence,
+    job: Job,
+    *,
+    ranked: bool,
+    on_event: OnEvent,
 ) -> Embedded:
-    """Encode the split, and on the first rank make what ranks across modalities."""
+    """Encode the split, and on the first rank make what ranks across modalities, where a task ranks."""
     from cusa.eval.encode import PartsCache, encode
 
     split, share = evidence.split, job.share
     cache = job.open_cache(student, config)
-    parts = PartsCache() if share.first and _reranks(student, config) else None
+    parts = PartsCache() if ranked and share.first and _reranks(student, config) else None
     embeddings = encode(student, split, config, cache=cache, share=share, kept=parts, on_event=on_event)
     if cache is not None and share.first:
         cache.finish()
     scores, score = (None, "")
-    if share.first:
+    match, match_words = _match(student, split, config, ranked=ranked, on_event=on_event)
+    if share.first and (ranked or match is None):
         scores, score = _cross_scores(student, split, config, embeddings, kept=parts, on_event=on_event)
     space, words = student.space_of("uni-modal")
     return Embedded(
@@ -107,6 +117,8 @@ def _embed(
         score=score,
         uni=space,
         uni_words=words,
+        match=match,
+        match_words=match_words,
         cache_name=cache.name if cache is not None else None,
         notes=tuple(cache.notes()) if cache is not None else (),
     )
@@ -235,6 +247,22 @@ def _cross_scores(
         again = pairs.rerank(student, split, first, config, kept=kept, on_event=on_event)
         return again, f"cross, top {config.rerank} re-ranked"
     return first, "cross"
+
+
+def _match(
+    student: "Student | TextModel", split: Split, config: EvalConfig, *, ranked: bool, on_event: OnEvent
+) -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray] | None, str]:
+    """Return what scores single pairs, and how to say so; None where the scores of all pairs say it."""
+    from cusa.eval import pairs
+    from cusa.eval.encode import TextModel
+
+    if isinstance(student, TextModel) or not split.num_captions:
+        return None, ""
+    if _reranks(student, config):
+        return partial(pairs.matched, student, split, config=config, on_event=on_event), "matching head's log-odds"
+    if student.scores_pairs and not ranked:
+        return partial(pairs.scored, student, split, config=config, on_event=on_event), "pairs"
+    return None, ""
 
 
 def _reranks(model: "Student | TextModel", config: EvalConfig) -> bool:

@@ -1,4 +1,4 @@
-"""What is known of a split's pairs: its own, every known match, people's verdicts, COCO's official ground truths."""
+"""What is known of a split's pairs: its own, every known match, people's judgements, COCO's official ground truths."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,10 +12,19 @@ import numpy as np
 from cusa.errors import DataError
 from cusa.manifests import schemas
 from cusa.manifests.judgements import cxc_ratings, eccv_truth, pair_judgements
+from cusa.manifests.judgements import flickr8k as flickr8k_files
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 
-Need = Literal["captions", "more than five captions", "truth", "verdicts", "COCO's lists", "CxC's ratings"]
+Need = Literal[
+    "captions",
+    "more than five captions",
+    "truth",
+    "verdicts",
+    "COCO's lists",
+    "CxC's ratings",
+    "Flickr8k's judgements",
+]
 """What a split must bring for a task that is computed without being asked for by name."""
 
 
@@ -34,21 +43,31 @@ class Evidence:
     ground_truth: Path | None
     rating_files: Mapping[str, Path]
     judgements: pair_judgements.Judgements
+    flickr8k: Path | None = None
+    """Folder of Flickr8k's judgements."""
 
     @classmethod
-    def open(cls, split: Split, *, ground_truth: Path | None = None, ratings: Path | None = None) -> "Evidence":
+    def open(
+        cls,
+        split: Split,
+        *,
+        ground_truth: Path | None = None,
+        ratings: Path | None = None,
+        flickr8k: Path | None = None,
+    ) -> "Evidence":
         """Find what is known of a split.
 
         Args:
             split: its `truth.parquet`, where there is one, gives every known match; its `audit` folder the verdicts.
             ground_truth: folder of ECCV Caption's files; those of the installed package when None.
             ratings: folder of Crisscrossed Captions' files.
+            flickr8k: folder of Flickr8k's judgements.
 
         Raises:
             DataError: if the verdicts cannot be read.
         """
         files = cxc_ratings.files(ratings, split.name) if ratings is not None else {}
-        return cls(split, ground_truth, files, pair_judgements.read(split))
+        return cls(split, ground_truth, files, pair_judgements.read(split), flickr8k)
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -60,6 +79,7 @@ class Evidence:
             "ground truth": store.sha256_folder(self.ground_truth) if self.ground_truth else "package",
             "verdicts": self.judgements.digest if self.judgements.judgements else "none",
             **{path.name: store.sha256_file(path) for path in self.rating_files.values()},
+            **(flickr8k_files.digests(self.flickr8k) if self.flickr8k is not None else {}),
         }
 
     @cached_property
@@ -90,6 +110,21 @@ class Evidence:
         return {what: cxc_ratings.read(path) for what, path in self.rating_files.items()}
 
     @cached_property
+    def flickr8k_judgements(self) -> flickr8k_files.Flickr8kJudgements | None:
+        """Flickr8k's judgements; None where they are not given.
+
+        Raises:
+            DataError: if a file of theirs is broken.
+        """
+        return flickr8k_files.read(self.flickr8k) if self.flickr8k is not None else None
+
+    @cached_property
+    def located(self) -> flickr8k_files.LocatedJudgements | None:
+        """Flickr8k's judgements as rows of the split; None where they are not given."""
+        judgements = self.flickr8k_judgements
+        return flickr8k_files.locate(self.split, judgements) if judgements is not None else None
+
+    @cached_property
     def judged_pairs(self) -> np.ndarray | None:
         """(P, 2) image and caption rows of own pairs and those that people judged to match; None without verdicts."""
         return pair_judgements.true_pairs(self.split, self.judgements) if self.judgements.judgements else None
@@ -104,6 +139,7 @@ class Evidence:
             "truth": self._truth_path.is_file(),
             "verdicts": bool(self.judgements.judgements),
             "CxC's ratings": bool(self.rating_files),
+            "Flickr8k's judgements": self.located is not None and bool(self.located.pairs),
             "COCO's lists": self.ground_truth is not None or self._is_official(),
         }
 
@@ -116,7 +152,7 @@ class Evidence:
         Raises:
             DataError: if a file is broken.
         """
-        _ = self.known_matches, self.ratings, self.official if official else None
+        _ = self.known_matches, self.ratings, self.flickr8k_judgements, self.official if official else None
 
     def refuse_doubles(self) -> None:
         """Refuse a split whose keys do not name one row each: every number would count something twice.

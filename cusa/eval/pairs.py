@@ -117,6 +117,78 @@ def rerank(
     )
 
 
+def matched(
+    student: "Student",
+    split: Split,
+    images: np.ndarray,
+    captions: np.ndarray,
+    *,
+    config: EvalConfig,
+    on_event: OnEvent = ignore,
+) -> np.ndarray:
+    """Return the matching head's log-odds of each pair (P,), comparable between queries; only these pairs are matched.
+
+    Args:
+        student: one with `reranks`.
+        split: of the pairs.
+        images: (P,) image rows.
+        captions: (P,) caption rows.
+        config: batch size and device.
+        on_event: called with every batch.
+
+    Raises:
+        DataError: if an image does not decode.
+    """
+    log_odds = np.empty(len(images))
+    with ready(student, config) as device, torch.inference_mode():
+        kept = PartsCache()
+        rows = {"image": np.unique(images).tolist(), "text": np.unique(captions).tolist()}
+        _keep_all(student, split, config, device, kept=kept, on_event=on_event, rows=rows)
+        image_contents, text_contents = contents(split)
+        for start in range(0, len(images), config.batch_size):
+            some = slice(start, start + config.batch_size)
+            logits_B2 = student.match(
+                _stacked([kept.of["image"][image_contents[row]] for row in images[some].tolist()], device),
+                _stacked([kept.of["text"][text_contents[row]] for row in captions[some].tolist()], device),
+            ).float()
+            log_odds[some] = (logits_B2[:, 1] - logits_B2[:, 0]).cpu().numpy()
+            on_event(f"match judged pairs of {split.name}", min(start + config.batch_size, len(images)), len(images))
+    return log_odds
+
+
+def scored(
+    student: "Student",
+    split: Split,
+    images: np.ndarray,
+    captions: np.ndarray,
+    *,
+    config: EvalConfig,
+    on_event: OnEvent = ignore,
+) -> np.ndarray:
+    """Return the score of each pair (P,) by a student that scores pairs; only these pairs are scored.
+
+    Args:
+        student: one with `scores_pairs`.
+        split: of the pairs.
+        images: (P,) image rows.
+        captions: (P,) caption rows.
+        config: device.
+        on_event: called with every image.
+
+    Raises:
+        DataError: if an image does not decode.
+    """
+    score_P = np.empty(len(images), np.float32)
+    with ready(student, config) as device, torch.inference_mode():
+        for number, row in enumerate(np.unique(images).tolist(), 1):
+            mine = np.flatnonzero(images == row)
+            parts = student.image_parts(read_images(student, split, range(row, row + 1), device))
+            texts = [split.texts[caption] for caption in captions[mine].tolist()]
+            score_P[mine] = student.pair_scores(parts, student.text_parts(read_texts(student, texts, device)))[0].cpu()
+            on_event(f"score judged pairs of {split.name}", number, len(np.unique(images)))
+    return score_P
+
+
 def _image_parts(
     student: "Student", split: Split, config: EvalConfig, device: torch.device, on_event: OnEvent
 ) -> list[dict[str, "Tensor"]]:
@@ -130,22 +202,28 @@ def _image_parts(
 
 
 def _keep_all(
-    student: "Student", split: Split, config: EvalConfig, device: torch.device, *, kept: PartsCache, on_event: OnEvent
+    student: "Student",
+    split: Split,
+    config: EvalConfig,
+    device: torch.device,
+    *,
+    kept: PartsCache,
+    on_event: OnEvent,
+    rows: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
-    """Encode what is not kept yet."""
+    """Encode what is not kept yet: the given rows of each modality, or all."""
     modalities: tuple[Modality, ...] = ("image", "text")
     for modality, of_rows in zip(modalities, contents(split), strict=True):
-        missing = list(
-            {content: row for row, content in enumerate(of_rows) if content not in kept.of[modality]}.values()
-        )
+        wanted = range(len(of_rows)) if rows is None else rows[modality]
+        missing = list({of_rows[row]: row for row in wanted if of_rows[row] not in kept.of[modality]}.values())
         for start in range(0, len(missing), config.batch_size):
-            rows = missing[start : start + config.batch_size]
+            some = missing[start : start + config.batch_size]
             if modality == "image":
-                parts = student.image_parts(read_images(student, split, rows, device))
+                parts = student.image_parts(read_images(student, split, some, device))
             else:
-                parts = student.text_parts(read_texts(student, [split.texts[row] for row in rows], device))
-            kept.keep(modality, [of_rows[row] for row in rows], parts)
-            on_event(f"encode {split.name}", start + len(rows), len(missing))
+                parts = student.text_parts(read_texts(student, [split.texts[row] for row in some], device))
+            kept.keep(modality, [of_rows[row] for row in some], parts)
+            on_event(f"encode {split.name}", start + len(some), len(missing))
 
 
 def _stacked(rows: Sequence[Parts], device: torch.device) -> dict[str, "Tensor"]:

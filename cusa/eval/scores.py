@@ -138,6 +138,29 @@ def part(scores: Scores, images: np.ndarray, captions: np.ndarray) -> Scores:
     return _Part(scores, images, captions)
 
 
+def of_pairs(scores: Scores, images: np.ndarray, captions: np.ndarray, block: int) -> np.ndarray:
+    """Return the score of each pair (P,).
+
+    Args:
+        scores: of everything.
+        images: (P,) image rows.
+        captions: (P,) caption rows.
+        block: images at a time, where all their scores have to be computed.
+    """
+    if isinstance(scores, Cosines):
+        cosine_P: np.ndarray = np.einsum("pd,pd->p", scores.image_ID[images], scores.text_CD[captions])
+        return cosine_P
+    if isinstance(scores, Table):
+        scored_P: np.ndarray = scores.scores_IC[images, captions]
+        return scored_P
+    score_P, start = np.empty(len(images)), 0
+    for of_images in scores.of_images(block):
+        mine = np.flatnonzero((images >= start) & (images < start + len(of_images)))
+        score_P[mine] = of_images[images[mine] - start, captions[mine]]
+        start += len(of_images)
+    return score_P
+
+
 def candidates(blocks: Iterator[np.ndarray], k: int) -> np.ndarray:
     """Return the rows of each query's k best items, best first, the lower row first among equals: (queries, k)."""
     best_rows = []

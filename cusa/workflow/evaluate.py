@@ -34,7 +34,8 @@ class EvalRequest:
     data: Sequence[Path]
     """Work folders; data sets in their official layout (`cusa.workflow.layouts`), whose test split is then sharded into
     the folder of the results; folders of the STS sets in SentEval's layout; and at most one folder each of ECCV
-    Caption's ground truth and of CxC's ratings, which then serve the COCO folders."""
+    Caption's ground truth and of CxC's ratings, which then serve the COCO folders, and of Flickr8k's judgements, which
+    serve the folders that have its images (and is such a data set itself where it has them and no work folder does)."""
     tasks: Sequence[str] = ()
     """Which; all that the data allow when empty, `all` for every one there is. One whose data are missing says so, and
     the others go on."""
@@ -207,7 +208,12 @@ class _Evaluation:
         opened = Split(work, split or "test")
         if self.request.ids is not None:
             refuse_other_images(opened, self.request.ids)
-        evidence = Evidence.open(opened, ground_truth=self.folders.truth, ratings=self.folders.ratings)
+        evidence = Evidence.open(
+            opened,
+            ground_truth=self.folders.truth,
+            ratings=self.folders.ratings,
+            flickr8k=self.folders.flickr8k,
+        )
         job = self._job(out, [task for task in self.chosen if task != STS])
         done = stage.run(model.config, self._source(), evidence, job, on_event=self.on_event)
         return _with_outcome(done, work, out)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from cusa.errors import ConfigError, DataError
-from cusa.manifests.judgements import cxc_ratings
-from cusa.manifests.samples import Split
+from cusa.manifests.judgements import cxc_ratings, flickr8k
+from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
 from cusa.workflow import layouts
 
@@ -28,6 +28,8 @@ class DataFolders:
     """ECCV Caption's ground truth; serves the COCO folders."""
     ratings: Path | None
     """Crisscrossed Captions' ratings, likewise."""
+    flickr8k: Path | None
+    """Flickr8k's judgements; serve the folders that have its images."""
 
     @property
     def retrieval(self) -> tuple[Path, ...]:
@@ -49,7 +51,7 @@ def sort_by_kind(folders: Sequence[Path]) -> DataFolders:
     from cusa.eval import evaluate_sts
     from cusa.manifests.judgements import eccv_truth
 
-    kinds: dict[str, list[Path]] = {"work": [], "layout": [], "sts": [], "truth": [], "ratings": []}
+    kinds: dict[str, list[Path]] = {kind: [] for kind in ("work", "layout", "sts", "truth", "ratings", "flickr8k")}
     for folder in folders:
         if any(folder.glob("*/samples.parquet")):
             kinds["work"].append(folder)
@@ -57,6 +59,8 @@ def sort_by_kind(folders: Sequence[Path]) -> DataFolders:
             kinds["truth"].append(folder)
         elif cxc_ratings.is_layout(folder):
             kinds["ratings"].append(folder)
+        elif flickr8k.is_layout(folder):
+            kinds["flickr8k"].append(folder)
         elif evaluate_sts.is_layout(folder):
             kinds["sts"].append(folder)
         elif layouts.layout_of(folder) is not None:
@@ -66,11 +70,19 @@ def sort_by_kind(folders: Sequence[Path]) -> DataFolders:
             what = "holds nothing to evaluate on" if folder.is_dir() else what
             raise DataError(
                 f"{folder} {what}. Give a work folder (`cusa shard` makes one), a data set in its official layout "
-                "(`cusa download` brings it), the folder above STS/STS12-en-test and SICK, ECCV Caption's ground truth "
-                "or CxC's ratings.",
+                "(`cusa download` brings it), the folder above STS/STS12-en-test and SICK, ECCV Caption's ground "
+                "truth, CxC's ratings or Flickr8k's judgements.",
                 path=folder,
             )
-    for kind, what in (("truth", "a ground truth of COCO's test split"), ("ratings", "CxC's ratings of COCO")):
+    for folder in kinds["flickr8k"]:
+        # The folder may be the data set as well; its images are there already if a work folder has them.
+        if layouts.layout_of(folder) is not None and not any(_holds_judged(work, folder) for work in kinds["work"]):
+            kinds["layout"].append(folder)
+    for kind, what in (
+        ("truth", "a ground truth of COCO's test split"),
+        ("ratings", "CxC's ratings of COCO"),
+        ("flickr8k", "Flickr8k's judgements"),
+    ):
         if len(kinds[kind]) > 1 or (kinds[kind] and not (kinds["work"] or kinds["layout"])):
             raise ConfigError(
                 f"{kinds[kind][-1]} is {what}: give one, and the work folder it is for with --data as well.",
@@ -82,7 +94,15 @@ def sort_by_kind(folders: Sequence[Path]) -> DataFolders:
         tuple(kinds["sts"]),
         next(iter(kinds["truth"]), None),
         next(iter(kinds["ratings"]), None),
+        next(iter(kinds["flickr8k"]), None),
     )
+
+
+def _holds_judged(work: Path, judgements: Path) -> bool:
+    """Tell whether a work folder has an image that Flickr8k's judges saw."""
+    judged = {pair.image for pair in flickr8k.read(judgements).pairs}
+    names = (source for name in splits(work) for source in Split(work, name).samples["source"].to_pylist())
+    return any(flickr8k.file_name(source) in judged for source in names)
 
 
 def result_names(folders: Sequence[Path]) -> list[str]:

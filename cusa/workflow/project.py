@@ -8,6 +8,7 @@ from cusa import recipe as recipes
 from cusa.errors import DataError
 from cusa.manifests import datasets
 from cusa.manifests.datasets import Dataset
+from cusa.manifests.judgements import flickr8k
 from cusa.recipe import Recipe
 from cusa.workflow import evaluate as scoring
 
@@ -73,6 +74,8 @@ class Project:
                 manifest = datasets.load(name)
                 commands += f"; cusa shard {manifest.reader} {self.out / 'raw' / name / manifest.source} --out {place}"
             missing[name] = commands
+        if flickr8k.is_layout(self.raw):
+            folders.append(self.raw)  # its human judgements came with its captions
         return folders, missing
 
 

@@ -163,3 +163,21 @@ def test_evaluated_with_its_own_score_and_told_so(split: Split, kind: str, tmp_p
             out=tmp_path / "plain",
         )
         assert plain["tasks"]["cross-modal"]["space"] == "cross"
+
+
+@pytest.mark.parametrize("kind", ["sgraf", "blip", "x2vlm"])
+def test_judged_pairs_alone_are_scored_as_one_by_one(split: Split, kind: str) -> None:
+    """Pairs in any order, some twice."""
+    student = _student(kind, split)
+    images, captions = np.array([4, 0, 4, 6, 4, 0]), np.array([3, 3, 0, 13, 3, 1])
+    of_pairs = pairs.scored if kind == "sgraf" else pairs.matched
+    scores = of_pairs(student, split, images, captions, config=CONFIG)
+    with torch.no_grad():
+        for score, image, caption in zip(scores, images, captions, strict=True):
+            parts = _parts(student, split, image, caption)
+            if kind == "sgraf":
+                alone = float(student.pair_scores(*parts))
+            else:
+                logits = student.match(*parts)[0]
+                alone = float(logits[1] - logits[0])
+            assert score == pytest.approx(alone, abs=1e-5)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cusa.errors import DataError
-from cusa.eval.scores import Cosines, Reranked, Table, candidates
+from cusa.eval.scores import Cosines, Reranked, Table, candidates, of_pairs
 
 RNG = np.random.default_rng(0)
 
@@ -63,3 +63,15 @@ def test_no_table_of_scores_holds_what_is_no_number() -> None:
         Reranked(good, rows, np.zeros((2, 1)), rows, np.full((3, 1), np.inf))
     with pytest.raises(DataError, match="the first ranking"):
         candidates(iter([bad]), 2)
+
+
+def test_of_pairs__whatever_the_student_ranks_by() -> None:
+    images, texts = RNG.standard_normal((9, 4)).astype(np.float32), RNG.standard_normal((13, 4)).astype(np.float32)
+    rows, columns = RNG.integers(0, 9, 30), RNG.integers(0, 13, 30)
+    table = images @ texts.T
+    none = np.zeros((9, 1), np.int64), table[:, :1], np.zeros((13, 1), np.int64), table[:1].T
+    again = Reranked(Cosines(images, texts), *none)
+    for scores in (Cosines(images, texts), Table(table)):
+        np.testing.assert_allclose(of_pairs(scores, rows, columns, 2), table[rows, columns], rtol=1e-5)
+    whole = _all(again.of_images(100))
+    np.testing.assert_allclose(of_pairs(again, rows, columns, 2), whole[rows, columns], rtol=1e-6)

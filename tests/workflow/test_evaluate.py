@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,7 +21,7 @@ from cusa.models.config import StudentConfig
 from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ShardConfig
 from cusa.workflow import evaluate as scoring
-from tests.worlds import make_work
+from tests.worlds import make_work, write_flickr8k
 
 SMALL = StudentConfig(
     image_size=32, image_width=32, text_width=32, width=16, image_layers=1, text_layers=1, patch_size=16
@@ -205,3 +206,44 @@ def test_figures__of_regions_have_the_published_names(tmp_path: Path) -> None:
     found = scoring.figures([{**told, "tasks": {"cross-modal": {"metrics": {"rsum": 320.0}}}}], tmp_path)
     assert found == {"cross-modal/rsum": 320.0, "coco-5k/rsum": 320.0}
     assert "coco-5k/rsum" in recipe.load("sgr/coco/cusa").expected
+
+
+def test_evaluate__flickr8k_s_folder_is_data_and_judgements(model: Path, tmp_path: Path) -> None:
+    """Given alone it is evaluated on as it is; beside a work folder of its images it has the judgements only."""
+    raw = write_flickr8k(tmp_path / "flickr8k", images=5)
+    settings = ["bootstrap=5"]
+    (alone,) = scoring.evaluate(
+        str(model), scoring.EvalRequest(data=[raw], output_folder=tmp_path / "o", settings=settings)
+    )
+    assert (alone["dataset"], alone["images"], alone["captions"]) == ("flickr8k", 5, 25)
+    assert alone["tasks"]["flickr8k-judgements"]["queries"] == 25
+    work = tmp_path / "work"
+    shard.run(ShardConfig(workers=1), reading=readers.read("flickr8k", raw), out=work)
+    (beside,) = scoring.evaluate(
+        str(model), scoring.EvalRequest(data=[work, raw], output_folder=tmp_path / "p", settings=settings)
+    )
+    assert beside["tasks"]["flickr8k-judgements"] == alone["tasks"]["flickr8k-judgements"]
+    other = make_work(tmp_path / "other", images=3, splits=("test",))
+    for file in (other / "test").glob("*.parquet"):  # its pictures have other names
+        table = pq.read_table(file)
+        if "source" in table.schema.names:
+            names = pa.array([f"other/{row}.jpg" for row in range(table.num_rows)])
+            store.write_table(file, table.set_column(table.schema.get_field_index("source"), "source", names))
+    results = scoring.evaluate(
+        str(model), scoring.EvalRequest(data=[other, raw], output_folder=tmp_path / "q", settings=settings)
+    )
+    assert [result["dataset"] for result in results] == ["mini", "flickr8k"]
+    assert ["flickr8k-judgements" in result["tasks"] for result in results] == [False, True]
+
+
+def test_evaluate__judgements_without_pictures_need_a_work_folder(model: Path, tmp_path: Path) -> None:
+    raw = write_flickr8k(tmp_path / "flickr8k", images=3)
+    judged = tmp_path / "judged"
+    judged.mkdir()
+    shutil.copy(raw / "ExpertAnnotations.txt", judged)
+    with pytest.raises(ConfigError, match="is Flickr8k's judgements: give one, and the work folder it is for"):
+        scoring.evaluate(str(model), scoring.EvalRequest(data=[judged], output_folder=tmp_path / "o"))
+    (judged / "ExpertAnnotations.txt").write_text("a.jpg\ta.jpg#0\t1\t2\t9\n")
+    work = make_work(tmp_path / "world", images=3, splits=("test",))
+    with pytest.raises(DataError, match=r"ExpertAnnotations.txt:1 is no judgement"):
+        scoring.evaluate(str(model), scoring.EvalRequest(data=[work, judged], output_folder=tmp_path / "o"))

@@ -55,6 +55,7 @@ def test_evaluate__every_family_by_one_command(run: Path, results: list[dict]) -
     assert [name for name in by_name["coco"]["tasks"] if "unavailable" in by_name["coco"]["tasks"][name]] == [
         "cross-modal-truth",
         "audited",
+        "flickr8k-judgements",
         "image-to-image",
     ]
     assert set(by_name["coco"]["tasks"]) == set(TASKS)

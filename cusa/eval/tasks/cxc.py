@@ -11,7 +11,7 @@ import numpy as np
 from cusa.errors import DataError
 from cusa.eval.config import EvalConfig
 from cusa.eval.ranking import Ranking, rank, score_blocks
-from cusa.eval.scores import Cosines, Scores
+from cusa.eval.scores import of_pairs
 from cusa.eval.tasks import intervals, uni_modal
 from cusa.eval.tasks import metrics as table
 from cusa.eval.tasks.sts import spearman
@@ -151,19 +151,6 @@ def mean_interval(estimates_S: np.ndarray) -> tuple[float, list[float] | None]:
     return float(known.mean()), [round(float(low), 4), round(float(high), 4)]
 
 
-def pair_scores(scores: Scores, images: np.ndarray, captions: np.ndarray, config: EvalConfig) -> np.ndarray:
-    """Return the score of each pair (P,), by whatever the student ranks by."""
-    if isinstance(scores, Cosines):
-        cosine_P: np.ndarray = np.einsum("pd,pd->p", scores.image_ID[images], scores.text_CD[captions])
-        return cosine_P
-    of_pairs, start = np.empty(len(images)), 0
-    for block in scores.of_images(config.block):
-        mine = np.flatnonzero((images >= start) & (images < start + len(block)))
-        of_pairs[mine] = block[images[mine] - start, captions[mine]]
-        start += len(block)
-    return of_pairs
-
-
 def uni_modal_task(seen: Embedded) -> TaskResult:
     """Score retrieval within each modality by the ratings."""
     name, split, config = "cxc-uni-modal", seen.split, seen.config
@@ -202,7 +189,7 @@ def ratings_task(seen: Embedded) -> TaskResult:
         if what == "image-to-text":
             if seen.scores is None:
                 continue
-            model = pair_scores(seen.scores, first, second, config)
+            model = of_pairs(seen.scores, first, second, config.block)
             asked = second  # the file begins with the caption
         else:
             embedded = (seen.image if what == uni_modal.IMAGE_TO_IMAGE else seen.text).get(seen.uni)

@@ -63,6 +63,16 @@ DIRECTIONS: dict[str, tuple[str, str]] = {
 """What is asked and what is ranked -> title, short title; in the order in which they are shown."""
 
 
+WAYS: dict[str, tuple[str, str]] = {
+    **DIRECTIONS,
+    "experts-foreign": ("experts, captions of other images", "experts"),
+    "experts-all": ("experts, all pairs", "experts, all"),
+    "crowd-foreign": ("crowd, captions of other images", "crowd"),
+    "crowd-all": ("crowd, all pairs", "crowd, all"),
+}
+"""What may stand before a metric's name -> title, short title: directions, and who judged which pairs."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """One metric.
@@ -198,6 +208,48 @@ METRICS: tuple[Metric, ...] = (
         0.0,
     ),
     Metric(
+        "tau_c",
+        "Kendall's tau-c with the judges",
+        "x 100",
+        "higher",
+        "Stuart's tau-c of the model's scores with the experts' scores of the judged pairs.",
+        0.0,
+        short="tau-c",
+    ),
+    Metric(
+        "tau_b",
+        "Kendall's tau-b with the judges",
+        "x 100",
+        "higher",
+        "Kendall's tau-b of the model's scores with the crowd's shares of yes to the judged pairs.",
+        0.0,
+        short="tau-b",
+    ),
+    *(
+        metric
+        for end, words in (("", "it describes the image"), ("_without_error", "it describes the image without error"))
+        for metric in (
+            Metric(
+                f"average_precision{end}",
+                f"average precision, {words}",
+                "%",
+                "higher",
+                f"The area under precision and recall of ranking judged pairs, right where {words}.",
+                _precision_chance,
+                short=f"AP{end.replace('_', ' ')}",
+            ),
+            Metric(
+                f"auc{end}",
+                f"AUC, {words}",
+                "%",
+                "higher",
+                f"How often a judged pair of which people say that {words} has a higher score than another one.",
+                50.0,
+                short=f"AUC{end.replace('_', ' ')}",
+            ),
+        )
+    ),
+    Metric(
         "release_r@{k}",
         "R@{k} by the release's rule",
         "%",
@@ -249,7 +301,7 @@ class Named(NamedTuple):
     @property
     def place(self) -> tuple[int, int, int, str]:
         """Where it is shown among others: as papers do, what nobody knows at the end."""
-        ways = ["", *DIRECTIONS]
+        ways = ["", *WAYS]
         way = ways.index(self.direction) if self.direction in ways else len(ways)
         kind = METRICS.index(self.metric) if self.metric in METRICS else len(METRICS)
         return (way if kind < len(METRICS) else len(ways), kind, self.k or 0, self.metric.name)
@@ -279,8 +331,8 @@ def short_title(path: str) -> str:
     """
     task, _, name = path.partition("/")
     one = named(name)
-    if one.direction in DIRECTIONS:
-        return f"{one.short} {DIRECTIONS[one.direction][1]}"
+    if one.direction in WAYS:
+        return f"{one.short} {WAYS[one.direction][1]}"
     return f"{DIRECTIONS[task][1]} {one.short}" if task in DIRECTIONS else one.short
 
 
@@ -330,4 +382,4 @@ def chance(name: str, pools: Sequence[Pool], ks: Sequence[int] = (1, 5, 10)) -> 
 
 
 def _way(direction: str) -> str:
-    return DIRECTIONS[direction][0] if direction in DIRECTIONS else direction.replace("-", " ")
+    return WAYS[direction][0] if direction in WAYS else direction.replace("-", " ")

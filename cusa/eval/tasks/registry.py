@@ -2,7 +2,7 @@
 
 from collections.abc import Container, Iterator
 
-from cusa.eval.tasks import coco, cross_modal, cxc, metrics, uni_modal
+from cusa.eval.tasks import coco, cross_modal, cxc, flickr8k, metrics, uni_modal
 from cusa.eval.tasks.task import Embedded, Task, TaskResult
 
 _ALL = (
@@ -86,6 +86,14 @@ _ALL = (
         judged_by="CxC's ratings",
     ),
     Task(
+        flickr8k.NAME,
+        "Flickr8k's human judgements",
+        "rank correlation with experts and crowd, and who of both calls which pair right, on pairs they judged",
+        flickr8k.judgements_task,
+        needs=("Flickr8k's judgements",),
+        judged_by="Flickr8k's judges",
+    ),
+    Task(
         "text-to-text",
         "Text to text (uni-modal)",
         "captions of the same image, in the uni-modal space",
@@ -109,6 +117,9 @@ CXC = tuple(task.name for task in _ALL if "CxC's ratings" in task.needs)
 
 COCO = tuple(task.name for task in _ALL if "COCO's lists" in task.needs)
 """Those that need the official lists of COCO's test split."""
+
+JUDGED = tuple(task.name for task in _ALL if "Flickr8k's judgements" in task.needs)
+"""Those that score judged pairs and rank nothing."""
 
 HEADLINES = (
     "cross-modal/rsum",
@@ -150,6 +161,6 @@ def label(path: str) -> str:
     """
     name, _, metric = path.partition("/")
     one = metrics.named(metric)
-    way = metrics.DIRECTIONS.get(one.direction or name, ("",))[0]
+    way = metrics.WAYS.get(one.direction or name, ("",))[0]
     judged_by = TASKS[name].judged_by if name in TASKS else name
     return ", ".join(words for words in (one.title, way, judged_by) if words)

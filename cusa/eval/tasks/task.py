@@ -11,7 +11,7 @@ import pyarrow as pa
 from cusa.eval.config import EvalConfig
 from cusa.eval.evidence import Evidence, Need
 from cusa.eval.ranking import Ranking
-from cusa.eval.scores import Scores
+from cusa.eval.scores import Scores, of_pairs
 from cusa.manifests import schemas
 from cusa.manifests.samples import Split
 
@@ -35,6 +35,9 @@ class Embedded:
         score: the same for people.
         uni: the space of uni-modal tasks.
         uni_words: the same for people.
+        match: scores pairs of rows, (P,) images with (P,) captions, by what both modalities together say; None for a
+            student whose `scores` say it all.
+        match_words: what `match` gives, for people.
         cache_name: of the model's folder of kept embeddings; None where none are kept.
         notes: what a person should read of the kept embeddings.
     """
@@ -47,6 +50,8 @@ class Embedded:
     score: str
     uni: str
     uni_words: str
+    match: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    match_words: str = ""
     cache_name: str | None = None
     notes: tuple[str, ...] = ()
     _shared: dict[str, Any] = field(default_factory=dict)
@@ -57,6 +62,18 @@ class Embedded:
             self._shared[name] = compute()
         shared: T = self._shared[name]
         return shared
+
+    def pair_scores(self, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
+        """Return the score of each pair of rows (P,), comparable over all pairs.
+
+        Args:
+            images: (P,) image rows.
+            captions: (P,) caption rows.
+        """
+        if self.match is not None:
+            return self.match(images, captions)
+        assert self.scores is not None, "a model of texts alone scores no pair"
+        return of_pairs(self.scores, images, captions, self.config.block)
 
     @property
     def split(self) -> Split:

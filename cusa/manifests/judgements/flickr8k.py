@@ -15,6 +15,7 @@ import numpy as np
 
 from cusa.errors import DataError
 from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 
 EXPERTS = "ExpertAnnotations.txt"
 CROWD = "CrowdFlowerAnnotations.txt"
@@ -130,6 +131,13 @@ def is_layout(source: Path) -> bool:
     return bool(files(source))
 
 
+def digests(source: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file that `read` reads, by name."""
+    paths = [*files(source).values()]
+    tokens = [path.with_name(TOKENS) for path in paths[:1]]
+    return {path.name: store.sha256_file(path) for path in (*paths, *tokens) if path.is_file()}
+
+
 def read(source: Path) -> Flickr8kJudgements:
     """Read the judgements of a folder, or of one file; any part of the official files will do.
 
@@ -178,7 +186,7 @@ def locate(split: Split, judgements: Flickr8kJudgements) -> LocatedJudgements:
         split: whose rows.
         judgements: what was read.
     """
-    images = _unshared((PurePosixPath(name).name, row) for row, name in enumerate(split.samples["source"].to_pylist()))
+    images = _unshared((file_name(name), row) for row, name in enumerate(split.samples["source"].to_pylist()))
     by_id = _unshared((name, row) for row, name in enumerate(split.captions["caption_id"].to_pylist()))
     of_image: dict[int, dict[int, int]] = {}
     positions = split.captions["position"].to_pylist()
@@ -201,6 +209,11 @@ def locate(split: Split, judgements: Flickr8kJudgements) -> LocatedJudgements:
     return LocatedJudgements(
         tuple(pair for pair, _, _ in known), ends[:, 0], ends[:, 1], len(judgements.pairs) - len(known)
     )
+
+
+def file_name(source: str) -> str:
+    """Return the file name at the end of an image's path in its data set."""
+    return PurePosixPath(source).name
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

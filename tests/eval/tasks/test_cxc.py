@@ -9,7 +9,6 @@ from scipy.stats import spearmanr
 
 from cusa.errors import DataError
 from cusa.eval.config import EvalConfig
-from cusa.eval.scores import Cosines, Table
 from cusa.eval.tasks import cxc
 from cusa.eval.tasks.metrics import of_ranking
 from cusa.manifests.judgements import cxc_ratings, eccv_truth
@@ -103,16 +102,6 @@ def test_correlation__equals_the_definition_drawn_in_plain_python() -> None:
 def test_correlation__one_pair_a_query_and_a_perfect_model() -> None:
     score = np.arange(40.0)
     np.testing.assert_allclose(cxc.correlation(np.arange(40), score, 2 * score, seed=0), 100)
-
-
-def test_pair_scores__whatever_the_student_ranks_by() -> None:
-    rng = np.random.default_rng(0)
-    images, texts = rng.standard_normal((9, 4)).astype(np.float32), rng.standard_normal((13, 4)).astype(np.float32)
-    rows, columns = rng.integers(0, 9, 30), rng.integers(0, 13, 30)
-    expected = (images @ texts.T)[rows, columns]
-    small = CONFIG.model_copy(update={"block": 2})
-    for scores in (Cosines(images, texts), Table(images @ texts.T)):
-        np.testing.assert_allclose(cxc.pair_scores(scores, rows, columns, small), expected, rtol=1e-5)
 
 
 def test_rows_of__a_split_that_lacks_something_is_refused(ratings: dict[str, CxcRatings]) -> None:

@@ -15,6 +15,7 @@ def test_tasks__are_named_titled_and_described() -> None:
         assert task.about
     assert registry.COCO == ("coco-5k", "coco-1k", "cxc", "eccv-caption")
     assert registry.CXC == ("cxc-uni-modal", "cxc-ratings")
+    assert registry.JUDGED == ("flickr8k-judgements",)
 
 
 def test_results__every_number_has_a_row_in_the_table_of_metrics(tmp_path: Path) -> None:
@@ -37,5 +38,7 @@ def test_label__says_metric_direction_and_what_counts_as_right() -> None:
         "R-Precision, image to image",
         "R-Precision, text to text",
     ]
+    judged = registry.label("flickr8k-judgements/experts-foreign/tau_c")
+    assert judged == "Kendall's tau-c with the judges, experts, captions of other images, Flickr8k's judges"
     assert registry.label("of-later/ndcg") == "ndcg, of-later"
     assert registry.title("of-later") == "of-later"
