@@ -173,14 +173,17 @@ def pieces(kind: str) -> list[str]:
 
 
 def method_settings(method: str) -> list[str]:
-    """Return what a method sets, as overrides for any recipe: `baseline`, `csa` and `usa` take weights away.
+    """Return what a method sets, as overrides for any recipe.
+
+    `baseline`, `csa` and `usa` take weights away; `mask`, `gist`, `label-smoothing` and `sigmoid` treat false negatives
+    in other ways, without CSA and USA.
 
     Raises:
         ConfigError: if there is no such method.
     """
     if method not in pieces("method"):
         raise ConfigError(f"There is no method {method!r}. {nearest(method, pieces('method'))}.", method=method)
-    return [f"loss.{key}={value}" for key, value in _piece("method", method).get("loss", {}).items()]
+    return _assignments(_piece("method", method).get("loss", {}), "loss.")
 
 
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, str]:
@@ -248,8 +251,8 @@ def _compose(name: str) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for piece in (tables["data"], tables["model"], together, tables["method"]):
         _merge(merged, piece)
-    if not (merged["loss"]["alpha"] or merged["loss"]["beta"]):
-        merged.pop("teachers", None)  # neither loss reads them
+    if not (merged["loss"]["alpha"] or merged["loss"]["beta"] or merged["loss"].get("false_negatives") == "mask"):
+        merged.pop("teachers", None)  # nothing reads them
     figures = _piece("expected", model).get(data, {}).get(method, {})
     parts = [f"{part}/{data}/{method}" for part in ensemble]
     return {"name": name, "description": description, **merged, "expected": figures, "parts": parts}

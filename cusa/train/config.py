@@ -37,7 +37,14 @@ class LossConfig(_Config):
 
     alpha: float = Field(default=0.1, ge=0, description="weight of CSA; 0 = without")
     beta: float = Field(default=0.5, ge=0, description="weight of USA; 0 = without")
-    infonce_weight: float = Field(default=1.0, ge=0, description="weight of InfoNCE")
+    contrast: Literal["infonce", "sigmoid"] = Field(
+        default="infonce", description="what CSA and USA are added to, unless the student brings a loss of its own"
+    )
+    infonce_weight: float = Field(default=1.0, ge=0, description="weight of InfoNCE, or of the sigmoid loss")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="share of InfoNCE's targets that is spread evenly over the batch"
+    )
+    sigmoid_bias: float = Field(default=-10.0, description="sigmoid: where its learned bias starts")
     reduction: Literal["standard", "release"] = Field(
         default="standard", description="of InfoNCE: the textbook's, or the authors' release's (divided by B once more)"
     )
@@ -59,6 +66,12 @@ class LossConfig(_Config):
     mask_text: float | Literal["positive"] | None = Field(
         default=None,
         description="mask: text teacher's cosine; positive = as near as the image's own captions are to each other",
+    )
+    mask_margin: float = Field(
+        default=0.0, ge=0, le=1, description="mask: how far below `positive` a pair leaves already"
+    )
+    mask_margin_kind: Literal["absolute", "relative"] = Field(
+        default="absolute", description="mask: the margin in units of cosine, or as a share of the own captions' cosine"
     )
     negatives: Literal["local", "global", "release"] = Field(
         default="global",
@@ -102,6 +115,22 @@ class LossConfig(_Config):
         for threshold in thresholds:
             if isinstance(threshold, float) and not -1 <= threshold <= 1:
                 raise ValueError(f"a mask's threshold is {threshold}; it is a cosine, from -1 to 1")
+        if self.mask_margin and "positive" not in thresholds:
+            raise ValueError(
+                f"mask_margin is {self.mask_margin}, mask_image {self.mask_image!r} and mask_text {self.mask_text!r}; "
+                "the margin belongs to 'positive'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _treatments_fit(self) -> "LossConfig":
+        if self.label_smoothing and (self.contrast == "sigmoid" or self.false_negatives != "soft"):
+            raise ValueError(
+                f"label_smoothing is {self.label_smoothing}, contrast {self.contrast!r} and false_negatives "
+                f"{self.false_negatives!r}; smoothed targets need contrast='infonce' and false_negatives='soft'"
+            )
+        if self.contrast == "sigmoid" and self.reduction == "release":
+            raise ValueError("reduction 'release' divides InfoNCE, and contrast is 'sigmoid'; set reduction='standard'")
         return self
 
 

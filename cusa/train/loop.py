@@ -200,6 +200,16 @@ def check(config: TrainConfig, loss: LossConfig, split: Split) -> None:
 def _refuse_what_pairs_cannot(config: TrainConfig, loss: LossConfig, student: Student) -> None:
     """Refuse options of InfoNCE over embeddings for a student that scores pairs or has a loss of its own."""
     kind = type(student).__name__
+    for key, value, neutral in (
+        ("contrast", loss.contrast, "infonce"),
+        ("label_smoothing", loss.label_smoothing, 0.0),
+    ):
+        if value != neutral:
+            raise ConfigError(
+                f"loss.{key} is {value!r}, which is an option of a contrast over embeddings; {kind} scores pairs or "
+                f"has a loss of its own. Set loss.{key}={neutral}.",
+                key=f"loss.{key}",
+            )
     if loss.false_negatives != "soft":
         raise ConfigError(
             f"loss.false_negatives is {loss.false_negatives!r}, which is an option of InfoNCE over embeddings; "

@@ -96,6 +96,7 @@ def gather(
 
 _CURVES = (
     ("InfoNCE", "infonce"),
+    ("Sigmoid loss", "sigmoid"),
     ("Validation RSUM", "val.rsum"),
     ("CSA (weighted)", "csa"),
     ("USA (weighted)", "usa"),

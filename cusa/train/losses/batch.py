@@ -16,6 +16,7 @@ from cusa.train.losses.false_negatives import Extra, Near
 from cusa.train.losses.infonce import Reduction
 
 Negatives = Literal["local", "global", "release"]
+Contrast = Literal["infonce", "sigmoid"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Modes:
     reduction: Reduction = "standard"
     fusion: Fusion = "each"
     divergence: Divergence = "kl"
+    smoothing: float = 0.0
+    """Share of InfoNCE's targets that is spread evenly over all columns."""
     kernels: bool = False
     """Whether Triton's kernels stream, where they cover the rest."""
 

@@ -15,6 +15,7 @@ from cusa.errors import ConfigError
 
 FalseNegatives = Literal["soft", "mask", "positive"]
 Threshold = float | Literal["positive"] | None
+MarginKind = Literal["absolute", "relative"]
 
 ROUNDING = 1e-5
 """Cosines that differ by less are called equal: a caption that stands twice is as near as itself."""
@@ -24,16 +25,21 @@ class Nearness(NamedTuple):
     """How near a teacher must call two items for their foreign pairs to leave the denominator.
 
     Each teacher has a threshold: a cosine; or `positive`: the lowest cosine among the item's own captions in the batch
-    (or with its own image, which is 1); or None: this teacher is not used. A pair leaves where the cosine of any used
-    teacher is at least its threshold. Pairs of the same image never leave.
+    (or with its own image, which is 1), less the margin; or None: this teacher is not used. A pair leaves where the
+    cosine of any used teacher is at least its threshold. Pairs of the same image never leave.
 
-    Source: Solatorio 2024, arXiv:2402.16829, section 3, masks what a guide model calls nearer than the positive pair.
-    Its guide embeds images and texts alike; our teachers are uni-modal, so the image teacher compares the two images,
-    the text teacher the two captions, and the own captions' similarity stands for the positive pair's.
+    Source: Solatorio 2024, arXiv:2402.16829, section 3, masks what a guide model calls nearer than the positive pair;
+    Moreira et al. 2024, arXiv:2407.15831, section 3, leave a margin below it, absolute or a share of it. Their guides
+    embed queries and documents alike; our teachers are uni-modal, so the image teacher compares the two images, the
+    text teacher the two captions, and the own captions' similarity stands for the positive pair's.
     """
 
     image: Threshold = None
     text: Threshold = None
+    margin: float = 0.0
+    """Of `positive`: how far below the own captions' cosine a pair leaves already, at least 0."""
+    margin_kind: MarginKind = "absolute"
+    """`absolute`: in units of cosine; `relative`: a share of the own captions' cosine, whatever its sign."""
 
     def check(self) -> None:
         """Check the thresholds.
@@ -51,6 +57,18 @@ class Nearness(NamedTuple):
             number = isinstance(threshold, int | float) and -1 <= threshold <= 1
             if not (threshold is None or threshold == "positive" or number):
                 raise ConfigError(f"{name} is {threshold!r}; allowed: a cosine from -1 to 1, or 'positive'.", key=name)
+        if not 0 <= self.margin <= 1:
+            raise ConfigError(f"mask_margin is {self.margin}; allowed: 0 to 1.", key="mask_margin")
+        if self.margin_kind not in ("absolute", "relative"):
+            raise ConfigError(
+                f"mask_margin_kind is {self.margin_kind!r}; allowed: absolute, relative.", key="mask_margin_kind"
+            )
+        if self.margin and "positive" not in (self.image, self.text):
+            raise ConfigError(
+                f"mask_margin is {self.margin}, and neither mask_image nor mask_text is 'positive', which it belongs "
+                "to. Set one to 'positive', or mask_margin to 0.",
+                key="mask_margin",
+            )
 
 
 class Near(NamedTuple):
@@ -99,17 +117,20 @@ def near(rule: Nearness, image: Tensor | None, text: Tensor | None, image_ids_B:
         Thresholds in the rows' type.
     """
     both = ((rule.image, image), (rule.text, text))
-    image_B, text_B = (_threshold(threshold, rows, image_ids_B) for threshold, rows in both)
+    image_B, text_B = (_threshold(rule, threshold, rows, image_ids_B) for threshold, rows in both)
     return Near(image_B, text_B, image_ids_B)
 
 
-def _threshold(threshold: Threshold, rows: Tensor | None, image_ids_B: Tensor) -> Tensor | None:
+def _threshold(rule: Nearness, threshold: Threshold, rows: Tensor | None, image_ids_B: Tensor) -> Tensor | None:
     if threshold is None:
         return None
     assert rows is not None
-    if threshold == "positive":
-        return farthest_own(rows, image_ids_B) - ROUNDING
-    return rows.new_full((len(rows),), threshold)
+    if threshold != "positive":
+        return rows.new_full((len(rows),), threshold)
+    own_B = farthest_own(rows, image_ids_B)
+    # A share of a negative cosine is taken from its size: else the threshold would rise above the positive pair.
+    margin_B = rule.margin * (own_B.abs() if rule.margin_kind == "relative" else torch.ones_like(own_B))
+    return own_B - margin_B - ROUNDING
 
 
 def farthest_own(rows: Tensor, image_ids_B: Tensor) -> Tensor:
@@ -178,7 +199,9 @@ class _Places:
         return self._order_B[self._first_P[pair_Q] + nth_Q]
 
 
-def targets(image_ids_B: Tensor, rows: slice, extra: Extra | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def targets(
+    image_ids_B: Tensor, rows: slice, extra: Extra | None, dtype: torch.dtype, *, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Return InfoNCE's targets of some rows, images first, then texts: (R, B) each, rows that sum to 1.
 
     Args:
@@ -186,6 +209,9 @@ def targets(image_ids_B: Tensor, rows: slice, extra: Extra | None, dtype: torch.
         rows: whose targets.
         extra: further positives: of the image the text, of the text the image.
         dtype: of the result.
+        smoothing: share of each row that is spread evenly over all B columns, from 0 to below 1.
+
+    Source of the smoothing: Szegedy et al., CVPR 2016, arXiv:1512.00567, section 7.
     """
     directions = []
     for own_Q, other_Q in both_ways(extra):
@@ -193,8 +219,26 @@ def targets(image_ids_B: Tensor, rows: slice, extra: Extra | None, dtype: torch.
         if own_Q is not None and other_Q is not None:
             inside = (own_Q >= rows.start) & (own_Q < rows.stop)
             same_RB[own_Q[inside] - rows.start, other_Q[inside]] = 1
-        directions.append(same_RB / same_RB.sum(1, keepdim=True))
+        hard_RB = same_RB / same_RB.sum(1, keepdim=True)
+        directions.append(hard_RB * (1 - smoothing) + smoothing / len(image_ids_B) if smoothing else hard_RB)
     return directions[0], directions[1]
+
+
+def smoothed_pull(
+    image: Tensor, text: Tensor, image_ids_B: Tensor | None, rows: slice, extra: Extra | None, *, smoothing: float
+) -> Tensor:
+    """Return `pull` by targets of which a share is spread evenly over all columns; see `targets`."""
+    drawn = pull(image, text, image_ids_B, rows, extra)
+    if not smoothing:
+        return drawn
+    even = sum(
+        (
+            own[rows].sum(0, dtype=drawn.dtype) @ other.sum(0, dtype=drawn.dtype)
+            for own, other in ((image, text), (text, image))
+        ),
+        drawn.new_zeros(()),
+    )
+    return (1 - smoothing) * drawn + smoothing / len(image) * even
 
 
 def pull(image: Tensor, text: Tensor, image_ids_B: Tensor | None, rows: slice, extra: Extra | None) -> Tensor:

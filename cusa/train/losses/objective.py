@@ -11,11 +11,21 @@ from torch.nn.functional import normalize, pad
 
 from cusa.errors import ConfigError
 from cusa.train.across_ranks import num_ranks, total
-from cusa.train.losses.batch import Embeddings, LossInputs, Modes, Negatives, Temperatures, ids_or_all_different, share
+from cusa.train.losses.batch import (
+    Contrast,
+    Embeddings,
+    LossInputs,
+    Modes,
+    Negatives,
+    Temperatures,
+    ids_or_all_different,
+    share,
+)
 from cusa.train.losses.csa import Divergence, Fusion
 from cusa.train.losses.diagnostics import describe
 from cusa.train.losses.false_negatives import (
     FalseNegatives,
+    MarginKind,
     Nearness,
     Threshold,
     find_listed,
@@ -24,6 +34,7 @@ from cusa.train.losses.false_negatives import (
 )
 from cusa.train.losses.infonce import Reduction
 from cusa.train.losses.plain import plain
+from cusa.train.losses.sigmoid import BIAS, plain_sigmoid, streamed_sigmoid
 from cusa.train.losses.streaming.streamed import streamed
 from cusa.train.losses.temperature import Setting, Temperature
 
@@ -36,7 +47,6 @@ CSA = Setting(0.45, 0.10, 0.99)
 USA = (Setting(0.45, 0.10, 1.00), Setting(0.45, 0.10, 1.00))
 TEACHER = Setting(1.00, 0.10, 1.00, learned=False)
 
-TERMS = ("infonce", "csa", "usa")
 STREAMED_FROM = 2048
 """Pairs from which `auto` streams: below, whole matrices stay in a CPU's caches and cost little memory."""
 
@@ -78,7 +88,12 @@ class CUSALoss(nn.Module):
     Args:
         alpha: weight of CSA, at least 0; at 0 neither CSA nor its teachers are needed.
         beta: weight of USA, at least 0; at 0 no uni-modal embeddings are needed.
+        contrast: what CSA and USA are added to: `infonce`, or `sigmoid` (see `sigmoid`), which takes InfoNCE's weight
+            and temperature; its term is then called `sigmoid`.
         infonce_weight: weight of InfoNCE, at least 0; 0 where the base model brings its own loss.
+        label_smoothing: share of InfoNCE's targets that is spread evenly over the batch, from 0 to below 1; with
+            `false_negatives="soft"` only.
+        sigmoid_bias: where the learned bias of the sigmoid loss starts.
         reduction: of InfoNCE: `standard` (textbook) or `release` (a further 1/B).
         fusion: of the teachers in CSA: `each`, `add` or `dot`.
         divergence: of CSA and USA: `kl`, `cross_entropy` or `cross_entropy_release`.
@@ -95,6 +110,8 @@ class CUSALoss(nn.Module):
             image: duplicates only), or None: the image teacher is not used.
         mask_text: with `mask`: text teacher's cosine, `positive` (as near as the image's own captions are to each
             other, the farthest of those in the batch), or None. See `false_negatives.Nearness`.
+        mask_margin: how far below `positive` a pair leaves already, 0 to 1.
+        mask_margin_kind: `absolute`, in units of cosine, or `relative`, a share of the own captions' cosine.
         negatives: where several ranks share a batch. `local`: each has its own pairs alone as negatives, as the
             authors' released configurations do. `global`: its own rows against the columns of all ranks, with the
             gradient through them, so that W ranks give the loss and, averaged over ranks, the gradient of one process
@@ -105,7 +122,8 @@ class CUSALoss(nn.Module):
             `kernels`) and that `auto` does not choose.
 
     Raises:
-        ConfigError: for a negative weight, an unknown mode, or a threshold that is no cosine.
+        ConfigError: for a negative weight, an unknown mode, a threshold that is no cosine, or modes that exclude each
+            other.
 
     With `global` and `release`, all ranks of the default process group call `forward` together; their batches may
     differ in size, and be empty with `global`. Average the gradients of the temperatures over ranks as those of the
@@ -124,7 +142,10 @@ class CUSALoss(nn.Module):
         *,
         alpha: float = 0.1,
         beta: float = 0.5,
+        contrast: Contrast = "infonce",
         infonce_weight: float = 1.0,
+        label_smoothing: float = 0.0,
+        sigmoid_bias: float = BIAS,
         reduction: Reduction = "standard",
         fusion: Fusion = "each",
         divergence: Divergence = "kl",
@@ -136,6 +157,8 @@ class CUSALoss(nn.Module):
         false_negatives: FalseNegatives = "soft",
         mask_image: Threshold = None,
         mask_text: Threshold = None,
+        mask_margin: float = 0.0,
+        mask_margin_kind: MarginKind = "absolute",
         negatives: Negatives = "global",
         impl: Implementation = "auto",
     ) -> None:
@@ -144,6 +167,7 @@ class CUSALoss(nn.Module):
             if not 0 <= weight < float("inf"):
                 raise ConfigError(f"{name} is {weight}; a loss's weight is a finite number, at least 0.", key=name)
         allowed = {
+            "contrast": (contrast, ("infonce", "sigmoid")),
             "reduction": (reduction, ("standard", "release")),
             "fusion": (fusion, ("each", "add", "dot")),
             "divergence": (divergence, ("kl", "cross_entropy", "cross_entropy_release")),
@@ -159,24 +183,42 @@ class CUSALoss(nn.Module):
                 f"usa_temperature is {usa_temperature!r}; allowed: a Setting, two of them, or 'csa' to share CSA's.",
                 key="usa_temperature",
             )
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"label_smoothing is {label_smoothing}; allowed: 0 to below 1.", key="label_smoothing")
+        if label_smoothing and (contrast == "sigmoid" or false_negatives != "soft"):
+            raise ConfigError(
+                f"label_smoothing is {label_smoothing}, contrast {contrast!r} and false_negatives {false_negatives!r}; "
+                "smoothed targets belong to InfoNCE over all pairs: infonce and soft. Set these, or label_smoothing=0.",
+                key="label_smoothing",
+            )
+        if contrast == "sigmoid" and reduction == "release":
+            raise ConfigError(
+                "reduction is 'release', which divides InfoNCE, and contrast is 'sigmoid'. Set reduction='standard'.",
+                key="reduction",
+            )
         self.alpha = alpha
         self.beta = beta
+        self.contrast: Contrast = contrast
+        self.label_smoothing = label_smoothing
         self.infonce_weight = infonce_weight
         self.reduction: Reduction = reduction
         self.fusion: Fusion = fusion
         self.divergence: Divergence = divergence
         self.false_negatives: FalseNegatives = false_negatives
-        self.nearness = Nearness(mask_image, mask_text)
+        self.nearness = Nearness(mask_image, mask_text, mask_margin, mask_margin_kind)
         if false_negatives == "mask":
             self.nearness.check()
-        elif mask_image is not None or mask_text is not None:
+        elif mask_image is not None or mask_text is not None or mask_margin:
             raise ConfigError(
-                f"mask_image and mask_text are thresholds of false_negatives='mask'; it is {false_negatives!r}.",
+                "mask_image, mask_text and mask_margin are thresholds of false_negatives='mask'; it is "
+                f"{false_negatives!r}.",
                 key="false_negatives",
             )
         self.negatives: Negatives = negatives
         self.impl: Implementation = impl
         self.infonce_temperature = Temperature(*temperature)
+        if contrast == "sigmoid" and infonce_weight:
+            self.sigmoid_bias = nn.Parameter(torch.tensor(float(sigmoid_bias)))
         self.csa_temperatures = _TwoTemperatures(csa_temperature)
         self.teacher_temperatures = _TwoTemperatures(teacher_temperature)
         self.usa_temperatures = (
@@ -203,7 +245,7 @@ class CUSALoss(nn.Module):
 
     def temperatures(self) -> dict[str, Temperature]:
         """Return every temperature that a used term reads, once, by name."""
-        named = {"infonce": self.infonce_temperature} if self.infonce_weight else {}
+        named: dict[str, Temperature] = {self.contrast: self.infonce_temperature} if self.infonce_weight else {}
         if self.alpha:
             named |= self.csa_temperatures.named("csa")
         if self.beta and not (self.alpha and self.usa_temperatures is self.csa_temperatures):
@@ -221,17 +263,18 @@ class CUSALoss(nn.Module):
         the 1/B, and alpha B and beta B are what compares with a `standard` run.
         """
         scale = batch_size if self.reduction == "release" else 1
-        return {"infonce": self.infonce_weight, "csa": self.alpha * scale, "usa": self.beta * scale}
+        return {self.contrast: self.infonce_weight, "csa": self.alpha * scale, "usa": self.beta * scale}
 
     def modes(self) -> Modes:
         """Return which terms have a weight, and their variants."""
         return Modes(
-            bool(self.infonce_weight),
+            bool(self.infonce_weight) and self.contrast == "infonce",
             bool(self.alpha),
             bool(self.beta),
             self.reduction,
             self.fusion,
             self.divergence,
+            self.label_smoothing,
             kernels=self.impl == "triton",
         )
 
@@ -267,9 +310,9 @@ class CUSALoss(nn.Module):
                 every rank or on none.
 
         Returns:
-            `loss` and the terms it is the sum of, weights applied: `infonce`, `csa`, `usa`; a term with a weight of 0
-            is a 0 without gradient. Computed in float32 at least, also under autocast. With `global` and `release` the
-            same numbers on every rank.
+            `loss` and the terms it is the sum of, weights applied: `infonce` (or `sigmoid`), `csa`, `usa`; a term with
+            a weight of 0 is a 0 without gradient. Computed in float32 at least, also under autocast. With `global` and
+            `release` the same numbers on every rank.
 
         Raises:
             ConfigError: if a needed input is missing or has another number of rows.
@@ -283,7 +326,12 @@ class CUSALoss(nn.Module):
             batch = self._batch(given, image_ids, text_ids, positive_pairs, ignored_pairs)
             large = self.impl in ("streamed", "triton") or (self.impl == "auto" and batch.size >= STREAMED_FROM)
             unweighted = (streamed if large else plain)(batch, self.temperature_values(), self.modes())
-            if batch.ignored is not None:
+            if self.contrast == "sigmoid" and self.infonce_weight:
+                decided = (streamed_sigmoid if large else plain_sigmoid)(
+                    batch, self.infonce_temperature(), self.sigmoid_bias
+                )
+                unweighted = (decided, *unweighted[1:])
+            elif batch.ignored is not None:
                 rows = batch.embeddings
                 change = ignored_pairs_correction(
                     rows.image, rows.text, batch.ignored, batch.own, self.infonce_temperature()
@@ -294,8 +342,9 @@ class CUSALoss(nn.Module):
             weighted = torch.stack([weight * term for weight, term in zip(weights, unweighted, strict=True)])
             if self.negatives == "global":
                 weighted = total(weighted)
-        terms = {name: weighted[k] if weights[k] else weighted[k].detach() for k, name in enumerate(TERMS)}
-        return {"loss": terms["infonce"] + terms["csa"] + terms["usa"], **terms}
+        names = (self.contrast, "csa", "usa")
+        terms = {name: weighted[k] if weights[k] else weighted[k].detach() for k, name in enumerate(names)}
+        return {"loss": terms[self.contrast] + terms["csa"] + terms["usa"], **terms}
 
     def temperature_values(self) -> Temperatures:
         """Return the values of all temperatures, differentiable."""

@@ -44,7 +44,7 @@ def plain(batch: LossInputs, temperatures: Temperatures, modes: Modes) -> tuple[
             temperature=temperatures.infonce,
             reduction=modes.reduction,
             text_similarity_BB=to_image_RB,
-            targets=targets(ids, own, batch.extra, to_text_RB.dtype),
+            targets=targets(ids, own, batch.extra, to_text_RB.dtype, smoothing=modes.smoothing),
             ignored_BB=ignored_RB,
         )
     if not (modes.csa or modes.usa):

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from cusa.errors import ConfigError
+from cusa.train.config import LossConfig
 from cusa.train.losses import CUSALoss, Setting
 from cusa.train.losses.streaming import tiles
 from cusa.train.optimizer import parameter_groups
 from cusa.train.schedule import cosine
 from tests.train.losses import reference
+from tests.train.losses.matrices import unit
 
 CONFIGURATIONS = [
     "cusa_published", "cusa_sum", "nce_only_mean", "nce_only_sum", "nce_only_sum_diag", "nce_sum_fixed_tau", "csa_each",
@@ -395,3 +397,88 @@ def test_it_is_what_the_package_offers() -> None:
     assert cusa.CUSALoss is CUSALoss
     with pytest.raises(AttributeError, match="no attribute 'Loss'"):
         _ = cusa.Loss
+
+
+def _treated(impl: str, inputs: dict[str, Tensor], **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return InfoNCE and its gradients by images and texts."""
+    loss = CUSALoss(alpha=0, beta=0, impl=impl, **options).double()  # type: ignore[arg-type]
+    image, text = (inputs[name].clone().requires_grad_() for name in ("image", "text"))
+    terms = loss(**{**inputs, "image": image, "text": text})
+    terms["loss"].backward()
+    assert image.grad is not None
+    assert text.grad is not None
+    return terms["loss"].detach(), image.grad, text.grad
+
+
+def _inputs(size: int = 13) -> dict[str, Tensor]:
+    ids = torch.arange(size) // 2
+    rows = {name: unit(size, 5, seed) for seed, name in enumerate(("image", "text", "teacher_image", "teacher_text"))}
+    # Captions of one image read alike, some foreign ones nearly so.
+    rows["teacher_text"] = torch.nn.functional.normalize(rows["teacher_text"] * 0.4 + unit(3, 5, 9)[ids % 3], dim=1)
+    return {**rows, "image_ids": ids}
+
+
+@pytest.mark.parametrize("reduction", ["standard", "release"])
+def test_smoothed_targets__equal_torch_and_each_other(reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "TILE", 7)
+    inputs = _inputs()
+    plain, streamed = (
+        _treated(impl, inputs, label_smoothing=0.2, reduction=reduction) for impl in ("plain", "streamed")
+    )
+    for one, other in zip(plain, streamed, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    # PyTorch's own smoothing, where every image stands once.
+    alone = {**inputs, "image_ids": torch.arange(13)}
+    logits = alone["image"] @ alone["text"].T / torch.tensor(0.05).double()
+    theirs = [
+        torch.nn.functional.cross_entropy(rows, torch.arange(13), label_smoothing=0.2) for rows in (logits, logits.T)
+    ]
+    ours = _treated("streamed", alone, label_smoothing=0.2, reduction=reduction)[0]
+    scale = 13 if reduction == "release" else 1
+    torch.testing.assert_close(ours * scale, (theirs[0] + theirs[1]) / 2, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("margin", "kind"), [(0.0, "absolute"), (0.2, "absolute"), (0.2, "relative")])
+def test_a_margin_below_the_positive_pair__by_loops(margin: float, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "TILE", 7)
+    inputs = _inputs()
+    options = {"false_negatives": "mask", "mask_text": "positive", "mask_margin": margin, "mask_margin_kind": kind}
+    plain, streamed = (_treated(impl, inputs, **options) for impl in ("plain", "streamed"))
+    for one, other in zip(plain, streamed, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    ids, teacher = inputs["image_ids"], inputs["teacher_text"]
+    size, total, masked = len(ids), 0.0, 0
+    for near_first in (inputs["image"] @ inputs["text"].T, inputs["text"] @ inputs["image"].T):
+        for i in range(size):
+            own = [j for j in range(size) if ids[j] == ids[i]]
+            lowest = min(float(teacher[i] @ teacher[j]) if j != i else 1.0 for j in own)
+            limit = lowest - (margin if kind == "absolute" else margin * abs(lowest))
+            kept = [j for j in range(size) if j in own or float(teacher[i] @ teacher[j]) < limit]
+            masked += size - len(kept)
+            denominator = math.log(sum(math.exp(float(near_first[i, j]) / 0.05) for j in kept))
+            total += denominator - sum(float(near_first[i, j]) / 0.05 for j in own) / len(own)
+    assert masked > 0
+    assert float(plain[0]) == pytest.approx(total / (2 * size), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"label_smoothing": 0.1, "contrast": "sigmoid"}, "label_smoothing"),
+        ({"label_smoothing": 0.1, "false_negatives": "positive"}, "label_smoothing"),
+        ({"contrast": "sigmoid", "reduction": "release"}, "reduction"),
+        ({"contrast": "softmax"}, "contrast"),
+        ({"mask_margin": 0.1}, "false_negatives"),
+        ({"false_negatives": "mask", "mask_text": 0.5, "mask_margin": 0.1}, "mask_margin"),
+        ({"false_negatives": "mask", "mask_text": "positive", "mask_margin": -1}, "mask_margin"),
+        ({"false_negatives": "mask", "mask_text": "positive", "mask_margin_kind": "x"}, "mask_margin_kind"),
+    ],
+)
+def test_treatments_that_exclude_each_other_are_refused(options: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        CUSALoss(**options)
+    assert refused.value.details["key"] == key
+    if key not in ("contrast", "mask_margin_kind"):
+        with pytest.raises(ValueError, match=key if key != "reduction" else "release"):
+            LossConfig(**options)

@@ -1,7 +1,7 @@
 """The three losses and their gradients without any B x B matrix: tiles, running sums, memory of O(B D).
 
 One autograd function around the two passes of `tiles.Tiles`. What InfoNCE's targets draw together needs no softmax and
-no tile: `false_negatives.pull` sums it, a few columns of the embeddings at a time.
+no tile: `false_negatives.smoothed_pull` sums it, a few columns of the embeddings at a time.
 
 Legend: B pairs in the batch.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cusa.train.losses.batch import LossInputs, Modes, Temperatures
-from cusa.train.losses.false_negatives import pull
+from cusa.train.losses.false_negatives import smoothed_pull
 from cusa.train.losses.streaming.kernel_tiles import KernelTiles, covers
 from cusa.train.losses.streaming.tile_parts import cut
 from cusa.train.losses.streaming.tiles import Tiles
@@ -62,6 +62,7 @@ class _Streamed(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*tensors)
         ctx.drawing = (batch.image_ids, batch.own, batch.extra) if modes.infonce else None
+        ctx.smoothing = modes.smoothing
         image, text = tensors[:2]
         assert image is not None
         assert text is not None
@@ -75,7 +76,7 @@ class _Streamed(torch.autograd.Function):
             drawn = torch.zeros_like(values[0])
             if ctx.drawing is not None:
                 for columns in _columns(image):
-                    drawn += pull(image[:, columns], text[:, columns], *ctx.drawing)
+                    drawn += smoothed_pull(image[:, columns], text[:, columns], *ctx.drawing, smoothing=ctx.smoothing)
         ctx.tiles.release_inputs()
         return (*values, drawn)
 
@@ -87,7 +88,7 @@ class _Streamed(torch.autograd.Function):
             tiles.bind(ctx.saved_tensors)
             gradients = tiles.gradients(grads, ctx.needs_input_grad[3:])
             if ctx.drawing is not None:
-                _add_drawn(ctx.saved_tensors[:2], gradients[:2], grads[3], ctx.drawing)
+                _add_drawn(ctx.saved_tensors[:2], gradients[:2], grads[3], ctx.drawing, ctx.smoothing)
         tiles.release_inputs()
         return None, None, None, *gradients
 
@@ -98,13 +99,17 @@ def _columns(rows: Tensor) -> list[slice]:
 
 
 def _add_drawn(
-    given: Sequence[Tensor], gradients: Sequence[Tensor | None], grad: Tensor, drawing: tuple[Any, ...]
+    given: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    grad: Tensor,
+    drawing: tuple[Any, ...],
+    smoothing: float,
 ) -> None:
-    """Add the gradient of `pull` to those of images and texts."""
+    """Add the gradient of `smoothed_pull` to those of images and texts."""
     for columns in _columns(given[0]):
         narrow = [rows[:, columns].detach().requires_grad_() for rows in given]
         with torch.enable_grad():
-            drawn = pull(narrow[0], narrow[1], *drawing)
+            drawn = smoothed_pull(narrow[0], narrow[1], *drawing, smoothing=smoothing)
         for whole, part in zip(gradients, torch.autograd.grad(drawn, narrow, grad), strict=True):
             if whole is not None:
                 whole[:, columns] += part
