@@ -166,7 +166,8 @@ def pieces(kind: str) -> list[str]:
     """Return what can stand in one place of MODEL/DATA/METHOD.
 
     Args:
-        kind: `model`, `data`, `method`; empty for the recipes that are whole in themselves.
+        kind: `model`, `data`, `method`, or `treatment` (what a sweep's `method` may be besides); empty for the recipes
+            that are whole in themselves.
     """
     folder = _FOLDER / kind if kind else _FOLDER
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
@@ -175,15 +176,18 @@ def pieces(kind: str) -> list[str]:
 def method_settings(method: str) -> list[str]:
     """Return what a method sets, as overrides for any recipe.
 
-    `baseline`, `csa` and `usa` take weights away; `mask`, `gist`, `label-smoothing` and `sigmoid` treat false negatives
-    in other ways, without CSA and USA.
+    Args:
+        method: `baseline`, `csa`, `usa`, `cusa`: which weights are taken away; or another treatment of false negatives,
+            without CSA and USA: `mask`, `gist`, `label-smoothing`, `sigmoid`.
 
     Raises:
         ConfigError: if there is no such method.
     """
-    if method not in pieces("method"):
-        raise ConfigError(f"There is no method {method!r}. {nearest(method, pieces('method'))}.", method=method)
-    return _assignments(_piece("method", method).get("loss", {}), "loss.")
+    for kind in ("method", "treatment"):
+        if method in pieces(kind):
+            return _assignments(_piece(kind, method).get("loss", {}), "loss.")
+    there = [*pieces("method"), *pieces("treatment")]
+    raise ConfigError(f"There is no method {method!r}. {nearest(method, there)}.", method=method)
 
 
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, str]:

@@ -8,6 +8,7 @@ import pytest
 
 from cusa import recipe
 from cusa.errors import ConfigError
+from cusa.train.terms import make_loss
 
 MODELS = {
     "SGR": "sgr",
@@ -167,3 +168,14 @@ def test_method_settings__switch_off_what_a_method_lacks() -> None:
     assert weights == {"baseline": (0, 0), "csa": (0.5, 0), "usa": (0, 0.5), "cusa": (0.5, 0.5)}
     with pytest.raises(ConfigError, match="There is no method 'cosa'. Did you mean 'c"):
         recipe.method_settings("cosa")
+
+
+@pytest.mark.parametrize("treatment", recipe.pieces("treatment"))
+def test_treatments__are_methods_of_a_sweep_without_csa_and_usa(treatment: str) -> None:
+    settings = recipe.method_settings(treatment)
+    for base in ("scenes-cusa", "clip-vit-b-32/coco/cusa"):  # the second divides InfoNCE by the batch size
+        loss = recipe.load(base, settings).loss
+        assert (loss.alpha, loss.beta, loss.infonce_weight) == (0.0, 0.0, 1.0)
+        assert make_loss(loss).contrast == ("sigmoid" if treatment == "sigmoid" else "infonce")
+    plain = recipe.load("scenes-cusa", recipe.method_settings("baseline")).loss
+    assert loss != plain

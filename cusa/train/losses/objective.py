@@ -435,7 +435,8 @@ class CUSALoss(nn.Module):
         labels = self.teacher_temperatures if self.alpha else self.usa_teacher_temperatures
         close = None
         if self.false_negatives == "mask" and self.infonce_weight:
-            used = [each for each, one in zip(both, self.nearness, strict=True) if one is not None and each is not None]
+            rules = (self.nearness.image, self.nearness.text)
+            used = [each for each, rule in zip(both, rules, strict=True) if rule is not None and each is not None]
             if used:
                 close = near(self.nearness, both[0], both[1], ids_or_all_different(image_ids, used[0]))
         return described | describe(
