@@ -55,19 +55,32 @@ class StoppedError(CusaError):
     """A stage that was asked to stop (SIGTERM, Ctrl-C) and did so cleanly; run it again to go on."""
 
 
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """Return `Did you mean 'train.steps'?`; empty where nothing is near to what the user wrote."""
+    match = get_close_matches(name, sorted(set(allowed)), n=1, cutoff=0.5)
+    return f"Did you mean {match[0]!r}?" if match else ""
+
+
+_SHOWN = 8  # names that are all listed; of more only the nearest few
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Return `allowed` as a readable list, the nearest match to `name` first in words.
+    """Return `allowed` as a readable list, the nearest match to `name` first in words; of many names the five nearest.
 
     Args:
         name: what the user wrote.
         allowed: the valid names.
 
     Returns:
-        For example `Did you mean 'train.steps'? Allowed: train.epochs, train.steps`.
+        For example `Did you mean 'train.steps'? Allowed: train.epochs, train.steps`, or `Did you mean 'coco'? The
+        nearest of 57: coco, ...`.
     """
-    options = sorted(allowed)
-    match = get_close_matches(name, options, n=1, cutoff=0.5)
-    hint = f"Did you mean {match[0]!r}? " if match else ""
+    options = sorted(set(allowed))
+    near = get_close_matches(name, options, n=5, cutoff=0.0)
+    hint = did_you_mean(name, options)
+    hint += " " if hint else ""
+    if len(options) > _SHOWN:
+        return f"{hint}The nearest of {len(options)}: {', '.join(near)}"
     return f"{hint}Allowed: {', '.join(options) if options else '(nothing)'}"
 
 

@@ -84,7 +84,7 @@ def audit(
             )
             for name in split or splits(work)
         ]
-    report_outcomes(*outcomes, as_json=as_json)
+    report_outcomes(*outcomes, as_json=as_json, look_at=outcomes[-1].out / "gallery.html", then=f"cusa review {work}")
 
 
 def _export(work: Path, names: list[str], out: Path, *, as_json: bool) -> None:

@@ -55,4 +55,4 @@ def calibrate(
             force=force,
             on_event=console.event,
         )
-    report_outcomes(outcome, as_json=as_json)
+    report_outcomes(outcome, as_json=as_json, then=f"cusa audit {work} --calibration {out}")

@@ -1,7 +1,7 @@
 """`cusa list`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,7 +10,9 @@ from cusa.cli.options import AsJson, parse_here
 
 
 def list_(
-    what: Annotated[str, typer.Argument(help="datasets, layouts, recipes, teachers or drop-reasons.")],
+    what: Annotated[
+        Literal["datasets", "layouts", "recipes", "teachers", "drop-reasons"], typer.Argument(help="What to show.")
+    ],
     work: Annotated[
         Path | None, typer.Option("--data", parser=parse_here, help="Show what this work folder holds instead.")
     ] = None,

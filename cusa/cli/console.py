@@ -14,9 +14,15 @@ from typing import TYPE_CHECKING, Any
 from cusa.manifests.terminal import printable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.progress import Progress, TaskID
 
+    from cusa.errors import CusaError
     from cusa.manifests.stage import Outcome
+
+NEVER = "never finished"
+"""Why a stage worked that had not been done before: no news to the one who asked for it."""
 
 
 def prepare_streams() -> None:
@@ -56,6 +62,14 @@ def print_json(value: Any) -> None:
     print_json_text(json.dumps(value, indent=1, default=str, ensure_ascii=False))
 
 
+def print_error(error: "CusaError") -> None:
+    """Print an error as JSON to stdout, for a program that reads the answer there; `docs/json.md` describes it."""
+    values = {
+        name: value if isinstance(value, int | float | str) else str(value) for name, value in error.values.items()
+    }
+    print_json({"error": {"kind": type(error).__name__, "message": str(error), "values": values}})
+
+
 def print_json_text(text: str) -> None:
     """Print JSON to stdout; where that cannot carry a character, as JSON's own escape of it."""
     if not (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf"):
@@ -63,8 +77,15 @@ def print_json_text(text: str) -> None:
     print_text(text)
 
 
-def report_outcomes(*outcomes: "Outcome", as_json: bool = False) -> None:
-    """Print what stages did: a line each, or JSON."""
+def report_outcomes(*outcomes: "Outcome", as_json: bool = False, look_at: "Path | str" = "", then: str = "") -> None:
+    """Print what stages did: a line each, or JSON.
+
+    Args:
+        outcomes: of the stages.
+        as_json: print JSON.
+        look_at: the file that shows what came out; nothing where it is not there.
+        then: the command that comes next.
+    """
     if as_json:
         print_json([{**vars(outcome), "counts": dict(outcome.counts)} for outcome in outcomes])
         return
@@ -72,10 +93,24 @@ def report_outcomes(*outcomes: "Outcome", as_json: bool = False) -> None:
         if not outcome.fresh:
             print_text(f"{outcome.stage}: {outcome.out} is up to date")
             continue
-        counts = ", ".join(f"{_number(value)} {name.replace('_', ' ')}" for name, value in outcome.counts.items())
-        print_text(f"{outcome.stage}: {outcome.out} ({outcome.why}; {outcome.seconds:.1f} s): {counts}")
+        counts = ", ".join(
+            f"{_number(value)} {name.replace('_', ' ')}"
+            for name, value in outcome.counts.items()
+            if not name.startswith("fidelity")  # a note says it in words
+        )
+        why = f" ({outcome.why})" if outcome.why not in ("", NEVER) else ""
+        print_text(f"{outcome.stage}: {outcome.out} done in {outcome.seconds:.1f} s{why}: {counts}")
         for note in outcome.notes:
             print_text(f"  {note}")
+    point_on(look_at, then)
+
+
+def point_on(look_at: "Path | str" = "", then: str = "") -> None:
+    """Say which file shows what came out, and which command comes next."""
+    if look_at and os.path.exists(look_at):
+        print_text(f"open: {look_at}")
+    if then:
+        print_text(f"next: {then}")
 
 
 def _number(value: float) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cusa.cli.console import Console, print_text
+from cusa.cli.console import Console, point_on, print_text
 from cusa.cli.options import local
 
 
@@ -22,4 +22,5 @@ def demo(
     with Console() as console:
         result = demos.demo(out, seed=seed, callbacks=Callbacks(console.event, console.metrics, console.say))
     print_text(result.summary)
-    print_text(f"\nreport: {result.report.resolve()}")
+    print_text("")
+    point_on(result.report)

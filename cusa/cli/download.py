@@ -1,13 +1,12 @@
 """`cusa download`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from cusa.cli.console import Console, report_outcomes
 from cusa.cli.options import AsJson, Force, Settings, Wait, local, parse_path
-from cusa.errors import ConfigError
 
 
 def download(
@@ -16,7 +15,7 @@ def download(
     lock: Annotated[
         Path | None, typer.Option(parser=parse_path, help="`lock.json` of another machine: the files must be the same.")
     ] = None,
-    retry: Annotated[str, typer.Option(help="`failed`: try only the files that failed.")] = "",
+    retry: Annotated[Literal["failed"] | None, typer.Option(help="Try only the files that failed.")] = None,
     settings: Settings = None,
     force: Force = False,
     wait: Wait = False,
@@ -25,8 +24,6 @@ def download(
     """Bring a data set's raw files, checked and unpacked. `scenes` is drawn here and now, from a seed."""
     from cusa.workflow import download as downloading
 
-    if retry not in ("", "failed"):
-        raise ConfigError(f"--retry {retry!r}: `failed` is what can be tried again.", option="--retry")
     with Console() as console:
         outcome = downloading.download(
             name,

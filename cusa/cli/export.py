@@ -1,7 +1,7 @@
 """`cusa export`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,9 +13,11 @@ def export(
     name: Annotated[
         str, typer.Argument(metavar="RUN", help="A run, a model folder, a checkpoint file, or a hub name.")
     ],
-    to: Annotated[str, typer.Option(help="folder (ours), hf, sentence-transformers, or onnx.")],
+    to: Annotated[
+        Literal["folder", "hf", "sentence-transformers", "onnx"], typer.Option(help="The format; folder is our own.")
+    ],
     out: Annotated[Path, typer.Option(parser=local("--out"), help="Folder to write.")],
-    space: Annotated[str, typer.Option(help="sentence-transformers: cross or uni.")] = "cross",
+    space: Annotated[Literal["cross", "uni"], typer.Option(help="Of sentence-transformers: whose heads.")] = "cross",
     ensemble: Annotated[str, typer.Option(help="A second run: an SGR and an SAF become SGRAF.")] = "",
     trust: Trust = None,
     force: Force = False,
@@ -27,4 +29,4 @@ def export(
 
     with Console():
         outcome = exporting.export(name, to=to, out=out, space=space, ensemble=ensemble, trust=trust or (), force=force)
-    report_outcomes(outcome, as_json=as_json)
+    report_outcomes(outcome, as_json=as_json, look_at=out / "README.md")

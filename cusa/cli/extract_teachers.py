@@ -1,7 +1,7 @@
 """`cusa extract-teachers`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,15 +12,23 @@ from cusa.errors import ConfigError
 
 def extract_teachers(
     work: Work,
-    image: Annotated[list[str] | None, typer.Option(help="Image teacher: a name or folder; repeatable.")] = None,
-    text: Annotated[list[str] | None, typer.Option(help="Text teacher: a name or folder; repeatable.")] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEACHER", help="Image teacher: name, folder or module:Class; repeatable."),
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(metavar="TEACHER", help="Text teacher, likewise.")] = None,
     as_: Annotated[
         str, typer.Option("--as", metavar="NAME", help="What the one teacher's tables are called; default: as it is.")
     ] = "",
     split: Splits = None,
-    transform: Annotated[str, typer.Option(help="Captions as the text teacher reads them: clean or none.")] = "clean",
-    dtype: Annotated[str, typer.Option(help="Numbers in the tables: float16 or float32.")] = "float16",
-    precision: Annotated[str, typer.Option(help="Numbers the model calculates with; auto: float16 on CUDA.")] = "auto",
+    transform: Annotated[
+        Literal["clean", "none"], typer.Option(help="Captions as the text teacher reads them.")
+    ] = "clean",
+    dtype: Annotated[Literal["float16", "float32"], typer.Option(help="Numbers in the tables.")] = "float16",
+    precision: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"],
+        typer.Option(help="Numbers the model calculates with; auto: float16 on CUDA."),
+    ] = "auto",
     batch_size: Annotated[int, typer.Option(help="Items a pass of the teacher.")] = 64,
     weights: Annotated[str, typer.Option(help="File of a teacher's published weights, or its folder (Unicom).")] = "",
     import_: Annotated[
@@ -82,7 +90,7 @@ def extract_teachers(
                 )
                 for name in split or splits(work)
             ]
-        report_outcomes(*outcomes, as_json=as_json)
+        report_outcomes(*outcomes, as_json=as_json, then=f"cusa index {work}")
         return
     where = engine_of(engine, address)
     # One teacher serves every split.
@@ -102,4 +110,4 @@ def extract_teachers(
             for opened in [Split(work, name) for name in split or splits(work)]
             for modality, teacher in wanted
         ]
-    report_outcomes(*outcomes, as_json=as_json)
+    report_outcomes(*outcomes, as_json=as_json, then=f"cusa index {work}")

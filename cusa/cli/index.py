@@ -1,6 +1,6 @@
 """`cusa index`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,7 +18,9 @@ def index(
     teacher: Annotated[list[str] | None, typer.Option(help="Only this teacher; repeatable. Default: all.")] = None,
     student: Annotated[str, typer.Option(help="A student to embed and index too: a run, folder or hub name.")] = "",
     neighbours: Annotated[int, typer.Option(help="Neighbours a row, itself left out.")] = 50,
-    method: Annotated[str, typer.Option(help="auto, exact, ivf or hnsw; auto: exact up to a million rows.")] = "auto",
+    method: Annotated[
+        Literal["auto", "exact", "ivf", "hnsw"], typer.Option(help="How to search; auto: exact up to a million rows.")
+    ] = "auto",
     memory: Annotated[float, typer.Option(help="GiB that an approximate index may take.")] = 8.0,
     latency: Annotated[float, typer.Option(help="Milliseconds a query of an approximate index may take.")] = 10.0,
     recall: Annotated[float, typer.Option(help="Share of the exact neighbours that it must find.")] = 0.95,
@@ -63,4 +65,4 @@ def index(
                         config, split=opened, student=student, force=force, on_event=console.event, load=load
                     )
                 )
-    report_outcomes(*outcomes, as_json=as_json)
+    report_outcomes(*outcomes, as_json=as_json, then=f"cusa audit {work}")

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cusa.errors import ConfigError, nearest
+from cusa.errors import ConfigError
 
 if TYPE_CHECKING:
     from cusa.pipeline.engine import Engine
@@ -83,10 +83,13 @@ Trust = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing changed.")]
-EngineKind = Annotated[str, typer.Option("--engine", help="Where to work: local, or ray.")]
+EngineKind = Annotated[Literal["local", "ray"], typer.Option("--engine", help="Where to work.")]
 EngineAddress = Annotated[str, typer.Option("--address", help="Ray cluster: auto or host:port; empty starts one here.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override; repeatable.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key, as train.steps=500; repeatable."),
+]
 
 
 def validated(model: type[Any], **values: Any) -> Any:
@@ -101,10 +104,8 @@ def validated(model: type[Any], **values: Any) -> Any:
         raise ConfigError(f"{option} {problem['input']}: {problem['msg']}.", option=option) from None
 
 
-def engine_of(kind: str, address: str) -> "Engine":
+def engine_of(kind: Literal["local", "ray"], address: str) -> "Engine":
     """Return the engine that the options name."""
     from cusa.pipeline.engine import Engine
 
-    if kind not in ("local", "ray"):
-        raise ConfigError(f"--engine {kind}: {nearest(kind, ('local', 'ray'))}.", option="--engine")
-    return Engine(kind, address)  # type: ignore[arg-type]
+    return Engine(kind, address)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cusa.cli.console import print_json, print_text
+from cusa.cli.console import print_json, report_outcomes
 from cusa.cli.options import AsJson, Force, Wait, local, parse_here, parse_path
 
 
@@ -33,4 +33,4 @@ def report(
     if as_json:
         print_json({"page": outcome.out, "markdown": outcome.out.with_suffix(".md"), "fresh": outcome.fresh})
     else:
-        print_text(f"report: {outcome.out}{'' if outcome.fresh else ' is up to date'}")
+        report_outcomes(outcome, look_at=outcome.out)

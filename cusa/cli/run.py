@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cusa.cli.console import Console, Stopping, print_json, print_table, print_text, report_outcomes
+from cusa.cli.console import Console, Stopping, point_on, print_json, print_table, print_text, report_outcomes
 from cusa.cli.options import AsJson, Force, Settings, Wait
 from cusa.cli.plan import ProjectFolder, RecipeName, RunName, Smoke, WorkThere
 
@@ -45,4 +45,5 @@ def run(
     print_table(("metric", "here", "published") if done.expected else ("metric", "here", ""), rows)
     for note in done.notes:
         print_text(f"\n{note}")
-    print_text(f"\nreport: {done.report.resolve()}")
+    print_text("")
+    point_on(done.report)

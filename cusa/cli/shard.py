@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -41,7 +41,9 @@ def shard(
     max_images: Annotated[int, typer.Option(help="Images a tar at most.")] = 1000,
     max_bytes: Annotated[int, typer.Option(help="Bytes a tar at most.")] = 256 << 20,
     max_pixels: Annotated[int, typer.Option(help="Images with more pixels are dropped undecoded.")] = 100_000_000,
-    check: Annotated[str, typer.Option(help="Proof that images are whole: structure, or decode (slow).")] = "structure",
+    check: Annotated[
+        Literal["structure", "decode"], typer.Option(help="Proof that images are whole; decode is slow.")
+    ] = "structure",
     resize: Annotated[int, typer.Option(help="Shorter side of larger images, re-encoded; 0 = bytes as they are.")] = 0,
     quality: Annotated[int, typer.Option(help="JPEG quality of resized images.")] = 92,
     keys: Annotated[
@@ -49,11 +51,11 @@ def shard(
     ] = None,
     query: Annotated[str, typer.Option("--sql", help="Of `subset`: a query whose first column is keys.")] = "",
     verdicts: Annotated[
-        str,
+        Literal["drop", "merge"] | None,
         typer.Option(
-            help="Of `subset`: drop (judged duplicates, and captions true of other images too) or merge (duplicates)."
+            help="Of `subset`: drop judged duplicates, and captions true of other images too; or merge duplicates."
         ),
-    ] = "",
+    ] = None,
     append: Annotated[bool, typer.Option("--append", help="Add new images to OUT; what is there stays.")] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0 = one a core.")] = 0,
     engine: EngineKind = "local",
@@ -80,7 +82,7 @@ def shard(
     names = {**_columns(columns or ()), "split_names": _split_names(split_names or ())}
     with Console() as console:
         if layout == "subset":
-            reading = readers.read_subset(source, _keys(source, keys, query, verdicts), verdicts=verdicts)
+            reading = readers.read_subset(source, _keys(source, keys, query, verdicts or ""), verdicts=verdicts or "")
         else:
             fields = validated(ReadConfig, dataset=dataset, split=split, train_classes=train_classes, **names)
             reading = readers.read(layout, source, images, fields)
@@ -93,7 +95,7 @@ def shard(
             engine=engine_of(engine, address),
             on_event=console.event,
         )
-    report_outcomes(outcome, as_json=as_json)
+    report_outcomes(outcome, as_json=as_json, then=f"cusa extract-teachers {out} --image TEACHER --text TEACHER")
 
 
 def _columns(pairs: Iterable[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,7 +26,10 @@ def sql(
         list[Path] | None,
         typer.Option("--raw", parser=parse_path, help="Folder of a download; default: those near WORK."),
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="table, csv, json, markdown, or parquet.")] = "table",
+    form: Annotated[
+        Literal["table", "csv", "json", "markdown", "parquet"],
+        typer.Option("--format", help="How the answer is shown."),
+    ] = "table",
     out: Annotated[
         Path | None, typer.Option(parser=parse_path, help="File for the answer; --format parquet needs one.")
     ] = None,

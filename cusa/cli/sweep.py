@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from cusa.cli.console import Console, Stopping, print_json, print_text, report_outcomes, say
+from cusa.cli.console import Console, Stopping, point_on, print_json, print_text, report_outcomes, say
 from cusa.cli.options import AsJson, Force, Settings, Wait, parse_path
+from cusa.cli.plan import RecipeName
 
 
 def sweep(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name or the path of a TOML file.")],
+    recipe: RecipeName,
     grid: Annotated[
         list[str],
         typer.Option(
@@ -49,6 +50,7 @@ def sweep(
     else:
         report_outcomes(done.outcome)
         print_text(f"\n{done.markdown}")
+        point_on(out / "results.md")
     if done.failed:
         say(f"error: {len(done.failed)} of {len(done.rows)} cells failed; run again to try them again.")
         raise typer.Exit(1)

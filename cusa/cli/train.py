@@ -2,23 +2,25 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from cusa.cli.console import Console, Stopping, report_outcomes
 from cusa.cli.options import AsJson, Force, Settings, Wait, local, parse_here
+from cusa.cli.plan import RecipeName
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name or the path of a TOML file.")],
+    recipe: RecipeName,
     work: Annotated[
         Path, typer.Option("--data", parser=parse_here, help="Work folder with shards and teacher tables.")
     ],
     out: Annotated[Path, typer.Option(parser=local("--out"), help="Folder of the run.")],
     settings: Settings = None,
     resume: Annotated[
-        str, typer.Option(help="auto: go on from the latest whole checkpoint, or start; must: never start without one.")
+        Literal["auto", "must"],
+        typer.Option(help="auto: go on from the latest whole checkpoint, or start; must: never start without one."),
     ] = "auto",
     allow_changed: Annotated[
         list[str] | None,
@@ -47,4 +49,4 @@ def train(
             callbacks=Callbacks(console.event, console.metrics, console.say, stopping.asked),
         )
     if os.environ.get("RANK", "0") == "0":
-        report_outcomes(outcome, as_json=as_json)
+        report_outcomes(outcome, as_json=as_json, then=f"cusa eval {out} --data {work}")

@@ -236,9 +236,8 @@ def _eval(project: Project, callbacks: Callbacks) -> StageResult:
         folder = Path(result["out"])
         written = ledger.read(folder / "ledger.json")
         assert written is not None
-        why = "scored" if result["fresh"] else ""
-        seconds = written.seconds if why else 0.0
-        outcomes.append(Outcome("eval", folder, bool(why), why, written.counts, seconds, notes))
+        seconds = written.seconds if result["fresh"] else 0.0
+        outcomes.append(Outcome("eval", folder, bool(result["fresh"]), "", written.counts, seconds, notes))
         notes = ()
     return StageResult(outcomes, scoring.figures(results, project.work))
 

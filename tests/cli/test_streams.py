@@ -32,7 +32,7 @@ def test_a_terminal_without_unicode_gets_escapes(work: Path, form: str) -> None:
     assert ("d\\u00e9 \\u2014 \\u00fc" if form == "json" else "d\\xe9 \\u2014 \\xfc") in done.stdout
     done = _cusa("list", "dé", **ascii_only)
     assert done.returncode == 2
-    assert "There is no list of 'd" in done.stderr
+    assert "error: Invalid value for 'WHAT': 'd\\udcc3\\udca9' is not one of 'datasets'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -64,7 +64,7 @@ def test_a_home_folder_the_shell_left_alone_is_the_home_folder(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("export", "nothing", "--to", "nix", "--out", "x"), "There is no export to 'nix'"),
+        (("export", "nothing", "--to", "nix", "--out", "x"), "'nix' is not one of 'folder', 'hf'"),
         (("eval", "nothing", "--data", "{work}", "--tasks", "cross"), "There is no task 'cross'"),
         (("eval", "nothing", "--data", "{file}"), "is a file, not a folder"),
     ],

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cusa.errors import DataError, nearest
+from cusa.errors import DataError, did_you_mean
 from cusa.manifests.storage import store
 from cusa.models.students import lora
 from cusa.models.students.base import CARD
@@ -126,7 +126,7 @@ def load_state(
     unexpected = sorted(set(state) - set(expected))
     problems = [f"{len(missing)} keys are missing, the first {missing[0]!r}"] if missing else []
     if unexpected:
-        hint = nearest(unexpected[0], expected).partition("Allowed:")[0].strip()
+        hint = did_you_mean(unexpected[0], expected)
         problems.append(f"{len(unexpected)} are unexpected, the first {unexpected[0]!r}. {hint}".strip())
     for name in sorted(set(expected) & set(state)):
         if expected[name].shape != state[name].shape:

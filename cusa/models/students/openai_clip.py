@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from cusa.errors import DataError, nearest
+from cusa.errors import DataError, did_you_mean
 from cusa.models.students.architecture import OPENAI_MARKS, Architecture, Tower, num_layers
 
 VOCABULARY = 49_408
@@ -223,7 +223,7 @@ def _check_names(state: Mapping[str, Tensor], path: Path) -> None:
     if missing or unexpected:
         problems = [f"{len(missing)} keys are missing, the first {missing[0]!r}"] if missing else []
         if unexpected:
-            hint = nearest(unexpected[0], expected).partition("Allowed:")[0].strip()
+            hint = did_you_mean(unexpected[0], expected)
             problems.append(f"{len(unexpected)} are not CLIP's, the first {unexpected[0]!r}. {hint}".strip())
         raise DataError(
             f"{path} is no CLIP checkpoint with OpenAI's names: {'; '.join(problems)} A Hugging Face model is given by "
