@@ -146,6 +146,26 @@ def how_far(what: str, done: int, total: int, *, seconds: float, before: int) ->
     return f"{state}, {(total - done) / rate:,.0f} s left" if done < total else state
 
 
+def describe_step(values: Mapping[str, float]) -> str:
+    """Say a training step in one line: the loss, its terms as they are added up, learning rate, pairs a second.
+
+    Args:
+        values: a row of training's metrics; its terms stand before `grad_norm`.
+    """
+    terms = []
+    for name, value in values.items():
+        if name == "grad_norm":
+            break
+        if name != "loss":
+            terms.append(f"{name} {value:.3g}")
+    words = f"loss {values['loss']:.4g}" + (f" ({', '.join(terms)})" if terms else "")
+    if "lr" in values:
+        words += f", lr {values['lr']:.2g}"
+    if "samples_per_second" in values:
+        words += f", {values['samples_per_second']:,.0f} pairs/s"
+    return words
+
+
 class Stopping:
     """Turns the first SIGTERM or Ctrl-C into a wish that the training loop grants at the next step."""
 
@@ -184,6 +204,8 @@ class Console:
         self._last: dict[str, float] = {}
         self._first: dict[str, tuple[float, int]] = {}
         self._seen: dict[str, int] = {}
+        self._total: dict[str, int] = {}
+        self._training = ""
         self._start = time.monotonic()
 
     def __enter__(self) -> "Console":
@@ -211,8 +233,11 @@ class Console:
         if what not in self._first or done < self._seen[what]:  # new work, or the same kind of work once more
             self._first[what] = (now, done)
         self._seen[what] = done
+        self._total[what] = total
         start, before = self._first[what]
         state = how_far(what, done, total, seconds=now - start, before=before)
+        if what == "train" and self._training:
+            state += f": {self._training}"
         if self._progress is not None:
             if what not in self._tasks:
                 self._tasks[what] = self._progress.add_task(what, total=total, state=state)
@@ -223,10 +248,20 @@ class Console:
             say(f"[{now - self._start:6.1f} s] {what}: {state}")
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Show a validation between the bars."""
-        shown = {name: value for name, value in values.items() if name in ("val.rsum",)}
-        if shown:
-            self.say(f"step {step:,}: " + ", ".join(f"{name} {value:.1f}" for name, value in shown.items()))
+        """Show a row of training's metrics: on the bar, or as a line where there is none; a validation as a line."""
+        if "val.rsum" in values:
+            self.say(f"step {step:,}: val.rsum {values['val.rsum']:.1f}")
+        if "loss" not in values:
+            return
+        self._training = describe_step(values)
+        if self._progress is None:
+            now = time.monotonic()
+            self._last["train"] = now  # the line says what a plain one of progress would
+            state = ""
+            if "train" in self._first:
+                start, before = self._first["train"]
+                state = how_far("train", step, self._total["train"], seconds=now - start, before=before)
+            self.say(f"train: {state or f'step {step:,}'}: {self._training}")
 
     def say(self, text: str) -> None:
         """Show a sentence between the bars."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cusa.cli.console import Console, print_json, print_table, print_text, say
+from cusa.cli.console import Console, point_on, print_json, print_table, print_text, say
 from cusa.cli.options import AsJson, Force, Settings, Trust, Wait, local, parse_here, parse_path
 
 
@@ -72,6 +72,9 @@ def eval_(
                 _print_evaluation(result)
         if len(results) > 1:
             _print_paper([result for result in results if "tasks" in result])
+        if (Path(name) / "run.json").is_file():
+            print_text("")
+            point_on(then=f"cusa report {name}")
     for result in failed:
         say(f"error: {result['data']}: {result['failed']}")
     if failed:
@@ -87,6 +90,24 @@ def _print_paper(results: Sequence[Mapping[str, Any]]) -> None:
         print_text("\nIn the form of the paper's tables:")
         cells = [(row.table, row.column, f"{row.value:.1f}", row.size) for row in rows]
         print_table(("table", "metric", "value", "measured on"), cells)
+
+
+def _rows(result: Mapping[str, Any], task: str) -> list[tuple[str, ...]]:
+    """Return a task's numbers: what each is called, its value, its interval, and what a random ranking gets."""
+    from cusa.eval.tasks.metrics import chance_of_own_pairs, named, title
+
+    intervals = result["tasks"][task].get("intervals", {})
+    sizes = {"images": result.get("images", 0), "captions": result.get("captions", 0)}
+    rows: list[tuple[str, ...]] = []
+    values = result["tasks"][task]["metrics"]
+    for name in sorted(values, key=lambda name: named(name).place):
+        value = values[name]
+        if value is None:
+            continue
+        chance = chance_of_own_pairs(task, name, **sizes)
+        interval = "{:.1f} to {:.1f}".format(*intervals[name]) if intervals.get(name) else ""
+        rows.append((title(name), f"{value:.1f}", interval, "" if chance is None else f"{chance:.1f}"))
+    return rows
 
 
 def _print_evaluation(result: Mapping[str, Any]) -> None:
@@ -108,15 +129,7 @@ def _print_evaluation(result: Mapping[str, Any]) -> None:
             lacking.setdefault(summary["unavailable"], []).append(task)
             continue
         print_text(f"\n{task} ({summary['space']} space, {summary['queries']:,} queries): {summary['protocol']}")
-        intervals = summary.get("intervals", {})
-        print_table(
-            ("metric", "value", "95 % interval"),
-            [
-                (name, f"{value:.2f}", "{:.2f} to {:.2f}".format(*intervals[name]) if intervals.get(name) else "")
-                for name, value in summary["metrics"].items()
-                if value is not None
-            ],
-        )
+        print_table(("metric", "value", "95 % interval", "chance"), _rows(result, task))
     if lacking:
         print_text("\nNot available here:")
     for why, tasks in lacking.items():

@@ -64,3 +64,23 @@ def test_print_text__a_terminal_shows_what_a_program_gets(
     monkeypatch.setattr(console.sys.stdout, "isatty", lambda: terminal)
     console.print_text("a \x1b[31m red caption")
     assert capsys.readouterr().out == expected
+
+
+ROW = {"loss": 4.6789, "infonce": 2.947, "csa": 1.2125, "usa": 0.5189, "grad_norm": 16.4, "lr": 1e-3}
+
+
+def test_metrics__a_line_of_training_has_loss_terms_rate_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = iter([0.0, 0.0, 10.0, 10.0, 10.5, 20.0, 20.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+    with Console() as shown:
+        shown.event("train", 0, 40)
+        shown.metrics(20, {**ROW, "samples_per_second": 1234.0, "peak_memory_bytes": 1e9})
+        shown.event("train", 20, 40)
+        shown.metrics(30, {"loss": 1.0})
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "[  10.0 s] train: 20/40, 2.0/s, 10 s left: loss 4.679 (infonce 2.95, csa 1.21, usa 0.519), lr 0.001, "
+        "1,234 pairs/s",
+        "[  20.0 s] train: 30/40, 1.5/s, 7 s left: loss 1",
+    ]

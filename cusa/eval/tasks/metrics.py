@@ -381,5 +381,26 @@ def chance(name: str, pools: Sequence[Pool], ks: Sequence[int] = (1, 5, 10)) -> 
     return level(pools, ks if one.k is None else (one.k,))
 
 
+def chance_of_own_pairs(task: str, name: str, *, images: int, captions: int) -> float | None:
+    """Return what a random ranking gets in a task by the data set's own pairs, at captions / images captions an image.
+
+    Args:
+        task: `cross-modal` or `text-to-text`; of other tasks the sizes alone do not tell.
+        name: of the metric.
+        images: of the split.
+        captions: of the split.
+    """
+    own = captions // max(images, 1)
+    if not own or captions != own * images:
+        return None
+    pools = {"image-to-text": Pool(captions, own), "text-to-image": Pool(images, 1)}
+    if task == "text-to-text":
+        return chance(name, [Pool(captions - 1, own - 1)]) if own > 1 else None
+    if task != "cross-modal":
+        return None
+    direction = named(name).direction
+    return chance(name, [pools[direction]] if direction in pools else [*pools.values()])
+
+
 def _way(direction: str) -> str:
     return WAYS[direction][0] if direction in WAYS else direction.replace("-", " ")

@@ -1,6 +1,7 @@
 """The table of metrics: every number an evaluation gives has a row, chance is what random rankings get."""
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -100,6 +101,16 @@ def test_chance__of_rsum_is_the_sum_of_both_ways() -> None:
     assert metrics.chance("rsum", pools) == pytest.approx(0.64, abs=0.001)
     assert metrics.chance("STS12", []) == 0.0
     assert metrics.chance("ndcg", pools) is None
+
+
+def test_chance_of_own_pairs__where_the_sizes_tell_it() -> None:
+    of = partial(metrics.chance_of_own_pairs, images=1000, captions=5000)
+    assert of("cross-modal", "text-to-image/r@10") == pytest.approx(1.0)
+    assert of("cross-modal", "rsum") == metrics.chance("rsum", [Pool(5000, 5), Pool(1000, 1)])
+    assert of("text-to-text", "r@1") == pytest.approx(100 * 4 / 4999)
+    assert of("image-to-image", "r@1") is None
+    assert metrics.chance_of_own_pairs("cross-modal", "rsum", images=1000, captions=4999) is None
+    assert metrics.chance_of_own_pairs("cross-modal", "rsum", images=0, captions=0) is None
 
 
 def test_metrics__a_row_is_all_that_a_new_one_needs(monkeypatch: pytest.MonkeyPatch) -> None:
