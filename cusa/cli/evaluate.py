@@ -9,6 +9,7 @@ import typer
 
 from cusa.cli.console import Console, point_on, print_json, print_table, print_text, say
 from cusa.cli.options import AsJson, Force, Settings, Trust, Wait, local, parse_here, parse_path
+from cusa.errors import ConfigError
 
 
 def eval_(
@@ -22,6 +23,16 @@ def eval_(
             "Flickr8k's judgements; repeatable.",
         ),
     ],
+    other: Annotated[
+        str | None, typer.Argument(metavar="[RUN_B]", help="With --judged: the run it is compared with.")
+    ] = None,
+    judged: Annotated[
+        bool,
+        typer.Option(
+            "--judged",
+            help="Compare two runs under every true match, from what people judged and the audit's probabilities.",
+        ),
+    ] = False,
     tasks: Annotated[
         list[str] | None, typer.Option("--tasks", help="Names with commas, or all. Default: what the data allow.")
     ] = None,
@@ -38,10 +49,17 @@ def eval_(
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score a student: retrieval by own pairs and every known match, COCO, CxC, ECCV Caption, Flickr8k, class, STS."""
+    """Score a student: retrieval by own pairs and every known match, COCO, CxC, ECCV Caption, Flickr8k, class, STS.
+
+    Two runs under every true match: cusa eval runs/a runs/b --judged --data work/coco
+    """
     from cusa.workflow import evaluate as scoring
 
     local("RUN")(name)
+    if judged or other is not None:
+        unused = {"--tasks": tasks, "--out": out, "--ids": ids, "--set": settings, "--trust": trust}
+        _compare((name, other), judged, data, split=split, unused=unused, force=force, as_json=as_json)
+        return
 
     with Console() as console:
         results = scoring.evaluate(
@@ -79,6 +97,38 @@ def eval_(
         say(f"error: {result['data']}: {result['failed']}")
     if failed:
         raise typer.Exit(1)
+
+
+def _compare(
+    runs: tuple[str, str | None],
+    judged: bool,
+    data: Sequence[Path],
+    *,
+    split: str,
+    unused: Mapping[str, Any],
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Compare two runs under every true match."""
+    from cusa.cli import judged as judged_scores
+
+    first, second = runs
+    if second is None:
+        raise ConfigError(
+            "--judged compares two runs: `cusa eval RUN_A RUN_B --judged --data WORK`.", option="--judged"
+        )
+    if not judged:
+        raise ConfigError(
+            f"Two runs, {first} and {second}, are compared with --judged; evaluate them one by one without it.",
+            option="--judged",
+        )
+    if len(data) != 1:
+        raise ConfigError("--judged needs one work folder: give --data once.", option="--data")
+    for option, value in unused.items():
+        if value:
+            raise ConfigError(f"{option} has no meaning with --judged.", option=option)
+    local("RUN")(second)
+    judged_scores.compare((first, second), data[0], split=split, force=force, as_json=as_json)
 
 
 def _print_paper(results: Sequence[Mapping[str, Any]]) -> None:

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from cusa.cli.console import print_json, print_text, say
+from cusa.cli.console import Console, print_json, print_text, say
 from cusa.cli.options import AsJson, Work
+from cusa.errors import ConfigError
 
 
 def review(
@@ -13,19 +14,47 @@ def review(
     split: Annotated[str, typer.Option(help="Which split. Default: the only audited one.")] = "",
     reviewer: Annotated[str, typer.Option("--as", help="Your name; the page asks for it otherwise.")] = "",
     where: Annotated[str, typer.Option("--sql", help="Only candidates for which this SQL condition holds.")] = "",
+    for_eval: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--for-eval",
+            metavar="RUN_A RUN_B",
+            help="Ask the pairs that tell two runs apart, in a random order, for `cusa eval RUN_A RUN_B --judged`.",
+        ),
+    ] = None,
+    scores: Annotated[
+        str, typer.Option(help="With --for-eval: r@1, or at-r for R-Precision and mAP@R (whole queries).")
+    ] = "r@1",
     votes: Annotated[int, typer.Option(min=1, help="People asked about each candidate.")] = 1,
     limit: Annotated[int, typer.Option(min=1, help="Candidates in the queue at most.")] = 20_000,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="On this machine; 0 = any free one.")] = 8321,
     as_json: AsJson = False,
 ) -> None:
-    """Judge candidates on a page in the browser, one after the other: match, related, no match, duplicate or skip."""
+    """Judge candidates on a page in the browser, one after the other: match, related, no match, duplicate or skip.
+
+    Example: cusa review work/coco --split test --for-eval runs/a runs/b
+    """
     from cusa.pipeline.review import server
+
+    sample = None
+    if for_eval is not None:
+        from cusa.workflow import judged
+
+        if where:
+            raise ConfigError("--sql and --for-eval exclude each other: a filtered sample is none.", option="--sql")
+        with Console() as console:
+            split, sample = judged.prepare(for_eval, work, split=split, scores=scores, on_event=console.event)
 
     def ready(url: str) -> None:
         say(f"review: {url} (Ctrl-C ends it; every verdict is kept as soon as it is given)")
 
     done = server.run(
-        work, split=split, votes=votes, limit=limit, port=port, reviewer=reviewer, where=where, on_ready=ready
+        work,
+        split=split,
+        questions=server.Questions(where=where, votes=votes, limit=limit, sample=sample),
+        port=port,
+        reviewer=reviewer,
+        on_ready=ready,
     )
     if as_json:
         print_json(vars(done))

@@ -204,3 +204,26 @@ STS_PAIRS = pa.schema(
         ("cosine", pa.float32()),
     ]
 )
+
+JUDGED_POOL = pa.schema(
+    [
+        ("image_key", pa.string()),
+        ("caption_key", pa.string()),
+        ("known_match", pa.bool_()),  # at the draw; null where nobody had judged the pair
+        ("judge", pa.float64()),  # the machine's probability that the pair matches
+    ]
+)
+"""The pairs whose truth decides the scores of two runs; see `cusa.eval.judged`."""
+
+JUDGED_SAMPLE = pa.schema(
+    [
+        ("ask", pa.int64()),  # people are asked in this order, from 1
+        ("scores", pa.string()),  # `r@1`, or `at-r` for R-Precision and mAP@R
+        ("unit", pa.int64()),  # pairs of one unit count together
+        ("image_key", pa.string()),
+        ("caption_key", pa.string()),
+        ("size", pa.float64()),  # of the unit: the chance to be asked is min(1, size x threshold)
+        ("priority", pa.float64()),  # of the unit; the first one not asked is the threshold
+    ]
+)
+"""Every open pair that decides a score of two runs, in the random order in which people are asked."""

@@ -195,17 +195,11 @@ class _Evaluation:
     def _on_work(self, work: Path, out: Path | None) -> dict[str, Any]:
         from cusa.eval import evaluate as stage
         from cusa.eval.evidence import Evidence
-        from cusa.manifests.origin import teacher_name
 
-        model, split = self.model, self.request.split
-        if model.results_folder is not None:
-            own = model.recipe.get("data", {}).get("test", "")
-            split = split or (own if own in splits(work) else "")
-            folder = model.results_folder
-            out = out or (folder if model.was_trained_on(work) else folder / work.resolve().name)
-        else:
-            out = out or work / "eval" / teacher_name(model.name)
-        opened = Split(work, split or "test")
+        model = self.model
+        split, place = place_of_results(model, work, self.request.split)
+        out = out or place
+        opened = Split(work, split)
         if self.request.ids is not None:
             refuse_other_images(opened, self.request.ids)
         evidence = Evidence.open(
@@ -235,6 +229,24 @@ class _Evaluation:
         from cusa.eval.job import Job
 
         return Job(out, tasks, self._cache(out), self.share, self.request.force)
+
+
+def place_of_results(model: EvaluatedModel, work: Path, split: str) -> tuple[str, Path]:
+    """Return the split that a model is evaluated on, and the folder of its results where none is named.
+
+    Args:
+        model: the model.
+        work: the work folder.
+        split: as the user wrote it; the run's own test split if empty.
+    """
+    from cusa.manifests.origin import teacher_name
+
+    folder = model.results_folder
+    if folder is None:
+        return split or "test", work / "eval" / teacher_name(model.name)
+    own = model.recipe.get("data", {}).get("test", "")
+    split = split or (own if own in splits(work) else "")
+    return split or "test", folder if model.was_trained_on(work) else folder / work.resolve().name
 
 
 def _with_outcome(done: "Evaluated", data: Path, out: Path | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from cusa.manifests.judgements.verdicts import UNDO, Journal, Verdict
 from cusa.manifests.samples import Split
 from cusa.models.preprocess import UNDECODABLE, decode_rgb
 from cusa.pipeline.review.queue import Candidate, Candidates, Pair, Queue
+from cusa.pipeline.review.sample import SampledPairs
 
 _HELD = 300.0  # seconds for which a candidate that is open in one tab is shown in no other
 _BROWSERS_READ = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp", "gif": "gif", "bmp": "bmp"}
@@ -44,16 +45,19 @@ class Room:
         split: audited.
         votes: how many people are asked about each candidate.
         limit: candidates a queue holds at most.
+        sample: pairs that are asked about instead of the audit's candidates, in their order.
 
     Raises:
         DataError: if there are no candidates, or verdicts cannot be written.
         StaleError: if the candidates are of another state of the split.
     """
 
-    def __init__(self, split: Split, *, votes: int = 1, limit: int = 20_000) -> None:
+    def __init__(
+        self, split: Split, *, votes: int = 1, limit: int = 20_000, sample: SampledPairs | None = None
+    ) -> None:
         self.split = split
         self.votes = votes
-        self.candidates = Candidates(split, limit=limit)
+        self.candidates: Candidates | SampledPairs = sample or Candidates(split, limit=limit)
         try:
             self.journal = Journal(split.folder / verdicts.FOLDER)
         except DataError:
@@ -121,7 +125,7 @@ class Room:
         """
         candidate = self.candidates.find((image_key, caption_key))
         if candidate is None and verdict != UNDO:
-            raise ConfigError(f"{image_key} with {caption_key} is no candidate of this audit.", key="caption_key")
+            raise ConfigError(f"{image_key} with {caption_key} is not asked about here.", key="caption_key")
         numbers = candidate.numbers() if candidate and verdict != UNDO else {}
         self.journal.append(
             Verdict(

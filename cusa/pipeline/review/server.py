@@ -18,6 +18,7 @@ from cusa.manifests.storage.paths import is_remote
 from cusa.manifests.terminal import printable
 from cusa.pipeline.review.queue import audited
 from cusa.pipeline.review.room import Room
+from cusa.pipeline.review.sample import SampledPairs
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -29,6 +30,20 @@ PORT = 8321
 _NAMES = ("127.0.0.1", "localhost", "[::1]")
 """Hosts that a browser on this machine may have asked for; any other is a page that made its name point here."""
 _LONGEST_BODY = 16_384
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What people are asked about."""
+
+    where: str = ""
+    """The filter that the page starts with, in SQL."""
+    votes: int = 1
+    """How many people are asked about each pair."""
+    limit: int = 20_000
+    """Candidates a queue holds at most."""
+    sample: Path | None = None
+    """A table of pairs (`schemas.JUDGED_SAMPLE`) that are asked about instead of the audit's candidates."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +62,9 @@ def run(
     work: Path,
     *,
     split: str = "",
-    votes: int = 1,
-    limit: int = 20_000,
+    questions: Questions = Questions(),
     port: int = PORT,
     reviewer: str = "",
-    where: str = "",
     on_ready: Callable[[str], None] = lambda url: None,
 ) -> Reviewed:
     """Serve the review of a split until it is stopped (Ctrl-C).
@@ -59,11 +72,9 @@ def run(
     Args:
         work: the work folder.
         split: which; the only one that was audited if empty.
-        votes: how many people are asked about each candidate.
-        limit: candidates a queue holds at most.
+        questions: what is asked, and how many people.
         port: on this machine; 0 = any free one.
         reviewer: the name that the page starts with.
-        where: the filter that the page starts with, in SQL.
         on_ready: called with the page's address once it answers.
 
     Raises:
@@ -84,13 +95,14 @@ def run(
         raise DataError(f"{work} has {len(there)} audited splits. {say}", work=work)
     opened = Split(work, split or there[0])
     with contextlib.closing(listen(port)) as listening, _alone(opened), contextlib.ExitStack() as stack:
-        room = Room(opened, votes=votes, limit=limit)
+        sample = None if questions.sample is None else SampledPairs(opened, questions.sample)
+        room = Room(opened, votes=questions.votes, limit=questions.limit, sample=sample)
         stack.callback(room.close)
-        room.candidates.queue(where)
+        room.candidates.queue(questions.where)
         taken = listening.getsockname()[1]
         server = uvicorn.Server(
             uvicorn.Config(
-                application(room, reviewer=reviewer, where=where),
+                application(room, reviewer=reviewer, where=questions.where),
                 lifespan="off",
                 ws="none",
                 loop="asyncio",
@@ -281,4 +293,4 @@ def _refused(headers: Any, method: str, path: str) -> str:
     return ""
 
 
-__all__ = ["HOST", "PORT", "Reviewed", "application", "run"]
+__all__ = ["HOST", "PORT", "Questions", "Reviewed", "application", "run"]

@@ -489,7 +489,7 @@ def test_run__nothing_to_judge_or_a_foreign_table(tmp_path: Path) -> None:
     work = make_audited(tmp_path)
     candidates = work / "train/audit/candidates.parquet"
     with pytest.raises(ConfigError, match="score"):
-        server.run(work, port=0, where="scor > 1")
+        server.run(work, port=0, questions=server.Questions(where="scor > 1"))
     whole = candidates.read_bytes()
     table = pq.read_table(candidates)
     pq.write_table(table.replace_schema_metadata({"split": "0" * 64}), candidates)
