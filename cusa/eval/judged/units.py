@@ -130,7 +130,7 @@ def whole_queries(pool: Pool, *, seed: int) -> Units:
         rows = slice(start, start + len(queries))
         units.append(start + entry)
         pairs.append(pair)
-        terms += _terms(pool, way, queries, rows, total, drawn)
+        terms += _terms(pool, way, queries, rows=rows, total=total, drawn=drawn)
         start += len(queries)
     return Units(np.concatenate(units), np.concatenate(pairs), total, tuple(terms))
 
@@ -147,7 +147,9 @@ def _open_pairs(pool: Pool, way: str) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return queries, entry, pair
 
 
-def _terms(pool: Pool, way: str, queries: np.ndarray, rows: slice, total: int, drawn: list[np.ndarray]) -> list[Term]:
+def _terms(
+    pool: Pool, way: str, queries: np.ndarray, *, rows: slice, total: int, drawn: list[np.ndarray]
+) -> list[Term]:
     """Return R-Precision and mAP@R of one direction."""
     both = pool.places[way]
     num = max(len(both[0].top), 1)
