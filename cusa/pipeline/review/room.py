@@ -125,7 +125,7 @@ class Room:
         """
         candidate = self.candidates.find((image_key, caption_key))
         if candidate is None and verdict != UNDO:
-            raise ConfigError(f"{image_key} with {caption_key} is not asked about here.", key="caption_key")
+            raise ConfigError(f"{image_key} with {caption_key} is no candidate of this review.", key="caption_key")
         numbers = candidate.numbers() if candidate and verdict != UNDO else {}
         self.journal.append(
             Verdict(
