@@ -220,7 +220,12 @@ class TrainConfig(_Config):
     keep_checkpoints: int = Field(default=2, ge=1, description="latest checkpoints that are kept")
 
     workers: int = Field(default=0, ge=0, description="threads that read and decode; 0 = half the cores, 8 at most")
-    cache_mib: int = Field(default=1024, ge=0, description="memory for decoded images; a small set fits whole")
+    cache_mib: int = Field(
+        default=1024,
+        ge=0,
+        description="memory for decoded images, or for the tables that stand in their place and the teachers'; a small "
+        "set fits whole, what does not fit is read from files",
+    )
     check_one_in: int = Field(
         default=4,
         ge=0,

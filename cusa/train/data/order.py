@@ -82,6 +82,10 @@ class Order:
             return self.blocks.at(positions, seed=self.seed, epoch=epoch)
         return permute(positions, size=self.pairs, key=derive_key(self.seed, "epoch", epoch))
 
+    def size(self, step: int, *, part: int = 0, parts: int = 1) -> int:
+        """Return how many pairs a part of a step has, of all ranks together."""
+        return len(_share(self._positions(step % self.steps_per_epoch), part, parts))
+
     def _positions(self, step: int) -> np.ndarray:
         """Return the positions in the epoch that a step of it takes."""
         if self.blocks is not None and self.blocks.apart:

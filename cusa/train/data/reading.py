@@ -117,6 +117,10 @@ class Data:
             else:
                 budget -= rows[modality].nbytes
                 on_device[f"teacher_{modality}"] = table
+        if "image" in features:  # no image is decoded, so the memory for images is free
+            left = config.cache_mib << 20
+            for kept in opened.values():
+                left -= kept.keep(budget=left)
         stream = PairStream(
             pairs,
             order,

@@ -55,22 +55,28 @@ class Rows:
         """
         rows = np.empty((len(numbers), *self.shape), dtype=self.dtype)
         flat = rows.reshape(-1).view(np.uint8).data if rows.size else memoryview(b"")
-        stops = np.flatnonzero(np.diff(numbers) != 1) + 1
-        start = 0
-        for stop in (*stops.tolist(), len(numbers)):
-            if stop > start:
-                self._read(int(numbers[start]), flat[start * self.row_bytes : stop * self.row_bytes])
-            start = stop
+        if len(numbers):
+            starts = np.concatenate([[0], np.flatnonzero(np.diff(numbers) != 1) + 1])
+            places = [*(starts * self.row_bytes).tolist(), len(flat)]
+            for first, start, stop in zip(numbers[starts].tolist(), places, places[1:], strict=False):
+                self._read(first, flat[start:stop])
         return rows
 
     def row(self, number: int) -> np.ndarray:
         """Return one row."""
-        row: np.ndarray = self[np.array([number])][0]
+        row: np.ndarray = self.run(number, 1)[0]
         return row
+
+    def run(self, first: int, count: int) -> np.ndarray:
+        """Return (count, *shape) consecutive rows; raises as `[]` does."""
+        rows = np.empty((count, *self.shape), dtype=self.dtype)
+        if rows.size:
+            self._read(first, rows.reshape(-1).view(np.uint8).data)
+        return rows
 
     def whole(self) -> np.ndarray:
         """Return all rows, in memory."""
-        return self[np.arange(len(self))]
+        return self.run(0, len(self))
 
     def _read(self, first: int, into: memoryview) -> None:
         place = self._offset + first * self.row_bytes
@@ -104,7 +110,5 @@ class Strings:
 
     def __getitem__(self, number: int) -> str:
         # One read where there is a string before it: the two ends stand side by side.
-        start, stop = (
-            [0, int(self._ends.row(0))] if not number else self._ends[np.arange(number - 1, number + 1)].tolist()
-        )
-        return self._bytes[np.arange(start, stop)].tobytes().decode()
+        start, stop = (0, int(self._ends.row(0))) if not number else self._ends.run(number - 1, 2).tolist()
+        return self._bytes.run(start, stop - start).tobytes().decode()

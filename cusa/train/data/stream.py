@@ -122,14 +122,15 @@ class PairStream:
         share = self._share
         step, part = divmod(index, share.parts)
         rows = self._order.rows(step, rank=share.rank, world=share.world, part=part, parts=share.parts)
-        images, substitutes = self._images(rows, epoch=self._order.epoch(step))  # first: it replaces pairs
+        pictures, substitutes = self._pictures(rows, epoch=self._order.epoch(step))  # first: it replaces pairs
         owners = self._pairs.owner[rows]
+        features = _rows(self._tables.features, "image", owners)
         return Batch(
             step=step,
             part=part,
-            pairs=len(self._order.rows(step, part=part, parts=share.parts)),
+            pairs=self._order.size(step, part=part, parts=share.parts),
             keys=tuple(self._pairs.caption_keys[row] for row in rows),
-            images=images,
+            images=pictures if features is None else features,
             tokens=self._tokens(rows),
             image_ids=torch.from_numpy(owners),
             rows=torch.from_numpy(rows),
@@ -144,18 +145,16 @@ class PairStream:
             return {FEATURES: features}
         return self._reader.tokenize([self._pairs.texts[row] for row in rows])
 
-    def _images(self, rows: np.ndarray, *, epoch: int) -> tuple[Tensor, list[Substitute]]:
-        """Return what stands for the images of some pairs; pairs that cannot be read are replaced in `rows`."""
-        if "image" in self._tables.features:
-            features = self._tables.features["image"]
-            return torch.from_numpy(features[self._pairs.owner[rows]]), []
-        arrays, substitutes = [], []
-        for place, row in enumerate(rows):
+    def _pictures(self, rows: np.ndarray, *, epoch: int) -> tuple[Tensor, list[Substitute]]:
+        """Return the images of some pairs, none where a table stands for them; replace unreadable pairs in `rows`."""
+        arrays: list[np.ndarray] = []
+        substitutes: list[Substitute] = []
+        for place, row in enumerate(rows if "image" not in self._tables.features else ()):
             array, used, failed = self._read(int(row), epoch=epoch)
             arrays.append(array)
             rows[place] = used
             substitutes += failed
-        return torch.from_numpy(np.stack(arrays)), substitutes
+        return torch.from_numpy(np.stack(arrays)) if arrays else torch.empty(0), substitutes
 
     def _read(self, row: int, *, epoch: int) -> tuple[np.ndarray, int, list[Substitute]]:
         """Return a pair's image array, the pair that was used in the end, and the failures before it."""

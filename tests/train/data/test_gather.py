@@ -30,6 +30,17 @@ def test_rows_are_those_of_the_tables(world: Path, tmp_path: Path, teacher: str)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(rows))[wanted], rows[wanted])
 
 
+@pytest.mark.parametrize("teacher", ["colours", "words"])
+def test_keep__changes_no_row_and_stays_within_the_budget(world: Path, tmp_path: Path, teacher: str) -> None:
+    rows = TeacherRows(Split(world, "train"), teacher, fallback=tmp_path)
+    every = np.arange(len(rows))
+    before = rows[every]
+    assert rows.keep(budget=rows.nbytes - 1) == 0
+    assert rows.keep(budget=rows.nbytes) == rows.nbytes
+    rows.path.write_bytes(b"")  # nothing is read from here any more
+    np.testing.assert_array_equal(rows[every], before)
+
+
 def test_built_once_and_again_when_the_teacher_changes(own_world: Path, tmp_path: Path) -> None:
     split = Split(own_world, "train")
     first = TeacherRows(split, "colours", fallback=tmp_path)

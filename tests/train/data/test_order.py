@@ -89,6 +89,7 @@ def test_ranks_share_out_the_batch_of_one(pairs: int, batch: int, world: int, st
     parts = [order.rows(step, rank=rank, world=world) for rank in range(world)]
     np.testing.assert_array_equal(np.concatenate(parts), order.rows(step))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert [order.size(step, part=part, parts=world) for part in range(world)] == [*map(len, parts)]
 
 
 def test_epochs_and_seeds_differ() -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,7 +29,7 @@ def test_teachers_beyond_the_budget_stay_in_their_file(world: Path, tmp_path: Pa
     assert rows.on(torch.device("cpu"), budget=rows.nbytes - 1) is None
     table = rows.on(torch.device("cpu"), budget=rows.nbytes)
     assert table is not None
-    assert torch.equal(table.float(), torch.from_numpy(rows[list(range(len(rows)))]))  # type: ignore[index]
+    assert torch.equal(table.float(), torch.from_numpy(rows[np.arange(len(rows))]))
 
 
 def test_windows_of_shards_are_an_order_of_their_own(train: Train, tmp_path: Path) -> None:

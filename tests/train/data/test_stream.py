@@ -82,6 +82,37 @@ def test_batches_hold_what_the_tars_hold(world: Path, tmp_path: Path) -> None:
     assert sorted(seen) == sorted(captions)
 
 
+class Blind:
+    """Reads nothing."""
+
+    def image_array(self, image: Image.Image) -> np.ndarray:
+        raise AssertionError("no image is to be read")
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        raise AssertionError("no caption is to be read")
+
+
+def test_features_stand_in_place_of_images_and_captions(world: Path, tmp_path: Path) -> None:
+    split = Split(world, "train")
+    tables = {
+        modality: TeacherRows(split, name, fallback=tmp_path)
+        for modality, name in (("image", "colours"), ("text", "words"))
+    }
+    both = _stream(split, reader=Blind(), tables=Tables(features=tables))
+    plain = _stream(split)
+    for step in range(6):
+        batch, other = both[step], plain[step]
+        assert (batch.keys, batch.pairs, batch.substitutes) == (other.keys, other.pairs, ())
+        np.testing.assert_array_equal(batch.images, tables["image"][other.image_ids.numpy()])
+        np.testing.assert_array_equal(batch.tokens["features"], tables["text"][other.rows.numpy()])
+    text = _stream(split, tables=Tables(features={"text": tables["text"]}))[1]
+    assert torch.equal(text.images, plain[1].images)
+    np.testing.assert_array_equal(text.tokens["features"], tables["text"][plain[1].rows.numpy()])
+    image = _stream(split, tables=Tables(features={"image": tables["image"]}))[1]
+    assert torch.equal(image.tokens["length"], plain[1].tokens["length"])
+    np.testing.assert_array_equal(image.images, tables["image"][plain[1].image_ids.numpy()])
+
+
 def test_ranks_together_are_one(world: Path) -> None:
     split = Split(world, "train")
     whole = _stream(split)[2]
