@@ -151,7 +151,7 @@ def _signatures(path: Path) -> Iterator[tuple[str, int, int]]:
             continue
         positional = [*node.args.posonlyargs, *node.args.args]
         static = any(ast.unparse(decorator) == "staticmethod" for decorator in node.decorator_list)
-        if node in owner and not static:
+        if node in owner and (not static or [each.arg for each in positional[:1]] == ["ctx"]):  # autograd's `self`
             positional = positional[1:]
         name = f"{owner[node]}.{node.name}" if node in owner else node.name
         yield f"{path.relative_to(PACKAGE)}:{name}", len(positional) + len(node.args.kwonlyargs), len(positional)
