@@ -180,6 +180,16 @@ class TrainConfig(_Config):
 
     lr: float = Field(default=1e-5, gt=0, description="highest learning rate (paper, CLIP: 1e-5)")
     min_lr: float = Field(default=1e-6, ge=0, description="learning rate at the end (paper, CLIP: 1e-6)")
+    lr_image: float = Field(
+        default=0.0, ge=0, description="highest learning rate of the image tower, heads apart; 0 = that of the rest"
+    )
+    lr_text: float = Field(default=0.0, ge=0, description="likewise of the text tower")
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="a tower's layer learns at this times the rate of what stands above it; 1 = all layers alike",
+    )
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
     schedule: Literal["step", "epoch"] = Field(
         default="step", description="when the cosine moves: every step, or once an epoch as in the authors' release"

@@ -1,7 +1,7 @@
 """Preparing a student for training: freezing, activation checkpointing, compilation."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from cusa.errors import ConfigError, nearest
 from cusa.models.students.base import Student
@@ -19,14 +19,16 @@ def prepare(student: Student, config: TrainConfig) -> None:
     """
     freeze(student, config.freeze)
     if config.gradient_checkpointing:
-        able = [module for module in student.modules() if hasattr(module, "activation_checkpointing_enable")]
+        able = [name for name, module in student.named_modules() if hasattr(module, "activation_checkpointing_enable")]
         if not able:
             raise ConfigError(
                 "train.gradient_checkpointing is true, but no part of this student supports it. Set it to false.",
                 key="train.gradient_checkpointing",
             )
-        # The outermost one reaches those inside it.
-        able[0].activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        for name in able:
+            if not any(_begins(name, outer) for outer in able if outer != name):  # an outer one reaches those inside it
+                module: Any = student.get_submodule(name)
+                module.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.compile:
         student.compile()
 

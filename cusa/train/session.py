@@ -21,7 +21,7 @@ from cusa.train.data.batch import Batch
 from cusa.train.data.judged import JudgedPairs
 from cusa.train.learned import frozen_digest, learned_state, load_learned
 from cusa.train.losses import CUSALoss
-from cusa.train.optimizer import parameter_groups
+from cusa.train.optimizer import parameter_groups, rate_scales
 from cusa.train.prepare import train_mode
 from cusa.train.validation import Best
 
@@ -62,7 +62,12 @@ class Session:
         ranks.share_weights(student)
         named = [*student.named_parameters("student"), *loss.named_parameters("loss")]
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(named, weight_decay=config.weight_decay, decay=config.decay),
+            parameter_groups(
+                named,
+                weight_decay=config.weight_decay,
+                decay=config.decay,
+                scales={f"student.{name}": scale for name, scale in rate_scales(student, config).items()},
+            ),
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             eps=config.eps,
@@ -275,7 +280,7 @@ def _identify(folder: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-_OPTIONS = ("weight_decay", "betas", "eps")
+_OPTIONS = ("weight_decay", "scale", "betas", "eps")
 
 
 def settings(**configs: Any) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def take(session: Session, parts: Sequence[Batch], *, rate: float) -> dict[str, 
         DataError: if the loss is no finite number; the batch's keys are named.
     """
     for group in session.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["scale"]
     session.optimizer.zero_grad(set_to_none=True)
     pairs = sum(part.pairs for part in parts)
     sums: dict[str, Tensor] = {}

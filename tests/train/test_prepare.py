@@ -8,7 +8,10 @@ import torch
 from cusa.errors import ConfigError
 from cusa.manifests.samples import Split
 from cusa.models import student as students
-from cusa.train.prepare import freeze
+from cusa.models.config import StudentConfig
+from cusa.train.config import TrainConfig
+from cusa.train.prepare import freeze, prepare
+from tests import towers
 from tests.train.conftest import STUDENT, Train
 from tests.train.test_survival import same, state
 
@@ -48,3 +51,15 @@ def test_compile_is_asked_of_the_student(train: Train, tmp_path: Path, monkeypat
     traced = train(tmp_path / "traced", train={"steps": 3, "compile": True})
     assert traced.last["loss"] == pytest.approx(plain.last["loss"], rel=1e-5)
     assert students.load(tmp_path / "traced").name == "scratch"
+
+
+def test_layers_computed_again__in_both_towers(tmp_path: Path) -> None:
+    named = {
+        "image": {"name": str(towers.write_image("vit", tmp_path / "vit")), "mode": "learn"},
+        "text": {"name": str(towers.write_sentences(tmp_path / "words")), "mode": "learn"},
+    }
+    config = StudentConfig.model_validate({"kind": "two-tower", "towers": named})
+    student = students.create(config, captions=[], uni=False, seed=0)
+    prepare(student, TrainConfig(gradient_checkpointing=True))
+    again = {n for n, module in student.named_modules() if getattr(module, "gradient_checkpointing", False)}
+    assert {n.split(".")[1] for n in again} == {"image", "text"}
