@@ -1,13 +1,20 @@
 """`cusa audit`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cusa.cli.console import Console, print_json, print_text, report_outcomes
 from cusa.cli.options import AsJson, Force, Splits, Wait, Work, local, parse_here, parse_path, validated
 from cusa.errors import DataError
+from cusa.manifests.events import OnEvent
+from cusa.manifests.stage import Outcome
+
+if TYPE_CHECKING:
+    from cusa.manifests.samples import Split
+    from cusa.pipeline.config import PairsConfig
+    from cusa.pipeline.pairs.neighbourhoods import Encoders
 
 
 def audit(
@@ -36,6 +43,13 @@ def audit(
     near_image: Annotated[float, typer.Option(help="Cosine from which images are near duplicates.")] = 0.97,
     near_caption: Annotated[float, typer.Option(help="Cosine from which captions are near duplicates.")] = 0.97,
     leaks: Annotated[bool, typer.Option(help="Look for images of this split in the others.")] = True,
+    pairs: Annotated[
+        bool,
+        typer.Option(
+            "--pairs", help="Look for wrong pairs of the data set itself instead, and for faulty pictures and captions."
+        ),
+    ] = False,
+    pictures: Annotated[bool, typer.Option(help="With --pairs: look at the pixels for faults.")] = True,
     sample: Annotated[int, typer.Option(help="Pairs to draw, in strata, for people to judge.")] = 0,
     gallery: Annotated[int, typer.Option(help="Candidates shown as pictures.")] = 60,
     export_eccv: Annotated[
@@ -50,14 +64,30 @@ def audit(
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find candidate false negatives: captions of other images that are probably true of an image."""
+    """Find candidate false negatives: captions of other images that are probably true of an image.
+
+    With --pairs find the opposite: captions of the data set that probably do not belong to their own image.
+
+    Example: cusa audit WORK --pairs --split train
+    """
     from cusa.manifests.samples import Split, splits
     from cusa.pipeline.audit import stage as stage
-    from cusa.pipeline.config import AuditConfig
+    from cusa.pipeline.config import AuditConfig, PairsConfig
     from cusa.pipeline.pairs.neighbourhoods import Encoders
 
     if export_eccv is not None:
         _export(work, split or splits(work), export_eccv, as_json=as_json)
+        return
+    if pairs:
+        names = split or splits(work)
+        settings = validated(PairsConfig, gallery=gallery, pictures=pictures)
+        with Console() as console:
+            done = [
+                outcome
+                for name in names
+                for outcome in _pairs(Split(work, name), settings, Encoders(image, text), force, console.event)
+            ]
+        report_outcomes(*done, as_json=as_json)
         return
     config = validated(
         AuditConfig,
@@ -85,6 +115,18 @@ def audit(
             for name in split or splits(work)
         ]
     report_outcomes(*outcomes, as_json=as_json, look_at=outcomes[-1].out / "gallery.html", then=f"cusa review {work}")
+
+
+def _pairs(
+    split: "Split", config: "PairsConfig", encoders: "Encoders", force: bool, on_event: OnEvent
+) -> list[Outcome]:
+    """Look for faults of pictures and captions, then for wrong pairs."""
+    from cusa.pipeline.own_pairs import issues, stage
+
+    return [
+        issues.run(config, split=split, force=force, on_event=on_event),
+        stage.run(config, split=split, encoders=encoders, force=force, on_event=on_event),
+    ]
 
 
 def _export(work: Path, names: list[str], out: Path, *, as_json: bool) -> None:

@@ -110,6 +110,34 @@ VERDICTS = pa.schema(
 )
 """What people said of candidates, a row a verdict; see `cusa.manifests.judgements.verdicts`."""
 
+PAIRS = pa.schema(
+    [
+        ("image_key", pa.string()),
+        ("caption_key", pa.string()),
+        ("p_wrong", pa.float32()),  # probability that the caption does not belong to its image; null in a tiny split
+        ("reasons", pa.list_(pa.string())),  # what speaks against it, by the columns' names, and the faults of both
+        ("sibling_mean", pa.float32()),  # mean cosine to the image's other captions; null where there is none
+        ("sibling_best", pa.float32()),
+        ("caption_neighbours", pa.float32()),  # the image's similarity to those whose captions read alike; or null
+        ("image_neighbours", pa.float32()),  # the caption's similarity to the captions of images that look alike
+        ("cross_modal", pa.float32()),  # its similarity to what is predicted of the image, in spreads of each
+        ("images_with_words", pa.int64()),  # images that have a caption of the very same words
+        ("better_caption_keys", pa.list_(pa.string())),  # captions of other images that fit better, the best first
+    ]
+)
+"""The data set's own pairs, the most probably wrong first."""
+
+ISSUES = pa.schema(
+    [
+        ("modality", pa.string()),  # image or text
+        ("key", pa.string()),  # of the image or caption
+        ("issue", pa.string()),
+        ("value", pa.float64()),  # what was measured
+        ("detail", pa.string()),
+    ]
+)
+"""Faults of single pictures and captions."""
+
 DUPLICATE_GROUPS = pa.schema(
     [
         ("modality", pa.string()),  # image or text

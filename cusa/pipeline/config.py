@@ -116,6 +116,15 @@ class AuditConfig(Config):
     batch_size: int = Field(default=128, ge=2, description="batch for which expected false negatives are counted")
 
 
+class PairsConfig(Config):
+    """Wrong own pairs."""
+
+    seed: int = Field(default=0, ge=0, description="of the wrong pairs that are planted to measure the others by")
+    better: int = Field(default=3, ge=0, le=20, description="captions of other images named for a doubtful pair")
+    gallery: int = Field(default=60, ge=0, le=2000, description="pairs shown as pictures")
+    pictures: bool = Field(default=True, description="look at the pixels for faults: each picture is decoded once")
+
+
 class CalibrateConfig(Config):
     """From ratings to a probability."""
 

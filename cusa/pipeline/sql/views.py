@@ -177,6 +177,20 @@ def work_views(work: Path, runs: Iterable[Path] = (), raw: Iterable[Path] = ()) 
             made_by=f"cusa review {work}",
         ),
         of_splits(
+            "pairs",
+            "audit/pairs/pairs.parquet",
+            schemas.PAIRS,
+            what="a pair of the data set, and how probably it is wrong",
+            made_by=f"{audit} --pairs",
+        ),
+        of_splits(
+            "issues",
+            "audit/pairs/issues.parquet",
+            schemas.ISSUES,
+            what="a fault of an image or caption",
+            made_by=f"{audit} --pairs",
+        ),
+        of_splits(
             "duplicates",
             "audit/duplicates.parquet",
             schemas.DUPLICATE_GROUPS,

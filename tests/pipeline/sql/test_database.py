@@ -24,7 +24,7 @@ from tests.worlds import make_work
 
 VIEWS = {
     "samples", "captions", "sources", "drops", "shards", "truth", "image_neighbours", "text_neighbours", "candidates",
-    "verdicts", "duplicates", "leaks", "runs", "metrics", "per_query", "ledgers",
+    "verdicts", "pairs", "issues", "duplicates", "leaks", "runs", "metrics", "per_query", "ledgers",
 }  # fmt: skip
 
 
@@ -53,7 +53,13 @@ def test_connect__every_view_is_there_and_describes_itself(database: query.Datab
     overview = database.overview()
     names = {row[0] for row in overview.rows}
     assert names == VIEWS | {"teacher_colours", "teacher_words"}
-    assert {row[0] for row in overview.rows if "empty" in row[1]} == {"per_query", "sources", "verdicts"}
+    assert {row[0] for row in overview.rows if "empty" in row[1]} == {
+        "per_query",
+        "sources",
+        "verdicts",
+        "pairs",
+        "issues",
+    }
 
 
 def test_run__views_hold_what_the_tables_hold(work: Path, database: query.Database) -> None:

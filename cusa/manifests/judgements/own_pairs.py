@@ -1,0 +1,57 @@
+"""What the audit says of the data set's own pairs: where it lies, and the probability that each is wrong."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cusa.errors import DataError, StaleError
+from cusa.manifests import tables
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
+
+FOLDER = Path("audit") / "pairs"
+"""In a split's folder: the tables, the page and the verdicts on own pairs."""
+TABLE = "pairs.parquet"
+
+
+def pairs_path(split: Split) -> Path:
+    """Return where the table of a split's own pairs lies."""
+    return split.folder / FOLDER / TABLE
+
+
+def pairs_digest(split: Split) -> str:
+    """Return the SHA-256 of the table of a split's own pairs.
+
+    Raises:
+        DataError: if there is none.
+    """
+    path = pairs_path(split)
+    if not path.is_file():
+        raise DataError(
+            f"{path} does not exist: nobody has looked for wrong pairs. Run `cusa audit {split.work} --pairs --split "
+            f"{split.name}`.",
+            path=path,
+        )
+    return store.sha256_file(path)
+
+
+def read_p_wrong(split: Split) -> np.ndarray:
+    """Return for each caption row the probability that it does not belong to its image: float32 (captions,).
+
+    Raises:
+        DataError: if there is no table, it lacks a pair, or the split is too small for probabilities.
+        StaleError: if the table belongs to another state of the split.
+    """
+    pairs_digest(split)
+    path, again = pairs_path(split), f"cusa audit {split.work} --pairs --split {split.name}"
+    table = store.read_table(path, columns=["caption_key", "p_wrong"], made_by=again)
+    if tables.read_part_metadata(path).get("split") != split.digest:
+        raise StaleError(f"{path} is of another state of the split {split.name!r}. Run `{again}`.", path=path)
+    if table["p_wrong"].null_count:
+        raise DataError(
+            f"{path} has no probabilities: the split was too small to tell wrong pairs from right ones.", path=path
+        )
+    found = dict(zip(table["caption_key"].to_pylist(), table["p_wrong"].to_pylist(), strict=True))
+    if len(found) != split.num_captions or found.keys() != set(split.caption_keys):
+        raise DataError(f"{path} has not one row for each of {split.num_captions} pairs. Run `{again} --force`.")
+    return np.array([found[key] for key in split.caption_keys], dtype=np.float32)

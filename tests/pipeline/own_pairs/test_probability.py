@@ -1,0 +1,66 @@
+"""The probability without labels, where the densities are known."""
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from cusa.pipeline.own_pairs.probability import density_ratio, way_of_being_wrong, wrong_share
+
+
+def _scores(share: float, *, distance: float = 4.0, number: int = 20_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    wrong = random.random(number) < share
+    own = random.normal(size=number) + distance * wrong
+    return own, wrong, random.normal(size=5_000) + distance
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.2, 0.5])
+def test_wrong_share__is_the_share(share: float) -> None:
+    own, wrong, planted = _scores(share)
+    assert wrong_share(own, planted) == pytest.approx(wrong.mean(), rel=0.15)
+
+
+def test_wrong_share__clean_data_have_next_to_none() -> None:
+    own, _, planted = _scores(0.0)
+    assert wrong_share(own, planted) < 0.001
+
+
+def test_wrong_share__planted_pairs_that_look_like_the_own_are_all_wrong() -> None:
+    own, _, planted = _scores(1.0)
+    assert wrong_share(own, planted) > 0.9
+
+
+def test_density_ratio__times_share_is_the_posterior() -> None:
+    own, _, planted = _scores(0.1, distance=2.0)
+    got = 0.1 * density_ratio(own, planted)
+    exact = 0.1 * norm.pdf(own, 2) / (0.9 * norm.pdf(own) + 0.1 * norm.pdf(own, 2))
+    assert np.abs(got - exact).mean() < 0.01
+    order = np.argsort(own)
+    assert (np.diff(got[order]) >= 0).all()
+
+
+def test_way_of_being_wrong__calibrated_at_a_share_it_was_not_told() -> None:
+    random = np.random.default_rng(3)
+    wrong = random.random(10_000) < 0.15
+    own = random.normal(size=(10_000, 3)) - 2.5 * wrong[:, None] * np.array([1, 0.5, 0])
+    planted = random.normal(size=(3_000, 3)) - 2.5 * np.array([1, 0.5, 0])
+    way = way_of_being_wrong(own, planted)
+    assert way is not None
+    assert way.share == pytest.approx(wrong.mean(), rel=0.25)
+    bins = np.minimum((way.probability_P * 10).astype(int), 9)
+    error = sum(abs(way.probability_P[bins == b].sum() - wrong[bins == b].sum()) for b in range(10)) / len(wrong)
+    assert error < 0.03
+    assert way.middle_F[0] == pytest.approx(-1.4, abs=0.3)
+
+
+def test_way_of_being_wrong__missing_evidence_speaks_neither_way() -> None:
+    random = np.random.default_rng(3)
+    own, planted = random.normal(size=(500, 2)), random.normal(size=(500, 2)) - 4
+    own[:250, 0] = np.nan
+    way = way_of_being_wrong(own, planted)
+    assert way is not None
+    assert way.probability_P.max() < 0.1
+
+
+def test_way_of_being_wrong__too_few_pairs_fit_nothing() -> None:
+    assert way_of_being_wrong(np.zeros((5, 2)), np.zeros((100, 2))) is None
