@@ -115,6 +115,7 @@ IN_PIPELINE: dict[str, set[str]] = {
     "pairs": {"config", "index"},
     "calibrate": {"config", "index", "pairs"},
     "audit": {"config", "index", "pairs", "calibrate"},
+    "own_pairs": {"config", "index", "pairs"},
     "sql": {"config", "result_table"},
     "review": {"config", "sql"},
     "verify": {"config", "engine", "download"},
