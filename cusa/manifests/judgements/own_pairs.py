@@ -51,7 +51,7 @@ def read_p_wrong(split: Split) -> np.ndarray:
         raise DataError(
             f"{path} has no probabilities: the split was too small to tell wrong pairs from right ones.", path=path
         )
-    found = dict(zip(table["caption_key"].to_pylist(), table["p_wrong"].to_pylist(), strict=True))
-    if len(found) != split.num_captions or found.keys() != set(split.caption_keys):
+    p_wrong = dict(zip(table["caption_key"].to_pylist(), table["p_wrong"].to_pylist(), strict=True))
+    if len(p_wrong) != split.num_captions or p_wrong.keys() != set(split.caption_keys):
         raise DataError(f"{path} has not one row for each of {split.num_captions} pairs. Run `{again} --force`.")
-    return np.array([found[key] for key in split.caption_keys], dtype=np.float32)
+    return np.array([p_wrong[key] for key in split.caption_keys], dtype=np.float32)

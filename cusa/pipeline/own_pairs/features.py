@@ -53,7 +53,7 @@ class PairEvidence:
             self._images = flattened(images.rows, _IMAGE_WIDTH)
             means = self._means(self._texts)
             self._predicted = predict_out_of_fold(self._images, means)
-            self._told = self._told_of_neighbours(images, unit(means))
+            self._context = self._context_of_neighbours(images, unit(means))
             # How far a random image's or caption's score strays, for each caption and image: CSLS's idea of a level.
             self._caption_spread = _spread(self._texts, self._predicted)
             self._image_spread = _spread(self._predicted, self._texts)
@@ -118,7 +118,7 @@ class PairEvidence:
             weights = np.exp(_SHARPNESS * (near - near[:, :1])) * elsewhere
             cosines = np.einsum("pkd,pd->pk", self._images[owners], self._images[image])
             yield (cosines * weights).sum(1) / np.maximum(weights.sum(1), 1e-9)
-            yield np.einsum("pd,pd->p", self._told[image], self._texts[caption])
+            yield np.einsum("pd,pd->p", self._context[image], self._texts[caption])
             yield self._cross(image, caption)
 
     def _cross(self, image: np.ndarray, caption: np.ndarray) -> np.ndarray:
@@ -133,14 +133,14 @@ class PairEvidence:
         owned = csr_array((ones, (self._owner, np.arange(len(self._owner)))), shape=(number, len(self._owner)))
         return np.asarray((owned @ rows_ME) / np.maximum(self._counts, 1)[:, None], dtype=np.float32)
 
-    def _told_of_neighbours(self, images: Modality, told: np.ndarray) -> np.ndarray:
-        """Return the mean of what the neighbours of each image are told to show, nearer ones weighing more."""
-        out = np.zeros_like(told)
+    def _context_of_neighbours(self, images: Modality, described: np.ndarray) -> np.ndarray:
+        """Return the mean of what the neighbours of each image are described by, nearer ones weighing more."""
+        out = np.zeros_like(described)
         for start in range(0, len(out), _PAIRS_A_BLOCK):
             block = slice(start, start + _PAIRS_A_BLOCK)
             near = images.near.similarities[block, :NEIGHBOURS]
             weights = np.exp(_SHARPNESS * (near - near[:, :1]))
-            out[block] = np.einsum("nk,nkd->nd", weights, told[images.near.ids[block, :NEIGHBOURS]])
+            out[block] = np.einsum("nk,nkd->nd", weights, described[images.near.ids[block, :NEIGHBOURS]])
         return unit(unit(out) - unit(out).mean(0))
 
 
