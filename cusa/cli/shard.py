@@ -31,6 +31,14 @@ def shard(
             "--split-name", metavar="WORD=SPLIT", help="What another word for a split means, as eval=val; repeatable."
         ),
     ] = None,
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hold-out",
+            metavar="SPLIT=SHARE",
+            help="Share of the training images that goes to another split, as val=0.1; repeatable.",
+        ),
+    ] = None,
     columns: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,6 +94,8 @@ def shard(
         else:
             fields = validated(ReadConfig, dataset=dataset, split=split, train_classes=train_classes, **names)
             reading = readers.read(layout, source, images, fields)
+        if held_out:
+            reading = readers.hold_out(reading, _shares(held_out))
         outcome = stage.run(
             config,
             reading=reading,
@@ -121,6 +131,21 @@ def _split_names(pairs: Iterable[str]) -> dict[str, str]:
             )
         names[word] = split
     return names
+
+
+def _shares(pairs: Iterable[str]) -> dict[str, float]:
+    """Turn `val=0.1` into `{"val": 0.1}`."""
+    shares = {}
+    for pair in pairs:
+        split, equals, share = pair.partition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            value = 0.0
+        if not (split and equals and value) or split in shares:
+            raise ConfigError(f"--hold-out {pair!r} is not SPLIT=SHARE. One looks like val=0.1.", option="--hold-out")
+        shares[split] = value
+    return shares
 
 
 def _keys(work: Path, file: Path | None, query: str, verdicts: str) -> list[str] | None:

@@ -22,11 +22,12 @@ from cusa.pipeline.readers import (
     table,
     webdataset,
 )
+from cusa.pipeline.readers.hold_out import hold_out
 from cusa.pipeline.readers.reading import Reading
 from cusa.pipeline.readers.splits import split_option
 from cusa.pipeline.readers.work import read_subset
 
-__all__ = ["READERS", "Reading", "read", "read_subset"]
+__all__ = ["READERS", "Reading", "hold_out", "read", "read_subset"]
 
 READERS: dict[str, Callable[[Path, Path, ReadConfig], Reading]] = {
     "karpathy": karpathy.read,
