@@ -22,6 +22,8 @@ from cusa.models.features import FEATURES
 from cusa.models.quiet import quiet
 from cusa.models.students.base import Space, Student
 from cusa.models.students.dual_encoder import DualEncoder
+from cusa.models.towers import export as towers_export
+from cusa.models.towers.two_tower import TwoTower
 
 _LIBRARY = {
     "folder": "cusa",
@@ -56,13 +58,15 @@ def run(
     """
     if to not in EXPORT_FORMATS:
         raise ConfigError(f"There is no export to {to!r}. {nearest(to, EXPORT_FORMATS)}.", to=to)
-    if to in ("hf", "onnx") and not isinstance(student, DualEncoder):
+    if to in ("hf", "onnx") and not isinstance(student, (DualEncoder, TwoTower)):
         raise ConfigError(
-            f"--to {to} takes dual encoders of transformers (student.kind=dual-encoder), and this is a "
+            f"--to {to} takes dual encoders of transformers (student.kind=dual-encoder or two-tower), and this is a "
             f"{type(student).__name__}: its own folder (RUN/model) loads with cusa.models.student.load. For encoding "
             "texts and pictures use --to sentence-transformers.",
             to=to,
         )
+    if to == "hf" and isinstance(student, TwoTower):
+        towers_export.refuse_own_code(student)
     if space == "uni" and not student.has_uni:
         raise ConfigError("This student has no uni-modal heads. Leave --space at cross.", space=space)
     with store.whole_folder(out) as place:
@@ -76,7 +80,7 @@ def run(
             )
             difference = _compare_sentence_transformers(student, place, space)
         elif to == "onnx":
-            assert isinstance(student, DualEncoder)
+            assert isinstance(student, (DualEncoder, TwoTower))
             onnx_pair.write(student, place)
             store.write_json(place / "preprocessor_config.json", student.preprocess.to_hugging_face())
             difference = onnx_pair.largest_difference(student, place, pictures=_pictures(), texts=_TEXTS)
@@ -87,8 +91,12 @@ def run(
             (place / "all").rmdir()
             if isinstance(student, DualEncoder):
                 store.write_json(place / "preprocessor_config.json", student.preprocess.to_hugging_face())
-            compare = _compare_hf if isinstance(student, DualEncoder) and to == "hf" else _compare_loaded
-            difference = compare(student, place)  # type: ignore[arg-type]
+            if to == "hf" and isinstance(student, TwoTower):
+                difference = towers_export.largest_difference(student, place, pictures=_pictures(), texts=_TEXTS)
+            elif to == "hf" and isinstance(student, DualEncoder):
+                difference = _compare_hf(student, place)
+            else:
+                difference = _compare_loaded(student, place)
         if not difference <= TOLERANCE:
             raise DataError(
                 f"The export to {to} gives rows that differ by {difference:.2g} from the student's; {TOLERANCE} is "
@@ -106,6 +114,7 @@ def card(student: Student, to: str, *, space: Space, facts: Mapping[str, Any]) -
         f"library_name: {_LIBRARY[to]}",
         "pipeline_tag: feature-extraction",
         "tags: [image-text-retrieval, cusa]",
+        *_base_models(student),
         "---",
         "",
         f"# {recipe.get('name', student.name)}",
@@ -113,6 +122,7 @@ def card(student: Student, to: str, *, space: Space, facts: Mapping[str, Any]) -
         f"A student of kind `{_kind(student)}`, started from `{student.name}`, trained with cusa: cross-modal and "
         "uni-modal soft-label alignment.",
         "",
+        *(towers_export.towers_table(student) if isinstance(student, TwoTower) else []),
         "## Use",
         "",
         "```python",
@@ -155,6 +165,14 @@ def card(student: Student, to: str, *, space: Space, facts: Mapping[str, Any]) -
     )
 
 
+def _base_models(student: Student) -> list[str]:
+    """Return the head's line on the models of the hub that a student was made of."""
+    if not isinstance(student, TwoTower):
+        return []
+    names = [tower["name"] for tower in student.card["towers"].values() if "/" in tower["name"]]
+    return [f"base_model: [{', '.join(names)}]"] if names else []
+
+
 def _kind(student: Student) -> str:
     card: Mapping[str, Any] = getattr(student, "card", {})
     return str(card.get("kind", type(student).__name__))
@@ -181,8 +199,10 @@ def _use(student: Student, to: str, space: Space) -> list[str]:
         trust = f", trust={classes}" if classes else ""
         return ["from cusa.models import student", "", f"model = student.load(FOLDER{trust})"]
     if to == "onnx":
-        assert isinstance(student, DualEncoder)
+        assert isinstance(student, (DualEncoder, TwoTower))
         return onnx_pair.use(student)
+    if isinstance(student, TwoTower):
+        return towers_export.use(student)
     heads = isinstance(student, DualEncoder) and len(student.heads) > 0
     return [
         "from transformers import AutoModel, AutoTokenizer",

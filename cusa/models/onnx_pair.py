@@ -19,6 +19,7 @@ from cusa.errors import ConfigError
 from cusa.manifests.storage import store
 from cusa.models.quiet import quiet
 from cusa.models.students.dual_encoder import DualEncoder
+from cusa.models.towers.two_tower import TwoTower
 
 _Modality = Literal["image", "text"]
 _MODALITIES: tuple[_Modality, ...] = ("image", "text")
@@ -26,7 +27,7 @@ _ONE_FILE = 1 << 30
 """Bytes of weights up to which they lie in the file itself; protobuf ends at two gigabytes."""
 
 
-def write(student: DualEncoder, folder: Path) -> None:
+def write(student: DualEncoder | TwoTower, folder: Path) -> None:
     """Write `image.onnx`, `text.onnx`, the tokenizer, and `reading.json`: how pictures and captions are made ready.
 
     Inputs: `pixels` (B, 3, S, S) float32, normalised; `input_ids` and, where the towers read one, `attention_mask`
@@ -43,7 +44,7 @@ def write(student: DualEncoder, folder: Path) -> None:
     _import("onnx", "onnxscript", "onnxruntime")
     batch, text = torch.export.Dim("batch"), student.card["text"]
     dimensions: dict[int, Any] = {0: batch}
-    if text["padding"] == "longest":
+    if text["padding"] != "max_length":
         dimensions[1] = torch.export.Dim("length", max=text["context"])
     size = student.preprocess.size
     tokens = student.tokenize(["a dog on the grass", "two people"])
@@ -51,7 +52,7 @@ def write(student: DualEncoder, folder: Path) -> None:
     shapes: dict[str, dict[str, Any]] = {"image": {"pixels": {0: batch}}, "text": dict.fromkeys(tokens, dimensions)}
     for modality in _MODALITIES:
         tower = _Tower(student, modality, list(inputs[modality])).eval()
-        with _quiet():
+        with _quiet(), torch.no_grad():
             torch.onnx.export(
                 tower,
                 tuple(inputs[modality].values()),
@@ -62,15 +63,16 @@ def write(student: DualEncoder, folder: Path) -> None:
                 external_data=sum(value.numel() * 4 for value in student.parameters()) > _ONE_FILE,
                 verbose=False,
             )
-    with quiet():
-        student.tokenizer.save_pretrained(folder)
+    if student.tokenizer is not None:
+        with quiet():
+            student.tokenizer.save_pretrained(folder)
     store.write_json(
         folder / "reading.json", {"image": student.preprocess.to_json(), "text": text, "tasks": student.card["tasks"]}
     )
 
 
 def largest_difference(
-    student: DualEncoder, folder: Path, *, pictures: Sequence[Image.Image], texts: Sequence[str]
+    student: DualEncoder | TwoTower, folder: Path, *, pictures: Sequence[Image.Image], texts: Sequence[str]
 ) -> float:
     """Run the pair with onnxruntime on one item and on all, and compare with the student.
 
@@ -100,20 +102,29 @@ def largest_difference(
     return worst
 
 
-def use(student: DualEncoder) -> list[str]:
+def use(student: DualEncoder | TwoTower) -> list[str]:
     """Return the model card's lines on how to run the pair."""
     text = student.card["text"]
     clean = "captions are cleaned first: cusa.models.captions.clean_caption" if text["transform"] == "clean" else ""
+    if text.get("prompt"):
+        clean = f"{clean}; {text['prompt']!r} before each".removeprefix("; ")
+    own = student.tokenizer is None
+    load = f"{student.card['towers']['text']['class']}().tokenize" if own else "AutoTokenizer.from_pretrained(FOLDER)"
+    call = (
+        "tokens = tokenizer(['a dog on grass'])"
+        if own
+        else f"tokens = tokenizer(['a dog on grass'], padding={text['padding']!r}, truncation=True, "
+        f"max_length={text['context']}, return_tensors='np')"
+    )
     return [
         "import onnxruntime",
         "from transformers import AutoImageProcessor, AutoTokenizer",
         "",
-        "read, tokenizer = AutoImageProcessor.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)",
+        f"read, tokenizer = AutoImageProcessor.from_pretrained(FOLDER), {load}",
         f"image, text = (onnxruntime.InferenceSession(f'{{FOLDER}}/{{modality}}.onnx') for modality in {_MODALITIES})",
         "pixels = read(images=[PIL_IMAGE], return_tensors='np')['pixel_values']",
         f"rows = image.run({[*student.spaces]}, {{'pixels': pixels}})  # unit rows of each space",
-        f"tokens = tokenizer(['a dog on grass'], padding={text['padding']!r}, truncation=True, "
-        f"max_length={text['context']}, return_tensors='np')" + (f"  # {clean}" if clean else ""),
+        call + (f"  # {clean}" if clean else ""),
         f"rows = text.run({[*student.spaces]}, {{name: tokens[name] for name in {text['inputs']}}})",
     ]
 
@@ -121,7 +132,7 @@ def use(student: DualEncoder) -> list[str]:
 class _Tower(nn.Module):
     """One tower of a student as a function of tensors alone."""
 
-    def __init__(self, student: DualEncoder, modality: _Modality, names: Sequence[str]) -> None:
+    def __init__(self, student: DualEncoder | TwoTower, modality: _Modality, names: Sequence[str]) -> None:
         super().__init__()
         self.student = student
         self._modality = modality
@@ -131,7 +142,7 @@ class _Tower(nn.Module):
         return _rows(self.student, self._modality, dict(zip(self._names, values, strict=True)))
 
 
-def _rows(student: DualEncoder, modality: _Modality, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+def _rows(student: DualEncoder | TwoTower, modality: _Modality, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """Embed one modality in every space, its tower run once."""
     parts = student.image_parts(inputs["pixels"]) if modality == "image" else student.text_parts(dict(inputs))
     return tuple(student.embed(parts, space, modality) for space in student.spaces)

@@ -1,6 +1,7 @@
 """Models of transformers, and the two halves of its dual encoders, as encoders of one modality."""
 
 import copy
+import re
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from cusa.models.towers.place import Place
 
 _INPUT = {"image": "pixel_values", "text": "input_ids"}
 _WITH_PROJECTION = "WithProjection"
+_HALF = re.compile(r"(Vision|Text)Model(WithProjection)?$")
 
 
 def check_modality(place: Place, modality: Literal["image", "text"], key: str) -> Any:
@@ -71,9 +73,7 @@ def load(place: Place, modality: Literal["image", "text"], key: str, *, pooled: 
     import transformers
 
     architecture = str((place.json("config.json").get("architectures") or [""])[0])
-    loader: Any = transformers.AutoModel
-    if architecture.endswith(_WITH_PROJECTION) and hasattr(transformers, architecture):
-        loader = getattr(transformers, architecture)
+    loader: Any = getattr(transformers, loading_class(architecture))
     try:
         with quiet(reports=False):
             model, report = loader.from_pretrained(
@@ -105,6 +105,16 @@ def load(place: Place, modality: Literal["image", "text"], key: str, *, pooled: 
     if not pooled:
         _drop_pooler(model)
     return model.eval()
+
+
+def loading_class(architecture: str) -> str:
+    """Return the class of transformers that loads a model whole: `AutoModel`, or that of a dual encoder's half.
+
+    Of a half `AutoModel` would leave the projection out, or not know it.
+    """
+    import transformers
+
+    return architecture if _HALF.search(architecture) and hasattr(transformers, architecture) else "AutoModel"
 
 
 def half(model: Any, modality: Literal["image", "text"], key: str) -> Any:

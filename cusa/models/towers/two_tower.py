@@ -180,9 +180,11 @@ class TwoTower(Student):
             inputs: normalised pixels (B, C, H, W), or what `tokenize` returned.
             modality: which tower.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen(modality)):
-            features: Tensor = self.towers[modality](inputs)
-            return features.float()
+        if torch.is_grad_enabled() and self.frozen(modality):
+            with torch.no_grad():
+                return self.tower_features(inputs, modality)
+        features: Tensor = self.towers[modality](inputs)
+        return features.float()
 
     def image_array(self, image: Image.Image) -> np.ndarray:
         """Scale and cut an RGB image: (3, S, S) uint8."""

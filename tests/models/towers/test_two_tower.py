@@ -38,13 +38,6 @@ def make(image: str | Path, text: str | Path, *, uni: bool = True, **settings: A
     return student
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("folders")
-    written = {kind: towers.write_image(kind, root / kind) for kind in towers.IMAGE_FOLDERS}
-    return {**written, "bert": towers.write_bert(root / "bert"), "sentences": towers.write_sentences(root / "words")}
-
-
 def pictures(count: int = 4) -> list[Image.Image]:
     rng = np.random.default_rng(5)
     return [Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)) for _ in range(count)]
@@ -88,7 +81,7 @@ def test_frozen_towers__are_not_asked_where_their_features_are_given(folders: di
 
 
 @pytest.mark.parametrize("image", [*towers.IMAGE_FOLDERS, COLOURS])
-@pytest.mark.parametrize("text", ["sentences", "clip", LETTERS])
+@pytest.mark.parametrize("text", ["sentences", "bert", "clip", "siglip", LETTERS])
 def test_saved_and_loaded__it_is_the_same_to_the_bit(
     folders: dict[str, Path], tmp_path: Path, image: str, text: str
 ) -> None:
