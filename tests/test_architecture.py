@@ -112,6 +112,7 @@ IN_PIPELINE: dict[str, set[str]] = {
     "shard": {"config", "engine", "readers"},
     "extract": {"config", "engine"},
     "index": {"config", "result_table"},
+    "probe": {"config"},
     "pairs": {"config", "index"},
     "calibrate": {"config", "index", "pairs"},
     "audit": {"config", "index", "pairs", "calibrate"},

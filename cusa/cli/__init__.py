@@ -33,6 +33,7 @@ from cusa.cli import (
     shard,
     sql,
     sweep,
+    teachers,
     train,
     verify,
 )
@@ -67,6 +68,7 @@ COMMANDS = (
     ),
     Entry(_TEACHERS, "index", index.index, "cusa index work/scenes"),
     Entry(_TEACHERS, "search", search.search, 'cusa search work/scenes "a red circle" --split test'),
+    Entry(_TEACHERS, "teachers", teachers.teachers, "cusa teachers probe work/scenes --split test"),
     Entry(_AUDIT, "calibrate", calibrate.calibrate, "cusa calibrate work/scenes --out work/calibration.json"),
     Entry(_AUDIT, "audit", audit.audit, "cusa audit work/scenes --split test --calibration work/calibration.json"),
     Entry(_AUDIT, "review", review.review, "cusa review work/scenes --split test --as anna"),

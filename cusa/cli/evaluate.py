@@ -23,9 +23,7 @@ def eval_(
             "Flickr8k's judgements; repeatable.",
         ),
     ],
-    other: Annotated[
-        str | None, typer.Argument(metavar="[RUN_B]", help="With --judged: the run it is compared with.")
-    ] = None,
+    other: Annotated[str | None, typer.Argument(help="With --judged: the run that RUN is compared with.")] = None,
     judged: Annotated[
         bool,
         typer.Option(
@@ -49,10 +47,7 @@ def eval_(
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score a student: retrieval by own pairs and every known match, COCO, CxC, ECCV Caption, Flickr8k, class, STS.
-
-    Two runs under every true match: cusa eval runs/a runs/b --judged --data work/coco
-    """
+    """Score a student: retrieval by own pairs and every known match, COCO, CxC, ECCV Caption, Flickr8k, class, STS."""
     from cusa.workflow import evaluate as scoring
 
     local("RUN")(name)

@@ -18,8 +18,8 @@ def review(
         tuple[str, str] | None,
         typer.Option(
             "--for-eval",
-            metavar="RUN_A RUN_B",
-            help="Ask the pairs that tell two runs apart, in a random order, for `cusa eval RUN_A RUN_B --judged`.",
+            metavar="RUNS",
+            help="Two runs, A B: ask the pairs that tell them apart, in a random order, for `cusa eval A B --judged`.",
         ),
     ] = None,
     scores: Annotated[
@@ -30,10 +30,7 @@ def review(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="On this machine; 0 = any free one.")] = 8321,
     as_json: AsJson = False,
 ) -> None:
-    """Judge candidates on a page in the browser, one after the other: match, related, no match, duplicate or skip.
-
-    Example: cusa review work/coco --split test --for-eval runs/a runs/b
-    """
+    """Judge candidates on a page in the browser, one after the other: match, related, no match, duplicate or skip."""
     from cusa.pipeline.review import server
 
     sample = None

@@ -255,3 +255,17 @@ JUDGED_SAMPLE = pa.schema(
     ]
 )
 """Every open pair that decides a score of two runs, in the random order in which people are asked."""
+
+PROBE = pa.schema(
+    [
+        ("kind", pa.string()),  # of edit, see `cusa.pipeline.probe.edits`
+        ("caption_key", pa.string()),
+        ("caption", pa.string()),
+        ("edited", pa.string()),  # no longer true of the picture
+        ("edit_similarity", pa.float32()),  # of the caption and its edit, by the text teacher
+        ("sibling_similarity", pa.float32()),  # of the caption and the nearest other caption of its picture
+        ("sibling", pa.string()),  # that one
+        ("nearer", pa.bool_()),  # whether the edit is nearer than every sibling
+    ]
+)
+"""Minimal edits of a split's own captions, and what a text teacher thinks of them."""

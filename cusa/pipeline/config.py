@@ -101,6 +101,13 @@ class IndexConfig(Config):
     recall: float = Field(default=0.95, gt=0, le=1, description="share of the exact neighbours to find, by tuning")
 
 
+class ProbeConfig(Config):
+    """What a text teacher cannot tell apart."""
+
+    edits: int = Field(default=500, ge=1, description="edited captions of each kind at most, one of a picture")
+    batch_size: int = Field(default=64, ge=1, description="captions a pass of the teacher")
+
+
 class AuditConfig(Config):
     """Candidate false negatives."""
 
