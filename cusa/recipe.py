@@ -212,7 +212,8 @@ def _read(name: str, relative_to: Path | None, seen: tuple[str, ...]) -> dict[st
         path = path if relative_to is None or path.is_absolute() else relative_to / path
         if not path.is_file():
             raise ConfigError(
-                f"There is no recipe file {path}. `cusa list recipes` shows the packaged ones.",
+                f"There is no recipe file {path}. `cusa recipe new {path}` writes one, `cusa list recipes` shows "
+                "the packaged ones.",
                 recipe=name,
             )
         text = path.read_text(encoding="utf-8")

@@ -21,9 +21,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "eval": {"errors", "manifests", "models"},
     # The recipe sees the rooms' configurations only; that is checked apart.
     "recipe": {"errors", "models", "train", "eval", "pipeline"},
+    "recipe_file": {"errors", "recipe"},
     "workflow": {"errors", "manifests", "models", "pipeline", "train", "eval", "recipe"},
     "doctor": set(),
-    "cli": {"errors", "manifests", "models", "pipeline", "train", "eval", "recipe", "workflow", "doctor"},
+    "cli": {
+        "errors",
+        "manifests",
+        "models",
+        "pipeline",
+        "train",
+        "eval",
+        "recipe",
+        "recipe_file",
+        "workflow",
+        "doctor",
+    },
     "__init__": {"train"},
     "__main__": {"cli"},
 }

@@ -54,6 +54,14 @@ def test_the_places_in_the_house_exist(page: str) -> None:
     assert sorted(place for place in places if not (ROOT / "cusa" / place).exists()) == []
 
 
+def test_every_recipe_key_says_its_default_and_what_it_may_be() -> None:
+    page = (ROOT / "docs/recipe.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z0-9_.]+)` \| (.*) \|$", page, flags=re.MULTILINE))
+    assert recipe.keys().keys() - {"parts"} <= rows.keys()
+    assert [key for key, row in rows.items() if row.startswith("the file's name")] == ["name"]
+    assert all(row.split(" | ")[1] for row in rows.values())
+
+
 def test_packaged_recipes_all_load() -> None:
     assert {"tiny"} <= set(recipe.packaged())
     for name in recipe.packaged():

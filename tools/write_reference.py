@@ -3,10 +3,9 @@
 import sys
 from pathlib import Path
 
-from pydantic import BaseModel
 from typer.main import get_command
 
-from cusa import cli, recipe
+from cusa import cli, recipe, recipe_file
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -30,20 +29,34 @@ def cli_page() -> str:
 
 
 def recipe_page() -> str:
-    """Return every key of a recipe with its default and meaning."""
+    """Return how a recipe looks, and every key with its default, what it may be and what it means."""
+    example = recipe_file.new("scratch", ["teachers.image=facebook/dinov2-base", "teachers.text=all-mpnet-base-v2"])
     lines = [
-        "# Recipe keys",
+        "# Recipes",
         "",
-        "Written by `make docs` from the configuration classes. Every key can stand in a recipe's TOML file or be",
-        "given as `--set key=value`. Packaged recipes: " + ", ".join(f"`{name}`" for name in recipe.pieces("")) + ",",
-        "and the paper's, below.",
+        "A recipe is everything that a run depends on besides the data, in one TOML file. `cusa recipe new mine.toml`",
+        "writes one of only what matters, `cusa recipe show NAME` shows a packaged one (`--all`: every key). Packaged:",
+        ", ".join(f"`{name}`" for name in recipe.pieces("")) + ", and the paper's, below.",
         "",
-        "| key | default | meaning |",
-        "| --- | --- | --- |",
+        "```toml",
+        example.rstrip(),
+        "```",
+        "",
+        "`base` names recipes that it starts from, by name or by path relative to the file; later ones and its own",
+        "keys win. `--set key=value` on the command line wins over the file, in every command that takes a recipe; the",
+        "value is read as TOML, and as a text where it is none.",
+        "",
+        "## Keys",
+        "",
+        "Written by `make docs` from the configuration classes, as all of this page.",
+        "",
+        "| key | default | allowed | meaning |",
+        "| --- | --- | --- | --- |",
     ]
-    for key, meaning in recipe.keys().items():
-        default = _default(recipe.Recipe, key.split("."))
-        lines.append(f"| `{key}` | {default} | {meaning.replace('|', chr(92) + '|')} |")
+    for key in recipe_file.every_key():
+        default = "the file's name" if key.name == "name" else f"`{recipe_file.toml(key.default)}`"
+        cells = (f"`{key.name}`", "not set" if key.default is None else default, key.allowed, key.meaning)
+        lines.append("| " + " | ".join(cell.replace("|", chr(92) + "|") for cell in cells) + " |")
     return "\n".join([*lines, "", *_composed()])
 
 
@@ -79,19 +92,6 @@ def _composed() -> list[str]:
             cells = [next((f"{told[key]:.1f}" for key in keys if key in told), "") for keys in FIGURES.values()]
             lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return [*lines, ""]
-
-
-def _default(model: type[BaseModel], path: list[str]) -> str:
-    field = model.model_fields[path[0]]
-    if len(path) > 1:
-        inner = field.annotation
-        assert isinstance(inner, type)
-        assert issubclass(inner, BaseModel)
-        return _default(inner, path[1:])
-    if field.is_required():
-        return "the file's name"
-    value = field.get_default(call_default_factory=True)
-    return f"`{value!r}`"
 
 
 PAGES = {"cli.md": cli_page, "recipe.md": recipe_page}

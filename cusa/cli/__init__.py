@@ -26,6 +26,7 @@ from cusa.cli import (
     extract_teachers,
     index,
     plan,
+    recipe,
     report,
     review,
     run,
@@ -72,6 +73,12 @@ COMMANDS = (
     Entry(_AUDIT, "calibrate", calibrate.calibrate, "cusa calibrate work/scenes --out work/calibration.json"),
     Entry(_AUDIT, "audit", audit.audit, "cusa audit work/scenes --split test --calibration work/calibration.json"),
     Entry(_AUDIT, "review", review.review, "cusa review work/scenes --split test --as anna"),
+    Entry(
+        _TRAIN,
+        "recipe",
+        recipe.recipe,
+        "cusa recipe new mine.toml --image offline-scenes-image --text offline-scenes-text --set train.steps=200",
+    ),
     Entry(
         _TRAIN,
         "train",
