@@ -58,7 +58,7 @@ def test_help__of_a_command_has_its_example_and_one_spelling_of_metavariables(en
     for param in command.params:
         if param.name != "help" and not getattr(param, "is_flag", False):
             metavar = param.metavar or param.display_type(None)
-            assert re.fullmatch(r"[A-Z][A-Z:=,]*|<[a-z0-9-]+(\|[a-z0-9-]+)*>", metavar), (param.name, metavar)
+            assert re.fullmatch(r"[A-Z][A-Z_ :=,]*|<[a-z0-9-]+(\|[a-z0-9-]+)*>", metavar), (param.name, metavar)
     assert set(METAVARS.values()) == {"PATH", "TEXT", "NUMBER"}
 
 
