@@ -13,8 +13,8 @@ from cusa.pipeline.sql.database import Database
 HELP = """A statement ends with a semicolon or an empty line. Tab completes views, columns and words of SQL.
 .views        what there is to query
 .format NAME  how answers are shown: table, csv, json, markdown
-.help         this
-.quit         leave; so does Ctrl-D"""
+.help         this; so does help
+.quit         leave; so do exit, quit and Ctrl-D"""
 
 _SQL = (
     "select from where group by order limit having join left on using and or not in is null like between distinct "
@@ -23,6 +23,8 @@ _SQL = (
 )
 _WORDS = frozenset(_SQL.split())
 _HISTORY_LINES = 2000
+_BARE = ("help", "exit", "quit")
+"""Commands that also go without their dot: no statement of SQL is one of these words."""
 
 
 class Completer:
@@ -71,7 +73,7 @@ def prompt(
     """
     path = history or Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "cusa/sql_history"
     close = _edit(Completer(database), path)
-    say("Statements end with `;`. `.help` says more.")
+    say("Statements end with `;`. `help` says more, `exit` leaves.")
     lines: list[str] = []
     try:
         while True:
@@ -83,10 +85,12 @@ def prompt(
                 lines = []
                 say("")
                 continue
-            if not lines and line.strip().startswith("."):
-                if line.strip() in (".quit", ".exit"):
+            command = line.strip().rstrip(";").strip()
+            if not lines and (command.startswith(".") or command.lower() in _BARE):
+                command = f".{command.lstrip('.')}"
+                if command.lower() in (".quit", ".exit"):
                     return
-                form = _command(database, line.strip(), form)
+                form = _command(database, command, form)
                 continue
             if not lines and not line.strip():
                 continue

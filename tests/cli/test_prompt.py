@@ -49,6 +49,16 @@ def test_prompt__statements_over_lines_and_mistakes(
     assert (tmp_path / "h").exists()
 
 
+@pytest.mark.parametrize("word", ["exit", "quit", "EXIT;", ".exit", ".quit"])
+def test_prompt__help_and_exit_need_no_dot(
+    database: query.Database, tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    _talk(database, "help", word, "select 2 as two;", history=tmp_path / "h")
+    out, err = capsys.readouterr()
+    assert "leave; so do exit, quit and Ctrl-D" in err
+    assert out == ""
+
+
 def test_completer__views_columns_and_words(database: query.Database) -> None:
     completer = prompt.Completer(database)
 

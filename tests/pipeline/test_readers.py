@@ -16,7 +16,7 @@ from cusa.pipeline import readers
         ("release", "no JSON lists"),
         ("flickr", "no file|does not exist"),
         ("flickr8k", "neither Flickr8k.token.txt nor dataset_flickr8k.json"),
-        ("table", "no known kind"),
+        ("table", r"is a folder, and of files ending in \.csv, .* it has none"),
         ("folder", "holds no image"),
         ("webdataset", "no tar"),
         ("cub", r"images\.txt does not exist"),
@@ -25,7 +25,7 @@ from cusa.pipeline import readers
         ("inaturalist", "holds no list"),
         ("sts", "holds no STS"),
         ("regions", "holds no <split>_caps"),
-        ("karpathy", "is a folder|does not exist"),
+        ("karpathy", "is a folder, and .* it has none"),
     ],
 )
 def test_read__an_empty_folder_is_explained_by_every_layout(tmp_path: Path, layout: str, match: str) -> None:
@@ -49,3 +49,22 @@ def test_read__wrong_files_and_names_are_explained(tmp_path: Path) -> None:
 def test_first_line_of_each_reader_says_what_it_reads() -> None:
     for name, reader in readers.READERS.items():
         assert re.match(r"Read .*[.:]", (reader.__doc__ or "").strip().split("\n")[0]), name
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_read__a_folder_with_one_table_and_images_beside_it(tmp_path: Path, beside: bool) -> None:
+    folder = tmp_path / "mine"
+    images = folder / "images" if beside else folder
+    images.mkdir(parents=True)
+    (images / "a.jpg").write_bytes(b"a")
+    (folder / "captions.csv").write_text("filename,comment\na.jpg,a child\n")
+    if not beside:
+        (folder / "images").mkdir()  # of no use
+    reading = readers.read("table", folder)
+    assert [image.path for image in reading.images] == [images / "a.jpg"]
+    assert any("captions.csv was read" in note for note in reading.notes)
+    assert any("--images names another" in note for note in reading.notes) is beside
+    assert any("image from 'filename'" in note for note in reading.notes)
+    (folder / "more.tsv").write_text("")
+    with pytest.raises(DataError, match=r"it has captions\.csv, more\.tsv\. Name the annotation file"):
+        readers.read("table", folder)

@@ -1,9 +1,11 @@
 """From a data set's own files to image records: one file a layout, every row kept or dropped with its reason."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cusa.errors import ConfigError, DataError, nearest
+from cusa.manifests.records import ImageRecord
 from cusa.manifests.storage.paths import named_remote_errors
 from cusa.pipeline.config import ReadConfig
 from cusa.pipeline.readers import (
@@ -54,7 +56,8 @@ def read(layout: str, source: Path, images: Path | None = None, config: ReadConf
     Args:
         layout: one of `READERS`.
         source: the annotation file, or the folder that holds it.
-        images: the folder that the annotation's paths start from; the source, or its folder, when None.
+        images: the folder that the annotation's paths start from; when None the source, or its folder, or `images`
+            there, where the first image lies.
         config: what the reader cannot see in the files.
 
     Raises:
@@ -64,11 +67,50 @@ def read(layout: str, source: Path, images: Path | None = None, config: ReadConf
     if layout not in READERS:
         raise ConfigError(f"There is no layout {layout!r}. {nearest(layout, READERS)}", layout=layout)
     config = config or ReadConfig()
+    notes: tuple[str, ...] = ()
     for option, value in [("--split", config.split), *(("--split-name", name) for name in config.split_names.values())]:
         split_option(value, option)
     with named_remote_errors(source):
+        guess = images is None
         if images is None:
             images = source if source.is_dir() else source.parent
         if not images.is_dir():
             raise DataError(f"The image folder {images} does not exist. Give it with --images.", path=images)
-        return READERS[layout](source, images, config)
+        if layout in ANNOTATIONS and source.is_dir():
+            source = _only_annotation(source, ANNOTATIONS[layout])
+            notes += (f"Of the folder {source.parent}, {source.name} was read.",)
+        reading = READERS[layout](source, images, config)
+        beside = images / "images"
+        if guess and beside.is_dir() and not _finds_its_first_image(reading):
+            other = READERS[layout](source, beside, config)
+            if _finds_its_first_image(other):
+                reading = other
+                notes += (f"Images were found in {beside}, beside {source.name}. --images names another folder.",)
+        return replace(reading, notes=reading.notes + notes)
+
+
+ANNOTATIONS = {"karpathy": (".json",), "table": table.KINDS}
+"""Layouts of one annotation file -> its endings: a folder may be given where just one such file lies."""
+
+
+def _only_annotation(folder: Path, endings: tuple[str, ...]) -> Path:
+    """Return the one annotation file of a folder.
+
+    Raises:
+        DataError: if there is none, or several.
+    """
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in endings and file.is_file())
+    if len(files) != 1:
+        there = ", ".join(file.name for file in files[:5]) or "none"
+        raise DataError(
+            f"{folder} is a folder, and of files ending in {', '.join(endings)} it has {there}. Name the annotation "
+            "file.",
+            path=folder,
+        )
+    return files[0]
+
+
+def _finds_its_first_image(reading: Reading) -> bool:
+    """Tell whether the first image of a reading is where it should be; true for one without images."""
+    first = next((row for row in reading.rows if isinstance(row, ImageRecord)), None)
+    return first is None or first.path is None or first.path.is_file()

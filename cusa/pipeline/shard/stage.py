@@ -118,7 +118,10 @@ def _shard(
             counts[f"{kind}s_read"] = plan.read[kind]
             assert plan.read[kind] == sum(now) + there[kind], (kind, plan.read, counts, there)
         if not counts["images_kept"] and not base:
-            raise DataError(_why_nothing(plan, out, counts), path=out)
+            message = _why_nothing(plan, out, counts)
+            if old is None:
+                _remove_empty_tables(plan, out)
+            raise DataError(message, path=out)
         for name, table in reading.truth.items():
             if (out / name / "samples.parquet").is_file():
                 written.append(_write_truth(table, out / name, base))
@@ -364,14 +367,21 @@ def _write_duplicates(plan: Plan, out: Path, names: Iterable[str]) -> tuple[Path
 
 
 def _why_nothing(plan: Plan, out: Path, counts: Mapping[str, int]) -> str:
-    first = next(
-        (row for name in plan.splits() for row in store.read_table(out / name / "drops.parquet").to_pylist()), None
-    )
-    because = f" The first: {first['source']}: {first['reason']} ({first['detail']})." if first else ""
-    return (
-        f"None of the {counts['images_read']} images could be kept.{because} Check --images; "
-        f"{out}/<split>/drops.parquet has every reason."
-    )
+    drops = [row for name in plan.splits() for row in store.read_table(out / name / "drops.parquet").to_pylist()]
+    reasons = Counter(row["reason"] for row in drops if row["kind"] == "image")
+    listed = f" ({', '.join(f'{number:,} {reason}' for reason, number in reasons.most_common())})" if reasons else ""
+    because = f" The first: {drops[0]['source']}: {drops[0]['reason']} ({drops[0]['detail']})." if drops else ""
+    return f"None of the {counts['images_read']} images could be kept{listed}.{because} Check --images."
+
+
+def _remove_empty_tables(plan: Plan, out: Path) -> None:
+    """Remove what a first call wrote that kept nothing; whatever else lies in the folder stays."""
+    for name in plan.splits():
+        store.remove_folder(out / name / tar.UNITS)
+        for table in ("samples", "captions", "shards", "drops"):
+            (out / name / f"{table}.parquet").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: it holds something else
+            (out / name).rmdir()
 
 
 def _with_older(out: Path, old: ledger.Ledger | None, written: list[Path], *, keep: bool) -> list[Path]:

@@ -137,6 +137,13 @@ def work_views(work: Path, runs: Iterable[Path] = (), raw: Iterable[Path] = ()) 
     truth = {name: _truth_file(folder) for name, folder in folders.items()}
     known = [Source({"split": name}, (path,)) for name, path in truth.items()]
     candidates = of_splits("candidates", "audit/candidates.parquet", schemas.CANDIDATES, what="", made_by=audit)
+    journal = of_splits(
+        "verdict_journal",
+        "audit/verdicts.parquet",
+        schemas.VERDICTS,
+        what="anything a reviewer did: verdicts, those taken back and skipped pairs among them",
+        made_by=f"cusa review {work}",
+    )
     return [
         of_splits("samples", "samples.parquet", schemas.SAMPLES, what="an image", made_by=shard),
         of_splits("captions", "captions.parquet", schemas.CAPTIONS, what="a caption", made_by=shard),
@@ -169,13 +176,8 @@ def work_views(work: Path, runs: Iterable[Path] = (), raw: Iterable[Path] = ()) 
         _neighbour_view("image_neighbours", "image", folders, index),
         _neighbour_view("text_neighbours", "text", folders, index),
         _candidate_view(candidates),
-        of_splits(
-            "verdicts",
-            "audit/verdicts.parquet",
-            schemas.VERDICTS,
-            what="what a reviewer said",
-            made_by=f"cusa review {work}",
-        ),
+        _standing_verdicts(journal),
+        journal,
         of_splits(
             "pairs",
             "audit/pairs/pairs.parquet",
@@ -322,6 +324,15 @@ def _truth_file(folder: Path) -> Path:
     """Return the known matches the audit was given, else the split's own."""
     given = folder / "audit" / "truth.parquet"
     return given if given.is_file() else folder / "truth.parquet"
+
+
+def _standing_verdicts(journal: View) -> View:
+    """Return the verdicts that stand: without those that were taken back, and without pairs that were skipped."""
+    sql = (
+        f"WITH everything AS ({journal.sql}) SELECT * FROM everything WHERE verdict NOT IN ('undo', 'skip') "
+        "AND id NOT IN (SELECT undoes FROM everything WHERE undoes IS NOT NULL)"
+    )
+    return replace(journal, name="verdicts", sql=sql, what="what a reviewer said of a pair, as it stands")
 
 
 def _candidate_view(raw: View) -> View:

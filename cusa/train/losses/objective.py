@@ -243,6 +243,13 @@ class CUSALoss(nn.Module):
         """Make the loss as the authors' released configurations have it: InfoNCE / B, local negatives."""
         return cls(**{"alpha": 0.1, "beta": 0.5, "reduction": "release", "negatives": "local", **options})
 
+    def extra_repr(self) -> str:
+        """Return the weights, the modes and the temperatures of used terms as they are now, for `print(loss)`."""
+        weights = f"infonce_weight={self.infonce_weight:g}, alpha={self.alpha:g}, beta={self.beta:g}"
+        modes = f"reduction={self.reduction!r}, false_negatives={self.false_negatives!r}, negatives={self.negatives!r}"
+        values = ", ".join(f"{name}={one.value.item():.4g}" for name, one in self.temperatures().items())
+        return f"{weights}, {modes}\ntemperatures: {values}"
+
     def temperatures(self) -> dict[str, Temperature]:
         """Return every temperature that a used term reads, once, by name."""
         named: dict[str, Temperature] = {self.contrast: self.infonce_temperature} if self.infonce_weight else {}
@@ -467,6 +474,15 @@ class CUSALoss(nn.Module):
         positive_pairs: Tensor | None,
         ignored_pairs: Tensor | None,
     ) -> None:
+        others = (image_ids, text_ids, positive_pairs, ignored_pairs)
+        names = ("image_ids", "text_ids", "positive_pairs", "ignored_pairs")
+        for name, value in zip((*given._fields, *names), (*given, *others), strict=True):
+            if value is not None and not isinstance(value, Tensor):
+                raise ConfigError(
+                    f"{name} is a {type(value).__module__}.{type(value).__qualname__}; it must be a torch tensor. "
+                    f"Give torch.as_tensor({name}), on the device of the embeddings.",
+                    key=name,
+                )
         image, text = given.image, given.text
         if image.ndim != 2 or image.shape != text.shape:
             raise ConfigError(

@@ -380,9 +380,9 @@ def test_run__nothing_kept_is_an_error_with_the_first_reason(tmp_path: Path) -> 
     source = write_karpathy(tmp_path / "raw", images=2)
     for file in source.parent.rglob("*.jpg"):
         file.unlink()
-    with pytest.raises(DataError, match=r"None of the 6 images could be kept\. The first: .*missing.*--images"):
+    with pytest.raises(DataError, match=r"None of the 6 images .* kept \(6 missing\)\. The first: .*missing.*--images"):
         _run(source, tmp_path / "work")
-    assert not (tmp_path / "work/shard.ledger.json").exists()
+    assert {path.name for path in (tmp_path / "work").iterdir()} == {store.LOCK}, "no folder of empty tables"
 
 
 def test_run__an_image_in_two_splits_is_told(tmp_path: Path) -> None:

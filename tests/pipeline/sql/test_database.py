@@ -24,7 +24,7 @@ from tests.worlds import make_work
 
 VIEWS = {
     "samples", "captions", "sources", "drops", "shards", "truth", "image_neighbours", "text_neighbours", "candidates",
-    "verdicts", "pairs", "issues", "duplicates", "leaks", "runs", "metrics", "per_query", "ledgers",
+    "verdicts", "verdict_journal", "pairs", "issues", "duplicates", "leaks", "runs", "metrics", "per_query", "ledgers",
 }  # fmt: skip
 
 
@@ -57,6 +57,7 @@ def test_connect__every_view_is_there_and_describes_itself(database: query.Datab
         "per_query",
         "sources",
         "verdicts",
+        "verdict_journal",
         "pairs",
         "issues",
     }

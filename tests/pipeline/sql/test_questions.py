@@ -52,6 +52,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, row in enumerate(best):
             keys = row["image_key"], row["caption_key"]
             journal.append(verdicts.Verdict(f"verdict-{number}", *keys, "match", "Ada", datetime.now(UTC)))
+            if not number:  # a slip that is taken back, and a pair that is left open
+                journal.append(verdicts.Verdict("slip-0001", *keys, "no match", "Ben", datetime.now(UTC)))
+                undo = verdicts.Verdict("undo-0001", *keys, "undo", "Ben", datetime.now(UTC), undoes="slip-0001")
+                journal.append(undo)
+                journal.append(verdicts.Verdict("skip-0001", *keys, "skip", "Ben", datetime.now(UTC)))
     verdicts.publish(test.folder / "audit")
     _run(folder / "runs/tiny", best)
     _table(
@@ -167,6 +172,12 @@ def test_questions_10_and_14__equal_bytes_and_words(database: query.Database, wo
         ((len(keys), words) for words, keys in images.items() if len(keys) > 1), key=lambda x: (-x[0], x[1])
     )
     assert [(row["images"], row["words"]) for row in _answer(database, 14)] == shared[:20]
+
+
+def test_verdicts__are_those_that_stand_and_the_journal_has_all(database: query.Database) -> None:
+    assert {row[0] for row in database.run("SELECT reviewer FROM verdicts").rows} == {"Ada"}
+    journal = database.run("SELECT verdict FROM verdict_journal WHERE reviewer = 'Ben' ORDER BY verdict").rows
+    assert [row[0] for row in journal] == ["no match", "skip", "undo"]
 
 
 def test_questions_15_to_20__neighbours_verdicts_and_runs(database: query.Database) -> None:

@@ -481,3 +481,20 @@ def test_treatments_that_exclude_each_other_are_refused(options: dict[str, Any],
     assert refused.value.values["key"] == key
     with pytest.raises(ValueError, match=f"{key}|{next(iter(options))}"):
         LossConfig(**options)
+
+
+@pytest.mark.parametrize("value", [[[1.0, 0.0]], np.eye(2, dtype=np.float32)])
+@pytest.mark.parametrize("name", ["image", "teacher_text", "image_ids", "positive_pairs"])
+def test_forward__lists_and_arrays_are_named_as_such(name: str, value: Any) -> None:
+    rows = ("image", "text", "image_uni", "text_uni", "teacher_image", "teacher_text")
+    given: dict[str, Any] = {row: torch.eye(2) for row in rows} | {name: value}
+    kind = "builtins.list" if isinstance(value, list) else "numpy.ndarray"
+    with pytest.raises(ConfigError, match=rf"{name} is a {kind}; it must be a torch tensor. Give torch.as_tensor"):
+        CUSALoss()(**given)
+
+
+def test_repr__has_weights_and_temperatures() -> None:
+    shown = repr(CUSALoss(alpha=0.25, beta=0, temperature=Setting(0.07, 0.01, 0.1)))
+    assert "infonce_weight=1, alpha=0.25, beta=0" in shown
+    assert "temperatures: infonce=0.07, csa=0.45, teacher=1" in shown
+    assert "usa" not in shown.partition("temperatures:")[2].splitlines()[0]
