@@ -22,6 +22,7 @@ Need = Literal[
     "truth",
     "verdicts",
     "COCO's lists",
+    "plausible matches",
     "CxC's ratings",
     "Flickr8k's judgements",
 ]
@@ -140,6 +141,7 @@ class Evidence:
             "verdicts": bool(self.judgements.judgements),
             "CxC's ratings": bool(self.rating_files),
             "Flickr8k's judgements": self.located is not None and bool(self.located.pairs),
+            "plausible matches": self.ground_truth is not None and eccv_truth.has_plausible(self.ground_truth),
             "COCO's lists": self.ground_truth is not None or self._is_official(),
         }
 

@@ -53,8 +53,9 @@ def test_evaluate__coco_by_four_ground_truths(model: Path, coco: Path, shared: P
     (result,) = scoring.evaluate(
         str(model), scoring.EvalRequest(data=[coco, truth], output_folder=tmp_path / "out", settings=["bootstrap=20"])
     )
-    assert set(COCO) <= result["tasks"].keys()
-    assert all("unavailable" not in result["tasks"][task] for task in COCO)
+    tasks = set(COCO) - {"plausible-matches"}
+    assert tasks <= result["tasks"].keys()
+    assert all("unavailable" not in result["tasks"][task] for task in tasks)
     assert result["tasks"]["eccv-caption"]["queries"] == 51 + 44
     assert result["tasks"]["cxc"]["queries"] == 200 + 999
     assert result["captions"] == 1001, "the sixth caption is in the split and not in the official lists"

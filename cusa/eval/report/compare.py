@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cusa.eval.tasks import metrics
+from cusa.eval.tasks import coco, metrics
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def paired(
         if not rows.num_rows or rows["query_key"] != other_rows["query_key"]:
             continue
         place = pc.index_in(_image_keys(rows["query_key"]), value_set=images).to_numpy()
-        for name, values, other_values in _values(_queries(rows), _queries(other_rows), ks):
+        for name, values, other_values in _values(_queries(rows), _queries(other_rows), ks, task):
             known = ~(np.isnan(values) | np.isnan(other_values))
             if not known.any():
                 continue
@@ -115,12 +115,14 @@ def _queries(rows: pa.Table) -> _Queries:
     return _Queries(*(rows[name].to_numpy().astype(np.float64) for name in _Queries._fields))
 
 
-def _values(first: _Queries, second: _Queries, ks: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def _values(
+    first: _Queries, second: _Queries, ks: tuple[int, ...], task: str
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Give each metric's value for every query of both runs, NaN where a query does not count."""
     if not (first.positives > 0).any():
         return
     # Only a task that judges by every known match has these shares; the other kind counts a query without a right item.
-    kind: metrics.Kind = "pairs" if np.isnan(first.r_precision).all() else "matches"
+    kind: metrics.Kind = "pairs" if np.isnan(first.r_precision).all() else coco.KINDS.get(task, "matches")
     both = (metrics.values_of_queries(queries, kind, ks) for queries in (first, second))
     for (name, metric, values), (_, _, other_values) in zip(*both, strict=True):
         if metric.is_mean:

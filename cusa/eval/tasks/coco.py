@@ -1,6 +1,6 @@
-"""COCO under four ground truths: 5K and 1K as everybody does, CxC, and ECCV Caption.
+"""COCO under its ground truths: 5K and 1K as everybody does, CxC, ECCV Caption, plausible matches.
 
-All four are asked of one gallery: the 5,000 test images and their 25,000 official captions, five an image. COCO has
+All are asked of one gallery: the 5,000 test images and their 25,000 official captions, five an image. COCO has
 further captions (a sixth, a seventh); the official lists leave them out, and so do these tasks.
 
 Legend: I images, C captions of the split; Q queries of a ground truth.
@@ -16,11 +16,11 @@ from cusa.errors import DataError
 from cusa.eval.config import EvalConfig
 from cusa.eval.ranking import Ranking, Truth, rank_by_each
 from cusa.eval.scores import Scores, part
-from cusa.eval.tasks import cross_modal, intervals
+from cusa.eval.tasks import cross_modal, intervals, metrics
 from cusa.eval.tasks.cross_modal import TwoWays
 from cusa.eval.tasks.task import TEXTS_ALONE, Embedded, TaskResult, per_query, summarise, unavailable
 from cusa.manifests import schemas
-from cusa.manifests.judgements.eccv_truth import FILES, GroundTruths, Matches
+from cusa.manifests.judgements.eccv_truth import PLAUSIBLE, GroundTruths, Matches
 
 FOLDS = 5
 
@@ -70,7 +70,7 @@ class Scored:
     """One ground truth's numbers, and what stands behind them.
 
     Attributes:
-        name: `coco-5k`, `coco-1k`, `cxc`, `eccv-caption`.
+        name: `coco-5k`, `coco-1k`, `cxc`, `eccv-caption`, `plausible-matches`.
         protocol: in a sentence.
         numbers: metric -> percent.
         rankings: of the queries below; None for COCO 1K, which has five of them.
@@ -87,7 +87,7 @@ class Scored:
 
 
 def score(scores: Scores, gallery: Gallery, truths: GroundTruths, config: EvalConfig) -> Iterator[Scored]:
-    """Give the four families' numbers, equal to those of the `eccv_caption` package on whole rankings.
+    """Give every family's numbers, equal to those of the `eccv_caption` package on whole rankings.
 
     Args:
         scores: of all images of the split with all its captions.
@@ -95,10 +95,11 @@ def score(scores: Scores, gallery: Gallery, truths: GroundTruths, config: EvalCo
         truths: the ground truths.
         config: block size and K.
 
-    Source: Chun et al., ECCV 2022, arXiv:2204.03359 (ECCV Caption); Parekh et al., EACL 2021 (CxC). The authors of
-    CUSA cut the rankings at 50; these are whole, which changes nothing but where R is larger than 50.
+    Source: Chun et al., ECCV 2022, arXiv:2204.03359 (ECCV Caption); Parekh et al., EACL 2021 (CxC); Chun et al., CVPR
+    2021, arXiv:2101.05068 (PMRP). The authors of CUSA cut the rankings at 50; these are whole, which changes nothing
+    but where R is larger than 50.
     """
-    names = list(FILES)
+    names = list(truths.image_to_text)
     images = {name: _asked(gallery.image_ids, gallery.caption_ids, truths.image_to_text[name]) for name in names}
     captions = {name: _asked(gallery.caption_ids, gallery.image_ids, truths.text_to_image[name]) for name in names}
     some = part(scores, gallery.images, gallery.captions)
@@ -109,14 +110,22 @@ def score(scores: Scores, gallery: Gallery, truths: GroundTruths, config: EvalCo
         ("coco", "coco-5k", "COCO's own pairs; the five official captions an image are ranked"),
         ("cxc", "cxc", "COCO's own pairs and those that CxC's raters found as well"),
         ("eccv", "eccv-caption", "matches that machines proposed and people verified; queries of ECCV Caption alone"),
+        (PLAUSIBLE, "plausible-matches", "whatever shows the same objects counts as right; nobody looked at it"),
     ):
+        if name not in names:
+            continue
         both = TwoWays(first[name], second[name])
         image_queries, text_queries = images[name].rows, captions[name].rows
-        numbers = cross_modal.under_truth(both) if name == "eccv" else cross_modal.recalls(both, config.ks)
+        kind = KINDS.get(title, "pairs")
+        numbers = cross_modal.recalls(both, config.ks) if kind == "pairs" else cross_modal.under_truth(both, kind=kind)
         sized = f"{protocol}; {len(image_queries):,} image and {len(text_queries):,} caption queries"
         yield Scored(title, sized, numbers, both, gallery.images[image_queries], gallery.captions[text_queries])
         if name == "coco":
             yield _folds(scores, gallery, truths, config)
+
+
+KINDS: dict[str, metrics.Kind] = {"eccv-caption": "matches", "plausible-matches": "plausible"}
+"""Task -> its kind, where that is not `pairs`."""
 
 
 def _rank(
@@ -130,7 +139,7 @@ def _rank(
         for row, right, number in zip(one.rows.tolist(), one.relevant, one.num_right.tolist(), strict=True):
             relevant[row] = right
             num_right[row] = number
-        judged.append(Truth(relevant, num_right, at_r=name == "eccv"))
+        judged.append(Truth(relevant, num_right, at_r=name in ("eccv", PLAUSIBLE)))
     rankings = rank_by_each(blocks, judged, top=config.top)
     return {name: ranking.of(one.rows) for (name, one), ranking in zip(asked.items(), rankings, strict=True)}
 
@@ -178,10 +187,10 @@ def _folds(scores: Scores, gallery: Gallery, truths: GroundTruths, config: EvalC
 
 
 def task(name: str) -> Callable[[Embedded], TaskResult]:
-    """Return what computes one of the four tasks; all four share one pass over the scores.
+    """Return what computes one of these tasks; all share one pass over the scores.
 
     Args:
-        name: `coco-5k`, `coco-1k`, `cxc`, `eccv-caption`.
+        name: `coco-5k`, `coco-1k`, `cxc`, `eccv-caption`, `plausible-matches`.
     """
 
     def compute(seen: Embedded) -> TaskResult:
@@ -193,6 +202,8 @@ def task(name: str) -> Callable[[Embedded], TaskResult]:
             gallery, all_scored = seen.once("coco", lambda: _score_all(seen))
         except DataError as error:
             return unavailable(name, str(error))
+        if name not in all_scored:
+            return unavailable(name, "the ground truth has no pm_image_to_caption.json and pm_caption_to_image.json")
         return _result(seen, gallery, all_scored[name])
 
     return compute
@@ -217,9 +228,15 @@ def _result(seen: Embedded, gallery: Gallery, scored: Scored) -> TaskResult:
     asked = [scored.image_queries, split.caption_owner[scored.text_queries]]
     places = np.unique(np.concatenate(asked), return_inverse=True)[1]
     image_of = dict(zip(rows, np.split(places, [len(asked[0])]), strict=True))
-    at_r = scored.name == "eccv-caption"
+    kind = KINDS.get(scored.name, "pairs")
     spans = intervals.of_rankings(
-        config, directions, image_of, (1,) if at_r else config.ks, prefix=True, rsum=not at_r, at_r=at_r
+        config,
+        directions,
+        image_of,
+        config.ks if kind == "pairs" else (1,),
+        prefix=True,
+        rsum=kind == "pairs",
+        kind=kind,
     )
     summary = summarise(scored.numbers, spans, seen.score, scored.protocol, sum(map(len, rows.values())))
     galleries = {cross_modal.IMAGE_TO_TEXT: gallery.captions, cross_modal.TEXT_TO_IMAGE: gallery.images}

@@ -106,12 +106,18 @@ def recalls(both: TwoWays, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
     return {**hits, "rsum": sum(hits.values()), **others}
 
 
-def under_truth(both: TwoWays, ks: Sequence[int] = (1,)) -> dict[str, float]:
-    """Return R@1, R-Precision and mAP@R both ways, in percent, for rankings against every known match."""
+def under_truth(both: TwoWays, ks: Sequence[int] = (1,), kind: metrics.Kind = "matches") -> dict[str, float]:
+    """Return R@1, R-Precision and mAP@R both ways, in percent, for rankings against every known match.
+
+    Args:
+        both: the rankings.
+        ks: the K of R@K.
+        kind: of the task; `plausible` gives PMRP instead.
+    """
     return {
         f"{direction}/{name}": value
         for direction, ranking in both.by_direction.items()
-        for name, value in metrics.of_ranking(ranking, "matches", ks).items()
+        for name, value in metrics.of_ranking(ranking, kind, ks).items()
     }
 
 
@@ -173,7 +179,7 @@ def known_matches(seen: Embedded) -> TaskResult:
         return unavailable(name, f"{split.folder / 'truth.parquet'} does not exist: no match is known beyond the pairs")
     of_image, of_caption = matched(seen.evidence.known_matches, split.image_keys, split.caption_keys)
     both = rank_both_ways(seen.scores, of_image, of_caption, config, at_r=True)
-    spans = intervals.of_rankings(config, both.by_direction, seen.image_of, (1,), prefix=True, at_r=True)
+    spans = intervals.of_rankings(config, both.by_direction, seen.image_of, (1,), prefix=True, kind="matches")
     protocol = (
         "every known match counts as right, not only the data set's own pairs; R-Precision and mAP@R look at the first "
         "R places, R being the query's number of right answers"
@@ -193,7 +199,7 @@ def audited(seen: Embedded) -> TaskResult:
     of_image, of_caption = _grouped(images, captions, split.num_images), _grouped(captions, images, split.num_captions)
     both = rank_both_ways(seen.scores, of_image, of_caption, config, at_r=True)
     spans = intervals.of_rankings(config, both.by_direction, seen.image_of, config.ks, prefix=True, rsum=True)
-    spans |= intervals.of_rankings(config, both.by_direction, seen.image_of, (), prefix=True, at_r=True)
+    spans |= intervals.of_rankings(config, both.by_direction, seen.image_of, (), prefix=True, kind="matches")
     more = len(images) - split.num_captions
     protocol = (
         f"the data set's own pairs and {more:,} more that people judged to match count as right; who was not asked "

@@ -20,7 +20,7 @@ def of_rankings(
     *,
     prefix: bool = False,
     rsum: bool = False,
-    at_r: bool = False,
+    kind: table.Kind = "pairs",
 ) -> dict[str, list[float] | None]:
     """Return the interval of each mean over queries, by the metric's name; see `MEANING`.
 
@@ -31,13 +31,14 @@ def of_rankings(
         ks: the K of R@K.
         prefix: whether a metric's name begins with its direction.
         rsum: whether the sum of all R@K is wanted.
-        at_r: whether R-Precision and mAP@R are wanted; then queries without a right item do not count.
+        kind: of the task, which says what metrics there are; except for `pairs`, queries without a right item do not
+            count.
     """
     spans: dict[str, list[float] | None] = {}
     recalls = []
     for direction, ranking in directions.items():
         start = f"{direction}/" if prefix else ""
-        for name, metric, value in table.values_of_queries(ranking, "matches" if at_r else "pairs", ks):
+        for name, metric, value in table.values_of_queries(ranking, kind, ks):
             if not metric.is_mean:
                 continue
             counted = by_image(value, image_of[direction])

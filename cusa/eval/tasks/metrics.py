@@ -50,9 +50,10 @@ class Pool(NamedTuple):
     """Right ones among them."""
 
 
-Kind = Literal["pairs", "matches"]
+Kind = Literal["pairs", "matches", "plausible"]
 """Of a ranking's task: by the data set's own pairs, where the best right item counts and a query without one is a miss;
-or by every known match, where all right items count and a query without one is left out."""
+or by every known match, where all right items count and a query without one is left out; or by what a rule calls
+plausible, likewise."""
 
 DIRECTIONS: dict[str, tuple[str, str]] = {
     "image-to-text": ("image to text", "i2t"),
@@ -176,6 +177,16 @@ METRICS: tuple[Metric, ...] = (
         _precision_chance,
         short="R-P",
         kinds=("matches",),
+        of_queries=lambda judged, k: judged.r_precision,
+    ),
+    Metric(
+        "pmrp",
+        "PMRP",
+        "%",
+        "higher",
+        "R-Precision by plausible matches: items that a rule calls right because the same things are shown.",
+        _precision_chance,
+        kinds=("plausible",),
         of_queries=lambda judged, k: judged.r_precision,
     ),
     Metric(
@@ -360,7 +371,7 @@ def values_of_queries(ranking: Judged, kind: Kind, ks: Sequence[int]) -> list[tu
             continue
         for k in ks if "{k}" in metric.name else (0,):
             values = metric.of_queries(ranking, k)
-            if kind == "matches":
+            if kind != "pairs":
                 values = np.where(ranking.positives > 0, values, np.nan)
             rows.append((metric.name.replace("{k}", str(k)), metric, values))
     return rows

@@ -70,6 +70,14 @@ _ALL = (
         judged_by="ECCV Caption",
     ),
     Task(
+        "plausible-matches",
+        "Plausible matches of COCO (PMRP)",
+        "R-Precision by whatever shows the same objects (PMRP)",
+        coco.task("plausible-matches"),
+        needs=("COCO's lists", "plausible matches"),
+        judged_by="plausible matches",
+    ),
+    Task(
         "cxc-uni-modal",
         "CxC within a modality",
         "R@K image to image and text to text by the ratings of Crisscrossed Captions",

@@ -127,7 +127,7 @@ def text_to_text(seen: Embedded) -> TaskResult:
     of_image, _ = cross_modal.owned(split.caption_owner, split.num_images)
     ranking = rank_within(seen.text[seen.uni], siblings(split.caption_owner, of_image), config)
     protocol = "the other captions of the same image are right; the query itself is left out by identity"
-    spans = intervals.of_rankings(config, {name: ranking}, seen.image_of, config.ks, at_r=True)
+    spans = intervals.of_rankings(config, {name: ranking}, seen.image_of, config.ks, kind="matches")
     queries = int((ranking.positives > 0).sum())
     summary = summarise(scores(ranking, config.ks), spans, seen.uni_words, protocol, queries)
     return TaskResult(name, summary, per_query("uni-modal", split, {name: ranking}))
@@ -165,7 +165,7 @@ def image_to_image(seen: Embedded) -> TaskResult:
         rule += "; the query itself is left out by identity"
         ranking = rank_within(rows, right, config)
     numbers = {**scores(ranking, config.ks), **numbers}
-    spans = intervals.of_rankings(config, {name: ranking}, {name: np.arange(len(queries))}, config.ks, at_r=True)
+    spans = intervals.of_rankings(config, {name: ranking}, {name: np.arange(len(queries))}, config.ks, kind="matches")
     protocol = f"{rule}; queries without a right image are left out"
     if "release_r@1" in numbers:
         protocol += "; release R@1 = the authors' rule: the second nearest image, whatever the first is, of all queries"

@@ -16,6 +16,8 @@ Matches = Mapping[int, Sequence[int]]
 
 
 FILES = {"coco": "original", "cxc": "cxc", "eccv": "eccv"}
+PLAUSIBLE = "pm"
+"""The plausible matches of Chun et al. (CVPR 2021), 140 MB that the package leaves out: read where they lie with it."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class GroundTruths:
 
     Attributes:
         caption_ids: the gallery's captions in the official order, which the five folds of COCO 1K are cut from.
-        image_to_text: `coco`, `cxc`, `eccv` -> matches.
+        image_to_text: `coco`, `cxc`, `eccv`, and `pm` where its files are there -> matches.
         text_to_image: likewise.
     """
 
@@ -48,8 +50,13 @@ def is_ground_truth(folder: Path) -> bool:
     return (folder / "coco_test_ids.npy").is_file() and (folder / "eccv_image_to_caption.json").is_file()
 
 
+def has_plausible(folder: Path) -> bool:
+    """Tell whether a ground truth's folder holds plausible matches."""
+    return (folder / f"{PLAUSIBLE}_image_to_caption.json").is_file()
+
+
 def read(folder: Path) -> GroundTruths:
-    """Read `coco_test_ids.npy` and the six JSON files.
+    """Read `coco_test_ids.npy` and the six JSON files, and the two of plausible matches where they are there.
 
     Raises:
         DataError: if one is missing, broken, or of another layout.
@@ -61,10 +68,11 @@ def read(folder: Path) -> GroundTruths:
             raise ValueError(f"it holds {ids.dtype} of shape {ids.shape}, not one row of integers")
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read: {error}. Restore it.", path=path) from error
+    files = {**FILES, PLAUSIBLE: PLAUSIBLE} if has_plausible(folder) else FILES
     return GroundTruths(
         ids.astype(np.int64),
-        {name: _matches(folder / f"{file}_image_to_caption.json") for name, file in FILES.items()},
-        {name: _matches(folder / f"{file}_caption_to_image.json") for name, file in FILES.items()},
+        {name: _matches(folder / f"{file}_image_to_caption.json") for name, file in files.items()},
+        {name: _matches(folder / f"{file}_caption_to_image.json") for name, file in files.items()},
     )
 
 

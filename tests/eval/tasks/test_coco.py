@@ -1,6 +1,7 @@
 """COCO's four ground truths against the numbers of the eccv_caption package, and against plain loops on cut files."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,41 @@ def test_score__cut_files_equal_plain_loops(shared: Path) -> None:
     assert numbers["image-to-text/map_at_r"] == pytest.approx(100 * np.mean(averages))
     assert len(found["eccv-caption"].image_queries) == 51
     assert [image_ids[row] for row in found["cxc"].image_queries] == gallery.image_ids
+
+
+def test_score__pmrp_equals_the_packages(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "data/coco-mini/eccv_caption"
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    own, rng = eccv_truth.read(folder), np.random.default_rng(0)
+    image_ids, captions = sorted(own.image_to_text["coco"]), own.caption_ids.tolist()
+    shown = {number: int(rng.integers(12)) for number in image_ids}  # what each image shows, as a rule would say
+    of_caption = {caption: shown[own.text_to_image["coco"][caption][0]] for caption in captions}
+    to_text = {image: [one for one in captions if of_caption[one] == what] for image, what in shown.items()}
+    to_image = {one: [image for image, what in shown.items() if what == of_caption[one]] for one in captions}
+    (tmp_path / "pm_image_to_caption.json").write_text(json.dumps(to_text))
+    (tmp_path / "pm_caption_to_image.json").write_text(json.dumps(to_image))
+    truths = eccv_truth.read(tmp_path)
+    images, texts = rng.standard_normal((len(image_ids), 8)), rng.standard_normal((len(captions), 8))
+    gallery = coco.Gallery(truths, image_ids, captions)
+    scored = {one.name: one for one in coco.score(Cosines(images, texts), gallery, truths, CONFIG)}
+    numbers = scored["plausible-matches"].numbers
+    assert numbers.keys() == {"image-to-text/pmrp", "text-to-image/pmrp"}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package warns of what it would like to have installed
+        from eccv_caption import Metrics
+
+        official = Metrics()
+        official.set_pm_gts(str(tmp_path / "pm_image_to_caption.json"), str(tmp_path / "pm_caption_to_image.json"))
+    scores = images @ texts.T
+    ranked = {
+        "i2t": {image: [captions[at] for at in np.argsort(-row)] for image, row in zip(image_ids, scores, strict=True)},
+        "t2i": {one: [image_ids[at] for at in np.argsort(-row)] for one, row in zip(captions, scores.T, strict=True)},
+    }
+    expected = official.pmrp(ranked, "all")
+    assert numbers["image-to-text/pmrp"] == pytest.approx(100 * expected["i2t"])
+    assert numbers["text-to-image/pmrp"] == pytest.approx(100 * expected["t2i"])
 
 
 def test_gallery__a_split_that_lacks_something_is_refused_with_what_it_has(shared: Path) -> None:

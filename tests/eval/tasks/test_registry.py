@@ -13,7 +13,7 @@ def test_tasks__are_named_titled_and_described() -> None:
         assert task.name == name
         assert task.title
         assert task.about
-    assert registry.COCO == ("coco-5k", "coco-1k", "cxc", "eccv-caption")
+    assert registry.COCO == ("coco-5k", "coco-1k", "cxc", "eccv-caption", "plausible-matches")
     assert registry.CXC == ("cxc-uni-modal", "cxc-ratings")
     assert registry.JUDGED == ("flickr8k-judgements",)
 
