@@ -28,6 +28,9 @@ def lines(report: Report) -> Iterable[str]:
         yield f"- {_plain(run)}: {_plain(sentence)}"
     if report.card is not None:
         yield from _table(f"The same answers of {_plain(report.card.run)}, judged by every truth", report.card.table)
+    for probed in report.probes:
+        heading = f"What {_plain(probed.teacher)} cannot tell apart, captions of {_plain(probed.split)}"
+        yield from _table(heading, probed.table)
     if report.sweep is not None:
         yield from _table("The sweep; * stands on the frontier with RSUM", report.sweep.table)
     for table in report.paper.tables:

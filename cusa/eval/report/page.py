@@ -7,6 +7,7 @@ from cusa.eval.report import audit, card, cases, charts, loop, map, overview, pa
 from cusa.eval.report.compare import Difference
 from cusa.eval.report.pictures import Pictures
 from cusa.eval.report.runs import Run, title
+from cusa.eval.report.teachers import probe
 from cusa.manifests.pages import Table
 from cusa.manifests.samples import Split
 
@@ -28,6 +29,7 @@ class Report:
         cases: queries and answers; None without a work folder, like `maps` and `audit`.
         maps: of the embeddings; None also where none were kept.
         audit: None also where the split was not audited.
+        probes: what text teachers cannot tell apart; empty where none was probed.
         loops: what training on verdicts gained.
         sweep: None where no sweep is reported.
         paper: our numbers beside the published ones.
@@ -46,6 +48,7 @@ class Report:
     cases: cases.Cases | None
     maps: map.Maps | None
     audit: audit.Audit | None
+    probes: Sequence[probe.ProbeCard]
     loops: Sequence[loop.VerdictLoop]
     sweep: sweep.Sweep | None
     paper: paper_tables.PaperTables
@@ -87,6 +90,7 @@ def gather(
         cases=cases.gather(runs, split, pictures) if split is not None and pictures is not None else None,
         maps=map.gather(runs, split) if split is not None else None,
         audit=audit.gather(split) if split is not None else None,
+        probes=probe.gather(split) if split is not None else [],
         loops=loop.gather(split.work) if split is not None else [],
         sweep=sweep.gather(settings),
         paper=paper_tables.gather(runs),

@@ -43,8 +43,9 @@ def run(
     files = [folder / name for folder in folders for name in names] + [path for path, _ in stage_ledgers]
     files += [path for folder in folders for path in sorted((folder / "eval").glob("*/metrics.json"))]
     files += [sweep / "results.parquet"] if sweep is not None else []
+    files += sorted(work.glob("*/probe/*.json")) if work is not None else []
     inputs = {str(path): store.sha256_file(path) for path in files if path.is_file()}
-    parameters = {"runs": [str(folder) for folder in folders], "work": str(work), "sweep": str(sweep), "layout": 3}
+    parameters = {"runs": [str(folder) for folder in folders], "work": str(work), "sweep": str(sweep), "layout": 4}
     stage = StageRun(
         "report", out.with_suffix(".ledger.json"), out=out, inputs=inputs, parameters=parameters, force=force
     )
