@@ -146,7 +146,8 @@ def _make(name: str, modality: str, key: str) -> Any:
     lacking = [part for part in _PARTS[modality] if not hasattr(model, part)]
     if lacking and isinstance(model, nn.Module) and all(hasattr(model, part) for part in _PARTS[other]):
         raise ConfigError(
-            f"{key} is {name!r}, which encodes {other}s. Give it as student.towers.{other}.name.", key=key
+            f"{key} is {name!r}, which encodes {other}s, not {modality}s. Give it as student.towers.{other}.name.",
+            key=key,
         )
     if lacking or not isinstance(model, nn.Module):
         wants = "no torch.nn.Module" if not isinstance(model, nn.Module) else f"without {', '.join(lacking)}"
