@@ -58,6 +58,10 @@ class LossConfig(_Config):
         "calls near leave its denominators; positive = by verdicts of `cusa review`: matches become positives, related "
         "and disputed pairs leave the denominators, duplicates are one image",
     )
+    pair_weights: Literal["none", "audit"] = Field(
+        default="none",
+        description="audit = a pair counts 1 - p_wrong times in InfoNCE, by `cusa audit --pairs`",
+    )
     mask_image: float | Literal["positive"] | None = Field(
         default=None,
         description="mask: image teacher's cosine from which a foreign pair leaves; positive = as near as the own "
@@ -103,6 +107,16 @@ class LossConfig(_Config):
         default=_TEACHER, description="the image teacher's: lower makes sharper soft labels"
     )
     teacher_text_temperature: TemperatureConfig = Field(default=_TEACHER, description="the text teacher's")
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> "LossConfig":
+        others = (self.contrast, self.reduction, self.label_smoothing, self.false_negatives)
+        if self.pair_weights != "none" and others != ("infonce", "standard", 0.0, "soft"):
+            raise ValueError(
+                f"pair_weights is {self.pair_weights!r}, which weighs the pairs of InfoNCE with reduction 'standard', "
+                "label_smoothing 0 and false_negatives 'soft'; set these, or pair_weights='none'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _mask_has_thresholds(self) -> "LossConfig":

@@ -143,6 +143,7 @@ def run(
                 identity=identity,
                 on_device=opened.on_device,
                 judged=opened.judged,
+                pair_weights=opened.pair_weights,
             )
             session.resume(allow_changed=start.allow_changed, must=start.must_resume)
             if ranks.world() > 1 and student.has_own_loss:
@@ -203,6 +204,7 @@ def _refuse_what_pairs_cannot(config: TrainConfig, loss: LossConfig, student: St
     for key, value, neutral in (
         ("contrast", loss.contrast, "infonce"),
         ("label_smoothing", loss.label_smoothing, 0.0),
+        ("pair_weights", loss.pair_weights, "none"),
     ):
         if value != neutral:
             raise ConfigError(

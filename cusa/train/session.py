@@ -39,6 +39,7 @@ class Session:
         identity: settings and inputs that its checkpoints belong to.
         on_device: teacher tables that are on the device whole, by the loss's names for their rows.
         judged: human judgements of the split's pairs, on the device; None where the loss does not use them.
+        pair_weights: (captions,) how much each pair counts, on the device; None where all count alike.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Session:
         identity: checkpoint.Identity,
         on_device: Mapping[str, Tensor] | None = None,
         judged: JudgedPairs | None = None,
+        pair_weights: Tensor | None = None,
     ) -> None:
         self.config = config
         self.student = student
@@ -58,6 +60,7 @@ class Session:
         self.device = next(student.parameters()).device
         self.on_device = on_device or {}
         self.judged = judged
+        self.pair_weights = pair_weights
         train_mode(student, config.freeze)
         ranks.share_weights(student)
         named = [*student.named_parameters("student"), *loss.named_parameters("loss")]

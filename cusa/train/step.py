@@ -109,8 +109,10 @@ def _differentiate(session: Session, part: Batch, share: float) -> dict[str, Ten
 
 
 def _ids(session: Session, part: Batch) -> dict[str, Tensor]:
-    """Return the image ids of a part and, where judgements are used, its caption ids and judged pairs."""
+    """Return the image ids of a part and, where they are used, its pairs' weights or its judged pairs."""
     image_ids = part.image_ids.to(session.device, non_blocking=True)
+    if session.pair_weights is not None:
+        return {"image_ids": image_ids, "pair_weights": session.pair_weights[part.rows.to(session.device)]}
     if session.judged is None:
         return {"image_ids": image_ids}
     return session.judged.loss_inputs(image_ids, part.rows.to(session.device, non_blocking=True))

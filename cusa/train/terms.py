@@ -39,7 +39,8 @@ def terms(
         image_ids: (B,), equal for pairs of the same image.
         teacher_image: (B, E), needed if alpha or beta is not 0.
         teacher_text: (B, F), likewise.
-        **listed: `text_ids`, `positive_pairs` and `ignored_pairs` of `CUSALoss`, for dual encoders alone.
+        **listed: `text_ids`, `positive_pairs`, `ignored_pairs` and `pair_weights` of `CUSALoss`, for dual encoders
+            alone.
 
     Returns:
         `loss` and the named terms it is the sum of, weights applied.

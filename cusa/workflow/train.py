@@ -10,7 +10,7 @@ from typing import Any
 from cusa.errors import ConfigError
 from cusa.manifests import ledger, tables
 from cusa.manifests.events import SILENT, Callbacks
-from cusa.manifests.judgements import pair_judgements
+from cusa.manifests.judgements import own_pairs, pair_judgements
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
@@ -139,6 +139,8 @@ class _Run:
                 inputs[f"the {modality} teacher"] = tables.teacher_digest(split, teachers[modality])
         if recipe.loss.false_negatives == "positive":
             inputs["the verdicts"] = pair_judgements.read(split).digest
+        if recipe.loss.pair_weights == "audit":
+            inputs["the audit of the pairs"] = own_pairs.pairs_digest(split)
         read = self._features(split)
         for modality, table in read.items():
             for one in (split, val):

@@ -16,6 +16,7 @@ from cusa.models.students.base import Student
 from cusa.train import ranks
 from cusa.train.config import LossConfig, TrainConfig
 from cusa.train.data.blocks import Blocks
+from cusa.train.data.doubts import read_pair_weights
 from cusa.train.data.gather import TeacherRows
 from cusa.train.data.judged import JudgedPairs, read_judged
 from cusa.train.data.order import Order
@@ -49,6 +50,8 @@ class Data:
     """Digests of what is read beside the split, by name."""
     judged: JudgedPairs | None
     """Human judgements of the split's pairs, on the device; None where the loss does not use them."""
+    pair_weights: Tensor | None
+    """(captions,) how much each pair counts, on the device; None where all count alike."""
     met: Mapping[str, float]
     """How often near images meet in a batch, in this order and at random; empty where it is not measured."""
     notes: tuple[str, ...]
@@ -99,6 +102,10 @@ class Data:
         if loss.false_negatives == "positive":
             judged, digests["the verdicts"] = read_judged(split, device)
             notes += judged.notes
+        pair_weights = None
+        if loss.pair_weights == "audit":
+            pair_weights, digests["the audit of the pairs"], note = read_pair_weights(split, device)
+            notes.append(note)
         order, met = _order(config, split, pairs, chosen or teachers, digests)
         if order.fewest < ranks.world() * config.accumulate:
             raise ConfigError(
@@ -134,7 +141,7 @@ class Data:
             check_one_in=config.check_one_in,
             draft=_draft(config, student),
         )
-        return Data(order, stream, on_device, digests, judged, met, tuple(notes))
+        return Data(order, stream, on_device, digests, judged, pair_weights, met, tuple(notes))
 
 
 def _order(

@@ -33,6 +33,7 @@ from cusa.train.losses.false_negatives import (
     near,
 )
 from cusa.train.losses.infonce import Reduction
+from cusa.train.losses.pair_weights import pair_weights_correction
 from cusa.train.losses.plain import plain
 from cusa.train.losses.sigmoid import BIAS, plain_sigmoid, streamed_sigmoid
 from cusa.train.losses.streaming.streamed import streamed
@@ -298,6 +299,7 @@ class CUSALoss(nn.Module):
         text_ids: Tensor | None = None,
         positive_pairs: Tensor | None = None,
         ignored_pairs: Tensor | None = None,
+        pair_weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the objective of one batch.
 
@@ -315,6 +317,8 @@ class CUSALoss(nn.Module):
                 `positive`. With several ranks: those that touch this rank's batch are enough.
             ignored_pairs: (P, 2) likewise: pairs judged neither true nor false. None: there is no such pair; None on
                 every rank or on none.
+            pair_weights: (B,) 0 to 1: how much each pair counts in InfoNCE, with `standard`, hard targets and
+                `false_negatives="soft"`, and not with the gather of `release`. None: all count alike.
 
         Returns:
             `loss` and the terms it is the sum of, weights applied: `infonce` (or `sigmoid`), `csa`, `usa`; a term with
@@ -326,6 +330,8 @@ class CUSALoss(nn.Module):
         """
         given = Embeddings(image, text, image_uni, text_uni, teacher_image, teacher_text)
         self._check(given, image_ids, text_ids, positive_pairs, ignored_pairs)
+        if pair_weights is not None:
+            self._check_weights(pair_weights, image)
         if self.training:
             for temperature in self.temperatures().values():
                 temperature.clamp_()
@@ -345,6 +351,12 @@ class CUSALoss(nn.Module):
                 )
                 change = change / batch.size if self.reduction == "release" else change
                 unweighted = (unweighted[0] + change, *unweighted[1:])
+            if pair_weights is not None:
+                rows, infonce = batch.embeddings, self.infonce_temperature()
+                change = pair_weights_correction(
+                    rows.image, rows.text, batch.image_ids, batch.own, pair_weights, infonce
+                )
+                unweighted = (unweighted[0] + change, *unweighted[1:])
             weights = (self.infonce_weight, self.alpha, self.beta)
             weighted = torch.stack([weight * term for weight, term in zip(weights, unweighted, strict=True)])
             if self.negatives == "global":
@@ -352,6 +364,19 @@ class CUSALoss(nn.Module):
         names = (self.contrast, "csa", "usa")
         terms = {name: weighted[k] if weights[k] else weighted[k].detach() for k, name in enumerate(names)}
         return {"loss": terms[self.contrast] + terms["csa"] + terms["usa"], **terms}
+
+    def _check_weights(self, pair_weights: Tensor, image: Tensor) -> None:
+        plain_infonce = self.contrast == "infonce" and self.reduction == "standard" and not self.label_smoothing
+        if not plain_infonce or self.false_negatives != "soft" or (self.negatives == "release" and num_ranks() > 1):
+            raise ConfigError(
+                "pair_weights are weights of InfoNCE with reduction 'standard', label_smoothing 0 and false_negatives "
+                "'soft', and negatives 'release' gathers no weights. Set these, or pass no weights.",
+                key="pair_weights",
+            )
+        if pair_weights.shape != image.shape[:1]:
+            raise ConfigError(
+                f"pair_weights is {tuple(pair_weights.shape)}; it must be ({len(image)},).", key="pair_weights"
+            )
 
     def temperature_values(self) -> Temperatures:
         """Return the values of all temperatures, differentiable."""
