@@ -25,18 +25,29 @@ def review(
     scores: Annotated[
         str, typer.Option(help="With --for-eval: r@1, or at-r for R-Precision and mAP@R (whole queries).")
     ] = "r@1",
+    pairs: Annotated[
+        bool,
+        typer.Option(
+            "--pairs", help="Ask about the data set's own pairs, the doubted first: keep, wrong, or a better."
+        ),
+    ] = False,
     votes: Annotated[int, typer.Option(min=1, help="People asked about each candidate.")] = 1,
     limit: Annotated[int, typer.Option(min=1, help="Candidates in the queue at most.")] = 20_000,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="On this machine; 0 = any free one.")] = 8321,
     as_json: AsJson = False,
 ) -> None:
-    """Judge candidates on a page in the browser, one after the other: match, related, no match, duplicate or skip."""
+    """Judge candidates on a page in the browser, one after the other: match, related, no match, duplicate or skip.
+
+    With --pairs say of the data set's own captions whether they belong to their image, and choose a better one.
+    """
     from cusa.pipeline.review import server
 
     sample = None
     if for_eval is not None:
         from cusa.workflow import judged
 
+        if pairs:
+            raise ConfigError("--pairs and --for-eval ask about different pairs: leave one out.", option="--pairs")
         if where:
             raise ConfigError("--sql and --for-eval exclude each other: a filtered sample is none.", option="--sql")
         with Console() as console:
@@ -48,7 +59,7 @@ def review(
     done = server.run(
         work,
         split=split,
-        questions=server.Questions(where=where, votes=votes, limit=limit, sample=sample),
+        questions=server.Questions(where=where, votes=votes, limit=limit, own_pairs=pairs, sample=sample),
         port=port,
         reviewer=reviewer,
         on_ready=ready,
@@ -60,5 +71,7 @@ def review(
         print_text("review: nobody judged")
         return
     print_text(f"review: {done.verdicts}: {done.pairs:,} pairs judged, {done.positive:,} of them matches")
+    if pairs:
+        print_text(f"  Leave wrong pairs out with `cusa shard subset {work} --verdicts repair --out NEW`.")
     for note in done.notes:
         print_text(f"  {note}")

@@ -59,9 +59,16 @@ def shard(
     ] = None,
     query: Annotated[str, typer.Option("--sql", help="Of `subset`: a query whose first column is keys.")] = "",
     verdicts: Annotated[
-        Literal["drop", "merge"] | None,
+        Literal["drop", "merge", "repair"] | None,
         typer.Option(
-            help="Of `subset`: drop judged duplicates, and captions true of other images too; or merge duplicates."
+            help="Of `subset`: drop judged duplicates, captions true of other images too and wrong own captions; merge "
+            "duplicates; or repair: put the captions that were chosen in the place of wrong ones."
+        ),
+    ] = None,
+    max_p_wrong: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Of `subset`: leave out captions that `cusa audit --pairs` calls wrong more surely."
         ),
     ] = None,
     append: Annotated[bool, typer.Option("--append", help="Add new images to OUT; what is there stays.")] = False,
@@ -90,7 +97,8 @@ def shard(
     names = {**_columns(columns or ()), "split_names": _split_names(split_names or ())}
     with Console() as console:
         if layout == "subset":
-            reading = readers.read_subset(source, _keys(source, keys, query, verdicts or ""), verdicts=verdicts or "")
+            named = _keys(source, keys, query, every=bool(verdicts) or max_p_wrong is not None)
+            reading = readers.read_subset(source, named, verdicts=verdicts or "", max_p_wrong=max_p_wrong)
         else:
             fields = validated(ReadConfig, dataset=dataset, split=split, train_classes=train_classes, **names)
             reading = readers.read(layout, source, images, fields)
@@ -148,12 +156,14 @@ def _shares(pairs: Iterable[str]) -> dict[str, float]:
     return shares
 
 
-def _keys(work: Path, file: Path | None, query: str, verdicts: str) -> list[str] | None:
-    """Return the keys of a subset, from a file or a query; None for all, where verdicts say what becomes of them."""
-    if verdicts and file is None and not query:
+def _keys(work: Path, file: Path | None, query: str, *, every: bool) -> list[str] | None:
+    """Return the keys of a subset, from a file or a query; None for all, where something else says what is left out."""
+    if every and file is None and not query:
         return None
     if (file is None) == (not query):
-        raise ConfigError("A subset is named by --keys FILE, --sql QUERY or --verdicts: give one of them.")
+        raise ConfigError(
+            "A subset is named by --keys FILE, --sql QUERY, --verdicts or --max-p-wrong: give one of them."
+        )
     if file is not None:
         if not file.is_file():
             raise DataError(f"{file} does not exist. It should hold one key a line.", path=file)

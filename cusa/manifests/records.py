@@ -96,7 +96,8 @@ REASONS = {
     "changed": "the bytes are not those whose SHA-256 was recorded",
     "duplicate-key": "an earlier row has the same key",
     "not-finite": "the features hold a number that is not finite",
-    "judged": "people judged it a duplicate, or its words true of another image as well",
+    "judged": "people judged it a duplicate, its words true of another image as well, or not true of its own",
+    "doubted": "the audit calls the caption's pair wrong with a larger probability than allowed",
     "no-score": "the pair of texts has no score",
     "bad-row": "the row lacks a field or has one of the wrong type",
 }

@@ -1,5 +1,6 @@
 """What the audit says of the data set's own pairs: where it lies, and the probability that each is wrong."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,28 @@ from cusa.manifests.storage import store
 FOLDER = Path("audit") / "pairs"
 """In a split's folder: the tables, the page and the verdicts on own pairs."""
 TABLE = "pairs.parquet"
+
+IN_WORDS: Mapping[str, str] = {
+    "sibling_mean": "disagrees with the image's other captions",
+    "sibling_best": "no other caption of the image reads like it",
+    "caption_neighbours": "captions that read like it belong to other pictures",
+    "image_neighbours": "pictures like this one are described otherwise",
+    "cross_modal": "what the picture predicts is something else",
+    "repeated": "the same words on many images",
+    "boilerplate": "boilerplate",
+    "too-short": "too short",
+    "markup": "markup",
+    "language": "not the language of the rest",
+    "duplicate": "a copy of another image",
+    "broken": "the picture is broken",
+    "blank": "the picture is blank",
+    "dark": "the picture is dark",
+    "bright": "the picture is washed out",
+    "blurred": "the picture is blurred",
+    "tiny": "the picture is tiny",
+    "odd-aspect": "the picture is a strip",
+}
+"""What speaks against a pair, as a page says it: the evidence, then the faults of its caption and its picture."""
 
 
 def pairs_path(split: Split) -> Path:

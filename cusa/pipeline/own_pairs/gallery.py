@@ -9,10 +9,10 @@ from typing import Any
 
 from cusa.errors import DataError
 from cusa.manifests import pages
+from cusa.manifests.judgements.own_pairs import IN_WORDS
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.models.preprocess import UNDECODABLE, decode_rgb
-from cusa.pipeline.own_pairs.reasons import IN_WORDS
 
 _THUMBNAIL = 320  # pixels of its longer side
 

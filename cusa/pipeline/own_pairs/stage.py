@@ -115,6 +115,7 @@ def summarise(split: Split, wrong: WrongPairs, *, teachers: Mapping[str, str]) -
             for name, way in ways.items()
         },
         "folder": str(FOLDER),
+        "command": f"cusa review {split.work} --split {split.name} --pairs",
     }
 
 
@@ -126,7 +127,7 @@ def sentences(summary: Mapping[str, Any]) -> tuple[str, ...]:
     out = [
         f"Of {summary['pairs']:,} pairs about {summary['expected_wrong']:,.0f} are wrong "
         f"({summary['expected_wrong'] / summary['pairs']:.2%}); {summary['probably_wrong']:,} are more probably wrong "
-        f"than right. Look at {summary['folder']}/gallery.html."
+        f"than right. Look at {summary['folder']}/gallery.html, or judge them with `{summary['command']}`."
     ]
     out += [
         f"{words}: {ways[name]['share']:.2%} of them, told from pairs made wrong so with an area under the curve of "

@@ -10,12 +10,15 @@ from cusa.manifests.keys import caption_key, split_caption_key
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
+from cusa.pipeline.readers.own_pairs import OwnPairs
 from cusa.pipeline.readers.reading import Reading, Row, Rows
 
-VERDICTS = ("drop", "merge")
+VERDICTS = ("drop", "merge", "repair")
 
 
-def read_subset(work: Path, keys: Collection[str] | None = None, *, verdicts: str = "") -> Reading:
+def read_subset(
+    work: Path, keys: Collection[str] | None = None, *, verdicts: str = "", max_p_wrong: float | None = None
+) -> Reading:
     """Read the shards of a work folder, images by their byte range, splits as they are.
 
     Args:
@@ -23,7 +26,11 @@ def read_subset(work: Path, keys: Collection[str] | None = None, *, verdicts: st
         keys: image or caption keys to keep; a caption's key keeps its image with all its captions. None keeps all.
         verdicts: what becomes of what people judged. Of images that are one the first stays: `drop` leaves the others
             out with their captions, `merge` gives their captions to the first. `drop` also leaves out captions that are
-            true of another image as well, unless none would be left. Empty: nothing.
+            true of another image as well, unless none would be left. `drop` and `repair` leave out an image's own
+            captions that were judged wrong (`cusa review --pairs`), and `repair` gives the image those that were
+            chosen instead. Empty: nothing.
+        max_p_wrong: own captions that `cusa audit --pairs` calls wrong with a larger probability are left out; None:
+            none is.
 
     Returns:
         The reading; a key that the folder does not hold is a drop, and so is what verdicts leave out.
@@ -42,21 +49,32 @@ def read_subset(work: Path, keys: Collection[str] | None = None, *, verdicts: st
     if wanted is not None:
         files["keys"] = store.digest(sorted(wanted))
     if verdicts:
-        judged = {name: pair_judgements.read(Split(work, name)) for name in names}
-        if not any(one.judgements for one in judged.values()):
+        judged = {name: pair_judgements.read(Split(work, name)) for name in names if verdicts != "repair"}
+        of_pairs = [_own_pairs(Split(work, name), verdicts, None) for name in names]
+        if not any(one.judgements for one in judged.values()) and not any(one.any for one in of_pairs):
             raise DataError(f"Nobody has judged a pair of {work}. Run `cusa review {work}`.", work=work)
-        files["verdicts"] = store.digest([verdicts, *(one.digest for one in judged.values())])
+        seen = [*(one.digest for one in judged.values()), *(one.digest for one in of_pairs if one.any)]
+        files["verdicts"] = store.digest([verdicts, *seen])
+    if max_p_wrong is not None:
+        files["pairs"] = store.digest([_own_pairs(Split(work, name), "", max_p_wrong).digest for name in names])
     first = store.read_table(work / names[0] / "samples.parquet", columns=["key"])["key"].to_pylist()[:1]
     dataset = first[0].partition("/")[0] if first else work.name
     truth = {name: path for name in names if (path := work / name / "truth.parquet").is_file()}
-    return Reading(dataset, Rows(lambda: _rows(work, names, wanted, verdicts)), files, truth)
+    return Reading(dataset, Rows(lambda: _rows(work, names, wanted, verdicts, max_p_wrong)), files, truth)
 
 
-def _rows(work: Path, names: list[str], wanted: set[str] | None, verdicts: str) -> Iterator[Row]:
+def _own_pairs(split: Split, verdicts: str, max_p_wrong: float | None) -> OwnPairs:
+    return OwnPairs(split, judged=verdicts in ("drop", "repair"), repair=verdicts == "repair", max_p_wrong=max_p_wrong)
+
+
+def _rows(
+    work: Path, names: list[str], wanted: set[str] | None, verdicts: str, max_p_wrong: float | None
+) -> Iterator[Row]:
     seen = set()
     for name in names:
         split = Split(work, name)
-        judged = _Judged(split, verdicts)
+        judged = _Judged(split, verdicts if verdicts != "repair" else "")
+        pairs = _own_pairs(split, verdicts, max_p_wrong)
         samples = split.samples.select(schemas.SAMPLES.names).to_pylist()
         captions: dict[str, list[CaptionRecord]] = {}
         for row in split.captions.to_pylist():
@@ -75,7 +93,12 @@ def _rows(work: Path, names: list[str], wanted: set[str] | None, verdicts: str) 
                         detail = f"its image is one with {first}: {caption.text[:200]!r}"
                         yield Drop(name, row["key"], row["source"], "caption", "judged", detail)
                 continue
-            kept = captions.get(row["key"], [])
+            kept = []
+            for one in pairs.apply(row["key"], row["source"], captions.get(row["key"], [])):
+                if isinstance(one, Drop):
+                    yield one
+                else:
+                    kept.append(one)
             if verdicts == "merge":
                 more = [caption for copy in judged.copies(number) for caption in captions.get(copy, ())]
                 # Behind the image's own, whose keys stay.

@@ -9,6 +9,7 @@ from typing import Any
 
 from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests import tables
+from cusa.manifests.judgements import own_pairs
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.pipeline.sql.database import connect
@@ -17,8 +18,27 @@ from cusa.pipeline.sql.views import literal
 Pair = tuple[str, str]
 """Keys of an image and of a caption."""
 
-_ORDER = "worth DESC NULLS LAST, score DESC, image_key, caption_key"
-"""The largest review value first; see `cusa.pipeline.audit.stage.review_value`."""
+
+@dataclass(frozen=True)
+class Source:
+    """A table of pairs that people are asked about.
+
+    Attributes:
+        file: in the split's folder.
+        view: its name in SQL, which filters speak of.
+        columns: what is shown, as SQL; those of `Candidate` in their order.
+        needs: columns that the table must have.
+        order: as SQL.
+        option: of `cusa audit`, which makes it.
+    """
+
+    file: Path
+    view: str
+    columns: str
+    needs: tuple[str, ...]
+    order: str
+    option: str = ""
+
 
 _LONGEST_FILTER = 2000
 _SECONDS = 60.0  # for a filter
@@ -49,7 +69,25 @@ class Candidate:
 
 
 NUMBERS = tuple(field.name for field in fields(Candidate))[2:]
-_COLUMNS = ", ".join(("image_key", "caption_key", *NUMBERS))
+
+CANDIDATES = Source(
+    Path("audit") / "candidates.parquet",
+    "candidates",
+    ", ".join(("image_key", "caption_key", *NUMBERS)),
+    ("image_key", "caption_key", "score", "worth"),
+    "worth DESC NULLS LAST, score DESC, image_key, caption_key",
+)
+"""Pairs that the data set does not make; the largest review value first, see `audit.stage.review_value`."""
+
+OWN_PAIRS = Source(
+    own_pairs.FOLDER / own_pairs.TABLE,
+    "pairs",
+    f"image_key, caption_key, {', '.join(['NULL'] * (len(NUMBERS) - 1))}, 1 - p_wrong",
+    ("image_key", "caption_key", "p_wrong", "reasons", "better_caption_keys"),
+    "p_wrong DESC NULLS LAST, image_key, caption_key",
+    " --pairs",
+)
+"""The data set's own pairs; the most probably wrong first."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +107,7 @@ class Candidates:
     Args:
         split: audited; the table must be of this state of it.
         limit: candidates a queue holds at most.
+        source: which pairs.
 
     Attributes:
         sha256: of the table.
@@ -78,15 +117,15 @@ class Candidates:
         StaleError: if the table belongs to another state of the split.
     """
 
-    def __init__(self, split: Split, *, limit: int) -> None:
-        self._split, self._limit = split, limit
-        self.path = split.folder / "audit" / "candidates.parquet"
-        made_by = f"cusa audit {split.work} --split {split.name}"
+    def __init__(self, split: Split, *, limit: int, source: Source = CANDIDATES) -> None:
+        self._split, self._limit, self._source = split, limit, source
+        self.path = split.folder / source.file
+        made_by = f"cusa audit {split.work} --split {split.name}{source.option}"
         if not self.path.is_file():
             raise DataError(
                 f"{self.path} does not exist: there is nothing to ask about. Run `{made_by}`.", path=self.path
             )
-        store.check_table(self.path, columns=["image_key", "caption_key", "score", "worth"], made_by=made_by)
+        store.check_table(self.path, columns=list(source.needs), made_by=made_by)
         belongs_to = tables.read_part_metadata(self.path).get("split")
         if belongs_to != split.digest:
             raise StaleError(
@@ -105,7 +144,7 @@ class Candidates:
         """Return the queue of a filter.
 
         Args:
-            where: what may stand behind WHERE, over the columns of the view `candidates`; empty = all.
+            where: what may stand behind WHERE, over the columns of the source's view; empty = all.
 
         Raises:
             ConfigError: if it is no condition; the message points at the place.
@@ -137,18 +176,42 @@ class Candidates:
         return Queue(chosen, int(total), {one.pair: place for place, one in enumerate(chosen)})
 
     def _select(self, where: str, *, limit: int) -> list[Candidate]:
-        query = f"SELECT {_COLUMNS} FROM {self._filtered(where)} ORDER BY {_ORDER} LIMIT {limit}"
+        source = self._source
+        query = f"SELECT {source.columns} FROM {self._filtered(where)} ORDER BY {source.order} LIMIT {limit}"
         return [Candidate(*map(_plain, row)) for row in self._database.run(query, limit=_SECONDS).rows]
 
     def _filtered(self, where: str) -> str:
         # The split is chosen inside, where no bracket of the filter reaches; the line break ends a comment of it.
-        of_split = f"(SELECT * FROM candidates WHERE split = {literal(self._split.name)}) AS candidates"
+        view = self._source.view
+        of_split = f"(SELECT * FROM {view} WHERE split = {literal(self._split.name)}) AS {view}"
         return f"{of_split} WHERE (\n{where or 'true'}\n)"
 
 
-def audited(work: Path, names: Iterable[str]) -> list[str]:
-    """Return the splits that have candidates."""
-    return [name for name in names if (work / name / "audit" / "candidates.parquet").is_file()]
+def audited(work: Path, names: Iterable[str], source: Source = CANDIDATES) -> list[str]:
+    """Return the splits that have pairs to ask about."""
+    return [name for name in names if (work / name / source.file).is_file()]
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What the audit holds against an own pair."""
+
+    reasons: tuple[str, ...]
+    """In words."""
+    better: tuple[str, ...]
+    """Keys of captions that fit its image better."""
+
+
+def read_doubts(split: Split) -> dict[Pair, Doubt]:
+    """Read what the audit holds against each own pair."""
+    table = store.read_table(split.folder / OWN_PAIRS.file, columns=list(OWN_PAIRS.needs))
+    return {
+        (row["image_key"], row["caption_key"]): Doubt(
+            tuple(own_pairs.IN_WORDS.get(name, name) for name in row["reasons"] or ()),
+            tuple(row["better_caption_keys"] or ()),
+        )
+        for row in table.to_pylist()
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,20 @@ from cusa.manifests.judgements.pair_judgements import PairJudgement
 from cusa.manifests.judgements.verdicts import UNDO, Journal, Verdict
 from cusa.manifests.samples import Split
 from cusa.models.preprocess import UNDECODABLE, decode_rgb
-from cusa.pipeline.review.queue import Candidate, Candidates, Pair, Queue
+from cusa.pipeline.review.queue import (
+    CANDIDATES,
+    OWN_PAIRS,
+    Candidate,
+    Candidates,
+    Doubt,
+    Pair,
+    Queue,
+    read_doubts,
+)
 from cusa.pipeline.review.sample import SampledPairs
 
+_CHOSEN = "-chosen"
+"""What the id of a chosen caption's verdict has behind that of its pair's."""
 _HELD = 300.0  # seconds for which a candidate that is open in one tab is shown in no other
 _BROWSERS_READ = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp", "gif": "gif", "bmp": "bmp"}
 
@@ -46,6 +57,7 @@ class Room:
         votes: how many people are asked about each candidate.
         limit: candidates a queue holds at most.
         sample: pairs that are asked about instead of the audit's candidates, in their order.
+        own_pairs: ask about the data set's own pairs; their verdicts are kept apart.
 
     Raises:
         DataError: if there are no candidates, or verdicts cannot be written.
@@ -53,13 +65,22 @@ class Room:
     """
 
     def __init__(
-        self, split: Split, *, votes: int = 1, limit: int = 20_000, sample: SampledPairs | None = None
+        self,
+        split: Split,
+        *,
+        votes: int = 1,
+        limit: int = 20_000,
+        sample: SampledPairs | None = None,
+        own_pairs: bool = False,
     ) -> None:
         self.split = split
         self.votes = votes
-        self.candidates: Candidates | SampledPairs = sample or Candidates(split, limit=limit)
+        source = OWN_PAIRS if own_pairs else CANDIDATES
+        self.folder = split.folder / source.file.parent
+        self.candidates: Candidates | SampledPairs = sample or Candidates(split, limit=limit, source=source)
+        self.doubts: dict[Pair, Doubt] | None = read_doubts(split) if own_pairs else None
         try:
-            self.journal = Journal(split.folder / verdicts.FOLDER)
+            self.journal = Journal(self.folder)
         except DataError:
             self.candidates.close()
             raise
@@ -73,7 +94,7 @@ class Room:
         """Write the table of verdicts and close all files; return the table, or None where nobody judged."""
         self.candidates.close()
         self.journal.close()
-        return verdicts.publish(self.split.folder / verdicts.FOLDER)
+        return verdicts.publish(self.folder)
 
     def next(self, *, reviewer: str, tab: str, where: str = "") -> dict[str, Any]:
         """Return the next candidate of a reviewer, and how far all are.
@@ -103,6 +124,7 @@ class Room:
         tab: str,
         where: str = "",
         undoes: str | None = None,
+        chooses: str | None = None,
     ) -> dict[str, Any]:
         """Take a verdict: when this returns, it is on the disk.
 
@@ -115,6 +137,7 @@ class Room:
             tab: of the browser.
             where: the filter of the queue that goes on.
             undoes: id of the verdict that an undo takes back.
+            chooses: of an own pair that is no match: key of the better caption, which becomes a match of the image.
 
         Returns:
             What `next` does; after an undo the candidate is the one whose verdict was taken back.
@@ -127,19 +150,20 @@ class Room:
         if candidate is None and verdict != UNDO:
             raise ConfigError(f"{image_key} with {caption_key} is no candidate of this review.", key="caption_key")
         numbers = candidate.numbers() if candidate and verdict != UNDO else {}
-        self.journal.append(
-            Verdict(
-                id=id,
-                image_key=image_key,
-                caption_key=caption_key,
-                verdict=verdict,
-                reviewer=reviewer,
-                judged_at=verdicts.now(),
-                undoes=undoes,
-                candidates_sha256=self.candidates.sha256 if numbers else None,
-                **numbers,  # type: ignore[arg-type]
-            )
+        row = Verdict(
+            id=id,
+            image_key=image_key,
+            caption_key=caption_key,
+            verdict=verdict,
+            reviewer=reviewer,
+            judged_at=verdicts.now(),
+            undoes=undoes,
+            candidates_sha256=self.candidates.sha256 if numbers else None,
+            **numbers,  # type: ignore[arg-type]
         )
+        if second := self._second(row, chooses):
+            self.journal.append(second)  # first: killed in between, the page asks again with the same ids
+        self.journal.append(row)
         queue = self.candidates.queue(where)
         with self._lock:
             said = self._now()
@@ -149,6 +173,25 @@ class Room:
                 return self._state(queue, said, candidate, reviewer, 0)
             chosen, waiting = self._choose(queue, said, reviewer, tab)
             return self._state(queue, said, chosen, reviewer, waiting)
+
+    def _second(self, row: Verdict, chooses: str | None) -> Verdict | None:
+        """Return the verdict that goes with one on an own pair: the chosen caption's, or its being taken back.
+
+        Raises:
+            ConfigError: if the caption is not among those that were offered.
+        """
+        apart = {"score": None, "p_positive": None, "candidates_sha256": None}
+        if row.undoes is not None:
+            chosen = next((one for one in self.journal.rows() if one.id == row.undoes + _CHOSEN), None)
+            if chosen is None:
+                return None
+            return replace(row, id=row.id + _CHOSEN, caption_key=chosen.caption_key, undoes=chosen.id)
+        if chooses is None:
+            return None
+        doubt = (self.doubts or {}).get((row.image_key, row.caption_key))
+        if doubt is None or chooses not in doubt.better or row.verdict != "no match":
+            raise ConfigError(f"{chooses[:200]} was not offered for {row.image_key}.", key="chooses")
+        return replace(row, id=row.id + _CHOSEN, caption_key=chooses, verdict="match", **apart)  # type: ignore[arg-type]
 
     def image(self, key: str) -> tuple[bytes, str]:
         """Return an image of the split and its media type; one that browsers do not read, as JPEG.
@@ -224,7 +267,7 @@ class Room:
     ) -> dict[str, Any]:
         asked = queue.places
         done = sum(len(one.votes) >= self.votes for pair, one in said.votes.items() if pair in asked)
-        mine = [row for (who, _), row in said.words.items() if who == reviewer]
+        mine = [row for (who, _), row in said.words.items() if who == reviewer and not row.id.endswith(_CHOSEN)]
         mine.sort(key=lambda row: row.judged_at)
         agreement = said.agreement
         return {
@@ -258,6 +301,25 @@ class Room:
             "siblings": [split.texts[row] for row in self._captions_of(owner) if row != caption],
             "numbers": candidate.numbers(),
             "votes": len(one.votes) if one else 0,
+            **self._doubted(candidate),
+        }
+
+    def _doubted(self, candidate: Candidate) -> dict[str, Any]:
+        if self.doubts is None:
+            return {}
+        doubt = self.doubts.get(candidate.pair, Doubt((), ()))
+        better = [(key, self._caption_row[key]) for key in doubt.better if key in self._caption_row]
+        owners = self.split.caption_owner
+        return {
+            "reasons": list(doubt.reasons),
+            "better": [
+                {
+                    "caption_key": key,
+                    "caption": self.split.texts[row],
+                    "image_key": self.split.image_keys[owners[row]],
+                }
+                for key, row in better
+            ],
         }
 
     def _captions_of(self, image: int) -> list[int]:

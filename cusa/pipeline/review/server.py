@@ -16,7 +16,7 @@ from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
 from cusa.manifests.storage.paths import is_remote
 from cusa.manifests.terminal import printable
-from cusa.pipeline.review.queue import audited
+from cusa.pipeline.review.queue import CANDIDATES, OWN_PAIRS, audited
 from cusa.pipeline.review.room import Room
 from cusa.pipeline.review.sample import SampledPairs
 
@@ -42,6 +42,8 @@ class Questions:
     """How many people are asked about each pair."""
     limit: int = 20_000
     """Candidates a queue holds at most."""
+    own_pairs: bool = False
+    """Whether the data set's own pairs are asked about, those that `cusa audit --pairs` doubts first."""
     sample: Path | None = None
     """A table of pairs (`schemas.JUDGED_SAMPLE`) that are asked about instead of the audit's candidates."""
 
@@ -89,14 +91,22 @@ def run(
 
     if is_remote(work):
         raise ConfigError(f"Verdicts are kept on this machine; copy {work} here first.", work=str(work))
-    there = audited(work, splits(work))
+    source = OWN_PAIRS if questions.own_pairs else CANDIDATES
+    there = audited(work, splits(work), source)
     if not split and len(there) != 1:
-        say = f"Name one of them with --split: {', '.join(there)}." if there else f"Run `cusa audit {work}`."
+        made_by = f"cusa audit {work}{source.option}"
+        say = f"Name one of them with --split: {', '.join(there)}." if there else f"Run `{made_by}`."
         raise DataError(f"{work} has {len(there)} audited splits. {say}", work=work)
     opened = Split(work, split or there[0])
     with contextlib.closing(listen(port)) as listening, _alone(opened), contextlib.ExitStack() as stack:
         sample = None if questions.sample is None else SampledPairs(opened, questions.sample)
-        room = Room(opened, votes=questions.votes, limit=questions.limit, sample=sample)
+        room = Room(
+            opened,
+            votes=questions.votes,
+            limit=questions.limit,
+            sample=sample,
+            own_pairs=questions.own_pairs,
+        )
         stack.callback(room.close)
         room.candidates.queue(questions.where)
         taken = listening.getsockname()[1]
@@ -118,8 +128,8 @@ def run(
         with contextlib.suppress(KeyboardInterrupt):  # the way to end it
             server.run(sockets=[listening])
         torn = room.journal.repaired
-    table = opened.folder / verdicts.FOLDER / verdicts.TABLE
-    judgements = pair_judgements.read(opened)
+    table = room.folder / verdicts.TABLE
+    judgements = pair_judgements.read(opened, folder=room.folder)
     notes = judgements.notes()
     if torn:
         notes += (f"A verdict that an earlier session was killed while writing was cut off: {torn[:80]!r}.",)
@@ -181,6 +191,7 @@ def application(room: Room, *, reviewer: str = "", where: str = "") -> "Starlett
     from starlette.routing import Route
 
     start = {"work": room.split.work.resolve().name, "split": room.split.name, "reviewer": reviewer, "where": where}
+    start["kind"] = "candidates" if room.doubts is None else "pairs"
 
     async def index(request: "Request") -> "Response":
         nonce = secrets.token_urlsafe(16)
@@ -231,7 +242,7 @@ def _verdict(body: bytes) -> dict[str, Any]:
     try:
         content = json.loads(body)
         fields = {name: content[name] for name in names}
-        fields |= {name: content[name] for name in ("where", "undoes") if name in content}
+        fields |= {name: content[name] for name in ("where", "undoes", "chooses") if name in content}
         if not all(isinstance(value, str) for value in fields.values()):
             raise TypeError("all are texts")
         for value in fields.values():

@@ -1,0 +1,85 @@
+"""A work folder sharded again by what was said of its own pairs, every left-out caption a row with who said so."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from cusa.cli import app
+from cusa.errors import DataError
+from cusa.manifests import schemas
+from cusa.manifests.judgements.own_pairs import FOLDER, pairs_path
+from cusa.manifests.judgements.verdicts import Journal
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
+from cusa.pipeline import readers, shard
+from cusa.pipeline.config import ShardConfig
+from tests.manifests.judgements.test_verdicts import make
+from tests.worlds import make_work
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    """Three images of two captions; 1 is wrong and 4 stands in its place, 2 is kept, 5 is wrong without another."""
+    split = Split(make_work(tmp_path, images=3, captions=2, splits=("train",)), "train")
+    store.make_folder(split.folder / FOLDER)
+    said = {(0, 1): "no match", (0, 4): "match", (1, 2): "match", (2, 5): "no match"}
+    with Journal(split.folder / FOLDER) as journal:
+        for number, ((image, caption), word) in enumerate(said.items()):
+            keys = {"image_key": split.image_keys[image], "caption_key": split.caption_keys[caption]}
+            journal.append(make(number, word, **keys))
+    return split
+
+
+def _shard(split: Split, out: Path, verdicts: str = "", max_p_wrong: float | None = None) -> Split:
+    reading = readers.read_subset(split.work, verdicts=verdicts, max_p_wrong=max_p_wrong)
+    shard.run(ShardConfig(workers=1), reading=reading, out=out)
+    return Split(out, "train")
+
+
+def test_drop__leaves_wrong_captions_out(split: Split, tmp_path: Path) -> None:
+    part = _shard(split, tmp_path / "part", "drop")
+    assert part.caption_keys == [split.caption_keys[row] for row in (0, 2, 3, 4)]
+    rows = pq.read_table(tmp_path / "part/train/drops.parquet").to_pylist()
+    assert [row["key"] for row in rows] == [split.caption_keys[1], split.caption_keys[5]]
+    assert all(row["reason"] == "judged" and "judged wrong by" in row["detail"] for row in rows)
+    assert split.texts[1] in rows[0]["detail"]
+
+
+def test_repair__puts_the_chosen_caption_in_its_place(split: Split, tmp_path: Path) -> None:
+    part = _shard(split, tmp_path / "part", "repair")
+    assert part.texts == [split.texts[row] for row in (0, 4, 2, 3, 4)]
+    assert part.caption_keys[1] == f"{split.image_keys[0]}#2", "a new key: the wrong caption's is not given again"
+    rows = pq.read_table(tmp_path / "part/train/drops.parquet").to_pylist()
+    assert f"{split.image_keys[0]}#2 came from {split.caption_keys[4]}" in rows[0]["detail"]
+
+
+def test_merge__leaves_own_pairs_alone(split: Split, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Nobody has judged"):
+        _shard(split, tmp_path / "part", "merge")
+
+
+def test_max_p_wrong__leaves_out_what_the_audit_doubts(split: Split, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cusa audit .* --pairs"):
+        _shard(split, tmp_path / "none", max_p_wrong=0.5)
+    p_wrong = np.array([0.1, 0.9, 0.5, 0.2, 0.6, 0.0], dtype=np.float32)
+    named = zip(split.caption_keys, p_wrong.tolist(), strict=True)
+    table = pa.Table.from_pylist([{"caption_key": key, "p_wrong": p} for key, p in named], schema=schemas.PAIRS)
+    store.write_table(pairs_path(split), table.replace_schema_metadata({"split": split.digest}))
+    command = ["shard", "subset", str(split.work), "--max-p-wrong", "0.5", "--out", str(tmp_path / "part")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert Split(tmp_path / "part", "train").caption_keys == [split.caption_keys[row] for row in (0, 2, 3, 5)]
+    rows = pq.read_table(tmp_path / "part/train/drops.parquet").to_pylist()
+    assert {row["reason"] for row in rows} == {"doubted"}
+    assert "p = 0.900" in rows[0]["detail"]
+
+
+def test_read_subset__another_verdict_is_another_source(split: Split) -> None:
+    before = readers.read_subset(split.work, verdicts="repair").files
+    with Journal(split.folder / FOLDER) as journal:
+        journal.append(make(60, "no match", image_key=split.image_keys[1], caption_key=split.caption_keys[3]))
+    assert readers.read_subset(split.work, verdicts="repair").files != before
