@@ -354,7 +354,12 @@ class CUSALoss(nn.Module):
             if pair_weights is not None:
                 rows, infonce = batch.embeddings, self.infonce_temperature()
                 change = pair_weights_correction(
-                    rows.image, rows.text, batch.image_ids, batch.own, pair_weights, infonce
+                    rows.image,
+                    rows.text,
+                    image_ids=batch.image_ids,
+                    rows=batch.own,
+                    weights_R=pair_weights,
+                    temperature=infonce,
                 )
                 unweighted = (unweighted[0] + change, *unweighted[1:])
             weights = (self.infonce_weight, self.alpha, self.beta)

@@ -10,7 +10,7 @@ from cusa.train.losses.batch import ids_or_all_different
 
 
 def pair_weights_correction(
-    image: Tensor, text: Tensor, image_ids: Tensor | None, rows: slice, weights_R: Tensor, temperature: Tensor
+    image: Tensor, text: Tensor, *, image_ids: Tensor | None, rows: slice, weights_R: Tensor, temperature: Tensor
 ) -> Tensor:
     """Return the change of InfoNCE when the pairs get weights; differentiable.
 
