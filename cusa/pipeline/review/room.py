@@ -124,7 +124,6 @@ class Room:
         tab: str,
         where: str = "",
         undoes: str | None = None,
-        chooses: str | None = None,
     ) -> dict[str, Any]:
         """Take a verdict: when this returns, it is on the disk.
 
@@ -137,7 +136,6 @@ class Room:
             tab: of the browser.
             where: the filter of the queue that goes on.
             undoes: id of the verdict that an undo takes back.
-            chooses: of an own pair that is no match: key of the better caption, which becomes a match of the image.
 
         Returns:
             What `next` does; after an undo the candidate is the one whose verdict was taken back.
@@ -161,8 +159,8 @@ class Room:
             candidates_sha256=self.candidates.sha256 if numbers else None,
             **numbers,  # type: ignore[arg-type]
         )
-        if second := self._second(row, chooses):
-            self.journal.append(second)  # first: killed in between, the page asks again with the same ids
+        if undoes is not None and (taken_back := self._undo_choice(row, undoes)) is not None:
+            self.journal.append(taken_back)  # first: killed in between, the page asks again with the same ids
         self.journal.append(row)
         queue = self.candidates.queue(where)
         with self._lock:
@@ -174,24 +172,41 @@ class Room:
             chosen, waiting = self._choose(queue, said, reviewer, tab)
             return self._state(queue, said, chosen, reviewer, waiting)
 
-    def _second(self, row: Verdict, chooses: str | None) -> Verdict | None:
-        """Return the verdict that goes with one on an own pair: the chosen caption's, or its being taken back.
+    def choose(
+        self, *, id: str, image_key: str, caption_key: str, chooses: str, reviewer: str, tab: str, where: str = ""
+    ) -> dict[str, Any]:
+        """Take the verdict that an own pair is wrong and another caption fits: `no match`, and a `match` of the other.
+
+        Args:
+            id: made by the page, as in `judge`.
+            image_key: of the pair.
+            caption_key: of the pair.
+            chooses: key of the caption that fits, one of those that were offered.
+            reviewer: whose.
+            tab: of the browser.
+            where: the filter of the queue that goes on.
+
+        Returns:
+            What `next` does.
 
         Raises:
-            ConfigError: if the caption is not among those that were offered.
+            ConfigError: if the caption was not offered, or as in `judge`.
+            DataError: if it could not be written.
         """
-        apart = {"score": None, "p_positive": None, "candidates_sha256": None}
-        if row.undoes is not None:
-            chosen = next((one for one in self.journal.rows() if one.id == row.undoes + _CHOSEN), None)
-            if chosen is None:
-                return None
-            return replace(row, id=row.id + _CHOSEN, caption_key=chosen.caption_key, undoes=chosen.id)
-        if chooses is None:
+        doubt = (self.doubts or {}).get((image_key, caption_key))
+        if doubt is None or chooses not in doubt.better:
+            raise ConfigError(f"{chooses[:200]} was not offered for {image_key[:200]}.", key="chooses")
+        # First: killed in between, the page asks again with the same ids.
+        self.journal.append(Verdict(id + _CHOSEN, image_key, chooses, "match", reviewer, verdicts.now()))
+        pair = {"image_key": image_key, "caption_key": caption_key}
+        return self.judge(id=id, **pair, verdict="no match", reviewer=reviewer, tab=tab, where=where)
+
+    def _undo_choice(self, row: Verdict, undoes: str) -> Verdict | None:
+        """Return the undo of the caption that was chosen with a verdict, None where none was."""
+        chosen = next((one for one in self.journal.rows() if one.id == undoes + _CHOSEN), None)
+        if chosen is None:
             return None
-        doubt = (self.doubts or {}).get((row.image_key, row.caption_key))
-        if doubt is None or chooses not in doubt.better or row.verdict != "no match":
-            raise ConfigError(f"{chooses[:200]} was not offered for {row.image_key}.", key="chooses")
-        return replace(row, id=row.id + _CHOSEN, caption_key=chooses, verdict="match", **apart)  # type: ignore[arg-type]
+        return replace(row, id=row.id + _CHOSEN, caption_key=chosen.caption_key, undoes=chosen.id)
 
     def image(self, key: str) -> tuple[bytes, str]:
         """Return an image of the split and its media type; one that browsers do not read, as JPEG.

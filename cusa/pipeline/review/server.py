@@ -209,7 +209,12 @@ def application(room: Room, *, reviewer: str = "", where: str = "") -> "Starlett
     async def judge(request: "Request") -> "Response":
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return JSONResponse({"error": "Send application/json."}, status_code=415)
-        return JSONResponse(await run_in_threadpool(room.judge, **_verdict(await request.body())))
+        fields = _verdict(await request.body())
+        if "chooses" in fields:
+            if fields.pop("verdict") != "no match" or "undoes" in fields:
+                raise ConfigError("A caption is chosen where the own one is no match.", key="chooses")
+            return JSONResponse(await run_in_threadpool(room.choose, **fields))
+        return JSONResponse(await run_in_threadpool(room.judge, **fields))
 
     async def image(request: "Request") -> "Response":
         data, kind = await run_in_threadpool(room.image, request.query_params.get("key", ""))

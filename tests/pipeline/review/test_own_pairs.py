@@ -48,6 +48,11 @@ def _judge(room: Room, shown: dict[str, Any], word: str, number: int, **more: st
     return room.judge(id=f"verdict-{number:04}", verdict=word, reviewer="ada", tab="one", **pair, **more)
 
 
+def _choose(room: Room, shown: dict[str, Any], number: int, chooses: str) -> dict[str, Any]:
+    pair = {name: shown[name] for name in ("image_key", "caption_key")}
+    return room.choose(id=f"verdict-{number:04}", chooses=chooses, reviewer="ada", tab="one", **pair)
+
+
 def test_next__the_worst_first_with_reasons_and_better_captions(tmp_path: Path) -> None:
     room = Room(doubted(tmp_path), own_pairs=True)
     shown = _ask(room)["candidate"]
@@ -64,14 +69,14 @@ def test_judge__a_chosen_caption_is_two_verdicts_and_one_undo(tmp_path: Path) ->
     room = Room(split, own_pairs=True)
     shown = _ask(room)["candidate"]
     better = shown["better"][0]["caption_key"]
-    state = _judge(room, shown, "no match", 1, chooses=better)
+    state = _choose(room, shown, 1, better)
     assert state["candidate"]["caption_key"] != shown["caption_key"]
     assert [one["id"] for one in state["history"]] == ["verdict-0001"]
     said = {
         (one.caption_key, one.verdict) for one in pair_judgements.read(split, folder=split.folder / FOLDER).judgements
     }
     assert said == {(shown["caption_key"], "no match"), (better, "match")}
-    _judge(room, shown, "no match", 1, chooses=better)  # asked again: nothing new
+    _choose(room, shown, 1, better)  # asked again: nothing new
     assert len(verdicts.read(split.folder / FOLDER)) == 2
     back = _judge(room, shown, "undo", 2, undoes="verdict-0001")
     assert back["candidate"]["caption_key"] == shown["caption_key"]
@@ -84,9 +89,8 @@ def test_judge__a_caption_that_was_not_offered_is_refused(tmp_path: Path) -> Non
     room = Room(doubted(tmp_path), own_pairs=True)
     shown = _ask(room)["candidate"]
     with pytest.raises(ConfigError, match="not offered"):
-        _judge(room, shown, "no match", 1, chooses=shown["caption_key"])
-    with pytest.raises(ConfigError, match="not offered"):
-        _judge(room, shown, "match", 1, chooses=shown["better"][0]["caption_key"])
+        _choose(room, shown, 1, shown["caption_key"])
+    assert not verdicts.read(room.split.folder / FOLDER)
     room.close()
 
 
