@@ -16,6 +16,8 @@ from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 
 KEY_OF = {"image": "key", "text": "caption_key"}
+TOWER = "tower-"
+"""How the names of tables begin that hold what a student's frozen tower gives: nobody's teachers."""
 _GROUP_BYTES = 8 << 20  # a row of flattened patch tokens is 75 KB: groups are cut by bytes, not by rows
 
 
@@ -148,12 +150,17 @@ def part_width(path: Path) -> int:
         raise DataError(f"{path} is no readable teacher table ({error}). Make it again.", path=path) from error
 
 
-def teachers(split: Split) -> dict[str, str]:
-    """Return the teachers whose tables lie in a split: name -> modality."""
+def teachers(split: Split, *, towers: bool = False) -> dict[str, str]:
+    """Return the teachers whose tables lie in a split: name -> modality.
+
+    Args:
+        split: the split.
+        towers: whether the tables of students' frozen towers are listed too.
+    """
     modalities = {}
     for folder in sorted((split.folder / "teachers").glob("*/")):
         part = next(iter(sorted(folder.glob("[0-9]*.parquet"))), None)
-        if part is not None:
+        if part is not None and (towers or not folder.name.startswith(TOWER)):
             modalities[folder.name] = read_part_metadata(part).get("modality", "")
     return modalities
 
@@ -265,7 +272,7 @@ def read_parts(split: Split, teacher: str) -> Iterator[TeacherPart]:
     """
     folder = split.folder / "teachers" / teacher
     again = f"cusa extract-teachers {split.work}"
-    modality = teachers(split).get(teacher)
+    modality = teachers(split, towers=True).get(teacher)
     if modality is None:
         have = ", ".join(teachers(split)) or "none"
         raise DataError(f"{split.folder} has no teacher {teacher!r}; it has {have}. Run `{again}`.", teacher=teacher)

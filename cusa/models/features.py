@@ -79,10 +79,15 @@ def describe(split: Split, modality: str, *, name: str = "", encoder: str = "") 
         )
     if not name and len(names) > 1:
         raise ConfigError(f"{split.folder} has several tables of {modality}s: {', '.join(names)}. Set {key}.", key=key)
+    return of_table(split, table, encoder=encoder or _known_encoder(split, table))
+
+
+def of_table(split: Split, table: str, *, encoder: str = "") -> FeatureTable:
+    """Return what a card keeps of a table that is there."""
     path = _first_part(split, table)
     metadata = tables.read_part_metadata(path)
     provenance = {part: metadata.get(part, "") for part in _SAME}
-    return FeatureTable(table, tables.part_width(path), provenance, encoder or _known_encoder(split, table))
+    return FeatureTable(table, tables.part_width(path), provenance, encoder)
 
 
 def digest(split: Split, modality: str, table: FeatureTable) -> str:
@@ -107,7 +112,7 @@ def is_there(split: Split, modality: str, table: FeatureTable) -> bool:
     Raises:
         StaleError: if it has one of that name that was made by something else or has other rows.
     """
-    if tables.teachers(split).get(table.table) != modality:
+    if tables.teachers(split, towers=True).get(table.table) != modality:
         return False
     path = _first_part(split, table.table)
     metadata, width = tables.read_part_metadata(path), tables.part_width(path)

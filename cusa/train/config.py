@@ -153,7 +153,7 @@ class TrainConfig(_Config):
 
     FREE: ClassVar[frozenset[str]] = frozenset(
         {
-            *("workers", "cache_mib", "check_one_in", "teacher_mib", "device"),
+            *("workers", "cache_mib", "check_one_in", "teacher_mib", "device", "encode_once"),
             *("log_every", "keep_checkpoints", "checkpoint_every"),
             *("gradient_checkpointing", "compile", "wandb"),
         }
@@ -255,6 +255,11 @@ class TrainConfig(_Config):
         ge=0,
         description="of the images beyond `cache_mib`, one in so many is compared with its recorded SHA-256 when it is "
         "read, other ones every epoch; those within it are compared once; 0 = none are",
+    )
+    encode_once: bool = Field(
+        default=True,
+        description="compute what a frozen tower gives once an image or caption, and keep it in the work folder; false "
+        "= in every step",
     )
     teacher_mib: int = Field(
         default=0,

@@ -18,6 +18,7 @@ from cusa.models import features
 from cusa.recipe import Recipe
 from cusa.workflow import evaluate as scoring
 from cusa.workflow import export as exporting
+from cusa.workflow.encode_once import encode_once
 
 
 def train(
@@ -199,12 +200,15 @@ class _Run:
             seed=recipe.train.seed,
             features=read.features or None,
         )
+        if recipe.train.encode_once and not read.features:
+            # Validation reads them as well; the saved student encodes pictures and texts itself.
+            student.features = encode_once(student, [split, val], device=recipe.train.device, callbacks=self.callbacks)
         trained = loop.run(
             recipe.train,
             recipe.loss,
             student=student,
             data=loop.TrainingSplit(
-                split, read.teachers, {modality: table.table for modality, table in read.features.items()}
+                split, read.teachers, {modality: table.table for modality, table in student.features.items()}
             ),
             out=out,
             start=loop.Start(

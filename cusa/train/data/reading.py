@@ -97,7 +97,12 @@ class Data:
             ranks.barrier()
         notes = [*pairs.notes, *(note for table in opened.values() for note in table.notes)]
         digests = {f"the {modality} teacher": teacher.digest for modality, teacher in rows.items()}
-        digests |= {f"the {modality} features": table.digest for modality, table in features.items()}
+        # What a frozen tower gives follows from its weights and the split, which the checkpoint knows anyway.
+        digests |= {
+            f"the {modality} features": table.digest
+            for modality, table in features.items()
+            if not table.teacher.startswith(tables.TOWER)
+        }
         judged = None
         if loss.false_negatives == "positive":
             judged, digests["the verdicts"] = read_judged(split, device)
