@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cusa.errors import ConfigError
 from cusa.manifests import ledger, tables
@@ -18,7 +18,9 @@ from cusa.models import features
 from cusa.recipe import Recipe
 from cusa.workflow import evaluate as scoring
 from cusa.workflow import export as exporting
-from cusa.workflow.encode_once import encode_once
+
+if TYPE_CHECKING:
+    from cusa.models.students.base import Student
 
 
 def train(
@@ -202,7 +204,7 @@ class _Run:
         )
         if recipe.train.encode_once and not read.features:
             # Validation reads them as well; the saved student encodes pictures and texts itself.
-            student.features = encode_once(student, [split, val], device=recipe.train.device, callbacks=self.callbacks)
+            student.features = self._encode_once(student, [split, val])
         trained = loop.run(
             recipe.train,
             recipe.loss,
@@ -247,6 +249,21 @@ class _Run:
         )
         ranks.barrier()
         return outcome
+
+    def _encode_once(self, student: "Student", splits: Sequence[Split]) -> dict[str, features.FeatureTable]:
+        """Let the first rank compute what the student's frozen towers give; return the first split's tables."""
+        from cusa.pipeline.extract import towers
+        from cusa.train import ranks
+
+        teachers = towers.of_student(student, splits, device=self.recipe.train.device)
+        if teachers and ranks.rank() == 0:
+            names = " and ".join(teacher.modality for teacher in teachers)
+            verb = "towers are" if len(teachers) > 1 else "tower is"
+            self.callbacks.on_message(f"The {names} {verb} frozen: encoded once, steps read rows (train.encode_once).")
+            for teacher in teachers:
+                towers.run(teacher, splits, on_event=self.callbacks.on_event)
+        ranks.barrier()
+        return {teacher.modality: features.of_table(splits[0], teacher.name) for teacher in teachers}
 
 
 @dataclass(frozen=True)
