@@ -34,7 +34,9 @@ def extract_teachers(
     import_: Annotated[
         Path | None,
         typer.Option(
-            "--import", parser=local("--import"), help="Take features from this .npz, .npy or .parquet instead."
+            "--import",
+            parser=local("--import"),
+            help="Take features from this .npz, .npy, .parquet, or folder of clip-retrieval, instead.",
         ),
     ] = None,
     ids: Annotated[
@@ -75,7 +77,8 @@ def extract_teachers(
     if import_ is not None:
         if len(wanted) != 1:
             raise ConfigError("--import goes with one teacher's name: --image NAME or --text NAME.")
-        features, sha256 = import_features.read_features(import_, ids), store.sha256_file(import_)
+        features = import_features.read_features(import_, ids, modality=wanted[0][0])
+        sha256 = store.sha256_folder(import_) if import_.is_dir() else store.sha256_file(import_)
         with Console() as console:
             outcomes = [
                 import_features.run(

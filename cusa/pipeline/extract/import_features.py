@@ -15,9 +15,10 @@ from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import arrays, store
 from cusa.pipeline.config import ExtractConfig
+from cusa.pipeline.extract import clip_retrieval
 from cusa.pipeline.extract import plan as extract_plan
 
-_IDS = ("key", "caption_key", "ids", "id", "image_id", "caption_id", "name", "filename", "path")
+_IDS = ("key", "caption_key", "ids", "id", "image_id", "caption_id", "name", "filename", "path", "caption", "text")
 _VECTORS = ("embedding", "embeddings", "features", "feature", "vectors", "vector")
 
 
@@ -31,22 +32,25 @@ class Features:
     """(rows, width), any float type; possibly mapped from the file."""
 
 
-def read_features(path: Path, ids: Path | None = None) -> Features:
+def read_features(path: Path, ids: Path | None = None, *, modality: str = "image") -> Features:
     """Read features and their identifiers; nothing in the file is executed.
 
     Args:
         path: `.npz` with an array of identifiers and one of vectors; `.npy` with vectors alone, identifiers in `ids`;
-            or Parquet with a column of each.
+            or Parquet with a column of each; or the folder that clip-retrieval's inference wrote.
         ids: a text file with an identifier a line, or a `.npy` of them; only for `.npy`.
+        modality: `image` or `text`: which of a folder's.
 
     Raises:
         ConfigError: if the kind of file is not known or identifiers are missing.
         DataError: if the file is broken, holds objects, or rows and identifiers differ in number.
     """
     kind = path.suffix.lower()
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{path} does not exist. Give the file of features with --import.", path=path)
-    if kind == ".parquet":
+    if path.is_dir():
+        names, vectors = clip_retrieval.read(path, modality)
+    elif kind == ".parquet":
         table = store.read_table(path)
         where, what = (_named(path, names, table.column_names) for names in (_IDS, _VECTORS))
         names, column = table[where].to_pylist(), table[what].combine_chunks()
@@ -58,7 +62,9 @@ def read_features(path: Path, ids: Path | None = None) -> Features:
     elif kind in (".npz", ".npy"):
         names, vectors = _read_numpy(path, ids)
     else:
-        raise ConfigError(f"--import reads .npz, .npy and .parquet, not {path.name}.", path=path)
+        raise ConfigError(
+            f"--import reads .npz, .npy, .parquet and folders of clip-retrieval, not {path.name}.", path=path
+        )
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
         raise DataError(
             f"{path}: vectors must be numbers in two dimensions; these are {vectors.dtype} of shape {vectors.shape}.",
@@ -123,8 +129,8 @@ def run(
 ) -> Outcome:
     """Write imported features as the teacher tables of one split.
 
-    The identifiers may be keys, their last halves, the data set's file names or their stems, numbers, or caption ids:
-    the first of these kinds under which every row of the split is found. Rows are made unit length.
+    The identifiers may be keys, their last halves, the data set's file names or their stems, numbers, caption ids, or
+    captions: the first of these kinds under which every row of the split is found. Rows are made unit length.
 
     Args:
         config: the table's numbers.
@@ -223,6 +229,7 @@ def _identifiers(split: Split, modality: str) -> dict[str, list[str]]:
             "caption key": keys,
             "half caption key": [key.partition("/")[2] for key in keys],
             "caption id": captions,
+            "the words of the caption": split.texts,
         }
     sources = [str(source) for source in split.samples["source"].to_pylist()]
     ways: dict[str, Callable[[str], str]] = {

@@ -122,7 +122,81 @@ def test_read_features__what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_features(tmp_path / "cut.npz")
     (tmp_path / "f.csv").write_text("a,1")
-    with pytest.raises(ConfigError, match="reads .npz, .npy and .parquet"):
+    with pytest.raises(ConfigError, match="reads .npz, .npy, .parquet and folders"):
         read_features(tmp_path / "f.csv")
     with pytest.raises(DataError, match="does not exist"):
         read_features(tmp_path / "nowhere.npz")
+
+
+def _clip_retrieval(folder: Path, split: Split, rows: list[int], *, part: str, image: bool, text: bool) -> Path:
+    """Write a part as clip-retrieval's `OutputSink` does: one caption an image."""
+    rng = np.random.default_rng(int(part))
+    columns: dict[str, list[str]] = {}
+    first = [int(np.flatnonzero(split.caption_owner == row)[0]) for row in rows]
+    for there, name, column, values in (
+        (image, "img_emb", "image_path", [f"/data/pictures/{split.samples['source'][row]}" for row in rows]),
+        (text, "text_emb", "caption", [split.texts[row] for row in first]),
+    ):
+        if there:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            np.save(folder / name / f"{name}_{part}.npy", rng.normal(size=(len(rows), 6)).astype(np.float16))
+            columns[column] = values
+    (folder / "metadata").mkdir(parents=True, exist_ok=True)
+    columns["width"] = ["1"] * len(rows)
+    pq.write_table(pa.table(columns), folder / "metadata" / f"metadata_{part}.parquet")
+    return folder
+
+
+def _import_folder(split: Split, folder: Path, modality: str) -> Outcome:
+    return import_features.run(
+        CONFIG,
+        split=split,
+        features=read_features(folder, modality=modality),
+        sha256=store.sha256_folder(folder),
+        teacher=f"clip-{modality}",
+        modality=modality,
+    )
+
+
+def test_run__a_folder_of_clip_retrieval_in_any_order_of_parts(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=7, captions=1, config=ShardConfig(max_images=3, workers=1)), "train")
+    folder, order = tmp_path / "clip", [4, 0, 6, 1, 5, 2, 3]
+    for part, rows in (("00", order[:3]), ("01", order[3:])):
+        _clip_retrieval(folder, split, rows, part=part, image=True, text=True)
+    for modality, name in (("image", "img_emb"), ("text", "text_emb")):
+        done = _import_folder(split, folder, modality)
+        assert done.counts["rows"] == 7
+        written = np.concatenate([np.load(folder / name / f"{name}_{part}.npy") for part in ("00", "01")])
+        expected = np.empty_like(written, dtype=np.float32)
+        expected[order] = _expected(written.astype(np.float32))
+        rows = tables.read_teacher(split, f"clip-{modality}").embeddings
+        np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-6)
+
+
+def test_read_features__folders_of_clip_retrieval_that_are_refused(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=4, captions=2, config=ShardConfig(workers=1)), "train")
+    folder = _clip_retrieval(tmp_path / "clip", split, [0, 1, 2, 3], part="00", image=True, text=False)
+    with pytest.raises(DataError, match="no embeddings of texts .*; it holds those of images: give it with --image"):
+        read_features(folder, modality="text")
+    _clip_retrieval(folder, split, [0, 1, 2, 3], part="00", image=True, text=True)
+    with pytest.raises(DataError, match=r"4 of 8 were found by the words of the caption, not for example 'A .*'"):
+        _import_folder(split, folder, "text")
+    np.save(folder / "img_emb" / "img_emb_00.npy", np.ones((3, 6), np.float16))
+    with pytest.raises(DataError, match=r"shape \(3, 6\), and .*metadata_00.parquet names 4 rows"):
+        read_features(folder, modality="image")
+    (folder / "metadata" / "metadata_00.parquet").unlink()
+    with pytest.raises(DataError, match=r"metadata_00.parquet"):
+        read_features(folder, modality="image")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no embeddings of images"):
+        read_features(tmp_path / "empty")
+
+
+def test_run__embeddings_by_the_words_of_the_captions(tmp_path: Path, split: Split) -> None:
+    """As an API gives them: texts and their vectors."""
+    vectors = _vectors(35)
+    table = pa.table({"text": [*split.texts[::-1], "another"], "embedding": [*vectors[::-1], vectors[0]]})
+    pq.write_table(table, tmp_path / "api.parquet")
+    done = _run(split, tmp_path / "api.parquet", modality="text")
+    assert done.notes == ("Rows were found by the words of the caption.",)
+    np.testing.assert_allclose(tables.read_teacher(split, "mine").embeddings, _expected(vectors), rtol=0, atol=1e-6)
