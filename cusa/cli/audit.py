@@ -9,10 +9,10 @@ from cusa.cli.console import Console, print_json, print_text, report_outcomes
 from cusa.cli.options import AsJson, Force, Splits, Wait, Work, local, parse_here, parse_path, validated
 from cusa.errors import DataError
 from cusa.manifests.events import OnEvent
-from cusa.manifests.stage import Outcome
 
 if TYPE_CHECKING:
     from cusa.manifests.samples import Split
+    from cusa.manifests.stage import Outcome
     from cusa.pipeline.config import PairsConfig
     from cusa.pipeline.pairs.neighbourhoods import Encoders
 
@@ -119,7 +119,7 @@ def audit(
 
 def _pairs(
     split: "Split", config: "PairsConfig", encoders: "Encoders", force: bool, on_event: OnEvent
-) -> list[Outcome]:
+) -> "list[Outcome]":
     """Look for faults of pictures and captions, then for wrong pairs."""
     from cusa.pipeline.own_pairs import issues, stage
 
