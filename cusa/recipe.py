@@ -62,6 +62,15 @@ class TeachersConfig(_Section):
     text: str = Field(default="", description="text teacher, likewise")
 
 
+class AuditConfig(_Section):
+    """Which splits `cusa run` audits; those with candidates tell what training takes for wrong though it is right."""
+
+    splits: tuple[str, ...] = Field(
+        default=(),
+        description="splits that `cusa run` indexes and audits, `train` among them or not; empty = `data.test`",
+    )
+
+
 class Recipe(_Section):
     """Everything a run depends on besides the data."""
 
@@ -69,6 +78,7 @@ class Recipe(_Section):
     description: str = Field(default="", description="what the recipe is for, and where it departs from the paper")
     data: DataConfig = DataConfig()
     teachers: TeachersConfig = TeachersConfig()
+    audit: AuditConfig = AuditConfig()
     student: StudentConfig = Field(default_factory=StudentConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)

@@ -28,8 +28,13 @@ def audit(
     ] = None,
     student: Annotated[str, typer.Option(help="An indexed student, whose neighbourhoods join the teachers'.")] = "",
     calibration: Annotated[
-        Path | None, typer.Option(parser=parse_path, help="File of `cusa calibrate`: gives p_positive.")
-    ] = None,
+        str,
+        typer.Option(
+            metavar="FILE|none",
+            help="File of `cusa calibrate`: gives p_positive. Default: one of the package that fits; `none` "
+            "to do without.",
+        ),
+    ] = "",
     ratings: Annotated[
         Path | None,
         typer.Option(
@@ -37,7 +42,13 @@ def audit(
             help="Human judgements to estimate the missing positives from: CxC's CSV, Flickr8k's files, a table.",
         ),
     ] = None,
-    neighbours: Annotated[int, typer.Option(help="Depth of the neighbourhoods that are joined.")] = 50,
+    neighbours: Annotated[
+        int, typer.Option(help="Depth of the neighbourhoods that are joined; with a calibration at most.")
+    ] = 50,
+    floor: Annotated[
+        float, typer.Option(help="Smallest p_positive that is written, and that neighbourhoods are deepened for.")
+    ] = 0.005,
+    rows: Annotated[int, typer.Option(help="Rows of candidates at most, about, of large splits.")] = 20_000_000,
     per_image: Annotated[int, typer.Option(help="Candidates an image keeps at most, the best; 0 = all.")] = 1000,
     minimum_score: Annotated[float, typer.Option(help="Candidates below are not written, 0 to 1.")] = 0.0,
     near_image: Annotated[float, typer.Option(help="Cosine from which images are near duplicates.")] = 0.97,
@@ -92,6 +103,9 @@ def audit(
     config = validated(
         AuditConfig,
         neighbours=neighbours,
+        shipped=calibration != "none",
+        floor=floor,
+        rows=rows,
         per_image=per_image,
         minimum_score=minimum_score,
         near_image=near_image,
@@ -107,7 +121,7 @@ def audit(
                 split=Split(work, name),
                 encoders=Encoders(image, text, student),
                 truth=truth,
-                calibrated=calibration,
+                calibrated=parse_path(calibration) if calibration not in ("", "none") else None,
                 ratings=ratings,
                 force=force,
                 on_event=console.event,

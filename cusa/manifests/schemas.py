@@ -81,7 +81,7 @@ CANDIDATES = pa.schema(
             "text_rank",
             pa.int32(),
         ),  # best of one of the image's captions among the caption's neighbours; null likewise
-        ("score", pa.float32()),  # geometric mean of image and text similarity, clipped to [0, 1]
+        ("score", pa.float32()),  # mean of image and text similarity, weighted as the summary says, 0 to 1
         ("p_positive", pa.float32()),  # calibrated probability that a person calls it a match; null without one
         ("worth", pa.float32()),  # of a verdict: p (1 - p); 0 where people settled it before the audit; else null
         ("duplicate_image", pa.bool_()),  # the image and the caption's own image have the same bytes

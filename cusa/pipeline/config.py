@@ -111,7 +111,23 @@ class ProbeConfig(Config):
 class AuditConfig(Config):
     """Candidate false negatives."""
 
-    neighbours: int = Field(default=50, ge=1, le=10_000, description="depth of the neighbourhoods that are joined")
+    neighbours: int = Field(
+        default=50,
+        ge=1,
+        le=10_000,
+        description="depth of the neighbourhoods that are joined, with a calibration at most",
+    )
+    shipped: bool = Field(default=True, description="take a calibration of the package where one fits the teachers")
+    floor: float = Field(
+        default=0.005,
+        ge=0,
+        lt=1,
+        description="with a calibration: smaller probabilities are not written, and not searched for",
+    )
+    rows: int = Field(default=20_000_000, ge=1, description="with a calibration: rows of candidates, about, at most")
+    whole: int = Field(
+        default=10_000_000, ge=0, description="with a calibration: pairs up to which every pair of a split is scored"
+    )
     per_image: int = Field(default=1000, ge=0, description="candidates an image keeps at most, the best; 0 = all")
     near_image: float = Field(default=0.97, gt=0, le=1, description="cosine from which images are near duplicates")
     near_caption: float = Field(default=0.97, gt=0, le=1, description="cosine from which captions are")
@@ -135,7 +151,7 @@ class PairsConfig(Config):
 class CalibrateConfig(Config):
     """From ratings to a probability."""
 
-    neighbours: int = Field(default=50, ge=1, le=10_000, description="depth of the neighbourhoods, as the audit's")
+    neighbours: int = Field(default=50, ge=1, le=10_000, description="depth of the neighbourhoods that pairs come from")
     pairs: int = Field(default=20_000, ge=100, description="judged pairs at most, where every pair is judged")
     background: int = Field(default=2000, ge=0, description="random pairs beside the judged ones, taken for no match")
     seed: int = Field(default=0, ge=0, description="of what is drawn")

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from cusa.errors import DataError, StaleError
+from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests import ledger, tables
 from cusa.manifests.events import Callbacks
 from cusa.manifests.samples import Split, splits
@@ -60,13 +60,10 @@ def of(project: Project) -> list[Stage]:
         for modality, teacher in (("image", recipe.teachers.image), ("text", recipe.teachers.text)):
             stages.append(_extraction(project, modality, teacher, load))
         needs = ("shard", "extract-teachers")
+        audited = ", ".join(_audited(project))
+        stages.append(Stage("index", audited, lambda callbacks: StageResult(_index(project, callbacks)), needs))
         stages.append(
-            Stage("index", recipe.data.test, lambda callbacks: StageResult(_index(project, callbacks)), needs)
-        )
-        stages.append(
-            Stage(
-                "audit", recipe.data.test, lambda callbacks: StageResult(_audit(project, callbacks)), (*needs, "index")
-            )
+            Stage("audit", audited, lambda callbacks: StageResult(_audit(project, callbacks)), (*needs, "index"))
         )
     needs = ("shard", "extract-teachers")
     stages.append(Stage("train", recipe.name, lambda callbacks: StageResult(_train(project, callbacks)), needs))
@@ -175,11 +172,31 @@ def _refuse_regions(split: Split, teacher: str) -> None:
 
 
 def _splits_with_teachers(project: Project) -> list[Split]:
-    """Return the splits that need teachers: training uses them, and the test split is audited."""
+    """Return the splits that need teachers: training uses them, and others are audited."""
     data = project.recipe.data
     there = splits(project.work)
-    names = [name for name in dict.fromkeys((data.train, data.test)) if name in there]
+    names = [name for name in dict.fromkeys((data.train, data.test, *_audited(project))) if name in there]
     return [Split(project.work, name) for name in names]
+
+
+def _audited(project: Project) -> tuple[str, ...]:
+    """Return the names of the splits that are indexed and audited."""
+    return project.recipe.audit.splits or (project.recipe.data.test,)
+
+
+def _splits_to_audit(project: Project) -> list[Split]:
+    """Open the splits that are indexed and audited.
+
+    Raises:
+        ConfigError: if the recipe names one that the data set has not.
+    """
+    there = splits(project.work)
+    if missing := [name for name in project.recipe.audit.splits if name not in there]:
+        raise ConfigError(
+            f"audit.splits names {', '.join(missing)}, which {project.work} has not: there are {', '.join(there)}.",
+            key="audit.splits",
+        )
+    return [Split(project.work, name) for name in _audited(project)]
 
 
 def _names(project: Project, split: Split) -> list[tuple[str, str]]:
@@ -193,9 +210,9 @@ def _index(project: Project, callbacks: Callbacks) -> list[Outcome]:
     from cusa.pipeline import index
     from cusa.pipeline.config import IndexConfig
 
-    split = Split(project.work, project.recipe.data.test)
     return [
         index.run(IndexConfig(), split=split, teacher=name, on_event=callbacks.on_event)
+        for split in _splits_to_audit(project)
         for _, name in _names(project, split)
     ]
 
@@ -205,9 +222,15 @@ def _audit(project: Project, callbacks: Callbacks) -> list[Outcome]:
     from cusa.pipeline.config import AuditConfig
     from cusa.pipeline.pairs.neighbourhoods import Encoders
 
-    split = Split(project.work, project.recipe.data.test)
-    encoders = Encoders(**dict(_names(project, split)))
-    return [audit.run(AuditConfig(), split=split, encoders=encoders, on_event=callbacks.on_event)]
+    return [
+        audit.run(
+            AuditConfig(),
+            split=split,
+            encoders=Encoders(**dict(_names(project, split))),
+            on_event=callbacks.on_event,
+        )
+        for split in _splits_to_audit(project)
+    ]
 
 
 def _train(project: Project, callbacks: Callbacks) -> list[Outcome]:

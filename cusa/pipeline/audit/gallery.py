@@ -128,6 +128,8 @@ def write(
         filters=_filters(cards, bands),
         cards=[_view(split, card, thumbnail, bands) for card in cards],
         sentences=sentences,
+        bars=_bars(summary["likely"]),
+        review=f"cusa review {split.work.name} --split {split.name}",
     )
     store.write_text(path, html)
 
@@ -135,11 +137,14 @@ def write(
 def _figures(summary: dict[str, Any]) -> list[pages.Figure]:
     """Return the figures at the top."""
     teachers = " and ".join(name for name in summary["teachers"].values() if name)
-    figures = [
-        pages.Figure(
-            "candidates", f"{summary['candidates']:,}", f"of {summary['open_pairs']:,} open pairs, by {teachers}"
-        )
-    ]
+    figures = []
+    if (likely := summary["likely"]) is not None:
+        low, high = likely["interval"]
+        number = f"{low:,.0f} to {high:,.0f}" if likely["at_least"] < likely["total"] else f"{likely['total']:,.0f}"
+        note = "95 % interval" if likely["at_least"] < likely["total"] else f"95 % interval {low:,.0f} to {high:,.0f}"
+        figures.append(pages.Figure("probably missing", number, f"matches, {note}"))
+    looked_at = f"of {summary['open_pairs']:,} open pairs, by {teachers}"
+    figures.append(pages.Figure("candidates", f"{summary['candidates']:,}", looked_at))
     truth = summary["truth"]
     if truth is not None:
         # What the candidates are ordered by: the probability where there is one.
@@ -158,6 +163,32 @@ def _figures(summary: dict[str, Any]) -> list[pages.Figure]:
         label = f"wrong negatives a row, batch of {batch['size']}"
         figures.append(pages.Figure(label, per_row, "on average, for a random batch"))
     return figures
+
+
+class _Bar(NamedTuple):
+    """A bar of the histogram of probabilities."""
+
+    range: str
+    pairs: str
+    matches: str
+    percent: float
+    """Of the longest bar."""
+
+
+def _bars(likely: dict[str, Any] | None) -> list[_Bar]:
+    """Return the histogram of `p_positive`, the largest probabilities first; bars show expected matches."""
+    if likely is None:
+        return []
+    most = max((bar["matches"] for bar in likely["histogram"]), default=0) or 1
+    return [
+        _Bar(
+            f"{bar['from']:g} to {bar['to']:g}",
+            f"{bar['pairs']:,}",
+            f"{bar['matches']:,.0f}",
+            round(100 * bar["matches"] / most, 1),
+        )
+        for bar in reversed(likely["histogram"])
+    ]
 
 
 class _Property(NamedTuple):

@@ -1,13 +1,12 @@
 """Auditing: which captions of other images are probably true of an image, how sure, and what that does to training."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cusa.errors import DataError
 from cusa.manifests import schemas
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.judgements import pair_judgements
@@ -19,9 +18,10 @@ from cusa.manifests.storage import store
 from cusa.models.captions import clean_caption
 from cusa.pipeline.audit import duplicates, gallery
 from cusa.pipeline.audit.sample import judge, write_sample
+from cusa.pipeline.audit.scoring import PairScorer
 from cusa.pipeline.audit.summary import read_summary, sentences, summarise
-from cusa.pipeline.calibrate import calibration
-from cusa.pipeline.calibrate.calibration import Calibration
+from cusa.pipeline.calibrate import calibration, shipped
+from cusa.pipeline.calibrate.shipped import Choice
 from cusa.pipeline.config import AuditConfig
 from cusa.pipeline.pairs.candidates import Candidates, Finder, among, find_all, merge
 from cusa.pipeline.pairs.neighbourhoods import (
@@ -55,14 +55,15 @@ def run(
     """Write `audit/candidates.parquet` (best first), `duplicates.parquet`, `leaks.parquet`, `gallery.html` and
     `summary.json` of one split.
 
-    The best are those of the largest `p_positive`, or without a calibration of the largest score.
+    The best are those of the largest `p_positive`, by the calibration that is given or else by one of the package that
+    fits the teachers, or without any of the largest score.
 
     Args:
         config: depth of the neighbourhoods, pool depth, thresholds, size of the gallery.
         split: the split; `cusa index` has run on its teachers.
         encoders: which to use, see `cusa.pipeline.pairs.neighbourhoods.choose`.
         truth: known matches (see `cusa.manifests.judgements.truth.read_truth`); the split's `truth.parquet` if None.
-        calibrated: a file of `cusa calibrate`, or None.
+        calibrated: a file of `cusa calibrate`; one that comes with the package, where one fits, if None.
         ratings: human judgements (see `cusa.pipeline.pairs.ratings`) to estimate what is missing from; the verdicts on
             the split's own sample if None.
         force: audit again even if nothing changed.
@@ -79,13 +80,14 @@ def run(
     folder = split.folder / "audit"
     chosen = choose(split, encoders)
     source = find_truth(split, truth)
-    model = calibration.read(calibrated) if calibrated is not None else None
-    if model is not None and calibrated is not None:
-        model.refuse_others(stamps(split, chosen), config.neighbours, calibrated)
+    if calibrated is not None:
+        calibration.read(calibrated).refuse_others(stamps(split, chosen), calibrated)
     verdicts = pair_judgements.read(split)
     judged = read_ratings(split, ratings) if ratings is not None else from_judgements(split, verdicts)
     inputs = {"split": split.digest, "truth": truth_digest(source) if source else "", **digests(split, chosen)}
     inputs["calibration"] = store.sha256_file(calibrated) if calibrated is not None else ""
+    if calibrated is None and config.shipped:
+        inputs["calibration"] = store.digest([store.sha256_file(file) for file in shipped.files()])
     inputs["judgements"] = _judgements_digest(judged)
     inputs["verdicts"] = verdicts.digest
     if config.leaks:
@@ -97,10 +99,15 @@ def run(
     with stage.begin(unless_held=split.locks):
         known = read_truth(split, source) if source else None
         opened = open_neighbourhoods(split, chosen, depth=config.neighbours)
-        candidates = _find(split, opened, model, config, on_event)
+        choice = _choose_calibration(split, opened, chosen, calibrated, config)
+        model = choice.calibration
+        scorer = PairScorer(split, opened, model, config)
+        candidates = _find(split, scorer, opened, config, on_event)
         teachers = {"image": chosen.image, "text": chosen.text}
         summary = summarise(split, candidates, config=config, teachers=teachers, truth=known, calibration=model)
-        summary["student"] = chosen.student or None
+        summary |= {"student": chosen.student or None, "likely": scorer.likely(candidates)}
+        summary |= {"calibration_choice": {"name": choice.name, "why": choice.why}, "work": split.work.name}
+        summary["score"] = _score(chosen, opened.finder.weights)
         files = [folder / name for name in ("candidates.parquet", "summary.json", "gallery.html")]
         written = [*files, *_duplicates(split, opened, chosen.image, config, summary)]
         known_match = _known_matches(split, candidates, known)
@@ -129,23 +136,9 @@ def run(
 
 
 def _find(
-    split: Split, opened: Neighbourhoods, model: Calibration | None, config: AuditConfig, on_event: OnEvent
+    split: Split, scorer: PairScorer, opened: Neighbourhoods, config: AuditConfig, on_event: OnEvent
 ) -> Candidates:
     """Find all candidates, a block of images at a time."""
-    features = opened.features(split) if model is not None else None
-    if model is not None and features is not None and features.names != tuple(model.features):
-        raise DataError(
-            f"The calibration has the features {', '.join(model.features)}; this version computes "
-            f"{', '.join(features.names)}. Calibrate again with `cusa calibrate`."
-        )
-
-    def complete(candidates: Candidates) -> Candidates:
-        if model is not None and features is not None and len(candidates.score):
-            probability = model.probability(features.matrix(int(candidates.image[0]), candidates))
-            candidates = replace(candidates, p_positive=probability.astype(np.float32))
-        _refuse_what_cannot_be_ranked(split, candidates, calibrated=model is not None)
-        return candidates
-
     what, done, blocks = f"audit {split.name}", 0, []
     on_event(what, 0, split.num_images)
     for block in find_all(
@@ -154,7 +147,7 @@ def _find(
         minimum_score=config.minimum_score,
         per_image=config.per_image,
         images_a_block=_IMAGES_A_BLOCK,
-        complete=complete,
+        find=scorer.find,
     ):
         blocks.append(block)
         done = min(done + _IMAGES_A_BLOCK, split.num_images)
@@ -162,25 +155,17 @@ def _find(
     return merge(blocks)
 
 
-def _refuse_what_cannot_be_ranked(split: Split, candidates: Candidates, *, calibrated: bool) -> None:
-    """Refuse candidates whose score, or with a calibration whose probability, is no number: sorted, it means nothing.
-
-    Raises:
-        DataError: with the keys of the first.
-    """
-    bad = ~np.isfinite(candidates.score)
-    if calibrated:
-        bad |= ~np.isfinite(candidates.p_positive)
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
-        image, caption = int(candidates.image[first]), int(candidates.caption[first])
-        raise DataError(
-            f"{split.image_keys[image]} with {split.caption_keys[caption]} has the score {candidates.score[first]:g} "
-            f"and the probability {candidates.p_positive[first]:g}, which cannot be ranked ({int(bad.sum())} such "
-            f"pairs). Run `cusa index {split.work} --split {split.name} --force`, or calibrate again.",
-            image_key=split.image_keys[image],
-            caption_key=split.caption_keys[caption],
-        )
+def _choose_calibration(
+    split: Split, opened: Neighbourhoods, encoders: Encoders, path: Path | None, config: AuditConfig
+) -> Choice:
+    """Return the calibration that was named, else one of the package that fits the teachers, or why there is none."""
+    if path is not None:
+        return Choice(calibration.read(path), path.name, "")
+    if not config.shipped:
+        return Choice(None, "", "Without a calibration, as asked for.")
+    teachers = stamps(split, encoders)
+    skill = opened.features(split).map_skill() if len(encoders.teachers()) == 2 else None
+    return shipped.choose(teachers, skill)
 
 
 def _duplicates(
@@ -206,6 +191,15 @@ def _duplicates(
             "captions": int((modality == "text").sum()) if len(exact) else 0,
         }
     return duplicates.write(split.folder / "audit", [table for table, _ in grouped.values()], leaked)
+
+
+def _score(encoders: Encoders, weights: tuple[float, float]) -> str:
+    """Return what the score is made of, in words."""
+    parts = {"image": weights[0], "text": weights[1]}
+    used = {modality: parts[modality] for modality in encoders.teachers() if parts[modality] > 0}
+    if len(used) == 1:
+        return f"{next(iter(used))}_similarity alone"
+    return " + ".join(f"{weight:.2f} {modality}_similarity" for modality, weight in used.items())
 
 
 def _judgements_digest(judged: PairRatings | None) -> str:

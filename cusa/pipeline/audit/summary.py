@@ -49,14 +49,12 @@ def summarise(
         among_candidates, chance, rankings, batch, per_query and, where it is complete, ceiling.
     """
     open_pairs = split.num_images * split.num_captions - split.num_captions
-    named = [f"{modality}_similarity" for modality, name in teachers.items() if name]
     summary: dict[str, Any] = {
         "split": split.name,
         "images": split.num_images,
         "captions": split.num_captions,
         "open_pairs": open_pairs,
         "teachers": {modality: name or None for modality, name in teachers.items()},
-        "score": f"geometric mean of {' and '.join(named)}" if len(named) > 1 else f"{named[0]} alone",
         "neighbours": config.neighbours,
         "minimum_score": config.minimum_score,
         "candidates": len(candidates.score),
@@ -112,7 +110,7 @@ def _calibrated(split: Split, candidates: Candidates, calibration: Calibration, 
     )
     return {
         "fitted": calibration.about["fitted"],
-        "out_of_fold": calibration.about["out_of_fold"],
+        "out_of_fold": calibration.about.get("out_of_fold"),
         "tested": calibration.about.get("tested"),
         "reliability": None,
         "expected": {
@@ -129,11 +127,7 @@ def _calibrated(split: Split, candidates: Candidates, calibration: Calibration, 
 
 def sentences(summary: dict[str, Any]) -> tuple[str, ...]:
     """Return a summary in full sentences, for a person."""
-    share = summary["candidates"] / max(summary["open_pairs"], 1)
-    out = [
-        f"{summary['candidates']:,} candidates among {summary['open_pairs']:,} pairs that the data set does not make "
-        f"({share:.1%}); score: {summary['score']}."
-    ]
+    out = [*_of_likely(summary), *_of_score(summary)]
     out += [
         f"No {modality} teacher was used: the {modality} similarity is missing and the score does without it."
         for modality, name in summary["teachers"].items()
@@ -181,6 +175,72 @@ def sentences(summary: dict[str, Any]) -> tuple[str, ...]:
     return tuple(out)
 
 
+def _of_likely(summary: dict[str, Any]) -> list[str]:
+    """Return what is likely, by which calibration, and where to look and to judge."""
+    choice, likely = summary["calibration_choice"], summary["likely"]
+    work, split = summary["work"], summary["split"]
+    look = (
+        f"Look at {work}/{split}/audit/gallery.html; judge with `cusa review {work} --split {split}`."
+        if summary["candidates"]
+        else ""
+    )
+    if likely is None:
+        out = [
+            f"No probability: {choice['why']} {summary['candidates']:,} candidates among {summary['open_pairs']:,} "
+            f"pairs that the data set does not make are ranked by the score, {summary['score']}; how many of them "
+            "match is not known."
+        ]
+        return [*out, *([look] if look else [])]
+    low, high = likely["interval"]
+    above = {edge: sum(bar["pairs"] for bar in likely["histogram"] if bar["from"] >= edge) for edge in (0.5, 0.9)}
+    counts = (
+        f"p_positive is 0.9 or more for {above[0.9]:,} pairs, 0.5 or more for {above[0.5]:,}; it sums to "
+        f"{likely['total']:,.0f} over {summary['open_pairs']:,} pairs that the data set does not make."
+    )
+    if likely["at_least"] < likely["total"]:
+        out = [
+            f"Between {low:,.0f} and {high:,.0f} matches are probably missing. {counts} The larger number holds if "
+            "pairs that nobody chose match as often as the ones that judges were shown, the smaller if no oftener than "
+            "lists that are known to leave matches out. To know it of this data, judge a random sample: `cusa audit "
+            f"{work} --split {split} --sample 300`, `cusa review`, and audit again."
+        ]
+    else:
+        out = [
+            f"About {likely['total']:,.0f} matches are probably missing, 95 % interval {low:,.0f} to {high:,.0f}. "
+            f"{counts}"
+        ]
+    out += [look] if look else []
+    why = f": {choice['why']}" if choice["why"] else ""
+    out.append(f"p_positive is by the calibration {choice['name']}{why}.")
+    if likely["scored"] == "whole":
+        out.append(
+            f"Every pair was scored; {summary['candidates']:,} are written, those of {likely['floor']:g} and more. The "
+            f"others hold {likely['outside']:.1%} of the probability."
+        )
+        return out
+    deeper = ""
+    if likely["beyond"] is not None and likely["beyond"] >= likely["floor"]:
+        deeper = (
+            f" The next pairs are still expected to match with {likely['beyond']:.3f}: `cusa index {work} --split "
+            f"{split} --neighbours {2 * likely['deepest']}` and `cusa audit --neighbours {2 * likely['deepest']}` find "
+            "more."
+            if likely["neighbours"] == likely["deepest"]
+            else " The budget of rows ended the search (`--rows`)."
+        )
+    out.append(
+        f"{likely['neighbours']} neighbours a row were joined; {summary['candidates']:,} pairs of {likely['floor']:g} "
+        f"and more are written. Pairs that are not hold about {likely['outside']:.1%} of the probability, by images "
+        f"drawn at random.{deeper}"
+    )
+    return out
+
+
+def _of_score(summary: dict[str, Any]) -> list[str]:
+    if summary["likely"] is None:
+        return []
+    return [f"Beside p_positive there is a score: {summary['score']}."]
+
+
 def _both(top: dict[str, float]) -> str:
     return f"{top['image-to-text']:.3f} image to text and {top['text-to-image']:.3f} text to image"
 
@@ -210,9 +270,9 @@ def _of_calibration(summary: dict[str, Any]) -> list[str]:
     expected = calibrated["expected"]
     batch = expected["batch"]
     out = [
-        f"By p_positive {expected['false_negatives']:,.0f} candidates match, {expected['per_image']:.2f} an image; a "
-        f"random batch of {batch['size']} holds {batch['false_negatives']:.1f} of them, {batch['per_row']:.2f} a row; "
-        f"R@1 ceiling {_both(calibrated['ceiling'])}."
+        f"By p_positive {expected['false_negatives']:,.0f} of the candidates match, {expected['per_image']:.2f} an "
+        f"image; a random batch of {batch['size']} holds {batch['false_negatives']:.1f} of them, "
+        f"{batch['per_row']:.2f} a row; R@1 ceiling {_both(calibrated['ceiling'])}."
     ]
     if (curve := calibrated["reliability"]) is not None:
         out.append(

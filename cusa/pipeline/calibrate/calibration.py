@@ -14,7 +14,7 @@ from cusa.errors import DataError, StaleError
 from cusa.manifests.storage import store
 from cusa.manifests.tables import PROVENANCE
 
-FORMAT = "cusa calibration 1"
+FORMAT = "cusa calibration 2"
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,6 @@ class Calibration:
 
     teachers: Mapping[str, Mapping[str, str]]
     """Modality (and `student`) -> provenance; a modality that was not used is not there."""
-    neighbours: int
-    """Depth of the neighbourhoods that ranks are counted in."""
     features: tuple[str, ...]
     means: tuple[float, ...]
     scales: tuple[float, ...]
@@ -33,32 +31,58 @@ class Calibration:
     coefficients: tuple[float, ...]
     intercept: float
     decisions: tuple[float, ...]
-    """Knots of the curve from decision to probability, rising."""
+    """Knots of the curve from decision to probability, rising; none for the logistic function itself."""
     probabilities: tuple[float, ...]
+    resampled: tuple[tuple[float, ...], ...]
+    """Coefficients and, last, the intercept of the same fit on images drawn with replacement: how sure it is."""
+    unselected: tuple[float, ...]
+    """Slope and intercept from the decision to the logit that bounds from below how often pairs match that nobody
+    chose; empty where the pairs that it was fitted on were not chosen by what the features do not know."""
     about: Mapping[str, Any]
     """What it was fitted on and how well it does, for people and reports."""
 
     def decision(self, values_PF: np.ndarray) -> np.ndarray:
         """Return the logit of the regression, (P,) float64."""
-        scaled = (values_PF.astype(np.float64) - np.asarray(self.means)) / np.asarray(self.scales)
-        return np.asarray(terms(scaled, products=self.products) @ np.asarray(self.coefficients) + self.intercept)
+        return np.asarray(self._terms(values_PF) @ np.asarray(self.coefficients) + self.intercept)
 
     def probability(self, values_PF: np.ndarray) -> np.ndarray:
         """Return the probability that a person calls each pair a match, (P,) in [0, 1]."""
-        return np.asarray(np.interp(self.decision(values_PF), self.decisions, self.probabilities))
+        return self._curve(self.decision(values_PF))
 
-    def refuse_others(self, teachers: Mapping[str, Mapping[str, str]], neighbours: int, path: Path) -> None:
+    def resampled_sums(self, values_PF: np.ndarray) -> np.ndarray:
+        """Return the sum of the pairs' probabilities by each of the resampled fits, (R,)."""
+        fits = np.asarray(self.resampled, dtype=np.float64).reshape(len(self.resampled), -1)
+        if not len(fits) or not len(values_PF):
+            return np.zeros(len(fits))
+        return np.asarray(self._curve(self._terms(values_PF) @ fits[:, :-1].T + fits[:, -1]).sum(0))
+
+    def at_least(self, values_PF: np.ndarray) -> float:
+        """Return the sum of probabilities of pairs that nobody chose, bounded from below."""
+        if not self.unselected:
+            return float(self.probability(values_PF).sum())
+        slope, intercept = self.unselected
+        return float((1 / (1 + np.exp(-np.clip(slope * self.decision(values_PF) + intercept, -500, 500)))).sum())
+
+    def _terms(self, values_PF: np.ndarray) -> np.ndarray:
+        scaled = (values_PF.astype(np.float64) - np.asarray(self.means)) / np.asarray(self.scales)
+        return terms(scaled, products=self.products)
+
+    def _curve(self, decision: np.ndarray) -> np.ndarray:
+        if not self.decisions:
+            return np.asarray(1 / (1 + np.exp(-np.clip(decision, -500, 500))))
+        return np.asarray(np.interp(decision, self.decisions, self.probabilities))
+
+    def refuse_others(self, teachers: Mapping[str, Mapping[str, str]], path: Path) -> None:
         """Refuse similarities that the calibration was not fitted on.
 
         Args:
             teachers: modality (and `student`) -> provenance of the encoders in use.
-            neighbours: depth of the neighbourhoods.
             path: the calibration's file, for the message.
 
         Raises:
-            StaleError: if a teacher, its revision, weights or transform, or the depth differs.
+            StaleError: if a teacher, its revision, weights or transform differs.
         """
-        again = "Calibrate again with `cusa calibrate`, or audit without --calibration."
+        again = "Calibrate again with `cusa calibrate`, or audit without --calibration: one that is shipped may fit."
         for modality in sorted({*self.teachers, *teachers}):
             mine, other = self.teachers.get(modality), teachers.get(modality)
             if mine is None or other is None:
@@ -72,12 +96,6 @@ class Calibration:
                         f"is {other.get(key, '')!r}. {again}",
                         path=path,
                     )
-        if self.neighbours != neighbours:
-            raise StaleError(
-                f"{path} was fitted with neighbourhoods of {self.neighbours}, and {neighbours} are asked for. Audit "
-                f"with `--neighbours {self.neighbours}`, or calibrate again.",
-                path=path,
-            )
 
 
 def terms(scaled_PF: np.ndarray, *, products: bool) -> np.ndarray:
@@ -104,13 +122,19 @@ def read(path: Path) -> Calibration:
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise DataError(f"{path} is no calibration of this kind ({FORMAT}). {again}", path=path)
     try:
-        lists = ("features", "means", "scales", "coefficients", "decisions", "probabilities")
-        calibration = Calibration(**{**content, **{name: tuple(content[name]) for name in lists}})
+        lists = ("features", "means", "scales", "coefficients", "decisions", "probabilities", "unselected")
+        resampled = tuple(tuple(float(value) for value in one) for one in content["resampled"])
+        fields = {name: tuple(content[name]) for name in lists}
+        calibration = Calibration(**{**content, **fields, "resampled": resampled})
         numbers = [np.asarray(getattr(calibration, name), dtype=np.float64) for name in lists[1:]]
         features = len(calibration.features)
         expected = features + (features * (features + 1) // 2 if calibration.products else 0)
-        whole = [len(x) for x in numbers] == [features, features, expected, len(numbers[4]), len(numbers[3])]
-        whole &= all(np.isfinite(x).all() for x in numbers) and len(numbers[3]) > 0 and bool((numbers[1] > 0).all())
+        whole = [len(x) for x in numbers] == [
+            *(features, features, expected),
+            *(len(numbers[4]), len(numbers[3]), 2 if calibration.unselected else 0),
+        ]
+        whole &= all(np.isfinite(x).all() for x in numbers) and bool((numbers[1] > 0).all())
+        whole &= all(len(one) == expected + 1 and bool(np.isfinite(one).all()) for one in resampled)
         whole &= bool((np.diff(numbers[3]) >= 0).all() and (np.diff(numbers[4]) >= 0).all())
         whole &= bool(((numbers[4] >= 0) & (numbers[4] <= 1)).all())
     except (KeyError, TypeError, ValueError) as error:

@@ -12,6 +12,7 @@ from cusa.pipeline.calibrate.calibration import terms
 _STRENGTHS = (0.003, 0.01, 0.03, 0.1, 1.0)  # scikit-learn's C; ratings are few, so strong penalties are among them
 _FOLDS = 5
 _FOR_PRODUCTS = 2000  # pairs from which on products of features are tried
+_RESAMPLES = 20
 _FOR_ISOTONIC = 1000  # scikit-learn's guide: below it, isotonic regression overfits and Platt's sigmoid does not
 
 
@@ -26,6 +27,8 @@ class Fitted:
     intercept: float
     decisions: np.ndarray
     probabilities: np.ndarray
+    resampled: np.ndarray
+    """(R, T + 1) coefficients and intercept of the same fit on images drawn with replacement."""
     strength: float
     curve: str
     out_of_fold: np.ndarray
@@ -69,7 +72,35 @@ def fit(values_PF: np.ndarray, match_P: np.ndarray, image_P: np.ndarray, *, seed
     for train, held in folds:
         out_of_fold[held] = np.interp(decisions[held], *make(decisions[train], match_P[train]))
     knots, probabilities = make(decisions, match_P)
-    return Fitted(means, scales, products, coefficients, intercept, knots, probabilities, strength, curve, out_of_fold)
+    resampled = _resampled(terms(scaled, products=products), match_P, image_P, strength, seed)
+    return Fitted(
+        means,
+        scales,
+        products,
+        coefficients,
+        intercept,
+        knots,
+        probabilities,
+        resampled,
+        strength,
+        curve,
+        out_of_fold,
+    )
+
+
+def _resampled(matrix: np.ndarray, match_P: np.ndarray, image_P: np.ndarray, strength: float, seed: int) -> np.ndarray:
+    """Fit again on images drawn with replacement, all pairs of an image together (the cluster bootstrap)."""
+    rng = np.random.default_rng(seed)
+    images, place = np.unique(image_P, return_inverse=True)
+    fits = []
+    for _ in range(_RESAMPLES):
+        drawn = np.bincount(rng.integers(0, len(images), len(images)), minlength=len(images))[place]
+        rows = np.flatnonzero(drawn)
+        if len(np.unique(match_P[rows])) < 2:
+            continue
+        coefficients, intercept = _regression(matrix[rows], match_P[rows], strength, weights=drawn[rows])
+        fits.append(np.append(coefficients, intercept))
+    return np.array(fits).reshape(len(fits), matrix.shape[1] + 1)
 
 
 def _folds(match_P: np.ndarray, image_P: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -86,10 +117,12 @@ def _folds(match_P: np.ndarray, image_P: np.ndarray, seed: int) -> list[tuple[np
     ]
 
 
-def _regression(matrix: np.ndarray, match_P: np.ndarray, strength: float) -> tuple[np.ndarray, float]:
+def _regression(
+    matrix: np.ndarray, match_P: np.ndarray, strength: float, *, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=strength, max_iter=2000).fit(matrix, match_P)
+    model = LogisticRegression(C=strength, max_iter=2000).fit(matrix, match_P, sample_weight=weights)
     return model.coef_[0], float(model.intercept_[0])
 
 

@@ -97,7 +97,6 @@ def run(
         }
         made = Calibration(
             teachers=teachers,
-            neighbours=config.neighbours,
             features=names,
             means=tuple(fitted.means.tolist()),
             scales=tuple(fitted.scales.tolist()),
@@ -106,11 +105,13 @@ def run(
             intercept=fitted.intercept,
             decisions=tuple(fitted.decisions.tolist()),
             probabilities=tuple(fitted.probabilities.tolist()),
+            resampled=tuple(tuple(one) for one in fitted.resampled.tolist()),
+            unselected=(),
             about=about,
         )
         del opened, values
         if test is not None:
-            made.refuse_others(stamps(test.split, chosen), config.neighbours, out)
+            made.refuse_others(stamps(test.split, chosen), out)
             neighbourhoods = open_neighbourhoods(test.split, chosen, depth=config.neighbours)
             about["tested"] = _test(made, test.split, sources[1][1], neighbourhoods, on_event)
         calibration.write(out, made)
@@ -178,8 +179,8 @@ def _pairs(split: Split, ratings: PairRatings, opened: Neighbourhoods, config: C
     if ratings.complete:
         chosen, number = [], 0
         for image in rng.permutation(split.num_images):
-            captions = opened.finder.find(int(image)).caption
-            chosen.append(image * split.num_captions + captions.astype(np.int64))
+            captions = opened.finder.captions_near(int(image))
+            chosen.append(image * split.num_captions + captions)
             number += len(captions)
             if number >= config.pairs:
                 break
@@ -214,15 +215,13 @@ def _refuse_too_few(pairs: _Pairs, ratings: PairRatings) -> None:
 
 
 def _values(split: Split, opened: Neighbourhoods, pairs: _Pairs, what: str, on_event: OnEvent) -> np.ndarray:
-    """Return the features of pairs, (P, F); ranks are counted among the candidates of their image."""
+    """Return the features of pairs, (P, F)."""
     features = opened.features(split)
     out = np.empty((len(pairs.images), len(features.names)), dtype=np.float32)
     images, starts = np.unique(pairs.images, return_index=True)
     stops = [*starts[1:], len(pairs.images)]
     for done, (image, start, stop) in enumerate(zip(images.tolist(), starts, stops, strict=True), 1):
-        wanted = pairs.captions[start:stop]
-        around = opened.finder.find(image, also=wanted)
-        out[start:stop] = features.matrix(image, around)[np.searchsorted(around.caption, wanted)]
+        out[start:stop] = features.matrix(image, pairs.captions[start:stop])
         on_event(what, done, len(images))
     if not np.isfinite(out).all():
         pair, feature = np.argwhere(~np.isfinite(out))[0]
@@ -242,7 +241,7 @@ def _test(
 ) -> dict[str, Any]:
     """Measure a calibration on the judgements of another split; with a complete truth, on all its candidates."""
     if ratings.complete:
-        parts = [(image, opened.finder.find(image).caption.astype(np.int64)) for image in range(test.num_images)]
+        parts = [(image, opened.finder.captions_near(image)) for image in range(test.num_images)]
         images = np.repeat([image for image, _ in parts], [len(captions) for _, captions in parts])
         captions = np.concatenate([captions for _, captions in parts])
         code = ratings.images * test.num_captions + ratings.captions

@@ -3,7 +3,7 @@
 Shapes: N images, M captions, D/E widths of image and text teacher, K neighbours; C candidates of one image.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -48,15 +48,20 @@ def merge(parts: list[Candidates]) -> Candidates:
     return Candidates(*(whole(name)[order] for name in names))
 
 
-def geometric_mean(*similarities: np.ndarray) -> np.ndarray:
-    """Return the geometric mean of similarities clipped to [0, 1]; those that are not a number are left out.
+def weighted_mean(similarities: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Return the weighted mean of similarities, clipped to [0, 1]; those that are not a number are left out.
 
-    With an image and a text similarity it is the square root of the product that the paper's fusion "dot" takes.
+    Args:
+        similarities: (C,) each, of the same pairs.
+        weights: one for each of them, at least 0; where all that are there weigh nothing, they weigh the same.
     """
     stacked = np.stack(similarities)
     there = ~np.isnan(stacked)
-    product = np.where(there, np.clip(stacked, 0, 1), 1).prod(0)
-    return np.asarray(product ** (1 / np.maximum(there.sum(0), 1)))
+    shares = np.where(there, np.asarray(weights, dtype=np.float64)[:, None], 0)
+    total = shares.sum(0)
+    shares = np.where(total > 0, shares, there)
+    mean = (np.where(there, stacked, 0) * shares).sum(0) / np.maximum(shares.sum(0), 1e-12)
+    return np.asarray(np.clip(mean, 0, 1))
 
 
 class Finder:
@@ -74,6 +79,7 @@ class Finder:
         cross: a cross-modal student, or None.
         image_content: (N,) equal numbers for images with the same bytes.
         caption_content: (M,) equal numbers for captions with the same words.
+        weights: of the image and the text similarity in the score, see `cusa.pipeline.pairs.default_order`.
     """
 
     def __init__(
@@ -85,28 +91,33 @@ class Finder:
         image_content: np.ndarray,
         caption_content: np.ndarray,
         cross: CrossModal | None = None,
+        weights: tuple[float, float] = (0.5, 0.5),
     ) -> None:
-        self._owner = caption_owner
+        self._owner, self.weights = caption_owner, weights
         self._images, self._texts, self._cross = images, texts, cross
         self._image_content, self._caption_content = image_content, caption_content
         self._owned = _Groups(caption_owner, len(image_content))
-        self._image_reverse = _reverse(images.near.ids if images is not None else None)
-        self._text_reverse = _reverse(texts.near.ids if texts is not None else None)
-        self._cross_reverse = _reverse(cross.near_images if cross is not None else None, len(image_content))
+        self._image_reverse = _Reverse(images.near.ids if images is not None else None)
+        self._text_reverse = _Reverse(texts.near.ids if texts is not None else None)
+        self._cross_reverse = _Reverse(cross.near_images if cross is not None else None, len(image_content))
 
     def captions_of(self, image: int) -> np.ndarray:
         """Return the caption rows of an image row."""
         return self._owned[image]
 
-    def find(self, image: int, also: np.ndarray | None = None) -> Candidates:
+    def find(
+        self, image: int, also: np.ndarray | None = None, *, depth: int | None = None, everything: bool = False
+    ) -> Candidates:
         """Return the candidates of one image row, by caption row; similarities are exact, straight from the tables.
 
         Args:
             image: the image row.
             also: caption rows of other images to describe as well, candidates or not.
+            depth: neighbours of a row that count; all that are there if None.
+            everything: return every caption of other images, near or not.
         """
         own = self._owned[image]
-        caption = self._neighbourhood(image, own)
+        caption = np.flatnonzero(self._owner != image) if everything else self.captions_near(image, depth)
         if also is not None:
             caption = np.union1d(caption, also)
         owner = self._owner[caption]
@@ -120,7 +131,7 @@ class Finder:
             image_rank=image_rank,
             text_rank=text_rank,
             cross_similarity=self._by_cross(image, caption),
-            score=geometric_mean(image_similarity, text_similarity).astype(np.float32),
+            score=weighted_mean((image_similarity, text_similarity), self.weights).astype(np.float32),
             p_positive=np.full(len(caption), np.nan, dtype=np.float32),
             duplicate_image=self._image_content[owner] == self._image_content[image],
             duplicate_caption=np.isin(self._caption_content[caption], self._caption_content[own]),
@@ -135,15 +146,22 @@ class Finder:
             return int(own[0])
         return int(own[(self._texts.rows[own] @ self._texts.rows[caption]).argmax()])
 
-    def _neighbourhood(self, image: int, own: np.ndarray) -> np.ndarray:
+    def captions_near(self, image: int, depth: int | None = None) -> np.ndarray:
+        """Return the caption rows of the candidates of one image row.
+
+        Args:
+            image: the image row.
+            depth: neighbours of a row that count; all that are there if None.
+        """
+        own = self._owned[image]
         parts = [np.empty(0, dtype=np.int64)]
         if self._images is not None:
-            near = np.concatenate([self._images.near.ids[image], self._image_reverse[image]])
+            near = np.concatenate([self._images.near.ids[image, :depth], self._image_reverse.of([image], depth)])
             parts.append(self._owned.all_of(np.unique(near)))
         if self._texts is not None:
-            parts += [self._texts.near.ids[own].reshape(-1), self._text_reverse.all_of(own)]
+            parts += [self._texts.near.ids[own, :depth].reshape(-1), self._text_reverse.of(own, depth)]
         if self._cross is not None:
-            parts += [self._cross.near_captions[image], self._cross_reverse[image]]
+            parts += [self._cross.near_captions[image, :depth], self._cross_reverse.of([image], depth)]
         captions = np.unique(np.concatenate(parts))
         return np.asarray(captions[self._owner[captions] != image])
 
@@ -161,11 +179,15 @@ class Finder:
     def _by_text(self, image: int, own: np.ndarray, caption: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self._texts is None or not len(own) or not len(caption):
             return _nothing(len(caption))
-        similarity = (self._texts.rows[caption] @ self._texts.rows[own].T).max(1).astype(np.float32)
+        similarity = (self._rows(caption) @ self._texts.rows[own].T).max(1).astype(np.float32)
         mine = self._owner[self._texts.near.ids[caption]] == image
         if not mine.shape[1]:
             return similarity, np.zeros(len(caption), dtype=np.int32)
         return similarity, np.where(mine.any(1), mine.argmax(1) + 1, 0).astype(np.int32)
+
+    def _rows(self, caption: np.ndarray) -> np.ndarray:
+        assert self._texts is not None
+        return np.asarray(self._texts.rows[caption])
 
     def _by_cross(self, image: int, caption: np.ndarray) -> np.ndarray:
         if self._cross is None:
@@ -182,9 +204,8 @@ class _Groups:
         number: how many groups there are.
     """
 
-    def __init__(self, values: np.ndarray, number: int, labels: np.ndarray | None = None) -> None:
-        order = np.argsort(values, kind="stable")
-        self._members = order if labels is None else labels[order]
+    def __init__(self, values: np.ndarray, number: int) -> None:
+        self._members = np.argsort(values, kind="stable")
         self._starts = np.concatenate([[0], np.cumsum(np.bincount(values, minlength=number))])
 
     def __getitem__(self, group: int) -> np.ndarray:
@@ -198,12 +219,28 @@ class _Groups:
         return np.asarray(self._members[np.arange(counts.sum()) + shift])
 
 
-def _reverse(ids_RK: np.ndarray | None, number: int = 0) -> _Groups:
-    """Return for each of `number` rows (default: as many as there are lists) the lists that name it."""
-    if ids_RK is None:
-        return _Groups(np.empty(0, dtype=np.int64), number)
-    sources = np.repeat(np.arange(len(ids_RK), dtype=np.int32), ids_RK.shape[1])
-    return _Groups(ids_RK.reshape(-1), number or len(ids_RK), labels=sources)
+class _Reverse:
+    """For each row, the rows that have it in their lists of neighbours.
+
+    Args:
+        ids_RK: the lists, or None where there are none.
+        number: rows that lists may name; as many as there are lists if 0.
+    """
+
+    def __init__(self, ids_RK: np.ndarray | None, number: int = 0) -> None:
+        ids = np.empty((0, 1), dtype=np.int64) if ids_RK is None else ids_RK
+        self._width = max(ids.shape[1], 1)
+        order = np.argsort(ids.reshape(-1), kind="stable").astype(np.int32 if ids.size < 2**31 else np.int64)
+        self._places = order
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(ids.reshape(-1), minlength=number or len(ids)))])
+
+    def of(self, rows: Sequence[int] | np.ndarray, depth: int | None = None) -> np.ndarray:
+        """Return the rows that name one of `rows` among their first `depth`."""
+        parts = [self._places[self._starts[row] : self._starts[row + 1]] for row in rows]
+        places = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+        if depth is not None and depth < self._width:
+            places = places[places % self._width < depth]
+        return np.asarray(places // self._width)
 
 
 def _nothing(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -217,7 +254,7 @@ def find_all(
     minimum_score: float = 0.0,
     per_image: int = 0,
     images_a_block: int = 256,
-    complete: Callable[[Candidates], Candidates] = lambda candidates: candidates,
+    find: Callable[[int], Candidates] | None = None,
 ) -> Iterator[Candidates]:
     """Yield the candidates of some images at a time.
 
@@ -227,8 +264,8 @@ def find_all(
         minimum_score: those below are left out.
         per_image: the most that one image keeps, the best by `p_positive` or else by score; 0 = all.
         images_a_block: images a yield.
-        complete: called with all candidates of one image, before any is left out; returns them with `p_positive`, or
-            raises where they cannot be ranked.
+        find: called with an image row instead of `finder.find`; returns its candidates, with `p_positive` where there
+            is a calibration, or raises where they cannot be ranked.
     """
     from threadpoolctl import threadpool_limits
 
@@ -237,7 +274,7 @@ def find_all(
         # An image's products are small: more threads would only wait for each other.
         with threadpool_limits(1, user_api="blas"):
             for image in range(start, min(start + images_a_block, num_images)):
-                here = complete(finder.find(image))
+                here = (find or finder.find)(image)
                 here = here.take(np.flatnonzero(here.score >= minimum_score))
                 if per_image and len(here.score) > per_image:
                     here = here.take(np.lexsort((-here.score, -np.nan_to_num(here.p_positive)))[:per_image])

@@ -1,5 +1,6 @@
 """The encoders that an audit compares pairs with: their rows and neighbours, and the finder over them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,13 +8,16 @@ import numpy as np
 from cusa.errors import DataError
 from cusa.manifests import ledger, tables
 from cusa.manifests.neighbours import neighbour_path, read_neighbours
-from cusa.manifests.samples import Split
+from cusa.manifests.samples import Split, splits
+from cusa.manifests.storage import store
 from cusa.models.captions import clean_caption
 from cusa.pipeline.index.neighbours import CrossModal, Modality
 from cusa.pipeline.index.student import read_student, student_digest
 from cusa.pipeline.index.vectors import unit_rows
 from cusa.pipeline.pairs.candidates import Finder
-from cusa.pipeline.pairs.features import PairFeatures
+from cusa.pipeline.pairs.default_order import similarity_weights
+from cusa.pipeline.pairs.features import MAP_FEATURES, Encodings, PairFeatures, group_sums
+from cusa.pipeline.pairs.image_text_map import Examples, predict_out_of_fold
 
 NONE = "none"
 """As a teacher's name: audit without that modality."""
@@ -43,17 +47,27 @@ class Neighbourhoods:
     images: Modality | None
     texts: Modality | None
     cross: CrossModal | None
+    encoders: Encoders
+    others: tuple[Split, ...]
+    """Splits of the same work folder with the same teachers, whose pairs teach the map from images to texts too."""
 
-    def features(self, split: Split) -> PairFeatures:
-        """Return the features of the split's pairs."""
-        return PairFeatures(
-            self.finder,
-            split.caption_owner,
-            num_images=split.num_images,
-            images=self.images,
-            texts=self.texts,
-            cross=self.cross is not None,
-        )
+    def features(self, split: Split, names: Sequence[str] | None = None) -> PairFeatures:
+        """Return the features of the split's pairs; the map from images to texts is learned here.
+
+        Args:
+            split: the split.
+            names: of the features that are wanted, in this order; all that the encoders give if None.
+
+        Raises:
+            DataError: if one of them cannot be computed from these encoders.
+        """
+        mapped = None
+        wants_map = names is None or bool(set(names) & set(MAP_FEATURES))
+        if wants_map and self.images is not None and self.texts is not None:
+            own = _examples(self.images.rows, self.texts.rows, split)
+            mapped = predict_out_of_fold(own, [_read_examples(other, self.encoders) for other in self.others])
+        encodings = Encodings(self.images, self.texts, self.cross, mapped, split.texts)
+        return PairFeatures(split.caption_owner, num_images=split.num_images, encodings=encodings, names=names)
 
 
 def choose(split: Split, encoders: Encoders) -> Encoders:
@@ -87,6 +101,9 @@ def digests(split: Split, encoders: Encoders) -> dict[str, str]:
         values[f"neighbours {name}"] = _neighbours_digest(split, name)
     if encoders.student:
         values[f"student {encoders.student}"] = student_digest(split, encoders.student)
+    for other in splits_with(split, encoders):
+        parts = [other.digest, *(tables.teacher_digest(other, name) for name in encoders.teachers().values())]
+        values[f"pairs of {other.name}"] = store.digest(parts)
     return values
 
 
@@ -120,8 +137,34 @@ def open_neighbourhoods(split: Split, encoders: Encoders, *, depth: int) -> Neig
         cross=cross,
         image_content=group_ids(split.samples["sha256"].to_pylist()),
         caption_content=group_ids([clean_caption(words) for words in split.texts]),
+        weights=similarity_weights(split.caption_owner, split.num_images, images, texts),
     )
-    return Neighbourhoods(finder, images, texts, cross)
+    return Neighbourhoods(finder, images, texts, cross, encoders, tuple(splits_with(split, encoders)))
+
+
+def splits_with(split: Split, encoders: Encoders) -> list[Split]:
+    """Return the other splits of the work folder that both teachers, the very same, have embedded."""
+    named = encoders.teachers()
+    if len(named) < 2:
+        return []
+    others = [Split(split.work, name) for name in splits(split.work) if name != split.name]
+    return [other for other in others if all(_same_teacher(split, other, name) for name in named.values())]
+
+
+def _same_teacher(split: Split, other: Split, teacher: str) -> bool:
+    there = teacher in tables.teachers(other)
+    return there and tables.provenance(split, teacher) == tables.provenance(other, teacher)
+
+
+def _read_examples(split: Split, encoders: Encoders) -> Examples:
+    images, texts = (unit_rows(tables.read_teacher(split, name)) for name in (encoders.image, encoders.text))
+    return _examples(images, texts, split)
+
+
+def _examples(images: np.ndarray, texts: np.ndarray, split: Split) -> Examples:
+    counts = np.bincount(split.caption_owner, minlength=split.num_images)
+    means = group_sums(texts, split.caption_owner, split.num_images) / np.maximum(counts, 1)[:, None]
+    return Examples(images, means.astype(np.float32), counts > 0)
 
 
 def group_ids(values: list[str]) -> np.ndarray:

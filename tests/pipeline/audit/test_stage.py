@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from cusa.pipeline import extract, index
 from cusa.pipeline.audit import stage as audit
 from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig
 from cusa.pipeline.pairs.candidates import Candidates, Finder
-from cusa.pipeline.pairs.neighbourhoods import Encoders
+from cusa.pipeline.pairs.neighbourhoods import Encoders, choose, open_neighbourhoods
 from tests.pipeline.audited import load, make_taught, teach
 from tests.worlds import COLOURS, make_work
 
@@ -55,6 +56,7 @@ def test_run__the_table_holds_exact_similarities_best_first(work: Path) -> None:
     images, texts = (tables.read_teacher(split, name).embeddings.astype(np.float64) for name in ("colours", "words"))
     images, texts = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (images, texts))
     scores = []
+    weights = open_neighbourhoods(split, choose(split, Encoders()), depth=4).finder.weights
     for row in table.to_pylist():
         i, c = image_row[row["image_key"]], caption_row[row["caption_key"]]
         j = split.caption_owner[c]
@@ -62,8 +64,8 @@ def test_run__the_table_holds_exact_similarities_best_first(work: Path) -> None:
         assert row["image_similarity"] == pytest.approx(images[i] @ images[j], abs=1e-5)
         best = max(texts[c] @ texts[o] for o in np.flatnonzero(split.caption_owner == i))
         assert row["text_similarity"] == pytest.approx(best, abs=1e-5)
-        product = np.clip(row["image_similarity"], 0, 1) * np.clip(row["text_similarity"], 0, 1)
-        assert row["score"] == pytest.approx(np.sqrt(product), abs=1e-5)
+        mean = sum(w * row[f"{name}_similarity"] for w, name in zip(weights, ("image", "text"), strict=True))
+        assert row["score"] == pytest.approx(np.clip(mean, 0, 1), abs=1e-5)
         assert row["cross_similarity"] is None
         scores.append(row["score"])
     assert scores == sorted(scores, reverse=True)
@@ -144,7 +146,7 @@ def test_run__without_one_modality_the_other_is_used_and_it_says_so(tmp_path: Pa
     assert table[f"{missing}_similarity"].null_count == table.num_rows > 0
     assert table[f"{missing}_rank"].null_count == table.num_rows
     np.testing.assert_allclose(table["score"], np.clip(table[f"{there}_similarity"], 0, 1), rtol=1e-6)
-    assert f"score: {there}_similarity alone." in outcome.notes[0]
+    assert f"ranked by the score, {there}_similarity alone;" in outcome.notes[0]
     assert any(f"No {missing} teacher was used" in note for note in outcome.notes)
 
 
@@ -161,6 +163,7 @@ def test_run__a_single_image_has_no_candidates(tmp_path: Path) -> None:
     outcome = audit.run(AuditConfig(), split=Split(work, "train"))
     assert outcome.counts["candidates"] == 0
     assert "0 candidates among 0 pairs" in outcome.notes[0]
+    assert "gallery.html" not in " ".join(outcome.notes)
     assert "No candidates" in (work / "train/audit/gallery.html").read_text()
 
 
@@ -247,8 +250,8 @@ def test_run__a_score_that_is_no_number_is_never_ranked(
     split = Split(work, "train")
     find = Finder.find
 
-    def broken(self: Finder, image: int, also: np.ndarray | None = None) -> Candidates:
-        candidates = find(self, image, also)
+    def broken(self: Finder, image: int, **options: Any) -> Candidates:
+        candidates = find(self, image, **options)
         candidates.score[:1] = value if image == 7 else candidates.score[:1]
         return candidates
 

@@ -29,10 +29,8 @@ def test_probability__is_what_scikit_learn_predicts(out: Path) -> None:
     np.testing.assert_allclose(made.decision(values), model.decision_function(scaled), atol=1e-9)
 
 
-def test_refuse_others__other_teachers_or_depth(work: Path, out: Path) -> None:
+def test_refuse_others__other_teachers(work: Path, out: Path) -> None:
     split = Split(work, "test")
-    with pytest.raises(StaleError, match=r"neighbourhoods of 4, and 3 are asked for"):
-        audit.run(AuditConfig(neighbours=3), split=split, calibrated=out)
     with pytest.raises(StaleError, match=r"the calibration has a image teacher, 'colours', the audit has none"):
         audit.run(AuditConfig(neighbours=4), split=split, calibrated=out, encoders=Encoders(image="none"))
     content = json.loads(out.read_text())
@@ -49,16 +47,16 @@ def test_refuse_others__other_teachers_or_depth(work: Path, out: Path) -> None:
 def test_refuse_others__whatever_makes_a_teacher_another_one(work: Path, out: Path, modality: str, key: str) -> None:
     made, split = calibration.read(out), Split(work, "test")
     teachers = stamps(split, choose(split, Encoders()))
-    made.refuse_others(teachers, 4, out)
+    made.refuse_others(teachers, out)
     other = {**teachers, modality: {**teachers[modality], key: "another"}}
     with pytest.raises(StaleError, match=rf"another {modality} teacher: its {key} is .* here it is 'another'"):
-        made.refuse_others(other, 4, out)
+        made.refuse_others(other, out)
     # A calibration that lacks it was fitted without knowing, and is refused as well.
     known = dict(made.teachers[modality])
     if known.pop(key, ""):
         old = replace(made, teachers={**made.teachers, modality: known})
         with pytest.raises(StaleError, match=rf"its {key} is ''"):
-            old.refuse_others(teachers, 4, out)
+            old.refuse_others(teachers, out)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +66,9 @@ def test_refuse_others__whatever_makes_a_teacher_another_one(work: Path, out: Pa
         "[]",
         '{"format": "another"}',
         '{"format": "cusa calibration 1"}',
+        '{"format": "cusa calibration 2"}',
+        {"resampled": [[1.0]]},
+        {"unselected": [1.0]},
         {"coefficients": [1.0]},
         {"decisions": [1.0, 0.0], "probabilities": [0.1, 0.2]},
         {"probabilities": [0.5, 1.5], "decisions": [0.0, 1.0]},

@@ -76,3 +76,17 @@ def test_isotonic__keeps_the_order_that_plain_levels_forget() -> None:
 
     plain = IsotonicRegression().fit_transform(decisions, match.astype(float))
     assert np.abs(values - plain).mean() < 0.1
+
+
+def test_fit__held_out_probabilities_are_calibrated_and_the_resampled_fits_surround_the_fit() -> None:
+    values, match, images, _ = _world(4000)
+    fitted = fit.fit(values, match, images)
+    fresh, truth, _, _ = _world(20_000, seed=7)
+    matrix = fit.terms((fresh - fitted.means) / fitted.scales, products=fitted.products)
+    made = np.interp(matrix @ fitted.coefficients + fitted.intercept, fitted.decisions, fitted.probabilities)
+    assert reliability(made, truth)["expected_calibration_error"] < 0.03
+    assert len(fitted.resampled) == 20
+    both = np.append(fitted.coefficients, fitted.intercept)
+    spread = fitted.resampled.std(0)
+    assert (spread > 0).all()
+    assert (np.abs(fitted.resampled.mean(0) - both) < 3 * spread).all()

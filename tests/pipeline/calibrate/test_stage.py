@@ -12,7 +12,6 @@ from cusa.manifests.samples import CocoIds, Split
 from cusa.pipeline import audit, calibrate
 from cusa.pipeline.calibrate import calibration, stage
 from cusa.pipeline.config import AuditConfig, CalibrateConfig
-from cusa.pipeline.pairs.candidates import Candidates
 from cusa.pipeline.pairs.features import PairFeatures
 from cusa.pipeline.pairs.neighbourhoods import Encoders, choose, open_neighbourhoods
 from cusa.pipeline.pairs.ratings import PairRatings, RatedSplit, read_ratings
@@ -74,13 +73,13 @@ def test_run__features_or_probabilities_that_are_no_numbers_are_refused(
 ) -> None:
     matrix = PairFeatures.matrix
 
-    def broken(self: PairFeatures, image: int, pairs: Candidates) -> np.ndarray:
-        values = matrix(self, image, pairs)
+    def broken(self: PairFeatures, image: int, captions: np.ndarray) -> np.ndarray:
+        values = matrix(self, image, captions)
         values[:, 1] = np.nan if image == 3 else values[:, 1]
         return values
 
     monkeypatch.setattr(PairFeatures, "matrix", broken)
-    with pytest.raises(DataError, match=rf"{Split(work, 'val').image_keys[3]} with mini/\S+ has the image_local nan"):
+    with pytest.raises(DataError, match=rf"{Split(work, 'val').image_keys[3]} with mini/\S+ has the text_two nan"):
         calibrate.run(CONFIG, split=Split(work, "val"), out=tmp_path / "p.json")
     assert not (tmp_path / "p.json").exists()
     with pytest.raises(DataError, match=r"the probability nan, which cannot be ranked"):

@@ -1,13 +1,12 @@
 """Candidates: the same pairs, similarities and ranks as plain loops over every pair find."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cusa.pipeline.index.exact import nearest_rows
 from cusa.pipeline.index.neighbours import Modality
-from cusa.pipeline.pairs.candidates import Finder, find_all, geometric_mean, merge
+from cusa.pipeline.pairs.candidates import Finder, find_all, merge
 
 
 def _rows(seed: int, number: int, width: int = 5) -> np.ndarray:
@@ -47,8 +46,7 @@ def _by_loops(
                     text_rank = min((lists[c].index(o) + 1 for o in own if o in lists[c]), default=0)
                     parts.append(text_similarity)
             if near:
-                clipped = [min(max(value, 0.0), 1.0) for value in parts]
-                score = float(np.prod(clipped)) ** (1 / len(clipped))
+                score = min(max(sum(parts) / len(parts), 0.0), 1.0)
                 out[i, c] = (image_similarity, text_similarity, image_rank, text_rank, score)
     return out
 
@@ -117,12 +115,31 @@ def test_find_all__equal_bytes_and_same_words_are_marked() -> None:
     assert {pair for pair, (_, caption) in marks.items() if caption} == {(0, 1), (1, 0)}
 
 
-@pytest.mark.parametrize(
-    ("similarities", "expected"), [((0.25, 1.0), 0.5), ((-0.3, 0.9), 0.0), ((np.nan, 0.7), 0.7), ((1.2, 0.64), 0.8)]
+@settings(max_examples=30, deadline=None)
+@given(
+    owner=st.lists(st.integers(0, 6), min_size=2, max_size=25),
+    depth=st.integers(1, 8),
+    seed=st.integers(0, 5),
+    which=st.sampled_from(["both", "image", "text"]),
 )
-def test_geometric_mean__of_clipped_similarities(similarities: tuple[float, ...], expected: float) -> None:
-    got = geometric_mean(*(np.array([value]) for value in similarities))
-    np.testing.assert_allclose(got, [expected])
+def test_captions_near__a_smaller_depth_is_a_table_that_was_cut(
+    owner: list[int], depth: int, seed: int, which: str
+) -> None:
+    finders = []
+    for k in (8, depth):
+        finders.append(
+            Finder(
+                np.array(owner),
+                images=_modality(seed, 7, k) if which != "text" else None,
+                texts=_modality(seed + 100, len(owner), k) if which != "image" else None,
+                image_content=np.arange(7),
+                caption_content=np.arange(len(owner)),
+            )
+        )
+    for image in range(7):
+        assert finders[0].captions_near(image, depth).tolist() == finders[1].captions_near(image).tolist()
+        everything = finders[0].find(image, everything=True).caption.tolist()
+        assert everything == [caption for caption, own in enumerate(owner) if own != image]
 
 
 def test_nearest_own_caption__by_the_text_teacher_or_the_first() -> None:

@@ -5,127 +5,167 @@ import math
 import numpy as np
 import pytest
 
+from cusa.errors import DataError
 from cusa.pipeline.index.exact import nearest_rows
 from cusa.pipeline.index.neighbours import CrossModal, Modality
-from cusa.pipeline.pairs.candidates import Finder
-from cusa.pipeline.pairs.features import CROSS_FEATURES, IMAGE_FEATURES, TEXT_FEATURES, PairFeatures
+from cusa.pipeline.pairs.features import (
+    CROSS_FEATURES,
+    IMAGE_FEATURES,
+    MAP_FEATURES,
+    TEXT_FEATURES,
+    Encodings,
+    PairFeatures,
+)
 
 # Image 8 has no caption, 6 and 7 have one each: it has no sibling.
 OWNER = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5, 5, 5, 5, 5, 6, 7])
-IMAGES, IMAGE_DEPTH, TEXT_DEPTH = 9, 5, 16
-
-
-def _modality(seed: int, number: int, k: int, width: int = 6) -> Modality:
-    rows = np.random.default_rng(seed).normal(size=(number, width)).astype(np.float32) + 0.5
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return Modality(rows, nearest_rows(rows, k))
-
-
-IMAGE_ROWS, TEXT_ROWS = _modality(0, IMAGES, IMAGE_DEPTH), _modality(1, len(OWNER), TEXT_DEPTH)
-CROSS = CrossModal(
-    IMAGE_ROWS.rows, TEXT_ROWS.rows, np.zeros((IMAGES, 0), dtype=np.int64), np.zeros((len(OWNER), 0), dtype=np.int64)
+IMAGES = 9
+WORDS = (
+    ["red", "dog", "runs"],
+    ["a", "dog"],
+    ["cat", "runs"],
+    ["house"],
+    ["red", "house", "cat"],
+    ["a", "bird", "dog"],
 )
+CAPTIONS = [" ".join(WORDS[number % 6]) for number in range(len(OWNER))]
 
 
-def _cosine(modality: Modality, one: int, other: int) -> float:
-    return float(modality.rows[one].astype(float) @ modality.rows[other].astype(float))
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
-def _captions(image: int) -> list[int]:
+def _rows(seed: int, number: int, width: int = 6) -> np.ndarray:
+    return _unit(np.random.default_rng(seed).normal(size=(number, width)).astype(np.float32) + 0.5)
+
+
+IMAGE_ROWS, TEXT_ROWS, MAPPED = _rows(0, IMAGES), _rows(1, len(OWNER)), _rows(2, IMAGES)
+IMAGE, TEXT = (Modality(rows, nearest_rows(rows, 3)) for rows in (IMAGE_ROWS, TEXT_ROWS))
+NOBODY = np.zeros((0, 0), dtype=np.int64)
+CROSS = CrossModal(_rows(3, IMAGES), _rows(4, len(OWNER)), NOBODY, NOBODY)
+
+
+def _own(image: int) -> list[int]:
     return [caption for caption, owner in enumerate(OWNER) if owner == image]
 
 
-def _level(modality: Modality, row: int, family: list[int]) -> float:
-    """Return the mean cosine of a row to its ten nearest among its neighbours of other families."""
-    others = [other for other in modality.near.ids[row].tolist() if family[other] != family[row]][:10]
-    return sum(_cosine(modality, row, other) for other in others) / len(others) if others else 0.0
+def _centred(rows: np.ndarray) -> list[np.ndarray]:
+    wide = rows.astype(float)
+    return list(_unit(wide - wide.mean(0)))
 
 
-def _log_rank(row: int, neighbours: list[int], depth: int) -> float:
-    return math.log(neighbours.index(row) + 1 if row in neighbours else depth + 1)
+def _stands_out(value: float, others: list[float]) -> float:
+    return float((value - np.mean(others)) / np.std(others))
 
 
 def _image_features(image: int, owner: int) -> dict[str, float]:
-    near = IMAGE_ROWS.near.ids.tolist()
-    similarity = _cosine(IMAGE_ROWS, image, owner)
-    levels = [_level(IMAGE_ROWS, row, list(range(IMAGES))) for row in (image, owner)]
+    rows = _centred(IMAGE_ROWS)
+    cosine = float(rows[image] @ rows[owner])
+    others = [float(rows[image] @ rows[other]) for other in range(IMAGES) if other != image]
+    return {"image_centred": cosine, "image_relative": _stands_out(cosine, others)}
+
+
+def _level(caption: int) -> float:
+    """Return the mean cosine of a caption to its ten nearest of other images; all captions are the sample here."""
+    others = sorted(float(TEXT_ROWS[caption] @ TEXT_ROWS[c]) for c in range(21) if OWNER[c] != OWNER[caption])
+    return sum(others[-10:]) / 10
+
+
+def _weights() -> dict[str, float]:
+    stems = {"red", "dog", "run", "a", "cat", "house", "bird"} - {"a"}
+    number = {stem: sum(any(word.startswith(stem) for word in c.split()) for c in CAPTIONS) for stem in stems}
+    return {stem: min(6.0, math.log(len(CAPTIONS) / count)) for stem, count in number.items()}
+
+
+def _words(caption: int) -> set[str]:
+    return {stem for stem in _weights() if any(word.startswith(stem) for word in CAPTIONS[caption].split())}
+
+
+def _text_features(image: int, caption: int) -> dict[str, float]:
+    own, family = _own(image), _own(int(OWNER[caption]))
+    rows, mean = _centred(TEXT_ROWS), TEXT_ROWS.astype(float).mean(0)
+    cosines = sorted(float(TEXT_ROWS[caption] @ TEXT_ROWS[other]) for other in own)
+
+    def mean_cosine(other: int) -> float:
+        return float(np.mean([rows[other] @ rows[one] for one in own]))
+
+    def centre(captions: list[int]) -> np.ndarray:
+        value = TEXT_ROWS[captions].astype(float).mean(0) - mean
+        return np.asarray(value / np.linalg.norm(value))
+
+    siblings = [float(TEXT_ROWS[caption] @ TEXT_ROWS[other]) for other in family if other != caption]
+    weights = _weights()
+    total = sum(weights[word] for word in _words(caption))
+    covered = sum(weights[word] for word in _words(caption) & set().union(*map(_words, own)))
+    strangers = [mean_cosine(other) for other in range(len(OWNER)) if OWNER[other] != image]
     return {
-        "image_similarity": similarity,
-        "image_local": 2 * similarity - sum(levels),
-        "image_rank": _log_rank(owner, near[image], IMAGE_DEPTH),
-        "image_rank_back": _log_rank(image, near[owner], IMAGE_DEPTH),
-        "image_mutual": float(owner in near[image] and image in near[owner]),
+        "text_similarity": cosines[-1],
+        "text_two": sum(cosines[-2:]) / len(cosines[-2:]),
+        "text_set": float(centre(family) @ centre(own)),
+        "text_relative": _stands_out(mean_cosine(caption), strangers),
+        "sibling_gap": cosines[-1] - (max(siblings) if siblings else _level(caption)),
+        "caption_level": _level(caption),
+        "image_level": sum(map(_level, own)) / len(own),
+        "words": total,
+        "words_missing": total - covered,
+        "words_covered": covered / total,
     }
 
 
-def _text_features(image: int, caption: int, considered: list[int]) -> dict[str, float]:
-    own, family, near = _captions(image), _captions(int(OWNER[caption])), TEXT_ROWS.near.ids.tolist()
-    if not own:
-        return dict.fromkeys(TEXT_FEATURES, 0.0)
-
-    def best(row: int) -> float:
-        return max(_cosine(TEXT_ROWS, row, other) for other in own)
-
-    level = _level(TEXT_ROWS, caption, OWNER.tolist())
-    image_level = sum(_level(TEXT_ROWS, row, OWNER.tolist()) for row in own) / len(own)
-    siblings = [_cosine(TEXT_ROWS, caption, other) for other in family if other != caption]
-    sibling = max(siblings) if siblings else level
-    ranks = [near[caption].index(other) + 1 for other in own if other in near[caption]]
-    return {
-        "text_similarity": best(caption),
-        "text_mean": sum(_cosine(TEXT_ROWS, caption, other) for other in own) / len(own),
-        "text_set": sum(_cosine(TEXT_ROWS, a, b) for a in family for b in own) / (len(family) * len(own)),
-        "text_set_best": max(best(other) for other in considered if OWNER[other] == OWNER[caption]),
-        "text_local": 2 * best(caption) - level - image_level,
-        "text_rank": math.log(min(ranks) if ranks else TEXT_DEPTH + 1),
-        "text_rank_back": math.log(sorted(considered, key=lambda row: -best(row)).index(caption) + 1),
-        "text_mutual": float(bool(ranks) and any(caption in near[other] for other in own)),
-        "caption_level": level,
-        "image_level": image_level,
-        "sibling": sibling,
-        "sibling_gap": best(caption) - sibling,
-    }
+def _map_features(image: int, caption: int) -> dict[str, float]:
+    rows = _centred(TEXT_ROWS)
+    values = [float(row @ MAPPED[image]) for row in rows]
+    others = [value for other, value in enumerate(values) if OWNER[other] != image]
+    return {"map_similarity": values[caption], "map_relative": _stands_out(values[caption], others)}
 
 
-@pytest.mark.parametrize("which", ["image", "text", "both", "cross"])
+def _cross_features(image: int, caption: int) -> dict[str, float]:
+    values = [float(CROSS.captions[other] @ CROSS.images[image]) for other in range(len(OWNER))]
+    others = [value for other, value in enumerate(values) if OWNER[other] != image]
+    return {"cross_similarity": values[caption], "cross_relative": _stands_out(values[caption], others)}
+
+
+@pytest.mark.parametrize("which", ["image", "text", "map", "cross"])
 def test_matrix__every_feature_is_what_a_loop_computes(which: str) -> None:
-    images = IMAGE_ROWS if which != "text" else None
-    texts = TEXT_ROWS if which != "image" else None
-    cross = CROSS if which == "cross" else None
-    contents = {"image_content": np.arange(IMAGES), "caption_content": np.arange(len(OWNER))}
-    finder = Finder(OWNER, images=images, texts=texts, cross=cross, **contents)
-    features = PairFeatures(finder, OWNER, num_images=IMAGES, images=images, texts=texts, cross=cross is not None)
-    parts = {"image": IMAGE_FEATURES, "text": TEXT_FEATURES, "both": (*IMAGE_FEATURES, *TEXT_FEATURES)}
-    assert features.names == parts.get(which, (*IMAGE_FEATURES, *TEXT_FEATURES, *CROSS_FEATURES))
+    encodings = Encodings(
+        images=None if which == "text" else IMAGE,
+        texts=None if which == "image" else TEXT,
+        cross=CROSS if which == "cross" else None,
+        mapped=MAPPED if which in ("map", "cross") else None,
+        captions=CAPTIONS,
+    )
+    features = PairFeatures(OWNER, num_images=IMAGES, encodings=encodings)
+    both = (*TEXT_FEATURES, *IMAGE_FEATURES, *MAP_FEATURES)
+    expected_names = {"image": IMAGE_FEATURES, "text": TEXT_FEATURES, "map": both, "cross": (*both, *CROSS_FEATURES)}
+    assert features.names == expected_names[which]
     seen: dict[str, set[float]] = {name: set() for name in features.names}
-    for image in range(IMAGES):
-        pairs = finder.find(image)
-        considered = pairs.caption.tolist()
-        matrix = features.matrix(image, pairs)
-        assert matrix.shape == (len(considered), len(features.names))
-        for caption, row in zip(considered, matrix.tolist(), strict=True):
-            expected = _text_features(image, caption, considered) if texts is not None else {}
-            expected |= _image_features(image, int(OWNER[caption])) if images is not None else {}
-            if cross is not None:
-                expected["cross_similarity"] = float(IMAGE_ROWS.rows[image] @ TEXT_ROWS.rows[caption])
-            assert dict(zip(features.names, row, strict=True)) == pytest.approx(expected, abs=2e-6)
+    for image in range(IMAGES - 1):
+        captions = np.array([caption for caption in range(len(OWNER)) if OWNER[caption] != image])
+        matrix = features.matrix(image, captions)
+        assert matrix.shape == (len(captions), len(features.names))
+        for caption, row in zip(captions.tolist(), matrix.tolist(), strict=True):
+            expected = {} if which == "image" else _text_features(image, caption)
+            expected |= {} if which == "text" else _image_features(image, int(OWNER[caption]))
+            expected |= _map_features(image, caption) if which in ("map", "cross") else {}
+            expected |= _cross_features(image, caption) if which == "cross" else {}
+            assert dict(zip(features.names, row, strict=True)) == pytest.approx(expected, abs=2e-5)
             for name, value in expected.items():
                 seen[name].add(round(value, 4))
+        # A pair's features depend on this pair alone: any block of a tile gives the same numbers.
+        np.testing.assert_allclose(features.matrix(image, captions[3:5]), matrix[3:5], atol=1e-6)
     assert {name for name, values in seen.items() if len(values) < 2} == set(), "a constant would prove nothing"
 
 
-def test_level__looks_at_ten_strangers_at_most() -> None:
-    family = np.zeros(len(OWNER), dtype=np.int64)
-    family[1:] = np.arange(1, len(OWNER))
-    features = PairFeatures(
-        Finder(
-            family, images=None, texts=TEXT_ROWS, image_content=np.arange(21), caption_content=np.arange(len(OWNER))
-        ),
-        family,
-        num_images=21,
-        images=None,
-        texts=TEXT_ROWS,
-    )
-    assert TEXT_DEPTH > 10
-    expected = TEXT_ROWS.near.similarities[:, :10].mean(1)
-    np.testing.assert_allclose(features._caption_level, expected, atol=1e-6)
+def test_matrix__an_image_without_captions_has_no_text_and_those_asked_for_come_in_their_order() -> None:
+    encodings = Encodings(IMAGE, TEXT, None, MAPPED, CAPTIONS)
+    names = ("map_similarity", "image_centred", "text_similarity")
+    features = PairFeatures(OWNER, num_images=IMAGES, encodings=encodings, names=names)
+    assert features.names == names
+    alone = features.matrix(8, np.arange(5))
+    assert (alone[:, [0, 2]] == 0).all()
+    assert np.ptp(alone[:, 1]) > 0
+    every = PairFeatures(OWNER, num_images=IMAGES, encodings=encodings)
+    places = [every.names.index(name) for name in names]
+    np.testing.assert_array_equal(features.matrix(1, np.arange(3)), every.matrix(1, np.arange(3))[:, places])
+    with pytest.raises(DataError, match="has the features map_similarity, which cannot be computed here"):
+        PairFeatures(OWNER, num_images=IMAGES, encodings=Encodings(IMAGE, TEXT, None, None, CAPTIONS), names=names)
