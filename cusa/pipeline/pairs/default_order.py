@@ -65,7 +65,7 @@ def similarity_weights(
     text_distance = (bar - float(by_text.mean())) / text_spread
     if text_distance < _CLEAR:
         return (1.0, 0.0)
-    alike = by_text >= min(bar, float(np.quantile(by_text, 1 - _BEST)))
+    alike = by_text >= min(bar, float(np.quantile(by_text, 1 - _BEST)), float(by_text.max()))
     image_distance = (float(by_image[alike].mean()) - float(by_image.mean())) / image_spread
     if image_distance < _NOISE:
         return (0.0, 1.0)

@@ -216,7 +216,7 @@ class PairFeatures:
         assert self._encodings.cross is not None
         images, captions = self._encodings.cross.images, self._encodings.cross.captions
         own = np.einsum("md,md->m", captions, images[self._owner])
-        return _over_others(images, *_mean_and_moments(captions), len(captions), own, self._owner)
+        return _over_others(images, _mean_and_moments(captions), own=own, owner=self._owner)
 
     @cached_property
     def _level(self) -> np.ndarray:
@@ -283,7 +283,7 @@ class _Text:
         family /= counts
         shift = family @ mean
         own = (np.einsum("md,md->m", rows, family[owner]) - shift[owner]) / norms
-        family_mean, spread = _over_others(family, *moments, len(rows), own, owner)
+        family_mean, spread = _over_others(family, moments, own=own, owner=owner)
         centres = group_sums(rows, owner, number) / counts
         centres -= mean * (np.bincount(owner, minlength=number) > 0)[:, None].astype(np.float32)
         centres /= _lengths(np.linalg.norm(centres, axis=1))[:, None]
@@ -302,7 +302,7 @@ class _Rows:
     def of(cls, mapped: np.ndarray, rows: np.ndarray, text: _Text, owner: np.ndarray) -> "_Rows":
         shift = mapped @ text.mean
         own = (np.einsum("md,md->m", rows, mapped[owner]) - shift[owner]) / text.norms
-        return cls(shift, *_over_others(mapped, *text.moments, len(rows), own, owner))
+        return cls(shift, *_over_others(mapped, text.moments, own=own, owner=owner))
 
 
 @dataclass(frozen=True)
@@ -373,19 +373,17 @@ def _mean_and_moments(
 
 
 def _over_others(
-    queries: np.ndarray, mean: np.ndarray, second: np.ndarray, number: int, own: np.ndarray, owner: np.ndarray
+    queries: np.ndarray, moments: tuple[np.ndarray, np.ndarray], *, own: np.ndarray, owner: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of each query's products with the captions of other images, in closed form.
 
     Args:
         queries: (N, D), one an image.
-        mean: (D,) of all captions.
-        second: (D, D) their mean outer product.
-        number: M.
+        moments: (D,) mean and (D, D) mean outer product of all captions.
         own: (M,) the product of each caption with its own image's query.
         owner: (M,) its image row.
     """
-    images = len(queries)
+    (mean, second), images, number = moments, len(queries), len(own)
     rest = np.maximum(number - np.bincount(owner, minlength=images), 1)
     first = (number * (queries @ mean) - np.bincount(owner, own, minlength=images)) / rest
     squares = number * np.einsum("nd,nd->n", queries @ second, queries) - np.bincount(owner, own**2, minlength=images)
