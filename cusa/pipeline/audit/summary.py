@@ -269,8 +269,9 @@ def _of_calibration(summary: dict[str, Any]) -> list[str]:
         return []
     expected = calibrated["expected"]
     batch = expected["batch"]
+    bound = ", an upper bound," if summary["likely"]["at_least"] < summary["likely"]["total"] else ""
     out = [
-        f"By p_positive {expected['false_negatives']:,.0f} of the candidates match, {expected['per_image']:.2f} an "
+        f"By p_positive{bound} {expected['false_negatives']:,.0f} of the candidates match, {expected['per_image']:.2f} an "
         f"image; a random batch of {batch['size']} holds {batch['false_negatives']:.1f} of them, "
         f"{batch['per_row']:.2f} a row; R@1 ceiling {_both(calibrated['ceiling'])}."
     ]
