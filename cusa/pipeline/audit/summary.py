@@ -271,9 +271,10 @@ def _of_calibration(summary: dict[str, Any]) -> list[str]:
     batch = expected["batch"]
     bound = ", an upper bound," if summary["likely"]["at_least"] < summary["likely"]["total"] else ""
     out = [
-        f"By p_positive{bound} {expected['false_negatives']:,.0f} of the candidates match, {expected['per_image']:.2f} an "
-        f"image; a random batch of {batch['size']} holds {batch['false_negatives']:.1f} of them, "
-        f"{batch['per_row']:.2f} a row; R@1 ceiling {_both(calibrated['ceiling'])}."
+        f"By p_positive{bound} {expected['false_negatives']:,.0f} of the candidates match, "
+        f"{expected['per_image']:.2f} an image; a random batch of {batch['size']} holds "
+        f"{batch['false_negatives']:.1f} of them, {batch['per_row']:.2f} a row; R@1 ceiling "
+        f"{_both(calibrated['ceiling'])}."
     ]
     if (curve := calibrated["reliability"]) is not None:
         out.append(
