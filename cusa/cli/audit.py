@@ -30,7 +30,7 @@ def audit(
     calibration: Annotated[
         str,
         typer.Option(
-            metavar="FILE|none",
+            metavar="FILE",
             help="File of `cusa calibrate`: gives p_positive. Default: one of the package that fits; `none` "
             "to do without.",
         ),
