@@ -170,23 +170,6 @@ def why_not_current(
     return None
 
 
-def check(path: Path) -> dict[str, str]:
-    """Say which outputs of a stage are not what it wrote; every byte of them is read.
-
-    Args:
-        path: the stage's ledger.
-
-    Returns:
-        Name of an output, relative to the ledger's folder -> in a few words how it differs; of the ledger itself by its
-        own file name.
-    """
-    ledger = read(path)
-    if ledger is None:
-        return {path.name: "the ledger cannot be read, or was changed after it was written"}
-    differences = {name: difference(path.parent / name, *_recorded(ledger, name)) for name in ledger.outputs}
-    return {name: words for name, words in differences.items() if words}
-
-
 def difference(file: Path, size: int, sha256: str) -> str:
     """Say how a file differs from what was recorded of it, reading every byte; empty if it does not.
 
@@ -216,21 +199,32 @@ def refuse_changed(path: Path, names: Iterable[str] | None = None) -> None:
         DataError: with the name of the output.
     """
     ledger = read(path)
-    if ledger is None:
+    if ledger is not None:
+        for name in ledger.outputs if names is None else names:
+            refuse_changed_output(ledger, path.parent, name)
+
+
+def refuse_changed_output(ledger: Ledger | None, folder: Path, name: str) -> None:
+    """Refuse one output that was changed after its stage wrote it; see `refuse_changed`.
+
+    Args:
+        ledger: of the stage; where there is none, nothing is refused.
+        folder: the ledger's folder.
+        name: the output, relative to it.
+
+    Raises:
+        DataError: with the name of the output.
+    """
+    recorded = ledger.digests.get(name, "") if ledger is not None else ""
+    file = folder / name
+    if ledger is None or not recorded or (file.is_file() and output_digest(ledger, folder, name) == recorded):
         return
-    for name in ledger.outputs if names is None else names:
-        size, recorded = _recorded(ledger, name)
-        file = path.parent / name
-        if recorded and (not file.is_file() or output_digest(ledger, path.parent, name) != recorded):
-            raise DataError(
-                f"{file} was changed after `cusa {ledger.stage}` wrote it ({difference(file, size, recorded)}). "
-                f"Restore it, or make it again with `cusa {ledger.stage} ... --force`.",
-                path=file,
-            )
-
-
-def _recorded(ledger: Ledger, name: str) -> tuple[int, str]:
-    return ledger.outputs.get(name, 0), ledger.digests.get(name, "")
+    words = difference(file, ledger.outputs.get(name, 0), recorded)
+    raise DataError(
+        f"{file} was changed after `cusa {ledger.stage}` wrote it ({words}). "
+        f"Restore it, or make it again with `cusa {ledger.stage} ... --force`.",
+        path=file,
+    )
 
 
 def output_digest(ledger: Ledger | None, folder: Path, name: str) -> str:
@@ -249,19 +243,21 @@ def output_digest(ledger: Ledger | None, folder: Path, name: str) -> str:
     """
     file = folder / name
     if is_remote(file):
-        return store.sha256_file(file)
+        with named_remote_errors(file):
+            state = file.fs.ukey(file.path)  # type: ignore[attr-defined]
+        return _sha256(file, state)
     stat = file.stat()
     if ledger is not None and (ledger.outputs.get(name), ledger.modified.get(name)) == (stat.st_size, stat.st_mtime_ns):
         recorded = ledger.digests.get(name)
         if recorded:
             return recorded
-    return _sha256(str(file), stat.st_size, stat.st_mtime_ns)
+    return _sha256(file, f"{stat.st_size} {stat.st_mtime_ns}")
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _sha256(path: str, size: int, modified: int) -> str:
-    # A copied work folder has other times: its files are read once a process, not once a question.
-    return store.sha256_file(Path(path))
+def _sha256(file: Path, state: str) -> str:
+    # A copied work folder has other times, and a store none: files are read once a process, not once a question.
+    return store.sha256_file(file)
 
 
 def peak_memory_bytes() -> int:

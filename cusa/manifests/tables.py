@@ -267,7 +267,8 @@ def read_parts(split: Split, teacher: str) -> Iterator[TeacherPart]:
         teacher: the folder's name under `teachers/`.
 
     Raises:
-        DataError: if the table, a part or a row is missing, or a part is broken.
+        DataError: if the table, a part or a row is missing, a part is broken, or its bytes are not those that
+            the extraction wrote.
         StaleError: if a part was made from another state of its shard, or has another order of keys.
     """
     folder = split.folder / "teachers" / teacher
@@ -278,6 +279,7 @@ def read_parts(split: Split, teacher: str) -> Iterator[TeacherPart]:
         raise DataError(f"{split.folder} has no teacher {teacher!r}; it has {have}. Run `{again}`.", teacher=teacher)
     file, column = ("samples.parquet", "key") if modality == "image" else ("captions.parquet", "caption_key")
     split_keys = _column(split.folder / file, column)
+    written = ledger.read(folder / "ledger.json")
     for shard, sha256, images, captions in split.shard_rows():
         path = folder / f"{Path(shard).stem}.parquet"
         table = store.read_table(path, made_by=again)
@@ -295,6 +297,8 @@ def read_parts(split: Split, teacher: str) -> Iterator[TeacherPart]:
             raise DataError(f"{path} lacks {len(lost)} rows, the first {lost[0]!r}. Run `{again} --force`.", path=path)
         if part_keys != expected:
             raise StaleError(f"{path} has its keys in another order than {shard}. Run `{again} --force`.", path=path)
+        # Rows replaced under the same metadata, and rows that a disk changed, look like any others.
+        ledger.refuse_changed_output(written, folder, path.name)
         yield TeacherPart(modality, part_keys, embedding_matrix(table), metadata)
 
 

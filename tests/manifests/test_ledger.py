@@ -71,20 +71,20 @@ def test_read__an_edited_ledger_counts_as_none(path: Path) -> None:
     assert ledger.read(path) == replace(whole, digest=""), "as ledgers were before they had a digest"
 
 
-def test_check__says_which_outputs_differ(path: Path) -> None:
-    assert ledger.check(path) == {}
+def test_difference__says_how_a_file_differs(path: Path) -> None:
+    written = ledger.read(path)
+    assert written is not None
+    recorded = written.outputs["out.bin"], written.digests["out.bin"]
     output = path.parent / "out.bin"
+    assert ledger.difference(output, *recorded) == ""
     times = output.stat().st_atime_ns, output.stat().st_mtime_ns
     output.write_bytes(b"12346")
     os.utime(output, ns=times)  # as a failing disk changes bytes
-    ((name, words),) = ledger.check(path).items()
-    assert (name, words.split()[0]) == ("out.bin", "sha256")
+    assert ledger.difference(output, *recorded).startswith("sha256 ")
     output.write_bytes(b"1234")
-    assert ledger.check(path) == {"out.bin": "4 bytes instead of 5"}
+    assert ledger.difference(output, *recorded) == "4 bytes instead of 5"
     output.unlink()
-    assert ledger.check(path) == {"out.bin": "missing"}
-    path.write_text("{}")
-    assert list(ledger.check(path)) == ["ledger.json"]
+    assert ledger.difference(output, *recorded) == "missing"
 
 
 def test_refuse_changed__names_the_file_and_the_way_out(path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cusa.errors import StaleError
+from cusa.errors import CusaError, DataError, StaleError
 from cusa.manifests import ledger, tables
 from cusa.manifests.neighbours import read_neighbours
 from cusa.manifests.samples import Split
@@ -62,6 +62,7 @@ def test_teacher_digest__every_kind_of_dependant_sees_it(split: Split) -> None:
     _turn_rows(_part(split))
     with pytest.raises(StaleError, match="made from another table of teacher 'colours'"):
         read_neighbours(split, "colours", depth=3)
+    (split.folder / "teachers/colours/ledger.json").unlink()  # else it says that these rows were not extracted
     again = index.run(config, split=split, teacher="colours")
     assert (again.fresh, again.why) == (True, "teacher changed")
 
@@ -91,6 +92,28 @@ def test_teacher_digest__a_flipped_byte_anywhere(split: Split) -> None:
         part.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         os.utime(part, ns=(place + 2, place + 2))
         assert tables.teacher_digest(split, "colours") != before, place
+
+
+def test_read_parts__rows_that_the_extraction_did_not_write(split: Split) -> None:
+    part = _part(split)
+    whole = part.read_bytes()
+    _turn_rows(part)
+    with pytest.raises(DataError, match=r"00000\.parquet was changed after `cusa extract-teachers` wrote it .*--force"):
+        list(tables.read_parts(split, "colours"))
+    part.write_bytes(whole)  # restored, at another time
+    assert len(list(tables.read_parts(split, "colours"))) == 1
+    _turn_rows(part)
+    (part.parent / "ledger.json").unlink()  # killed before its end: nothing is known of the part's bytes
+    assert len(list(tables.read_parts(split, "colours"))) == 1
+
+
+def test_read_parts__no_flipped_byte_is_taken_for_a_row(split: Split) -> None:
+    part = _part(split)
+    whole = part.read_bytes()
+    for place in range(0, len(whole), max(1, len(whole) // 60)):
+        part.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(CusaError):
+            list(tables.read_parts(split, "colours"))
 
 
 def test_extraction__a_changed_part_is_not_up_to_date(split: Split) -> None:

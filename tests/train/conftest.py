@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cusa.manifests import tables
+from cusa.manifests import ledger, tables
 from cusa.manifests.events import Callbacks
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
@@ -46,7 +46,7 @@ def make_world(folder: Path) -> Path:
 
 
 def replace_row(work: Path, teacher: str) -> None:
-    """Negate the first embedding of a teacher, in a table with the same metadata and of the same size."""
+    """Negate the first embedding of a teacher, in a table with the same metadata, as another extraction might."""
     part = work / "train" / "teachers" / teacher / "00000.parquet"
     table = pq.read_table(part)
     rows = tables.embedding_matrix(table).copy()
@@ -55,6 +55,7 @@ def replace_row(work: Path, teacher: str) -> None:
     place = table.schema.get_field_index("embedding")
     store.write_table(part, table.set_column(place, table.schema.field(place), column))
     assert pq.read_schema(part).metadata == table.schema.metadata
+    ledger.withdraw(part.parent / "ledger.json")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cusa.errors import StaleError
+from cusa.errors import DataError, StaleError
+from cusa.manifests import ledger
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import checksums, store
 from cusa.train.data.gather import TeacherRows
@@ -49,6 +50,7 @@ def test_built_once_and_again_when_the_teacher_changes(own_world: Path, tmp_path
     for part in sorted((own_world / "train" / "teachers" / "colours").glob("0*.parquet")):
         table = pq.read_table(part)
         store.write_table(part, table.replace_schema_metadata({**table.schema.metadata, b"revision": b"2"}))
+        ledger.withdraw(part.parent / "ledger.json")
     second = TeacherRows(split, "colours", fallback=tmp_path)
     assert second.digest != first.digest
     files = {file.name for file in second.path.parent.glob("colours-*")}
@@ -115,6 +117,14 @@ def test_a_row_replaced_under_the_same_metadata_is_another_teacher(own_world: Pa
     assert second.path != first.path
     assert not np.array_equal(second[np.array([0])], first[np.array([0])])
     np.testing.assert_array_equal(second[np.arange(1, 12)], first[np.arange(1, 12)])
+
+
+def test_rows_that_the_extraction_did_not_write_are_refused(own_world: Path, tmp_path: Path) -> None:
+    part = own_world / "train" / "teachers" / "colours" / "00000.parquet"
+    table = pq.read_table(part)
+    store.write_table(part, table.replace_schema_metadata({**table.schema.metadata, b"revision": b"2"}))
+    with pytest.raises(DataError, match=r"00000\.parquet was changed after `cusa extract-teachers` wrote it"):
+        TeacherRows(Split(own_world, "train"), "colours", fallback=tmp_path)
 
 
 def test_a_table_of_another_shard_is_refused(own_world: Path, tmp_path: Path) -> None:
