@@ -118,10 +118,16 @@ def refuse_placeholder(path: Path) -> None:
 
 
 def refuse_placeholders(folder: Path) -> None:
-    """Do what `refuse_placeholder` does for every file of weights in a folder."""
-    for pattern in ("*.safetensors", "*.bin", "*.pt"):
-        for path in sorted(folder.glob(pattern)):
+    """Do what `refuse_placeholder` does for the files of weights that transformers would take from a folder.
+
+    Others may be pointers: whoever needs the safetensors alone does not fetch the `.bin` beside them.
+    """
+    for pattern in ("model*.safetensors", "pytorch_model*.bin"):
+        paths = sorted(folder.glob(pattern))
+        for path in paths:
             refuse_placeholder(path)
+        if paths:
+            return
 
 
 def _plain_names(names: list[str]) -> tuple[list[str], list[str]]:

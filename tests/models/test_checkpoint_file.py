@@ -56,13 +56,24 @@ def test_files_that_are_no_state_dict_are_refused(
         (b"", "is empty"),
     ],
 )
-@pytest.mark.parametrize("name", ["weights.pt", "model.safetensors"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors", "model-00001-of-00002.safetensors"])
 def test_what_stands_in_the_place_of_weights_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=words):
         checkpoint_file.read(tmp_path / name)
     with pytest.raises(DataError, match=words):
         checkpoint_file.refuse_placeholders(tmp_path)
+
+
+def test_refuse_placeholders__only_what_is_loaded(tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n"
+    (tmp_path / "pytorch_model.bin").write_bytes(pointer)
+    (tmp_path / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(DataError, match="pytorch_model.bin is a Git LFS pointer"):
+        checkpoint_file.refuse_placeholders(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(bytes(100))
+    checkpoint_file.refuse_placeholders(tmp_path)
+    checkpoint_file.refuse_placeholders(tmp_path / "no folder")
 
 
 @pytest.mark.parametrize(

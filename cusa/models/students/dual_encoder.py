@@ -321,6 +321,7 @@ def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     where: dict[str, Any] = {"revision": revision} if revision else {}
+    checkpoint_file.refuse_placeholders(Path(name))
     try:
         with quiet():
             backbone = AutoModel.from_pretrained(name, trust_remote_code=False, **where)

@@ -10,6 +10,7 @@ import torch
 
 from cusa.errors import DataError
 from cusa.manifests.origin import split_revision, teacher_name
+from cusa.models import checkpoint_file
 from cusa.models.device import Device, Precision, unit_rows
 from cusa.models.teachers.hub import model_provenance
 
@@ -45,6 +46,8 @@ class SentenceTeacher:
                 "SentenceTransformer.save wrote, or a hub name such as all-mpnet-base-v2.",
                 path=name,
             )
+        for folder in (path, *path.glob("[0-9]*_*/")):  # a module's own folder: 0_Transformer, 2_Dense
+            checkpoint_file.refuse_placeholders(folder)
         plain, revision = split_revision(name)
         self._device = Device(precision, device)
         try:

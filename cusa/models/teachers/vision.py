@@ -9,6 +9,7 @@ from torch import Tensor
 from cusa.errors import DataError
 from cusa.manifests.origin import split_revision, teacher_name
 from cusa.manifests.storage import store
+from cusa.models import checkpoint_file
 from cusa.models.device import Device, Precision
 from cusa.models.preprocess import Preprocess
 from cusa.models.quiet import quiet
@@ -34,6 +35,7 @@ def load_vision(name: str, *, precision: Precision = "auto", device: str = "") -
 
     plain, revision = split_revision(name)
     where: dict[str, Any] = {"revision": revision} if revision else {}
+    checkpoint_file.refuse_placeholders(Path(plain).expanduser())
     try:
         with quiet():
             network = AutoModel.from_pretrained(plain, trust_remote_code=False, **where)

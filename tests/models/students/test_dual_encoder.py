@@ -147,6 +147,16 @@ def test_a_hugging_face_folder_is_a_student(tmp_path: Path) -> None:
     assert tuned.training
 
 
+@pytest.mark.parametrize("card", [True, False])
+def test_a_folder_whose_weights_were_not_fetched_is_named(tmp_path: Path, card: bool) -> None:
+    _make(uni=False).save(tmp_path / "model")
+    if not card:
+        (tmp_path / "model" / students.CARD).unlink()
+    (tmp_path / "model/model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(DataError, match=r"model\.safetensors is a Git LFS pointer.*git lfs pull"):
+        students.load(tmp_path / "model")
+
+
 def test_frozen_temperature_of_the_tower() -> None:
     names = [name for name, parameter in _make().named_parameters() if not parameter.requires_grad]
     assert names == ["backbone.logit_scale"]

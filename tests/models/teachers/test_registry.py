@@ -115,3 +115,11 @@ def test_sentence_teacher__what_is_no_such_model_is_refused(tmp_path: Path) -> N
         SentenceTeacher(str(tmp_path))
     with pytest.raises(DataError, match="is no folder"):
         SentenceTeacher(str(tmp_path / "nowhere"))
+
+
+def test_sentence_teacher__weights_that_were_not_fetched_are_named(tmp_path: Path) -> None:
+    (tmp_path / "0_Transformer").mkdir()
+    (tmp_path / "modules.json").write_text("[]")
+    (tmp_path / "0_Transformer/pytorch_model.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DataError, match=r"0_Transformer/pytorch_model\.bin is a Git LFS pointer"):
+        SentenceTeacher(str(tmp_path))

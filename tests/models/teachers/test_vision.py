@@ -104,6 +104,9 @@ def test_load_vision__what_is_no_vision_model_is_refused(tmp_path: Path) -> None
     BertModel(BertConfig(vocab_size=50, **small)).save_pretrained(tmp_path / "bert")
     with pytest.raises(DataError, match="gives no pooled output for images"):
         load_teacher(str(tmp_path / "bert"), "image")
+    (tmp_path / "bert/model.safetensors").write_bytes(b"<!DOCTYPE html><html>")
+    with pytest.raises(DataError, match=r"bert/model\.safetensors is a web page"):
+        load_teacher(str(tmp_path / "bert"), "image")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="cannot be loaded as a Hugging Face model"):
         load_teacher(str(tmp_path / "empty"), "image")
