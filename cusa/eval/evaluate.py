@@ -207,7 +207,7 @@ def _remarks(
 
 
 def validate(student: "Student", split: Split, config: EvalConfig) -> dict[str, float]:
-    """Return R@K both ways and RSUM: what the training loop selects the best model by.
+    """Return R@K both ways and RSUM: what the training loop selects the best model by; see `validation_names`.
 
     The student is measured on the device it trains on, whatever the configuration says.
     """
@@ -220,6 +220,11 @@ def validate(student: "Student", split: Split, config: EvalConfig) -> dict[str, 
     scores, _ = _cross_scores(student, split, here, embeddings, kept=kept)
     assert scores is not None
     return cross_modal.recalls(cross_modal.rank_both_ways(scores, of_image, of_caption, config), config.ks)
+
+
+def validation_names(config: EvalConfig) -> list[str]:
+    """Return the names of the numbers that `validate` gives."""
+    return cross_modal.recall_names(config.ks)
 
 
 def _cross_scores(

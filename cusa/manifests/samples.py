@@ -17,7 +17,7 @@ from cusa.errors import DataError
 from cusa.manifests import keys, schemas
 from cusa.manifests.storage import mirror, store
 from cusa.manifests.storage.os_errors import named_os_errors
-from cusa.manifests.storage.paths import is_remote, named_remote_errors
+from cusa.manifests.storage.paths import is_remote, named_remote_errors, refuse_undecodable
 
 _encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 SPLIT_FILES = ("shards.parquet", "samples.parquet", "captions.parquet")
@@ -96,6 +96,7 @@ class Split:
     """
 
     def __init__(self, work: Path, name: str) -> None:
+        refuse_undecodable(work)
         names = splits(work)
         if name not in names:
             raise DataError(f"{work} has no split {name!r}; it has {', '.join(names)}.", work=work, split=name)

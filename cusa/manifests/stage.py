@@ -10,6 +10,7 @@ from typing import Any
 from cusa.manifests import ledger, lock
 from cusa.manifests.ledger import Clock, Ledger
 from cusa.manifests.storage import store
+from cusa.manifests.storage.paths import refuse_undecodable
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class StageRun:
         clock: started earlier, where finding out what the inputs are takes long.
 
     Raises:
+        ConfigError: if the folder's name is not UTF-8.
         NotCurrentError: if the stage is due, within `asking`.
 
     Attributes:
@@ -94,6 +96,7 @@ class StageRun:
         reason: str | None = None,
         clock: Clock | None = None,
     ) -> None:
+        refuse_undecodable(ledger_path)
         self.name = name
         self.ledger_path = ledger_path
         self.out = out or ledger_path.parent

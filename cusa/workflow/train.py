@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cusa.errors import ConfigError
+from cusa.errors import ConfigError, nearest
 from cusa.manifests import ledger, tables
 from cusa.manifests.events import SILENT, Callbacks
 from cusa.manifests.judgements import own_pairs, pair_judgements
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
+from cusa.manifests.storage.paths import is_remote, refuse_undecodable
 from cusa.models import features
 from cusa.recipe import Recipe
 from cusa.workflow import evaluate as scoring
@@ -54,13 +55,27 @@ def train(
         callbacks: called with every step and every row of metrics, and asked whether to stop.
 
     Raises:
-        ConfigError: if an ensemble is to be trained on several ranks.
+        ConfigError: if an ensemble is to be trained on several ranks, or `train.monitor` is no metric of validation.
         CusaError: see `cusa.train.loop.run`.
     """
     if resume not in ("auto", "must"):
         raise ConfigError(f"--resume is {resume!r}; allowed: auto, must.", key="resume")
+    _refuse_unknown_monitor(recipe)
     run = _Run(recipe, work, out, force, resume == "must", tuple(allow_changed), callbacks)
     return run.train_parts(test=test) if recipe.parts else run.train(test=test)
+
+
+def _refuse_unknown_monitor(recipe: Recipe) -> None:
+    """Refuse a metric that no validation gives, before anything is loaded."""
+    from cusa.eval.evaluate import validation_names
+
+    names = validation_names(recipe.eval)
+    if recipe.train.monitor not in names:
+        raise ConfigError(
+            f"train.monitor is {recipe.train.monitor!r}, and validation has no such metric. "
+            f"{nearest(recipe.train.monitor, names)}.",
+            key="train.monitor",
+        )
 
 
 @dataclass(frozen=True)
@@ -133,6 +148,7 @@ class _Run:
 
     def _train_if_due(self) -> Outcome:
         recipe, out = self.recipe, self.out
+        refuse_undecodable(self.work if is_remote(self.work) else self.work.resolve())  # as run.json records it
         split, val = Split(self.work, recipe.data.train), Split(self.work, recipe.data.val)
         inputs = {"the training split": split.digest, "the validation split": val.digest}
         teachers = {"image": "", "text": ""}

@@ -1,5 +1,7 @@
 """A split opened for reading: rows by key, and the one rule for which image or caption of COCO's a row is."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cusa.errors import DataError
+from cusa.errors import ConfigError, DataError
 from cusa.eval.tasks import coco, cxc
 from cusa.manifests import keys
 from cusa.manifests.judgements import cxc_ratings, eccv_truth
@@ -191,3 +193,11 @@ def test_image_bytes__no_tar_outside_the_folder_is_read(tmp_path: Path, name: st
     _rewrite(Split(work, "train"), "samples.parquet", "shard", pa.array([name, name]))
     with pytest.raises(DataError, match="which is no file of that folder"):
         Split(work, "train").image_bytes(0)
+
+
+def test_split__a_work_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=2, splits=("train",))
+    other = tmp_path / os.fsdecode(b"w\xe9")
+    shutil.move(work, other)
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        Split(other, "train")

@@ -1,10 +1,12 @@
 """A stage's run: due or not, one writer, a ledger at the end; within `asking` nothing is written."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cusa.errors import ConfigError
 from cusa.manifests import ledger
 from cusa.manifests.stage import NotCurrentError, Outcome, StageRun, asking
 from cusa.manifests.storage import store
@@ -34,6 +36,15 @@ def test_a_stage_works_once_and_says_why_it_works_again(tmp_path: Path) -> None:
     assert _run(tmp_path, a="2", x=2).why == "out.txt has 18 bytes instead of 1"
     (tmp_path / "out.txt").unlink()
     assert _run(tmp_path, a="2", x=2).why == "out.txt is missing"
+
+
+def test_a_folder_whose_name_is_no_text_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"run\xe9")
+    with pytest.raises(ConfigError, match=r"run\\udce9.*' is not UTF-8 .*another name") as error:
+        _run(folder)
+    str(error.value).encode()
+    assert list(tmp_path.iterdir()) == []
+    assert _run(tmp_path / "größe").fresh
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -1,5 +1,7 @@
 """An ensemble by recipe: its parts are runs, its scores their mean, and what changes is trained again."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,31 @@ def test_train__sgraf_scores_by_the_mean_of_its_parts(tmp_path: Path) -> None:
     assert not training.train(told, work=work, out=tmp_path / "run").fresh
     (found,) = scoring.evaluate(str(tmp_path / "run"), scoring.EvalRequest(data=[work]))
     assert not found["fresh"]
+
+
+def test_train__a_work_folder_that_cannot_be_recorded_is_refused(tmp_path: Path) -> None:
+    work = worlds.make_work(tmp_path / "world", images=2, captions=1)
+    other = tmp_path / os.fsdecode(b"w\xe9")
+    shutil.move(work, other)
+    (tmp_path / "link").symlink_to(other)
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        training.train(
+            recipes.load("tiny", ["loss.alpha=0", "loss.beta=0"]), work=tmp_path / "link", out=tmp_path / "run"
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_train__an_unknown_monitor_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    for monitor, words in (
+        ("rsums", "Did you mean 'rsum'"),
+        ("image-to-text/r@2", r"Did you mean 'image-to-text/r@\d+'\? Allowed: image-to-text/.*r@1, .*rsum"),
+        ("image-to-text/r@10", r"Allowed: image-to-text/median_rank, image-to-text/r@1, "),
+    ):
+        for name in ("tiny", "sgraf/coco/cusa"):
+            told = recipes.load(name, [f"train.monitor={monitor}", "eval.ks=[1,5]"])
+            with pytest.raises(ConfigError, match=rf"train\.monitor is '{monitor}'.*{words}"):
+                training.train(told, work=tmp_path / "nowhere", out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def _image(pixels: np.ndarray) -> object:

@@ -106,6 +106,12 @@ def recalls(both: TwoWays, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
     return {**hits, "rsum": sum(hits.values()), **others}
 
 
+def recall_names(ks: Sequence[int] = (1, 5, 10)) -> list[str]:
+    """Return the names that `recalls` gives."""
+    names = metrics.names_of_ranking("pairs", ks)
+    return ["rsum", *(f"{direction}/{name}" for direction in (IMAGE_TO_TEXT, TEXT_TO_IMAGE) for name in names)]
+
+
 def under_truth(both: TwoWays, ks: Sequence[int] = (1,), kind: metrics.Kind = "matches") -> dict[str, float]:
     """Return R@1, R-Precision and mAP@R both ways, in percent, for rankings against every known match.
 

@@ -366,15 +366,28 @@ def of_ranking(ranking: Judged, kind: Kind, ks: Sequence[int]) -> dict[str, floa
 def values_of_queries(ranking: Judged, kind: Kind, ks: Sequence[int]) -> list[tuple[str, Metric, np.ndarray]]:
     """Return name, metric and each query's value (Q,), NaN where a query does not count, of one ranking's metrics."""
     rows = []
-    for metric in METRICS:
-        if kind not in metric.kinds or metric.of_queries is None:
-            continue
-        for k in ks if "{k}" in metric.name else (0,):
-            values = metric.of_queries(ranking, k)
-            if kind != "pairs":
-                values = np.where(ranking.positives > 0, values, np.nan)
-            rows.append((metric.name.replace("{k}", str(k)), metric, values))
+    for name, metric, k in _of_kind(kind, ks):
+        assert metric.of_queries is not None
+        values = metric.of_queries(ranking, k)
+        if kind != "pairs":
+            values = np.where(ranking.positives > 0, values, np.nan)
+        rows.append((name, metric, values))
     return rows
+
+
+def names_of_ranking(kind: Kind, ks: Sequence[int]) -> list[str]:
+    """Return the names that `of_ranking` gives."""
+    return [name for name, _, _ in _of_kind(kind, ks)]
+
+
+def _of_kind(kind: Kind, ks: Sequence[int]) -> list[tuple[str, Metric, int]]:
+    """Return name, metric and K of all that is computed from one ranking; K is 0 where the metric has none."""
+    return [
+        (metric.name.replace("{k}", str(k)), metric, k)
+        for metric in METRICS
+        if kind in metric.kinds and metric.of_queries is not None
+        for k in (ks if "{k}" in metric.name else (0,))
+    ]
 
 
 def chance(name: str, pools: Sequence[Pool], ks: Sequence[int] = (1, 5, 10)) -> float | None:

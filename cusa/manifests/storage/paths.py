@@ -78,6 +78,22 @@ def expand(text: str) -> Path:
         ) from error
 
 
+def refuse_undecodable(path: Path) -> None:
+    """Refuse a folder whose name is no text: Parquet, JSON and the files of models are opened and recorded by text.
+
+    Raises:
+        ConfigError: if a part of the path is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"The path {str(path)!r} is not UTF-8 (\\udc.. stands for a byte that is no text), and what is written "
+            "there could not be read by others. Give the folder another name.",
+            path=ascii(str(path)),
+        ) from None
+
+
 def is_remote(path: object) -> bool:
     """Tell whether a place lies elsewhere than on this machine."""
     return not isinstance(path, str | Path) and hasattr(path, "fs")
