@@ -13,6 +13,7 @@ from cusa.eval import paper
 from cusa.eval.config import EMBEDDINGS
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split, splits
+from cusa.manifests.stage import Outcome
 from cusa.workflow import layouts
 from cusa.workflow.evaluated_data import DataFolders, Kind, refuse_other_images, result_names, sort_by_kind
 from cusa.workflow.evaluated_model import EvaluatedModel, open_model
@@ -69,6 +70,16 @@ class EvalRequest:
         return chosen
 
 
+@dataclass(frozen=True)
+class EvaluatedFolder:
+    """What an evaluation comes to on one data folder."""
+
+    summary: Mapping[str, Any]
+    """As `evaluate` returns it."""
+    outcome: Outcome | None
+    """None where the folder could not be evaluated on."""
+
+
 def evaluate(name: str, request: EvalRequest, *, on_event: OnEvent = ignore) -> list[dict[str, Any]]:
     """Score a run, a model folder or a hub model on each data folder.
 
@@ -88,6 +99,18 @@ def evaluate(name: str, request: EvalRequest, *, on_event: OnEvent = ignore) -> 
         ConfigError: if there is no such task, or its data are not given.
         DataError: if the model or the split does not exist, or a folder holds nothing to evaluate on.
     """
+    folders, missing = _evaluate(name, request, on_event)
+    results = [dict(folder.summary) for folder in folders]
+    return [*results, {"missing": missing}] if missing else results
+
+
+def evaluate_folders(name: str, request: EvalRequest, *, on_event: OnEvent = ignore) -> list[EvaluatedFolder]:
+    """Do what `evaluate` does, and return each data folder's outcome with its summary."""
+    return _evaluate(name, request, on_event)[0]
+
+
+def _evaluate(name: str, request: EvalRequest, on_event: OnEvent) -> tuple[list[EvaluatedFolder], dict[str, str]]:
+    """Return what each folder comes to and, where all tasks are asked for, the data sets that are not there."""
     from cusa.eval.share import ALONE, Share
     from cusa.train import ranks
 
@@ -128,7 +151,7 @@ class _Evaluation:
         """Folder of what belongs to no data folder alone."""
         return self.request.output_folder or self.model.results_folder
 
-    def run(self) -> list[dict[str, Any]]:
+    def run(self) -> tuple[list[EvaluatedFolder], dict[str, str]]:
         """Evaluate on every folder; where there are several, one that fails does not stop the others."""
         from cusa.eval import summary
 
@@ -139,7 +162,7 @@ class _Evaluation:
             kinds.append("sts")
         folders = self.folders.of_kinds(kinds)
         names = result_names([folder for _, folder in folders])
-        results: list[dict[str, Any]] = []
+        results: list[EvaluatedFolder] = []
         for (kind, folder), name in zip(folders, names, strict=True):
             out = self.request.output_folder
             if out is not None and len(folders) > 1:
@@ -149,19 +172,18 @@ class _Evaluation:
             except CusaError as error:
                 if len(folders) == 1:
                     raise
-                results.append({"data": str(folder), "failed": str(error)})
-        home = self.home
+                results.append(EvaluatedFolder({"data": str(folder), "failed": str(error)}, None))
+        home, summaries = self.home, [result.summary for result in results]
         if home is not None and len(folders) > 1:
-            self.share.agree(lambda: summary.write(home, results))
-        missing = _missing(results, self.folders) if ALL in self.request.tasks else {}
-        return [*results, {"missing": missing}] if missing else results
+            self.share.agree(lambda: summary.write(home, summaries))
+        return results, _missing(summaries, self.folders) if ALL in self.request.tasks else {}
 
-    def _on(self, kind: Kind, folder: Path, name: str, out: Path | None) -> dict[str, Any]:
+    def _on(self, kind: Kind, folder: Path, name: str, out: Path | None) -> EvaluatedFolder:
         if kind == "sts":
             return self._on_sts(folder, out)
         if kind == "layout":
             work = self._shard(folder, name)
-            return {**self._on_work(work, out or (self.model.run or Path()) / "eval" / name), "data": str(folder)}
+            return self._on_work(work, out or (self.model.run or Path()) / "eval" / name, data=folder)
         return self._on_work(folder, out)
 
     def _cache(self, out: Path | None) -> Path | None:
@@ -192,7 +214,8 @@ class _Evaluation:
         )
         return work
 
-    def _on_work(self, work: Path, out: Path | None) -> dict[str, Any]:
+    def _on_work(self, work: Path, out: Path | None, *, data: Path | None = None) -> EvaluatedFolder:
+        """Evaluate on a work folder; `data` is what the user named, where that is another one."""
         from cusa.eval import evaluate as stage
         from cusa.eval.evidence import Evidence
 
@@ -210,15 +233,15 @@ class _Evaluation:
         )
         job = self._job(out, [task for task in self.chosen if task != STS])
         done = stage.run(model.config, self._source(), evidence, job, on_event=self.on_event)
-        return _with_outcome(done, work, out)
+        return _evaluated_folder(done, data or work, out)
 
-    def _on_sts(self, folder: Path, out: Path | None) -> dict[str, Any]:
+    def _on_sts(self, folder: Path, out: Path | None) -> EvaluatedFolder:
         from cusa.eval import evaluate_sts as stage
 
         model = self.model
         out = out or (model.results_folder / STS if model.results_folder is not None else None)
         done = stage.run(model.config, self._source(), folder, self._job(out), on_event=self.on_event)
-        return _with_outcome(done, folder, out)
+        return _evaluated_folder(done, folder, out)
 
     def _source(self) -> "ModelSource":
         from cusa.eval.job import ModelSource
@@ -249,11 +272,12 @@ def place_of_results(model: EvaluatedModel, work: Path, split: str) -> tuple[str
     return split or "test", folder if model.was_trained_on(work) else folder / work.resolve().name
 
 
-def _with_outcome(done: "Evaluated", data: Path, out: Path | None) -> dict[str, Any]:
+def _evaluated_folder(done: "Evaluated", data: Path, out: Path | None) -> EvaluatedFolder:
     """Return what `metrics.json` holds, with where it lies and what happened now."""
     remarks = [*done.result["remarks"], *done.outcome.notes]
     place = {"data": str(data), "out": None if out is None else str(out)}
-    return {**done.result, "remarks": remarks, **place, "fresh": done.outcome.fresh}
+    summary = {**done.result, "remarks": remarks, **place, "fresh": done.outcome.fresh}
+    return EvaluatedFolder(summary, done.outcome)
 
 
 def _missing(results: Sequence[Mapping[str, Any]], folders: DataFolders) -> dict[str, str]:

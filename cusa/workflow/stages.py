@@ -6,9 +6,8 @@ its name calls, and is up to date by that one's ledger.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 from cusa.errors import ConfigError, DataError, StaleError
@@ -245,24 +244,18 @@ def _train(project: Project, callbacks: Callbacks) -> list[Outcome]:
 
 
 def _eval(project: Project, callbacks: Callbacks) -> StageResult:
-    folders, missing = project.scored_on()
+    data, missing = project.scored_on()
     config = project.recipe.eval.model_dump(mode="json")
     settings = [f"{key}={json.dumps(value)}" for key, value in config.items()]
-    results = scoring.evaluate(
+    folders = scoring.evaluate_folders(
         str(project.run),
-        scoring.EvalRequest(data=folders, settings=settings, trust=project.recipe.student.classes, force=project.force),
+        scoring.EvalRequest(data=data, settings=settings, trust=project.recipe.student.classes, force=project.force),
         on_event=callbacks.on_event,
     )
     notes = tuple(f"{name} is not there, so it is not scored. Bring it: {how}" for name, how in missing.items())
-    outcomes = []
-    for result in results:
-        folder = Path(result["out"])
-        written = ledger.read(folder / "ledger.json")
-        assert written is not None
-        seconds = written.seconds if result["fresh"] else 0.0
-        outcomes.append(Outcome("eval", folder, bool(result["fresh"]), "", written.counts, seconds, notes))
-        notes = ()
-    return StageResult(outcomes, scoring.figures(results, project.work))
+    figures = scoring.figures([folder.summary for folder in folders], project.work)  # refuses one that failed
+    first, *others = [folder.outcome for folder in folders if folder.outcome is not None]
+    return StageResult([replace(first, notes=(*first.notes, *notes)), *others], figures)
 
 
 def _report(project: Project, callbacks: Callbacks) -> list[Outcome]:

@@ -13,8 +13,10 @@ import pytest
 
 from cusa import recipe as recipes
 from cusa.errors import ConfigError, DataError, StaleError
+from cusa.manifests import ledger
 from cusa.manifests.storage import store
 from cusa.models import student as students
+from cusa.workflow import evaluate as scoring
 from cusa.workflow import plan as plans
 from cusa.workflow import project as projects
 from cusa.workflow import run as runs
@@ -66,6 +68,29 @@ def test_run__again_everything_is_up_to_date_and_the_plan_says_so(out: Path) -> 
     told = plans.plan("clip-vit-b-32/coco/cusa", out=out, name="three", settings=settings, smoke=True)
     assert [stage.stage for stage in told.stages] == NAMES
     assert not told.due
+
+
+def test_run__evaluation_s_outcomes_are_its_own(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [*FEW, "eval.seed=3"]
+    done = runs.run("clip-vit-b-32/coco/baseline", out=out, name="own", settings=settings, smoke=True)
+    (scored,) = [outcome for outcome in done.outcomes if outcome.stage == "eval"]
+    written = ledger.read(scored.out / "ledger.json")
+    assert written is not None
+    assert (scored.fresh, scored.why, scored.counts, scored.seconds) == (
+        *(True, "never finished", written.counts, written.seconds),
+    )
+    again = runs.run("clip-vit-b-32/coco/baseline", out=out, name="own", settings=settings, smoke=True)
+    assert [(one.fresh, one.seconds) for one in again.outcomes if one.stage == "eval"] == [(False, 0.0)]
+
+    def evaluate_folders(*arguments: object, **more: object) -> list[scoring.EvaluatedFolder]:
+        return [
+            scoring.EvaluatedFolder({"data": "here", "tasks": {}}, scored),
+            scoring.EvaluatedFolder({"data": "there", "failed": "its captions are gone"}, None),
+        ]
+
+    monkeypatch.setattr(scoring, "evaluate_folders", evaluate_folders)
+    with pytest.raises(DataError, match="there: its captions are gone"):
+        runs.run("clip-vit-b-32/coco/baseline", out=out, name="own", settings=settings, smoke=True)
 
 
 def test_run__other_settings_are_refused_and_force_trains_anew(out: Path) -> None:
