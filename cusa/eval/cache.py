@@ -53,7 +53,11 @@ class EmbeddingCache:
             Places among the contents (n,), and space -> (n, D) float32. A file that is broken is removed: its rows are
             computed again.
         """
-        places, rows = kept(self._folder, kind, contents, damaged=self.damaged)
+        damaged: list[Path] = []
+        places, rows = kept(self._folder, kind, contents, damaged=damaged)
+        for path in damaged:
+            checksums.remove(path)
+        self.damaged += damaged
         self.reused += len(places)
         return places, rows
 
@@ -115,16 +119,17 @@ class EmbeddingCache:
 
 
 def kept(
-    folder: Path, kind: str, contents: Sequence[bytes], *, damaged: list[Path] | None = None
+    folder: Path, kind: str, contents: Sequence[bytes], *, damaged: list[Path]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return which contents one model's folder knows and, space by space, their rows; see `EmbeddingCache.read`.
+
+    Nothing is removed.
 
     Args:
         folder: of one model's rows.
         kind: `image` or `text`.
         contents: digests, none twice.
-        damaged: takes the files whose bytes are not those that were written, and they are removed; None for a reader
-            that passes them over and removes nothing.
+        damaged: gets the files whose bytes are not those that were written; they are passed over.
     """
     record = ledger.read(folder / "ledger.json")
     place = {content: at for at, content in enumerate(contents)}
@@ -134,7 +139,7 @@ def kept(
     for path in _files(folder, kind):
         # Files of earlier versions have no checksum beside them; their ledger has their digest.
         if not (checksums.is_intact(path, made_from=folder.name) or _is_as_recorded(path, record)):
-            _discard(path, damaged)
+            damaged.append(path)
             continue
         try:
             table = store.read_table(path)
@@ -145,7 +150,7 @@ def kept(
             }
             listed = [place.get(content, -1) for content in table["content"].to_pylist()]
         except (DataError, KeyError):
-            _discard(path, damaged)
+            damaged.append(path)
             continue
         mine = [(row, at) for row, at in enumerate(listed) if at >= 0 and at not in seen]
         if not mine:
@@ -165,12 +170,6 @@ def _is_as_recorded(path: Path, record: ledger.Ledger | None) -> bool:
     """Tell whether a file holds the bytes whose digest its ledger has."""
     recorded = record.digests.get(path.name) if record is not None else None
     return bool(recorded) and ledger.output_digest(record, path.parent, path.name) == recorded
-
-
-def _discard(path: Path, damaged: list[Path] | None) -> None:
-    if damaged is not None:
-        checksums.remove(path)
-        damaged.append(path)
 
 
 def _files(folder: Path, kind: str) -> list[Path]:

@@ -52,15 +52,19 @@ class Maps:
         colours: what the colours mean.
         pictures: data URIs; the number of a picture is that of its point in each panel.
         panels: title and points, a panel a run and modality.
+        remarks: full sentences on what is left out because it was damaged.
     """
 
     colours: str
     pictures: Sequence[str]
     panels: Sequence[tuple[str, Sequence[Point]]]
+    remarks: Sequence[str]
 
 
 def gather(runs: Sequence[Run], split: Split) -> Maps | None:
     """Return the section's values; None where no run kept its embeddings.
+
+    A run whose kept embeddings are damaged has no panel, and a remark.
 
     Args:
         runs: the first is the baseline.
@@ -72,17 +76,29 @@ def gather(runs: Sequence[Run], split: Split) -> Maps | None:
     words = ["" if caption < 0 else split.texts[caption] for caption in captions]
     panels = []
     meanings = []
+    damaged: list[list[Path]] = [[] for _ in runs]
     for modality, places in (("image", rows), ("text", captions)):
         if (places < 0).any() or len(rows) < 12:
             continue
         colours, meaning = _groups(split, modality, places)
         meanings.append(meaning)
-        for run in runs:
-            embedded = _embeddings(run, split, modality, places)
+        for run, found in zip(runs, damaged, strict=True):
+            embedded = _embeddings(run, split, modality, places, found)
             if embedded is not None:
                 title = f"{'Images' if modality == 'image' else 'Captions'}: {run.name}"
                 panels.append((title, _points(_layout(embedded), colours, words)))
-    return Maps(meanings[0], _pictures(split, rows), panels) if panels else None
+    remarks = [_left_out(run, paths) for run, paths in zip(runs, damaged, strict=True) if paths]
+    if not panels and not remarks:
+        return None
+    return Maps(meanings[0], _pictures(split, rows) if panels else [], panels, remarks)
+
+
+def _left_out(run: Run, damaged: Sequence[Path]) -> str:
+    return (
+        f"{run.name}: {len(damaged)} files of its kept embeddings are not as they were written "
+        f"({damaged[0].parent.name}/{damaged[0].name}), so points of its map, or all of it, are left out. "
+        f"Run `cusa eval {run.folder} ... --force` to compute them again."
+    )
 
 
 def _first_caption(split: Split, image: int) -> int:
@@ -91,8 +107,16 @@ def _first_caption(split: Split, image: int) -> int:
     return int(rows[0]) if len(rows) else -1
 
 
-def _embeddings(run: Run, split: Split, modality: str, places: np.ndarray) -> np.ndarray | None:
-    """Return rows that the evaluation kept, in the space of the uni-modal tasks; None if one is not there any more."""
+def _embeddings(run: Run, split: Split, modality: str, places: np.ndarray, damaged: list[Path]) -> np.ndarray | None:
+    """Return rows that the evaluation kept, in the space of the uni-modal tasks; None if one is not there any more.
+
+    Args:
+        run: whose.
+        split: the evaluated split.
+        modality: `image` or `text`.
+        places: rows of the split.
+        damaged: gets the files that are not as they were written.
+    """
     import hashlib
 
     name = run.result.get("embeddings")
@@ -103,7 +127,7 @@ def _embeddings(run: Run, split: Split, modality: str, places: np.ndarray) -> np
     else:
         contents = [hashlib.sha256(split.texts[int(row)].encode("utf-8", "surrogatepass")).digest() for row in places]
     distinct = list(dict.fromkeys(contents))
-    rows, blocks = cache.kept(Path(run.folder) / EMBEDDINGS / str(name), modality, distinct)
+    rows, blocks = cache.kept(Path(run.folder) / EMBEDDINGS / str(name), modality, distinct, damaged=damaged)
     block = blocks.get("uni", blocks.get("cross"))
     if block is None or len(rows) != len(distinct):
         return None

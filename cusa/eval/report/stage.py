@@ -69,7 +69,8 @@ def run(
         store.write_text(out, pages.render("eval/report/page.html.j2", report=report))
         markdown_path = out.with_suffix(".md")
         store.write_text(markdown_path, "\n".join(markdown.lines(report)) + "\n")
-        return stage.finish(outputs=[out, markdown_path], counts={"runs": len(runs)})
+        notes = tuple(report.maps.remarks) if report.maps else ()
+        return stage.finish(outputs=[out, markdown_path], counts={"runs": len(runs)}, notes=notes)
 
 
 def _ledgers(work: Path) -> list[tuple[Path, str]]:

@@ -36,6 +36,27 @@ def test_maps__every_point_has_its_picture_and_words_without_a_script(
     assert "Maps of the embeddings" not in again.read_text()
 
 
+def test_maps__damaged_embeddings_are_named_and_stay(evaluated: tuple[Path, Path], tmp_path: Path) -> None:
+    work, run = evaluated
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (texts,) = copy.glob(f"{EMBEDDINGS}/*/text-*.parquet")
+    (images,) = copy.glob(f"{EMBEDDINGS}/*/image-*.parquet")
+    for file, panels in ((texts, 1), (images, 0)):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+        done = report.run([copy], out=tmp_path / f"{file.stem}.html", work=work)
+        tags = Tags(done.out.read_text())
+        assert "Maps of the embeddings" in tags.text
+        assert len([tag for tag, attributes in tags.tags if tag == "figure" and "map" in str(attributes)]) == panels
+        (note,) = done.notes
+        assert note in " ".join(tags.text.split())
+        assert f"cusa eval {copy} ... --force" in note
+        assert file.read_bytes() == bytes(data), "a report removes nothing"
+    assert "2 files of its kept embeddings are not as they were written" in note
+
+
 def test_layout__the_same_rows_give_the_same_map() -> None:
     rows = np.random.default_rng(0).standard_normal((30, 5)).astype(np.float32)
     np.testing.assert_array_equal(_layout(rows), _layout(rows))
