@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from cusa.manifests.storage import store
 from tests.worlds import make_work, write_karpathy
@@ -44,6 +45,26 @@ def test_shard__prints_data_to_stdout_and_progress_to_stderr(tmp_path: Path) -> 
     as_json = json.loads(cusa(*arguments, "--json").stdout)
     assert as_json[0]["counts"]["images_kept"] == 6
     assert as_json[0]["fresh"] is False
+
+
+def test_shard__split_name_says_what_a_word_means(tmp_path: Path) -> None:
+    for number, colour in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (16, 16), colour).save(tmp_path / f"{number}.jpg")
+    table = tmp_path / "t.csv"
+    table.write_text("image,caption,split\n0.jpg,a red wall,eval\n1.jpg,a green wall,fold=1\n2.jpg,a blue wall,test\n")
+    arguments = ("shard", "table", table, "--images", tmp_path, "--workers", 1, "--out", tmp_path / "work")
+    refused = cusa(*arguments)
+    assert refused.returncode == 1
+    assert "'eval' (1 rows), 'fold=1' (1 rows)" in refused.stderr
+    assert "--split-name 'eval'=" in refused.stderr
+    wrong = cusa(*arguments, "--split-name", "eval")
+    assert (wrong.returncode, "--split-name 'eval' is not WORD=SPLIT" in wrong.stderr) == (2, True)
+    assert not (tmp_path / "work").exists()
+    done = cusa(*arguments, "--split-name", "Eval=val", "--split-name", "fold=1=train")
+    assert done.returncode == 0, done.stderr
+    found = {path.parent.name: path for path in (tmp_path / "work").glob("*/samples.parquet")}
+    sources = {name: store.read_table(path)["source"].to_pylist() for name, path in found.items()}
+    assert sources == {"val": ["0.jpg"], "train": ["1.jpg"], "test": ["2.jpg"]}
 
 
 @pytest.mark.parametrize(

@@ -368,9 +368,12 @@ def _write_duplicates(plan: Plan, out: Path, names: Iterable[str]) -> tuple[Path
 
 def _why_nothing(plan: Plan, out: Path, counts: Mapping[str, int]) -> str:
     drops = [row for name in plan.splits() for row in store.read_table(out / name / "drops.parquet").to_pylist()]
-    reasons = Counter(row["reason"] for row in drops if row["kind"] == "image")
+    kind = "image" if counts["images_read"] else "caption"  # a table's row that cannot be read has no image
+    reasons = Counter(row["reason"] for row in drops if row["kind"] == kind)
     listed = f" ({', '.join(f'{number:,} {reason}' for reason, number in reasons.most_common())})" if reasons else ""
     because = f" The first: {drops[0]['source']}: {drops[0]['reason']} ({drops[0]['detail']})." if drops else ""
+    if kind == "caption":
+        return f"None of the {counts['captions_read']} rows could be read{listed}.{because} Mend the file."
     return f"None of the {counts['images_read']} images could be kept{listed}.{because} Check --images."
 
 

@@ -392,6 +392,15 @@ def test_run__an_image_in_two_splits_is_told(tmp_path: Path) -> None:
     assert any("1 images stand in more than one split" in note for note in notes)
 
 
+def test_run__a_table_without_one_readable_row_says_so(tmp_path: Path) -> None:
+    rows = [f"{number}.jpg,A dog, a cat and {number} birds" for number in range(3)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,caption", *rows]) + "\n")
+    reading = readers.read("table", tmp_path / "t.csv", tmp_path)
+    words = r"None of the 3 rows could be read \(3 bad-row\)\. The first: t\.csv:2: bad-row .*needs quotes.*Mend the file"
+    with pytest.raises(DataError, match=words):
+        shard.run(ShardConfig(workers=1), reading=reading, out=tmp_path / "work")
+
+
 def test_run__known_matches_come_along_for_what_is_kept(tmp_path: Path) -> None:
     source = write_karpathy(tmp_path / "raw", images=2)
     (source.parent / "test/picture_0005.jpg").unlink()
