@@ -2,11 +2,14 @@
 
     python -m tests.pipeline.racing FOLDER ROUNDS SEED STAGE ...
 
-A helper process imports everything once and forks two children a round, as `tests.pipeline.killing` does. Both start
-the stage from the same state. Whichever takes the folder's lock goes on holding it, at the end of its work, until the
-other has ended; so that every round is a collision, however long the other took to get there.
+A helper process imports everything once (what a stage imports while it works, it learns from the first child that does
+the stage: a child of its own would spend ten seconds on it each time) and forks two children a round, as
+`tests.pipeline.killing` does. Both start the stage from the same state. Whichever takes the folder's lock goes on
+holding it, at the end of its work, until the other has ended; so that every round is a collision, however long the
+other took to get there.
 """
 
+import importlib
 import json
 import os
 import random
@@ -15,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -195,6 +199,24 @@ def _worker(run: Callable[[Path], None], folder: Path, number: int, wait: float)
         os._exit(status)
 
 
+def _noting_imports(function: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Return a function that also writes down, in `imported`, every module that is loaded at its end."""
+
+    def run(folder: Path) -> None:
+        function(folder)
+        (folder / "imported").write_text("\n".join(sys.modules))
+
+    return run
+
+
+def _import_noted(folder: Path) -> None:
+    """Import what a child had to import; imports start no threads, so that this process can still fork."""
+    for name in (folder / "imported").read_text().splitlines():
+        if name not in sys.modules:
+            with suppress(Exception):  # made up while something ran, not found under its name
+                importlib.import_module(name)
+
+
 def _main(stage: str, folder: Path, rounds: int, seed: int) -> Raced:
     import cusa.eval.evaluate
     import cusa.pipeline.audit
@@ -208,12 +230,14 @@ def _main(stage: str, folder: Path, rounds: int, seed: int) -> Raced:
     prepare, run = STAGES[stage]
     if stage == "download":
         killing.serve(folder)
-    killing.ends(killing.fork(prepare, folder))
+    killing.ends(killing.fork(_noting_imports(prepare), folder))
+    _import_noted(folder)
     out, before = folder / "out", folder / "before"
     out.mkdir(exist_ok=True)
     shutil.copytree(out, before)
     start_state = killing.files(out)
-    killing.ends(killing.fork(run, folder))
+    killing.ends(killing.fork(_noting_imports(run), folder))
+    _import_noted(folder)
     expected = _comparable(killing.files(out))
     assert expected != _comparable(start_state)
     chance = random.Random(seed)
