@@ -82,8 +82,8 @@ def gather(runs: Sequence[Run], split: Split) -> Maps | None:
             continue
         colours, meaning = _groups(split, modality, places)
         meanings.append(meaning)
-        for run, found in zip(runs, damaged, strict=True):
-            embedded = _embeddings(run, split, modality, places, found)
+        for run, files in zip(runs, damaged, strict=True):
+            embedded = _embeddings(run, split, modality, places, files)
             if embedded is not None:
                 title = f"{'Images' if modality == 'image' else 'Captions'}: {run.name}"
                 panels.append((title, _points(_layout(embedded), colours, words)))
