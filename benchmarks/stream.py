@@ -140,28 +140,33 @@ def sha256_of(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
+def noise_teachers(split) -> None:  # noqa: ANN001
+    """Write the tables of two teachers that give noise: 512 numbers a row, float16."""
+    from cusa.manifests import tables
+
+    rng = np.random.default_rng(1)
+    for shard, sha256, of_images, of_captions in split.shard_rows():
+        for kind, rows, keys in (("image", of_images, split.image_keys), ("text", of_captions, split.caption_keys)):
+            embeddings = rng.normal(size=(len(rows), 512)).astype(np.float32)
+            embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+            tables.write_teacher_part(
+                split.folder / "teachers" / f"noise-{kind}" / f"{Path(shard).stem}.parquet",
+                modality=kind,
+                keys=keys[rows.start : rows.stop],
+                contents=pa.array([sha256_of(key) for key in keys[rows.start : rows.stop]], pa.binary(32)),
+                embeddings=embeddings.astype(np.float16),
+                metadata={"teacher": f"noise-{kind}", "modality": kind, "shard_sha256": sha256},
+            )
+
+
 def memory(folder: Path) -> dict[str, object]:
     """Build the caches and read the same number of batches from a small split and from one of eight times the data."""
-    from cusa.manifests import tables
     from cusa.manifests.samples import Split
 
     found = {}
     for name, images in (("small", 2500), ("large", 20000)):
         work = photographs(folder / name, images, size=(64, 64))
-        split = Split(work, "train")
-        rng = np.random.default_rng(1)
-        for shard, sha256, of_images, of_captions in split.shard_rows():
-            for kind, rows, keys in (("image", of_images, split.image_keys), ("text", of_captions, split.caption_keys)):
-                embeddings = rng.normal(size=(len(rows), 512)).astype(np.float32)
-                embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-                tables.write_teacher_part(
-                    split.folder / "teachers" / f"noise-{kind}" / f"{Path(shard).stem}.parquet",
-                    modality=kind,
-                    keys=keys[rows.start : rows.stop],
-                    contents=pa.array([sha256_of(key) for key in keys[rows.start : rows.stop]], pa.binary(32)),
-                    embeddings=embeddings.astype(np.float16),
-                    metadata={"teacher": f"noise-{kind}", "modality": kind, "shard_sha256": sha256},
-                )
+        noise_teachers(Split(work, "train"))
         done = [
             subprocess.run([sys.executable, "-c", _MEMORY, str(work), "60"], capture_output=True, text=True, check=True)
             for _ in range(2)  # first with building the caches, then with caches in place
