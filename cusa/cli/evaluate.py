@@ -141,7 +141,7 @@ def _rows(result: Mapping[str, Any], task: str) -> list[tuple[str, ...]]:
     """Return a task's numbers: what each is called, its value, its interval, and what a random ranking gets."""
     from cusa.eval.tasks.metrics import chance_of_own_pairs, named, title
 
-    intervals = result["tasks"][task].get("intervals", {})
+    intervals, chances = (result["tasks"][task].get(name, {}) for name in ("intervals", "chance"))
     sizes = {"images": result.get("images", 0), "captions": result.get("captions", 0)}
     rows: list[tuple[str, ...]] = []
     values = result["tasks"][task]["metrics"]
@@ -149,7 +149,7 @@ def _rows(result: Mapping[str, Any], task: str) -> list[tuple[str, ...]]:
         value = values[name]
         if value is None:
             continue
-        chance = chance_of_own_pairs(task, name, **sizes)
+        chance = chances.get(name) if chances else chance_of_own_pairs(task, name, **sizes)
         interval = "{:.1f} to {:.1f}".format(*intervals[name]) if intervals.get(name) else ""
         rows.append((title(name), f"{value:.1f}", interval, "" if chance is None else f"{chance:.1f}"))
     return rows

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cusa.eval.config import EvalConfig
+from cusa.eval.tasks import metrics
 from cusa.eval.tasks.agreement import JudgedScores, draws
 from cusa.eval.tasks.task import TEXTS_ALONE, Embedded, TaskResult, summarise, unavailable
 from cusa.manifests import schemas
@@ -19,10 +20,10 @@ NAME = "flickr8k-judgements"
 
 PROTOCOL = (
     "Kendall's tau x 100 of the model's scores with the experts' (tau-c, each expert's score a row of its own) and "
-    "with the crowd's share of yes (tau-b); CLIPScore's paper gives experts-foreign/tau_c, where a caption that is the "
-    "image's own is left out, and crowd-all/tau_b, where it stays; average precision and AUC of calling a pair right: "
-    f"the experts' median is {DESCRIBES} or more (4: without error), more than {100 * MOST_SAY_YES:.0f} % of the crowd "
-    "say yes"
+    "with the crowd's share of yes (tau-b); a pair is foreign where the caption is not the image's own; CLIPScore's "
+    "paper gives tau-c of the experts' foreign pairs and tau-b of all of the crowd's; average precision and AUC of "
+    f"calling a pair right: the experts' median is {DESCRIBES} or more (4: without error), more than "
+    f"{100 * MOST_SAY_YES:.0f} % of the crowd say yes"
 )
 
 
@@ -99,22 +100,22 @@ def judgements_task(seen: Embedded) -> TaskResult:
     scores_P = seen.pair_scores(located.images, located.captions)
     numbers: dict[str, float] = {}
     spans: dict[str, list[float] | None] = {}
-    shares = []
+    chances: dict[str, float | None] = {}
+    counts = []
     for group, variant, judged in groups(seen.split, located):
         values = agreement(scores_P, located.images, variant, judged, seen.config)
         for name, (value, span) in values.items():
             numbers[f"{group}/{name}"], spans[f"{group}/{name}"] = value, span
-        right = judged.right[""]
-        shares.append(f"{group} {right.sum():,} of {len(right):,}")
+            right = judged.right["_without_error" if name.endswith("_without_error") else ""]
+            chance = metrics.chance(f"{group}/{name}", [metrics.Pool(len(right), int(right.sum()))])
+            chances[f"{group}/{name}"] = None if chance is None else round(chance, 4)
+        counts.append(f"{metrics.WAYS[group][0]} {judged.right[''].sum():,} of {len(judged.rows):,}")
     assert seen.evidence.flickr8k_judgements is not None
-    protocol = (
-        f"{PROTOCOL}. Right pairs, whose share is the average precision of chance: {', '.join(shares)}. "
-        f"{seen.evidence.flickr8k_judgements.coverage}"
-    )
+    protocol = f"{PROTOCOL}. Right pairs: {'; '.join(counts)}. {seen.evidence.flickr8k_judgements.coverage}"
     if located.unknown:
         protocol += f" {located.unknown:,} judged pairs are of images or captions that the split lacks."
     summary = summarise(numbers, spans, seen.match_words or seen.score, protocol, len(located.pairs))
-    return TaskResult(NAME, summary, schemas.PER_QUERY.empty_table())
+    return TaskResult(NAME, {**summary, "chance": chances}, schemas.PER_QUERY.empty_table())
 
 
 def agreement(

@@ -66,9 +66,9 @@ DIRECTIONS: dict[str, tuple[str, str]] = {
 
 WAYS: dict[str, tuple[str, str]] = {
     **DIRECTIONS,
-    "experts-foreign": ("experts, captions of other images", "experts"),
+    "experts-foreign": ("experts, foreign pairs", "experts"),
     "experts-all": ("experts, all pairs", "experts, all"),
-    "crowd-foreign": ("crowd, captions of other images", "crowd"),
+    "crowd-foreign": ("crowd, foreign pairs", "crowd"),
     "crowd-all": ("crowd, all pairs", "crowd, all"),
 }
 """What may stand before a metric's name -> title, short title: directions, and who judged which pairs."""
@@ -220,7 +220,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "tau_c",
-        "Kendall's tau-c with the judges",
+        "Kendall's tau-c",
         "x 100",
         "higher",
         "Stuart's tau-c of the model's scores with the experts' scores of the judged pairs.",
@@ -229,7 +229,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "tau_b",
-        "Kendall's tau-b with the judges",
+        "Kendall's tau-b",
         "x 100",
         "higher",
         "Kendall's tau-b of the model's scores with the crowd's shares of yes to the judged pairs.",
@@ -242,7 +242,7 @@ METRICS: tuple[Metric, ...] = (
         for metric in (
             Metric(
                 f"average_precision{end}",
-                f"average precision, {words}",
+                "average precision" + end.replace("_", " "),
                 "%",
                 "higher",
                 f"The area under precision and recall of ranking judged pairs, right where {words}.",
@@ -251,7 +251,7 @@ METRICS: tuple[Metric, ...] = (
             ),
             Metric(
                 f"auc{end}",
-                f"AUC, {words}",
+                "AUC" + end.replace("_", " "),
                 "%",
                 "higher",
                 f"How often a judged pair of which people say that {words} has a higher score than another one.",

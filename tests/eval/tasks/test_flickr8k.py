@@ -90,8 +90,11 @@ def test_judgements__are_clipscore_s_figures(raw: Path, split: Split, tmp_path: 
         }
         for name, value in expected.items():
             assert task["metrics"][f"crowd-{which}/{name}"] == pytest.approx(100 * value, abs=1e-3), name
+        by_chance = {"average_precision": 100 * (share_P > 0.6).mean(), "auc": 50, "tau_b": 0}
+        for name, value in by_chance.items():
+            assert task["chance"][f"crowd-{which}/{name}"] == pytest.approx(value, abs=1e-3), name
     assert left_out == 13, "twelve of an own caption, and one whose words are those of one"
-    assert len(task["metrics"]) == 16
+    assert len(task["metrics"]) == len(task["chance"]) == 16
     assert task["queries"] == 144
     assert "144 of the 5,822 official rows of ExpertAnnotations.txt (2.5 %)" in task["protocol"]
     for name, span in task["intervals"].items():

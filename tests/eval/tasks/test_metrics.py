@@ -41,8 +41,8 @@ def test_metrics__are_described_and_none_twice() -> None:
         ("release_r@1", "R@1 by the release's rule", "R@1 by the release's rule"),
         ("text-to-text/spearman", "text to text: Spearman's correlation with the ratings", None),
         ("SICK-R", "SICK-R", "SICK-R"),
-        ("experts-foreign/auc", "experts, captions of other images: AUC, it describes the image", "AUC experts"),
-        ("crowd-all/tau_b", "crowd, all pairs: Kendall's tau-b with the judges", "tau-b crowd, all"),
+        ("experts-foreign/auc", "experts, foreign pairs: AUC", "AUC experts"),
+        ("crowd-all/tau_b", "crowd, all pairs: Kendall's tau-b", "tau-b crowd, all"),
         ("ndcg", "ndcg", "ndcg"),
     ],
 )

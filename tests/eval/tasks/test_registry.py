@@ -39,6 +39,6 @@ def test_label__says_metric_direction_and_what_counts_as_right() -> None:
         "R-Precision, text to text",
     ]
     judged = registry.label("flickr8k-judgements/experts-foreign/tau_c")
-    assert judged == "Kendall's tau-c with the judges, experts, captions of other images, Flickr8k's judges"
+    assert judged == "Kendall's tau-c, experts, foreign pairs, Flickr8k's judges"
     assert registry.label("of-later/ndcg") == "ndcg, of-later"
     assert registry.title("of-later") == "of-later"
