@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--group", choices=GROUPS, required=True)
     parser.add_argument("--seed", type=int, action="append", help="repeatable; those of each job where none is named")
     parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--also", type=Path, action="append", default=[], help="what else to score on; repeatable")
     options = parser.parse_args()
     jobs = GROUPS[options.group]
     failed = 0
@@ -36,7 +37,7 @@ def main() -> None:
             done = sweep.run(
                 str(options.recipe),
                 {"seed": [seed], **{axis: list(values) for axis, values in job.axes.items()}},
-                data=[options.work],
+                data=[options.work, *options.also],
                 out=options.out / name / f"seed-{seed}",
                 settings=job.settings,
                 callbacks=Callbacks(on_message=lambda text: print(text, flush=True)),
