@@ -23,13 +23,15 @@ OTHER_TRAIN: dict[str, Any] = {
     **{"schedule": "epoch", "weight_decay": 0.3, "decay": "release", "beta1": 0.8, "beta2": 0.9, "eps": 1e-3},
     **{"clip_norm": 1.0, "precision": "bf16", "ema": 0.9, "freeze": ("text",), "validate_every": 4},
     **{"monitor": "i2t_r1", "decode": "scaled", "max_undecodable": 0.5},
+    **{"lr_image": 0.1, "lr_text": 0.2, "layer_decay": 0.9},
 }
 """Another value for every option that decides what is seen or computed."""
 OTHER_LOSS: dict[str, Any] = {
     **{"alpha": 0.2, "beta": 0.2, "infonce_weight": 0.5, "reduction": "release", "fusion": "dot"},
     **{"divergence": "cross_entropy", "false_negatives": "positive", "mask_image": 0.5, "mask_text": 0.5},
     **{"negatives": "local", "impl": "streamed", "csa_temperatures": "separate", "usa_temperatures": "one"},
-    "teacher_temperatures": "separate",
+    **{"teacher_temperatures": "separate", "contrast": "sigmoid", "label_smoothing": 0.1, "sigmoid_bias": -5.0},
+    **{"mask_margin": 0.1, "mask_margin_kind": "relative", "pair_weights": "audit"},
 }
 
 
@@ -55,7 +57,7 @@ def test_settings__hold_every_option_that_is_not_free(config: TrainConfig | Loss
 def test_settings__free_options_are_those_that_change_nothing() -> None:
     assert {
         *("workers", "cache_mib", "check_one_in", "teacher_mib", "log_every", "keep_checkpoints", "checkpoint_every"),
-        *("device", "gradient_checkpointing", "compile", "wandb"),
+        *("device", "gradient_checkpointing", "compile", "wandb", "encode_once"),
     } == TrainConfig.FREE
 
 

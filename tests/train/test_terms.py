@@ -179,6 +179,8 @@ def test_make_loss_gives_every_setting_its_place() -> None:
         false_negatives="mask",
         mask_image=0.9,
         mask_text="positive",
+        mask_margin=0.15,
+        mask_margin_kind="relative",
         negatives="local",
         temperature=temperature(0.01),
         csa_temperatures="separate",
@@ -193,7 +195,8 @@ def test_make_loss_gives_every_setting_its_place() -> None:
     loss = make_loss(config)
     assert (loss.alpha, loss.beta, loss.infonce_weight) == (0.2, 0.3, 0.4)
     assert (loss.reduction, loss.fusion) == ("release", "dot")
-    assert (loss.false_negatives, loss.nearness, loss.negatives) == ("mask", (0.9, "positive"), "local")
+    assert (loss.false_negatives, loss.negatives) == ("mask", "local")
+    assert loss.nearness == (0.9, "positive", 0.15, "relative")
     assert (loss.divergence, loss.impl) == ("cross_entropy", "streamed")
     assert _settings(loss) == {
         "infonce": (0.01, 0.005, 0.02, True),
@@ -213,6 +216,9 @@ def test_make_loss_gives_every_setting_its_place() -> None:
         "teacher",
     ]
     assert _settings(make_loss(LossConfig())) == _settings(CUSALoss())
+    other = make_loss(LossConfig(contrast="sigmoid", sigmoid_bias=-4.0))
+    assert (other.contrast, float(other.sigmoid_bias.detach())) == ("sigmoid", -4.0)
+    assert make_loss(LossConfig(label_smoothing=0.3)).label_smoothing == 0.3
 
 
 def test_temperatures_of_a_student_that_scores_pairs_stay_within_their_bounds(world: Path) -> None:
