@@ -95,7 +95,7 @@ def run(
     parameters = {**config.model_dump(), **asdict(chosen)}
     stage = StageRun("audit", folder / "ledger.json", inputs=inputs, parameters=parameters, force=force)
     if stage.up_to_date:
-        return stage.reuse(notes=sentences(read_summary(split)))
+        return stage.reuse(notes=sentences(read_summary(split), split.work))
     with stage.begin(unless_held=split.locks):
         known = read_truth(split, source) if source else None
         opened = open_neighbourhoods(split, chosen, depth=config.neighbours)
@@ -122,7 +122,8 @@ def run(
         store.write_json(files[1], summary)
         shown = _best_unjudged(split, candidates, judged_before, config.gallery)
         cards = [_card(split, candidates, row, opened.finder, known_match) for row in shown]
-        gallery.write(files[2], split=split, cards=cards, summary=summary, sentences=sentences(summary))
+        notes = sentences(summary, split.work)
+        gallery.write(files[2], split=split, cards=cards, summary=summary, sentences=notes)
         if known is not None and source != split.folder / "truth.parquet":
             written.append(folder / "truth.parquet")
             write_truth(written[-1], split, known)
@@ -131,7 +132,7 @@ def run(
         return stage.finish(
             outputs=written,
             counts={"images": split.num_images, "captions": split.num_captions, "candidates": len(candidates.score)},
-            notes=sentences(summary),
+            notes=notes,
         )
 
 

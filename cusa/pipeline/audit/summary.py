@@ -1,5 +1,6 @@
 """The results of an audit, as numbers and in sentences."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,9 +126,14 @@ def _calibrated(split: Split, candidates: Candidates, calibration: Calibration, 
     }
 
 
-def sentences(summary: dict[str, Any]) -> tuple[str, ...]:
-    """Return a summary in full sentences, for a person."""
-    out = [*_of_likely(summary), *_of_score(summary)]
+def sentences(summary: dict[str, Any], work: Path) -> tuple[str, ...]:
+    """Return a summary in full sentences, for a person.
+
+    Args:
+        summary: as `summarise` made it; it does not say where the work folder lies.
+        work: the work folder as the person named it, for the commands that come next.
+    """
+    out = [*_of_likely(summary, work), *_of_score(summary)]
     out += [
         f"No {modality} teacher was used: the {modality} similarity is missing and the score does without it."
         for modality, name in summary["teachers"].items()
@@ -175,10 +181,10 @@ def sentences(summary: dict[str, Any]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def _of_likely(summary: dict[str, Any]) -> list[str]:
+def _of_likely(summary: dict[str, Any], work: Path) -> list[str]:
     """Return what is likely, by which calibration, and where to look and to judge."""
     choice, likely = summary["calibration_choice"], summary["likely"]
-    work, split = summary["work"], summary["split"]
+    split = summary["split"]
     look = (
         f"Look at {work}/{split}/audit/gallery.html; judge with `cusa review {work} --split {split}`."
         if summary["candidates"]

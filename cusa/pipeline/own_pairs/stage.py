@@ -114,7 +114,7 @@ def summarise(split: Split, wrong: WrongPairs, *, teachers: Mapping[str, str]) -
             name: None if way is None else {"share": way.share, "separation": way.separation}
             for name, way in ways.items()
         },
-        "folder": str(FOLDER),
+        "folder": str(split.folder / FOLDER),
         "command": f"cusa review {split.work} --split {split.name} --pairs",
     }
 

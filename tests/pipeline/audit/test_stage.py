@@ -259,3 +259,15 @@ def test_run__a_score_that_is_no_number_is_never_ranked(
     with pytest.raises(DataError, match=rf"{split.image_keys[7]} with mini/\S+ has the score -?(nan|inf) .*cusa index"):
         audit.run(CONFIG, split=split)
     assert not (split.folder / "audit/candidates.parquet").exists()
+
+
+def test_run__what_to_do_next_names_the_folder_as_it_was_given(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work.parent.parent)
+    given = work.relative_to(Path.cwd())
+    assert given.name != str(given)
+    first = audit.run(CONFIG, split=Split(given, "train"))
+    again = audit.run(CONFIG, split=Split(given, "train"))
+    command = f"cusa review {given} --split train"
+    for outcome in (first, again):
+        assert any(f"Look at {given}/train/audit/gallery.html; judge with `{command}`" in n for n in outcome.notes)
+    assert f"<code>{command}</code>" in (given / "train/audit/gallery.html").read_text(encoding="utf-8")

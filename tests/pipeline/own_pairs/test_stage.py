@@ -120,3 +120,9 @@ def test_cli__finds_pairs_and_issues_of_a_split(work: Path) -> None:
     asked = "SELECT count(*) FROM pairs WHERE p_wrong >= 0"
     counted = runner.invoke(app, ["sql", str(work), asked, "--format", "csv"])
     assert "150" in counted.stdout
+
+
+def test_run__says_where_the_page_is(work: Path) -> None:
+    (note, *_) = _run(work).notes
+    page = next(word for word in note.split() if "gallery.html" in word).rstrip(",")
+    assert Path(page).is_file()
