@@ -226,7 +226,10 @@ def _places(chosen: Sequence[tuple[Cell, Recipe]]) -> list[str]:
         name = "_".join(re.sub(r"[^A-Za-z0-9.=-]+", "-", f"{axis}={value}") for axis, value in cell.items()) or "run"
         if len(name) > 120:
             name = f"{name[:100]}-{store.digest(dict(cell))[:12]}"
-        places.append(seen.setdefault(store.digest(one.model_dump(mode="json")), name))
+        recipe = store.digest(one.model_dump(mode="json"))
+        if recipe not in seen and name in seen.values():
+            name = f"{name}-{recipe[:12]}"  # signs that no folder's name has are all written `-`
+        places.append(seen.setdefault(recipe, name))
     return places
 
 
@@ -267,7 +270,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> str:
         cell = [str(group[0][axis]) for axis in others]
         values = [[row[key] for row in group if row.get(key) is not None] for key, _ in shown]
         shown_values = [_over_seeds(numbers) for numbers in values]
-        lines.append([*cell, *([str(len(group))] if seeds else []), *shown_values])
+        lines.append([*cell, *([str(sum(not row["error"] for row in group))] if seeds else []), *shown_values])
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
     errors = [f"- `{row['run']}`: {row['error']}" for row in rows if row["error"]]
     if seeds:

@@ -163,3 +163,14 @@ def test_mean_interval__by_hand() -> None:
     assert centre == 2.0
     assert half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)  # t of two degrees of freedom, spread 1
     assert math.isnan(sweep.mean_interval([1.0])[1])
+
+
+def test_places__two_recipes_never_share_a_folder() -> None:
+    first, other = (recipes.load("tiny", [f"train.seed={seed}"]) for seed in (1, 2))
+    places = sweep._places([({"x": "a_b"}, first), ({"x": "a-b"}, other), ({"x": "a_b"}, first)])
+    assert places[0] == places[2] != places[1]
+
+
+def test_markdown__seeds_that_failed_do_not_count() -> None:
+    rows = [{"run": "a", "seed": 0, "error": ""}, {"run": "b", "seed": 1, "error": "No number."}]
+    assert "| 1 |" in sweep.markdown(rows, ["seed"])
