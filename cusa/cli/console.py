@@ -156,7 +156,8 @@ def describe_step(values: Mapping[str, float]) -> str:
     for name, value in values.items():
         if name == "grad_norm":
             break
-        if name != "loss":
+        weighs_nothing = name in ("csa", "usa") and not value and not values.get(f"effective_weight.{name}")
+        if name != "loss" and not weighs_nothing:
             terms.append(f"{name} {value:.3g}")
     words = f"loss {values['loss']:.4g}" + (f" ({', '.join(terms)})" if terms else "")
     if "lr" in values:

@@ -84,3 +84,11 @@ def test_metrics__a_line_of_training_has_loss_terms_rate_and_time_left(
         "1,234 pairs/s",
         "[  20.0 s] train: 30/40, 1.5/s, 7 s left: loss 1",
     ]
+
+
+def test_describe_step__leaves_out_terms_of_no_weight() -> None:
+    from cusa.cli.console import describe_step
+
+    assert describe_step({"loss": 1.0, "infonce": 1.0, "csa": 0.0, "usa": 0.0, "grad_norm": 1.0}) == (
+        "loss 1 (infonce 1)"
+    )
