@@ -4,12 +4,15 @@ import json
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cusa import recipe as recipes
+from cusa.errors import ConfigError
 from cusa.recipe import Recipe
 
 
@@ -132,6 +135,7 @@ def new(student: str, settings: Iterable[str] = ()) -> str:
         loaded = recipes.load(base, settings)
         first = f'base = ["{base}"]  # {what}; its values hold where none stands here\n'
     else:
+        _refuse_kinds(student)
         settings = (f"student.name={json.dumps(student)}", *settings)
         loaded, first = recipes.section(Recipe, settings, base={"name": "new"}), ""
     chosen = {"description", *MATTERS, *(setting.partition("=")[0].strip() for setting in settings)}
@@ -141,6 +145,30 @@ def new(student: str, settings: Iterable[str] = ()) -> str:
         "# docs/recipe.md has every key; `cusa recipe show NAME` shows a packaged recipe.\n"
     )
     return head + first + _write(_whole(chosen), values, comments=True)
+
+
+def _refuse_kinds(student: str) -> None:
+    """Refuse the name of a kind of student, or nearly `scratch` or `heads`, where a model's name belongs."""
+    from cusa.models.student import KINDS
+
+    if Path(student).exists():
+        return
+    starts = ", ".join(STARTS)
+    kind = student.lower().replace("_", "-")
+    if kind in KINDS and kind not in STARTS:
+        raise ConfigError(
+            f"--student {student}: that is a kind of student, and none that a new recipe starts from. Allowed: "
+            f"{starts}, or a hub name, folder or file. Write `--student NAME --set student.kind={kind}`.",
+            option="--student",
+            value=student,
+        )
+    if near := get_close_matches(student.lower(), STARTS, n=1, cutoff=0.8):
+        raise ConfigError(
+            f"--student {student}: there is no such start. Did you mean {near[0]!r}? Allowed: {starts}, or a hub name, "
+            f"folder or file; a folder of that name is written ./{student}.",
+            option="--student",
+            value=student,
+        )
 
 
 def _whole(names: set[str]) -> list[Key]:

@@ -49,6 +49,12 @@ def test_new__an_unknown_key_is_refused() -> None:
         recipe_file.new("scratch", ["train.stpes=3"])
 
 
+@pytest.mark.parametrize("student", ["two-tower", "sgraf", "blip", "x2vlm", "dual-encoder", "Heads", "scrach"])
+def test_new__a_kind_or_a_slip_is_no_model_s_name(student: str) -> None:
+    with pytest.raises(ConfigError, match=r"--set student\.kind=|Did you mean '(heads|scratch)'"):
+        recipe_file.new(student)
+
+
 def test_every_key__has_a_default_choices_and_a_range() -> None:
     keys = {key.name: key for key in recipe_file.every_key()}
     assert keys.keys() == recipe.keys().keys() - {"parts"}
