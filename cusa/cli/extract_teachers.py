@@ -1,5 +1,6 @@
 """`cusa extract-teachers`."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -64,6 +65,13 @@ def extract_teachers(
         raise ConfigError("Name at least one teacher: --image NAME or --text NAME; `cusa list teachers` shows them.")
     if as_ and len(wanted) != 1:
         raise ConfigError("--as names the tables of one teacher: give one --image or one --text.", option="--as")
+    if as_ and (not re.fullmatch(r"[A-Za-z0-9._-]+", as_) or as_.startswith(".")):
+        raise ConfigError(
+            f"--as {as_!r} is no name for a folder: letters, digits, `.`, `_` and `-` are allowed, and no `.` at the "
+            "start. Write --as my-teacher.",
+            option="--as",
+            value=as_,
+        )
     config = validated(
         ExtractConfig,
         name=as_,
