@@ -1,5 +1,6 @@
 """`cusa recipe`."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -46,7 +47,9 @@ def recipe(
         student = student or typer.prompt("Student (scratch, heads, a hub name, folder or file)", "scratch")
         image = image or typer.prompt("Image teacher (empty: the work folder's only one)", "", show_default=False)
         text = text or typer.prompt("Text teacher (empty: the work folder's only one)", "", show_default=False)
-    teachers = [f"teachers.{modality}='{word}'" for modality, word in (("image", image), ("text", text)) if word]
+    teachers = [
+        f"teachers.{modality}={json.dumps(word)}" for modality, word in (("image", image), ("text", text)) if word
+    ]
     written = recipe_file.new(student or "scratch", [*teachers, *(settings or ())])
     store.write_text(path, written)
     if as_json:

@@ -287,3 +287,10 @@ def test_stages__wrong_input_names_the_way_out(taught: Path, arguments: tuple[st
     assert done.returncode in (1, 2)
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["a/b", "../../evil", ".", ".."])
+def test_extract_teachers__as_is_a_plain_name(tmp_path: Path, name: str) -> None:
+    done = cusa("extract-teachers", tmp_path, "--image", "offline-gist", "--as", name)
+    assert done.returncode == 2
+    assert f"--as '{name}' is no name for a folder" in done.stderr
