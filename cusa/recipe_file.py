@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from cusa import recipe as recipes
 from cusa.errors import ConfigError
+from cusa.models.config import STUDENT_KINDS
 from cusa.recipe import Recipe
 
 
@@ -149,13 +150,12 @@ def new(student: str, settings: Iterable[str] = ()) -> str:
 
 def _refuse_kinds(student: str) -> None:
     """Refuse the name of a kind of student, or nearly `scratch` or `heads`, where a model's name belongs."""
-    from cusa.models.student import KINDS
 
     if Path(student).exists():
         return
     starts = ", ".join(STARTS)
     kind = student.lower().replace("_", "-")
-    if kind in KINDS and kind not in STARTS:
+    if kind in STUDENT_KINDS and kind not in STARTS:
         raise ConfigError(
             f"--student {student}: that is a kind of student, and none that a new recipe starts from. Allowed: "
             f"{starts}, or a hub name, folder or file. Write `--student NAME --set student.kind={kind}`.",

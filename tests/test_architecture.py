@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "eval": {"errors", "manifests", "models"},
     # The recipe sees the rooms' configurations only; that is checked apart.
     "recipe": {"errors", "models", "train", "eval", "pipeline"},
-    "recipe_file": {"errors", "recipe"},
+    "recipe_file": {"errors", "models", "recipe"},
     "workflow": {"errors", "manifests", "models", "pipeline", "train", "eval", "recipe"},
     "doctor": set(),
     "cli": {

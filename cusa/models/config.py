@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+STUDENT_KINDS = ("dual-encoder", "heads", "two-tower", "sgraf", "x2vlm", "blip")
+"""Kinds of students that come with the package; see `cusa.models.student.KINDS`."""
+
 EXPORT_FORMATS = ("folder", "hf", "sentence-transformers", "onnx")
 """What a student can be exported to."""
 

@@ -12,7 +12,7 @@ from cusa.errors import ConfigError, DataError
 from cusa.manifests.storage import store
 from cusa.models import export as exporting
 from cusa.models import student as students
-from cusa.models.config import StudentConfig
+from cusa.models.config import STUDENT_KINDS, StudentConfig
 from cusa.workflow import evaluate as scoring
 from cusa.workflow import train as training
 from tests import worlds
@@ -113,3 +113,7 @@ def test_an_export_of_a_foreign_class_is_loaded_only_where_it_is_named(mine: Non
         SentenceTransformer(str(tmp_path / "st"), device="cpu", trust_remote_code=True)
     exporting.run(student, "folder", tmp_path / "own")
     assert "student.load(FOLDER, trust=['mine:Mean'])" in (tmp_path / "own" / "README.md").read_text()
+
+
+def test_kinds__are_those_that_a_recipe_may_name() -> None:
+    assert tuple(students.KINDS) == STUDENT_KINDS
