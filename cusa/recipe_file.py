@@ -150,7 +150,6 @@ def new(student: str, settings: Iterable[str] = ()) -> str:
 
 def _refuse_kinds(student: str) -> None:
     """Refuse the name of a kind of student, or nearly `scratch` or `heads`, where a model's name belongs."""
-
     if Path(student).exists():
         return
     starts = ", ".join(STARTS)
