@@ -1,6 +1,5 @@
 """`cusa recipe`."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,7 +47,7 @@ def recipe(
         image = image or typer.prompt("Image teacher (empty: the work folder's only one)", "", show_default=False)
         text = text or typer.prompt("Text teacher (empty: the work folder's only one)", "", show_default=False)
     teachers = [
-        f"teachers.{modality}={json.dumps(word)}" for modality, word in (("image", image), ("text", text)) if word
+        f"teachers.{modality}={recipe_file.toml(word)}" for modality, word in (("image", image), ("text", text)) if word
     ]
     written = recipe_file.new(student or "scratch", [*teachers, *(settings or ())])
     store.write_text(path, written)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +295,8 @@ def test_extract_teachers__as_is_a_plain_name(tmp_path: Path, name: str) -> None
     done = cusa("extract-teachers", tmp_path, "--image", "offline-gist", "--as", name)
     assert done.returncode == 2
     assert f"--as '{name}' is no name for a folder" in done.stderr
+
+
+def test_recipe_new__a_quote_in_a_teacher_s_name_stays_one(tmp_path: Path) -> None:
+    assert cusa("recipe", "new", tmp_path / "b.toml", "--image", "a'b").returncode == 0
+    assert tomllib.loads((tmp_path / "b.toml").read_text(encoding="utf-8"))["teachers"]["image"] == "a'b"
