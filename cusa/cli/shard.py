@@ -97,6 +97,7 @@ def shard(
     names = {**_columns(columns or ()), "split_names": _split_names(split_names or ())}
     with Console() as console:
         if layout == "subset":
+            readers.refuse_own_source(source, out)
             named = _keys(source, keys, query, every=bool(verdicts) or max_p_wrong is not None)
             reading = readers.read_subset(source, named, verdicts=verdicts or "", max_p_wrong=max_p_wrong)
         else:

@@ -25,11 +25,11 @@ from cusa.pipeline.readers import (
     webdataset,
 )
 from cusa.pipeline.readers.hold_out import hold_out
-from cusa.pipeline.readers.reading import Reading
+from cusa.pipeline.readers.reading import Reading, refuse_own_source
 from cusa.pipeline.readers.splits import split_option
 from cusa.pipeline.readers.work import read_subset
 
-__all__ = ["READERS", "Reading", "hold_out", "read", "read_subset"]
+__all__ = ["READERS", "Reading", "hold_out", "read", "read_subset", "refuse_own_source"]
 
 READERS: dict[str, Callable[[Path, Path, ReadConfig], Reading]] = {
     "karpathy": karpathy.read,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cusa.errors import DataError
+from cusa.errors import ConfigError, DataError
 from cusa.manifests import keys
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
 from cusa.manifests.storage import store
@@ -44,6 +44,8 @@ class Reading:
     """Split -> a table of every pair known to match (`image_key`, `caption_key`), where the data set comes with one."""
     notes: tuple[str, ...] = ()
     """Full sentences a person should read: what the reader took for granted."""
+    work: Path | None = None
+    """The work folder whose shards are read; nothing may be written into it."""
 
     @property
     def images(self) -> list[ImageRecord]:
@@ -66,6 +68,33 @@ def refused_row(split: str, where: str, error: Exception, captions: Sequence[obj
     yield Drop(split, "", where, "image", "bad-row", what)
     for caption in captions:
         yield Drop(split, "", where, "caption", "bad-row", f"its image was dropped: {caption!r:.200}")
+
+
+def refuse_own_source(work: Path, out: Path) -> None:
+    """Refuse to write a part of a work folder over the folder itself, above it or into it.
+
+    Args:
+        work: the work folder that is read.
+        out: the work folder to be written.
+
+    Raises:
+        ConfigError: if they are one, or one lies in the other, links followed.
+    """
+    here, there = work.resolve(), out.resolve()
+    if here == there:
+        how = "is the work folder that is read, and would be overwritten"
+    elif here in there.parents:
+        how = f"lies in {work}, the work folder that is read"
+    elif there in here.parents:
+        how = f"holds {work}, the work folder that is read"
+    else:
+        return
+    raise ConfigError(
+        f"--out {out} {how}. Give a folder outside of it, for example {here.with_name(f'{here.name}-part')}.",
+        option="--out",
+        work=work,
+        out=out,
+    )
 
 
 def inside(images: Path, relative: str) -> Path:

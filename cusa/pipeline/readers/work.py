@@ -60,7 +60,7 @@ def read_subset(
     first = store.read_table(work / names[0] / "samples.parquet", columns=["key"])["key"].to_pylist()[:1]
     dataset = first[0].partition("/")[0] if first else work.name
     truth = {name: path for name in names if (path := work / name / "truth.parquet").is_file()}
-    return Reading(dataset, Rows(lambda: _rows(work, names, wanted, verdicts, max_p_wrong)), files, truth)
+    return Reading(dataset, Rows(lambda: _rows(work, names, wanted, verdicts, max_p_wrong)), files, truth, work=work)
 
 
 def _own_pairs(split: Split, verdicts: str, max_p_wrong: float | None) -> OwnPairs:

@@ -19,7 +19,7 @@ from cusa.manifests.storage.os_errors import named_os_errors
 from cusa.manifests.storage.paths import is_remote, named_remote_errors
 from cusa.pipeline.config import ShardConfig
 from cusa.pipeline.engine import LOCAL, Engine, WarmPool, Workers, run_units
-from cusa.pipeline.readers import Reading
+from cusa.pipeline.readers import Reading, refuse_own_source
 from cusa.pipeline.shard import append as appending
 from cusa.pipeline.shard import plan as plans
 from cusa.pipeline.shard import tar
@@ -66,9 +66,12 @@ def run(
         The outcome; counts has images and captions read, kept and dropped.
 
     Raises:
+        ConfigError: if `out` is the work folder that is read, or one of the two lies in the other.
         DataError: if nothing at all could be kept, or `out` cannot be written.
         StaleError: if the folder was appended to, and this would lose what was.
     """
+    if reading.work is not None:
+        refuse_own_source(reading.work, out)
     clock = ledger.Clock()
     parameters = {"dataset": reading.dataset, **config.model_dump(exclude={"workers"})}
     old = ledger.read(out / LEDGER)

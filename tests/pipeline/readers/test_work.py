@@ -134,3 +134,21 @@ def test_read_subset__features_that_were_damaged_since_are_a_drop(tmp_path: Path
     assert (counts["images_kept"], counts["images_dropped"]) == (1, 1)
     drops = pq.read_table(tmp_path / "again/train/drops.parquet").to_pylist()
     assert {(drop["key"].partition("#")[0], drop["reason"]) for drop in drops} == {("d/1", "changed")}
+
+
+def test_shard__a_subset_is_not_written_over_its_source(split: Split, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(split.work)
+    before = (split.work / "shard.ledger.json").read_bytes()
+    reading = readers.read_subset(split.work, split.image_keys[:1])
+    for out, words in (
+        (split.work, "is the work folder that is read"),
+        (tmp_path / "link", "is the work folder that is read"),
+        (split.work / "part", "lies in"),
+        (split.work.parent, "holds"),
+    ):
+        with pytest.raises(ConfigError, match=rf"--out .* {words}.* Give a folder outside of it"):
+            shard.run(ShardConfig(workers=1), reading=reading, out=out)
+        with pytest.raises(ConfigError, match=words):
+            readers.refuse_own_source(split.work, out)
+    assert (split.work / "shard.ledger.json").read_bytes() == before
+    assert not (split.work / "part").exists()
