@@ -226,7 +226,13 @@ def _read(name: str, relative_to: Path | None, seen: tuple[str, ...]) -> dict[st
                 "the packaged ones.",
                 recipe=name,
             )
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"Recipe {path} is no text in UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.",
+                recipe=name,
+            ) from error
     elif name in pieces(""):
         text = (_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
     elif name in packaged():

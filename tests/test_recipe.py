@@ -96,3 +96,9 @@ def test_section__reads_settings_over_a_base() -> None:
     assert recipe.section(ScenesConfig, ["train=5"], base={"seed": 3, "train": 9}).seed == 3
     with pytest.raises(ConfigError, match="Unknown key 'trian'.*Did you mean 'train'"):
         recipe.section(ScenesConfig, ["trian=5"])
+
+
+def test_load__a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bin.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"bin\.toml is no text in UTF-8 .* Save it as UTF-8"):
+        recipe.load(str(tmp_path / "bin.toml"))

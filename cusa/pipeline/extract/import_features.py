@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,8 @@ class Features:
     ids: list[str]
     vectors: np.ndarray
     """(rows, width), any float type; possibly mapped from the file."""
+    ids_sha256: str = ""
+    """Of the file of identifiers; empty where they stand with the vectors."""
 
 
 def read_features(path: Path, ids: Path | None = None, *, modality: str = "image") -> Features:
@@ -54,9 +57,15 @@ def read_features(path: Path, ids: Path | None = None, *, modality: str = "image
         table = store.read_table(path)
         where, what = (_named(path, names, table.column_names) for names in (_IDS, _VECTORS))
         names, column = table[where].to_pylist(), table[what].combine_chunks()
-        widths = {len(row) for row in column.slice(0, 1)} if len(column) else {0}
+        if not _is_list(column.type):
+            raise DataError(
+                f"{path}: column {what!r} is {column.type}; a row must be a list of numbers, one vector.", path=path
+            )
+        if column.null_count:
+            raise DataError(f"{path}: {column.null_count} rows of {what!r} are empty. Each needs a vector.", path=path)
+        width = len(column[0]) if len(column) else 0
         flat = column.flatten().to_numpy(zero_copy_only=False)
-        if column.null_count or len(flat) != len(column) * max(widths):
+        if len(flat) != len(column) * width:
             raise DataError(f"{path}: the rows of {what!r} are not all of one length.", path=path)
         vectors = flat.reshape(len(column), -1) if len(column) else np.zeros((0, 1), np.float32)
     elif kind in (".npz", ".npy"):
@@ -70,6 +79,8 @@ def read_features(path: Path, ids: Path | None = None, *, modality: str = "image
             f"{path}: vectors must be numbers in two dimensions; these are {vectors.dtype} of shape {vectors.shape}.",
             path=path,
         )
+    if len(vectors) and not vectors.shape[1]:
+        raise DataError(f"{path}: vectors are {vectors.shape}; a vector needs at least one number.", path=path)
     texts = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
     if len(texts) != len(vectors):
         raise DataError(f"{path} has {len(vectors)} vectors but {len(texts)} identifiers.", path=path)
@@ -78,7 +89,13 @@ def read_features(path: Path, ids: Path | None = None, *, modality: str = "image
         raise DataError(
             f"{path} has the identifier {twice!r} more than once. Each row needs one of its own.", path=path
         )
-    return Features(path, texts, vectors)
+    return Features(path, texts, vectors, store.sha256_file(ids) if ids is not None and kind == ".npy" else "")
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _read_numpy(path: Path, ids: Path | None) -> tuple[list[object], np.ndarray]:
@@ -92,6 +109,12 @@ def _read_numpy(path: Path, ids: Path | None) -> tuple[list[object], np.ndarray]
         if ids is None:
             raise ConfigError(
                 f"{path.name} holds vectors alone. Give their identifiers with --ids FILE, one a line.", path=path
+            )
+        if not ids.is_file():
+            raise DataError(
+                f"--ids {ids} does not exist or is no file. Give a text file with an identifier a line, or a .npy of "
+                "them.",
+                path=ids,
             )
         if ids.suffix.lower() == ".npy":
             return arrays.load(ids).tolist(), vectors
@@ -148,6 +171,8 @@ def run(
     name = teacher_name(config.name or teacher)
     folder = split.folder / "teachers" / name
     inputs = {"split": split.digest, "features": sha256}
+    if features.ids_sha256:
+        inputs["ids"] = features.ids_sha256
     stamp = {"teacher": name, "modality": modality, "weights_sha256": "unknown (imported)", "dtype": config.dtype}
     stage = StageRun("extract-teachers", folder / "ledger.json", inputs=inputs, parameters=stamp, force=force)
     if stage.up_to_date:

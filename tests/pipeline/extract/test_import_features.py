@@ -86,6 +86,21 @@ def test_run__parquet_of_captions_and_npy_with_a_list(tmp_path: Path, split: Spl
         read_features(tmp_path / "f.npy")
 
 
+def test_run__a_changed_file_of_identifiers_is_due(tmp_path: Path, split: Split) -> None:
+    vectors = _vectors(7)
+    np.save(tmp_path / "f.npy", vectors)
+    ids = tmp_path / "ids.txt"
+    with pytest.raises(DataError, match=r"--ids .*ids\.txt does not exist"):
+        _run(split, tmp_path / "f.npy", ids=ids)
+    ids.write_text("\n".join(split.image_keys))
+    assert _run(split, tmp_path / "f.npy", ids=ids).fresh
+    assert not _run(split, tmp_path / "f.npy", ids=ids).fresh
+    ids.write_text("\n".join(split.image_keys[::-1]))
+    assert _run(split, tmp_path / "f.npy", ids=ids).why == "ids changed"
+    found = tables.read_teacher(split, "mine").embeddings
+    np.testing.assert_allclose(found, _expected(vectors[::-1]), rtol=0, atol=1e-6)
+
+
 def test_run__a_missing_row_and_a_zero_one_are_named(tmp_path: Path, split: Split) -> None:
     vectors = _vectors(7)
     np.savez(tmp_path / "f.npz", ids=np.array(split.image_keys[:6]), embeddings=vectors[:6])
@@ -200,3 +215,19 @@ def test_run__embeddings_by_the_words_of_the_captions(tmp_path: Path, split: Spl
     done = _run(split, tmp_path / "api.parquet", modality="text")
     assert done.notes == ("Rows were found by the words of the caption.",)
     np.testing.assert_allclose(tables.read_teacher(split, "mine").embeddings, _expected(vectors), rtol=0, atol=1e-6)
+
+
+def test_read_features__columns_that_hold_no_vectors_are_named(tmp_path: Path) -> None:
+    def read(**columns: list[object]) -> None:
+        pq.write_table(pa.table({"id": ["a", "b"], **columns}), tmp_path / "f.parquet")
+        read_features(tmp_path / "f.parquet")
+
+    with pytest.raises(DataError, match="'embedding' is double; a row must be a list"):
+        read(embedding=[0.5, 0.25])
+    with pytest.raises(DataError, match="1 rows of 'embedding' are empty"):
+        read(embedding=[None, [0.5, 0.25]])
+    with pytest.raises(DataError, match="not all of one length"):
+        read(embedding=[[0.5], [0.5, 0.25]])
+    np.savez(tmp_path / "f.npz", ids=np.array(["a", "b"]), embeddings=np.zeros((2, 0), np.float32))
+    with pytest.raises(DataError, match="at least one number"):
+        read_features(tmp_path / "f.npz")
