@@ -123,13 +123,13 @@ def write(
         "pipeline/audit/gallery.html.j2",
         title=f"Audit of {split.name}: probably missing matches",
         split=split.name,
-        work=split.work,
+        work=split.work.name,
         figures=_figures(summary),
         filters=_filters(cards, bands),
         cards=[_view(split, card, thumbnail, bands) for card in cards],
         sentences=sentences,
         bars=_bars(summary["likely"]),
-        review=f"cusa review {split.work} --split {split.name}",
+        review=f"cusa review WORK --split {split.name}",
     )
     store.write_text(path, html)
 

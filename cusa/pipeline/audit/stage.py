@@ -123,7 +123,9 @@ def run(
         shown = _best_unjudged(split, candidates, judged_before, config.gallery)
         cards = [_card(split, candidates, row, opened.finder, known_match) for row in shown]
         notes = sentences(summary, split.work)
-        gallery.write(files[2], split=split, cards=cards, summary=summary, sentences=notes)
+        # The page does not say where the folder lies: it is read elsewhere, and equal wherever it was written.
+        shown_notes = sentences(summary, Path("WORK"))
+        gallery.write(files[2], split=split, cards=cards, summary=summary, sentences=shown_notes)
         if known is not None and source != split.folder / "truth.parquet":
             written.append(folder / "truth.parquet")
             write_truth(written[-1], split, known)

@@ -91,7 +91,7 @@ def write(
         "pipeline/own_pairs/gallery.html.j2",
         title=f"Pairs of {split.name}: probably wrong",
         split=split.name,
-        work=split.work,
+        work=split.work.name,
         figures=_figures(summary),
         cards=[view(card) for card in cards],
         sentences=sentences,
