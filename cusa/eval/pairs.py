@@ -3,7 +3,7 @@
 Legend: I images, C captions, K candidates of a query.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,15 +96,11 @@ def rerank(
     with ready(student, config) as device, torch.inference_mode():
         kept = kept or PartsCache()
         _keep_all(student, split, config, device, kept=kept, on_event=on_event)
-        images, texts = contents(split)
-        for start in range(0, len(pairs), config.batch_size):
-            some = pairs[start : start + config.batch_size]
-            logits_B2 = student.match(
-                _stacked([kept.of["image"][images[row]] for row in (some // wide).tolist()], device),
-                _stacked([kept.of["text"][texts[row]] for row in (some % wide).tolist()], device),
-            )
-            logits[start : start + len(some)] = logits_B2[:, 1].float().cpu().numpy()
-            on_event(f"re-rank {split.name}", start + len(some), len(pairs))
+        for some, logits_B2 in _match_batches(
+            student, split, pairs // wide, pairs % wide, kept=kept, config=config, device=device
+        ):
+            logits[some] = logits_B2[:, 1].cpu().numpy()
+            on_event(f"re-rank {split.name}", some.stop, len(pairs))
         for there in kept.of.values():
             there.clear()
     again = logits[where.ravel()]
@@ -144,16 +140,33 @@ def matched(
         kept = PartsCache()
         rows = {"image": np.unique(images).tolist(), "text": np.unique(captions).tolist()}
         _keep_all(student, split, config, device, kept=kept, on_event=on_event, rows=rows)
-        image_contents, text_contents = contents(split)
-        for start in range(0, len(images), config.batch_size):
-            some = slice(start, start + config.batch_size)
-            logits_B2 = student.match(
-                _stacked([kept.of["image"][image_contents[row]] for row in images[some].tolist()], device),
-                _stacked([kept.of["text"][text_contents[row]] for row in captions[some].tolist()], device),
-            ).float()
+        for some, logits_B2 in _match_batches(
+            student, split, images, captions, kept=kept, config=config, device=device
+        ):
             log_odds[some] = (logits_B2[:, 1] - logits_B2[:, 0]).cpu().numpy()
-            on_event(f"match judged pairs of {split.name}", min(start + config.batch_size, len(images)), len(images))
+            on_event(f"match judged pairs of {split.name}", some.stop, len(images))
     return log_odds
+
+
+def _match_batches(
+    student: "Student",
+    split: Split,
+    images: np.ndarray,
+    captions: np.ndarray,
+    *,
+    kept: PartsCache,
+    config: EvalConfig,
+    device: torch.device,
+) -> Iterator[tuple[slice, "Tensor"]]:
+    """Match pairs of rows whose parts are kept, a batch at a time: which pairs, their (B, 2) logits in float32."""
+    image_contents, text_contents = contents(split)
+    for start in range(0, len(images), config.batch_size):
+        some = slice(start, min(start + config.batch_size, len(images)))
+        logits_B2 = student.match(
+            _stacked([kept.of["image"][image_contents[row]] for row in images[some].tolist()], device),
+            _stacked([kept.of["text"][text_contents[row]] for row in captions[some].tolist()], device),
+        )
+        yield some, logits_B2.float()
 
 
 def scored(
