@@ -14,7 +14,7 @@ from benchmarks.photographs.jobs import GROUPS
 from cusa.manifests.events import Callbacks
 from cusa.workflow import sweep
 
-RECIPE = Path(__file__).parent / "flickr8k-heads.toml"
+HERE = Path(__file__).parent
 
 
 def main() -> None:
@@ -24,10 +24,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--group", choices=GROUPS, required=True)
     parser.add_argument("--seed", type=int, action="append", help="repeatable; those of each job where none is named")
-    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--job", action="append", help="only this one of the group; repeatable")
+    parser.add_argument("--set", action="append", default=[], dest="settings", help="KEY=VALUE of every recipe")
     parser.add_argument("--also", type=Path, action="append", default=[], help="what else to score on; repeatable")
     options = parser.parse_args()
-    jobs = GROUPS[options.group]
+    jobs = {name: job for name, job in GROUPS[options.group].items() if not options.job or name in options.job}
     failed = 0
     for seed in options.seed or range(max(job.seeds for job in jobs.values())):
         for name, job in jobs.items():
@@ -35,11 +36,11 @@ def main() -> None:
                 continue
             print(f"{name}, seed {seed}", flush=True)
             done = sweep.run(
-                str(options.recipe),
+                str(HERE / job.recipe),
                 {"seed": [seed], **{axis: list(values) for axis, values in job.axes.items()}},
                 data=[options.work, *options.also],
                 out=options.out / name / f"seed-{seed}",
-                settings=job.settings,
+                settings=[*job.settings, *options.settings],
                 callbacks=Callbacks(on_message=lambda text: print(text, flush=True)),
             )
             for row in done.rows:

@@ -114,7 +114,14 @@ def shard(
             engine=engine_of(engine, address),
             on_event=console.event,
         )
-    report_outcomes(outcome, as_json=as_json, then=f"cusa extract-teachers {out} --image TEACHER --text TEACHER")
+        outcomes, then = [outcome], f"cusa extract-teachers {out} --image TEACHER --text TEACHER"
+        if layout == "subset":
+            from cusa.pipeline.extract import carry
+
+            carried = carry.run(source, out, on_event=console.event)
+            outcomes += carried
+            then = f"cusa index {out}" if carried else then
+    report_outcomes(*outcomes, as_json=as_json, then=then)
 
 
 def _columns(pairs: Iterable[str]) -> dict[str, str]:

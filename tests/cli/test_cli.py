@@ -48,6 +48,18 @@ def test_shard__prints_data_to_stdout_and_progress_to_stderr(tmp_path: Path) -> 
     assert as_json[0]["fresh"] is False
 
 
+def test_shard__a_subset_takes_the_rows_of_its_teachers_along(tmp_path: Path) -> None:
+    work, part = make_work(tmp_path, images=4), tmp_path / "part"
+    assert cusa("extract-teachers", work, "--image", "offline-gist", "--text", "offline-ngrams").returncode == 0
+    query = "select key from samples where split = 'train' limit 3"
+    done = cusa("shard", "subset", work, "--sql", query, "--out", part, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"next: cusa index {part}"
+    assert "offline-ngrams done" in done.stdout
+    again = cusa("extract-teachers", part, "--image", "offline-gist", "--text", "offline-ngrams")
+    assert again.stdout.count("is up to date") == 2
+
+
 def test_shard__split_name_says_what_a_word_means(tmp_path: Path) -> None:
     for number, colour in enumerate(("red", "green", "blue")):
         Image.new("RGB", (16, 16), colour).save(tmp_path / f"{number}.jpg")
