@@ -108,21 +108,34 @@ def parse_grid(axes: Iterable[str]) -> dict[str, list[Value]]:
     return grid
 
 
-def settings_of(cell: Cell) -> list[str]:
-    """Return a cell as overrides of a recipe, the method last: it takes weights away that others set.
+def settings_of(cell: Cell, settings: Sequence[str] = ()) -> list[str]:
+    """Return a cell as overrides of a recipe.
+
+    A treatment's strengths, its numbers (a mask's threshold), come first, so that the sweep's settings and the other
+    axes choose them. What makes it that treatment, and the weights that a method takes away, come last.
+
+    Args:
+        cell: a value for each axis.
+        settings: overrides of every cell.
 
     Raises:
         ConfigError: if there is no such method, or a temperature is no number.
     """
-    settings = []
+    method = recipes.method_settings(str(cell[METHOD])) if METHOD in cell else []
+    strengths = [one for one in method if _is_strength(*one.split("=", 1))]
+    chosen = []
     for axis, value in cell.items():
         if axis == METHOD:
             continue
         if axis in SHORT and not isinstance(value, int | float):
             raise ConfigError(f"--grid {axis}={value}: it is a number.", axis=axis)
         bounds = (min(value, 0.1), max(value, 1.0)) if axis.startswith("tau") and not isinstance(value, str) else ()
-        settings += [form.format(value, *bounds) for form in SHORT.get(axis, (f"{axis}={{0}}",))]
-    return settings + (recipes.method_settings(str(cell[METHOD])) if METHOD in cell else [])
+        chosen += [form.format(value, *bounds) for form in SHORT.get(axis, (f"{axis}={{0}}",))]
+    return [*strengths, *settings, *chosen, *(one for one in method if one not in strengths)]
+
+
+def _is_strength(key: str, value: str) -> bool:
+    return key not in ("loss.alpha", "loss.beta") and isinstance(_value(value), int | float)
 
 
 def cells(grid: Mapping[str, Sequence[Value]]) -> list[dict[str, Value]]:
@@ -160,7 +173,7 @@ def run(
     """
     if not data or not splits(data[0]):
         raise ConfigError("A sweep needs --data: the work folder first.", data=list(data))
-    chosen = [(cell, recipes.load(recipe, [*settings, *settings_of(cell)])) for cell in cells(grid)]
+    chosen = [(cell, recipes.load(recipe, settings_of(cell, settings))) for cell in cells(grid)]
     places = _places(chosen)
     first = chosen[0][1].data
     inputs = {name: Split(data[0], name).digest for name in (first.train, first.val, first.test)}

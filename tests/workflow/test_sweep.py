@@ -158,6 +158,19 @@ def test_settings_of__the_paper_s_names() -> None:
     assert (told.loss.alpha, told.loss.beta, told.train.batch) == (0.0, 0.75, 64)
 
 
+@pytest.mark.parametrize("where", ["axis", "setting"])
+def test_settings_of__a_treatment_s_strength_is_chosen_and_what_makes_it_stands(where: str) -> None:
+    """The packaged strength once won over every value of the axis: three rows of one and the same run."""
+    strength = {"loss.mask_text": 0.6} if where == "axis" else {}
+    settings = ["loss.reduction=release", *(["loss.mask_text=0.6"] if where == "setting" else [])]
+    mask = recipes.load("tiny", sweep.settings_of({"method": "mask", **strength}, settings)).loss
+    assert (mask.false_negatives, mask.mask_text, mask.alpha, mask.beta) == ("mask", 0.6, 0.0, 0.0)
+    gist = recipes.load("tiny", sweep.settings_of({"method": "gist", **strength}, settings)).loss
+    assert (gist.mask_text, gist.mask_margin) == ("positive", 0.2)
+    sigmoid = recipes.load("tiny", sweep.settings_of({"method": "sigmoid", "alpha": 0.5}, settings[:1])).loss
+    assert (sigmoid.contrast, sigmoid.reduction, sigmoid.alpha) == ("sigmoid", "standard", 0.0)
+
+
 def test_mean_interval__by_hand() -> None:
     centre, half = sweep.mean_interval([1.0, 2.0, 3.0])
     assert centre == 2.0
