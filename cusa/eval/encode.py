@@ -17,6 +17,7 @@ from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.models import features
+from cusa.models.device import choose
 from cusa.models.features import FEATURES
 from cusa.models.preprocess import UNDECODABLE, decode
 
@@ -205,7 +206,7 @@ def embed_texts(
 
 def cache_key(model: "Student | TextModel", config: EvalConfig) -> dict[str, str]:
     """Return what a model's rows depend on besides the contents: weights, preprocessing, kind of device."""
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu")).type
+    device = choose(config.device).type
     if isinstance(model, TextModel):
         return {**model.key, "device": device}
     total = hashlib.sha256()
@@ -395,7 +396,7 @@ def read_texts(student: "Student", texts: Sequence[str], device: torch.device) -
 def ready(student: "Student", config: EvalConfig) -> Iterator[torch.device]:
     """Put a student into evaluation mode and onto the device, and back afterwards."""
     was_training, home = student.training, next(student.parameters()).device
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = choose(config.device)
     student.eval().to(device)
     try:
         yield device

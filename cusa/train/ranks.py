@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cusa.errors import ConfigError, DataError
+from cusa.models.device import choose
 
 _BUCKET = 1 << 25  # numbers averaged at once: large messages, little memory
 
@@ -49,7 +50,7 @@ def process_group(device: str = "") -> Iterator[torch.device]:
         ConfigError: if there are more ranks on this machine than CUDA devices.
         DataError: if another rank went away.
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = choose(device)
     if not started_together():
         yield place
         return

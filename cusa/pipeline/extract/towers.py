@@ -27,11 +27,10 @@ def of_student(student: "Student", splits: Sequence[Split], *, device: str) -> "
     frozen = [modality for modality in _MODALITIES if student.frozen(modality)]
     if not frozen or not all(os.access(split.folder, os.W_OK) for split in splits):
         return []
-    import torch
-
+    from cusa.models.device import choose
     from cusa.models.towers.as_teacher import TowerTeacher
 
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = choose(device)
     return [TowerTeacher(student, modality, device=place) for modality in frozen]
 
 

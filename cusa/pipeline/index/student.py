@@ -218,13 +218,14 @@ def _embed(
 ) -> dict[str, np.ndarray]:
     import torch
 
+    from cusa.models.device import choose
     from cusa.models.preprocess import UNDECODABLE, decode
     from cusa.models.student import load as load_student
 
     model = (load or load_student)(student)
     if getattr(model, "scores_pairs", False):
         raise DataError(f"{student} scores pairs and has no embedding to index; a dual encoder has.", student=student)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose()
     model.eval().to(device)
     total, done = split.num_images + split.num_captions, 0
 

@@ -1,0 +1,43 @@
+"""The device of a network, and what happens to the memory of its activations on a CPU."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cusa.models.device import choose
+
+FAULTS = """
+import resource, torch
+from cusa.models.device import choose
+if {chosen}:
+    choose("cpu")
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    torch.ones(1 << 24).add_(1)  # 64 MiB, freed at once
+before = faults()
+for _ in range(8):
+    torch.ones(1 << 24).add_(1)
+print(faults() - before)
+"""
+
+
+def _faults(chosen: bool) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS.format(chosen=chosen)], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+def test_choose__the_named_device_or_a_cpu_where_there_is_no_other() -> None:
+    assert choose("meta") == torch.device("meta")
+    assert choose().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what glibc does with freed memory")
+def test_choose__a_cpu_keeps_the_memory_of_large_arrays() -> None:
+    """Counted in page faults: each is a page of 4 KiB (or one of 2 MiB) that the system had to clear."""
+    given_back = _faults(chosen=False)
+    assert given_back >= 8 * 32  # else there is nothing to mend
+    assert _faults(chosen=True) < given_back / 4
