@@ -122,6 +122,7 @@ IN_PIPELINE: dict[str, set[str]] = {
     "scenes": {"config"},
     "readers": {"config"},
     "shard": {"config", "engine", "readers"},
+    "publish": {"config", "engine", "readers", "shard"},
     "extract": {"config", "engine"},
     "index": {"config", "result_table"},
     "probe": {"config"},

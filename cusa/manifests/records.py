@@ -41,21 +41,24 @@ class ImageRecord(NamedTuple):
     """The key it gets where another image has `key`: equal file names in two folders, or with two extensions."""
     sha256: str = ""
     """SHA-256 of the image as it was stored before, where one was recorded: what has another one is refused."""
+    column: str = ""
+    """The column of a Parquet table that holds the image in its row `offset`; `length` is an estimate then."""
 
     def to_json(self) -> list[Any]:
         """Return the record as what JSON can say, for a plan that a worker reads."""
         where = None if self.path is None else str(self.path)
         names = [self.key, self.split, where, self.source, self.captions, self.label, self.role]
         # Only where there is one: the plan of a folder that was made before there were any stays as it was.
-        return [*names, self.offset, self.length, self.array, *([self.sha256] if self.sha256 else [])]
+        more = [self.sha256, self.column] if self.column else [self.sha256] if self.sha256 else []
+        return [*names, self.offset, self.length, self.array, *more]
 
     @classmethod
     def from_json(cls, values: Sequence[Any]) -> "ImageRecord":
         """Make a record of what `to_json` gave."""
-        key, split, path, source, captions, label, role, offset, length, array, *sha256 = values
+        key, split, path, source, captions, label, role, offset, length, array, *more = values
         texts = tuple(map(CaptionRecord._make, captions))
         where = None if path is None else place(path)
-        return cls(key, split, where, source, texts, label, role, offset, length, tuple(array), "", *sha256)
+        return cls(key, split, where, source, texts, label, role, offset, length, tuple(array), "", *more)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,19 @@ class ShardConfig(Config):
     workers: int = Field(default=0, ge=0, description="processes; 0 = one a core")
 
 
+DATA_FORMATS = ("parquet", "webdataset")
+"""What a work folder can be exported to."""
+
+
+class PublishConfig(Config):
+    """From a work folder to files for others, with a data card."""
+
+    name: str = Field(default="", description="what the card calls the data; default: by the keys")
+    licence: str = Field(default="", description="terms of the data, as the card states them")
+    url: str = Field(default="", description="where the data will lie, for its metadata")
+    workers: int = Field(default=0, ge=0, description="processes; 0 = one a core")
+
+
 class ExtractConfig(Config):
     """Embeddings of the frozen teachers."""
 

@@ -5,6 +5,7 @@ which does the same; only what the operating system alone can do (file descripto
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,8 @@ def place(text: str | Path) -> Path:
             the store's own tools read them; a URL that holds any is refused.
 
     Raises:
-        ConfigError: if no file system answers to the URL's scheme, or the URL holds a password.
+        ConfigError: if no file system answers to the URL's scheme, or the URL holds a password; for `hf://` where the
+            hub's client was told to stay offline.
     """
     if not isinstance(text, str):
         return text
@@ -38,6 +40,12 @@ def place(text: str | Path) -> Path:
         raise ConfigError(
             f"The {name} URL holds credentials, which would end up in ledgers and logs. Leave them out of the URL and "
             "put them into the environment.",
+            scheme=name,
+        )
+    if name == "hf" and os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise ConfigError(
+            f"{text} lies on the hub, and HF_HUB_OFFLINE forbids to ask it. Unset that, or bring the data here first: "
+            "`hf download --repo-type dataset OWNER/NAME --local-dir FOLDER`, then give the folder.",
             scheme=name,
         )
     from fsspec.registry import known_implementations, registry

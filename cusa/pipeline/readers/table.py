@@ -178,7 +178,7 @@ def _check_types(source: Path, config: ReadConfig) -> None:
     if pa.types.is_struct(image) or _is_binary(image):
         raise DataError(
             f"{source}: column {config.image_column!r} holds the pictures themselves ({image}), and paths are needed. "
-            "Write the pictures as files or WebDataset tars first, or name another column with --column image=NAME.",
+            "Read it with `cusa shard hub`, or name another column with --column image=NAME.",
             path=source,
         )
     if _is_binary(caption):

@@ -4,7 +4,6 @@ import hashlib
 import io
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -13,6 +12,7 @@ from cusa.manifests.records import ImageRecord
 from cusa.manifests.storage.paths import is_remote
 from cusa.models.preprocess import UNDECODABLE, decode_rgb
 from cusa.pipeline.config import ShardConfig
+from cusa.pipeline.readers.table_cells import read_cell
 from cusa.pipeline.shard import jpeg
 
 _FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -47,7 +47,7 @@ def read_image(record: ImageRecord, config: ShardConfig) -> tuple[bytes, str, in
         Refused: if it cannot be kept.
     """
     assert record.path is not None
-    data = _read(record.path, record.offset, record.length)
+    data = _read(record)
     if record.array:
         features = _as_npy(data, record.array)
         _check_digest(features[0], record.sha256)
@@ -93,7 +93,7 @@ def stored_digest(record: ImageRecord) -> str:
         Refused: if it cannot be read.
     """
     assert record.path is not None
-    data = _read(record.path, record.offset, record.length)
+    data = _read(record)
     return hashlib.sha256(_as_npy(data, record.array)[0] if record.array else data).hexdigest()
 
 
@@ -104,8 +104,12 @@ def _within_bounds(width: int, height: int, config: ShardConfig) -> None:
         raise Refused("too-small", f"{width} x {height} pixels, a side of {config.min_side} needed")
 
 
-def _read(path: Path, offset: int, length: int | None) -> bytes:
+def _read(record: ImageRecord) -> bytes:
+    path, offset, length = record.path, record.offset, record.length
+    assert path is not None
     try:
+        if record.column:
+            return read_cell(path, record.column, offset)
         if is_remote(path):
             end = None if length is None else offset + length
             data: bytes = path.fs.cat_file(path.path, start=offset, end=end)  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -16,14 +16,13 @@ from cusa.manifests.storage import store
 from cusa.manifests.storage.paths import named_remote_errors
 from cusa.models.captions import clean_caption
 from cusa.pipeline.config import ShardConfig
-from cusa.pipeline.shard import ustar
 from cusa.pipeline.shard.images import Refused, read_image
+from cusa.pipeline.shard.ustar import Archive
 
 UNITS = ".units"
 """Folder of a split that holds plans and marks while it is being written."""
 
 _WORD = re.compile("[0-9A-Za-z]")
-_AT_ONCE = 1 << 20  # bytes hashed and written at once
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def write(unit: Unit) -> int:
         named_remote_errors(unit.rows),
         unit.rows.open(encoding="utf-8") as lines,
     ):
-        archive = _Archive(file)
+        archive = Archive(file)
         for line in lines:
             _add(archive, unit.tar.name, ImageRecord.from_json(json.loads(line)), unit.config, rows)
         archive.end()
@@ -138,48 +137,6 @@ def _finished(unit: Unit) -> int | None:
     return images
 
 
-class _Archive:
-    """A tar being written from its start, in big blocks, each hashed once and written once."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._total = hashlib.sha256()
-        self._waiting: list[bytes] = []
-        self._written = 0
-        self.bytes = 0
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the tar, once it has ended."""
-        return self._total.hexdigest()
-
-    def add(self, name: str, data: bytes) -> int:
-        """Add a file; return the offset of its first byte."""
-        offset = self.bytes + ustar.BLOCK
-        self._put(ustar.header(name, len(data)), data, bytes(-len(data) % ustar.BLOCK))
-        return offset
-
-    def end(self) -> None:
-        """Write the end and all that waits."""
-        self._put(ustar.END)
-        self._put(bytes(-self.bytes % ustar.RECORD))
-        self._flush()
-
-    def _put(self, *parts: bytes) -> None:
-        self._waiting += parts
-        self.bytes += sum(map(len, parts))
-        if self.bytes - self._written >= _AT_ONCE:
-            self._flush()
-
-    def _flush(self) -> None:
-        block = memoryview(b"".join(self._waiting))
-        self._waiting.clear()
-        self._written = self.bytes
-        self._total.update(block)
-        while block:  # the operating system may take less than it was given
-            block = block[self._file.write(block) :]
-
-
 class _Rows:
     """What comes of a unit, as rows of the split's tables."""
 
@@ -189,7 +146,7 @@ class _Rows:
         self.drops: list[dict[str, str]] = []
 
 
-def _add(archive: _Archive, shard: str, record: ImageRecord, config: ShardConfig, rows: _Rows) -> None:
+def _add(archive: Archive, shard: str, record: ImageRecord, config: ShardConfig, rows: _Rows) -> None:
     """Add one image and its captions to the tar, or say why not."""
     captions, drops = usable_captions(record)
     try:
