@@ -13,7 +13,7 @@ def export(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|WORK", help="A run, a model folder, a checkpoint file, or a hub name; or a work folder."
+            metavar="SOURCE", help="A run, a model folder, a checkpoint file, or a hub name; or a work folder."
         ),
     ],
     to: Annotated[
