@@ -139,17 +139,17 @@ def _print_paper(results: Sequence[Mapping[str, Any]]) -> None:
 
 def _rows(result: Mapping[str, Any], task: str) -> list[tuple[str, ...]]:
     """Return a task's numbers: what each is called, its value, its interval, and what a random ranking gets."""
-    from cusa.eval.tasks.metrics import chance_of_own_pairs, named, title
+    from cusa.eval.tasks.metrics import chance_in, named, title
 
-    intervals, chances = (result["tasks"][task].get(name, {}) for name in ("intervals", "chance"))
-    sizes = {"images": result.get("images", 0), "captions": result.get("captions", 0)}
+    summary = result["tasks"][task]
+    intervals = summary.get("intervals", {})
     rows: list[tuple[str, ...]] = []
-    values = result["tasks"][task]["metrics"]
+    values = summary["metrics"]
     for name in sorted(values, key=lambda name: named(name).place):
         value = values[name]
         if value is None:
             continue
-        chance = chances.get(name) if chances else chance_of_own_pairs(task, name, **sizes)
+        chance = chance_in(summary, name)
         interval = "{:.1f} to {:.1f}".format(*intervals[name]) if intervals.get(name) else ""
         rows.append((title(name), f"{value:.1f}", interval, "" if chance is None else f"{chance:.1f}"))
     return rows

@@ -32,6 +32,17 @@ class TwoWays:
         """Direction -> its ranking."""
         return {IMAGE_TO_TEXT: self.image_to_text, TEXT_TO_IMAGE: self.text_to_image}
 
+    def chances(self, kind: metrics.Kind, ks: Sequence[int]) -> dict[str, float | None]:
+        """Return what random rankings of the same queries get, where every item of one side is ranked for the other.
+
+        Args:
+            kind: of the task.
+            ks: the K of R@K.
+        """
+        images, captions = len(self.image_to_text.rank), len(self.text_to_image.rank)
+        galleries = {IMAGE_TO_TEXT: (self.image_to_text, captions), TEXT_TO_IMAGE: (self.text_to_image, images)}
+        return metrics.chances_of_rankings(galleries, kind, ks, prefix=True, rsum=kind == "pairs")
+
 
 def owned(caption_owner_C: np.ndarray, num_images: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return the data set's own matches: for each image its caption rows, for each caption its image row.
@@ -173,7 +184,8 @@ def _own_pairs(name: str, seen: Embedded, captions: np.ndarray, protocol: str) -
     images = np.arange(split.num_images)
     rows = {IMAGE_TO_TEXT: images, TEXT_TO_IMAGE: captions}
     galleries = {IMAGE_TO_TEXT: captions, TEXT_TO_IMAGE: images}
-    return TaskResult(name, summary, per_query(name, split, both.by_direction, rows=rows, galleries=galleries))
+    table = per_query(name, split, both.by_direction, rows=rows, galleries=galleries)
+    return TaskResult(name, {**summary, "chance": both.chances("pairs", config.ks)}, table)
 
 
 def known_matches(seen: Embedded) -> TaskResult:
@@ -191,7 +203,8 @@ def known_matches(seen: Embedded) -> TaskResult:
         "R places, R being the query's number of right answers"
     )
     summary = summarise(under_truth(both), spans, seen.score, protocol, split.num_images + split.num_captions)
-    return TaskResult(name, summary, per_query(name, split, both.by_direction))
+    chances = both.chances("matches", (1,))
+    return TaskResult(name, {**summary, "chance": chances}, per_query(name, split, both.by_direction))
 
 
 def audited(seen: Embedded) -> TaskResult:
@@ -214,7 +227,8 @@ def audited(seen: Embedded) -> TaskResult:
     queries = split.num_images + split.num_captions
     numbers = {**recalls(both, config.ks), **under_truth(both, ())}
     summary = summarise(numbers, spans, seen.score, protocol, queries)
-    return TaskResult(name, summary, per_query(name, split, both.by_direction))
+    chances = {**both.chances("pairs", config.ks), **both.chances("matches", ())}
+    return TaskResult(name, {**summary, "chance": chances}, per_query(name, split, both.by_direction))
 
 
 def _grouped(queries: np.ndarray, answers: np.ndarray, number: int) -> list[np.ndarray]:

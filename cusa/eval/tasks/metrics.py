@@ -5,16 +5,17 @@ Whatever shows a number reads its name, place and meaning here; a new metric of 
 Legend: Q queries, G gallery items, R right items of a query.
 """
 
-import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from cusa.eval import metrics
+from cusa.eval.tasks import chance as chance_levels
 from cusa.eval.tasks import sts
+from cusa.eval.tasks.chance import Pool
 
 
 class Judged(Protocol):
@@ -39,15 +40,6 @@ class Judged(Protocol):
     def average_precision(self) -> np.ndarray:
         """(Q,) share; NaN where there is no right item."""
         ...
-
-
-class Pool(NamedTuple):
-    """What a query of one direction is ranked against."""
-
-    gallery: int
-    """Items, the query itself left out."""
-    right: int
-    """Right ones among them."""
 
 
 Kind = Literal["pairs", "matches", "plausible"]
@@ -111,35 +103,6 @@ class Metric:
         return self.of_queries is not None and self.over_queries is metrics.mean_percent
 
 
-def _recall_chance(pools: Sequence[Pool], ks: Sequence[int]) -> float:
-    """Return 100 (1 - C(G - R, K) / C(G, K)), summed."""
-    return sum(
-        100 * (1 - math.comb(gallery - right, k) / math.comb(gallery, k)) if k < gallery else 100.0 * bool(right)
-        for gallery, right in pools
-        for k in ks
-    )
-
-
-def _precision_chance(pools: Sequence[Pool], ks: Sequence[int]) -> float:
-    """Return 100 R / G."""
-    return sum(100 * right / gallery for gallery, right in pools)
-
-
-def _average_precision_chance(pools: Sequence[Pool], ks: Sequence[int]) -> float:
-    """Return the mean over places i of 1 to R of P(hit at i) times the precision expected there, in percent."""
-    total = 0.0
-    for gallery, right in pools:
-        before = (right - 1) / max(gallery - 1, 1)  # the share of right items among those of earlier places
-        precisions = [(1 + (place - 1) * before) / place for place in range(1, right + 1)]
-        total += 100 * right / gallery * sum(precisions) / right
-    return total
-
-
-def _median_chance(pools: Sequence[Pool], ks: Sequence[int]) -> float:
-    """Return the first rank K that the best right item reaches with a probability of one half."""
-    return float(next(k for k in range(1, pools[0].gallery + 1) if _recall_chance(pools, (k,)) >= 50))
-
-
 METRICS: tuple[Metric, ...] = (
     Metric(
         "rsum",
@@ -147,7 +110,7 @@ METRICS: tuple[Metric, ...] = (
         "points",
         "higher",
         "The sum of R@K over both directions and all K: 0 to 600 for three K.",
-        _recall_chance,
+        chance_levels.recall,
         main=True,
     ),
     Metric(
@@ -164,7 +127,7 @@ METRICS: tuple[Metric, ...] = (
         "%",
         "higher",
         "The share of queries that have a right item among the first K.",
-        _recall_chance,
+        chance_levels.recall,
         kinds=("pairs", "matches"),
         of_queries=lambda judged, k: metrics.hits_at_k(judged.rank, k),
     ),
@@ -174,7 +137,7 @@ METRICS: tuple[Metric, ...] = (
         "%",
         "higher",
         "The share of right items among a query's first R places, R being the number of its right items.",
-        _precision_chance,
+        chance_levels.precision,
         short="R-P",
         kinds=("matches",),
         of_queries=lambda judged, k: judged.r_precision,
@@ -185,7 +148,7 @@ METRICS: tuple[Metric, ...] = (
         "%",
         "higher",
         "R-Precision by plausible matches: items that a rule calls right because the same things are shown.",
-        _precision_chance,
+        chance_levels.precision,
         kinds=("plausible",),
         of_queries=lambda judged, k: judged.r_precision,
     ),
@@ -195,7 +158,7 @@ METRICS: tuple[Metric, ...] = (
         "%",
         "higher",
         "The precision at each hit among a query's first R places, summed and divided by R.",
-        _average_precision_chance,
+        chance_levels.average_precision,
         kinds=("matches",),
         of_queries=lambda judged, k: judged.average_precision,
     ),
@@ -205,7 +168,7 @@ METRICS: tuple[Metric, ...] = (
         "rank",
         "lower",
         "The median rank of the best right item; queries without one are left out.",
-        _median_chance,
+        chance_levels.median,
         kinds=("pairs",),
         of_queries=lambda judged, k: np.where(judged.rank >= 1, judged.rank, np.nan),
         over_queries=metrics.median_rank,
@@ -246,7 +209,7 @@ METRICS: tuple[Metric, ...] = (
                 "%",
                 "higher",
                 f"The area under precision and recall of ranking judged pairs, right where {words}.",
-                _precision_chance,
+                chance_levels.precision,
                 short=f"AP{end.replace('_', ' ')}",
             ),
             Metric(
@@ -405,25 +368,64 @@ def chance(name: str, pools: Sequence[Pool], ks: Sequence[int] = (1, 5, 10)) -> 
     return level(pools, ks if one.k is None else (one.k,))
 
 
-def chance_of_own_pairs(task: str, name: str, *, images: int, captions: int) -> float | None:
-    """Return what a random ranking gets in a task by the data set's own pairs, at captions / images captions an image.
+def chances_of_rankings(
+    directions: Mapping[str, tuple[Judged, int]],
+    kind: Kind,
+    ks: Sequence[int],
+    *,
+    prefix: bool = False,
+    rsum: bool = False,
+) -> dict[str, float | None]:
+    """Return what a random ranking of the same queries gets on average, by the metric's name.
 
     Args:
-        task: `cross-modal` or `text-to-text`; of other tasks the sizes alone do not tell.
-        name: of the metric.
-        images: of the split.
-        captions: of the split.
+        directions: each direction's ranking, and how many items a query is ranked against, itself left out.
+        kind: of the task.
+        ks: the K of R@K.
+        prefix: whether a metric's name begins with its direction.
+        rsum: whether the sum of all R@K is wanted.
     """
-    own = captions // max(images, 1)
-    if not own or captions != own * images:
+    levels: dict[str, float | None] = {}
+    total = 0.0
+    for direction, (ranking, gallery) in directions.items():
+        counted = ranking.positives if kind == "pairs" else ranking.positives[ranking.positives > 0]
+        sizes = list(zip(*(column.tolist() for column in np.unique(counted, return_counts=True)), strict=True))
+        for name, metric, k in _of_kind(kind, ks):
+            level = _mean_chance(metric, sizes, gallery, k)
+            levels[f"{direction}/{name}" if prefix else name] = level
+            if name.startswith("r@"):
+                total += level or 0.0
+    return {**levels, "rsum": round(total, 4)} if rsum else levels
+
+
+def _mean_chance(metric: Metric, sizes: Sequence[tuple[int, int]], gallery: int, k: int) -> float | None:
+    """Return the mean over queries; of a median only where all have as many right items.
+
+    Args:
+        metric: one that is computed from a ranking.
+        sizes: (R, queries that have R right items).
+        gallery: G.
+        k: K, if it has one.
+    """
+    if not callable(metric.chance) or not sizes or sizes[-1][0] > gallery or (not metric.is_mean and len(sizes) > 1):
         return None
-    pools = {"image-to-text": Pool(captions, own), "text-to-image": Pool(images, 1)}
-    if task == "text-to-text":
-        return chance(name, [Pool(captions - 1, own - 1)]) if own > 1 else None
-    if task != "cross-modal":
+    if not metric.is_mean and not sizes[0][0]:
         return None
-    direction = named(name).direction
-    return chance(name, [pools[direction]] if direction in pools else [*pools.values()])
+    level = metric.chance
+    total = sum(queries * level([Pool(gallery, right)], (k,)) for right, queries in sizes if right)
+    return round(total / sum(queries for _, queries in sizes), 4)
+
+
+def chance_in(summary: Mapping[str, Any], name: str) -> float | None:
+    """Return what a random ranking gets, as a task's summary has it or the table of metrics; None if neither does.
+
+    Args:
+        summary: of a task, as in `metrics.json`.
+        name: of the metric.
+    """
+    level = named(name).metric.chance
+    known: float | None = summary.get("chance", {}).get(name)
+    return level if known is None and isinstance(level, float) else known
 
 
 def _way(direction: str) -> str:

@@ -130,7 +130,8 @@ def text_to_text(seen: Embedded) -> TaskResult:
     spans = intervals.of_rankings(config, {name: ranking}, seen.image_of, config.ks, kind="matches")
     queries = int((ranking.positives > 0).sum())
     summary = summarise(scores(ranking, config.ks), spans, seen.uni_words, protocol, queries)
-    return TaskResult(name, summary, per_query("uni-modal", split, {name: ranking}))
+    chances = metrics.chances_of_rankings({name: (ranking, split.num_captions - 1)}, "matches", config.ks)
+    return TaskResult(name, {**summary, "chance": chances}, per_query("uni-modal", split, {name: ranking}))
 
 
 def image_to_image(seen: Embedded) -> TaskResult:
@@ -147,6 +148,7 @@ def image_to_image(seen: Embedded) -> TaskResult:
     if has_labels and len(queries) and len(gallery):
         right = labelled([labels[row] for row in queries], [labels[row] for row in gallery])
         ranking = rank_between(rows[queries], rows[gallery], right, config)
+        ranked = len(gallery)
         rule = f"gallery images with the query's label are right; {len(gallery):,} gallery images, no query among them"
     else:
         queries = gallery = np.arange(split.num_images)
@@ -164,6 +166,7 @@ def image_to_image(seen: Embedded) -> TaskResult:
             return unavailable(name, "the split has neither labels nor a truth table")
         rule += "; the query itself is left out by identity"
         ranking = rank_within(rows, right, config)
+        ranked = len(gallery) - 1
     numbers = {**scores(ranking, config.ks), **numbers}
     spans = intervals.of_rankings(config, {name: ranking}, {name: np.arange(len(queries))}, config.ks, kind="matches")
     protocol = f"{rule}; queries without a right image are left out"
@@ -171,4 +174,5 @@ def image_to_image(seen: Embedded) -> TaskResult:
         protocol += "; release R@1 = the authors' rule: the second nearest image, whatever the first is, of all queries"
     summary = summarise(numbers, spans, seen.uni_words, protocol, int((ranking.positives > 0).sum()))
     table = per_query("uni-modal", split, {name: ranking}, rows={name: queries}, galleries={name: gallery})
-    return TaskResult(name, summary, table)
+    chances = metrics.chances_of_rankings({name: (ranking, ranked)}, "matches", config.ks)
+    return TaskResult(name, {**summary, "chance": chances}, table)

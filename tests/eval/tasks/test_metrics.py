@@ -1,7 +1,6 @@
 """The table of metrics: every number an evaluation gives has a row, chance is what random rankings get."""
 
 from collections.abc import Mapping
-from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -103,14 +102,36 @@ def test_chance__of_rsum_is_the_sum_of_both_ways() -> None:
     assert metrics.chance("ndcg", pools) is None
 
 
-def test_chance_of_own_pairs__where_the_sizes_tell_it() -> None:
-    of = partial(metrics.chance_of_own_pairs, images=1000, captions=5000)
-    assert of("cross-modal", "text-to-image/r@10") == pytest.approx(1.0)
-    assert of("cross-modal", "rsum") == metrics.chance("rsum", [Pool(5000, 5), Pool(1000, 1)])
-    assert of("text-to-text", "r@1") == pytest.approx(100 * 4 / 4999)
-    assert of("image-to-image", "r@1") is None
-    assert metrics.chance_of_own_pairs("cross-modal", "rsum", images=1000, captions=4999) is None
-    assert metrics.chance_of_own_pairs("cross-modal", "rsum", images=0, captions=0) is None
+def test_chances_of_rankings__are_what_random_scores_get_on_average() -> None:
+    rng = np.random.default_rng(0)
+    relevant = [np.arange(size) for size in (1, 3, 3, 0, 5, 20)]
+    rankings = [rank([rng.random((6, 20), np.float32)], relevant, top=1) for _ in range(4000)]
+    for kind, ks in (("pairs", (1, 5)), ("matches", (1, 10))):
+        levels = metrics.chances_of_rankings({"image-to-text": (rankings[0], 20)}, kind, ks, prefix=True, rsum=True)
+        levels.pop("rsum")
+        seen = [metrics.of_ranking(one, kind, ks) for one in rankings]
+        for name, level in levels.items():
+            if name.endswith("median_rank"):
+                assert level is None  # the queries differ
+            else:
+                mean = np.mean([one[name.removeprefix("image-to-text/")] for one in seen])
+                assert level == pytest.approx(mean, abs=0.9), (kind, name)
+
+
+def test_chances_of_rankings__of_equal_queries_is_that_of_one_and_rsum_adds_both_ways() -> None:
+    some = rank([np.zeros((4, 30), np.float32)], [np.arange(5)] * 4, top=1)
+    levels = metrics.chances_of_rankings({"image-to-text": (some, 30)}, "pairs", (1, 5, 10), prefix=True, rsum=True)
+    assert levels["image-to-text/median_rank"] == metrics.chance("median_rank", [Pool(30, 5)])
+    assert levels["rsum"] == pytest.approx(metrics.chance("rsum", [Pool(30, 5)]), abs=1e-3)
+    nothing = rank([np.zeros((2, 3), np.float32)], [np.array([], np.int64)] * 2, top=1)
+    levels = metrics.chances_of_rankings({"image-to-image": (nothing, 3)}, "matches", (1,))
+    assert levels == dict.fromkeys(("r@1", "r_precision", "map_at_r"))
+
+
+def test_chance_in__the_summary_s_level_or_the_table_s_constant() -> None:
+    assert metrics.chance_in({"chance": {"image-to-text/r@1": 2.5}}, "image-to-text/r@1") == 2.5
+    assert metrics.chance_in({}, "image-to-text/r@1") is None
+    assert metrics.chance_in({}, "STS12") == 0.0
 
 
 def test_metrics__a_row_is_all_that_a_new_one_needs(monkeypatch: pytest.MonkeyPatch) -> None:
