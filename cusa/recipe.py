@@ -10,12 +10,13 @@ trained apart; its recipe holds theirs as `parts`. A model goes only with the da
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from cusa.errors import ConfigError, nearest
 from cusa.eval.config import EvalConfig
@@ -71,6 +72,14 @@ class AuditConfig(_Section):
     )
 
 
+class Change(NamedTuple):
+    """A key that overrides gave another value than the recipe of that name has; both as TOML or JSON write them."""
+
+    key: str
+    recipe: str
+    set: str
+
+
 class Recipe(_Section):
     """Everything a run depends on besides the data."""
 
@@ -90,6 +99,12 @@ class Recipe(_Section):
     parts: tuple["Recipe", ...] = Field(
         default=(), description="of an ensemble: the students that are trained apart and averaged"
     )
+    _changes: tuple[Change, ...] = PrivateAttr(default=())
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What overrides changed; the recipe's own words do not speak of it."""
+        return self._changes
 
 
 def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -110,15 +125,47 @@ def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
     """
     overrides = tuple(overrides)
     content = _read(name, None, ())
+    content.setdefault("name", Path(name).stem)
+    own = deepcopy(content)
     for override in overrides:
         _set(content, override)
-    content.setdefault("name", Path(name).stem)
     if content.get("parts"):
         content["parts"] = [load(part, overrides) for part in content["parts"]]
     try:
-        return Recipe.model_validate(content)
+        loaded = Recipe.model_validate(content)
     except ValidationError as error:
         raise ConfigError(_explain(error, keys()), recipe=name) from None
+    if overrides:
+        loaded._changes = _changes(own, loaded)
+    return loaded
+
+
+def _changes(own: Mapping[str, Any], loaded: Recipe) -> tuple[Change, ...]:
+    """Return what differs from the recipe without overrides.
+
+    Args:
+        own: the recipe's content; it may be no recipe without them, and then what it leaves open counts as changed.
+        loaded: with the overrides.
+    """
+    try:
+        before = _flat(Recipe.model_validate({**own, "parts": ()}).model_dump(mode="json"))
+    except ValidationError:
+        before = _flat(own)
+    now = _flat(loaded.model_dump(mode="json", exclude={"parts", "expected"}))
+    return tuple(
+        Change(key, before.get(key, "nothing"), value) for key, value in now.items() if before.get(key) != value
+    )
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return every value by its dotted key."""
+    lines: dict[str, str] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            lines |= _flat(value, f"{prefix}{key}.")
+        else:
+            lines[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
+    return lines
 
 
 def smoke_settings(kind: str) -> list[str]:

@@ -52,6 +52,28 @@ def test_load__overrides_are_toml_and_win(tmp_path: Path) -> None:
         loaded.name = "other"
 
 
+def test_changes__are_what_overrides_changed_of_the_recipe_and_no_part_of_it(tmp_path: Path) -> None:
+    assert recipe.load("scenes-cusa").changes == ()
+    overrides = ["loss.alpha=0.2", "train.seed=0", "teachers.image=other"]  # the seed is 0 anyway
+    loaded = recipe.load("scenes-cusa", overrides)
+    assert [tuple(change) for change in loaded.changes] == [
+        ("teachers.image", '"offline-scenes-image"', '"other"'),
+        ("loss.alpha", "0.5", "0.2"),
+    ]
+    assert not {"changes", "_changes"} & loaded.model_dump().keys()
+    alone = _write(tmp_path, "alone.toml", '[loss]\nfalse_negatives = "mask"\n')
+    with pytest.raises(ConfigError, match="needs a threshold"):
+        recipe.load(alone)
+    (change,) = [one for one in recipe.load(alone, ["loss.mask_text=0.9"]).changes if one.key == "loss.mask_text"]
+    assert (change.recipe, change.set) == ("nothing", "0.9")
+
+
+def test_changes__an_ensemble_s_parts_have_them_too() -> None:
+    loaded = recipe.load("sgraf/coco/cusa", ["train.batch=32"])
+    for one in (loaded, *loaded.parts):
+        assert [(change.key, change.set) for change in one.changes] == [("train.batch", "32")]
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [

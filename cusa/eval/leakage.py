@@ -1,6 +1,7 @@
 """What of a test set a run may have seen in training: equal images by their bytes, equal captions by their words."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -50,10 +51,11 @@ def of_texts(train: Split, texts: Sequence[str]) -> dict[str, Any]:
 
 def sentence(counts: dict[str, Any]) -> str:
     """Put it in a sentence."""
+    train = Path(counts["train"])
     images = f"{counts['images']:,} of {counts['of_images']:,} images and " if "images" in counts else ""
     return (
         f"Leakage: {images}{counts['captions']:,} of {counts['of_captions']:,} texts of this test set stand in the "
-        f"training split {counts['train']} as well."
+        f"training split {train.parent.name}/{train.name} as well."
     )
 
 

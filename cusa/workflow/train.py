@@ -200,7 +200,9 @@ class _Run:
     def _describe(self, teachers: Mapping[str, str]) -> None:
         """Write down which recipe the run is of, and on which data."""
         store.write_json(self.out / "recipe.json", self.recipe.model_dump(mode="json"))
-        store.write_json(self.out / "run.json", {"data": str(self.work.resolve()), "teachers": dict(teachers)})
+        changes = [change._asdict() for change in self.recipe.changes]
+        run = {"data": str(self.work.resolve()), "teachers": dict(teachers), "changes": changes}
+        store.write_json(self.out / "run.json", run)
 
     def _train(self, stage: StageRun, split: Split, val: Split, read: "_Tables") -> Outcome:
         from cusa.eval.evaluate import validate

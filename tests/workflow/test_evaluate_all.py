@@ -177,7 +177,8 @@ def test_evaluate__what_training_has_seen_is_counted(run: Path, tmp_path: Path) 
     leaked = result["leakage"]
     assert (leaked["images"], leaked["of_images"]) == (3, 4)
     assert (leaked["captions"], leaked["of_captions"]) == (20, 20)
-    assert any("Leakage: 3 of 4 images and 20 of 20 texts" in remark for remark in result["remarks"])
+    (remark,) = [remark for remark in result["remarks"] if "Leakage: 3 of 4 images and 20 of 20 texts" in remark]
+    assert remark.endswith(f"the training split {trained.name}/train as well.")
     (own,) = scoring.evaluate(
         str(run), scoring.EvalRequest(data=[trained], output_folder=tmp_path / "p", settings=["bootstrap=0"])
     )

@@ -30,6 +30,9 @@ def test_train__sgraf_scores_by_the_mean_of_its_parts(tmp_path: Path) -> None:
     assert {name.rpartition("/")[0] for name in done.counts} == {"sgr/coco/baseline", "saf/coco/baseline"}
     folders = [tmp_path / "run", tmp_path / "run/parts/sgr", tmp_path / "run/parts/saf"]
     assert store.read_json(folders[0] / "recipe.json")["name"] == "sgraf/coco/baseline"
+    for folder in folders:
+        changes = store.read_json(folder / "run.json")["changes"]
+        assert {change["key"]: change["set"] for change in changes}["train.batch"] == "8"
     pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8))
     scores = []
     for folder in folders:

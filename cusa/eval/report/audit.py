@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from cusa.eval.report.charts import Chart, share_chart
 from cusa.eval.report.pictures import Pictures
 from cusa.manifests import ledger, schemas, tables
-from cusa.manifests.pages import Figure, Table
+from cusa.manifests.pages import Figure, Table, without_folders
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 
@@ -77,6 +77,7 @@ class Audit:
         figures: the audit's largest numbers.
         complete: whether everything that is not known to match is known not to.
         rankings: how early each ranking shows the known false negatives; None where none is known.
+        better: sentences on where another ranking shows more of them than the one that the candidates are written in.
         calibration: None where there is none.
         missing: None where nothing was estimated.
         candidates: the best, one for any two images.
@@ -86,6 +87,7 @@ class Audit:
     figures: Sequence[Figure]
     complete: bool
     rankings: Table | None
+    better: Sequence[str]
     calibration: Calibration | None
     missing: Missing | None
     candidates: Sequence[Candidate]
@@ -107,10 +109,11 @@ def gather(split: Split) -> Audit | None:
     summary = store.read_json(folder / "summary.json")
     truth, calibration, missing = summary["truth"], summary.get("calibration"), summary.get("missing")
     return Audit(
-        score=summary["score"],
+        score=without_folders(summary["score"]),
         figures=_figures(summary),
         complete=truth is not None and truth["complete"],
         rankings=None if truth is None else _rankings(truth, summary["open_pairs"]),
+        better=[] if truth is None else _better(truth),
         calibration=None if calibration is None else _calibration(calibration),
         missing=None if missing is None else _missing(missing),
         candidates=_candidates(split),
@@ -137,7 +140,7 @@ def _calibration(calibration: Mapping[str, Any]) -> Calibration:
     # The widest test there is: every candidate where all is known, else another split's ratings, else folds.
     curve, where = calibration["out_of_fold"], f"on {fitted['split']}, each pair by a model that did not see its image"
     if (tested := calibration["tested"]) is not None:
-        curve, where = tested, f"on {tested['split']} ({tested['ratings']})"
+        curve, where = tested, f"on {tested['split']} ({without_folders(tested['ratings'])})"
     if calibration["reliability"] is not None:
         curve, where = calibration["reliability"], "on every candidate of this split"
     top = calibration["ceiling"]
@@ -148,7 +151,7 @@ def _calibration(calibration: Mapping[str, Any]) -> Calibration:
     figures.append(
         Figure(
             "R@1 ceiling",
-            f"{top['image-to-text']:.2f} / {top['text-to-image']:.2f}",
+            f"{100 * top['image-to-text']:.1f} / {100 * top['text-to-image']:.1f} %",
             "image to text / text to image, of a model that ranks every match first",
         )
     )
@@ -156,9 +159,9 @@ def _calibration(calibration: Mapping[str, Any]) -> Calibration:
         pairs=fitted["pairs"],
         split=fitted["split"],
         matches=fitted["matches"],
-        ratings=fitted["ratings"],
+        ratings=without_folders(fitted["ratings"]),
         background=fitted["background"],
-        caveat=fitted["caveat"],
+        caveat=without_folders(fitted["caveat"]),
         figures=figures,
         charts=_curves(curve) if curve["pairs"] else [],
     )
@@ -177,11 +180,12 @@ def _curves(curve: Mapping[str, Any]) -> list[Chart]:
 def _missing(missing: Mapping[str, Any]) -> Missing:
     low, high = missing["interval"]
     rows = [
-        [one["stratum"], f"{one['pairs']:,}", f"{one['judged']:,}", f"{one['matches']:,}", f"{one['share']:.3f}"]
+        [one["stratum"], f"{one['pairs']:,}", f"{one['judged']:,}", f"{one['matches']:,}", _percent(one["share"])]
         for one in missing["strata"]
     ]
     strata = Table(["stratum", "pairs", "judged", "matches", "estimated share"], rows)
-    return Missing(missing["judged"], missing["source"], missing["total"], (low, high), missing["caveat"], strata)
+    source, caveat = (without_folders(missing[name]) for name in ("source", "caveat"))
+    return Missing(missing["judged"], source, missing["total"], (low, high), caveat, strata)
 
 
 def _rankings(truth: Mapping[str, Any], num_open: int) -> Table | None:
@@ -191,16 +195,35 @@ def _rankings(truth: Mapping[str, Any], num_open: int) -> Table | None:
         return None
     figures = [truth["rankings"][name] for name in names]
     rows = [
-        ["average precision", *(f"{one['average_precision']:.3f}" for one in figures), f"{truth['chance']:.3f}"],
+        ["average precision", *(_percent(one["average_precision"]) for one in figures), _percent(truth["chance"])],
         ["median rank", *(f"{one['median_rank']:,.0f}" for one in figures), f"{num_open / 2:,.0f}"],
     ]
     for measure in ("precision", "recall"):
         for cut in map(int, figures[0][measure]):
             by_chance = truth["chance"] if measure == "precision" else min(1, cut / num_open)
             values = [*(one[measure][str(cut)] for one in figures), by_chance]
-            rows.append([f"{measure} in the first {cut:,}", *(f"{value:.3f}" for value in values)])
+            rows.append([f"{measure} in the first {cut:,}", *map(_percent, values)])
     header = ["known false negatives, ranked by", *(_RANKED_BY[name] for name in names), "random order"]
     return Table(header, rows)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _better(truth: Mapping[str, Any]) -> list[str]:
+    """Say where a ranking by one similarity alone shows more known false negatives than the candidates' own order."""
+    own, *others = [name for name in _RANKED_BY if name in truth["rankings"]] or [""]
+    sentences = []
+    for cut, share in truth["rankings"].get(own, {}).get("precision", {}).items():
+        shares = {name: truth["rankings"][name]["precision"].get(cut, 0.0) for name in others}
+        best = max(shares, key=lambda name: shares[name], default=own)
+        if best != own and shares[best] > share:
+            sentences.append(
+                f"First {int(cut):,}: ranked by {_RANKED_BY[best]}, {shares[best] * int(cut):,.0f} of them are known "
+                f"false negatives; by {_RANKED_BY[own]}, {share * int(cut):,.0f}."
+            )
+    return sentences
 
 
 def _candidates(split: Split) -> list[Candidate]:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from cusa.eval.report.pictures import Pictures
 from cusa.eval.report.runs import Run, cell, value_of
-from cusa.eval.tasks import metrics, registry
+from cusa.eval.tasks import definitions, metrics, registry
 from cusa.manifests.pages import Table
 
 TRUTHS = ("cross-modal", "coco-5k", "cxc", "eccv-caption", "audited", "cross-modal-truth")
@@ -101,9 +101,7 @@ def flips(run: Run) -> list[Flip]:
 def table(run: Run) -> Table:
     """Return the card: a row a truth, and how many verdicts it turns round."""
     tasks = [task for task in TRUTHS if value_of(run, task, "text-to-image/r@1") is not None]
-    firsts = [f"{metrics.DIRECTIONS[way][0]} {metrics.title('r@1')}" for way in _WAYS]
-    header = ["judged by", *firsts, *(metrics.short_title(f"/{name}") for name in _SHOWN[2:])]
-    header += ["turned right", "turned wrong"]
+    header = ["judged by", *map(_column, _SHOWN), "turned right", "turned wrong"]
     judged = verdicts(run)
     rows = []
     for task in tasks:
@@ -114,7 +112,12 @@ def table(run: Run) -> Table:
             pairs = [(one[tasks[0]][0], one[task][0]) for one in both if one[task][1] == one[tasks[0]][1]]
             turned = [f"{pairs.count((False, True)):,} of {len(pairs):,}", f"{pairs.count((True, False)):,}"]
         rows.append([registry.title(task), *cells, *turned])
-    return Table(header, rows)
+    return Table(header, rows, terms={at: definitions.term(name, header[at]) for at, name in enumerate(_SHOWN, 1)})
+
+
+def _column(name: str) -> str:
+    one = metrics.named(name)
+    return f"{metrics.DIRECTIONS[one.direction][0]} {one.title}" if one.direction else one.title
 
 
 def gather(run: Run, pictures: Pictures | None) -> ScoreCard | None:

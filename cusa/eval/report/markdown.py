@@ -21,6 +21,10 @@ def lines(report: Report) -> Iterable[str]:
     for run, settings in report.overview.settings.items():
         yield ""
         yield f"**{_plain(run)}**: " + "; ".join(f"{name}: {_plain(words)}" for name, words in settings.items()) + "."
+        for one in report.overview.descriptions:
+            if one.run == run and one.changes:
+                changed = "; ".join(f"{change.key} = {change.set} (there {change.recipe})" for change in one.changes)
+                yield f"Changed of the recipe {_plain(one.recipe)} for this run: {_plain(changed)}."
     yield ""
     yield from _results(report.results)
     yield ""
@@ -42,14 +46,16 @@ def lines(report: Report) -> Iterable[str]:
 
 
 def _results(results: Results) -> Iterable[str]:
-    first, *others = results.runs
-    header = ["metric", first, *others, *(f"{name} - {first} (95 % interval)" for name in others)]
+    header = list(results.header)
     yield from _row(header)
     yield "|" + " --- |" * len(header)
     for task in results.tasks:
         yield f"| **{_plain(task.title)}** |" + " |" * (len(header) - 1)
         for row in task.rows:
-            yield from _row([row.metric, *row.values, *("" if one is None else str(one) for one in row.differences)])
+            name = f"{row.metric.words} ({row.unit})" if row.unit else row.metric.words
+            interval = [row.interval] if len(results.runs) == 1 else []
+            differences = ("" if one is None else str(one) for one in row.differences)
+            yield from _row([name, *row.values, *interval, row.chance, *differences])
 
 
 def _table(heading: str, table: Table) -> Iterable[str]:

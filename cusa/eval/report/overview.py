@@ -2,21 +2,46 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cusa.eval.report.compare import Difference
 from cusa.eval.report.runs import Run, difference_path, settings, value_of
-from cusa.eval.tasks import registry
-from cusa.manifests.pages import Table
+from cusa.eval.tasks import definitions, metrics, registry
+from cusa.manifests.pages import Table, Term
 
 
 @dataclass(frozen=True)
 class Headline:
     """One figure of the last run."""
 
-    label: str
+    label: Term
     value: float
+    unit: str
+    chance: float | None
+    """What a random ranking gets; None where nobody knows."""
     difference: Difference | None
     """To the first run."""
+    interval: tuple[float, float] | None
+    """Of 95 %, of the run alone."""
+
+
+class Change(NamedTuple):
+    """A key of a recipe that a run was given another value of; the values are written as TOML."""
+
+    key: str
+    recipe: str
+    set: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a run's recipe says of itself, and what was changed of it for this run."""
+
+    run: str
+    recipe: str
+    """Its name; empty where none is known."""
+    description: str
+    changes: Sequence[Change]
 
 
 @dataclass(frozen=True)
@@ -38,14 +63,14 @@ class Overview:
     Attributes:
         baseline: the first run's name.
         headlines: of the last run.
-        descriptions: run and what its recipe says of itself.
+        descriptions: of the runs whose recipe is known.
         settings: run -> its settings, as words by name.
         loss_setting: of the first run that has soft labels; None if none has.
     """
 
     baseline: str
     headlines: Sequence[Headline]
-    descriptions: Sequence[tuple[str, str]]
+    descriptions: Sequence[Description]
     settings: Mapping[str, Mapping[str, str]]
     loss_setting: LossSetting | None
 
@@ -70,10 +95,25 @@ def gather(runs: Sequence[Run], differences: Sequence[Mapping[str, Difference]])
         value = value_of(runs[-1], task, metric)
         if value is not None:
             difference = differences[-1].get(difference_path(task, metric)) if differences else None
-            headlines.append(Headline(registry.label(headline), value, difference))
-    descriptions = [(run.name, run.recipe["description"]) for run in runs if run.recipe.get("description")]
+            summary = runs[-1].result["tasks"][task]
+            headlines.append(
+                Headline(
+                    definitions.term(metric, registry.label(headline)),
+                    value,
+                    metrics.named(metric).metric.unit,
+                    metrics.chance_in(summary, metric),
+                    difference,
+                    tuple(summary["intervals"][metric]) if summary.get("intervals", {}).get(metric) else None,
+                )
+            )
+    descriptions = [_description(run) for run in runs if run.recipe]
     setting = next((one for run in runs if (one := _loss_setting(run)) is not None), None)
     return Overview(runs[0].name, headlines, descriptions, {run.name: settings(run) for run in runs}, setting)
+
+
+def _description(run: Run) -> Description:
+    changes = [Change(one["key"], one["recipe"], one["set"]) for one in run.changes]
+    return Description(run.name, run.recipe.get("name", ""), run.recipe.get("description", ""), changes)
 
 
 def _loss_setting(run: Run) -> LossSetting | None:
@@ -81,5 +121,9 @@ def _loss_setting(run: Run) -> LossSetting | None:
     if not (loss.get("alpha") or loss.get("beta")):
         return None
     alpha, beta, temperature = loss["alpha"], loss["beta"], loss["teacher_image_temperature"]["initial"]
+    treated = loss.get("label_smoothing") or loss.get("false_negatives", "soft") != "soft"
+    treated = treated or loss.get("pair_weights", "none") != "none"
+    if loss.get("contrast", "infonce") != "infonce" or treated:
+        return None
     is_paper = loss["reduction"] == "standard" and (alpha, beta, temperature) == (0.1, 0.5, 1.0)
     return LossSetting(run.name, is_paper, alpha, beta, temperature)

@@ -8,8 +8,24 @@ from cusa.eval.report.compare import Difference
 from cusa.eval.report.pictures import Pictures
 from cusa.eval.report.runs import Run, title
 from cusa.eval.report.teachers import probe
+from cusa.eval.tasks import definitions
 from cusa.manifests.pages import Table
 from cusa.manifests.samples import Split
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of the page.
+
+    Attributes:
+        anchor: what the contents link to.
+        title: its heading.
+        template: draws it.
+    """
+
+    anchor: str
+    title: str
+    template: str
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,7 @@ class Report:
         loops: what training on verdicts gained.
         sweep: None where no sweep is reported.
         paper: our numbers beside the published ones.
+        definitions: of every metric that the page shows.
         stages: time and memory of each stage.
     """
 
@@ -52,7 +69,29 @@ class Report:
     loops: Sequence[loop.VerdictLoop]
     sweep: sweep.Sweep | None
     paper: paper_tables.PaperTables
+    definitions: Sequence[definitions.Definition]
     stages: Table
+
+    @property
+    def sections(self) -> list[Section]:
+        """The sections that have something to show, in the page's order."""
+        here = "eval/report/"
+        every = (
+            (True, "settings", "What ran", "overview"),
+            (True, "results", "Results", "results"),
+            (self.card, "truths", "The same answers, judged by every truth", "card"),
+            (self.sweep, "sweep", "The sweep: cross-modal against uni-modal quality", "sweep"),
+            (any(self.curves), "training", "Training", "curves"),
+            (self.cases, "cases", "Case studies", "cases"),
+            (self.maps, "maps", "Maps of the embeddings", "map"),
+            (self.audit, "audit", "The audit: candidate false negatives", "audit"),
+            (self.probes, "teachers", "What the text teachers cannot tell apart", "teachers/probe"),
+            (self.loops, "verdicts", "Trained on verdicts", "loop"),
+            (True, "published", "Beside the published figures", "paper_tables"),
+            (True, "definitions", "What the numbers mean", "definitions"),
+            (self.stages.rows, "time", "Time and memory", "stages"),
+        )
+        return [Section(anchor, title, f"{here}{name}.html.j2") for there, anchor, title, name in every if there]
 
 
 def gather(
@@ -94,8 +133,15 @@ def gather(
         loops=loop.gather(split.work) if split is not None else [],
         sweep=sweep.gather(settings),
         paper=paper_tables.gather(runs),
+        definitions=definitions.of(_shown(runs, settings)),
         stages=stages,
     )
+
+
+def _shown(runs: Sequence[Run], settings: Sequence[sweep.Setting]) -> set[str]:
+    """Return the names of the metrics that the page shows."""
+    every = (summary.get("metrics", {}) for run in runs for summary in run.result["tasks"].values())
+    return {*(name for metrics in every for name in metrics), *(path for one in settings for path in one.values)}
 
 
 _CURVES = (

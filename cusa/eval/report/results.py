@@ -2,20 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cusa.eval.report.compare import Difference
 from cusa.eval.report.runs import Run, cell, metrics_of, value_of
-from cusa.eval.tasks import registry
-from cusa.eval.tasks.metrics import title as metric_title
+from cusa.eval.tasks import definitions, registry
+from cusa.eval.tasks import metrics as table
+from cusa.manifests.pages import Term, without_folders
 
 
 @dataclass(frozen=True)
 class MetricRow:
     """One metric of one task."""
 
-    metric: str
+    metric: Term
+    unit: str
     values: Sequence[str]
     """A text a run; empty where it has none."""
+    interval: str
+    """Of 95 %, of a single run; empty where there are several or it has none."""
+    chance: str
+    """What a random ranking gets; empty where nobody knows."""
     differences: Sequence[Difference | None]
     """Of each run but the first to the first."""
 
@@ -57,7 +64,8 @@ class Results:
     def header(self) -> list[str]:
         """Names of the table's columns."""
         first, *others = self.runs
-        return ["metric", first, *others, *(f"{name} minus {first}" for name in others)]
+        between = ["chance"] if others else ["95 % interval", "chance"]
+        return ["metric", first, *others, *between, *(f"{name} minus {first}" for name in others)]
 
 
 def gather(runs: Sequence[Run], differences: Sequence[Mapping[str, Difference]]) -> Results:
@@ -73,13 +81,34 @@ def gather(runs: Sequence[Run], differences: Sequence[Mapping[str, Difference]])
         spaces = dict.fromkeys(str(run.result["tasks"].get(task, {}).get("space", "?")) for run in runs)
         rows = [
             MetricRow(
-                metric_title(name),
+                definitions.term(name, table.title(name)),
+                _unit(name),
                 [cell(value_of(run, task, name)) for run in runs],
+                _interval(results[0], name) if len(runs) == 1 else "",
+                _chance(results, name),
                 [difference.get(path) for difference in differences],
             )
             for name, path in metrics
         ]
-        title = registry.title(task)
-        tasks.append(TaskResults(title, results[0]["protocol"], " / ".join(spaces), results[0]["queries"], rows))
-    remarks = [(run.name, sentence) for run in runs for sentence in run.result.get("remarks", ())]
+        protocol = without_folders(results[0]["protocol"])
+        queries = results[0]["queries"]
+        tasks.append(TaskResults(registry.title(task), protocol, " / ".join(spaces), queries, rows))
+    remarks = [(run.name, without_folders(sentence)) for run in runs for sentence in run.result.get("remarks", ())]
     return Results([run.name for run in runs], tasks, remarks)
+
+
+def _unit(name: str) -> str:
+    """Return a metric's unit; empty where its name says it."""
+    one = table.named(name)
+    return "" if one.metric.unit in one.title.split() else one.metric.unit
+
+
+def _interval(result: Mapping[str, Any], name: str) -> str:
+    span = result.get("intervals", {}).get(name)
+    return "{:.2f} to {:.2f}".format(*span) if span else ""
+
+
+def _chance(results: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Return what a random ranking gets: the same for all runs, which were asked the same."""
+    levels = (table.chance_in(result, name) for result in results)
+    return cell(next((level for level in levels if level is not None), None))

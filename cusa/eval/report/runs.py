@@ -13,6 +13,7 @@ from cusa.eval.config import RETRIEVAL_PROTOCOL, STS_PROTOCOL
 from cusa.eval.tasks import metrics as table
 from cusa.eval.tasks import registry
 from cusa.manifests import ledger, schemas
+from cusa.manifests.pages import without_folders
 from cusa.manifests.storage import store
 
 
@@ -24,6 +25,7 @@ class Run:
         evaluated: the ledger of its evaluation: digests of split and known matches, K, versions.
         everything: this and every other evaluation of the run, by the current protocols.
         left_out: evaluations by other protocols, in words.
+        changes: keys of the recipe that the run was given other values of: `key`, `recipe`, `set`.
     """
 
     folder: Path
@@ -35,6 +37,7 @@ class Run:
     evaluated: ledger.Ledger
     everything: Sequence[Mapping[str, Any]] = ()
     left_out: Sequence[str] = ()
+    changes: Sequence[Mapping[str, str]] = ()
 
     @property
     def ks(self) -> tuple[int, ...]:
@@ -67,6 +70,7 @@ def read(folder: Path) -> Run:
         evaluated,
         everything,
         left_out,
+        store.read_json(folder / "run.json").get("changes", []) if (folder / "run.json").is_file() else [],
     )
 
 
@@ -143,13 +147,13 @@ def value_of(run: Run, task: str, metric: str) -> float | None:
 def settings(run: Run) -> dict[str, str]:
     """Return a run's settings and what it came to, as words by name."""
     loss, train = run.recipe.get("loss", {}), run.recipe.get("train", {})
-    words = {"student": str(run.result.get("student", ""))}
+    words = {"student": without_folders(str(run.result.get("student", "")))}
     training = ledger.read(run.folder / "ledger.json")
     if training is not None:
         if "parameters" in training.counts:
             words["student"] += f", {training.counts['parameters']:,} parameters"
         teachers = training.parameters.get("teachers", {})
-        words["teachers"] = ", ".join(name for name in teachers.values() if name) or "none"
+        words["teachers"] = ", ".join(without_folders(name) for name in teachers.values() if name) or "none"
         steps, best = training.counts.get("steps", 0), training.counts.get("best_step", 0)
         words["steps"] = f"{steps:,}, best by validation: {best:,}"
     words["versions"] = _versions(training or run.evaluated)
@@ -159,17 +163,38 @@ def settings(run: Run) -> dict[str, str]:
 
 
 def _loss_settings(loss: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, str]:
-    words = {"loss": f"InfoNCE ({loss['reduction']}) + {loss['alpha']:g} CSA + {loss['beta']:g} USA"}
+    own = "sigmoid loss" if loss.get("contrast") == "sigmoid" else f"InfoNCE ({loss['reduction']})"
+    weight = loss.get("infonce_weight", 1)
+    terms = [own if weight == 1 else f"{weight:g} {own}"]
+    terms += [f"{loss[key]:g} {name}" for key, name in (("alpha", "CSA"), ("beta", "USA")) if loss[key]]
+    words = {"loss": " + ".join(terms) if len(terms) > 1 else f"{terms[0]} alone"}
     batch = train.get("batch", 0)
-    scale = batch if loss["reduction"] == "release" else 1
-    weights = f"1 : {loss['alpha'] * scale:g} : {loss['beta'] * scale:g}"
-    words["effective weights"] = f"{weights} at batch {batch}"
+    words["batch"] = f"{batch:,} pairs"
+    words |= _treatments(loss)
     if loss["alpha"] or loss["beta"]:
+        scale = batch if loss["reduction"] == "release" else 1
+        words["effective weights"] = f"{weight:g} : {loss['alpha'] * scale:g} : {loss['beta'] * scale:g}"
         words["temperature of the soft labels"] = f"{loss['teacher_image_temperature']['initial']:g}"
         words["student temperatures at the start"] = (
             f"CSA {loss['csa_image_temperature']['initial']:g}, USA {loss['usa_image_temperature']['initial']:g}"
         )
     words["seed"] = str(train.get("seed", ""))
+    return words
+
+
+def _treatments(loss: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a loss does about false negatives besides soft labels."""
+    words = {}
+    if loss.get("false_negatives") == "mask":
+        limits = [f"{name} {loss[key]}" for name, key in (("image", "mask_image"), ("text", "mask_text")) if loss[key]]
+        margin = f", margin {loss['mask_margin']:g}" if loss.get("mask_margin") else ""
+        words["false negatives"] = f"near pairs leave the denominators ({', '.join(limits)}{margin})"
+    elif loss.get("false_negatives") == "positive":
+        words["false negatives"] = "by people's verdicts"
+    if loss.get("label_smoothing"):
+        words["label smoothing"] = f"{loss['label_smoothing']:g}"
+    if loss.get("pair_weights", "none") != "none":
+        words["weights of the pairs"] = f"by the {loss['pair_weights']}"
     return words
 
 

@@ -45,7 +45,7 @@ def run(
     files += [sweep / "results.parquet"] if sweep is not None else []
     files += sorted(work.glob("*/probe/*.json")) if work is not None else []
     inputs = {str(path): store.sha256_file(path) for path in files if path.is_file()}
-    parameters = {"runs": [str(folder) for folder in folders], "work": str(work), "sweep": str(sweep), "layout": 4}
+    parameters = {"runs": [str(folder) for folder in folders], "work": str(work), "sweep": str(sweep), "layout": 5}
     stage = StageRun(
         "report", out.with_suffix(".ledger.json"), out=out, inputs=inputs, parameters=parameters, force=force
     )
@@ -93,10 +93,11 @@ def _stages(runs: Sequence[Run], stage_ledgers: Sequence[tuple[Path, str]]) -> p
         if record is None:
             continue
         teacher = record.parameters.get("teacher", "")
-        on = f"{where}, {teacher}" if isinstance(teacher, str) and teacher else where
+        on = f"{where}, {pages.without_folders(teacher)}" if isinstance(teacher, str) and teacher else where
+        finished = record.finished[:16].replace("T", " ")
         memory = f"{record.peak_memory_bytes / 2**20:,.0f} MiB"
-        rows.append([record.stage, on, f"{record.seconds:,.1f}", memory, _pace(record), record.finished])
-    return pages.Table(("stage", "on", "seconds", "peak memory", "pace", "finished"), rows, words=(1,))
+        rows.append([record.stage, on, f"{record.seconds:,.1f}", memory, _pace(record), finished])
+    return pages.Table(("stage", "on", "seconds", "peak memory", "pace", "finished (UTC)"), rows, words=(1,))
 
 
 def _pace(record: ledger.Ledger) -> str:
@@ -104,5 +105,6 @@ def _pace(record: ledger.Ledger) -> str:
     for name in ("steps_done_now", "images_kept", "rows", "images", "pairs"):
         number = record.counts.get(name)
         if number and record.seconds:
-            return f"{number / record.seconds:,.0f} {name.split('_')[0]}/s"
+            pace = number / record.seconds
+            return f"{pace:,.0f} {name.split('_')[0]}/s" if pace >= 10 else f"{pace:.2g} {name.split('_')[0]}/s"
     return ""

@@ -10,7 +10,7 @@ import numpy as np
 
 from cusa.errors import DataError
 from cusa.eval.report import charts
-from cusa.eval.tasks import metrics
+from cusa.eval.tasks import definitions, metrics
 from cusa.manifests.pages import Table
 from cusa.manifests.storage import store
 
@@ -110,7 +110,8 @@ def table(settings: Sequence[Setting]) -> Table:
             for metric, _ in shown
         ]
         rows.append([one.name, str(one.seeds), *cells])
-    return Table(["setting", "seeds", *(words for _, words in shown)], rows, words=(0,))
+    terms = {at: definitions.term(metric, words) for at, (metric, words) in enumerate(shown, 2)}
+    return Table(["setting", "seeds", *(words for _, words in shown)], rows, words=(0,), terms=terms)
 
 
 def _known(one: Setting, metric: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from cusa.eval.config import EvalConfig
 from cusa.eval.tasks import metrics
 from cusa.eval.tasks.agreement import JudgedScores, draws
+from cusa.eval.tasks.chance import Pool
 from cusa.eval.tasks.task import TEXTS_ALONE, Embedded, TaskResult, summarise, unavailable
 from cusa.manifests import schemas
 from cusa.manifests.judgements.flickr8k import DESCRIBES, MOST_SAY_YES, JudgedPair, LocatedJudgements
@@ -107,7 +108,7 @@ def judgements_task(seen: Embedded) -> TaskResult:
         for name, (value, span) in values.items():
             numbers[f"{group}/{name}"], spans[f"{group}/{name}"] = value, span
             right = judged.right["_without_error" if name.endswith("_without_error") else ""]
-            chance = metrics.chance(f"{group}/{name}", [metrics.Pool(len(right), int(right.sum()))])
+            chance = metrics.chance(f"{group}/{name}", [Pool(len(right), int(right.sum()))])
             chances[f"{group}/{name}"] = None if chance is None else round(chance, 4)
         counts.append(f"{metrics.WAYS[group][0]} {judged.right[''].sum():,} of {len(judged.rows):,}")
     assert seen.evidence.flickr8k_judgements is not None

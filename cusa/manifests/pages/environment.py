@@ -4,6 +4,8 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from cusa.manifests.pages.values import without_folders
+
 
 @cache
 def environment() -> Environment:
@@ -17,6 +19,7 @@ def environment() -> Environment:
         auto_reload=False,
     )
     made.filters["thousands"] = _thousands
+    made.filters["without_folders"] = without_folders
     return made
 
 

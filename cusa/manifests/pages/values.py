@@ -2,8 +2,9 @@
 
 import base64
 import io
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -24,6 +25,21 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Term:
+    """A name that the page defines.
+
+    Attributes:
+        words: the name, as it stands where it is used.
+        anchor: of its definition in the page; empty where the page has none.
+        definition: shows where the pointer rests.
+    """
+
+    words: str
+    anchor: str = ""
+    definition: str = ""
+
+
+@dataclass(frozen=True)
 class Table:
     """A table of plain texts.
 
@@ -31,11 +47,22 @@ class Table:
         header: the columns' names.
         rows: the cells, as many a row as the header has.
         words: numbers of the columns that hold running text rather than numbers.
+        terms: column -> the term that its name is, where the page defines it.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: Collection[int] = ()
+    terms: Mapping[int, Term] = field(default_factory=dict)
+
+
+def without_folders(words: str) -> str:
+    """Return words with every absolute path cut to its last part: a page is read on other machines.
+
+    Args:
+        words: a sentence, or a path; words that begin with one slash and hold no second one stay as they are.
+    """
+    return re.sub(r"(?<![\w./:~-])(?:/|~/|[A-Za-z]:\\)(?:[^\s/\\]+[/\\])+([^\s/\\]+)", r"\1", words)
 
 
 def thumbnail(image: Image.Image, *, side: int = 160) -> str:

@@ -60,7 +60,7 @@ def test_gather__known_matches_that_are_not_complete_call_nothing_false(split: S
     assert badges == ["badge missed"]
     figures = audit.read_summary(split)["truth"]["rankings"]["score"]
     assert figures["median_rank"] == 1
-    assert f"average precision {figures['average_precision']:.3f}" in page.text
+    assert f"average precision {100 * figures['average_precision']:.1f} %" in page.text
     assert "lower bounds" in page.text
 
 

@@ -51,8 +51,8 @@ def test_maps__damaged_embeddings_are_named_and_stay(evaluated: tuple[Path, Path
         assert "Maps of the embeddings" in tags.text
         assert len([tag for tag, attributes in tags.tags if tag == "figure" and "map" in str(attributes)]) == panels
         (note,) = done.notes
-        assert note in " ".join(tags.text.split())
         assert f"cusa eval {copy} ... --force" in note
+        assert note.replace(str(copy), copy.name) in " ".join(tags.text.split())  # the page is read elsewhere
         assert file.read_bytes() == bytes(data), "a report removes nothing"
     assert "2 files of its kept embeddings are not as they were written" in note
 

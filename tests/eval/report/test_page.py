@@ -1,5 +1,6 @@
 """All sections together: hostile words are words everywhere, read by a parser and seen in a real browser."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,43 @@ def test_page__hostile_words_are_words_in_every_section(path: Path) -> None:
     assert "Maps of the embeddings" in page.text
     assert not [tag for tag, _ in page.tags if tag in ("script", "iframe", "object", "link")]
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+
+
+def test_page__contents_lead_to_every_section_and_every_link_to_its_place(path: Path) -> None:
+    page = Tags(path.read_text())
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [str(attributes["href"]) for tag, attributes in page.tags if tag == "a"]
+    assert links
+    assert [link for link in links if link.removeprefix("#") not in ids] == []
+    sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
+    assert {"settings", "results", "truths", "cases", "maps", "published", "definitions"} <= set(sections)
+    assert [link.removeprefix("#") for link in links][: len(sections)] == sections
+    assert len([tag for tag, _ in page.tags if tag == "h2"]) == len(sections)
+
+
+def test_page__every_table_scrolls_in_its_own_frame(path: Path) -> None:
+    tags = Tags(path.read_text()).tags
+    tables = [at for at, (tag, _) in enumerate(tags) if tag == "table"]
+    assert len(tables) >= 6
+    for at in tables:
+        assert [attributes.get("class") for _, attributes in tags[at - 2 : at]] == ["table", "scroll"]
+
+
+def test_page__every_metric_has_its_definition_and_every_picture_is_there_at_once(path: Path) -> None:
+    html = path.read_text()
+    results = html.partition('<section id="results">')[2].partition("</section>")[0]
+    rows = [row for row in results.split("<tr>")[2:] if "<td" in row]
+    assert len(rows) > 10
+    for row in rows:
+        assert re.search(r'^\s*<td><a class="term" href="#metric-[a-z-]+" title="[A-Z].+?">', row), row
+    assert "loading=" not in html
+
+
+def test_page__tells_nothing_of_the_machine_s_folders(path: Path) -> None:
+    for file in (path, path.with_suffix(".md")):
+        assert "/work/test" not in file.read_text()
+        assert str(path.parent.parent) not in file.read_text()
 
 
 @pytest.mark.parametrize("width", [pytest.param(width, marks=needs_browser) for width in (390, 1280)])

@@ -8,7 +8,8 @@ import pytest
 
 from cusa.eval.ranking import Ranking, rank
 from cusa.eval.tasks import metrics
-from cusa.eval.tasks.metrics import METRICS, Pool
+from cusa.eval.tasks.chance import Pool
+from cusa.eval.tasks.metrics import METRICS
 
 
 def _ranking(ranks: list[int]) -> Ranking:
