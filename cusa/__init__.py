@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cusa.integrations.teachers import teacher_rows
     from cusa.train.losses import CUSALoss
 
 __version__ = "0.1.0"
-__all__ = ["CUSALoss", "__version__"]
+__all__ = ["CUSALoss", "__version__", "teacher_rows"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +16,8 @@ def __getattr__(name: str) -> Any:
         from cusa.train.losses import CUSALoss
 
         return CUSALoss
+    if name == "teacher_rows":
+        from cusa.integrations.teachers import teacher_rows
+
+        return teacher_rows
     raise AttributeError(f"module 'cusa' has no attribute {name!r}")
