@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Threads for the maths libraries; more than the cores only makes them wait for each other.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-slow lint format docs clean constraints
+.PHONY: help demo test test-slow lint format docs site clean constraints
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,8 +42,14 @@ format: .venv/.ready-dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: .venv/.ready-dev ## write docs/cli.md and docs/recipe.md anew from the code
+docs: .venv/.ready-dev ## write the generated pages, pictures and notebooks' outputs anew
 	$(BIN)/python tools/write_reference.py
+	$(BIN)/python tools/draw_concepts.py
+	$(BIN)/python tools/run_notebooks.py
+
+site: .venv/.ready-dev ## build the documentation's site into build/site, strict: every link is checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open build/site/index.html"
 
 constraints: .venv/.ready-dev ## pin what is installed now
 	(head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//') > constraints.new && mv constraints.new constraints.txt

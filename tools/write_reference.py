@@ -1,4 +1,4 @@
-"""Write docs/cli.md and docs/recipe.md from the code; `--check` only compares (the test suite does)."""
+"""Write docs/cli.md, recipe.md and metrics.md from the code; `--check` only compares (the test suite does)."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 from typer.main import get_command
 
 from cusa import cli, recipe, recipe_file
+from cusa.eval.tasks.metrics import METRICS
+from cusa.eval.tasks.registry import TASKS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -94,7 +96,26 @@ def _composed() -> list[str]:
     return [*lines, ""]
 
 
-PAGES = {"cli.md": cli_page, "recipe.md": recipe_page}
+def metrics_page() -> str:
+    """Return every metric with its name, unit and definition, and every task with what it needs."""
+    lines = [
+        "# Metrics",
+        "",
+        "Written by `make docs` from the tables of metrics and tasks. In `metrics.json` a value stands under its task,",
+        "its direction and its name: `cross-modal`, `image-to-text`, `r@1`. Report and terminal show each with the",
+        "chance level and a 95 % interval over resampled queries.",
+        "",
+        "| metric | name in JSON | unit | better | definition |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for one in METRICS:
+        lines.append(f"| {one.title} | `{one.name}` | {one.unit} | {one.better} | {one.definition} |")
+    lines += ["", "## Tasks", "", "| task | what it gives | needs |", "| --- | --- | --- |"]
+    lines += [f"| `{task.name}` | {task.about} | {', '.join(task.needs) or 'images'} |" for task in TASKS.values()]
+    return "\n".join([*lines, ""])
+
+
+PAGES = {"cli.md": cli_page, "recipe.md": recipe_page, "metrics.md": metrics_page}
 
 
 def main() -> None:
