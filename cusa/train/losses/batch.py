@@ -14,6 +14,7 @@ from cusa.train.across_ranks import PassesTo, gather, num_ranks, own_rows, rows_
 from cusa.train.losses.csa import Divergence, Fusion
 from cusa.train.losses.false_negatives import Extra, Near
 from cusa.train.losses.infonce import Reduction
+from cusa.train.losses.pair_probability import ProbablePairs
 
 Negatives = Literal["local", "global", "release"]
 Contrast = Literal["infonce", "sigmoid"]
@@ -33,6 +34,10 @@ class Modes:
     """Share of InfoNCE's targets that is spread evenly over all columns."""
     kernels: bool = False
     """Whether Triton's kernels stream, where they cover the rest."""
+    calibrated: bool = False
+    """Whether CSA's soft labels are the pairs' probabilities."""
+    debiased: bool = False
+    """Whether foreign pairs weigh in InfoNCE's denominators as much as they are probably false."""
 
 
 class Embeddings(NamedTuple):
@@ -95,6 +100,8 @@ class LossInputs:
     """Further positives of InfoNCE."""
     ignored: Extra | None = None
     """Listed pairs that leave InfoNCE's denominators."""
+    probable: ProbablePairs | None = None
+    """The probabilities of foreign pairs; needed for `calibrated` and `debiased`."""
 
     @property
     def size(self) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cusa.train.losses.csa import Fusion, fuse
 from cusa.train.losses.false_negatives import Near
+from cusa.train.losses.pair_probability import ProbablePairs
 
 BLOCK_ELEMENTS = 1 << 22
 """Of a block of a B x B matrix: 16 MiB in float32."""
@@ -22,6 +23,8 @@ def describe(
     temperatures: tuple[Tensor, Tensor] | None,
     fusion: Fusion = "each",
     near: Near | None = None,
+    probable: ProbablePairs | None = None,
+    calibrated: bool = False,
     rows: int = 0,
 ) -> dict[str, Tensor]:
     """Return means over a batch's soft labels and masks.
@@ -32,17 +35,20 @@ def describe(
         temperatures: of the soft labels, images' and texts'; None: there are no soft labels.
         fusion: of the teachers.
         near: thresholds of a mask; None: there is no mask.
+        probable: probabilities of foreign pairs; None: there is no calibration.
+        calibrated: whether the soft labels are these probabilities, and not the teachers' softmaxes.
         rows: R; 0 = as many as `BLOCK_ELEMENTS` allows.
 
     Returns:
         `target_entropy.<modality>`, the mean entropy divided by log B; `target_off_diagonal.<modality>`, the mean mass
-        of other pairs; `share_masked`, of the pairs of different images.
+        of other pairs; `share_masked`, of the pairs of different images; `expected_false_negatives`, the mean sum of
+        probabilities a row.
     """
     first = image if image is not None else text
     assert first is not None
     size = len(first)
     rows = rows or max(1, BLOCK_ELEMENTS // size)
-    entropy, own, masked, foreign = first.new_zeros(4, 2, dtype=_exact(first))
+    entropy, own, masked, foreign, expected = first.new_zeros(5, 2, dtype=_exact(first))
     soft = temperatures is not None and image is not None and text is not None
     with torch.autocast(first.device.type, enabled=False):
         for start in range(0, size, rows):
@@ -51,13 +57,22 @@ def describe(
             if near is not None:
                 masked[0] += near.ignored(image_RB, text_RB, block, slice(0, size), 1).sum()
                 foreign[0] += (near.image_ids_B[block, None] != near.image_ids_B[None, :]).sum()
+            log_true_RB = None
+            if probable is not None:
+                columns = slice(0, size)
+                log_true_RB = probable.log_true(probable.logit(image_RB, text_RB, block, columns), block, columns)
+                expected[0] += log_true_RB.exp().masked_fill(log_true_RB == 0, 0).sum()
             if not soft:
                 continue
             assert temperatures is not None
             assert image_RB is not None
             assert text_RB is not None
             for k, teacher_RB in enumerate(fuse(image_RB, text_RB, fusion)):
-                log_target_RB = (teacher_RB / temperatures[k]).log_softmax(1)
+                logits_RB = teacher_RB / temperatures[k]
+                if calibrated:
+                    assert log_true_RB is not None
+                    logits_RB = log_true_RB
+                log_target_RB = logits_RB.log_softmax(1)
                 target_RB = log_target_RB.exp()
                 entropy[k] -= (target_RB * log_target_RB).sum()
                 own[k] += target_RB.diagonal(start).sum()
@@ -67,6 +82,8 @@ def describe(
         means[f"target_off_diagonal.{modality}"] = 1 - own[k] / size
     if near is not None:
         means["share_masked"] = masked[0] / foreign[0].clamp(min=1)
+    if probable is not None:
+        means["expected_false_negatives"] = expected[0] / size
     return means
 
 

@@ -1,7 +1,8 @@
 """False negatives: pairs that the data set does not list although they may be true.
 
-There are three ways to handle them: `soft` leaves them to the soft labels of CSA and USA; `mask` removes those that a
-teacher calls near from InfoNCE's denominators; `positive` makes listed ones positives of InfoNCE.
+There are four ways to handle them: `soft` leaves them to the soft labels of CSA and USA; `mask` removes those that a
+teacher calls near from InfoNCE's denominators; `debiased` lets each weigh there as much as it is probably false;
+`positive` makes listed ones positives of InfoNCE.
 
 Legend: B pairs in the batch, R of their rows, P listed pairs, Q of those that the batch holds, E width of a teacher.
 """
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from cusa.errors import ConfigError
 
-FalseNegatives = Literal["soft", "mask", "positive"]
+FalseNegatives = Literal["soft", "mask", "debiased", "positive"]
 Threshold = float | Literal["positive"] | None
 MarginKind = Literal["absolute", "relative"]
 

@@ -23,6 +23,7 @@ def infonce(
     text_similarity_BB: Tensor | None = None,
     targets: tuple[Tensor, Tensor] | None = None,
     ignored_BB: Tensor | None = None,
+    log_weights_BB: Tensor | None = None,
 ) -> Tensor:
     """Return the symmetric InfoNCE loss with uniform targets over the captions of the same image.
 
@@ -41,6 +42,8 @@ def infonce(
             `false_negatives.targets`. Needed for (R, B).
         ignored_BB: where true, the pair leaves the denominator of row i in both directions; see
             `false_negatives.Nearness`. Never true where `y` is not 0.
+        log_weights_BB: logarithms of how much each pair weighs in the denominator of row i, in both directions; 0 where
+            `y` is not 0. With `log(1 - p_ij)` it is the debiased loss of `pair_probability`.
 
     Returns:
         A scalar, at least 0; log B for a student that knows nothing (`standard`).
@@ -63,6 +66,8 @@ def infonce(
         if ignored_BB is not None:
             # The lowest finite number: -inf times a target of 0 would be no number.
             logits_BB = logits_BB.masked_fill(ignored_BB, torch.finfo(logits_BB.dtype).min)
+        if log_weights_BB is not None:
+            logits_BB = logits_BB + log_weights_BB
         loss = loss + cross_entropy(target_BB, logits_BB) / 2
     return loss / similarity_BB.shape[1] if reduction == "release" else loss
 

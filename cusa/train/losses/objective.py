@@ -33,6 +33,7 @@ from cusa.train.losses.false_negatives import (
     near,
 )
 from cusa.train.losses.infonce import Reduction
+from cusa.train.losses.pair_probability import PairProbability, ProbablePairs, SoftLabels
 from cusa.train.losses.pair_weights import pair_weights_correction
 from cusa.train.losses.plain import plain
 from cusa.train.losses.sigmoid import BIAS, plain_sigmoid, streamed_sigmoid
@@ -104,9 +105,14 @@ class CUSALoss(nn.Module):
         teacher_temperature: of the soft labels: one, or (image, text).
         usa_teacher_temperature: of USA's soft labels, where they are not CSA's.
         false_negatives: how InfoNCE treats foreign pairs that may be true. `soft`: as negatives; the soft labels of CSA
-            and USA are left to correct that. `mask`: those a teacher calls near leave the denominators. `positive`:
+            and USA are left to correct that. `mask`: those a teacher calls near leave the denominators. `debiased`: each
+            weighs `1 - p_ij` there, its probability to be false. `positive`:
             those listed in `positive_pairs` become positives, those in `ignored_pairs` leave the denominators. CSA and
             USA are added in any case, by their weights.
+        soft_labels: CSA's. `teacher`: softmaxes of the teachers' cosines. `calibrated`: pairs of the same image count 1,
+            every other one its probability p_ij to be true, divided by their sum; the same in both directions, without
+            a temperature. USA's are the teachers' in any case.
+        pair_probability: the calibration that gives p_ij; needed for `calibrated` and `debiased`.
         mask_image: with `mask`: image teacher's cosine from which a foreign pair leaves, `positive` (as near as the own
             image: duplicates only), or None: the image teacher is not used.
         mask_text: with `mask`: text teacher's cosine, `positive` (as near as the image's own captions are to each
@@ -156,6 +162,8 @@ class CUSALoss(nn.Module):
         teacher_temperature: Setting | Pair = TEACHER,
         usa_teacher_temperature: Setting | Pair | None = None,
         false_negatives: FalseNegatives = "soft",
+        soft_labels: SoftLabels = "teacher",
+        pair_probability: PairProbability | None = None,
         mask_image: Threshold = None,
         mask_text: Threshold = None,
         mask_margin: float = 0.0,
@@ -172,7 +180,8 @@ class CUSALoss(nn.Module):
             "reduction": (reduction, ("standard", "release")),
             "fusion": (fusion, ("each", "add", "dot")),
             "divergence": (divergence, ("kl", "cross_entropy", "cross_entropy_release")),
-            "false_negatives": (false_negatives, ("soft", "mask", "positive")),
+            "false_negatives": (false_negatives, ("soft", "mask", "debiased", "positive")),
+            "soft_labels": (soft_labels, ("teacher", "calibrated")),
             "negatives": (negatives, ("local", "global", "release")),
             "impl": (impl, ("auto", "plain", "streamed", "triton")),
         }
@@ -197,6 +206,29 @@ class CUSALoss(nn.Module):
                 "reduction is 'release', which divides InfoNCE, and contrast is 'sigmoid'. Set reduction='standard'.",
                 key="reduction",
             )
+        if contrast == "sigmoid" and false_negatives == "debiased":
+            raise ConfigError(
+                "false_negatives is 'debiased', which weighs InfoNCE's denominators, and contrast is 'sigmoid'. Set "
+                "contrast='infonce', or soft, mask or positive.",
+                key="false_negatives",
+            )
+        if soft_labels == "calibrated" and fusion != "each":
+            raise ConfigError(
+                f"fusion is {fusion!r}, which joins the teachers' soft labels, and soft_labels is 'calibrated'. Set "
+                "fusion='each'.",
+                key="fusion",
+            )
+        self.soft_labels: SoftLabels = soft_labels
+        calibrated = bool(alpha) and soft_labels == "calibrated"
+        debiased = bool(infonce_weight) and false_negatives == "debiased"
+        if (calibrated or debiased) and pair_probability is None:
+            because = "soft_labels is 'calibrated'" if calibrated else "false_negatives is 'debiased'"
+            raise ConfigError(
+                f"pair_probability is missing, and {because}. Pass a PairProbability, or set "
+                f"{'soft_labels=teacher' if calibrated else 'false_negatives=soft'}.",
+                key="pair_probability",
+            )
+        self.pair_probability = pair_probability if calibrated or debiased else None
         self.alpha = alpha
         self.beta = beta
         self.contrast: Contrast = contrast
@@ -258,9 +290,10 @@ class CUSALoss(nn.Module):
             named |= self.csa_temperatures.named("csa")
         if self.beta and not (self.alpha and self.usa_temperatures is self.csa_temperatures):
             named |= self.usa_temperatures.named("usa")
-        if self.alpha:
+        csa_reads = bool(self.alpha) and self.soft_labels == "teacher"
+        if csa_reads:
             named |= self.teacher_temperatures.named("teacher")
-        if self.beta and not (self.alpha and self.usa_teacher_temperatures is self.teacher_temperatures):
+        if self.beta and not (csa_reads and self.usa_teacher_temperatures is self.teacher_temperatures):
             named |= self.usa_teacher_temperatures.named("usa_teacher")
         return named
 
@@ -284,6 +317,8 @@ class CUSALoss(nn.Module):
             self.divergence,
             self.label_smoothing,
             kernels=self.impl == "triton",
+            calibrated=bool(self.alpha) and self.soft_labels == "calibrated",
+            debiased=bool(self.infonce_weight) and self.false_negatives == "debiased",
         )
 
     def forward(
@@ -387,12 +422,11 @@ class CUSALoss(nn.Module):
         """Return the values of all temperatures, differentiable."""
         teacher = self.teacher_temperatures()
         shared = self.usa_teacher_temperatures is self.teacher_temperatures
+        usa_teacher = teacher if shared else self.usa_teacher_temperatures()
+        if self.soft_labels == "calibrated":  # probabilities have no temperature
+            teacher = (torch.ones_like(teacher[0], requires_grad=False),) * 2
         return Temperatures(
-            self.infonce_temperature(),
-            self.csa_temperatures(),
-            self.usa_temperatures(),
-            teacher,
-            teacher if shared else self.usa_teacher_temperatures(),
+            self.infonce_temperature(), self.csa_temperatures(), self.usa_temperatures(), teacher, usa_teacher
         )
 
     def _batch(
@@ -424,7 +458,11 @@ class CUSALoss(nn.Module):
             extra = find_listed(listed[listed[:, 2] == 0, :2], image_ids, text_ids)
             if ignored_pairs is not None:
                 ignored = find_listed(listed[listed[:, 2] == 1, :2], image_ids, text_ids)
-        return LossInputs(rows, image_ids, own, close, extra, ignored)
+        probable = None
+        if self.pair_probability is not None:
+            ids = ids_or_all_different(image_ids, rows.image)
+            probable = self.pair_probability.of(rows.teacher_image, rows.teacher_text, ids)
+        return LossInputs(rows, image_ids, own, close, extra, ignored, probable)
 
     @torch.no_grad()
     def diagnostics(
@@ -454,7 +492,8 @@ class CUSALoss(nn.Module):
             share them, taken to be as large as this one); for the soft labels of CSA (of USA where alpha is 0)
             `target_entropy.<modality>`, their mean entropy divided by log B (1 = uniform, 0 = one-hot), and
             `target_off_diagonal.<modality>`, the mean mass they give to other pairs; with `mask`, `share_masked`: of
-            the pairs of different images, the share that left; with `positive`, `extra_positives`: listed positives an
+            the pairs of different images, the share that left; with a calibration, `expected_false_negatives`: the
+            probable ones a row; with `positive`, `extra_positives`: listed positives an
             item, the mean over images and captions. Detached 0-d tensors: reading them is the caller's wait for the
             device.
         """
@@ -470,6 +509,11 @@ class CUSALoss(nn.Module):
         for term, weight in self.effective_weights(size * shared).items():
             described[f"effective_weight.{term}"] = torch.tensor(weight)
         labels = self.teacher_temperatures if self.alpha else self.usa_teacher_temperatures
+        probable = None
+        if self.pair_probability is not None:
+            first = both[0] if both[0] is not None else both[1]
+            assert first is not None
+            probable = self.pair_probability.of(both[0], both[1], ids_or_all_different(image_ids, first))
         close = None
         if self.false_negatives == "mask" and self.infonce_weight:
             rules = (self.nearness.image, self.nearness.text)
@@ -482,19 +526,22 @@ class CUSALoss(nn.Module):
             temperatures=labels() if self.alpha or self.beta else None,
             fusion=self.fusion if self.alpha else "each",
             near=close,
+            probable=probable,
+            calibrated=self.modes().calibrated,
             rows=rows,
         )
 
     def _needed(self) -> dict[str, bool]:
         """Tell which inputs, beside image and text, a term or a mask reads."""
-        soft = bool(self.alpha or self.beta)
-        masks = self.false_negatives == "mask" and bool(self.infonce_weight)
-        return {
-            "image_uni": bool(self.beta),
-            "text_uni": bool(self.beta),
-            "teacher_image": soft or (masks and self.nearness.image is not None),
-            "teacher_text": soft or (masks and self.nearness.text is not None),
-        }
+        soft = bool(self.beta) or (bool(self.alpha) and self.soft_labels == "teacher")
+        read = {"image": soft, "text": soft}
+        if self.false_negatives == "mask" and self.infonce_weight:
+            read["image"] |= self.nearness.image is not None
+            read["text"] |= self.nearness.text is not None
+        if self.pair_probability is not None:
+            read = {modality: wanted or self.pair_probability.reads(modality) for modality, wanted in read.items()}
+        uni = bool(self.beta)
+        return {"image_uni": uni, "text_uni": uni, "teacher_image": read["image"], "teacher_text": read["text"]}
 
     def _check(
         self,
@@ -521,6 +568,8 @@ class CUSALoss(nn.Module):
             )
         for name, wanted in self._needed().items():
             rows = getattr(given, name)
+            if wanted and rows is None and name.startswith("teacher") and self.pair_probability is not None:
+                raise ConfigError(f"{name} is missing, and pair_probability reads it. Pass it.", key=name)
             if wanted and rows is None:
                 because = "beta" if name.endswith("uni") else "alpha or beta"
                 if name.startswith("teacher") and not (self.alpha or self.beta):

@@ -29,6 +29,15 @@ def plain(batch: LossInputs, temperatures: Temperatures, modes: Modes) -> tuple[
         None if each is None else each.detach()[own] @ each.detach().T
         for each in (given.teacher_image, given.teacher_text)
     )
+    teachers: tuple[Tensor | None, Tensor | None] = teacher_image_RB, teacher_text_RB
+    labels, log_weights_RB = teachers, None
+    if batch.probable is not None:
+        columns = slice(0, batch.size)
+        logit_RB = batch.probable.logit(teacher_image_RB, teacher_text_RB, own, columns)
+        if modes.calibrated:
+            labels = (batch.probable.log_true(logit_RB, own, columns),) * 2
+        if modes.debiased:
+            log_weights_RB = batch.probable.log_false(logit_RB, own, columns)
     terms = [given.image.new_zeros(()) for _ in range(3)]
     if modes.infonce or modes.csa:
         to_text_RB = given.image[own] @ given.text.T
@@ -46,19 +55,15 @@ def plain(batch: LossInputs, temperatures: Temperatures, modes: Modes) -> tuple[
             text_similarity_BB=to_image_RB,
             targets=targets(ids, own, batch.extra, to_text_RB.dtype, smoothing=modes.smoothing),
             ignored_BB=ignored_RB,
+            log_weights_BB=log_weights_RB,
         )
-    if not (modes.csa or modes.usa):
-        return terms[0], terms[1], terms[2]
-    assert teacher_image_RB is not None
-    assert teacher_text_RB is not None
-    teachers = teacher_image_RB, teacher_text_RB
     if modes.csa:
-        terms[1] = share * csa_term((to_text_RB, to_image_RB), teachers, temperatures, modes)
+        terms[1] = share * csa_term((to_text_RB, to_image_RB), _both(labels), temperatures, modes)
     if modes.usa:
         assert given.image_uni is not None
         assert given.text_uni is not None
         student = given.image_uni[own] @ given.image_uni.T, given.text_uni[own] @ given.text_uni.T
-        terms[2] = share * usa_term(student, teachers, temperatures, modes)
+        terms[2] = share * usa_term(student, _both(teachers), temperatures, modes)
     return terms[0], terms[1], terms[2]
 
 
@@ -66,12 +71,19 @@ Two = tuple[Tensor, Tensor]
 """A matrix of similarities of images, and one of texts."""
 
 
+def _both(pair: tuple[Tensor | None, Tensor | None]) -> Two:
+    image_RB, text_RB = pair
+    assert image_RB is not None
+    assert text_RB is not None
+    return image_RB, text_RB
+
+
 def csa_term(student: Two, teachers: Two, temperatures: Temperatures, modes: Modes) -> Tensor:
     """Return CSA, unweighted.
 
     Args:
         student: (R, B) cosines of images with texts, and of texts with images.
-        teachers: (R, B) cosines of the image and of the text teacher.
+        teachers: (R, B) cosines of the image and of the text teacher, or logits of the soft labels of both directions.
         temperatures: of all terms.
         modes: the variant.
     """

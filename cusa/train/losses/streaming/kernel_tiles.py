@@ -1,7 +1,8 @@
 """`Tiles` with its two passes on a CUDA device by Triton kernels, for the cases they cover.
 
-They cover every mode, temperature and width of one process's whole batch in float32. A mask of false negatives, a
-learned temperature of the soft labels, rows shared over ranks and float64 go through the tiles of torch operations.
+They cover every mode, temperature and width of one process's whole batch in float32. A mask of false negatives,
+probabilities of them, a learned temperature of the soft labels, rows shared over ranks and float64 go through the tiles
+of torch operations.
 
 Legend: B pairs.
 """
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cusa.errors import ConfigError
-from cusa.train.losses.batch import Modes
+from cusa.train.losses.batch import LossInputs, Modes
 from cusa.train.losses.streaming.tile_parts import Direction, cut
 from cusa.train.losses.streaming.tiles import Tiles
 
@@ -201,14 +202,13 @@ def _read_as(rows: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:
     return like.new_empty(1, 1, dtype=dtype) if rows is None else rows.to(dtype).contiguous()
 
 
-def covers(modes: Modes, rows: slice, image: Tensor, near: object, learned: Sequence[bool]) -> bool:
+def covers(modes: Modes, batch: LossInputs, image: Tensor, learned: Sequence[bool]) -> bool:
     """Return whether the kernels cover these modes and inputs.
 
     Args:
         modes: of the call.
-        rows: that count.
+        batch: which rows count, and what is known of false negatives.
         image: (B, D) unit rows.
-        near: thresholds of a mask, or None.
         learned: for each of the four temperatures of soft labels, whether it wants a gradient.
 
     Raises:
@@ -223,5 +223,5 @@ def covers(modes: Modes, rows: slice, image: Tensor, near: object, learned: Sequ
             f"impl is 'triton', and the embeddings lie on {image.device}; its kernels need CUDA. Set impl=auto.",
             key="impl",
         )
-    whole = rows == slice(0, len(image)) and near is None and not any(learned)
-    return whole and image.dtype == torch.float32
+    told = batch.near is not None or batch.probable is not None or any(learned)
+    return batch.own == slice(0, len(image)) and not told and image.dtype == torch.float32

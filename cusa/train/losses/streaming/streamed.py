@@ -69,8 +69,8 @@ class _Streamed(torch.autograd.Function):
         with torch.autocast(_device_type(tensors), enabled=False):
             # Four embeddings, two teachers and five temperatures stand before those of the soft labels.
             learned = ctx.needs_input_grad[14:]
-            kind = KernelTiles if covers(modes, batch.own, image, batch.near, learned) else Tiles
-            ctx.tiles = kind(modes, alike, batch.own, batch.near, tensors)
+            kind = KernelTiles if covers(modes, batch, image, learned) else Tiles
+            ctx.tiles = kind(modes, alike, batch, tensors)
             ctx.tiles.measure()
             values = ctx.tiles.values()
             drawn = torch.zeros_like(values[0])

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from cusa.train.losses.batch import Modes
+from cusa.train.losses.batch import LossInputs, Modes
 from cusa.train.losses.csa import fuse
-from cusa.train.losses.false_negatives import Near
 from cusa.train.losses.streaming.tile_parts import Cross, Direction, Label, Soft, Tile, Workspace, cut, outer, take_in
 
 TILE = 688
@@ -30,8 +29,8 @@ class Tiles:
     Args:
         modes: the terms to compute, and their variants.
         alike: for each temperature, the position of the first one that is the same tensor.
-        rows: the rows of the batch whose softmaxes count; the columns are always all of them.
-        near: thresholds of the pairs that leave InfoNCE's denominators; None: no pair leaves.
+        batch: which rows count (the columns are always all of them), and what is known of false negatives; its
+            embeddings are not kept.
         tensors: four embeddings, two teachers, nine temperatures.
     """
 
@@ -39,11 +38,12 @@ class Tiles:
         self,
         modes: Modes,
         alike: tuple[int, ...],
-        rows: slice,
-        near: Near | None,
+        batch: LossInputs,
         tensors: Sequence[Tensor | None],
     ) -> None:
-        self.modes, self.rows, self.near = modes, rows, near if modes.infonce else None
+        self.modes, self.rows = modes, batch.own
+        self.near = batch.near if modes.infonce else None
+        self.probable = batch.probable
         self.bind(tensors)
         self.size, self.device, self.dtype = len(self.image), self.image.device, self.image.dtype
         temperatures = torch.stack([tensor for tensor in tensors[6:] if tensor is not None])
@@ -56,6 +56,7 @@ class Tiles:
         self.cached: dict[tuple[str, int, int], Tensor] = {}
         self.labels: dict[tuple[str, int], Label] = {}
         sources = ("image", "text") if modes.fusion == "each" else ("fused", "fused")
+        sources = ("calibrated", "calibrated") if modes.calibrated else sources
         self.nce = [self._direction(items, 0) for items in ("image", "text")] if modes.infonce else []
         self.csa = self._taught(alike[1:3], alike[5:7], sources) if modes.csa else []
         self.usa = self._taught(alike[3:5], alike[7:9], ("image", "text")) if modes.usa else []
@@ -106,10 +107,18 @@ class Tiles:
         """Return a product element by element, to be summed before the next one."""
         return torch.mul(one_TT, other_TT, out=self.space.like("summed next", one_TT))
 
+    def _reads(self, modality: str) -> bool:
+        """Tell whether a label, a mask or a probability reads a teacher's cosines."""
+        if self.probable is not None and self.probable.reads(modality):
+            return True
+        if self.near is not None and (self.near.image_B, self.near.text_B)[modality == "text"] is not None:
+            return True
+        return any(label.source in (modality, "fused") for label in self.labels.values())
+
     def _rooms(self) -> dict[str, int]:
         """Divide the bytes for kept products: the widest embeddings first, whose products cost the most."""
         given = {
-            **{f"{items} teacher": rows for items, rows in self.teachers.items() if self.labels},
+            **{f"{items} teacher": rows for items, rows in self.teachers.items() if self._reads(items)},
             **{f"{items} uni": rows for items, rows in self.uni.items() if self.usa},
             **({"by image": self.image, "by text": self.text} if self.nce or self.csa else {}),
         }
@@ -147,12 +156,19 @@ class Tiles:
         """Return the teachers' cosines on one tile, as far as they are needed."""
         sources: dict[str, Tensor] = {}
         for modality, teacher in self.teachers.items():
-            is_masked = self.near is not None and (self.near.image_B, self.near.text_B)[modality == "text"] is not None
-            if self.labels or is_masked:
+            if self._reads(modality):
                 assert teacher is not None
                 sources[modality] = self._cosines(f"{modality} teacher", tile, teacher, teacher)
-        if self.labels and self.modes.fusion != "each":
+        if any(label.source == "fused" for label in self.labels.values()):
             sources["fused"] = fuse(sources["image"], sources["text"], self.modes.fusion)[0]
+        if self.probable is not None:
+            place = tile.rows, tile.columns
+            logit_TT = self.probable.logit(sources.get("image"), sources.get("text"), *place)
+            if self.modes.calibrated:
+                # Like cosines, largest on the diagonal, where they are 1; at temperature 1 they make the probability.
+                sources["calibrated"] = self.probable.log_true(logit_TT, *place).add_(1)
+            if self.modes.debiased:
+                sources["weights"] = self.probable.log_false(logit_TT, *place).exp_()
         return sources
 
     def _soft(self, sources: dict[str, Tensor]) -> Soft:
@@ -218,16 +234,20 @@ class Tiles:
                 continue
             items, axis = cross.places[direction.items]
             ignored_TT = self._ignored(tile, sources, axis) if direction.label is None else None
+            weights_TT = sources.get("weights") if direction.label is None else None
             t = direction.temperature
             if self._is_warm(t):
                 if t not in powers:
                     powers[t] = self._power(cross.s_TT, t, f"power {t}")
                 e_TT = powers[t] if ignored_TT is None else powers[t].masked_fill(ignored_TT, 0)
+                e_TT = e_TT if weights_TT is None else self._times(e_TT, weights_TT)
                 direction.sum_B[items] += e_TT.sum(axis)
             else:
                 logits_TT = torch.div(cross.s_TT, self.temperatures[t], out=self.space.like("power", cross.s_TT))
                 if ignored_TT is not None:
                     logits_TT.masked_fill_(ignored_TT, -torch.inf)
+                if weights_TT is not None:
+                    logits_TT.add_(weights_TT.log())
                 take_in(direction, items, logits_TT, axis)
             if direction.label is not None:
                 key = id(direction.label)
@@ -363,6 +383,8 @@ class Tiles:
             soft_TT *= (grad / self.temperatures[t]).to(self.dtype)
         if group[0].label is None and (ignored_TT := self._ignored(tile, sources, places[0][1])) is not None:
             soft_TT.masked_fill_(ignored_TT, 0)
+        if group[0].label is None and "weights" in sources:
+            soft_TT.mul_(sources["weights"])
         return soft_TT
 
     def _teach(self, direction: Direction, place: tuple[slice, int], s_TT: Tensor, soft: Soft, weight: Tensor) -> None:
