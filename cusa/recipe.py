@@ -235,7 +235,7 @@ def method_settings(method: str) -> list[str]:
 
     Args:
         method: `baseline`, `csa`, `usa`, `cusa`: which weights are taken away; or another treatment of false negatives,
-            without CSA and USA: `mask`, `gist`, `label-smoothing`, `sigmoid`.
+            without USA: `mask`, `gist`, `label-smoothing`, `sigmoid`, `calibrated`, `debiased`.
 
     Raises:
         ConfigError: if there is no such method.
@@ -320,7 +320,8 @@ def _compose(name: str) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for piece in (tables["data"], tables["model"], together, tables["method"]):
         _merge(merged, piece)
-    if not (merged["loss"]["alpha"] or merged["loss"]["beta"] or merged["loss"].get("false_negatives") == "mask"):
+    taught = merged["loss"].get("false_negatives") in ("mask", "debiased")
+    if not (merged["loss"]["alpha"] or merged["loss"]["beta"] or taught):
         merged.pop("teachers", None)  # nothing reads them
     figures = _piece("expected", model).get(data, {}).get(method, {})
     parts = [f"{part}/{data}/{method}" for part in ensemble]

@@ -81,6 +81,21 @@ TEXT_TOWER_LEARNS = {
 }
 """Table 5 once more with a text tower that learns, by low-rank adapters."""
 
+BEST = ("loss.alpha=1.0", "loss.beta=0.0", *sweep.settings_of({"tau_q": 0.05}))
+"""A stand-in for the best point of the surface until that has been read on val: textbook InfoNCE, CSA as heavy, sharp."""
+
+CALIBRATED = {
+    f"batch/{batch}/{name}": Job((f"train.batch={batch}", *settings), axes, seeds=3)
+    for batch in (32, 128, 512)
+    for name, settings, axes in (
+        ("probabilities", (), {"method": ("baseline", "calibrated", "debiased")}),
+        ("release", RELEASE, {"method": ("csa", "cusa")}),
+        ("release-audit", (*RELEASE, "loss.teacher_temperature=audit"), {"method": ("csa", "cusa")}),
+        ("best", BEST, {"method": ("csa",)}),
+    )
+}
+"""Soft labels that are probabilities, without a grid, at three batch sizes: against the release's and the best point."""
+
 GROUPS = {
     "table": TABLE,
     "strengths": STRENGTHS,
@@ -88,4 +103,5 @@ GROUPS = {
     "decides": DECIDES,
     "share": SHARE,
     "text-tower": TEXT_TOWER_LEARNS,
+    "calibrated": CALIBRATED,
 }

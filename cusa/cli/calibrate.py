@@ -32,18 +32,42 @@ def calibrate(
     pairs: Annotated[int, typer.Option(help="Judged pairs at most, where every pair is judged.")] = 20_000,
     background: Annotated[int, typer.Option(help="Random pairs beside the judged, taken for no match.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    in_batch: Annotated[
+        bool,
+        typer.Option("--in-batch", help="Calibrate random pairs by the teachers' cosines alone, for training."),
+    ] = False,
     force: Force = False,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fit the probability that a pair matches on human ratings; `cusa audit --calibration` uses the file."""
+    """Fit the probability that a pair matches on human ratings; `cusa audit --calibration` uses the file.
+
+    With --in-batch the file is for training instead: `cusa train --set loss.calibration=FILE` with
+    loss.soft_labels=calibrated, loss.false_negatives=debiased or loss.teacher_temperature=audit.
+    """
     from cusa.manifests.samples import Split
+    from cusa.pipeline.calibrate import in_batch as for_batches
     from cusa.pipeline.calibrate import stage as stage
     from cusa.pipeline.config import CalibrateConfig
     from cusa.pipeline.pairs.neighbourhoods import Encoders
     from cusa.pipeline.pairs.ratings import RatedSplit
 
     config = validated(CalibrateConfig, neighbours=neighbours, pairs=pairs, background=background, seed=seed)
+    if in_batch:
+        outcome = for_batches.run(
+            config,
+            split=Split(work, split),
+            out=out,
+            ratings=ratings,
+            test=RatedSplit(Split(work, test), test_ratings) if test else None,
+            encoders=Encoders(image, text, student),
+            force=force,
+        )
+        then = (
+            f"cusa train RECIPE --data {work} --out RUN --set loss.soft_labels=calibrated --set loss.calibration={out}"
+        )
+        report_outcomes(outcome, as_json=as_json, then=then)
+        return
     with Console() as console:
         outcome = stage.run(
             config,

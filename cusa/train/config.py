@@ -35,6 +35,9 @@ _TEACHER = TemperatureConfig(initial=1.0, minimum=0.10, maximum=1.00, learned=Fa
 class LossConfig(_Config):
     """InfoNCE + alpha CSA + beta USA; the defaults are the paper's for CLIP."""
 
+    FREE: ClassVar[frozenset[str]] = frozenset({"calibration"})
+    """Where the calibration lies; its content decides."""
+
     alpha: float = Field(default=0.1, ge=0, description="weight of CSA; 0 = without")
     beta: float = Field(default=0.5, ge=0, description="weight of USA; 0 = without")
     contrast: Literal["infonce", "sigmoid"] = Field(
@@ -48,14 +51,25 @@ class LossConfig(_Config):
     reduction: Literal["standard", "release"] = Field(
         default="standard", description="of InfoNCE: the textbook's, or the authors' release's (divided by B once more)"
     )
+    soft_labels: Literal["teacher", "calibrated"] = Field(
+        default="teacher",
+        description="CSA's: softmaxes of the teachers' cosines, or the own pair against every other pair's probability "
+        "to be true by the calibration",
+    )
+    calibration: str = Field(
+        default="",
+        description="calibration of a batch's pairs, a file of `cusa calibrate --in-batch`; empty = the shipped one "
+        "that knows the teachers",
+    )
     fusion: Literal["each", "add", "dot"] = Field(default="each", description="how CSA joins the two teachers")
     divergence: Literal["kl", "cross_entropy", "cross_entropy_release"] = Field(
         default="kl", description="of CSA and USA from the soft labels"
     )
-    false_negatives: Literal["soft", "mask", "positive"] = Field(
+    false_negatives: Literal["soft", "mask", "debiased", "positive"] = Field(
         default="soft",
         description="how InfoNCE treats foreign pairs that may be true: soft = as negatives; mask = pairs a teacher "
-        "calls near leave its denominators; positive = by verdicts of `cusa review`: matches become positives, related "
+        "calls near leave its denominators; debiased = each weighs there 1 - p, p being its probability to be true by "
+        "the calibration; positive = by verdicts of `cusa review`: matches become positives, related "
         "and disputed pairs leave the denominators, duplicates are one image",
     )
     pair_weights: Literal["none", "audit"] = Field(
@@ -100,6 +114,11 @@ class LossConfig(_Config):
     )
     usa_image_temperature: TemperatureConfig = Field(default=_USA, description="the student's among images")
     usa_text_temperature: TemperatureConfig = Field(default=_USA, description="the student's among texts")
+    teacher_temperature: Literal["set", "audit"] = Field(
+        default="set",
+        description="of the teachers' soft labels: as set below; audit = such that they give other images' pairs as "
+        "much mass as there are expected false negatives in a batch, by the calibration",
+    )
     teacher_temperatures: Literal["one", "separate"] = Field(
         default="one", description="one for both teachers (teacher_image_temperature), or one for each"
     )
@@ -107,6 +126,44 @@ class LossConfig(_Config):
         default=_TEACHER, description="the image teacher's: lower makes sharper soft labels"
     )
     teacher_text_temperature: TemperatureConfig = Field(default=_TEACHER, description="the text teacher's")
+
+    @property
+    def reads_teacher_temperature(self) -> bool:
+        """Whether soft labels are softmaxes of cosines."""
+        return bool(self.beta) or (bool(self.alpha) and self.soft_labels == "teacher")
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether a calibration of a batch's pairs is used."""
+        if (self.alpha and self.soft_labels == "calibrated") or self.false_negatives == "debiased":
+            return True
+        return self.teacher_temperature == "audit" and self.reads_teacher_temperature
+
+    @property
+    def needs_teachers(self) -> bool:
+        """Whether teachers' rows are read."""
+        return bool(self.alpha or self.beta) or self.false_negatives in ("mask", "debiased")
+
+    @model_validator(mode="after")
+    def _calibration_fits(self) -> "LossConfig":
+        if self.soft_labels == "calibrated" and self.fusion != "each":
+            raise ValueError(
+                f"fusion is {self.fusion!r}, which joins the teachers' soft labels, and soft_labels is 'calibrated'; "
+                "set fusion='each'"
+            )
+        if self.false_negatives == "debiased" and self.contrast == "sigmoid":
+            raise ValueError(
+                "false_negatives is 'debiased', which weighs InfoNCE's denominators, and contrast is 'sigmoid'; set "
+                "contrast='infonce', or soft, mask or positive"
+            )
+        if self.teacher_temperature == "audit" and (
+            self.teacher_image_temperature.learned or self.teacher_text_temperature.learned
+        ):
+            raise ValueError(
+                "teacher_temperature is 'audit', which fixes it, and a teacher's temperature is learned; set learned = "
+                "false, or teacher_temperature='set'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _weights_fit(self) -> "LossConfig":

@@ -17,9 +17,11 @@ from cusa.manifests.storage import store
 from cusa.models.students.base import Student
 from cusa.train import checkpoint, ranks, schedule, step
 from cusa.train.config import LossConfig, TrainConfig
+from cusa.train.data.calibrated import Calibrated
 from cusa.train.data.order import Order
 from cusa.train.data.reading import Data, TrainingSplit
 from cusa.train.data.stream import available_threads, batches
+from cusa.train.losses import CUSALoss
 from cusa.train.metrics import METRICS_FILE, TENSORBOARD_FOLDER, Metrics, Pace
 from cusa.train.prepare import prepare
 from cusa.train.session import CHECKPOINTS_FOLDER, Session, settings
@@ -134,7 +136,7 @@ def run(
             )
             checkpoint.seed_all(config.seed + ranks.rank())
             prepare(student.to(device), config)
-            objective = make_loss(loss).to(device)
+            objective = _objective(loss, opened.calibrated, callbacks if first else SILENT).to(device)
             session = Session(
                 config,
                 student=student,
@@ -175,6 +177,14 @@ def run(
         checkpoint.set_random_state(before)
 
 
+def _objective(loss: LossConfig, calibrated: Calibrated | None, callbacks: Callbacks) -> CUSALoss:
+    """Make the loss, and say what the calibration expects."""
+    if calibrated is None:
+        return make_loss(loss)
+    callbacks.on_message(calibrated.sentence)
+    return make_loss(calibrated.solved(loss), calibrated.probability)
+
+
 def check(config: TrainConfig, loss: LossConfig, split: Split) -> None:
     """Refuse a configuration that cannot train on a split, before a student or any data is loaded.
 
@@ -205,6 +215,7 @@ def _refuse_what_pairs_cannot(config: TrainConfig, loss: LossConfig, student: St
         ("contrast", loss.contrast, "infonce"),
         ("label_smoothing", loss.label_smoothing, 0.0),
         ("pair_weights", loss.pair_weights, "none"),
+        ("soft_labels", loss.soft_labels, "teacher"),
     ):
         if value != neutral:
             raise ConfigError(

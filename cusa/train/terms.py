@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from cusa.models.students.base import Student
 from cusa.train.config import LossConfig, TemperatureConfig
 from cusa.train.losses import CUSALoss, Setting, infonce
+from cusa.train.losses.pair_probability import PairProbability
 from cusa.train.losses.plain import csa_term, usa_term
 
 
@@ -115,8 +116,13 @@ def cosines(rows_BD: Tensor, columns_BD: Tensor) -> Tensor:
     return normalize(rows, dim=1) @ normalize(columns, dim=1).T
 
 
-def make_loss(config: LossConfig) -> CUSALoss:
-    """Make the loss that a recipe describes."""
+def make_loss(config: LossConfig, pair_probability: PairProbability | None = None) -> CUSALoss:
+    """Make the loss that a recipe describes.
+
+    Args:
+        config: the recipe's.
+        pair_probability: needed where `config.needs_calibration`.
+    """
 
     def setting(temperature: TemperatureConfig) -> Setting:
         return Setting(temperature.initial, temperature.minimum, temperature.maximum, temperature.learned)
@@ -136,6 +142,8 @@ def make_loss(config: LossConfig) -> CUSALoss:
         fusion=config.fusion,
         divergence=config.divergence,
         false_negatives=config.false_negatives,
+        soft_labels=config.soft_labels,
+        pair_probability=pair_probability,
         mask_image=config.mask_image,
         mask_text=config.mask_text,
         mask_margin=config.mask_margin,

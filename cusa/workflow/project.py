@@ -54,8 +54,7 @@ class Project:
     @property
     def needs_teachers(self) -> bool:
         """Whether the loss uses a teacher."""
-        loss = self.recipe.loss
-        return bool(loss.alpha or loss.beta or loss.false_negatives == "mask")
+        return self.recipe.loss.needs_teachers
 
     def manifest(self) -> Dataset | None:
         """Return the data set's manifest; None for `scenes`, which is drawn."""

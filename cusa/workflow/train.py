@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cusa.errors import ConfigError, nearest
-from cusa.manifests import ledger, tables
+from cusa.manifests import batch_calibration, ledger, tables
+from cusa.manifests.batch_calibration import BatchCalibration
 from cusa.manifests.events import SILENT, Callbacks
 from cusa.manifests.judgements import own_pairs, pair_judgements
 from cusa.manifests.samples import Split
@@ -152,10 +153,13 @@ class _Run:
         split, val = Split(self.work, recipe.data.train), Split(self.work, recipe.data.val)
         inputs = {"the training split": split.digest, "the validation split": val.digest}
         teachers = {"image": "", "text": ""}
-        if recipe.loss.alpha or recipe.loss.beta or recipe.loss.false_negatives == "mask":
+        if recipe.loss.needs_teachers:
             for modality, name in (("image", recipe.teachers.image), ("text", recipe.teachers.text)):
                 teachers[modality] = tables.choose_teacher(split, modality, name)
                 inputs[f"the {modality} teacher"] = tables.teacher_digest(split, teachers[modality])
+        calibration = self._calibration(split, teachers)
+        if calibration is not None:
+            inputs["the calibration"] = calibration.digest
         if recipe.loss.false_negatives == "positive":
             inputs["the verdicts"] = pair_judgements.read(split).digest
         if recipe.loss.pair_weights == "audit":
@@ -174,7 +178,35 @@ class _Run:
         ranks.barrier()  # all have read the ledger
         with stage.begin() if ranks.rank() == 0 else nullcontext():
             ranks.barrier()  # the first holds the folder
-            return self._train(stage, split, val, _Tables(teachers, read))
+            return self._train(stage, split, val, _Tables(teachers, read, calibration))
+
+    def _calibration(self, split: Split, teachers: Mapping[str, str]) -> BatchCalibration | None:
+        """Return the calibration of a batch's pairs: the recipe's, or the shipped one that knows the teachers.
+
+        Raises:
+            ConfigError: if the loss needs one, and there is none.
+            DataError, StaleError: if the recipe's cannot be read, or was fitted on other teachers.
+        """
+        loss = self.recipe.loss
+        if not loss.needs_calibration:
+            return None
+        stamps = {modality: tables.provenance(split, name) for modality, name in teachers.items()}
+        if loss.calibration:
+            made = batch_calibration.read(Path(loss.calibration).expanduser())
+            made.refuse_others(stamps, loss.calibration)
+            return made
+        from cusa.pipeline.calibrate import in_batch
+
+        shipped = in_batch.choose_shipped(stamps)
+        if shipped is None:
+            known = ", ".join(path.stem for path in sorted(in_batch.FOLDER.glob("*.json")))
+            raise ConfigError(
+                f"This loss needs a calibration of a batch's pairs, and none that is shipped ({known}) was fitted on "
+                f"{teachers['image']} and {teachers['text']}. Fit one on judged pairs with `cusa calibrate {self.work} "
+                "--in-batch --out FILE`, and set loss.calibration=FILE.",
+                key="loss.calibration",
+            )
+        return shipped
 
     def _features(self, split: Split) -> dict[str, features.FeatureTable]:
         """Return the tables that the student learns on in place of images and captions, those of `student.heads`."""
@@ -192,6 +224,7 @@ class _Run:
             mode="json", exclude={"name", "description", "eval", "teachers", "expected", "parts"}
         )
         dump["data"] = {key: dump["data"][key] for key in ("train", "val", "test")}
+        dump["loss"] = {key: value for key, value in dump["loss"].items() if key not in self.recipe.loss.FREE}
         dump["train"] = {key: value for key, value in dump["train"].items() if key not in self.recipe.train.FREE}
         dump["teachers"] = dict(teachers)
         dump["student"]["heads"] |= {f"{modality}_table": table.table for modality, table in read.items()}
@@ -228,7 +261,10 @@ class _Run:
             recipe.loss,
             student=student,
             data=loop.TrainingSplit(
-                split, read.teachers, {modality: table.table for modality, table in student.features.items()}
+                split,
+                read.teachers,
+                {modality: table.table for modality, table in student.features.items()},
+                read.calibration,
             ),
             out=out,
             start=loop.Start(
@@ -292,6 +328,8 @@ class _Tables:
     """`image` and `text` -> name, empty where the loss uses none."""
     features: Mapping[str, features.FeatureTable]
     """`image` and `text` -> what the student learns on in place of images or captions."""
+    calibration: BatchCalibration | None
+    """Of a batch's pairs; None where the loss uses none."""
 
 
 class _LazyCaptions(Sequence[str]):

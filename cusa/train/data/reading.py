@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cusa.errors import ConfigError
 from cusa.manifests import tables
+from cusa.manifests.batch_calibration import BatchCalibration
 from cusa.manifests.neighbours import neighbour_path
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
@@ -16,6 +17,7 @@ from cusa.models.students.base import Student
 from cusa.train import ranks
 from cusa.train.config import LossConfig, TrainConfig
 from cusa.train.data.blocks import Blocks
+from cusa.train.data.calibrated import Calibrated, open_calibrated
 from cusa.train.data.doubts import read_pair_weights
 from cusa.train.data.gather import TeacherRows
 from cusa.train.data.judged import JudgedPairs, read_judged
@@ -36,6 +38,8 @@ class TrainingSplit:
     none."""
     features: Mapping[str, str] = field(default_factory=dict)
     """`image` or `text` -> name of the table whose rows the student takes in place of images or captions."""
+    calibration: BatchCalibration | None = None
+    """Of a batch's pairs, by these teachers; read where `LossConfig.needs_calibration`."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,11 @@ class Data:
     """Human judgements of the split's pairs, on the device; None where the loss does not use them."""
     pair_weights: Tensor | None
     """(captions,) how much each pair counts, on the device; None where all count alike."""
+    calibrated: Calibrated | None
+    """Probabilities of a batch's foreign pairs; None where the loss does not use them."""
     met: Mapping[str, float]
-    """How often near images meet in a batch, in this order and at random; empty where it is not measured."""
+    """How often near images meet in a batch, in this order and at random, and what the calibration expects; empty where
+    nothing is measured."""
     notes: tuple[str, ...]
 
     @staticmethod
@@ -84,7 +91,7 @@ class Data:
         split = training.split
         teachers = {modality: training.teachers.get(modality, "") for modality in ("image", "text")}
         chosen: dict[str, str] = {}
-        if loss.alpha or loss.beta or loss.false_negatives == "mask":
+        if loss.needs_teachers:
             chosen = {modality: tables.choose_teacher(split, modality, name) for modality, name in teachers.items()}
         if ranks.rank():
             ranks.barrier()
@@ -111,7 +118,20 @@ class Data:
         if loss.pair_weights == "audit":
             pair_weights, digests["the audit of the pairs"], note = read_pair_weights(split, device)
             notes.append(note)
+        calibrated = None
+        if loss.needs_calibration:
+            shared = ranks.world() if loss.negatives == "local" else 1
+            calibrated = open_calibrated(
+                loss,
+                training.calibration,
+                split=split,
+                rows=rows,
+                owner=pairs.owner.whole(),
+                batch=max(2, config.batch // config.accumulate // shared),
+            )
+            digests["the calibration"] = calibrated.digest
         order, met = _order(config, split, pairs, chosen or teachers, digests)
+        met |= calibrated.metrics() if calibrated is not None else {}
         if order.fewest < ranks.world() * config.accumulate:
             raise ConfigError(
                 f"An epoch's smallest step has {order.fewest} pairs, too few for {ranks.world()} ranks and train."
@@ -146,7 +166,7 @@ class Data:
             check_one_in=config.check_one_in,
             draft=_draft(config, student),
         )
-        return Data(order, stream, on_device, digests, judged, pair_weights, met, tuple(notes))
+        return Data(order, stream, on_device, digests, judged, pair_weights, calibrated, met, tuple(notes))
 
 
 def _order(

@@ -33,7 +33,7 @@ from cusa.train.losses.false_negatives import (
     near,
 )
 from cusa.train.losses.infonce import Reduction
-from cusa.train.losses.pair_probability import PairProbability, ProbablePairs, SoftLabels
+from cusa.train.losses.pair_probability import PairProbability, SoftLabels
 from cusa.train.losses.pair_weights import pair_weights_correction
 from cusa.train.losses.plain import plain
 from cusa.train.losses.sigmoid import BIAS, plain_sigmoid, streamed_sigmoid
@@ -105,13 +105,13 @@ class CUSALoss(nn.Module):
         teacher_temperature: of the soft labels: one, or (image, text).
         usa_teacher_temperature: of USA's soft labels, where they are not CSA's.
         false_negatives: how InfoNCE treats foreign pairs that may be true. `soft`: as negatives; the soft labels of CSA
-            and USA are left to correct that. `mask`: those a teacher calls near leave the denominators. `debiased`: each
-            weighs `1 - p_ij` there, its probability to be false. `positive`:
-            those listed in `positive_pairs` become positives, those in `ignored_pairs` leave the denominators. CSA and
-            USA are added in any case, by their weights.
-        soft_labels: CSA's. `teacher`: softmaxes of the teachers' cosines. `calibrated`: pairs of the same image count 1,
-            every other one its probability p_ij to be true, divided by their sum; the same in both directions, without
-            a temperature. USA's are the teachers' in any case.
+            and USA are left to correct that. `mask`: those a teacher calls near leave the denominators. `debiased`:
+            each weighs `1 - p_ij` there, its probability to be false. `positive`: those listed in `positive_pairs`
+            become positives, those in `ignored_pairs` leave the denominators. CSA and USA are added in any case, by
+            their weights.
+        soft_labels: CSA's. `teacher`: softmaxes of the teachers' cosines. `calibrated`: pairs of the same image count
+            1, every other one its probability p_ij to be true, divided by their sum; the same in both directions,
+            without a temperature. USA's are the teachers' in any case.
         pair_probability: the calibration that gives p_ij; needed for `calibrated` and `debiased`.
         mask_image: with `mask`: image teacher's cosine from which a foreign pair leaves, `positive` (as near as the own
             image: duplicates only), or None: the image teacher is not used.

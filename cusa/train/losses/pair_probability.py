@@ -13,7 +13,7 @@ from cusa.errors import ConfigError
 
 SoftLabels = Literal["teacher", "calibrated"]
 _CERTAIN = 60.0
-"""Logits beyond this are cut: their probabilities differ from 0 and 1 by less than 1e-26, and no exponential overflows."""
+"""Logits beyond this are cut: probabilities there differ from 0 and 1 by less than 1e-26, and nothing overflows."""
 
 
 class Slope(NamedTuple):
@@ -61,7 +61,7 @@ class ProbablePairs(NamedTuple):
         return logit_TT.neg().exp_().log1p_().neg_().masked_fill_(self._same(rows, columns), 0)
 
     def log_false(self, logit_TT: Tensor, rows: slice, columns: slice) -> Tensor:
-        """Return the logarithm of the probability that each pair is false; 0 for pairs of the same image, which stay."""
+        """Return the logarithm of the probability that each pair is false; 0 for pairs of the same image."""
         return logit_TT.exp().log1p_().neg_().masked_fill_(self._same(rows, columns), 0)
 
     def _same(self, rows: slice, columns: slice) -> Tensor:
