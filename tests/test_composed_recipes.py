@@ -5,9 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from cusa import recipe
 from cusa.errors import ConfigError
+from cusa.train.config import LossConfig
+from cusa.train.losses.pair_probability import PairProbability, Slope
 from cusa.train.terms import make_loss
 
 MODELS = {
@@ -175,7 +178,12 @@ def test_treatments__are_methods_of_a_sweep_without_csa_and_usa(treatment: str) 
     settings = recipe.method_settings(treatment)
     for base in ("scenes-cusa", "clip-vit-b-32/coco/cusa"):  # the second divides InfoNCE by the batch size
         loss = recipe.load(base, settings).loss
-        assert (loss.alpha, loss.beta, loss.infonce_weight) == (0.0, 0.0, 1.0)
-        assert make_loss(loss).contrast == ("sigmoid" if treatment == "sigmoid" else "infonce")
+        if treatment == "calibrated":  # InfoNCE with other targets is CSA with other soft labels
+            assert (loss.alpha, loss.beta, loss.infonce_weight) == (1.0, 0.0, 0.0)
+            assert loss.csa_image_temperature == LossConfig().temperature
+        else:
+            assert (loss.alpha, loss.beta, loss.infonce_weight) == (0.0, 0.0, 1.0)
+        probability = PairProbability(intercept=0, text=Slope(1), text_mean=torch.zeros(3))
+        assert make_loss(loss, probability).contrast == ("sigmoid" if treatment == "sigmoid" else "infonce")
     plain = recipe.load("scenes-cusa", recipe.method_settings("baseline")).loss
     assert loss != plain

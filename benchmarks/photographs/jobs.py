@@ -94,7 +94,7 @@ CALIBRATED = {
         ("best", BEST, {"method": ("csa",)}),
     )
 }
-"""Soft labels that are probabilities, without a grid, at three batch sizes: against the release's and the best point."""
+"""Soft labels that are probabilities, without a grid, at three batch sizes, beside the release's and the best point."""
 
 GROUPS = {
     "table": TABLE,

@@ -255,6 +255,29 @@ def test_train__sigterm_saves_at_the_next_step_and_the_next_run_goes_on(tmp_path
     assert "--force" in refused.stderr
 
 
+def test_train__soft_labels_by_a_calibration_of_random_pairs(tmp_path: Path) -> None:
+    raw, work, made, run = (tmp_path / name for name in ("raw", "work", "batch.json", "run"))
+    for command in (
+        ("download", "scenes", "--out", raw, "--set", "train=60", "--set", "val=40", "--set", "test=8"),
+        ("shard", "karpathy", raw / "dataset_scenes.json", "--images", raw, "--out", work),
+        ("extract-teachers", work, "--image", "offline-gist", "--text", "offline-ngrams"),
+    ):
+        done = cusa(*command)
+        assert done.returncode == 0, done.stderr
+    train: list[object] = ["train", "tiny", "--data", work, "--out", run, *SET, "--set", "train.steps=2"]
+    train += ["--set", "loss.soft_labels=calibrated", "--set", "loss.teacher_temperature=audit"]
+    refused = cusa(*train)
+    assert refused.returncode == 2
+    assert "none that is shipped" in refused.stderr
+    assert f"cusa calibrate {work} --in-batch" in refused.stderr
+    fitted = cusa("calibrate", work, "--in-batch", "--ratings", raw / "truth-val.parquet", "--out", made)
+    assert fitted.returncode == 0, fitted.stderr
+    assert "Of random pairs it expects" in fitted.stdout
+    trained = cusa(*train, "--set", f"loss.calibration={made}")
+    assert trained.returncode == 0, trained.stderr
+    assert "expected false negatives by the calibration. That makes the teachers' temperature" in trained.stderr
+
+
 def test_sql__answers_typos_and_writing(taught: Path) -> None:
     assert "samples" in cusa("sql", taught).stdout
     done = cusa("sql", taught, "select count(*) as n from samples", "--format", "csv")

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cusa.train import across_ranks
 from cusa.train.losses import CUSALoss, Setting
+from cusa.train.losses.pair_probability import PairProbability, Slope
 from cusa.train.losses.streaming import tiles
 from tests.train.losses import reference
 from tests.train.losses.test_objective import TERMS
@@ -21,6 +22,13 @@ from tests.train.ranks import run_on_ranks
 
 COUNTS = {2: [(6, 6), (7, 4), (5, 0)], 4: [(4, 3, 3, 1)]}
 """Rows of each rank: even, uneven as a last batch is, and a rank that has none."""
+PROBABILITY = PairProbability(
+    intercept=-1.0,
+    image=Slope(2.0, -1.0),
+    text=Slope(3.0, 0.5),
+    image_mean=torch.linspace(-0.3, 0.4, 8, dtype=torch.float64),
+    text_mean=torch.linspace(0.2, -0.2, 9, dtype=torch.float64),
+)
 OPTIONS: dict[str, dict[str, Any]] = {
     "cusa": {},
     "release": {"reduction": "release", "fusion": "dot", "divergence": "cross_entropy_release"},
@@ -32,6 +40,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cold": {"temperature": Setting(0.003, 0.001, 0.1)},
     "mask": {"false_negatives": "mask", "mask_text": "positive", "mask_image": 0.5},
     "positive": {"false_negatives": "positive"},
+    "calibrated": {"false_negatives": "debiased", "soft_labels": "calibrated", "pair_probability": PROBABILITY},
 }
 ACCURACY = {"cold": 1e-9}
 

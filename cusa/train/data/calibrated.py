@@ -21,7 +21,7 @@ from cusa.train.losses.pair_probability import PairProbability, Slope
 
 _FOR_MEANS = 1 << 16  # rows of a table, at even distances, that its mean is taken of
 _ELEMENTS = 1 << 21  # cosines that an expectation is taken of
-_DRAWS = 32  # batches, at most
+_ROWS = 4096  # of batches, that it is taken over, at least where that many fit
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _draw(probability: PairProbability, rows: Mapping[str, TeacherRows], owner: 
     few = min(size, max(32, _ELEMENTS // size))
     rng = np.random.default_rng(0)
     draws = []
-    for _ in range(max(1, min(_DRAWS, _ELEMENTS // (few * size)))):
+    for _ in range(max(1, min(_ROWS // few, _ELEMENTS // (few * size)))):
         captions = np.sort(rng.choice(len(owner), size, replace=False))
         images = np.asarray(owner[captions]).astype(np.int64)
         order = torch.from_numpy(rng.permutation(size))

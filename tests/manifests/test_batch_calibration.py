@@ -1,0 +1,77 @@
+"""The file of a batch's calibration: whole, of the right teachers, or refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cusa.errors import DataError, StaleError
+from cusa.manifests import batch_calibration
+from cusa.manifests.batch_calibration import BatchCalibration
+
+TEXT = {
+    "teacher": "words",
+    "revision": "1",
+    "weights_sha256": "ab",
+    "preprocessing": "words",
+    "transform": "clean",
+}
+IMAGE = {**TEXT, "teacher": "colours", "weights_sha256": "", "preprocessing": "rgb"}
+
+
+def made(**fields: Any) -> BatchCalibration:
+    """Return a calibration of both teachers."""
+    told = {
+        "teachers": {"image": IMAGE, "text": TEXT},
+        "cosines": {"image": 1.0, "text": 2.0},
+        "levels": {"image": 0.0, "text": -1.0},
+        "intercept": -3.0,
+        "about": {"fitted": {}},
+    }
+    return BatchCalibration(**{**told, **fields})
+
+
+def test_read__what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    batch_calibration.write(path, made())
+    assert batch_calibration.read(path) == made()
+    assert batch_calibration.read(path).digest == made(about={"other": 1}).digest
+    assert made(intercept=-3.5).digest != made().digest
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": "cusa calibration 2"}, "it is a 'cusa calibration 2'. Make it with `cusa calibrate --in-batch`"),
+        ({"intercept": None}, "broken calibration"),
+        ({"intercept": float("nan")}, "numbers do not fit together"),
+        ({"cosines": {"text": 1.0}}, "numbers do not fit together"),
+        ({"teachers": {}, "cosines": {}, "levels": {}}, "numbers do not fit together"),
+        ({"levels": {"image": 0, "text": "much"}}, "broken calibration"),
+    ],
+)
+def test_read__refuses_what_is_none(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    path = tmp_path / "calibration.json"
+    batch_calibration.write(path, made())
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DataError, match=words):
+        batch_calibration.read(path)
+
+
+def test_read__a_missing_file_names_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"There is no calibration .*cusa calibrate --in-batch"):
+        batch_calibration.read(tmp_path / "none.json")
+
+
+def test_misfit__teachers_by_their_weights_others_by_name_and_revision() -> None:
+    assert not made().misfit({"image": IMAGE, "text": {**TEXT, "teacher": "another folder", "revision": "2"}})
+    assert "weights_sha256 is 'ab' there and 'cd' here" in made().misfit(
+        {"image": IMAGE, "text": {**TEXT, "weights_sha256": "cd"}}
+    )
+    assert "revision" in made().misfit({"image": {**IMAGE, "revision": "2"}, "text": TEXT})
+    assert "needs an image teacher" in made().misfit({"text": TEXT})
+    text_only = made(teachers={"text": TEXT}, cosines={"text": 2.0}, levels={"text": 0.0})
+    assert not text_only.misfit({"image": {}, "text": TEXT})
+    with pytest.raises(StaleError, match="was fitted on other teachers"):
+        made().refuse_others({"text": TEXT}, "c.json")
