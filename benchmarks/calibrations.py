@@ -62,10 +62,9 @@ class Judged:
 
 def features_of(features: PairFeatures, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
     """Return the features of pairs, in their order."""
+    order = np.argsort(images, kind="stable")
     out = np.empty((len(images), len(features.names)), dtype=np.float32)
-    for image in np.unique(images).tolist():
-        rows = np.flatnonzero(images == image)
-        out[rows] = features.matrix(image, captions[rows])
+    out[order] = features.matrix(images[order], captions[order])
     return out
 
 

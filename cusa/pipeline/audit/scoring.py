@@ -6,7 +6,7 @@ or the table would have more rows than the budget. Some of these images are scor
 the probability lies outside.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from cusa.errors import DataError
 from cusa.manifests.samples import Split
 from cusa.pipeline.calibrate.calibration import Calibration
 from cusa.pipeline.config import AuditConfig
-from cusa.pipeline.pairs.candidates import Candidates
+from cusa.pipeline.pairs.candidates import Candidates, concatenate
 from cusa.pipeline.pairs.features import PairFeatures
 from cusa.pipeline.pairs.neighbourhoods import Neighbourhoods
 
@@ -47,7 +47,7 @@ class Depth:
 
 
 class PairScorer:
-    """Finds the candidates of an image and gives them their probability; keeps the sums over all images.
+    """Finds the candidates of images and gives them their probability; keeps the sums over all images.
 
     Args:
         split: the split.
@@ -61,28 +61,45 @@ class PairScorer:
         self._features: PairFeatures | None = None
         if model is not None:
             self._features = opened.features(split, model.features)
-            self._resampled = np.zeros(len(model.resampled))
-        self._total = self._at_least = 0.0
+            if split.num_captions:  # what is computed once, before several threads ask for it
+                self._features.matrix(0, np.zeros(1, dtype=np.int64))
+        self._sums: dict[int, np.ndarray] = {}
         self.depth = self._choose_depth()
 
-    def find(self, image: int) -> Candidates:
-        """Return the candidates of one image; with a calibration those of at least the floor.
+    def find(self, images: np.ndarray) -> Candidates:
+        """Return the candidates of some images; with a calibration those of at least the floor.
+
+        Several threads may call it, each with images of its own.
 
         Raises:
             DataError: if a pair's score or probability is no number.
         """
-        candidates = self._finder.find(image, depth=self.depth.neighbours, everything=self.depth.whole)
-        if self._model is not None and self._features is not None and len(candidates.score):
-            values = self._features.matrix(image, candidates.caption)
-            probability = self._model.probability(values)
-            candidates = replace(candidates, p_positive=probability.astype(np.float32))
-            self._refuse_what_cannot_be_ranked(candidates)
-            self._total += float(probability.sum())
-            self._at_least += self._model.at_least(values)
-            self._resampled += self._model.resampled_sums(values)
-            return candidates.take(np.flatnonzero(candidates.p_positive >= self._config.floor))
-        self._refuse_what_cannot_be_ranked(candidates)
-        return candidates
+        parts, sums = [self._finder.describe(*(np.empty(0, dtype=np.int64),) * 2)], []
+        for image, caption in self._finder.blocks(images, depth=self.depth.neighbours, everything=self.depth.whole):
+            if self._model is None or self._features is None:
+                parts.append(self._finder.describe(image, caption))
+            else:
+                compared = self._features.compare(image, caption)
+                scored = self._model.score(compared.features)
+                sums.append(np.array([scored.probability.sum(), scored.at_least, *scored.resampled]))
+                # What is no number stays, and is refused.
+                kept = np.flatnonzero(~(scored.probability < self._config.floor))
+                by_image, by_text = (
+                    None if one is None else one[kept] for one in (compared.image_similarity, compared.text_similarity)
+                )
+                parts.append(
+                    self._finder.describe(
+                        image[kept],
+                        caption[kept],
+                        p_positive=scored.probability[kept],
+                        image_similarity=by_image,
+                        text_similarity=by_text,
+                    )
+                )
+            self._refuse_what_cannot_be_ranked(parts[-1])
+        if sums:
+            self._sums[int(images[0])] = np.sum(sums, axis=0)  # added up in the images' order, whoever was first
+        return concatenate(parts)
 
     def likely(self, candidates: Candidates) -> dict[str, Any] | None:
         """Return how many of all open pairs are likely matches, after `find` was called for every image.
@@ -103,9 +120,10 @@ class PairScorer:
         number = self._split.num_images
         per_image = self.depth.outside
         beyond = number * float(per_image.mean()) if len(per_image) else 0.0
-        total = self._total + beyond
-        least = self._at_least / self._total * total if self._total else 0.0
-        sums = self._resampled[self._resampled > 0]
+        found = np.sum([self._sums[image] for image in sorted(self._sums)], axis=0) if self._sums else np.zeros(2)
+        total = float(found[0]) + beyond
+        least = float(found[1] / found[0]) * total if found[0] else 0.0
+        sums = found[2:][found[2:] > 0]
         of_fit = float(np.log(sums).std()) if len(sums) > 1 else 0.0
         of_sample = 0.0
         if len(per_image):

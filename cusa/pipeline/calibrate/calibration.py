@@ -49,19 +49,20 @@ class Calibration:
         """Return the probability that a person calls each pair a match, (P,) in [0, 1]."""
         return self._curve(self.decision(values_PF))
 
-    def resampled_sums(self, values_PF: np.ndarray) -> np.ndarray:
-        """Return the sum of the pairs' probabilities by each of the resampled fits, (R,)."""
+    def score(self, values_PF: np.ndarray) -> "Scored":
+        """Return the probability of pairs, and the sums that tell how sure it is."""
+        terms_PT = self._terms(values_PF)
+        decision = terms_PT @ np.asarray(self.coefficients) + self.intercept
+        probability = self._curve(decision)
         fits = np.asarray(self.resampled, dtype=np.float64).reshape(len(self.resampled), -1)
-        if not len(fits) or not len(values_PF):
-            return np.zeros(len(fits))
-        return np.asarray(self._curve(self._terms(values_PF) @ fits[:, :-1].T + fits[:, -1]).sum(0))
-
-    def at_least(self, values_PF: np.ndarray) -> float:
-        """Return the sum of probabilities of pairs that nobody chose, bounded from below."""
-        if not self.unselected:
-            return float(self.probability(values_PF).sum())
-        slope, intercept = self.unselected
-        return float((1 / (1 + np.exp(-np.clip(slope * self.decision(values_PF) + intercept, -500, 500)))).sum())
+        resampled = np.zeros(len(fits))
+        if len(fits) and len(values_PF):
+            resampled = self._curve(terms_PT @ fits[:, :-1].T + fits[:, -1]).sum(0)
+        at_least = float(probability.sum())
+        if self.unselected:
+            slope, intercept = self.unselected
+            at_least = float(_logistic(slope * decision + intercept).sum())
+        return Scored(probability, at_least, resampled)
 
     def _terms(self, values_PF: np.ndarray) -> np.ndarray:
         scaled = (values_PF.astype(np.float64) - np.asarray(self.means)) / np.asarray(self.scales)
@@ -69,7 +70,7 @@ class Calibration:
 
     def _curve(self, decision: np.ndarray) -> np.ndarray:
         if not self.decisions:
-            return np.asarray(1 / (1 + np.exp(-np.clip(decision, -500, 500))))
+            return _logistic(decision)
         return np.asarray(np.interp(decision, self.decisions, self.probabilities))
 
     def refuse_others(self, teachers: Mapping[str, Mapping[str, str]], path: Path) -> None:
@@ -96,6 +97,25 @@ class Calibration:
                         f"is {other.get(key, '')!r}. {again}",
                         path=path,
                     )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Probabilities of pairs, and sums over them.
+
+    Attributes:
+        probability: (P,) that a person calls each pair a match.
+        at_least: the sum of probabilities if pairs are ones that nobody chose, bounded from below.
+        resampled: (R,) the sum of probabilities by each of the resampled fits.
+    """
+
+    probability: np.ndarray
+    at_least: float
+    resampled: np.ndarray
+
+
+def _logistic(decision: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-np.clip(decision, -500, 500))))
 
 
 def terms(scaled_PF: np.ndarray, *, products: bool) -> np.ndarray:

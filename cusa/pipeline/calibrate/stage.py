@@ -24,6 +24,7 @@ from cusa.pipeline.pairs.neighbourhoods import (
     open_neighbourhoods,
     stamps,
 )
+from cusa.pipeline.pairs.products import PAIRS_A_BLOCK
 from cusa.pipeline.pairs.ratings import PairRatings, RatedSplit, read_ratings
 
 _FEWEST = 10  # judged matches, and pairs that do not match, without which there is nothing to fit
@@ -50,7 +51,7 @@ def run(
         test: a split on whose judgements it is tested, or None.
         encoders: which to use, see `cusa.pipeline.pairs.neighbourhoods.choose`.
         force: fit again even if nothing changed.
-        on_event: called with every image.
+        on_event: called with every block of pairs.
 
     Returns:
         The outcome; counts has the pairs and matches, notes the figures in sentences.
@@ -218,11 +219,11 @@ def _values(split: Split, opened: Neighbourhoods, pairs: _Pairs, what: str, on_e
     """Return the features of pairs, (P, F)."""
     features = opened.features(split)
     out = np.empty((len(pairs.images), len(features.names)), dtype=np.float32)
-    images, starts = np.unique(pairs.images, return_index=True)
-    stops = [*starts[1:], len(pairs.images)]
-    for done, (image, start, stop) in enumerate(zip(images.tolist(), starts, stops, strict=True), 1):
-        out[start:stop] = features.matrix(image, pairs.captions[start:stop])
-        on_event(what, done, len(images))
+    on_event(what, 0, len(out))
+    for start in range(0, len(out), PAIRS_A_BLOCK):
+        block = slice(start, start + PAIRS_A_BLOCK)
+        out[block] = features.matrix(pairs.images[block], pairs.captions[block])
+        on_event(what, min(start + PAIRS_A_BLOCK, len(out)), len(out))
     if not np.isfinite(out).all():
         pair, feature = np.argwhere(~np.isfinite(out))[0]
         image, caption = int(pairs.images[pair]), int(pairs.captions[pair])

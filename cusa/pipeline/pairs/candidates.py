@@ -1,6 +1,6 @@
 """Candidate false negatives: pairs the data set does not make although teachers say they belong together.
 
-Shapes: N images, M captions, D/E widths of image and text teacher, K neighbours; C candidates of one image.
+Shapes: N images, M captions, D/E widths of image and text teacher, K neighbours, C candidates, P pairs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +10,9 @@ import numpy as np
 
 from cusa.manifests.samples import Split
 from cusa.pipeline.index.neighbours import CrossModal, Modality
+from cusa.pipeline.pairs.products import PAIRS_A_BLOCK, best_two, couples, group_bounds, grouped_products
+
+_MOST_THREADS = 4  # more would wait for Python's lock, and each holds the numbers of a block
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,22 @@ class Candidates:
         return Candidates(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def merge(parts: list[Candidates]) -> Candidates:
-    """Return all candidates, the best first: by `p_positive` where there is one, then by score, image and caption."""
-    names = [field.name for field in fields(Candidates)]
+def concatenate(parts: Sequence[Candidates], order: np.ndarray | slice = slice(None)) -> Candidates:
+    """Return the candidates of several parts, in their order or another one."""
 
     def whole(name: str) -> np.ndarray:
-        values: list[np.ndarray] = [getattr(part, name) for part in parts]
-        return np.concatenate(values)
+        return np.concatenate([getattr(part, name) for part in parts])
 
-    order = np.lexsort((whole("caption"), whole("image"), -whole("score"), -np.nan_to_num(whole("p_positive"))))
     # One field after the other: the numbers of many candidates are not held twice.
-    return Candidates(*(whole(name)[order] for name in names))
+    return Candidates(*(whole(field.name)[order] for field in fields(Candidates)))
+
+
+def merge(parts: Sequence[Candidates]) -> Candidates:
+    """Return all candidates, the best first: by `p_positive` where there is one, then by score, image and caption."""
+    caption, image, score, p = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("caption", "image", "score", "p_positive")
+    )
+    return concatenate(parts, np.lexsort((caption, image, -score, -np.nan_to_num(p))))
 
 
 def weighted_mean(similarities: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
@@ -65,7 +73,7 @@ def weighted_mean(similarities: Sequence[np.ndarray], weights: Sequence[float]) 
 
 
 class Finder:
-    """Finds the candidates of one image after the other; never all pairs at once.
+    """Finds the candidates of some images at a time; never all pairs at once.
 
     A pair of image i and caption c, whose own image j is another one, is a candidate if
     - i is among the nearest images of j or j among those of i, or
@@ -106,35 +114,78 @@ class Finder:
         return self._owned[image]
 
     def find(
-        self, image: int, also: np.ndarray | None = None, *, depth: int | None = None, everything: bool = False
+        self, images: Sequence[int] | np.ndarray, *, depth: int | None = None, everything: bool = False
     ) -> Candidates:
-        """Return the candidates of one image row, by caption row; similarities are exact, straight from the tables.
+        """Return the candidates of some image rows, by image and caption row.
 
         Args:
-            image: the image row.
-            also: caption rows of other images to describe as well, candidates or not.
+            images: image rows.
             depth: neighbours of a row that count; all that are there if None.
             everything: return every caption of other images, near or not.
         """
-        own = self._owned[image]
-        caption = np.flatnonzero(self._owner != image) if everything else self.captions_near(image, depth)
-        if also is not None:
-            caption = np.union1d(caption, also)
-        owner = self._owner[caption]
-        image_similarity, image_rank = self._by_image(image, owner)
-        text_similarity, text_rank = self._by_text(image, own, caption)
+        found = [self.describe(*pairs) for pairs in self.blocks(images, depth=depth, everything=everything)]
+        return concatenate(found) if found else self.describe(*(np.empty(0, dtype=np.int64),) * 2)
+
+    def blocks(
+        self, images: Sequence[int] | np.ndarray, *, depth: int | None = None, everything: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the pairs that are candidates, some ten thousand at a time: image rows and caption rows.
+
+        Args:
+            images: image rows.
+            depth: neighbours of a row that count; all that are there if None.
+            everything: yield every caption of other images, near or not.
+        """
+        held: list[tuple[int, np.ndarray]] = []
+        pairs = 0
+        for image in np.asarray(images, dtype=np.int64).tolist():
+            captions = np.flatnonzero(self._owner != image) if everything else self.captions_near(image, depth)
+            if held and pairs + len(captions) > PAIRS_A_BLOCK:
+                yield _pairs(held)
+                held, pairs = [], 0
+            held.append((image, captions))
+            pairs += len(captions)
+        if held:
+            yield _pairs(held)
+
+    def describe(
+        self,
+        image: np.ndarray,
+        caption: np.ndarray,
+        *,
+        p_positive: np.ndarray | None = None,
+        image_similarity: np.ndarray | None = None,
+        text_similarity: np.ndarray | None = None,
+    ) -> Candidates:
+        """Return pairs as candidates; similarities are exact, straight from the tables.
+
+        Args:
+            image: (P,) image rows; pairs of an image lie together.
+            caption: (P,) caption rows of other images.
+            p_positive: (P,) the probability of each; not a number if None.
+            image_similarity: (P,) of the image and the caption's own image; computed if None.
+            text_similarity: (P,) of the caption and the nearest of the image's; computed if None.
+        """
+        owner, bounds = self._owner[caption], group_bounds(image)
+        if image_similarity is None:
+            image_similarity = self._by_image(image, owner)
+        if text_similarity is None:
+            text_similarity = self._by_text(image, caption, bounds)
+        text_similarity = np.where(self._owned.sizes[image] > 0, text_similarity, np.float32(np.nan))
+        image_rank, text_rank, same_words = self._per_image(image[bounds[:-1]], bounds, caption)
+        unknown = np.full(len(caption), np.nan)
         return Candidates(
-            image=np.full(len(caption), image, dtype=np.int32),
+            image=image.astype(np.int32),
             caption=caption.astype(np.int32),
             image_similarity=image_similarity,
             text_similarity=text_similarity,
             image_rank=image_rank,
             text_rank=text_rank,
-            cross_similarity=self._by_cross(image, caption),
+            cross_similarity=self._by_cross(image, caption, bounds),
             score=weighted_mean((image_similarity, text_similarity), self.weights).astype(np.float32),
-            p_positive=np.full(len(caption), np.nan, dtype=np.float32),
+            p_positive=(unknown if p_positive is None else p_positive).astype(np.float32),
             duplicate_image=self._image_content[owner] == self._image_content[image],
-            duplicate_caption=np.isin(self._caption_content[caption], self._caption_content[own]),
+            duplicate_caption=same_words,
         )
 
     def nearest_own_caption(self, image: int, caption: int) -> int | None:
@@ -165,35 +216,56 @@ class Finder:
         captions = np.unique(np.concatenate(parts))
         return np.asarray(captions[self._owner[captions] != image])
 
-    def _by_image(self, image: int, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self._images is None:
-            return _nothing(len(owner))
+    def _by_image(self, image: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        if self._images is None or not len(image):
+            return np.full(len(owner), np.nan, dtype=np.float32)
         # Several captions share an owner, and a row can be 75 KB: each owner is multiplied once.
-        owners, back = np.unique(owner, return_inverse=True)
-        similarity = (self._images.rows[owners] @ self._images.rows[image]).astype(np.float32)
-        rank = np.zeros(len(owners), dtype=np.int32)
-        _, place, at = np.intersect1d(owners, self._images.near.ids[image], assume_unique=True, return_indices=True)
-        rank[place] = at + 1
-        return similarity[back], rank[back]
+        rows = self._images.rows
+        first, second, back = couples(image, owner, len(self._image_content))
+        bounds = group_bounds(first)
+        return grouped_products(rows, second, bounds, [rows[i][None] for i in first[bounds[:-1]]])[0][back]
 
-    def _by_text(self, image: int, own: np.ndarray, caption: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self._texts is None or not len(own) or not len(caption):
-            return _nothing(len(caption))
-        similarity = (self._rows(caption) @ self._texts.rows[own].T).max(1).astype(np.float32)
-        mine = self._owner[self._texts.near.ids[caption]] == image
-        if not mine.shape[1]:
-            return similarity, np.zeros(len(caption), dtype=np.int32)
-        return similarity, np.where(mine.any(1), mine.argmax(1) + 1, 0).astype(np.int32)
+    def _by_text(self, image: np.ndarray, caption: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+        products = np.empty((0, 0))
+        if self._texts is not None:
+            rows = self._texts.rows
+            own = [rows[self._owned[i]] for i in image[bounds[:-1]].tolist()]
+            products = grouped_products(rows, caption, bounds, own)
+        return best_two(products)[0] if len(products) else np.full(len(caption), np.nan, dtype=np.float32)
 
-    def _rows(self, caption: np.ndarray) -> np.ndarray:
-        assert self._texts is not None
-        return np.asarray(self._texts.rows[caption])
+    def _per_image(
+        self, images: np.ndarray, bounds: np.ndarray, caption: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the image ranks, the text ranks, and whether an image has a caption of the same words."""
+        image_rank, text_rank = np.zeros((2, len(caption)), dtype=np.int32)
+        same_words = np.zeros(len(caption), dtype=bool)
+        # Looked up by row number, and emptied again after every image.
+        of_image, of_caption = (np.zeros(len(x), dtype=np.int32) for x in (self._image_content, self._caption_content))
+        has_words = np.zeros(int(self._caption_content.max(initial=0)) + 1, dtype=bool)
+        for image, start, stop in zip(images.tolist(), bounds[:-1], bounds[1:], strict=True):
+            here, own = caption[start:stop], self._owned[image]
+            if self._images is not None:
+                near = self._images.near.ids[image]
+                of_image[near] = np.arange(1, len(near) + 1)
+                image_rank[start:stop] = of_image[self._owner[here]]
+                of_image[near] = 0
+            if self._texts is not None:
+                rows, places = self._text_reverse.lists_with(own)
+                order = np.argsort(-places, kind="stable")  # of several places the first is written last, and stays
+                of_caption[rows[order]] = places[order] + 1
+                text_rank[start:stop] = of_caption[here]
+                of_caption[rows] = 0
+            words = self._caption_content[own]
+            has_words[words] = True
+            same_words[start:stop] = has_words[self._caption_content[here]]
+            has_words[words] = False
+        return image_rank, text_rank, same_words
 
-    def _by_cross(self, image: int, caption: np.ndarray) -> np.ndarray:
-        if self._cross is None:
+    def _by_cross(self, image: np.ndarray, caption: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+        if self._cross is None or not len(caption):
             return np.full(len(caption), np.nan, dtype=np.float32)
-        cosines = self._cross.captions[caption] @ self._cross.images[image]
-        return np.asarray(cosines, dtype=np.float32)
+        against = [self._cross.images[i][None] for i in image[bounds[:-1]]]
+        return np.asarray(grouped_products(self._cross.captions, caption, bounds, against)[0])
 
 
 class _Groups:
@@ -206,7 +278,9 @@ class _Groups:
 
     def __init__(self, values: np.ndarray, number: int) -> None:
         self._members = np.argsort(values, kind="stable")
-        self._starts = np.concatenate([[0], np.cumsum(np.bincount(values, minlength=number))])
+        self.sizes = np.bincount(values, minlength=number)
+        """(number,) how many members each group has."""
+        self._starts = np.concatenate([[0], np.cumsum(self.sizes)])
 
     def __getitem__(self, group: int) -> np.ndarray:
         return np.asarray(self._members[self._starts[group] : self._starts[group + 1]])
@@ -236,15 +310,19 @@ class _Reverse:
 
     def of(self, rows: Sequence[int] | np.ndarray, depth: int | None = None) -> np.ndarray:
         """Return the rows that name one of `rows` among their first `depth`."""
+        lists, places = self.lists_with(rows)
+        return lists if depth is None or depth >= self._width else lists[places < depth]
+
+    def lists_with(self, rows: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows that name one of `rows`, and at which place, counted from 0."""
         parts = [self._places[self._starts[row] : self._starts[row + 1]] for row in rows]
-        places = np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-        if depth is not None and depth < self._width:
-            places = places[places % self._width < depth]
-        return np.asarray(places // self._width)
+        lists, places = np.divmod(np.concatenate(parts) if parts else np.empty(0, dtype=np.int64), self._width)
+        return lists, places
 
 
-def _nothing(number: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.full(number, np.nan, dtype=np.float32), np.zeros(number, dtype=np.int32)
+def _pairs(held: list[tuple[int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    lengths = [len(captions) for _, captions in held]
+    return np.repeat([image for image, _ in held], lengths), np.concatenate([captions for _, captions in held])
 
 
 def find_all(
@@ -254,9 +332,11 @@ def find_all(
     minimum_score: float = 0.0,
     per_image: int = 0,
     images_a_block: int = 256,
-    find: Callable[[int], Candidates] | None = None,
+    find: Callable[[np.ndarray], Candidates] | None = None,
 ) -> Iterator[Candidates]:
-    """Yield the candidates of some images at a time.
+    """Yield the candidates of some images at a time, the best first.
+
+    Blocks are worked on by as many threads as matrix products would take, four at most, and come in their order.
 
     Args:
         finder: finds them.
@@ -264,22 +344,38 @@ def find_all(
         minimum_score: those below are left out.
         per_image: the most that one image keeps, the best by `p_positive` or else by score; 0 = all.
         images_a_block: images a yield.
-        find: called with an image row instead of `finder.find`; returns its candidates, with `p_positive` where there
+        find: called with image rows instead of `finder.find`; returns their candidates, with `p_positive` where there
             is a calibration, or raises where they cannot be ranked.
     """
-    from threadpoolctl import threadpool_limits
+    from concurrent.futures import ThreadPoolExecutor
 
-    for start in range(0, num_images, images_a_block):
-        parts = []
-        # An image's products are small: more threads would only wait for each other.
-        with threadpool_limits(1, user_api="blas"):
-            for image in range(start, min(start + images_a_block, num_images)):
-                here = (find or finder.find)(image)
-                here = here.take(np.flatnonzero(here.score >= minimum_score))
-                if per_image and len(here.score) > per_image:
-                    here = here.take(np.lexsort((-here.score, -np.nan_to_num(here.p_positive)))[:per_image])
-                parts.append(here)
-        yield merge(parts)
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    def block(start: int) -> Candidates:
+        images = np.arange(start, min(start + images_a_block, num_images))
+        found = (find or finder.find)(images)
+        return merge([_best_of_each(found.take(found.score >= minimum_score), per_image)])
+
+    threads = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
+    threads = min(threads, _MOST_THREADS)
+    # An image's products are small: the threads of one product would only wait for each other.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        waiting = [pool.submit(block, start) for start in range(0, num_images, images_a_block)]
+        try:
+            for one in waiting:
+                yield one.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _best_of_each(found: Candidates, per_image: int) -> Candidates:
+    """Return the best of each image, at most `per_image` of them; all if 0."""
+    if not per_image or np.bincount(found.image).max(initial=0) <= per_image:
+        return found
+    order = np.lexsort((-found.score, -np.nan_to_num(found.p_positive), found.image))
+    bounds = group_bounds(found.image[order])
+    place = np.arange(len(order)) - np.repeat(bounds[:-1], np.diff(bounds))
+    return found.take(np.sort(order[place < per_image]))
 
 
 def among(split: Split, candidates: Candidates, images: np.ndarray, captions: np.ndarray) -> np.ndarray:

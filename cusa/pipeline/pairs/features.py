@@ -6,10 +6,11 @@ caption also comes with how crowded its place is (the local scaling of CSLS, Con
 2.3, here against a sample of fixed size) and how near it is to its own siblings. None of them depends on the number of
 rows of a split, so that they travel from one data set to another.
 
-Shapes: N images, M captions, D width of a text embedding, C captions of one image's pairs, F features.
+Shapes: N images, M captions, D width of a text embedding, P pairs, F features.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +19,14 @@ import numpy as np
 from cusa.errors import DataError
 from cusa.pipeline.index.neighbours import CrossModal, Modality
 from cusa.pipeline.pairs.caption_words import CaptionWords
+from cusa.pipeline.pairs.products import PAIRS_A_BLOCK, best_two, couples, group_bounds, grouped_products
+from cusa.pipeline.pairs.row_statistics import (
+    ImageStatistics,
+    MapStatistics,
+    TextStatistics,
+    mean_and_moments,
+    over_others,
+)
 
 _SAMPLE = 1000  # captions that a caption's surroundings are measured against
 _NEAREST = 10  # of them
@@ -68,6 +77,21 @@ class Encodings:
     captions: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What pairs come to.
+
+    Attributes:
+        features: (P, F) float32.
+        image_similarity: (P,) cosines by the image teacher, or None where no feature needs them.
+        text_similarity: (P,) by the text teacher, the best of the image's captions; 0 without captions; None likewise.
+    """
+
+    features: np.ndarray
+    image_similarity: np.ndarray | None
+    text_similarity: np.ndarray | None
+
+
 class PairFeatures:
     """Computes the features of an image's pairs; what depends on one row alone is computed once, at first use.
 
@@ -86,42 +110,53 @@ class PairFeatures:
     ) -> None:
         self._owner, self._number, self._encodings = owner, num_images, encodings
         order = np.argsort(owner, kind="stable")
-        self._own = np.split(order, np.cumsum(np.bincount(owner, minlength=num_images))[:-1])
-        there = (
+        self._counts = np.bincount(owner, minlength=num_images)
+        self._own = np.split(order, np.cumsum(self._counts)[:-1])
+        self._there = (
             *(TEXT_FEATURES if encodings.texts is not None else ()),
             *(IMAGE_FEATURES if encodings.images is not None else ()),
             *(MAP_FEATURES if encodings.mapped is not None else ()),
             *(CROSS_FEATURES if encodings.cross is not None else ()),
         )
-        self.names: tuple[str, ...] = there if names is None else tuple(names)
-        if missing := [name for name in self.names if name not in there]:
-            raise DataError(
-                f"The calibration has the features {', '.join(missing)}, which cannot be computed here: with these "
-                f"teachers and pairs there are {', '.join(there)}. Calibrate again with `cusa calibrate`."
-            )
-        self._wanted = frozenset(self.names)
+        self.names: tuple[str, ...] = self._there if names is None else self._known(names)
 
-    def matrix(self, image: int, captions: np.ndarray) -> np.ndarray:
-        """Return the features of an image with captions.
+    def only(self, names: Sequence[str]) -> "PairFeatures":
+        """Return the same with other features wanted, in their order; what is computed already is not computed again.
+
+        Raises:
+            DataError: if one of them cannot be computed from these encodings.
+        """
+        other = copy(self)
+        other.names = self._known(names)
+        return other
+
+    def matrix(self, image: int | np.ndarray, captions: np.ndarray) -> np.ndarray:
+        """Return the features of images with captions.
 
         Args:
-            image: the image row.
-            captions: (C,) caption rows.
+            image: the image row of all pairs, or (P,) that of each; pairs of an image lie together, or it takes long.
+            captions: (P,) caption rows.
 
         Returns:
-            (C, F) float32, columns as in `names`; a pair's row depends on this pair alone.
+            (P, F) float32, columns as in `names`; a pair's row depends on this pair alone.
         """
-        columns: dict[str, np.ndarray] = {}
-        if self._wanted & {*TEXT_FEATURES, *MAP_FEATURES}:
-            columns |= self._by_text(image, captions)
-        if self._wanted & set(IMAGE_FEATURES):
-            columns |= self._by_image(image, self._owner[captions])
-        if self._wanted & set(CROSS_FEATURES):
-            columns |= self._by_student(image, captions)
+        return self.compare(image, captions).features
+
+    def compare(self, image: int | np.ndarray, captions: np.ndarray) -> "Compared":
+        """Return the same features, and the similarities that were computed on the way."""
+        images = np.broadcast_to(image, captions.shape)
         out = np.empty((len(captions), len(self.names)), dtype=np.float32)
-        for place, name in enumerate(self.names):
-            out[:, place] = columns[name]
-        return out
+        raw: dict[str, list[np.ndarray]] = {"image_similarity": [], "text_similarity": []}
+        for start in range(0, len(captions), PAIRS_A_BLOCK):
+            block = slice(start, start + PAIRS_A_BLOCK)
+            columns = self._columns(images[block], captions[block])
+            for place, name in enumerate(self.names):
+                out[block, place] = columns[name]
+            for name, parts in raw.items():
+                if name in columns:
+                    parts.append(columns[name])
+        similarities = {name: np.concatenate(parts) for name, parts in raw.items() if parts}
+        return Compared(out, similarities.get("image_similarity"), similarities.get("text_similarity"))
 
     def map_skill(self) -> float | None:
         """Return how far the map sets an image's own captions apart: the mean of their `map_relative`; None without it.
@@ -137,86 +172,112 @@ class PairFeatures:
         similarity = (products - mapped.shift[self._owner]) / self._text.norms
         return float(((similarity - mapped.mean[self._owner]) / mapped.spread[self._owner]).mean())
 
-    def _by_text(self, image: int, captions: np.ndarray) -> dict[str, np.ndarray]:
-        own, text = self._own[image], self._text
-        if not len(own):  # an image without captions: nothing to compare with
-            names = (*TEXT_FEATURES, *(MAP_FEATURES if self._encodings.mapped is not None else ()))
-            return {name: np.zeros(len(captions), dtype=np.float32) for name in names}
+    def _known(self, names: Sequence[str]) -> tuple[str, ...]:
+        there = self._there
+        if missing := [name for name in names if name not in there]:
+            raise DataError(
+                f"The calibration has the features {', '.join(missing)}, which cannot be computed here: with these "
+                f"teachers and pairs there are {', '.join(there)}. Calibrate again with `cusa calibrate`."
+            )
+        return tuple(names)
+
+    def _columns(self, image: np.ndarray, caption: np.ndarray) -> dict[str, np.ndarray]:
+        columns: dict[str, np.ndarray] = {}
+        wanted, bounds = set(self.names), group_bounds(image)
+        if wanted & {*TEXT_FEATURES, *MAP_FEATURES}:
+            columns |= self._by_text(image, caption, bounds)
+        if wanted & {"text_set", *IMAGE_FEATURES}:
+            columns |= self._by_couple(image, self._owner[caption])
+        if wanted & set(CROSS_FEATURES):
+            columns |= self._by_student(image, caption, bounds)
+        return columns
+
+    def _by_text(self, image: np.ndarray, caption: np.ndarray, bounds: np.ndarray) -> dict[str, np.ndarray]:
+        text, mapped = self._text, self._encodings.mapped
         assert self._encodings.texts is not None
-        rows = self._encodings.texts.rows
-        against = [rows[own], text.family[image][None]]
-        if self._encodings.mapped is not None:
-            against.append(self._encodings.mapped[image][None])
-        products = rows[captions] @ np.concatenate(against).T
-        cosines = products[:, : len(own)]
-        best = cosines.max(1)
-        two = np.partition(cosines, -2, axis=1)[:, -2:].mean(1) if len(own) > 1 else best
-        centred_mean = (products[:, len(own)] - text.family_shift[image]) / text.norms[captions]
-        total = self._words.total[captions]
-        covered = self._words.covered(captions, own)
+        rows, images = self._encodings.texts.rows, image[bounds[:-1]]
+        of_image = [text.family] if mapped is None else [text.family, mapped]
+        against = [np.concatenate([*(one[i][None] for one in of_image), rows[self._own[i]]]) for i in images]
+        products = grouped_products(rows, caption, bounds, against)
+        described = self._counts[image] > 0
+        if len(products) == len(of_image):  # none of the images has captions: nothing to compare with
+            products = np.concatenate([products, np.zeros_like(products[:1])])
+        best, two = best_two(products[len(of_image) :])
+        centred_mean = (products[0] - text.family_shift[image]) / text.norms[caption]
+        total, covered = self._words.total[caption], self._words.covered(images, bounds, caption)
         columns = {
             "text_similarity": best,
             "text_two": two,
-            "text_set": self._by_set(image, self._owner[captions]),
             "text_relative": (centred_mean - text.family_mean[image]) / text.family_spread[image],
-            "sibling_gap": best - self._sibling[captions],
-            "caption_level": self._level[captions],
-            "image_level": np.broadcast_to(self._level[own].mean(), best.shape),
+            "sibling_gap": best - self._sibling[caption],
+            "caption_level": self._level[caption],
+            "image_level": self._image_level[image],
             "words": total,
             "words_missing": total - covered,
             "words_covered": covered / np.maximum(total, 1e-6),
         }
-        if (mapped := self._mapped) is not None:
-            similarity = (products[:, len(own) + 1] - mapped.shift[image]) / text.norms[captions]
+        if (statistics := self._mapped) is not None:
+            similarity = (products[1] - statistics.shift[image]) / text.norms[caption]
             columns["map_similarity"] = similarity
-            columns["map_relative"] = (similarity - mapped.mean[image]) / mapped.spread[image]
+            columns["map_relative"] = (similarity - statistics.mean[image]) / statistics.spread[image]
+        if not described.all():
+            columns = {name: np.where(described, column, 0) for name, column in columns.items()}
         return columns
 
-    def _by_set(self, image: int, owner: np.ndarray) -> np.ndarray:
-        owners, back = np.unique(owner, return_inverse=True)
-        return np.asarray((self._text.centres[owners] @ self._text.centres[image])[back])
+    def _by_couple(self, image: np.ndarray, owner: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what is the same for all captions of an image: they share an owner, whose long row is read once."""
+        columns: dict[str, np.ndarray] = {}
+        first, second, back = couples(image, owner, self._number)
+        bounds = group_bounds(first)
+        images = first[bounds[:-1]]
+        if self._encodings.texts is not None:
+            centres = self._text.centres
+            cosine = grouped_products(centres, second, bounds, [centres[i][None] for i in images])[0]
+            columns["text_set"] = cosine[back]
+        if self._encodings.images is not None:
+            rows, stats = self._encodings.images.rows, self._image
+            cosine = grouped_products(rows, second, bounds, [rows[i][None] for i in images])[0]
+            columns["image_similarity"] = cosine[back]
+            cosine = (cosine + stats.shift[second] + stats.shift[first]) / stats.norms[second] / stats.norms[first]
+            columns["image_centred"] = cosine[back]
+            columns["image_relative"] = ((cosine - stats.mean[first]) / stats.spread[first])[back]
+        return columns
 
-    def _by_image(self, image: int, owner: np.ndarray) -> dict[str, np.ndarray]:
-        assert self._encodings.images is not None
-        rows, stats = self._encodings.images.rows, self._image
-        owners, back = np.unique(owner, return_inverse=True)
-        cosine = (rows[owners] @ rows[image] + stats.shift[owners] + stats.shift[image]) / stats.norms[owners]
-        cosine = (cosine / stats.norms[image])[back]
-        return {"image_centred": cosine, "image_relative": (cosine - stats.mean[image]) / stats.spread[image]}
-
-    def _by_student(self, image: int, captions: np.ndarray) -> dict[str, np.ndarray]:
+    def _by_student(self, image: np.ndarray, caption: np.ndarray, bounds: np.ndarray) -> dict[str, np.ndarray]:
         assert self._encodings.cross is not None
-        cosine = self._encodings.cross.captions[captions] @ self._encodings.cross.images[image]
+        images, captions = self._encodings.cross.images, self._encodings.cross.captions
+        against = [images[i][None] for i in image[bounds[:-1]]]
+        cosine = grouped_products(captions, caption, bounds, against)[0]
         mean, spread = self._cross
         return {"cross_similarity": cosine, "cross_relative": (cosine - mean[image]) / spread[image]}
 
     @cached_property
     def _words(self) -> CaptionWords:
-        return CaptionWords(self._encodings.captions, self._owner)
+        return CaptionWords(self._encodings.captions, self._owner, self._number)
 
     @cached_property
-    def _text(self) -> "_Text":
+    def _text(self) -> "TextStatistics":
         assert self._encodings.texts is not None
-        return _Text.of(self._encodings.texts.rows, self._owner, self._number)
+        return TextStatistics.of(self._encodings.texts.rows, self._owner, self._number)
 
     @cached_property
-    def _mapped(self) -> "_Rows | None":
+    def _mapped(self) -> "MapStatistics | None":
         mapped = self._encodings.mapped
         if mapped is None or self._encodings.texts is None:
             return None
-        return _Rows.of(mapped, self._encodings.texts.rows, self._text, self._owner)
+        return MapStatistics.of(mapped, self._encodings.texts.rows, self._text, self._owner)
 
     @cached_property
-    def _image(self) -> "_Image":
+    def _image(self) -> "ImageStatistics":
         assert self._encodings.images is not None
-        return _Image.of(self._encodings.images.rows)
+        return ImageStatistics.of(self._encodings.images.rows)
 
     @cached_property
     def _cross(self) -> tuple[np.ndarray, np.ndarray]:
         assert self._encodings.cross is not None
         images, captions = self._encodings.cross.images, self._encodings.cross.captions
         own = np.einsum("md,md->m", captions, images[self._owner])
-        return _over_others(images, _mean_and_moments(captions), own=own, owner=self._owner)
+        return over_others(images, mean_and_moments(captions), own=own, owner=self._owner)
 
     @cached_property
     def _level(self) -> np.ndarray:
@@ -236,6 +297,12 @@ class PairFeatures:
         return out
 
     @cached_property
+    def _image_level(self) -> np.ndarray:
+        """Return the mean level of each image's captions; 0 without captions."""
+        sums = np.bincount(self._owner, self._level, minlength=self._number)
+        return np.asarray(sums / np.maximum(self._counts, 1), dtype=np.float32)
+
+    @cached_property
     def _sibling(self) -> np.ndarray:
         """Return each caption's best cosine to another caption of its image; its level where it has none."""
         assert self._encodings.texts is not None
@@ -246,159 +313,3 @@ class PairFeatures:
                 np.fill_diagonal(cosines, -np.inf)
                 out[own] = cosines.max(1)
         return out
-
-
-@dataclass(frozen=True)
-class _Text:
-    """What the text features need of each row: t is a caption's embedding, m the mean of all, u = (t - m) / |t - m|.
-
-    Attributes:
-        mean: (D,) m.
-        norms: (M,) |t - m|.
-        moments: mean and second moments of u.
-        family: (N, D) the mean u of an image's captions.
-        family_shift: (N,) its product with m.
-        family_mean: (N,) the mean of its products with u of other images' captions.
-        family_spread: (N,) their standard deviation.
-        centres: (N, D) the mean t of an image's captions less m, of unit length; zero without captions.
-    """
-
-    mean: np.ndarray
-    norms: np.ndarray
-    moments: tuple[np.ndarray, np.ndarray]
-    family: np.ndarray
-    family_shift: np.ndarray
-    family_mean: np.ndarray
-    family_spread: np.ndarray
-    centres: np.ndarray
-
-    @classmethod
-    def of(cls, rows: np.ndarray, owner: np.ndarray, number: int) -> "_Text":
-        mean = rows.mean(0)
-        norms = _lengths(np.sqrt(np.maximum(1 - 2 * (rows @ mean) + mean @ mean, 0)))
-        moments = _mean_and_moments(rows, mean, norms)
-        counts = np.maximum(np.bincount(owner, minlength=number), 1).astype(np.float32)[:, None]
-        family = group_sums(rows, owner, number, 1 / norms)
-        family -= group_sums(np.ones((len(rows), 1), np.float32), owner, number, 1 / norms) * mean
-        family /= counts
-        shift = family @ mean
-        own = (np.einsum("md,md->m", rows, family[owner]) - shift[owner]) / norms
-        family_mean, spread = _over_others(family, moments, own=own, owner=owner)
-        centres = group_sums(rows, owner, number) / counts
-        centres -= mean * (np.bincount(owner, minlength=number) > 0)[:, None].astype(np.float32)
-        centres /= _lengths(np.linalg.norm(centres, axis=1))[:, None]
-        return cls(mean, norms, moments, family, shift, family_mean, spread, centres)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Image rows in the space of captions, compared with u as in `_Text`."""
-
-    shift: np.ndarray
-    mean: np.ndarray
-    spread: np.ndarray
-
-    @classmethod
-    def of(cls, mapped: np.ndarray, rows: np.ndarray, text: _Text, owner: np.ndarray) -> "_Rows":
-        shift = mapped @ text.mean
-        own = (np.einsum("md,md->m", rows, mapped[owner]) - shift[owner]) / text.norms
-        return cls(shift, *_over_others(mapped, text.moments, own=own, owner=owner))
-
-
-@dataclass(frozen=True)
-class _Image:
-    """What the image features need: a is an image's embedding, m their mean; (a - m)(b - m) = ab + shift_a + shift_b.
-
-    Attributes:
-        shift: (N,) mm / 2 - am.
-        norms: (N,) |a - m|.
-        mean: (N,) the mean of its centred cosines to other images.
-        spread: (N,) their standard deviation.
-    """
-
-    shift: np.ndarray
-    norms: np.ndarray
-    mean: np.ndarray
-    spread: np.ndarray
-
-    @classmethod
-    def of(cls, rows: np.ndarray) -> "_Image":
-        centre = rows.mean(0)
-        shift = centre @ centre / 2 - rows @ centre
-        norms = _lengths(np.sqrt(np.maximum(1 + 2 * shift, 0)))
-        weights = 1 / norms
-        # The mean centred unit row and its products with each row, without a centred copy of all rows.
-        centred_mean = (weights @ rows - weights.sum() * centre) / len(rows)
-        first = (rows @ centred_mean - centre @ centred_mean) / norms
-        squares = _mean_squares(rows, centre, norms)
-        number = max(len(rows) - 1, 1)
-        mean = (len(rows) * first - 1) / number
-        spread = np.sqrt(np.maximum((len(rows) * squares - 1) / number - mean**2, 0))
-        return cls(shift, norms, mean, _lengths(spread))
-
-
-def _mean_squares(rows: np.ndarray, centre: np.ndarray, norms: np.ndarray, sample: int = 2048) -> np.ndarray:
-    """Return the mean of each centred unit row's squared products with all of them; with a sample of wide rows."""
-    step = max(1, len(rows) // sample) if rows.shape[1] > sample else 1
-    some = (rows[::step] - centre) / norms[::step, None]
-    if rows.shape[1] <= sample:
-        second = some.T @ some / len(some)
-        out = np.empty(len(rows), dtype=np.float32)
-        for start in range(0, len(rows), _ROWS_A_BLOCK):
-            block = slice(start, start + _ROWS_A_BLOCK)
-            unit = (rows[block] - centre) / norms[block, None]
-            out[block] = np.einsum("nd,nd->n", unit @ second, unit)
-        return out
-    out = np.empty(len(rows), dtype=np.float32)
-    for start in range(0, len(rows), _ROWS_A_BLOCK):
-        block = slice(start, start + _ROWS_A_BLOCK)
-        unit = (rows[block] - centre) / norms[block, None]
-        out[block] = np.square(unit @ some.T).mean(1)
-    return out
-
-
-def _mean_and_moments(
-    rows: np.ndarray, centre: np.ndarray | None = None, norms: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and the mean outer product of rows, centred and scaled if asked for, a block at a time."""
-    total, second = np.zeros(rows.shape[1]), np.zeros((rows.shape[1], rows.shape[1]))
-    for start in range(0, len(rows), _ROWS_A_BLOCK):
-        block = rows[start : start + _ROWS_A_BLOCK]
-        if centre is not None and norms is not None:
-            block = (block - centre) / norms[start : start + _ROWS_A_BLOCK, None]
-        total += block.sum(0)
-        second += block.T @ block
-    number = max(len(rows), 1)
-    return (total / number).astype(np.float32), (second / number).astype(np.float32)
-
-
-def _over_others(
-    queries: np.ndarray, moments: tuple[np.ndarray, np.ndarray], *, own: np.ndarray, owner: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of each query's products with the captions of other images, in closed form.
-
-    Args:
-        queries: (N, D), one an image.
-        moments: (D,) mean and (D, D) mean outer product of all captions.
-        own: (M,) the product of each caption with its own image's query.
-        owner: (M,) its image row.
-    """
-    (mean, second), images, number = moments, len(queries), len(own)
-    rest = np.maximum(number - np.bincount(owner, minlength=images), 1)
-    first = (number * (queries @ mean) - np.bincount(owner, own, minlength=images)) / rest
-    squares = number * np.einsum("nd,nd->n", queries @ second, queries) - np.bincount(owner, own**2, minlength=images)
-    return first.astype(np.float32), _lengths(np.sqrt(np.maximum(squares / rest - first**2, 0)).astype(np.float32))
-
-
-def _lengths(values: np.ndarray) -> np.ndarray:
-    """Return values that may be divided by: where all rows are the same, nothing stands out."""
-    return np.asarray(np.where(values > 1e-4, values, 1), dtype=np.float32)
-
-
-def group_sums(rows_MD: np.ndarray, group_M: np.ndarray, number: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the (weighted) sum of the rows of each group: (number, D) float32."""
-    from scipy.sparse import csr_array
-
-    values = np.ones(len(group_M), dtype=np.float32) if weights is None else weights.astype(np.float32)
-    groups = csr_array((values, (group_M, np.arange(len(group_M)))), shape=(number, len(group_M)))
-    return np.asarray(groups @ rows_MD)

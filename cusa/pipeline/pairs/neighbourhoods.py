@@ -1,7 +1,7 @@
 """The encoders that an audit compares pairs with: their rows and neighbours, and the finder over them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,8 +16,9 @@ from cusa.pipeline.index.student import read_student, student_digest
 from cusa.pipeline.index.vectors import unit_rows
 from cusa.pipeline.pairs.candidates import Finder
 from cusa.pipeline.pairs.default_order import similarity_weights
-from cusa.pipeline.pairs.features import MAP_FEATURES, Encodings, PairFeatures, group_sums
+from cusa.pipeline.pairs.features import MAP_FEATURES, Encodings, PairFeatures
 from cusa.pipeline.pairs.image_text_map import Examples, predict_out_of_fold
+from cusa.pipeline.pairs.row_statistics import group_sums
 
 NONE = "none"
 """As a teacher's name: audit without that modality."""
@@ -50,24 +51,30 @@ class Neighbourhoods:
     encoders: Encoders
     others: tuple[Split, ...]
     """Splits of the same work folder with the same teachers, whose pairs teach the map from images to texts too."""
+    _computed: dict[bool, PairFeatures] = field(default_factory=dict)
+    """The features, with the map or without: it is learned once."""
 
     def features(self, split: Split, names: Sequence[str] | None = None) -> PairFeatures:
-        """Return the features of the split's pairs; the map from images to texts is learned here.
+        """Return the features of the split's pairs; the map from images to texts is learned here, at the first call.
 
         Args:
-            split: the split.
+            split: the split that was opened.
             names: of the features that are wanted, in this order; all that the encoders give if None.
 
         Raises:
             DataError: if one of them cannot be computed from these encoders.
         """
-        mapped = None
         wants_map = names is None or bool(set(names) & set(MAP_FEATURES))
-        if wants_map and self.images is not None and self.texts is not None:
-            own = _examples(self.images.rows, self.texts.rows, split)
-            mapped = predict_out_of_fold(own, [_read_examples(other, self.encoders) for other in self.others])
-        encodings = Encodings(self.images, self.texts, self.cross, mapped, split.texts)
-        return PairFeatures(split.caption_owner, num_images=split.num_images, encodings=encodings, names=names)
+        every = self._computed.get(True) or self._computed.get(wants_map)
+        if every is None:
+            mapped = None
+            if wants_map and self.images is not None and self.texts is not None:
+                own = _examples(self.images.rows, self.texts.rows, split)
+                mapped = predict_out_of_fold(own, [_read_examples(other, self.encoders) for other in self.others])
+            encodings = Encodings(self.images, self.texts, self.cross, mapped, split.texts)
+            every = PairFeatures(split.caption_owner, num_images=split.num_images, encodings=encodings)
+            self._computed[wants_map] = every
+        return every if names is None else every.only(names)
 
 
 def choose(split: Split, encoders: Encoders) -> Encoders:

@@ -110,7 +110,7 @@ def test_find__without_a_calibration_the_neighbourhoods_are_the_candidates(
 ) -> None:
     scorer, candidates = _scored(split, opened, AuditConfig(neighbours=20), None)
     assert scorer.likely(candidates) is None
-    expected = [len(opened.finder.find(image).score) for image in range(split.num_images)]
+    expected = [len(opened.finder.find([image]).score) for image in range(split.num_images)]
     assert len(candidates.score) == sum(expected)
     assert np.isnan(candidates.p_positive).all()
 

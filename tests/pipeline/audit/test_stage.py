@@ -248,14 +248,14 @@ def test_run__a_score_that_is_no_number_is_never_ranked(
     work: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     split = Split(work, "train")
-    find = Finder.find
+    describe = Finder.describe
 
-    def broken(self: Finder, image: int, **options: Any) -> Candidates:
-        candidates = find(self, image, **options)
-        candidates.score[:1] = value if image == 7 else candidates.score[:1]
+    def broken(self: Finder, image: np.ndarray, caption: np.ndarray, **options: Any) -> Candidates:
+        candidates = describe(self, image, caption, **options)
+        candidates.score[np.flatnonzero(image == 7)[:1]] = value
         return candidates
 
-    monkeypatch.setattr(Finder, "find", broken)
+    monkeypatch.setattr(Finder, "describe", broken)
     with pytest.raises(DataError, match=rf"{split.image_keys[7]} with mini/\S+ has the score -?(nan|inf) .*cusa index"):
         audit.run(CONFIG, split=split)
     assert not (split.folder / "audit/candidates.parquet").exists()

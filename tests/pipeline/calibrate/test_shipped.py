@@ -35,7 +35,7 @@ def test_files__each_is_whole_says_what_it_is_and_knows_this_versions_features()
             name.startswith(("text_", "image_c", "map_")) for name in made.features
         ]
         assert made.probability(higher)[0] > made.probability(means)[0]
-        assert made.at_least(higher) < made.probability(higher).sum()
+        assert made.score(higher).at_least < made.probability(higher).sum()
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,9 @@ def test_run__features_or_probabilities_that_are_no_numbers_are_refused(
 ) -> None:
     matrix = PairFeatures.matrix
 
-    def broken(self: PairFeatures, image: int, captions: np.ndarray) -> np.ndarray:
+    def broken(self: PairFeatures, image: int | np.ndarray, captions: np.ndarray) -> np.ndarray:
         values = matrix(self, image, captions)
-        values[:, 1] = np.nan if image == 3 else values[:, 1]
+        values[np.broadcast_to(image, captions.shape) == 3, 1] = np.nan
         return values
 
     monkeypatch.setattr(PairFeatures, "matrix", broken)

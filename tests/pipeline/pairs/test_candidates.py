@@ -1,6 +1,7 @@
 """Candidates: the same pairs, similarities and ranks as plain loops over every pair find."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,6 +96,27 @@ def test_find_all__the_threshold_leaves_out_what_is_below() -> None:
     assert some.score.tolist() == [score for score in every.score.tolist() if score >= 0.5] != []
 
 
+def test_find_all__threads_find_the_same_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = np.repeat(np.arange(20), 3)
+    finder = Finder(
+        owner,
+        images=_modality(0, 20, 5),
+        texts=_modality(1, 60, 8),
+        image_content=np.arange(20),
+        caption_content=np.arange(60),
+    )
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr("threadpoolctl.threadpool_info", lambda: [{"user_api": "blas", "num_threads": threads}])  # noqa: B023
+        found.append(list(find_all(finder, num_images=20, images_a_block=3, per_image=4)))
+    assert [one.image.tolist() for one in found[0]] == [one.image.tolist() for one in found[1]]
+    assert [one.caption.tolist() for one in found[0]] == [one.caption.tolist() for one in found[1]]
+    every = merge(list(find_all(finder, num_images=20)))
+    for image in range(20):
+        best = merge(found[1])
+        assert best.caption[best.image == image].tolist() == every.caption[every.image == image][:4].tolist()
+
+
 def test_find_all__equal_bytes_and_same_words_are_marked() -> None:
     owner = np.array([0, 1, 2])
     finder = Finder(
@@ -138,7 +160,7 @@ def test_captions_near__a_smaller_depth_is_a_table_that_was_cut(
         )
     for image in range(7):
         assert finders[0].captions_near(image, depth).tolist() == finders[1].captions_near(image).tolist()
-        everything = finders[0].find(image, everything=True).caption.tolist()
+        everything = finders[0].find([image], everything=True).caption.tolist()
         assert everything == [caption for caption, own in enumerate(owner) if own != image]
 
 

@@ -42,13 +42,27 @@ def test_similarity_weights__the_order_is_never_worse_than_the_best_column(
         caption_content=np.arange(len(OWNER)),
         weights=weights,
     )
-    found = [finder.find(image, everything=True) for image in range(IMAGES)]
+    found = [finder.find([image], everything=True) for image in range(IMAGES)]
     match = np.concatenate([topic[one.image] == topic[OWNER[one.caption]] for one in found])
     precision = {
         name: average_precision_score(match, np.concatenate([getattr(one, name) for one in found]))
         for name in ("score", "image_similarity", "text_similarity")
     }
     assert precision["score"] >= max(precision["image_similarity"], precision["text_similarity"]) - 0.005
+
+
+@pytest.mark.parametrize("noise", [0.2, 3.0])
+def test_similarity_weights__an_image_teacher_that_repeats_the_text_teacher_is_left_out(
+    noise: float,
+) -> None:
+    rng = np.random.default_rng(0)
+    place = rng.normal(size=(IMAGES, 12))  # no topics: pictures and captions lie in the same places
+    rows = [place + noise * rng.normal(size=place.shape), place[OWNER] + 0.5 * rng.normal(size=(len(OWNER), 12))]
+    unit = [(one / np.linalg.norm(one, axis=1, keepdims=True)).astype(np.float32) for one in rows]
+    images, texts = (Modality(one, nearest_rows(one, 5)) for one in unit)
+    assert similarity_weights(OWNER, IMAGES, images, texts) == (0.0, 1.0)
+    topical = similarity_weights(OWNER, IMAGES, *_world(1.0, 1.0, 0)[:2])
+    assert 0.05 < topical[0] < 0.5, "what looks alike besides what reads alike counts"
 
 
 def test_similarity_weights__one_teacher_or_one_that_finds_everything_alike() -> None:

@@ -156,6 +156,36 @@ def test_matrix__every_feature_is_what_a_loop_computes(which: str) -> None:
     assert {name for name, values in seen.items() if len(values) < 2} == set(), "a constant would prove nothing"
 
 
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_matrix__pairs_of_many_images_at_once_equal_one_pair_after_the_other(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = PairFeatures(OWNER, num_images=IMAGES, encodings=Encodings(IMAGE, TEXT, CROSS, MAPPED, CAPTIONS))
+    image, caption = np.divmod(np.arange(IMAGES * len(OWNER)), len(OWNER))
+    some = np.random.default_rng(0).random(len(image)) < share
+    image, caption = image[some], caption[some]
+    alone = [features.matrix(i, np.array([c]))[0] for i, c in zip(image.tolist(), caption.tolist(), strict=True)]
+    for block in (1 << 15, 7):
+        monkeypatch.setattr("cusa.pipeline.pairs.features.PAIRS_A_BLOCK", block)
+        compared = features.compare(image, caption)
+        np.testing.assert_allclose(compared.features, alone, atol=2e-6)
+        by_hand = [float(IMAGE_ROWS[i] @ IMAGE_ROWS[OWNER[c]]) for i, c in zip(image, caption, strict=True)]
+        np.testing.assert_allclose(compared.image_similarity, by_hand, atol=1e-6)
+        np.testing.assert_array_equal(compared.text_similarity, compared.features[:, 0])
+    assert features.matrix(image[:0], caption[:0]).shape == (0, len(features.names))
+
+
+def test_only__the_same_columns_in_another_order() -> None:
+    every = PairFeatures(OWNER, num_images=IMAGES, encodings=Encodings(IMAGE, TEXT, None, None, CAPTIONS))
+    expected = every.matrix(1, np.arange(5))
+    some = every.only(("words", "image_centred"))
+    places = [every.names.index(name) for name in some.names]
+    np.testing.assert_array_equal(some.matrix(1, np.arange(5)), expected[:, places])
+    assert every.matrix(1, np.arange(5)).shape == expected.shape, "the first one still has all"
+    with pytest.raises(DataError, match="has the features map_similarity"):
+        every.only(["map_similarity"])
+
+
 def test_matrix__an_image_without_captions_has_no_text_and_those_asked_for_come_in_their_order() -> None:
     encodings = Encodings(IMAGE, TEXT, None, MAPPED, CAPTIONS)
     names = ("map_similarity", "image_centred", "text_similarity")
