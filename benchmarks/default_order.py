@@ -4,8 +4,8 @@
 
 `KIND` is `scenes` (every match is known), `coco` (known matches of ECCV Caption, in `--eccv`) or `flickr8k` (judged
 pairs, in `--judgements`); the split is `test`. Every image teacher of a work folder is joined with every text teacher,
-and every pair of the split (of Flickr8k, every judged one) is ordered: by the score, by the text similarity and by the image similarity. Where most
-pairs were never judged (coco), the recall in the first 1,000 says more than the average precision.
+and every pair of the split (of Flickr8k, every judged one) is ordered: by the score, by the text similarity and by the
+image similarity. Where most pairs were never judged (coco), recall says more than average precision.
 """
 
 import argparse

@@ -12,6 +12,7 @@ import numpy as np
 
 from cusa.pipeline.index.neighbours import Modality
 from cusa.pipeline.own_pairs.cross_modal import flattened, predict_out_of_fold, unit
+from cusa.pipeline.pairs.products import group_bounds, grouped_products
 
 NEIGHBOURS = 20
 """Depth of the neighbourhoods that are compared."""
@@ -103,8 +104,12 @@ class PairEvidence:
     ) -> Iterator[np.ndarray]:
         if self.has_siblings:
             rows, there = self.siblings(image)
+            bounds = group_bounds(image)
+            own = [self._captions[rows[first, there[first]]] for first in bounds[:-1].tolist()]
+            products = grouped_products(self._captions, caption, bounds, own).T
+            cosines = np.zeros(rows.shape, dtype=np.float32)
+            cosines[:, : products.shape[1]] = products
             there &= rows != without[:, None]
-            cosines = np.einsum("psd,pd->ps", self._captions[rows], self._captions[caption])
             number = there.sum(1)
             yield np.where(number > 0, np.where(there, cosines, 0).sum(1) / np.maximum(number, 1), np.nan)
             yield np.where(number > 0, np.where(there, cosines, -1).max(1), np.nan)
@@ -116,10 +121,19 @@ class PairEvidence:
             if moved_together:
                 elsewhere &= owners != self._owner[caption][:, None]
             weights = np.exp(_SHARPNESS * (near - near[:, :1])) * elsewhere
-            cosines = np.einsum("pkd,pd->pk", self._images[owners], self._images[image])
-            yield (cosines * weights).sum(1) / np.maximum(weights.sum(1), 1e-9)
+            yield self._mean_cosine(image, owners, weights)
             yield np.einsum("pd,pd->p", self._context[image], self._texts[caption])
             yield self._cross(image, caption)
+
+    def _mean_cosine(self, image: np.ndarray, others_PK: np.ndarray, weights_PK: np.ndarray) -> np.ndarray:
+        """Return the weighted mean of the products of images with others: one sum of rows a pair, then one product."""
+        from scipy.sparse import csr_array
+
+        number, width = others_PK.shape
+        starts = np.arange(0, number * width + 1, width) if width else np.zeros(number + 1, dtype=np.int64)
+        values = weights_PK.astype(np.float32).reshape(-1)
+        sums = csr_array((values, others_PK.reshape(-1), starts), shape=(number, len(self._images))) @ self._images
+        return np.einsum("pd,pd->p", sums, self._images[image]) / np.maximum(weights_PK.sum(1), 1e-9)
 
     def _cross(self, image: np.ndarray, caption: np.ndarray) -> np.ndarray:
         cosines = np.einsum("pd,pd->p", self._predicted[image], self._texts[caption])

@@ -12,7 +12,7 @@ from cusa.manifests.samples import CocoIds, Split
 from cusa.pipeline import audit, calibrate
 from cusa.pipeline.calibrate import calibration, stage
 from cusa.pipeline.config import AuditConfig, CalibrateConfig
-from cusa.pipeline.pairs.features import PairFeatures
+from cusa.pipeline.pairs.features import Compared, PairFeatures
 from cusa.pipeline.pairs.neighbourhoods import Encoders, choose, open_neighbourhoods
 from cusa.pipeline.pairs.ratings import PairRatings, RatedSplit, read_ratings
 from tests.pipeline.audited import make_taught
@@ -71,14 +71,14 @@ def test_run__one_modality_and_too_few_judgements(work: Path, tmp_path: Path, ou
 def test_run__features_or_probabilities_that_are_no_numbers_are_refused(
     work: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    matrix = PairFeatures.matrix
+    compare = PairFeatures.compare
 
-    def broken(self: PairFeatures, image: int | np.ndarray, captions: np.ndarray) -> np.ndarray:
-        values = matrix(self, image, captions)
-        values[np.broadcast_to(image, captions.shape) == 3, 1] = np.nan
-        return values
+    def broken(self: PairFeatures, image: int | np.ndarray, captions: np.ndarray) -> Compared:
+        compared = compare(self, image, captions)
+        compared.features[np.broadcast_to(image, captions.shape) == 3, 1] = np.nan
+        return compared
 
-    monkeypatch.setattr(PairFeatures, "matrix", broken)
+    monkeypatch.setattr(PairFeatures, "compare", broken)
     with pytest.raises(DataError, match=rf"{Split(work, 'val').image_keys[3]} with mini/\S+ has the text_two nan"):
         calibrate.run(CONFIG, split=Split(work, "val"), out=tmp_path / "p.json")
     assert not (tmp_path / "p.json").exists()
