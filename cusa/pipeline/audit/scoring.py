@@ -120,10 +120,10 @@ class PairScorer:
         number = self._split.num_images
         per_image = self.depth.outside
         beyond = number * float(per_image.mean()) if len(per_image) else 0.0
-        found = np.sum([self._sums[image] for image in sorted(self._sums)], axis=0) if self._sums else np.zeros(2)
-        total = float(found[0]) + beyond
-        least = float(found[1] / found[0]) * total if found[0] else 0.0
-        sums = found[2:][found[2:] > 0]
+        all_sums = np.sum([self._sums[image] for image in sorted(self._sums)], axis=0) if self._sums else np.zeros(2)
+        total = float(all_sums[0]) + beyond
+        least = float(all_sums[1] / all_sums[0]) * total if all_sums[0] else 0.0
+        sums = all_sums[2:][all_sums[2:] > 0]
         of_fit = float(np.log(sums).std()) if len(sums) > 1 else 0.0
         of_sample = 0.0
         if len(per_image):

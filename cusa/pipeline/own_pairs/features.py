@@ -133,7 +133,7 @@ class PairEvidence:
         starts = np.arange(0, number * width + 1, width) if width else np.zeros(number + 1, dtype=np.int64)
         values = weights_PK.astype(np.float32).reshape(-1)
         sums = csr_array((values, others_PK.reshape(-1), starts), shape=(number, len(self._images))) @ self._images
-        return np.einsum("pd,pd->p", sums, self._images[image]) / np.maximum(weights_PK.sum(1), 1e-9)
+        return np.asarray(np.einsum("pd,pd->p", sums, self._images[image]) / np.maximum(weights_PK.sum(1), 1e-9))
 
     def _cross(self, image: np.ndarray, caption: np.ndarray) -> np.ndarray:
         cosines = np.einsum("pd,pd->p", self._predicted[image], self._texts[caption])

@@ -123,8 +123,8 @@ class Finder:
             depth: neighbours of a row that count; all that are there if None.
             everything: return every caption of other images, near or not.
         """
-        found = [self.describe(*pairs) for pairs in self.blocks(images, depth=depth, everything=everything)]
-        return concatenate(found) if found else self.describe(*(np.empty(0, dtype=np.int64),) * 2)
+        candidates = [self.describe(*pairs) for pairs in self.blocks(images, depth=depth, everything=everything)]
+        return concatenate(candidates) if candidates else self.describe(*(np.empty(0, dtype=np.int64),) * 2)
 
     def blocks(
         self, images: Sequence[int] | np.ndarray, *, depth: int | None = None, everything: bool = False
@@ -223,7 +223,8 @@ class Finder:
         rows = self._images.rows
         first, second, back = couples(image, owner, len(self._image_content))
         bounds = group_bounds(first)
-        return grouped_products(rows, second, bounds, [rows[i][None] for i in first[bounds[:-1]]])[0][back]
+        products = grouped_products(rows, second, bounds, [rows[i][None] for i in first[bounds[:-1]]])
+        return np.asarray(products[0][back])
 
     def _by_text(self, image: np.ndarray, caption: np.ndarray, bounds: np.ndarray) -> np.ndarray:
         products = np.empty((0, 0))
@@ -353,8 +354,8 @@ def find_all(
 
     def block(start: int) -> Candidates:
         images = np.arange(start, min(start + images_a_block, num_images))
-        found = (find or finder.find)(images)
-        return merge([_best_of_each(found.take(found.score >= minimum_score), per_image)])
+        candidates = (find or finder.find)(images)
+        return merge([_best_of_each(candidates.take(candidates.score >= minimum_score), per_image)])
 
     threads = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
     threads = min(threads, _MOST_THREADS)
@@ -368,14 +369,14 @@ def find_all(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _best_of_each(found: Candidates, per_image: int) -> Candidates:
+def _best_of_each(candidates: Candidates, per_image: int) -> Candidates:
     """Return the best of each image, at most `per_image` of them; all if 0."""
-    if not per_image or np.bincount(found.image).max(initial=0) <= per_image:
-        return found
-    order = np.lexsort((-found.score, -np.nan_to_num(found.p_positive), found.image))
-    bounds = group_bounds(found.image[order])
+    if not per_image or np.bincount(candidates.image).max(initial=0) <= per_image:
+        return candidates
+    order = np.lexsort((-candidates.score, -np.nan_to_num(candidates.p_positive), candidates.image))
+    bounds = group_bounds(candidates.image[order])
     place = np.arange(len(order)) - np.repeat(bounds[:-1], np.diff(bounds))
-    return found.take(np.sort(order[place < per_image]))
+    return candidates.take(np.sort(order[place < per_image]))
 
 
 def among(split: Split, candidates: Candidates, images: np.ndarray, captions: np.ndarray) -> np.ndarray:

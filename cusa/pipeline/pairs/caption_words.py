@@ -55,15 +55,15 @@ class CaptionWords:
         lengths = self._lengths[captions]
         ends = np.concatenate([[0], np.cumsum(lengths)])
         words = self._words[np.arange(ends[-1]) + np.repeat(self._starts[captions] - ends[:-1], lengths)]
-        found = np.empty(len(words) + 1, dtype=np.float32)  # one more, so that the last sum begins somewhere
-        found[-1] = 0
+        weights = np.empty(len(words) + 1, dtype=np.float32)  # one more, so that the last sum begins somewhere
+        weights[-1] = 0
         known = np.zeros(len(self._weights), dtype=np.float32)
         for image, start, stop in zip(images, ends[bounds[:-1]], ends[bounds[1:]], strict=True):
             mine = self._of_image[self._bounds[image] : self._bounds[image + 1]]
             known[mine] = self._weights[mine]
-            np.take(known, words[start:stop], out=found[start:stop], mode="clip")
+            np.take(known, words[start:stop], out=weights[start:stop], mode="clip")
             known[mine] = 0
-        return np.where(lengths > 0, np.add.reduceat(found, ends[:-1]), 0) if len(captions) else found[:0]
+        return np.where(lengths > 0, np.add.reduceat(weights, ends[:-1]), 0) if len(captions) else weights[:0]
 
 
 def _stem(word: str) -> str:
