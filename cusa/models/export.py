@@ -4,7 +4,8 @@ Each export is loaded again as its user would load it and compared with the stud
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cusa.errors import ConfigError, DataError, nearest
+from cusa.manifests.pages import without_folders
 from cusa.manifests.storage import store
 from cusa.models import onnx_pair
 from cusa.models import student as students
@@ -109,17 +111,15 @@ def run(
 def card(student: Student, to: str, *, space: Space, facts: Mapping[str, Any]) -> str:
     """Write the model card: how to load it, what it learned from and how, what it scored, what to cite."""
     recipe = facts.get("recipe") or {}
+    name = without_folders(student.name)
     lines = [
         "---",
-        f"library_name: {_LIBRARY[to]}",
-        "pipeline_tag: feature-extraction",
-        "tags: [image-text-retrieval, cusa]",
-        *_base_models(student),
+        *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in _head(student, to, facts).items()),
         "---",
         "",
-        f"# {recipe.get('name', student.name)}",
+        f"# {recipe.get('name', name)}",
         "",
-        f"A student of kind `{_kind(student)}`, started from `{student.name}`, trained with cusa: cross-modal and "
+        f"A student of kind `{_kind(student)}`, started from `{name}`, trained with cusa: cross-modal and "
         "uni-modal soft-label alignment.",
         "",
         *(towers_export.towers_table(student) if isinstance(student, TwoTower) else []),
@@ -138,9 +138,14 @@ def card(student: Student, to: str, *, space: Space, facts: Mapping[str, Any]) -
             f"Loss: {loss['infonce_weight']} x own loss or InfoNCE ({loss['reduction']}) + {loss['alpha']} x CSA + "
             f"{loss['beta']} x USA. Data: {facts.get('data') or 'not recorded'}.",
             "",
+            *_changes(facts),
+            "<details><summary>The whole recipe</summary>",
+            "",
             "```json",
-            json.dumps(recipe, indent=1, ensure_ascii=False),
+            json.dumps(_anywhere(recipe), indent=1, ensure_ascii=False),
             "```",
+            "",
+            "</details>",
             "",
         ]
     tasks = (facts.get("metrics") or {}).get("tasks", {})
@@ -165,12 +170,54 @@ def card(student: Student, to: str, *, space: Space, facts: Mapping[str, Any]) -
     )
 
 
-def _base_models(student: Student) -> list[str]:
-    """Return the head's line on the models of the hub that a student was made of."""
-    if not isinstance(student, TwoTower):
+def _head(student: Student, to: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the card's head, which the hub reads; their values are written as JSON, which is YAML."""
+    towers = student.card["towers"].values() if isinstance(student, TwoTower) else ()
+    names = [tower["name"] for tower in towers] or [student.name]
+    bases = [name.partition("@")[0] for name in names if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", name)]
+    recipe, metrics = (facts.get(key) or {} for key in ("recipe", "metrics"))
+    dataset = recipe.get("data", {}).get("dataset") or metrics.get("dataset")
+    return {
+        "library_name": _LIBRARY[to],
+        "pipeline_tag": "feature-extraction",
+        "tags": ["image-text-retrieval", "cusa"],
+        **_licence([tower["licence"] for tower in towers], names),
+        **({"base_model": bases} if bases else {}),
+        **({"datasets": [Path(dataset).name.removesuffix(".toml")]} if dataset else {}),
+    }
+
+
+def _licence(stated: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Return what is known of the weights' licence: that of what they were made of; nobody chose one for new weights.
+
+    Args:
+        stated: the towers' licences, empty where one states none.
+        names: what the weights started from.
+    """
+    if stated and len(set(stated)) == 1 and re.fullmatch(r"[a-z0-9.-]+", stated[0]):
+        return {"license": stated[0]}
+    pretrained = [without_folders(name) for name in names if "/" in name]
+    if not pretrained:
+        return {"license": "unknown"}
+    return {"license": "other", "license_name": f"that of {' and '.join(pretrained)}"}
+
+
+def _changes(facts: Mapping[str, Any]) -> list[str]:
+    """Return what was changed of the recipe for this run, which its own words do not speak of."""
+    changes = (facts.get("run") or {}).get("changes", [])
+    if not changes:
         return []
-    names = [tower["name"] for tower in student.card["towers"].values() if "/" in tower["name"]]
-    return [f"base_model: [{', '.join(names)}]"] if names else []
+    words = ", ".join(f"`{one['key']} = {one['set']}` ({one['recipe']})" for one in changes)
+    return [f"Changed of the recipe of that name, in brackets its own: {without_folders(words)}.", ""]
+
+
+def _anywhere(value: Any) -> Any:
+    """Return a recipe without the folders of this machine."""
+    if isinstance(value, dict):
+        return {key: _anywhere(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_anywhere(one) for one in value]
+    return without_folders(value) if isinstance(value, str) else value
 
 
 def _kind(student: Student) -> str:

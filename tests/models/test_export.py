@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 from torch.nn import functional as F
@@ -138,6 +139,40 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     page = (tmp_path / "hf" / "README.md").read_text()
     for words in ("# mine", "0.1 x CSA", "coco-mini", "| cross-modal | rsum | 123.4 |", "10.1609/aaai.v38i16.29789"):
         assert words in page
+    head = yaml.safe_load(page.split("---\n")[1])
+    assert head == {
+        "library_name": "transformers",
+        "pipeline_tag": "feature-extraction",
+        "tags": ["image-text-retrieval", "cusa"],
+        "license": "unknown",
+        "datasets": ["coco"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("openai/clip-vit-base-patch32", ["openai/clip-vit-base-patch32"]),
+        ("openai/clip-vit-base-patch32@abc123", ["openai/clip-vit-base-patch32"]),
+        ("/home/anna/models/clip", None),
+        ('/home/anna/models/"clip": [no', None),
+    ],
+)
+def test_the_card_names_what_the_model_was_made_of_and_no_folder(name: str, expected: list[str] | None) -> None:
+    student = _student("dual-encoder", ["a dog"])
+    student.name = name
+    loss = {"infonce_weight": 1.0, "reduction": "standard", "alpha": 0.2, "beta": 0.5}
+    recipe = {"name": "mine", "loss": loss, "student": {"name": name}, "data": {"dataset": "/home/anna/own.toml"}}
+    run = {"changes": [{"key": "loss.alpha", "recipe": "0.1", "set": "0.2"}]}
+    page = export.card(student, "folder", space="cross", facts={"recipe": recipe, "run": run})
+    head = yaml.safe_load(page.split("---\n")[1])
+    assert head.get("base_model") == expected
+    assert (head["license"], head["datasets"]) == ("other", ["own"])
+    assert head["license_name"] == f"that of {name.rpartition('models/')[2]}"
+    assert "anna" not in page
+    assert "Changed of the recipe of that name, in brackets its own: `loss.alpha = 0.2` (0.1)." in page
+    folded = page.partition("<details>")[2].partition("</details>")[0]
+    assert json.loads(folded.split("```")[1].removeprefix("json"))["loss"] == loss
 
 
 def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

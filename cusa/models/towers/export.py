@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from cusa.errors import ConfigError
+from cusa.manifests.pages import without_folders
 from cusa.models.features import FEATURES
 from cusa.models.quiet import quiet
 from cusa.models.towers import hugging_face
@@ -88,9 +89,8 @@ def towers_table(student: TwoTower) -> list[str]:
     for modality, tower in card["towers"].items():
         licence = tower["licence"] or "not stated"
         mode = how.get(card["modes"].get(modality, ""), "not recorded")
-        lines.append(
-            f"| {modality} | `{tower['name']}` | {licence} | {tower['width']:,} | {tower['parameters']:,} | {mode} |"
-        )
+        name = without_folders(tower["name"])
+        lines.append(f"| {modality} | `{name}` | {licence} | {tower['width']:,} | {tower['parameters']:,} | {mode} |")
     preprocess = student.preprocess
     fit = "squashed" if preprocess.fit == "squash" else f"shorter side to {preprocess.resize or preprocess.size}, cut"
     return [
