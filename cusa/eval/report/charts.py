@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 Points = Sequence[tuple[float, float]]
 """Points (x, y), x rising."""
 
 _WIDTH, _HEIGHT = 420, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 22, 12, 30
+_CLOSE = 14  # SVG units between points whose labels would cover each other
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Dot:
     y: float
     radius: float
     words: str = ""
+    label: str = ""
+    """Stands beside it."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +159,18 @@ def line_chart(title: str, series: Mapping[str, Points], *, x_label: str = "step
     )
 
 
+class Point(NamedTuple):
+    """A named point; the name shows where the pointer rests, the label stands beside a frontier's points."""
+
+    x: float
+    y: float
+    name: str
+    label: str = ""
+
+
 def scatter_chart(
     title: str,
-    points: Sequence[tuple[float, float, str]],
+    points: Sequence[Point],
     *,
     x_label: str,
     y_label: str,
@@ -167,15 +180,16 @@ def scatter_chart(
 
     Args:
         title: stands above the chart.
-        points: x, y, name; the name shows where the pointer rests, and stands in the list of the frontier.
+        points: in any order.
         x_label: unit of x.
         y_label: unit of y.
         front: which points the frontier joins, x rising.
     """
-    xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
+    xs, ys = [point.x for point in points], [point.y for point in points]
     x_ticks, y_ticks = nice_ticks(min(xs), max(xs)), nice_ticks(min(ys), max(ys))
     axes = _Axes(x=(x_ticks[0], x_ticks[-1]), y=(y_ticks[0], y_ticks[-1]))
-    words = "; ".join(f"{points[number][2]}: {points[number][0]:.4g}, {points[number][1]:.4g}" for number in front)
+    words = "; ".join(map(_in_words, (points[number] for number in front)))
+    labels = _labels(points, front, axes)
     return Chart(
         title,
         f"{title}: {words}",
@@ -185,12 +199,33 @@ def scatter_chart(
         ticks=axes.ticks(x_ticks, y_ticks),
         lines=[axes.line(1, [points[number][:2] for number in front])] if len(front) > 1 else [],
         dots=[
-            Dot(f"dot c{int(number in front)}", *axes.at(x, y), 5, f"{name}: {x:.4g}, {y:.4g}")
-            for number, (x, y, name) in enumerate(points)
+            Dot(
+                f"dot c{int(number in front)}",
+                *axes.at(point.x, point.y),
+                5,
+                _in_words(point),
+                labels.get(number, ""),
+            )
+            for number, point in enumerate(points)
         ],
         legend=[(1, "frontier"), (0, "others")],
         unit=f"{x_label} →, {y_label} ↑",
     )
+
+
+def _labels(points: Sequence[Point], front: Sequence[int], axes: _Axes) -> dict[int, str]:
+    """Return what stands beside the frontier's points; where they would cover each other, one has all their labels."""
+    labels: dict[int, list[str]] = {}
+    for number in front:
+        x, y = axes.at(points[number].x, points[number].y)
+        close = (other for other in labels if math.dist((x, y), axes.at(points[other].x, points[other].y)) < _CLOSE)
+        labels.setdefault(next(close, number), []).append(points[number].label)
+    return {number: ", ".join(filter(None, own)) for number, own in labels.items()}
+
+
+def _in_words(point: Point) -> str:
+    number = f"{point.label}. " if point.label else ""
+    return f"{number}{point.name}: {point.x:.4g}, {point.y:.4g}"
 
 
 def share_chart(title: str, points: Points, *, diagonal: bool = False) -> Chart:

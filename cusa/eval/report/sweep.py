@@ -33,6 +33,8 @@ class Setting(NamedTuple):
     seeds: int
     values: Mapping[str, float]
     """Metric -> mean over its seeds."""
+    deviations: Mapping[str, float]
+    """Metric -> standard deviation over its seeds, where there are several."""
 
 
 def read(folder: Path) -> list[Setting]:
@@ -51,10 +53,13 @@ def read(folder: Path) -> list[Setting]:
         raise DataError(
             f"{folder} has no cell with {CROSS[0]}. Look at its results.md, then run it again.", path=folder
         )
-    return [
-        Setting(name, len(group), {metric: _mean(group, metric) for metric in paths if metric in group[0]})
-        for name, group in groups.items()
-    ]
+    settings = []
+    for name, group in groups.items():
+        seeds = {metric: _finite(group, metric) for metric in paths if metric in group[0]}
+        means = {metric: float(np.mean(values)) if values else float("nan") for metric, values in seeds.items()}
+        spread = {metric: float(np.std(values, ddof=1)) for metric, values in seeds.items() if len(values) > 1}
+        settings.append(Setting(name, len(group), means, spread))
+    return settings
 
 
 def frontier(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -80,13 +85,17 @@ def gather(settings: Sequence[Setting]) -> Sweep | None:
     """Return the section's values; None without settings."""
     if not settings:
         return None
+    numbered = {number: one for number, one in enumerate(_best_first(settings), 1)}
     drawn = []
     for metric, words in UNI:
-        known = [one for one in settings if _known(one, metric)]
-        if not known:
+        points = [
+            charts.Point(one.values[CROSS[0]], one.values[metric], one.name, str(number))
+            for number, one in numbered.items()
+            if _known(one, metric)
+        ]
+        if not points:
             continue
-        points = [(one.values[CROSS[0]], one.values[metric], one.name) for one in known]
-        front = frontier([point[:2] for point in points])
+        front = frontier([(point.x, point.y) for point in points])
         drawn.append(
             charts.scatter_chart(f"{CROSS[1]} and {words}", points, x_label=CROSS[1], y_label=words, front=front)
         )
@@ -94,7 +103,7 @@ def gather(settings: Sequence[Setting]) -> Sweep | None:
 
 
 def table(settings: Sequence[Setting]) -> Table:
-    """Return the settings, best RSUM first; `*` marks a frontier's points."""
+    """Return the settings, best RSUM first and numbered as in the charts; `*` marks a frontier's points."""
     shown = [(metric, words) for metric, words in (CROSS, *UNI) if any(_known(one, metric) for one in settings)]
     on_front: dict[str, set[str]] = {}
     for metric, _ in shown[1:]:
@@ -102,16 +111,22 @@ def table(settings: Sequence[Setting]) -> Table:
         front = frontier([(one.values[CROSS[0]], one.values[metric]) for one in known])
         on_front[metric] = {known[number].name for number in front}
     rows = []
-    for one in sorted(settings, key=lambda one: -one.values[CROSS[0]]):
-        cells = [
-            f"{one.values[metric]:.2f}" + ("*" if one.name in on_front.get(metric, ()) else "")
-            if _known(one, metric)
-            else ""
-            for metric, _ in shown
-        ]
-        rows.append([one.name, str(one.seeds), *cells])
+    for number, one in enumerate(_best_first(settings), 1):
+        cells = [_cell(one, metric) + ("*" if one.name in on_front.get(metric, ()) else "") for metric, _ in shown]
+        rows.append([f"{number}. {one.name}", str(one.seeds), *cells])
     terms = {at: definitions.term(metric, words) for at, (metric, words) in enumerate(shown, 2)}
     return Table(["setting", "seeds", *(words for _, words in shown)], rows, words=(0,), terms=terms)
+
+
+def _best_first(settings: Sequence[Setting]) -> list[Setting]:
+    return sorted(settings, key=lambda one: -one.values[CROSS[0]])
+
+
+def _cell(one: Setting, metric: str) -> str:
+    if not _known(one, metric):
+        return ""
+    spread = one.deviations.get(metric)
+    return f"{one.values[metric]:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
 
 
 def _known(one: Setting, metric: str) -> bool:
@@ -122,9 +137,8 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _mean(group: Sequence[Mapping[str, Any]], metric: str) -> float:
-    values = [row[metric] for row in group if _is_finite(row.get(metric))]
-    return float(np.mean(values)) if values else float("nan")
+def _finite(group: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
+    return [row[metric] for row in group if _is_finite(row.get(metric))]
 
 
 def _name(row: Mapping[str, Any]) -> str:

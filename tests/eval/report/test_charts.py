@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cusa.eval.report import charts
-from cusa.eval.report.charts import Chart, line_chart, nice_ticks, scatter_chart, share_chart
+from cusa.eval.report.charts import Chart, Point, line_chart, nice_ticks, scatter_chart, share_chart
 from cusa.manifests.pages import environment
 from tests.eval.report.test_stage import Tags
 
@@ -59,7 +59,7 @@ def test_line_chart__points_stand_where_the_axes_say_and_keep_their_colours() ->
 
 
 def test_scatter_chart__joins_the_frontier_and_names_every_point() -> None:
-    points = [(1.0, 9.0, "<a>"), (5.0, 5.0, "b"), (2.0, 2.0, "c")]
+    points = [Point(1.0, 9.0, "<a>"), Point(5.0, 5.0, "b"), Point(2.0, 2.0, "c")]
     chart = scatter_chart("both", points, x_label="x", y_label="y", front=[0, 1])
     places = {dot.words: f"{dot.x},{dot.y}" for dot in chart.dots}
     assert list(places) == ["<a>: 1, 9", "b: 5, 5", "c: 2, 2"]
@@ -67,6 +67,17 @@ def test_scatter_chart__joins_the_frontier_and_names_every_point() -> None:
     page = Tags(_drawn(chart))
     assert [attributes["class"] for tag, attributes in page.tags if tag == "circle"] == ["dot c1", "dot c1", "dot c0"]
     assert "<a>: 1, 9" in page.words
+    numbered = scatter_chart(
+        "both", [point._replace(label="7") for point in points], x_label="x", y_label="y", front=[0]
+    )
+    assert [(dot.words.partition(".")[0], dot.label) for dot in numbered.dots] == [("7", "7"), ("7", ""), ("7", "")]
+    assert _drawn(numbered).count(">7</text>") == 1
+    near = [Point(1.0, 9.0, "a", "1"), Point(1.001, 9.0, "b", "2"), Point(5.0, 5.0, "c", "3")]
+    assert [dot.label for dot in scatter_chart("", near, x_label="", y_label="", front=[0, 1, 2]).dots] == [
+        "1, 2",
+        "",
+        "3",
+    ]
 
 
 def test_share_chart__corners_of_the_unit_square_stand_on_its_grid() -> None:

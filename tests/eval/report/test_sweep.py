@@ -56,8 +56,8 @@ def test_sweep__settings_are_means_over_seeds_and_the_frontier_is_drawn(
     path = report.run([run], out=tmp_path / "r.html", work=work, sweep=tmp_path / "sweep").out
     page = path.read_text()
     assert page.count('<circle class="dot') == 3
-    assert "alpha 1.0, beta 0.5: 110.5, 45" in page
-    assert "| alpha 1.0, beta 0.5 | 2 | 110.50 | 45.00* |" in path.with_suffix(".md").read_text()
+    assert "1. alpha 1.0, beta 0.5: 110.5, 45" in page
+    assert "| 1. alpha 1.0, beta 0.5 | 2 | 110.50 ± 0.71 | 45.00 ± 0.00* |" in path.with_suffix(".md").read_text()
     for value in (float("nan"), float("inf")):
         rows = [{"run": "a", "loss.alpha": 9.0, "cross-modal/rsum": value, "image-to-image/r@1": 1.0}]
         rows.append({"run": "b", "loss.alpha": 1.0, "cross-modal/rsum": 100.0, "image-to-image/r@1": value})
@@ -65,7 +65,7 @@ def test_sweep__settings_are_means_over_seeds_and_the_frontier_is_drawn(
         assert [one.name for one in sweep.read(tmp_path / "none")] == ["alpha 1.0"]
         gathered = sweep.gather(sweep.read(tmp_path / "none"))
         assert gathered is not None
-        assert (gathered.charts, gathered.table.rows) == ([], [["alpha 1.0", "1", "100.00"]])
+        assert (gathered.charts, gathered.table.rows) == ([], [["1. alpha 1.0", "1", "100.00"]])
     broken = pa.Table.from_pylist([{"run": "a", "error": "diverged", "cross-modal/rsum": None}])
     store.write_table(tmp_path / "none/results.parquet", broken)
     with pytest.raises(DataError, match="no cell with"):
