@@ -110,7 +110,8 @@ def measure(
         "random_pairs_between": [shares["at least"], shares["at most"]],
         "out_of_fold": reliability(sigmoid(out), answers),
     }
-    made = in_batch.fit(items.modalities, stamps(split, encoders), features, target, np.ones(len(target)), about)
+    given = stamps(split, encoders)
+    made = in_batch.fit(items.modalities, given, features, target, weight_P=np.ones(len(target)), about=about)
     found = sigmoid(features @ np.array([*made.cosines.values(), *made.levels.values()]) + made.intercept)
     figures = {
         "judged pairs": len(match),

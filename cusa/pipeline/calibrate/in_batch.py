@@ -91,7 +91,7 @@ def run(
             },
             "out_of_fold": reliability(_out_of_fold(values, pairs), pairs.match),
         }
-        made = fit(items.modalities, stamps(split, chosen), values, pairs.match, pairs.weight, about)
+        made = fit(items.modalities, stamps(split, chosen), values, pairs.match, weight_P=pairs.weight, about=about)
         about["random_pairs"] = float(items.probability(made, *random).mean())
         if test is not None:
             made.refuse_others(stamps(test.split, chosen), str(out))
@@ -168,6 +168,7 @@ def fit(
     teachers: Mapping[str, Mapping[str, str]],
     values_PF: np.ndarray,
     match_P: np.ndarray,
+    *,
     weight_P: np.ndarray,
     about: Mapping[str, Any],
 ) -> BatchCalibration:
