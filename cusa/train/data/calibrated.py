@@ -48,8 +48,8 @@ class Calibrated:
 
     def metrics(self) -> dict[str, float]:
         """Return the row of metrics before the first step."""
-        found = {f"teacher_temperature.{modality}": tau for modality, tau in self.temperatures.items()}
-        return {"expected_false_negatives": self.expected, **found}
+        taus = {f"teacher_temperature.{modality}": tau for modality, tau in self.temperatures.items()}
+        return {"expected_false_negatives": self.expected, **taus}
 
 
 def open_calibrated(

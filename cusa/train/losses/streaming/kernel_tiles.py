@@ -223,5 +223,5 @@ def covers(modes: Modes, batch: LossInputs, image: Tensor, learned: Sequence[boo
             f"impl is 'triton', and the embeddings lie on {image.device}; its kernels need CUDA. Set impl=auto.",
             key="impl",
         )
-    told = batch.near is not None or batch.probable is not None or any(learned)
-    return batch.own == slice(0, len(image)) and not told and image.dtype == torch.float32
+    beyond = batch.near is not None or batch.probable is not None or any(learned)
+    return batch.own == slice(0, len(image)) and not beyond and image.dtype == torch.float32
