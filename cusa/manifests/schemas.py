@@ -87,6 +87,9 @@ CANDIDATES = pa.schema(
         ("duplicate_image", pa.bool_()),  # the image and the caption's own image have the same bytes
         ("duplicate_caption", pa.bool_()),  # the caption's words are also a caption of the image
         ("known_match", pa.bool_()),  # by the truth that the audit was given; null where nobody has judged
+        # colour, number, place, negation, gender or swap: the one edit between the caption and one of the image's own,
+        # which text teachers hardly see; null where there is none
+        ("text_blind", pa.string()),
     ]
 )
 

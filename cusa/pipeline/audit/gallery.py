@@ -12,6 +12,7 @@ from cusa.manifests import pages
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.models.preprocess import UNDECODABLE, decode_rgb
+from cusa.pipeline.probe.edits import TITLES
 
 _THUMBNAIL = 320  # pixels of its longer side: sharp at half that on a phone's screen
 _BANDS = 3  # thresholds that the number shown can be filtered by
@@ -37,6 +38,8 @@ class Card:
     """Not a number without a calibration."""
     match: bool | None
     """True and False where it is known, None where nobody has judged."""
+    text_blind: str | None = None
+    """The one edit that separates the caption from one of the image's own; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,8 @@ _DUPLICATES = (
     _Property("same words", "same-words", lambda card: card.duplicate_caption),
 )
 
+_BLIND = (_Property("one edit from an own caption", "blind", lambda card: card.text_blind is not None),)
+
 
 def _bands(cards: Sequence[Card]) -> list[float]:
     """Return the scores that cut the cards into parts of about the same size, to two digits, rising."""
@@ -227,9 +232,9 @@ def _filters(cards: Sequence[Card], bands: Sequence[float]) -> list[Filter]:
     if len(known) > 1:
         options = [Option(f"known-{one.css_class}", one.label, f":not(.{one.css_class})") for one in known]
         filters.append(Filter("known", "known", "radio", [Option("known-all", "all"), *options]))
-    duplicates = [one for one in _DUPLICATES if any(map(one.holds, cards))]
-    if duplicates:
-        options = [Option(f"hide-{one.css_class}", one.label, f".{one.css_class}") for one in duplicates]
+    hidden = [one for one in (*_DUPLICATES, *_BLIND) if any(map(one.holds, cards))]
+    if hidden:
+        options = [Option(f"hide-{one.css_class}", one.label, f".{one.css_class}") for one in hidden]
         filters.append(Filter("hide", "hide", "checkbox", options))
     return filters
 
@@ -239,10 +244,12 @@ def _view(split: Split, card: Card, thumbnail: Callable[[int], str], bands: Sequ
     if card.match is not None:
         badges.append(("good", "true") if card.match else ("bad", "not true"))
     badges += [("missed", one.label) for one in _DUPLICATES if one.holds(card)]
+    if card.text_blind is not None:
+        badges.append(("missed", f"only {TITLES[card.text_blind]}"))
     numbers = [("score", card.score), ("images", card.image_similarity), ("captions", card.text_similarity)]
     if not math.isnan(card.p_positive):
         numbers.insert(0, ("p", card.p_positive))
-    classes = ["pair", *(one.css_class for one in (*_KNOWN, *_DUPLICATES) if one.holds(card))]
+    classes = ["pair", *(one.css_class for one in (*_KNOWN, *_DUPLICATES, *_BLIND) if one.holds(card))]
     classes += [f"band-{number}" for number, band in enumerate(bands) if card.score >= band]
     return _View(
         classes=" ".join(classes),

@@ -1,6 +1,6 @@
 """Auditing: which captions of other images are probably true of an image, how sure, and what that does to training."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ from cusa.pipeline.pairs.neighbourhoods import (
     stamps,
 )
 from cusa.pipeline.pairs.ratings import PairRatings, from_judgements, read_ratings
+from cusa.pipeline.probe.blind import BlindSpots
 
 __all__ = ["read_summary", "run", "sentences", "summarise"]
 
@@ -92,7 +93,7 @@ def run(
     inputs["verdicts"] = verdicts.digest
     if config.leaks:
         inputs |= duplicates.leak_inputs(split, chosen.image)
-    parameters = {**config.model_dump(), **asdict(chosen)}
+    parameters = {**config.model_dump(), **asdict(chosen), "columns": len(schemas.CANDIDATES)}
     stage = StageRun("audit", folder / "ledger.json", inputs=inputs, parameters=parameters, force=force)
     if stage.up_to_date:
         return stage.reuse(notes=sentences(read_summary(split), split.work))
@@ -115,13 +116,18 @@ def run(
         summary["judged_candidates"] = int(judged_before.sum())
         metadata = {"image_teacher": chosen.image, "text_teacher": chosen.text, "student": chosen.student}
         metadata["split"] = split.digest
-        _write_candidates(files[0], split, candidates, metadata, _Labels(known_match, judged_before))
+        blind = BlindSpots(split.texts, split.caption_owner)
+        _write_candidates(files[0], split, candidates, metadata, _Labels(known_match, judged_before, blind))
         if sampled := write_sample(folder, split, candidates, config):
             written.append(sampled)
         summary["missing"] = judge(split, candidates, config, judged)
         store.write_json(files[1], summary)
         shown = _best_unjudged(split, candidates, judged_before, config.gallery)
-        cards = [_card(split, candidates, row, opened.finder, known_match) for row in shown]
+        kinds = blind.kinds(candidates.image[shown], candidates.caption[shown])
+        cards = [
+            replace(_card(split, candidates, row, opened.finder, known_match), text_blind=kind)
+            for row, kind in zip(shown, kinds, strict=True)
+        ]
         notes = sentences(summary, split.work)
         # The page does not say where the folder lies: it is read elsewhere, and equal wherever it was written.
         shown_notes = sentences(summary, Path("WORK"))
@@ -238,6 +244,7 @@ class _Labels:
     truth: _KnownMatches
     judged: np.ndarray
     """(C,) whether people have judged the pair."""
+    blind: BlindSpots
 
 
 def _write_candidates(
@@ -266,6 +273,7 @@ def _write_candidates(
                 "duplicate_image": pa.array(part.duplicate_image),
                 "duplicate_caption": pa.array(part.duplicate_caption),
                 "known_match": pa.array(known.match[rows], mask=~known.known[rows]),
+                "text_blind": pa.array(labels.blind.kinds(part.image, part.caption), pa.string()),
             }
             writer.write_table(pa.table(columns, schema=schema))
 

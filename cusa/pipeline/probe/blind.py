@@ -2,13 +2,59 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from cusa.pipeline.probe import words
 
 _WORDS = re.compile(r"[a-z]+(?:'[a-z]+)?")
 _EMPTY = frozenset({"a", "an", "the", "is", "are", "was", "were", "there", "some"})
 _PLACE = sorted(words.PLACES, key=len, reverse=True)
+
+
+class BlindSpots:
+    """The captions of a split, arranged so that pairs of captions that one edit separates are found fast.
+
+    Args:
+        texts: of every caption.
+        owner: (captions,) the image row of each.
+    """
+
+    def __init__(self, texts: Sequence[str], owner: np.ndarray) -> None:
+        self._texts, self._owner = texts, owner
+        # What an edit of any kind leaves as it is: captions that differ there differ in more.
+        numbers: dict[tuple[str, ...], int] = {}
+        self._rest = np.array([numbers.setdefault(_rest(text), len(numbers)) for text in texts], dtype=np.int64)
+        self._width = max(len(numbers), 1)
+        self._places: dict[int, list[int]] = {}
+        for caption, place in enumerate((owner.astype(np.int64) * self._width + self._rest).tolist()):
+            self._places.setdefault(place, []).append(caption)
+        self._known = np.array(sorted(self._places), dtype=np.int64)
+
+    def kinds(self, images: np.ndarray, captions: np.ndarray) -> list[str | None]:
+        """Return for each pair the kind of edit that separates the caption from one of the image's own captions.
+
+        None where no single edit does, and where one of the image's own captions says the same.
+
+        Args:
+            images: image rows.
+            captions: caption rows.
+        """
+        places = images.astype(np.int64) * self._width + self._rest[captions]
+        kinds: list[str | None] = [None] * len(captions)
+        for pair in np.flatnonzero(np.isin(places, self._known)).tolist():
+            caption = self._texts[captions[pair]]
+            own = [self._texts[row] for row in self._places[int(places[pair])]]
+            if not any(_content(caption) == _content(one) for one in own):
+                edits = (separating_edit(one, caption) for one in own)
+                kinds[pair] = next((kind for kind in edits if kind is not None), None)
+        return kinds
+
+
+def _rest(caption: str) -> tuple[str, ...]:
+    """Return the words of a caption that no kind of edit exchanges, sorted."""
+    return tuple(sorted(word for word in _content(caption) if not any(of_kind(word) for of_kind in _KINDS.values())))
 
 
 def separating_edit(caption: str, other: str) -> str | None:

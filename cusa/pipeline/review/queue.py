@@ -57,6 +57,8 @@ class Candidate:
     image_rank: int | None
     text_rank: int | None
     p_positive: float | None
+    text_blind: str | None = None
+    """The one edit that separates the caption from one of the image's own."""
 
     @property
     def pair(self) -> Pair:
@@ -68,13 +70,13 @@ class Candidate:
         return {name: getattr(self, name) for name in NUMBERS}
 
 
-NUMBERS = tuple(field.name for field in fields(Candidate))[2:]
+NUMBERS = tuple(field.name for field in fields(Candidate))[2:-1]
 
 CANDIDATES = Source(
     Path("audit") / "candidates.parquet",
     "candidates",
-    ", ".join(("image_key", "caption_key", *NUMBERS)),
-    ("image_key", "caption_key", "score", "worth"),
+    ", ".join(("image_key", "caption_key", *NUMBERS, "text_blind")),
+    ("image_key", "caption_key", "score", "worth", "text_blind"),
     "worth DESC NULLS LAST, score DESC, image_key, caption_key",
 )
 """Pairs that the data set does not make; the largest review value first, see `audit.stage.review_value`."""

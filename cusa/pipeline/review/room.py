@@ -13,6 +13,7 @@ from cusa.manifests.judgements.pair_judgements import PairJudgement
 from cusa.manifests.judgements.verdicts import UNDO, Journal, Verdict
 from cusa.manifests.samples import Split
 from cusa.models.preprocess import UNDECODABLE, decode_rgb
+from cusa.pipeline.probe.edits import TITLES
 from cusa.pipeline.review.queue import (
     CANDIDATES,
     OWN_PAIRS,
@@ -315,6 +316,7 @@ class Room:
             "own_captions": [split.texts[row] for row in self._captions_of(image)],
             "siblings": [split.texts[row] for row in self._captions_of(owner) if row != caption],
             "numbers": candidate.numbers(),
+            "text_blind": TITLES[candidate.text_blind] if candidate.text_blind else None,
             "votes": len(one.votes) if one else 0,
             **self._doubted(candidate),
         }

@@ -343,7 +343,7 @@ def _candidate_view(raw: View) -> View:
     sql = (
         "SELECT c.split, c.image_key, c.caption_key, c.owner_image_key, w.text AS caption, o.text AS image_caption, "
         "c.image_similarity, c.text_similarity, c.cross_similarity, c.image_rank, c.text_rank, c.score, "
-        "c.p_positive, c.worth, c.duplicate_image, c.duplicate_caption, c.known_match "
+        "c.p_positive, c.worth, c.duplicate_image, c.duplicate_caption, c.known_match, c.text_blind "
         f"FROM ({raw.sql}) c "
         "LEFT JOIN (SELECT split, caption_key, any_value(text) AS text FROM captions GROUP BY split, caption_key) w "
         "ON w.split = c.split AND w.caption_key = c.caption_key "

@@ -18,6 +18,7 @@ from cusa.pipeline.audit import stage as audit
 from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig
 from cusa.pipeline.pairs.candidates import Candidates, Finder
 from cusa.pipeline.pairs.neighbourhoods import Encoders, choose, open_neighbourhoods
+from cusa.pipeline.sql.database import connect
 from tests.pipeline.audited import load, make_taught, teach
 from tests.worlds import COLOURS, make_work
 
@@ -43,6 +44,25 @@ def _truth_of_colours(split: Split) -> pa.Table:
         if colours[row % len(colours)] in text
     ]
     return pa.table([list(column) for column in zip(*rows, strict=True)], schema=schemas.TRUTH)
+
+
+def test_run__text_blind_names_the_edit_between_a_candidate_and_an_own_caption(work: Path) -> None:
+    split = Split(work, "train")
+    audit.run(AuditConfig(neighbours=4, gallery=60), split=split)
+    colours, image_row = list(COLOURS), {key: row for row, key in enumerate(split.image_keys)}
+    kinds = []
+    for row in _table(work).to_pylist():
+        # Captions name a colour and numbers in digits, which are no words: another colour is the only difference.
+        one, other = (image_row[row[name]] % len(colours) for name in ("image_key", "owner_image_key"))
+        assert row["text_blind"] == (None if one == other else "colour")
+        kinds.append(row["text_blind"])
+    assert set(kinds) == {None, "colour"}
+    page = (work / "train/audit/gallery.html").read_text()
+    assert "only another colour" in page
+    assert "one edit from an own caption" in page
+    with connect(split.work, runs=()) as database:
+        counted = database.run("SELECT count(*) FROM candidates WHERE text_blind = 'colour'", limit=60.0).rows
+    assert counted[0][0] == kinds.count("colour")
 
 
 def test_run__the_table_holds_exact_similarities_best_first(work: Path) -> None:
