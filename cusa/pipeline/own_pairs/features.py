@@ -27,6 +27,10 @@ NEIGHBOURHOOD = ("caption_neighbours", "image_neighbours", "cross_modal")
 """Similarity of the image and the images whose captions read like this one; of the caption and the captions of images
 that look like this one; of the caption and what is predicted of the image out of fold."""
 
+LOOK_ALIKES = ("better_elsewhere", "better_here")
+"""Of all captions of an image together: how much better they fit it than any image that looks alike; how much better
+they fit it than what any image that looks alike is described by."""
+
 
 class PairEvidence:
     """Computes the evidence of pairs; what depends on one row alone is computed once, by the constructor.
@@ -54,7 +58,8 @@ class PairEvidence:
             self._images = flattened(images.rows, _IMAGE_WIDTH)
             means = self._means(self._texts)
             self._predicted = predict_out_of_fold(self._images, means)
-            self._context = self._context_of_neighbours(images, unit(means))
+            self._described, self._look_alikes = unit(means), images.near.ids[:, :NEIGHBOURS]
+            self._context = self._context_of_neighbours(images, self._described)
             # How far a random image's or caption's score strays, for each caption and image: CSLS's idea of a level.
             self._caption_spread = _spread(self._texts, self._predicted)
             self._image_spread = _spread(self._predicted, self._texts)
@@ -86,6 +91,30 @@ class PairEvidence:
     def prediction(self, image: int, captions: np.ndarray) -> np.ndarray:
         """Return the cross-modal evidence of one image and many captions."""
         return self._cross(np.full(len(captions), image), captions)
+
+    def of_images(self, image_G: np.ndarray, source_G: np.ndarray) -> np.ndarray:
+        """Return what tells an image that has the captions of another from those that look like it.
+
+        Args:
+            image_G: image rows.
+            source_G: for each, the image row whose captions it has: its own, or another.
+
+        Returns:
+            (G, 2) float32, columns as in `LOOK_ALIKES`; larger speaks for the captions.
+        """
+        out = np.zeros((len(image_G), len(LOOK_ALIKES)), dtype=np.float32)
+        for start in range(0, len(image_G) if self._look_alikes.shape[1] else 0, _PAIRS_A_BLOCK):
+            block = slice(start, start + _PAIRS_A_BLOCK)
+            image, source = image_G[block], source_G[block]
+            alike, described = self._look_alikes[image], self._described[source]
+            own = np.einsum("gd,gd->g", self._predicted[image], described)
+            there = np.einsum("gkd,gd->gk", self._predicted[alike], described)
+            here = np.einsum("gkd,gd->gk", self._described[alike], self._predicted[image])
+            # Mixed up pictures have each other's captions.
+            swapped = np.einsum("gd,gd->g", self._predicted[image], self._described[image])
+            here = np.where((alike == source[:, None]) & (image != source)[:, None], swapped[:, None], here)
+            out[block] = np.stack([own - there.max(1), own - here.max(1)], axis=1)
+        return out
 
     def captions_of(self, image: int) -> np.ndarray:
         """Return the caption rows of an image row."""

@@ -12,6 +12,10 @@ from cusa.pipeline.own_pairs.features import NEIGHBOURHOOD, PairEvidence
 from cusa.pipeline.own_pairs.probability import HIGHEST, WrongWay, way_of_being_wrong
 
 _PLANTED = 4000  # foreign captions that are measured, and half as many images with all their captions
+_WHOLE_ALIKE = 0.0005
+"""Share of images that is taken to have all captions of a look-alike, at most. Their tails leave 5 % on clean
+photographs, where nothing but the map tells them from right ones; so they are ranked before the rest, and not called
+wrong."""
 _SMALLEST = 20  # images below which a split calibrates nothing
 
 
@@ -25,15 +29,18 @@ class WrongPairs:
         p_wrong_M: (M,) not a number where the split is too small to tell.
         caption_alone: the way in which one caption is wrong, from anywhere; None where nothing was fitted.
         look_alike: the way in which one caption is, from an image that looks alike; None likewise, or without siblings.
-        whole_image: the way in which all captions of an image are; None likewise, or where images have one caption.
+        whole_image: the way in which all captions of an image are, from anywhere; None likewise, or where images have
+            one caption.
+        whole_alike: the way in which all captions of an image are, from an image that looks alike; None likewise.
     """
 
     evidence_MF: np.ndarray
     names: tuple[str, ...]
     p_wrong_M: np.ndarray
-    caption_alone: WrongWay | None
-    look_alike: WrongWay | None
-    whole_image: WrongWay | None
+    caption_alone: WrongWay | None = None
+    look_alike: WrongWay | None = None
+    whole_image: WrongWay | None = None
+    whole_alike: WrongWay | None = None
 
     def against(self) -> np.ndarray:
         """Return which evidence speaks against each pair: (M, F) bool, below halfway to what planted pairs have."""
@@ -63,7 +70,7 @@ def find_wrong_pairs(
     own = evidence.of_pairs(caption_owner, every, every)
     unknown = np.full(len(every), np.nan)
     if len(np.unique(caption_owner)) < _SMALLEST:
-        return WrongPairs(own, evidence.names, unknown, None, None, None)
+        return WrongPairs(own, evidence.names, unknown)
     draw = np.random.default_rng(seed)
     planted = _one_caption(evidence, caption_owner, None, draw)
     alone = way_of_being_wrong(own, planted)
@@ -74,17 +81,38 @@ def find_wrong_pairs(
         alike = way_of_being_wrong(own, near, known=(alone.share, planted))
     if alike is not None:
         p_right = p_right * (1 - alike.probability_P)
-    whole = None
+    whole = whole_alike = None
     if evidence.has_siblings and set(NEIGHBOURHOOD) <= set(evidence.names):
-        columns = [evidence.names.index(name) for name in NEIGHBOURHOOD]
         images = np.unique(caption_owner)
-        means = _means(own[:, columns], caption_owner, num_images)[images]
-        whole = way_of_being_wrong(means, _all_captions(evidence, images, draw)[:, columns])
-    if whole is not None:
-        of_image = np.zeros(num_images)
-        of_image[images] = whole.probability_P
-        p_right = p_right * (1 - of_image[caption_owner])
-    return WrongPairs(own, evidence.names, np.minimum(1 - p_right, HIGHEST), alone, alike, whole)
+        whole, whole_alike = _whole_images(evidence, own, caption_owner, images, near_images, draw)
+        for way in (whole, whole_alike):
+            if way is not None:
+                of_image = np.zeros(num_images)
+                of_image[images] = way.probability_P
+                p_right = p_right * (1 - of_image[caption_owner])
+    return WrongPairs(own, evidence.names, np.minimum(1 - p_right, HIGHEST), alone, alike, whole, whole_alike)
+
+
+def _whole_images(
+    evidence: PairEvidence,
+    own_MF: np.ndarray,
+    owner: np.ndarray,
+    images: np.ndarray,
+    near_images: Neighbours | None,
+    draw: np.random.Generator,
+) -> tuple[WrongWay | None, WrongWay | None]:
+    """Fit how probable it is that all captions of an image are wrong: from anywhere, and from one that looks alike."""
+    columns = [evidence.names.index(name) for name in NEIGHBOURHOOD]
+    means = _means(own_MF[:, columns], owner, int(images[-1]) + 1)[images]
+    means = np.concatenate([means, evidence.of_images(images, images)], axis=1)
+    anywhere = _all_captions(evidence, images, None, draw, columns)
+    whole = way_of_being_wrong(means, anywhere)
+    if whole is None or near_images is None:
+        return whole, None
+    near = _all_captions(evidence, images, near_images.ids, draw, columns)
+    # What the neighbours say is no evidence here: their captions are like the right ones.
+    means, near, anywhere = (rows[:, len(columns) :] for rows in (means, near, anywhere))
+    return whole, way_of_being_wrong(means, near, known=(whole.share, anywhere), most=_WHOLE_ALIKE)
 
 
 def _one_caption(
@@ -102,15 +130,29 @@ def _one_caption(
     return evidence.of_pairs(owner[replaced], foreign, replaced)
 
 
-def _all_captions(evidence: PairEvidence, images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Measure images with all captions of another, drawn at random: the mean over the captions."""
+def _all_captions(
+    evidence: PairEvidence,
+    images: np.ndarray,
+    near_NK: np.ndarray | None,
+    draw: np.random.Generator,
+    columns: list[int],
+) -> np.ndarray:
+    """Measure images with all captions of another, drawn from all or from those that look alike.
+
+    Returns:
+        (P, F) the mean over the captions of the evidence in `columns`, then what `PairEvidence.of_images` says.
+    """
     image, source = images[draw.integers(len(images), size=(2, _PLANTED // 2))]
-    image, source = image[image != source], source[image != source]
+    if near_NK is not None and near_NK.shape[1]:
+        source = near_NK[image, draw.integers(near_NK.shape[1], size=len(image))]
+    _, there = evidence.siblings(source)
+    kept = (image != source) & there.any(1)
+    image, source = image[kept], source[kept]
     rows, there = evidence.siblings(source)
     group = np.repeat(np.arange(len(source)), there.sum(1))
     captions = rows[there]
-    measured = evidence.of_pairs(image[group], captions, captions, moved_together=True)
-    return _means(measured, group, len(source))
+    measured = evidence.of_pairs(image[group], captions, captions, moved_together=True)[:, columns]
+    return np.concatenate([_means(measured, group, len(source)), evidence.of_images(image, source)], axis=1)
 
 
 def _means(rows_PF: np.ndarray, group_P: np.ndarray, number: int) -> np.ndarray:

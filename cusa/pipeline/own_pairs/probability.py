@@ -41,7 +41,11 @@ class WrongWay:
 
 
 def way_of_being_wrong(
-    own_PF: np.ndarray, planted_WF: np.ndarray, *, known: tuple[float, np.ndarray] | None = None
+    own_PF: np.ndarray,
+    planted_WF: np.ndarray,
+    *,
+    known: tuple[float, np.ndarray] | None = None,
+    most: float = 1.0,
 ) -> WrongWay | None:
     """Fit one way of being wrong.
 
@@ -49,6 +53,7 @@ def way_of_being_wrong(
         own_PF: the evidence of the data's own pairs; not a number where there is none.
         planted_WF: of pairs that are wrong in this way.
         known: the share of own pairs that is wrong in another way, and the evidence of pairs planted so.
+        most: what the share is taken for where the tails leave more: they are no more than a bound.
 
     Returns:
         The probabilities; None where there are too few pairs to fit anything.
@@ -69,7 +74,7 @@ def way_of_being_wrong(
     model = LogisticRegression(max_iter=1000).fit(rows, is_planted, sample_weight=weights)
     own_score, planted_score = model.decision_function(own), model.decision_function(planted)
     before = (share_known, model.decision_function(others)) if len(others) else (0.0, planted_score[:0])
-    share = wrong_share(own_score, planted_score, known=before)
+    share = min(wrong_share(own_score, planted_score, known=before), most)
     return WrongWay(
         share,
         np.clip(share * density_ratio(own_score, planted_score), 0, HIGHEST),

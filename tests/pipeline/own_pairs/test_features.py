@@ -45,6 +45,24 @@ def test_of_pairs__moved_together_ignores_the_captions_of_the_caption_s_own_imag
     assert alone != together
 
 
+@pytest.mark.parametrize("source", [5, 9, "look-alike"])
+def test_of_images__equals_a_plain_loop(source: int | str) -> None:
+    images, texts, owner = draw(40)
+    alike = images.near.ids[5].tolist()
+    row = alike[2] if isinstance(source, str) else source
+    evidence = evidence_of(images, texts, owner, number=40)
+    rows = flattened(texts.rows, 256)
+    means = np.stack([rows[owner == image].mean(0) for image in range(40)])
+    described, predicted = unit(means), predict_out_of_fold(flattened(images.rows, 512), means)
+    own = float(predicted[5] @ described[row])
+    elsewhere = max(float(predicted[other] @ described[row]) for other in alike)
+    # A look-alike whose captions the image has is described by the image's own.
+    of_others = [described[5] if other == row and row != 5 else described[other] for other in alike]
+    here = max(float(predicted[5] @ one) for one in of_others)
+    got = evidence.of_images(np.array([5, 5]), np.array([row, row]))
+    np.testing.assert_allclose(got, [[own - elsewhere, own - here]] * 2, atol=1e-4)
+
+
 def test_of_pairs__without_image_teacher_only_siblings_speak() -> None:
     _, texts, owner = draw(40)
     evidence = evidence_of(None, texts, owner, number=40)

@@ -30,6 +30,26 @@ def test_find_wrong_pairs__all_captions_of_an_image_together() -> None:
     assert wrong.whole_image.share > 3 * wrong.caption_alone.share
 
 
+def test_find_wrong_pairs__all_captions_of_a_look_alike_come_first_but_are_not_called_wrong() -> None:
+    images, texts, owner = draw()
+    to, used = np.arange(300), np.zeros(300, dtype=bool)
+    for image in range(0, 60, 2):
+        other = next((int(near) for near in images.near.ids[image, :5] if not used[near]), image)
+        if not used[image] and other != image:
+            to[[image, other]], used[[image, other]] = [other, image], True
+    swapped = to[owner]
+    evidence = evidence_of(images, texts, swapped)
+    blind, seeing = (
+        find_wrong_pairs(evidence, swapped, num_images=300, near_images=near) for near in (None, images.near)
+    )
+    assert seeing.whole_alike is not None
+    assert blind.whole_alike is None
+    of_blind, of_seeing = (roc_auc_score(swapped != owner, wrong.p_wrong_M) for wrong in (blind, seeing))
+    assert of_seeing > max(of_blind, 0.9)
+    clean = find_wrong_pairs(evidence_of(images, texts, owner), owner, num_images=300, near_images=images.near)
+    assert (clean.p_wrong_M > 0.5).sum() == 0
+
+
 def test_find_wrong_pairs__one_caption_an_image() -> None:
     images, texts, owner = draw(captions=1)
     swapped, is_wrong = swap_captions(owner, 0.1)
