@@ -8,9 +8,9 @@ images and captions are copies of others with a little noise. In a process of it
 the bare products (every row against every row, blocked, nothing kept), the audit as the pipeline does it (neighbours of
 both, then candidates, best first), both again at a quarter of the size, the second also with inverted lists, and the
 audit with `p_positive` by a shipped calibration. On a machine that others use, the processor's time is the fairer
-measure, with one thread (OMP_NUM_THREADS=1: threads that wait for each other take time too), so it is kept. At a smaller
-size than 20,000 images the ratio there is told from the parts: products and search grow with the square of the rows,
-all else with the rows, but for the sampling that chooses the depth, whose pairs are the same number at any size.
+measure, with one thread (OMP_NUM_THREADS=1: threads that wait for each other take time too), so it is kept. At a
+smaller size than 20,000 images the ratio there is told from the parts: products and search grow with the square of the
+rows, all else with the rows, but for the sampling that chooses the depth, whose pairs are the same number at any size.
 Writes benchmarks/results/audit-MACHINE-DATE.json, with `--p` audit-p-MACHINE-DATE.json.
 """
 
