@@ -124,6 +124,7 @@ IN_PIPELINE: dict[str, set[str]] = {
     "scenes": {"config"},
     "readers": {"config"},
     "shard": {"config", "engine", "readers"},
+    "urls": {"config", "engine", "readers", "shard", "download"},
     "publish": {"config", "engine", "readers", "shard"},
     "extract": {"config", "engine"},
     "index": {"config", "result_table"},

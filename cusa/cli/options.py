@@ -1,13 +1,13 @@
 """Options that several commands share, and how words become configurations."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cusa.errors import ConfigError
+from cusa.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from cusa.pipeline.engine import Engine
@@ -90,6 +90,28 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key, as train.steps=500; repeatable."),
 ]
+
+
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="WHAT=NAME",
+        help="Of a table: image, caption, split, label, id, url, sha256 or md5; repeatable.",
+    ),
+]
+
+
+def columns_of(pairs: Iterable[str]) -> dict[str, str]:
+    """Turn `image=url` into `image_column="url"`."""
+    allowed = ("image", "caption", "split", "label", "id", "url", "sha256", "md5")
+    columns = {}
+    for pair in pairs:
+        what, equals, name = pair.partition("=")
+        if not (equals and name) or what not in allowed:
+            raise ConfigError(f"--column {pair!r} is not WHAT=NAME. {nearest(what, allowed)}.", option="--column")
+        columns[f"{what}_column"] = name
+    return columns
 
 
 def validated(model: type[Any], **values: Any) -> Any:

@@ -2,13 +2,27 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cusa.cli.console import Console, report_outcomes
-from cusa.cli.options import AsJson, EngineAddress, EngineKind, Force, Wait, engine_of, parse_place, validated
-from cusa.errors import ConfigError, DataError, nearest
+from cusa.cli.options import (
+    AsJson,
+    Columns,
+    EngineAddress,
+    EngineKind,
+    Force,
+    Wait,
+    columns_of,
+    engine_of,
+    parse_place,
+    validated,
+)
+from cusa.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from cusa.manifests.stage import Outcome
 
 
 def shard(
@@ -19,7 +33,12 @@ def shard(
     source: Annotated[Path, typer.Argument(parser=parse_place, help="Annotation file, or the folder that holds it.")],
     out: Annotated[Path, typer.Option(parser=parse_place, help="Work folder to write.")],
     images: Annotated[
-        Path | None, typer.Option(parser=parse_place, help="Folder that image paths start from. Default: the source's.")
+        Path | None,
+        typer.Option(
+            parser=parse_place,
+            help="Folder that image paths start from. Default: the source's. Of a table of URLs: what it is fetched "
+            "into; default: OUT-raw.",
+        ),
     ] = None,
     dataset: Annotated[
         str, typer.Option(help="Data set's name, first half of every key. Default: by the source.")
@@ -39,12 +58,7 @@ def shard(
             help="Share of the training images that goes to another split, as val=0.1; repeatable.",
         ),
     ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column", metavar="WHAT=NAME", help="Of a table: image, caption, split, label or id; repeatable."
-        ),
-    ] = None,
+    columns: Columns = None,
     train_classes: Annotated[str, typer.Option(help="Of CUB: the classes that train; all others test.")] = "1-100",
     max_images: Annotated[int, typer.Option(help="Images a tar at most.")] = 1000,
     max_bytes: Annotated[int, typer.Option(help="Bytes a tar at most.")] = 256 << 20,
@@ -83,6 +97,7 @@ def shard(
     from cusa.pipeline import readers
     from cusa.pipeline.config import ReadConfig, ShardConfig
     from cusa.pipeline.shard import stage as stage
+    from cusa.workflow import download as downloading
 
     config = validated(
         ShardConfig,
@@ -94,7 +109,8 @@ def shard(
         quality=quality,
         workers=workers,
     )
-    names = {**_columns(columns or ()), "split_names": _split_names(split_names or ())}
+    names = {**columns_of(columns or ()), "split_names": _split_names(split_names or ())}
+    before: tuple[Outcome, ...] = ()
     with Console() as console:
         if layout == "subset":
             readers.refuse_own_source(source, out)
@@ -102,6 +118,18 @@ def shard(
             reading = readers.read_subset(source, named, verdicts=verdicts or "", max_p_wrong=max_p_wrong)
         else:
             fields = validated(ReadConfig, dataset=dataset, split=split, train_classes=train_classes, **names)
+            if layout == "urls" and downloading.is_table(source):
+                raw = images or downloading.folder_for(out)
+                fetched = downloading.fetch_for_shards(
+                    source,
+                    raw=raw,
+                    reading=fields,
+                    sharding=config,
+                    engine=engine_of(engine, address),
+                    on_event=console.event,
+                )
+                before = (fetched,)
+                source, images = raw, None
             reading = readers.read(layout, source, images, fields)
         if held_out:
             reading = readers.hold_out(reading, _shares(held_out))
@@ -114,7 +142,7 @@ def shard(
             engine=engine_of(engine, address),
             on_event=console.event,
         )
-        outcomes, then = [outcome], f"cusa extract-teachers {out} --image TEACHER --text TEACHER"
+        outcomes, then = [*before, outcome], f"cusa extract-teachers {out} --image TEACHER --text TEACHER"
         if layout == "subset":
             from cusa.pipeline.extract import carry
 
@@ -122,18 +150,6 @@ def shard(
             outcomes += carried
             then = f"cusa index {out}" if carried else then
     report_outcomes(*outcomes, as_json=as_json, then=then)
-
-
-def _columns(pairs: Iterable[str]) -> dict[str, str]:
-    """Turn `image=url` into `image_column="url"`."""
-    allowed = ("image", "caption", "split", "label", "id")
-    columns = {}
-    for pair in pairs:
-        what, equals, name = pair.partition("=")
-        if not (equals and name) or what not in allowed:
-            raise ConfigError(f"--column {pair!r} is not WHAT=NAME. {nearest(what, allowed)}.", option="--column")
-        columns[f"{what}_column"] = name
-    return columns
 
 
 def _split_names(pairs: Iterable[str]) -> dict[str, str]:

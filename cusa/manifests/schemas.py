@@ -65,6 +65,63 @@ SOURCES = pa.schema(
 CONTENTS = pa.schema([("path", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string())])
 """What an archive was unpacked to; its own SHA-256 stands in the metadata."""
 
+URLS = pa.schema(
+    [
+        ("unit", pa.int32()),  # the tar it goes to; a row group a unit
+        ("place", pa.int32()),  # its order there
+        ("key", pa.string()),  # of the URL and the digests that are asked of it
+        ("url", pa.string()),
+        ("sha256", pa.string()),  # that the table has; empty otherwise
+        ("md5", pa.string()),
+        ("live", pa.bool_()),  # false: the table has it no more
+        ("split", pa.string()),
+        ("label", pa.string()),
+        ("item", pa.string()),  # the table's own name of the image; empty without one
+        ("captions", pa.list_(pa.string())),
+    ]
+)
+"""The URLs of a table, each once, with what the table says of them."""
+
+FETCHED = pa.schema(
+    [
+        ("key", pa.string()),
+        ("url", pa.string()),
+        ("host", pa.string()),
+        ("status", pa.string()),  # `kept` or `dropped`
+        ("reason", pa.string()),  # why it was dropped
+        ("detail", pa.string()),
+        ("http_status", pa.int32()),  # of the last answer; 0 without one
+        ("received", pa.int64()),  # bytes of the last answer, where it came whole
+        ("file", pa.string()),  # the tar, relative to the folder; empty without a picture
+        ("offset", pa.int64()),
+        ("bytes", pa.int64()),  # as stored
+        ("ext", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("sha256", pa.string()),  # as stored
+    ]
+)
+"""What came of each URL of a unit."""
+
+FETCH_LOG = pa.schema(
+    [("key", pa.string()), ("seconds", pa.float32()), ("tries", pa.int32()), ("received", pa.int64())]
+)
+"""How long each URL took, and the bytes that came before it was given up or whole: another time they are others."""
+
+URL_SUMMARY = pa.schema(
+    [
+        ("host", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("http_status", pa.int32()),
+        ("rows", pa.int64()),
+        ("received", pa.int64()),
+    ]
+)
+
+GONE_URLS = pa.schema([("key", pa.string()), ("url", pa.string()), ("unit", pa.int32())])
+"""URLs that were fetched and that the table has no more: their bytes stay, and nobody reads them."""
+
 TRUTH = pa.schema([("image_key", pa.string()), ("caption_key", pa.string())])
 """Every pair known to match, the data set's own pairs included."""
 

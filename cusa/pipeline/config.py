@@ -33,6 +33,41 @@ class DownloadConfig(Config):
     )
 
 
+class UrlsConfig(Config):
+    """Fetching the pictures of a table of URLs."""
+
+    rows: int = Field(default=1000, ge=1, le=100_000, description="URLs a tar")
+    connections: int = Field(default=64, ge=1, le=2048, description="requests at once, a process")
+    per_host: int = Field(default=16, ge=1, le=2048, description="requests at once to one host, all processes together")
+    retries: int = Field(default=2, ge=0, le=20, description="further tries of a URL")
+    first_wait: float = Field(default=1.0, ge=0, description="seconds before the first further try; doubles each time")
+    patience: float = Field(default=60.0, ge=0, description="seconds that a server's Retry-After may ask for at most")
+    timeout: float = Field(default=20.0, gt=0, description="seconds without a byte after which a try is given up")
+    longest: float = Field(default=300.0, gt=0, description="seconds a try may take in all")
+    min_speed: float = Field(
+        default=1000.0, ge=0, description="bytes a second, from `timeout` seconds on, below which a try is given up"
+    )
+    max_bytes: int = Field(default=32 << 20, ge=1, description="bytes of a picture as it comes, at most")
+    max_pixels: int = Field(default=100_000_000, ge=1, description="pictures with more pixels are refused undecoded")
+    min_side: int = Field(default=8, ge=1, description="pictures with a shorter side are refused (pixels)")
+    resize: int = Field(
+        default=0, ge=0, description="shorter side in pixels to scale larger pictures to; 0 = as they are"
+    )
+    quality: int = Field(default=92, ge=1, le=100, description="of the JPEGs that resizing makes")
+    robots: bool = Field(default=True, description="whether the robots.txt of each host is obeyed")
+    refused_tags: tuple[str, ...] = Field(
+        default=("noai", "noimageai", "noindex", "noimageindex"),
+        description="words of an X-Robots-Tag header by which a picture is refused",
+    )
+    private: Literal["refuse", "listed", "allow"] = Field(
+        default="refuse",
+        description="addresses of private networks: refused, allowed to hosts that the table names but not to "
+        "redirects, or allowed",
+    )
+    user_agent: str = Field(default="cusa", min_length=1, description="the name that servers are told")
+    workers: int = Field(default=0, ge=0, description="processes; 0 = one a core")
+
+
 class ReadConfig(Config):
     """What a reader cannot see in the files."""
 
@@ -46,6 +81,9 @@ class ReadConfig(Config):
     split_column: str = Field(default="split", description="of a table, where it has it")
     label_column: str = Field(default="label", description="of a table, where it has it")
     id_column: str = Field(default="id", description="of a table, where it has it: the image's own name in its key")
+    url_column: str = Field(default="url", description="of a table of URLs")
+    sha256_column: str = Field(default="sha256", description="of a table of URLs, where it has it: what must come")
+    md5_column: str = Field(default="md5", description="of a table of URLs, where it has it: likewise")
     train_classes: str = Field(default="1-100", description="of CUB: classes that train; all others test")
 
 

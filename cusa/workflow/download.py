@@ -1,13 +1,18 @@
-"""Bringing a data set's raw files: fetched by its manifest, or drawn."""
+"""Bringing a data set's raw files: fetched by its manifest, by a table of URLs, or drawn."""
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cusa import recipe as recipes
 from cusa.errors import ConfigError, nearest
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
+
+if TYPE_CHECKING:
+    from cusa.pipeline.config import ReadConfig, ShardConfig
+    from cusa.pipeline.engine import Engine
 
 SCENES = "drawn scenes with five captions each; every match between any two is known"
 """The data set `scenes`, which is made and not fetched."""
@@ -72,3 +77,40 @@ def download(
             outputs=[file for file in store.files_below(out) if file.parent == out],
             counts={"images": config.train + config.val + config.test},
         )
+
+
+def is_table(source: Path) -> bool:
+    """Tell whether a place is called as a table is."""
+    return source.suffix.lower() in (".csv", ".tsv", ".parquet", ".jsonl")
+
+
+def folder_for(out: Path) -> Path:
+    """Return the folder that pictures are fetched into on their way to a work folder: beside it."""
+    return out.with_name(f"{out.name}-raw")
+
+
+def fetch_for_shards(
+    table: Path,
+    *,
+    raw: Path,
+    reading: "ReadConfig",
+    sharding: "ShardConfig",
+    engine: "Engine",
+    on_event: OnEvent = ignore,
+) -> Outcome:
+    """Fetch a table of URLs with the bounds that its shards will have.
+
+    Args:
+        table: the table.
+        raw: the folder for what is fetched.
+        reading: the columns' names.
+        sharding: bounds of pictures, and how they are made smaller.
+        engine: where to work.
+        on_event: called with every finished part.
+    """
+    from cusa.pipeline import urls
+    from cusa.pipeline.config import UrlsConfig
+
+    names = ("max_pixels", "min_side", "resize", "quality", "workers")
+    config = UrlsConfig(**{name: getattr(sharding, name) for name in names})
+    return urls.run(config, table=table, out=raw, reading=reading, engine=engine, on_event=on_event)

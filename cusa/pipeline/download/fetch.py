@@ -190,7 +190,7 @@ def _try(
         if error.code == 416:  # what is there is no beginning of what lies there
             _forget(part, note_path)
         again = error.code in _TRY_AGAIN or error.code == 416
-        after = _retry_after(str(error.headers.get("Retry-After", "")))
+        after = retry_after(str(error.headers.get("Retry-After", "")))
         raise FetchError(f"HTTP {error.code} {error.reason}", again=again, after=after) from None
     except urllib.error.URLError as error:
         raise FetchError(f"{error.reason}", again=not isinstance(error.reason, ValueError)) from None
@@ -358,7 +358,7 @@ class _Pace:
         self._since, self._bytes = time.monotonic(), 0
 
 
-def _retry_after(text: str) -> float:
+def retry_after(text: str) -> float:
     """Return the seconds that a server's `Retry-After` asks for, a number or a date; 0 if it is neither."""
     text = text.strip()
     if _NUMBER.fullmatch(text):

@@ -23,6 +23,7 @@ from cusa.pipeline.readers import (
     sop,
     sts,
     table,
+    urls,
     webdataset,
 )
 from cusa.pipeline.readers.hold_out import hold_out
@@ -42,6 +43,7 @@ READERS: dict[str, Callable[[Path, Path, ReadConfig], Reading]] = {
     "folder": folder.read,
     "webdataset": webdataset.read,
     "hub": hub.read,
+    "urls": urls.read,
     "cub": cub.read,
     "sop": sop.read,
     "in-shop": inshop.read,

@@ -1,7 +1,7 @@
 """A table of your own: CSV, TSV, Parquet or JSONL with one row a caption or one row an image."""
 
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -54,7 +54,7 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
             path=source,
         )
     form = separated.form_of(source, _names(config)) if source.suffix.lower() in (".csv", ".tsv") else None
-    columns = list(form.columns) if form else _columns(source)
+    columns = list(form.columns) if form else column_names(source)
     config, notes = _named(source, columns, config)
     if source.suffix.lower() == ".parquet":
         _check_types(source, config)
@@ -111,12 +111,13 @@ class _Image:
 def _rows(source: Path, images: Path, dataset: str, config: ReadConfig, form: Form | None) -> Iterator[Row]:
     splits = RowSplits(source, config, source.stem)
     images_by_name: dict[str, _Image] = {}
-    for where, row in _read(source, config, form):
+    columns = [getattr(config, f"{what}_column") for what in _GUESSES]
+    for where, row in read_rows(source, columns, form):
         split = splits.of(row.get(config.split_column) if isinstance(row, Mapping) else None)
         if not split:
             continue  # the table is refused as a whole, once every unknown split is seen
         try:
-            if isinstance(row, _Unreadable):
+            if isinstance(row, Unreadable):
                 raise ValueError(row.why)
             name = text(row[config.image_column], config.image_column)
             inside(images, name)
@@ -149,11 +150,11 @@ def _rows(source: Path, images: Path, dataset: str, config: ReadConfig, form: Fo
         yield ImageRecord(*about, other_key=other_key(dataset, name) if by_name else "")
 
 
-def _columns(source: Path) -> list[str]:
+def column_names(source: Path) -> list[str]:
     """Return the names of the columns of a Parquet or JSONL table."""
     if source.suffix.lower() == ".parquet":
         return [str(name) for name in _schema(source).names]
-    rows = (row for _, row in _read(source, ReadConfig(), None) if isinstance(row, dict))
+    rows = (row for _, row in read_rows(source, (), None) if isinstance(row, dict))
     return list(dict.fromkeys(name for row in islice(rows, 1000) for name in row))
 
 
@@ -194,7 +195,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 @dataclass(frozen=True)
-class _Unreadable:
+class Unreadable:
     """A row that is none, and why."""
 
     why: str
@@ -204,8 +205,14 @@ class _Unreadable:
         return repr(self.content)
 
 
-def _read(source: Path, config: ReadConfig, form: Form | None) -> Iterator[tuple[str, Any]]:
-    """Give each row with the words for where it stands; what is no row comes as it is, or with the reason."""
+def read_rows(source: Path, columns: Sequence[str], form: Form | None) -> Iterator[tuple[str, Any]]:
+    """Give each row with the words for where it stands; what is no row comes as it is, or with the reason.
+
+    Args:
+        source: the table.
+        columns: those to read of a Parquet table; those it lacks are left out.
+        form: of a CSV or TSV.
+    """
     if form is not None:
         for number, fields in separated.read_rows(source, form):
             if len(fields) == len(form.columns):
@@ -215,25 +222,24 @@ def _read(source: Path, config: ReadConfig, form: Form | None) -> Iterator[tuple
                     f"{len(fields)} fields separated by {form.separator!r}, and the header names {len(form.columns)}; "
                     "text that holds the separator needs quotes around it"
                 )
-                yield f"{source.name}:{number}", _Unreadable(why, fields)
+                yield f"{source.name}:{number}", Unreadable(why, fields)
     elif source.suffix.lower() == ".parquet":
-        yield from _read_parquet(source, config)
+        yield from _read_parquet(source, columns)
     else:
         for number, line in lines(source):
             if line.strip():
                 try:
                     yield f"{source.name}:{number}", store.parse_json(line)
                 except DataError as error:
-                    yield f"{source.name}:{number}", _Unreadable(str(error), line)
+                    yield f"{source.name}:{number}", Unreadable(str(error), line)
 
 
-def _read_parquet(source: Path, config: ReadConfig) -> Iterator[tuple[str, Any]]:
+def _read_parquet(source: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Any]]:
     number = 0
     try:
         with source.open("rb") as file:
             table = pq.ParquetFile(file)
-            names = [getattr(config, f"{what}_column") for what in _GUESSES]
-            columns = [name for name in dict.fromkeys(names) if name in table.schema_arrow.names]
+            columns = [name for name in dict.fromkeys(wanted) if name in table.schema_arrow.names]
             for batch in table.iter_batches(batch_size=4096, columns=columns):
                 for row in batch.to_pylist():
                     yield f"{source.name} row {number}", row

@@ -53,6 +53,18 @@ def read_image(record: ImageRecord, config: ShardConfig) -> tuple[bytes, str, in
         _check_digest(features[0], record.sha256)
         return features
     _check_digest(data, record.sha256)
+    return prove(data, config)
+
+
+def prove(data: bytes, config: ShardConfig) -> tuple[bytes, str, int, int]:
+    """Prove that an encoded image is whole and within bounds, and make it smaller if that is asked for.
+
+    Returns:
+        As `read_image`.
+
+    Raises:
+        Refused: if it cannot be kept.
+    """
     if config.check == "structure" and (size := jpeg.whole_size(data)) is not None:
         _within_bounds(*size, config)
         if not config.resize or min(size) <= config.resize:

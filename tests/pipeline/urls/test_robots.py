@@ -1,0 +1,70 @@
+"""robots.txt and X-Robots-Tag, beside the standard library's reader where it knows the rule."""
+
+import re
+from urllib.robotparser import RobotFileParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cusa.pipeline.urls import robots
+
+PATHS = ("/", "/a", "/a/b.jpg", "/ab/c", "/b/", "/b/x.png?y=1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "User-agent: *\nDisallow:",
+        "User-agent: *\nDisallow: /",
+        "User-agent: *\nDisallow: /a\n\nUser-agent: cusa\nDisallow: /b/",
+        "user-agent: Other\nDisallow: /\n\nUser-Agent: *\nDisallow: /b # words",
+        "Disallow: /a\nUser-agent: *\nDisallow: /ab/",
+        "User-agent: one\nUser-agent: cusa\nDisallow: /a/",
+    ],
+)
+def test_parse__as_the_standard_library_where_no_two_rules_meet(text: str) -> None:
+    official = RobotFileParser()
+    official.parse(text.splitlines())
+    rules = robots.parse(text, "cusa")
+    assert [rules.allow(path) for path in PATHS] == [official.can_fetch("cusa", path) for path in PATHS]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "allowed"),
+    [  # the examples of RFC 9309, section 5
+        ("User-Agent: cusa\nAllow: /example/page/\nDisallow: /example/page/disallowed.gif", "/example/page/", True),
+        ("User-Agent: cusa\nAllow: /e/p/\nDisallow: /e/p/disallowed.gif", "/e/p/disallowed.gif", False),
+        ("User-Agent: *\nDisallow: *.gif$", "/x.gif", False),
+        ("User-Agent: *\nDisallow: *.gif$", "/x.gif?y", True),
+        ("User-Agent: *\nDisallow: /a*b*c$", "/a1b2c3c", False),
+        ("User-Agent: *\nDisallow: /\nAllow: /", "/x", True),
+    ],
+)
+def test_parse__the_longest_rule_decides(text: str, path: str, allowed: bool) -> None:
+    assert robots.parse(text, "cusa").allow(path) is allowed
+
+
+@given(st.text("ab*", min_size=1, max_size=8), st.booleans(), st.text("ab", max_size=10))
+def test_allow__patterns_as_a_regular_expression_says(pattern: str, ends: bool, path: str) -> None:
+    expected = re.match("".join(".*" if sign == "*" else sign for sign in pattern) + ("$" if ends else ""), path)
+    rules = robots.Rules(((pattern + "$" * ends, False),))
+    assert rules.allow(path) is (expected is None)
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        (["noai"], "noai"),
+        (["all, NoImageAI"], "noimageai"),
+        (["otherbot: noai, noimageai"], ""),
+        (["CUSA: noai"], "noai"),
+        (["otherbot: noai", "noimageai"], "noimageai"),
+        (["unavailable_after: 25 Jun 2030, noai"], "noai"),
+        (["nofollow"], ""),
+        ([], ""),
+    ],
+)
+def test_refused_tag__is_counted_by_name(values: list[str], word: str) -> None:
+    assert robots.refused_tag(values, agent="cusa", refused=("noai", "noimageai")) == word
