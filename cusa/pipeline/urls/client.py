@@ -1,7 +1,6 @@
 """Fetching one picture from a stranger's server: bounded in bytes, pixels, time, redirects and addresses."""
 
 import asyncio
-import contextlib
 import hashlib
 import io
 import time
@@ -9,7 +8,6 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import aiohttp
 from PIL import Image
@@ -17,17 +15,18 @@ from yarl import URL
 
 from cusa.pipeline.config import ShardConfig, UrlsConfig
 from cusa.pipeline.download.fetch import retry_after
-from cusa.pipeline.shard import jpeg
 from cusa.pipeline.shard.images import Refused, prove
 from cusa.pipeline.urls import hosts, robots
 from cusa.pipeline.urls.content import what_instead
 from cusa.pipeline.urls.failure import Failure
-from cusa.pipeline.urls.hosts import Host, Hosts
+from cusa.pipeline.urls.hosts import Hosts
 
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 8
 _LOOK_AT = 64 << 10  # bytes after which a picture's size is looked at before the rest comes
+_AT_ONCE = 256 << 10  # bytes of a JPEG that is looked at beside nothing: its structure is walked in microseconds
+_WRONG = (aiohttp.ClientError, TimeoutError, ValueError)
 _HEADERS = {"Accept": "image/jpeg, image/png, image/webp, image/*;q=0.5", "Accept-Encoding": "identity"}
 
 
@@ -114,7 +113,9 @@ class Client:
         while True:
             result.tries += 1
             try:
-                async with host.turn(), self._slots:
+                await host.rest()
+                async with host.turns, self._slots:
+                    host.refuse_dead()
                     await self._follow(url, result)
                 host.succeeded()
                 return
@@ -162,34 +163,44 @@ class Client:
             raise Failure("robots", "")
 
     async def _rules(self, url: URL, *, listed: bool) -> robots.Rules:
-        async with self._request(url.join(URL("/robots.txt")), listed=listed, redirects=True) as response:
-            if response.status >= 500:
-                return robots.NOTHING
-            if response.status != 200:
-                return robots.EVERYTHING
-            data = await response.content.read(robots.MOST_BYTES)
-            return robots.parse(data.decode("utf-8", "replace"), self._config.user_agent)
+        session = self._session(url, listed=listed)
+        try:
+            async with session.get(url.join(URL("/robots.txt"))) as response:
+                if response.status >= 500:
+                    return robots.NOTHING
+                if response.status != 200:
+                    return robots.EVERYTHING
+                data = await response.content.read(robots.MOST_BYTES)
+        except _WRONG as error:
+            raise _failure(error) from None
+        return robots.parse(data.decode("utf-8", "replace"), self._config.user_agent)
 
     async def _ask(self, url: URL, result: Result, *, listed: bool) -> str | None:
         """Ask for one URL; return where the answer redirects to, None if it is the picture."""
         result.http_status = result.received = result.taken = 0
-        async with self._request(url, listed=listed) as response:
-            status = result.http_status = response.status
-            if status in _REDIRECTS:
-                return str(response.headers.get("Location", ""))
-            if status != 200:
-                after = retry_after(response.headers.get("Retry-After", ""))
-                raise Failure("http-status", f"HTTP {status}", again=status in _TRY_AGAIN, after=after)
-            tags = response.headers.getall("X-Robots-Tag", ())
-            if tags and (
-                tag := robots.refused_tag(tags, agent=self._config.user_agent, refused=self._config.refused_tags)
-            ):
-                raise Failure(tag, f"X-Robots-Tag: {', '.join(tags)[:200]}")
-            length = response.content_length
-            if length is not None and length > self._config.max_bytes:
-                raise Failure("too-many-bytes", f"{length} bytes, {self._config.max_bytes} allowed")
-            result.data = await self._body(response, result)
+        session = self._session(url, listed=listed)
+        try:
+            async with session.get(url, allow_redirects=False) as response:
+                status = result.http_status = response.status
+                if status in _REDIRECTS:
+                    return str(response.headers.get("Location", ""))
+                if status != 200:
+                    after = retry_after(response.headers.get("Retry-After", ""))
+                    raise Failure("http-status", f"HTTP {status}", again=status in _TRY_AGAIN, after=after)
+                self._refuse_by_headers(response)
+                result.data = await self._body(response, result)
+        except _WRONG as error:
+            raise _failure(error) from None
         return None
+
+    def _refuse_by_headers(self, response: aiohttp.ClientResponse) -> None:
+        config = self._config
+        tags = response.headers.getall("X-Robots-Tag", ())
+        if tags and (tag := robots.refused_tag(tags, agent=config.user_agent, refused=config.refused_tags)):
+            raise Failure(tag, f"X-Robots-Tag: {', '.join(tags)[:200]}")
+        length = response.content_length
+        if length is not None and length > config.max_bytes:
+            raise Failure("too-many-bytes", f"{length} bytes, {config.max_bytes} allowed")
 
     async def _body(self, response: aiohttp.ClientResponse, result: Result) -> bytes:
         config, start = self._config, time.monotonic()
@@ -228,32 +239,15 @@ class Client:
         if width * height > self._config.max_pixels:
             raise Failure("too-large", f"{width} x {height} pixels, {self._config.max_pixels} allowed")
 
-    @contextlib.asynccontextmanager
-    async def _request(self, url: URL, *, listed: bool, redirects: bool = False) -> Any:
-        """Ask for one URL; whatever goes wrong until the answer is read becomes a `Failure`."""
-        may = self._config.private == "allow" or (self._config.private == "listed" and listed)
-        if not may and not hosts.is_public_literal(url):
-            raise Failure("private-address", "")
-        try:
-            async with self._session(may).get(url, allow_redirects=redirects) as response:
-                yield response
-        except aiohttp.ClientConnectorDNSError as error:
-            if isinstance(error.os_error, hosts.PrivateAddressError):
-                raise Failure("private-address", "") from None
-            raise Failure("host-not-found", "", again=True) from None
-        except aiohttp.ClientConnectorError:
-            raise Failure("connect-failed", "", again=True) from None
-        except aiohttp.ConnectionTimeoutError:
-            raise Failure("connect-failed", "no answer in time", again=True) from None
-        except TimeoutError:
-            raise Failure("timeout", "", again=True) from None
-        except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            raise Failure("cut", "", again=True) from None
-        except (aiohttp.ClientError, ValueError) as error:
-            raise Failure("bad-answer", type(error).__name__) from None
+    def _session(self, url: URL, *, listed: bool) -> aiohttp.ClientSession:
+        """Return the session that may connect to private addresses, or the one that may not.
 
-    def _session(self, private: bool) -> aiohttp.ClientSession:
-        """Return the session that may connect to private addresses, or the one that may not."""
+        Raises:
+            Failure: if the URL's host is a private address, and it may not.
+        """
+        private = self._config.private == "allow" or (self._config.private == "listed" and listed)
+        if not private and not hosts.is_public_literal(url):
+            raise Failure("private-address", "")
         if private not in self._sessions:
             config = self._config
             connector = aiohttp.TCPConnector(
@@ -274,14 +268,28 @@ class Client:
 
     async def _prove(self, result: Result) -> None:
         """Prove that a picture is whole; whatever needs a decoder is done beside the event loop."""
-        size = jpeg.whole_size(result.data)
-        if size is not None and (not self._config.resize or min(size) <= self._config.resize):
+        if len(result.data) <= _AT_ONCE and result.data[:2] == b"\xff\xd8" and not self._config.resize:
             proved = prove(result.data, self._proof)
         else:
             loop = asyncio.get_running_loop()
             proved = await loop.run_in_executor(self._threads, prove, result.data, self._proof)
         result.data, result.ext, result.width, result.height = proved
         result.sha256 = hashlib.sha256(result.data).hexdigest()
+
+
+def _failure(error: Exception) -> Failure:
+    """Return what an error of the client's means."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        if isinstance(error.os_error, hosts.PrivateAddressError):
+            return Failure("private-address", "")
+        return Failure("host-not-found", "", again=True)
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return Failure("connect-failed", "", again=True)
+    if isinstance(error, TimeoutError):
+        return Failure("timeout", "", again=True)
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
+        return Failure("cut", "", again=True)
+    return Failure("bad-answer", type(error).__name__)
 
 
 def parse(address: str) -> URL:
@@ -303,4 +311,4 @@ def _hex(name: str, data: bytes) -> str:
     return hashlib.new(name, data, usedforsecurity=False).hexdigest()
 
 
-__all__ = ["Client", "Host", "Result", "parse"]
+__all__ = ["Client", "Result", "parse"]

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -22,7 +21,8 @@ class Host:
     """One host and port, as one process knows it."""
 
     def __init__(self, requests: int, *, patience: float) -> None:
-        self._turns = asyncio.Semaphore(requests)
+        self.turns = asyncio.Semaphore(requests)
+        """Held while it is asked for something."""
         self._patience = patience
         self._not_before = 0.0
         self._failures = 0
@@ -34,20 +34,19 @@ class Host:
         self.asking = asyncio.Lock()
         """Held while its robots.txt is asked for."""
 
-    @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait until the host may be asked.
+    async def rest(self) -> None:
+        """Wait as long as the host asked to be left alone."""
+        while self._not_before and (seconds := self._not_before - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(min(seconds, self._patience))
+
+    def refuse_dead(self) -> None:
+        """Refuse a host that never answered.
 
         Raises:
-            Failure: the host's own, if it never answered before.
+            Failure: that of its last URL.
         """
-        loop = asyncio.get_running_loop()
-        while (rest := self._not_before - loop.time()) > 0:
-            await asyncio.sleep(min(rest, self._patience))
-        async with self._turns:
-            if self._dead is not None:
-                raise Failure(self._dead.reason, self._dead.detail)
-            yield
+        if self._dead is not None:
+            raise Failure(self._dead.reason, self._dead.detail)
 
     def pause(self, seconds: float) -> None:
         """Leave the host alone for some seconds, as it asked."""

@@ -12,7 +12,7 @@ from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.pipeline.config import ReadConfig, UrlsConfig
-from cusa.pipeline.engine import LOCAL, Engine, Workers, available_cores, run_units
+from cusa.pipeline.engine import LOCAL, Engine, WarmPool, Workers, available_cores, run_units
 from cusa.pipeline.urls import plan as plans
 from cusa.pipeline.urls import summary
 from cusa.pipeline.urls.plan import DROPS, FETCHED, GONE, PLAN, Planned
@@ -72,15 +72,23 @@ def run(
         return stage.reuse()
     if not force:
         _refuse_other_bounds(out, content)
-    with stage.begin():
+    from cusa.pipeline.urls.unit import fetch
+
+    with stage.begin(), WarmPool(fetch, config.workers, engine) as pool:
         if force:
             store.remove_folder(out / FETCHED)
             (out / PLAN).unlink(missing_ok=True)
         store.make_folder(out / FETCHED)
         store.sweep(out / FETCHED)
         store.write_json(out / SETTINGS, {"dataset": name, "content": content})
-        planned, rows = _plan(config, table, out, reading, content=content, on_event=on_event)
-        tars = _fetch(config, planned, out, content, retry=retry, engine=engine, on_event=on_event)
+
+        def on_row(what: str, done: int, total: int) -> None:
+            if done > config.rows:  # there will be more than one unit
+                pool.start()
+            on_event(what, done, total)
+
+        planned, rows = _plan(config, table, out, reading, content=content, on_event=on_row)
+        tars = _fetch(config, planned, out, content, retry=retry, pool=pool, on_event=on_event)
         _remove_strays(out, planned, tars)
         totals = summary.write(out, name=name)
         if not totals["kept"]:
@@ -157,7 +165,7 @@ def _fetch(
     content: dict[str, Any],
     *,
     retry: bool,
-    engine: Engine,
+    pool: WarmPool,
     on_event: OnEvent,
 ) -> dict[str, str]:
     """Fetch every unit that is due; return the tars that there are, and their digests."""
@@ -173,7 +181,7 @@ def _fetch(
         fetch,
         batches,
         what="fetch",
-        workers=Workers(config.workers, engine),
+        workers=Workers(config.workers, pool.engine, pool=pool),
         weigh=lambda batch: sum(rows[unit.number] for unit in batch.units),
         on_event=on_event,
     )

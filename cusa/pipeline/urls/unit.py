@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -211,11 +211,10 @@ def _write(opened: _Open) -> None:
     rows: list[dict[str, Any]] = []
     for row, result in zip(opened.rows, opened.results, strict=True):
         assert result is not None
-        fields = asdict(result)
         rows.append(
             {
                 **{name: row[name] for name in ("key", "url")},
-                **{name: fields[name] for name in _FIELDS},
+                **{name: getattr(result, name) for name in _FIELDS},
                 "status": "dropped" if result.reason else "kept",
                 "file": "",
                 "offset": 0,
