@@ -26,6 +26,7 @@ from cusa.cli import (
     extract_teachers,
     index,
     plan,
+    push,
     recipe,
     report,
     review,
@@ -99,6 +100,7 @@ COMMANDS = (
         export.export,
         "cusa export work/runs/first --to sentence-transformers --out work/export",
     ),
+    Entry(_SHARE, "push", push.push, "cusa push work/export --to me/my-model --dry-run"),
 )
 """Every command, in the order of the journey, which is the order of `cusa --help`."""
 

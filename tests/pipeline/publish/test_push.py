@@ -1,0 +1,137 @@
+"""Pushing to a stand-in of the hub's API: what arrives is the export, and refusals say what to do."""
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cusa.errors import ConfigError, DataError
+from cusa.pipeline import publish
+from cusa.pipeline.config import PublishConfig
+from cusa.pipeline.publish.push import push
+from tests.cli.test_cli import cusa
+from tests.worlds import make_work
+
+
+class Hub:
+    """The parts of the hub's API that a push needs."""
+
+    def __init__(self) -> None:
+        self.token = "hf_right"
+        self.repositories: list[dict[str, Any]] = []
+        self.files: dict[str, bytes] = {}
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if self.headers.get("Authorization") != f"Bearer {outer.token}":
+                    self.answer(401, {"error": "Invalid token"})
+                elif self.path == "/api/repos/create":
+                    outer.repositories.append(json.loads(body))
+                    self.answer(200, {"url": f"{outer.url}/datasets/me/pictures"})
+                elif "/preupload/" in self.path:
+                    names = [one["path"] for one in json.loads(body)["files"]]
+                    answers = [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]
+                    self.answer(200, {"files": answers})
+                elif "/commit/" in self.path:
+                    outer.take(body)
+                    self.answer(
+                        200,
+                        {"commitUrl": f"{outer.url}/datasets/me/pictures/commit/1", "commitOid": "1", "success": True},
+                    )
+                else:
+                    self.answer(200, {})
+
+            def do_GET(self) -> None:
+                self.answer(200, {"sha": "0", "id": "me/x", "private": False, "tags": []})
+
+            def answer(self, status: int, value: Any) -> None:
+                data = json.dumps(value).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+
+    def take(self, body: bytes) -> None:
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    made = Hub()
+    monkeypatch.setenv("HF_ENDPOINT", made.url)
+    monkeypatch.setenv("HF_TOKEN", made.token)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    work = make_work(folder, images=2, captions=1, splits=("train",))
+    publish.run(PublishConfig(workers=1), work=work, to="parquet", out=folder / "out")
+    return folder / "out"
+
+
+def test_push__what_arrives_is_the_export(hub: Hub, export: Path) -> None:
+    pushed = push(export, "me/pictures", private=True)
+    assert pushed.kind == "dataset"
+    assert pushed.commit == f"{hub.url}/datasets/me/pictures/commit/1"
+    (made,) = hub.repositories
+    assert (made["name"], made["organization"], made["type"]) == ("pictures", "me", "dataset")
+    names = {"README.md", "croissant.json", "data/train-00000-of-00001.parquet"}
+    assert hub.files == {name: (export / name).read_bytes() for name in names}
+
+
+def test_push__only_the_card_and_a_dry_run(hub: Hub, export: Path) -> None:
+    assert set(push(export, "me/pictures", card_only=True).files) == {"README.md", "croissant.json"}
+    assert set(hub.files) == {"README.md", "croissant.json"}
+    hub.files.clear()
+    assert push(export, "me/pictures", dry_run=True).commit == ""
+    assert not hub.files
+
+
+def test_push__refusals_say_what_to_do(hub: Hub, export: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    with pytest.raises(DataError, match="is no finished export"):
+        push(tmp_path, "me/pictures")
+    for name in ("pictures", "a b/c", "me/.."):
+        with pytest.raises(ConfigError, match="--to"):
+            push(export, name)
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(DataError, match=r"HTTP 401\). The token is not valid"):
+        push(export, "me/pictures")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match="Check the network and HF_ENDPOINT"):
+        push(export, "me/pictures")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE forbids"):
+        push(export, "me/pictures")
+
+
+def test_command__shows_what_would_be_sent(export: Path) -> None:
+    done = cusa("push", export, "--to", "me/pictures", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "data/train-00000-of-00001.parquet" in done.stdout
+    assert "dataset me/pictures; nothing was sent" in done.stdout
