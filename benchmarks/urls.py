@@ -233,7 +233,7 @@ def kills(folder: Path, root: str, seed: int) -> dict[str, Any]:
             assert process.stdout is not None
             process.stdout.readline()  # it works from now on
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(rng.uniform(0.0, whole["seconds"] / 3))
+                process.wait(rng.uniform(0.0, whole["seconds"] * 0.7))
             if ended := process.poll() is not None:
                 same.append(_contents(folder / "whole") == _contents(out))
                 shutil.rmtree(out)

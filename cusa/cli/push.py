@@ -11,7 +11,7 @@ from cusa.cli.options import AsJson, local
 
 def push(
     folder: Annotated[Path, typer.Argument(metavar="EXPORT", parser=local("EXPORT"), help="What `cusa export` wrote.")],
-    to: Annotated[str, typer.Option(metavar="OWNER/NAME", help="The repository; it is made if there is none.")],
+    to: Annotated[str, typer.Option(metavar="REPOSITORY", help="OWNER/NAME; it is made if there is none.")],
     card: Annotated[bool, typer.Option("--card", help="Only the card and the metadata.")] = False,
     private: Annotated[bool, typer.Option("--private", help="Make it a private one, if it is made.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; show what would be sent.")] = False,
