@@ -9,6 +9,7 @@ from cusa.errors import ConfigError, nearest
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
+from cusa.manifests.storage.paths import is_remote
 
 if TYPE_CHECKING:
     from cusa.pipeline.config import ReadConfig, ShardConfig
@@ -107,10 +108,18 @@ def fetch_for_shards(
         sharding: bounds of pictures, and how they are made smaller.
         engine: where to work.
         on_event: called with every finished part.
+
+    Raises:
+        ConfigError: if `raw` lies on another machine.
     """
     from cusa.pipeline import urls
     from cusa.pipeline.config import UrlsConfig
 
+    if is_remote(raw):
+        raise ConfigError(
+            f"Pictures are fetched into a folder of this machine, and {raw} lies elsewhere. Name one with --images.",
+            option="--images",
+        )
     names = ("max_pixels", "min_side", "resize", "quality", "workers")
     config = UrlsConfig(**{name: getattr(sharding, name) for name in names})
     return urls.run(config, table=table, out=raw, reading=reading, engine=engine, on_event=on_event)

@@ -283,6 +283,8 @@ def _failure(error: Exception) -> Failure:
         if isinstance(error.os_error, hosts.PrivateAddressError):
             return Failure("private-address", "")
         return Failure("host-not-found", "", again=True)
+    if isinstance(error, aiohttp.ClientSSLError | aiohttp.ClientConnectorCertificateError):
+        return Failure("connect-failed", "no encrypted connection that can be trusted")
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return Failure("connect-failed", "", again=True)
     if isinstance(error, TimeoutError):

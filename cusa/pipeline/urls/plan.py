@@ -246,16 +246,17 @@ class Plan:
             out: the folder.
             first_new: the first number that no unit had before.
         """
-        self._database.execute("CREATE INDEX new_rows ON urls (number) WHERE unit IS NULL")
-        new = self._database.execute("SELECT key FROM urls WHERE unit IS NULL ORDER BY number").fetchall
-        for number, (key,) in enumerate(new()):
-            self.put(key, first_new + number // self._rows_a_unit, number % self._rows_a_unit)
-        gone = self._database.execute("SELECT key, url, unit FROM gone ORDER BY unit, place").fetchall()
-        names = schemas.GONE_URLS.names
-        store.write_table(
-            out / GONE,
-            pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in gone], schema=schemas.GONE_URLS),
+        self._database.execute(
+            "UPDATE urls SET unit = ? + place_among_new / ?, place = place_among_new % ? FROM "
+            "(SELECT key AS new_key, row_number() OVER (ORDER BY number) - 1 AS place_among_new FROM urls "
+            "WHERE unit IS NULL) WHERE key = new_key",
+            (first_new, self._rows_a_unit, self._rows_a_unit),
         )
+        gone = self._database.execute("SELECT key, url, unit FROM gone ORDER BY unit, place")
+        with store.table_writer(out / GONE, schemas.GONE_URLS) as writer:
+            while rows := gone.fetchmany(10_000):
+                columns = dict(zip(schemas.GONE_URLS.names, zip(*rows, strict=True), strict=True))
+                writer.write_table(pa.table(columns, schema=schemas.GONE_URLS))
         query = (
             "SELECT unit, place, key, url, sha256, md5, 1, split, label, item, captions FROM urls UNION ALL "
             "SELECT unit, place, key, url, sha256, md5, 0, '', '', '', '[]' FROM gone ORDER BY 1, 2"

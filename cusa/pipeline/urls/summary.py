@@ -15,6 +15,7 @@ from cusa.pipeline.urls.plan import FETCHED, GONE
 
 SUMMARY = "summary.parquet"
 PAGE = "index.html"
+_KEPT = "fetched WHERE status = 'kept'"
 _HOSTS = 50  # shown on the page, those with the most rows
 _WIDEST = 320  # pixels of a bar
 _SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, math.inf)
@@ -42,42 +43,48 @@ def write(out: Path, *, name: str) -> dict[str, int]:
     """
     import duckdb
 
-    tables = [str(file) for file in sorted((out / FETCHED).glob("*.parquet")) if not file.name.endswith(".log.parquet")]
-    logs = [str(file) for file in sorted((out / FETCHED).glob("*.log.parquet"))]
+    every = sorted((out / FETCHED).glob("*.parquet"))
+    logs = [str(file) for file in every if file.name.endswith(".log.parquet")]
+    tables = [str(file) for file in every if not file.name.endswith(".log.parquet")]
+    if not tables:
+        store.write_table(out / SUMMARY, schemas.URL_SUMMARY.empty_table())
+        return {"kept": 0, "dropped": 0, "bytes": 0}
     with duckdb.connect() as database:
-        database.execute("SET threads = 1")
-        if tables:
-            database.read_parquet(tables).create_view("every")
-            database.read_parquet(str(out / GONE)).create_view("gone")
-            database.execute("CREATE VIEW fetched AS SELECT * FROM every ANTI JOIN gone USING (key)")
-            by_host = database.sql(
-                "SELECT host, status, reason, http_status, count(*) AS rows, sum(received)::BIGINT AS received "
-                "FROM fetched GROUP BY ALL ORDER BY rows DESC, host, status, reason, http_status"
-            ).to_arrow_table()
-        else:
-            by_host = schemas.URL_SUMMARY.empty_table()
-        assert by_host is not None
-        summary = by_host.cast(schemas.URL_SUMMARY)
-        store.write_table(out / SUMMARY, summary)
+        database.execute("SET threads = 1")  # the same order of rows, and the cores are others' too
+        database.read_parquet(tables).create_view("every")
+        database.read_parquet(str(out / GONE)).create_view("gone")
+        database.execute("CREATE VIEW fetched AS SELECT * FROM every ANTI JOIN gone USING (key)")
+        _write_summary(out, database)
+        database.read_parquet(str(out / SUMMARY)).create_view("summary")
+        query = "SELECT status, sum(rows)::BIGINT, sum(received)::BIGINT FROM summary GROUP BY status"
+        by_status = {status: (rows, received) for status, rows, received in database.execute(query).fetchall()}
+        kept, dropped = (by_status.get(status, (0, 0)) for status in ("kept", "dropped"))
+        totals = {"kept": kept[0], "dropped": dropped[0], "bytes": kept[1] + dropped[1]}
         seconds = _histogram(database, f"SELECT seconds FROM read_parquet({logs!r})", _SECONDS, "s") if logs else []
-        sizes = _histogram(database, "SELECT bytes FROM fetched WHERE status = 'kept'", _BYTES, "B") if tables else []
-    totals = {"kept": 0, "dropped": 0, "bytes": 0}
-    for row in summary.select(["status", "rows", "received"]).to_pylist():
-        totals[row["status"]] += row["rows"]
-        totals["bytes"] += row["received"]
-    page = render(
-        "pipeline/urls/page.html.j2",
-        title=f"Fetched: {name}",
-        figures=_figures(totals, summary),
-        histograms=[
-            ("Why URLs gave no picture", _reasons(summary)),
-            ("Seconds a URL", seconds),
-            ("Bytes a picture", sizes),
-        ],
-        hosts=_hosts(summary),
-    )
+        page = render(
+            "pipeline/urls/page.html.j2",
+            title=f"Fetched: {name}",
+            figures=_figures(totals, database),
+            histograms=[
+                ("Why URLs gave no picture", _reasons(database)),
+                ("Seconds a URL", seconds),
+                ("Bytes a picture", _histogram(database, f"SELECT bytes FROM {_KEPT}", _BYTES, "B")),
+            ],
+            hosts=_hosts(database),
+        )
     store.write_text(out / PAGE, page)
     return totals
+
+
+def _write_summary(out: Path, database: Any) -> None:
+    names = ", ".join(schemas.URL_SUMMARY.names[:4])
+    rows = database.execute(
+        f"SELECT {names}, count(*), sum(received)::BIGINT FROM fetched GROUP BY ALL ORDER BY count(*) DESC, {names}"
+    )
+    with store.table_writer(out / SUMMARY, schemas.URL_SUMMARY) as writer:
+        while some := rows.fetchmany(10_000):
+            columns = dict(zip(schemas.URL_SUMMARY.names, zip(*some, strict=True), strict=True))
+            writer.write_table(pa.table(columns, schema=schemas.URL_SUMMARY))
 
 
 def _histogram(database: Any, query: str, edges: tuple[float, ...], unit: str) -> list[_Bar]:
@@ -101,37 +108,34 @@ def _bars(rows: list[tuple[str, int, str]]) -> list[_Bar]:
     return [_Bar(name, f"{count:,}", round(_WIDEST * count / most), note) for name, count, note in rows]
 
 
-def _figures(totals: dict[str, int], summary: pa.Table) -> list[Figure]:
+def _figures(totals: dict[str, int], database: Any) -> list[Figure]:
     every = totals["kept"] + totals["dropped"]
+    ((hosts,),) = database.execute("SELECT count(DISTINCT host) FROM summary").fetchall()
     return [
         Figure("pictures", f"{totals['kept']:,}", f"{totals['kept'] / max(every, 1):.1%} of {every:,} URLs"),
         Figure("dropped", f"{totals['dropped']:,}", "each with its reason, below"),
         Figure("received", f"{totals['bytes'] / 2**20:,.1f} MiB", ""),
-        Figure("hosts", f"{len(set(summary['host'].to_pylist())):,}", ""),
+        Figure("hosts", f"{hosts:,}", ""),
     ]
 
 
-def _reasons(summary: pa.Table) -> list[_Bar]:
-    counts: dict[str, int] = {}
-    for row in summary.to_pylist():
-        if row["status"] == "dropped":
-            name = f"HTTP {row['http_status']}" if row["reason"] == "http-status" else row["reason"]
-            counts[name] = counts.get(name, 0) + row["rows"]
-    ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
-    return _bars([(name, count, REASONS.get(name, "")) for name, count in ordered])
+def _reasons(database: Any) -> list[_Bar]:
+    query = (
+        "SELECT CASE reason WHEN 'http-status' THEN 'HTTP ' || http_status ELSE reason END AS name, sum(rows)::BIGINT "
+        "FROM summary WHERE status = 'dropped' GROUP BY name ORDER BY 2 DESC, 1"
+    )
+    return _bars([(name, count, REASONS.get(name, "")) for name, count in database.execute(query).fetchall()])
 
 
-def _hosts(summary: pa.Table) -> Table:
-    hosts: dict[str, dict[str, int]] = {}
-    for row in summary.to_pylist():
-        counts = hosts.setdefault(row["host"], {"kept": 0, "dropped": 0, "bytes": 0})
-        counts[row["status"]] += row["rows"]
-        counts["bytes"] += row["received"]
-    first = sorted(hosts.items(), key=lambda one: (-one[1]["kept"] - one[1]["dropped"], one[0]))[:_HOSTS]
+def _hosts(database: Any) -> Table:
+    query = (
+        "SELECT host, sum(rows) FILTER (status = 'kept'), sum(rows) FILTER (status = 'dropped'), sum(received) "
+        f"FROM summary GROUP BY host ORDER BY sum(rows) DESC, host LIMIT {_HOSTS}"
+    )
     return Table(
         ("host", "kept", "dropped", "MiB"),
         [
-            (host or "none", f"{one['kept']:,}", f"{one['dropped']:,}", f"{one['bytes'] / 2**20:,.1f}")
-            for host, one in first
+            (host or "none", f"{kept or 0:,}", f"{dropped or 0:,}", f"{received / 2**20:,.1f}")
+            for host, kept, dropped, received in database.execute(query).fetchall()
         ],
     )

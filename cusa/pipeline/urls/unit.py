@@ -88,8 +88,16 @@ def fetch(batch: Batch) -> list[Done]:
     """Fetch what is not fetched yet of some units, and return what lies there then."""
     due = [unit for unit in batch.units if is_due(unit)]
     if due:
-        asyncio.run(_fetch(due, batch))
+        try:
+            asyncio.run(_fetch(due, batch))
+        except ExceptionGroup as group:  # of several units that failed together, say why the first did
+            raise _first(group) from group
     return [done for unit in batch.units if (done := read_done(unit)) is not None]
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 def is_due(unit: Unit) -> bool:
@@ -176,7 +184,9 @@ async def _fetch(units: Sequence[Unit], batch: Batch) -> None:
         async def one(opened: _Open, place: int, closing: contextlib.ExitStack) -> None:
             row = opened.rows[place]
             try:
-                opened.add(place, await client.fetch(row["url"], sha256=row["sha256"], md5=row["md5"]))
+                result = await client.fetch(row["url"], sha256=row["sha256"], md5=row["md5"])
+                with named_os_errors(opened.unit.table):
+                    opened.add(place, result)
             finally:
                 window.release()
             if not opened.missing:
