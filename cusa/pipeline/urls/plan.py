@@ -254,8 +254,8 @@ class Plan:
         )
         gone = self._database.execute("SELECT key, url, unit FROM gone ORDER BY unit, place")
         with store.table_writer(out / GONE, schemas.GONE_URLS) as writer:
-            while rows := gone.fetchmany(10_000):
-                columns = dict(zip(schemas.GONE_URLS.names, zip(*rows, strict=True), strict=True))
+            while some := gone.fetchmany(10_000):
+                columns = dict(zip(schemas.GONE_URLS.names, zip(*some, strict=True), strict=True))
                 writer.write_table(pa.table(columns, schema=schemas.GONE_URLS))
         query = (
             "SELECT unit, place, key, url, sha256, md5, 1, split, label, item, captions FROM urls UNION ALL "
