@@ -1,11 +1,12 @@
 """`cusa review`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cusa.cli.console import Console, print_json, print_text, say
-from cusa.cli.options import AsJson, Work
+from cusa.cli.options import AsJson, Work, parse_path
 from cusa.errors import ConfigError
 
 
@@ -34,6 +35,15 @@ def review(
     votes: Annotated[int, typer.Option(min=1, help="People asked about each candidate.")] = 1,
     limit: Annotated[int, typer.Option(min=1, help="Candidates in the queue at most.")] = 20_000,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="On this machine; 0 = any free one.")] = 8321,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            "--import",
+            metavar="FILE",
+            parser=parse_path,
+            help="Ask nothing: take the annotations of Label Studio's JSON export (`cusa export --to label-studio`).",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge candidates on a page in the browser, one after the other: match, related, no match, duplicate or skip.
@@ -42,6 +52,16 @@ def review(
     """
     from cusa.pipeline.review import server
 
+    if annotations is not None:
+        from cusa.integrations import label_studio
+
+        taken = label_studio.read(work, annotations)
+        if as_json:
+            print_json({"imported": taken})
+        else:
+            words = ", ".join(f"{number:,} of {name}" for name, number in taken.items()) or "none"
+            print_text(f"review: new verdicts: {words}")
+        return
     sample = None
     if for_eval is not None:
         from cusa.workflow import judged
