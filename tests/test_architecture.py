@@ -131,10 +131,10 @@ IN_PIPELINE: dict[str, set[str]] = {
     "probe": {"config"},
     "pairs": {"config", "index"},
     "calibrate": {"config", "index", "pairs"},
-    "audit": {"config", "index", "pairs", "calibrate"},
+    "audit": {"config", "index", "pairs", "calibrate", "probe"},
     "own_pairs": {"config", "index", "pairs"},
     "sql": {"config", "result_table"},
-    "review": {"config", "sql"},
+    "review": {"config", "sql", "probe"},
     "verify": {"config", "engine", "download"},
 }
 
