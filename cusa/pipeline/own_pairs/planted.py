@@ -84,7 +84,9 @@ def find_wrong_pairs(
     whole = whole_alike = None
     if evidence.has_siblings and set(NEIGHBOURHOOD) <= set(evidence.names):
         images = np.unique(caption_owner)
-        whole, whole_alike = _whole_images(evidence, own, caption_owner, images, near_images, draw)
+        whole, whole_alike = _whole_images(
+            evidence, own, caption_owner, images=images, near_images=near_images, draw=draw
+        )
         for way in (whole, whole_alike):
             if way is not None:
                 of_image = np.zeros(num_images)
@@ -97,6 +99,7 @@ def _whole_images(
     evidence: PairEvidence,
     own_MF: np.ndarray,
     owner: np.ndarray,
+    *,
     images: np.ndarray,
     near_images: Neighbours | None,
     draw: np.random.Generator,
