@@ -6,51 +6,74 @@ from typing import Annotated, Literal
 import typer
 
 from cusa.cli.console import Console, report_outcomes
-from cusa.cli.options import AsJson, Force, Splits, Trust, Wait, local, parse_here
+from cusa.cli.options import AsJson, Force, Splits, Trust, Wait, local, parse_here, validated
 from cusa.errors import ConfigError
+
+TOOLS = ("atlas", "fiftyone", "label-studio")
 
 
 def export(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="RUN_OR_WORK", help="A run, a model folder, a checkpoint file, or a hub name; or a work folder."
+            metavar="SOURCE", help="A run, a model folder, a checkpoint file, or a hub name; or a work folder."
         ),
     ],
     to: Annotated[
-        Literal["folder", "hf", "sentence-transformers", "onnx", "atlas", "fiftyone", "label-studio"],
+        Literal[
+            "folder",
+            "hf",
+            "sentence-transformers",
+            "onnx",
+            "parquet",
+            "webdataset",
+            "atlas",
+            "fiftyone",
+            "label-studio",
+        ],
         typer.Option(
             help="The format. Of a student: folder (our own), hf, sentence-transformers, onnx. Of a work folder: "
-            "atlas, fiftyone, label-studio."
+            "parquet, webdataset, atlas, fiftyone, label-studio."
         ),
     ],
     out: Annotated[Path, typer.Option(parser=local("--out"), help="Folder to write.")],
     space: Annotated[Literal["cross", "uni"], typer.Option(help="Of sentence-transformers: whose heads.")] = "cross",
     ensemble: Annotated[str, typer.Option(help="A second run: an SGR and an SAF become SGRAF.")] = "",
+    licence: Annotated[str, typer.Option(help="Of parquet and webdataset: the terms that the card states.")] = "",
+    workers: Annotated[int, typer.Option(help="Of parquet and webdataset: processes; 0 = one a core.")] = 0,
     split: Splits = None,
     image: Annotated[
-        str, typer.Option(help="Of a work folder: the image teacher of map and neighbours. Default: the only one.")
+        str, typer.Option(help="Of atlas and fiftyone: the image teacher of map and neighbours. Default: the only one.")
     ] = "",
-    text: Annotated[str, typer.Option(help="Of a work folder: the text teacher, likewise.")] = "",
+    text: Annotated[str, typer.Option(help="Of atlas and fiftyone: the text teacher, likewise.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="Of label-studio: candidates a split at most.")] = 1000,
     trust: Trust = None,
     force: Force = False,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a trained student for another library, loaded again and compared to 1e-5, with a model card.
-
-    Or a work folder for a viewer or an annotation tool: map, neighbours, candidates, verdicts.
-
-    Example: cusa export work/scenes --to atlas --out work/atlas
+    """Write a trained student for another library, loaded again and compared to 1e-5, with a model card; or a work
+    folder: as Parquet or WebDataset with a data card and Croissant metadata, or for a viewer or an annotation tool.
     """
-    if to in ("atlas", "fiftyone", "label-studio"):
-        from cusa.integrations import export as data
+    from cusa.pipeline.config import DATA_FORMATS, PublishConfig
 
-        if ensemble or trust:
-            raise ConfigError(f"--to {to} is for work folders; --ensemble and --trust are of students.", option="--to")
-        with Console():
-            outcome = data.export(
+    of_work = to in DATA_FORMATS or to in TOOLS
+    if of_work and (ensemble or trust):
+        raise ConfigError(f"--to {to} is for work folders; --ensemble and --trust are of students.", option="--to")
+    if to not in TOOLS and (split or image or text):
+        raise ConfigError(f"--split, --image and --text are of --to {', '.join(TOOLS)}, not of {to}.", option="--to")
+    if to not in DATA_FORMATS and (licence or workers):
+        raise ConfigError(f"--licence and --workers are of --to {', '.join(DATA_FORMATS)}, not of {to}.", option="--to")
+    with Console() as console:
+        if to in DATA_FORMATS:
+            from cusa.pipeline import publish
+
+            config = validated(PublishConfig, licence=licence, workers=workers)
+            outcome = publish.run(config, work=parse_here(name), to=to, out=out, force=force, on_event=console.event)
+        elif to in TOOLS:
+            from cusa.integrations import export as tools
+
+            outcome = tools.export(
                 parse_here(name),
                 to=to,
                 out=out,
@@ -60,12 +83,10 @@ def export(
                 limit=limit,
                 force=force,
             )
-        report_outcomes(outcome, as_json=as_json)
-        return
-    from cusa.workflow import export as exporting
+        else:
+            from cusa.workflow import export as exporting
 
-    if split or image or text:
-        raise ConfigError(f"--to {to} is for students; --split, --image and --text are of work folders.", option="--to")
-    with Console():
-        outcome = exporting.export(name, to=to, out=out, space=space, ensemble=ensemble, trust=trust or (), force=force)
+            outcome = exporting.export(
+                name, to=to, out=out, space=space, ensemble=ensemble, trust=trust or (), force=force
+            )
     report_outcomes(outcome, as_json=as_json, look_at=out / "README.md")
