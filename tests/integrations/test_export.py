@@ -199,7 +199,8 @@ def test_formats_and_options_belong_together(work: Path, tmp_path: Path) -> None
         assert result.exit_code == 2, result.output
         return result.output
 
-    assert "of work folders" in run("--to", "hf", "--split", "train")
+    assert "of --to atlas, fiftyone, label-studio, not of hf" in run("--to", "hf", "--split", "train")
+    assert "of --to parquet, webdataset, not of atlas" in run("--to", "atlas", "--licence", "CC0")
     assert "of students" in run("--to", "atlas", "--ensemble", "runs/other")
     with pytest.raises(CusaError, match="no export of a work folder to 'atlass'"):
         export(work, to="atlass", out=tmp_path / "o")
