@@ -11,15 +11,17 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from difflib import get_close_matches
 from importlib import resources
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from cusa.errors import ConfigError, nearest
 from cusa.eval.config import EvalConfig
+from cusa.manifests.settings import Settings
 from cusa.models.config import StudentConfig
 from cusa.train.config import LossConfig, TrainConfig
 
@@ -31,11 +33,7 @@ KINDS = ("model", "data", "method")
 _FOLDER = resources.files("cusa.manifests") / "recipes"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataConfig(_Section):
+class DataConfig(Settings):
     """Which splits of the work folder serve what, and where they come from."""
 
     dataset: str = Field(
@@ -53,7 +51,7 @@ class DataConfig(_Section):
     test: str = Field(default="test", description="split that `cusa eval` reports")
 
 
-class TeachersConfig(_Section):
+class TeachersConfig(Settings):
     """Whose tables teach; an empty name means the split's only teacher of that modality."""
 
     image: str = Field(
@@ -63,7 +61,7 @@ class TeachersConfig(_Section):
     text: str = Field(default="", description="text teacher, likewise")
 
 
-class AuditConfig(_Section):
+class AuditConfig(Settings):
     """Which splits `cusa run` audits; those with candidates tell what training takes for wrong though it is right."""
 
     splits: tuple[str, ...] = Field(
@@ -80,7 +78,7 @@ class Change(NamedTuple):
     set: str
 
 
-class Recipe(_Section):
+class Recipe(Settings):
     """Everything a run depends on besides the data."""
 
     name: str = Field(description="the run's short name")
@@ -369,13 +367,31 @@ def _explain(error: ValidationError, known: Mapping[str, str]) -> str:
     for finding in error.errors():
         dotted = ".".join(str(part) for part in finding["loc"])
         if finding["type"] == "extra_forbidden":
-            parent = dotted.rpartition(".")[0]
-            siblings = [key for key in known if key.startswith(f"{parent}." if parent else "")]
-            top = sorted({key.partition(".")[0] for key in known})
-            there = siblings if parent and siblings else top
-            sentences.append(f"Unknown key {dotted!r}. {nearest(dotted, there)}.")
+            sentences.append(f"Unknown key {dotted!r}. {_nearest_keys(dotted, known, finding['input'])}.")
+        elif finding["type"] == "value_error":  # of several keys together; our own words name them and their values
+            words = finding["msg"].removeprefix("Value error, ")
+            sentences.append(f"{dotted}: {words}." if dotted else f"{words}.")
         else:
             sentences.append(
                 f"{dotted} = {finding['input']!r}: {finding['msg']}. ({known.get(dotted, 'see the recipe')})"
             )
     return " ".join(sentences)
+
+
+def _nearest_keys(dotted: str, known: Iterable[str], value: object) -> str:
+    """Say which keys an unknown one is near to: those of its section; of a lone name, keys that end alike."""
+    parent, _, last = dotted.rpartition(".")
+    siblings = [key for key in known if parent and key.startswith(f"{parent}.")]
+    if siblings:
+        return nearest(dotted, siblings)
+    sections = {key.partition(".")[0] for key in known}
+    if isinstance(value, Mapping):
+        return nearest(dotted, sections)
+    ends: dict[str, list[str]] = {}
+    for key in known:
+        ends.setdefault(key.rpartition(".")[2], []).append(key)
+    alike = get_close_matches(last, ends, n=5, cutoff=0.5)
+    keys_alike = [key for end in alike for key in sorted(ends[end], key=lambda key: key.count("."))][:5]
+    if not keys_alike:
+        return nearest(dotted, sections)
+    return f"Did you mean {keys_alike[0]!r}? The nearest: {', '.join(keys_alike)}"

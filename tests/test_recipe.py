@@ -84,7 +84,14 @@ def test_changes__an_ensemble_s_parts_have_them_too() -> None:
         ("[train]\nlr = -1", [], r"train\.lr = -1: Input should be greater than 0"),
         ("[train]\nbatch = 'many'", [], r"train\.batch = 'many'"),
         ("[loss]\nreduction = 'mean'", [], r"loss\.reduction = 'mean': Input should be 'standard' or 'release'"),
-        ("[loss]\nalpha = nan", [], r"loss\.alpha"),
+        ("[loss]\nalpha = nan", [], r"loss\.alpha = nan: Input should be a finite number"),
+        ("", ["loss.alpha=1e999"], r"loss\.alpha = inf: Input should be a finite number"),
+        ("", ["train.lr=inf"], r"train\.lr = inf: Input should be a finite number"),
+        ("", ["loss.temperature={initial=inf, minimum=0.1, maximum=inf}"], r"temperature\.initial = inf: .*finite"),
+        ("[expected]\nrsum = inf", [], r"expected\.rsum = inf: Input should be a finite number"),
+        ("", ["alfa=1"], r"Unknown key 'alfa'\. Did you mean 'loss\.alpha'\? The nearest: loss\.alpha, "),
+        ("", ["batch_size=1"], r"Did you mean 'eval\.batch_size'\? The nearest: eval\.batch_size, "),
+        ("", ["min_lr=1"], r"Did you mean 'train\.min_lr'\?"),
         ("[train", [], "is no TOML"),
         ("base = 'x'", [], "must be a list"),
         ("base = ['nowhere.toml']", [], "no recipe file"),
@@ -97,6 +104,23 @@ def test_load__errors_name_the_path_and_the_way_out(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         recipe.load(_write(tmp_path, "r.toml", text), overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.lr=0.1", "train.min_lr=0.2"], "train: min_lr 0.2 is above lr 0.1; set the two together."),
+        (["train.steps=5", "train.warmup_steps=5"], "train: warmup_steps 5 leaves none of the 5 steps"),
+        (["student.image_size=65"], "student: image_size 65 is no multiple of patch_size 16."),
+        (["loss.temperature={initial=2, minimum=1, maximum=1.5}"], "loss.temperature: initial 2.0 is not between"),
+    ],
+)
+def test_load__keys_that_do_not_fit_together_are_named_and_nothing_else(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        recipe.load("tiny", overrides)
+    assert message in str(caught.value)
+    assert "{" not in str(caught.value), "the whole section as a dictionary"
+    assert "Value error" not in str(caught.value)
 
 
 def test_load__a_recipe_that_is_its_own_base_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ Tan and Le, ICML 2019, arXiv:1905.11946; the Lite networks and their weights are
 import importlib
 import logging
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,14 +119,16 @@ def _onnx_session(network: nn.Module, pixels: int) -> Any:
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is missing
     batch = torch.export.Dim("batch", min=1, max=1024)
-    program = torch.onnx.export(
-        network,
-        (torch.zeros(2, 3, pixels, pixels),),
-        dynamo=True,
-        input_names=["pixels"],
-        dynamic_shapes=({0: batch},),
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's exporter warns of torch's own calls
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, 3, pixels, pixels),),
+            dynamo=True,
+            input_names=["pixels"],
+            dynamic_shapes=({0: batch},),
+            verbose=False,
+        )
     assert program is not None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

@@ -9,6 +9,7 @@ from cusa.cli.console import Console, print_json, print_text, report_outcomes
 from cusa.cli.options import AsJson, Force, Splits, Wait, Work, local, parse_here, parse_path, validated
 from cusa.errors import DataError
 from cusa.manifests.events import OnEvent
+from cusa.manifests.words import counted
 
 if TYPE_CHECKING:
     from cusa.manifests.samples import Split
@@ -158,8 +159,8 @@ def _export(work: Path, names: list[str], out: Path, *, as_json: bool) -> None:
         return
     for one in done:
         print_text(
-            f"audit: {one.files[0].parent}: {one.images:,} images and {one.captions:,} captions as queries, "
-            f"{one.pairs:,} true pairs, ids are {one.ids}"
+            f"audit: {one.files[0].parent}: {counted(one.images, 'image')} and "
+            f"{counted(one.captions, 'caption')} as queries, {one.pairs:,} true pairs, ids are {one.ids}"
         )
         for note in one.notes:
             print_text(f"  {note}")

@@ -10,6 +10,7 @@ import typer
 from cusa.cli.console import Console, point_on, print_json, print_table, print_text, say
 from cusa.cli.options import AsJson, Force, Settings, Trust, Wait, local, parse_here, parse_path
 from cusa.errors import ConfigError
+from cusa.manifests.words import counted
 
 
 def eval_(
@@ -160,10 +161,11 @@ def _print_evaluation(result: Mapping[str, Any]) -> None:
     state = "" if result["fresh"] else " (up to date)"
     where = result["out"] or "not kept, for want of --out"
     if "pairs" in result:
-        size = f"{result['pairs']:,} pairs"
+        size = f"{counted(result['pairs'], 'pair')}"
     else:
         size = (
-            f"{result['split']}, {result['images']:,} images, {result['captions']:,} captions; ties: {result['ties']}"
+            f"{result['split']}, {counted(result['images'], 'image')}, "
+            f"{counted(result['captions'], 'caption')}; ties: {result['ties']}"
         )
     print_text(f"eval: {where}{state}: {result['student']} on {result['dataset']} {size}")
     for remark in result.get("remarks", ()):
@@ -173,7 +175,8 @@ def _print_evaluation(result: Mapping[str, Any]) -> None:
         if "unavailable" in summary:
             lacking.setdefault(summary["unavailable"], []).append(task)
             continue
-        print_text(f"\n{task} ({summary['space']} space, {summary['queries']:,} queries): {summary['protocol']}")
+        queries = counted(summary["queries"], "query", "queries")
+        print_text(f"\n{task} ({summary['space']} space, {queries}): {summary['protocol']}")
         print_table(("metric", "value", "95 % interval", "chance"), _rows(result, task))
     if lacking:
         print_text("\nNot available here:")

@@ -8,6 +8,7 @@ import typer
 from cusa.cli.console import Console, print_json, print_text, say
 from cusa.cli.options import AsJson, Work, parse_path
 from cusa.errors import ConfigError
+from cusa.manifests.words import counted
 
 
 def review(
@@ -90,7 +91,7 @@ def review(
     if done.verdicts is None:
         print_text("review: nobody judged")
         return
-    print_text(f"review: {done.verdicts}: {done.pairs:,} pairs judged, {done.positive:,} of them matches")
+    print_text(f"review: {done.verdicts}: {counted(done.pairs, 'pair')} judged, {done.positive:,} of them matches")
     if pairs:
         print_text(f"  Leave wrong pairs out with `cusa shard subset {work} --verdicts repair --out NEW`.")
     for note in done.notes:

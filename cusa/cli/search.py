@@ -30,6 +30,7 @@ def search(
 ) -> None:
     """Find the captions and images nearest to words or to a picture, by the indexed teachers or student."""
     from cusa.manifests.samples import Split, splits
+    from cusa.manifests.words import counted
     from cusa.pipeline.index import search as stage
     from cusa.pipeline.result_table import render
 
@@ -44,7 +45,7 @@ def search(
     )
     if html is not None:
         stage.write_html(html, opened, hits, words or str(image))
-        print_text(f"search: {html}: {len(hits)} hits")
+        print_text(f"search: {html}: {counted(len(hits), 'hit')}")
     elif as_json:
         print_json([vars(hit) for hit in hits])
     else:

@@ -1,5 +1,6 @@
 """`cusa sql`."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,7 @@ import typer
 from cusa.cli.console import Console, is_conversation, print_json_text, print_text, say
 from cusa.cli.options import Work, local, parse_path, parse_text
 from cusa.errors import ConfigError
+from cusa.manifests.words import counted
 
 
 def sql(
@@ -46,8 +48,8 @@ def sql(
     from cusa.manifests.storage import mirror, store
     from cusa.pipeline.sql.database import connect, render
 
-    if timeout < 0:
-        raise ConfigError(f"--timeout {timeout:g}: seconds, 0 or more.", option="--timeout")
+    if not 0 <= timeout < math.inf:
+        raise ConfigError(f"--timeout {timeout:g}: a number of seconds, 0 or more.", option="--timeout")
     if form == "parquet" and out is None:
         raise ConfigError("--format parquet needs --out FILE: it is no text.", option="--out")
     if query == "-":
@@ -65,7 +67,7 @@ def sql(
             return
         if form == "parquet" and out is not None:
             rows = database.save(query, out, limit=timeout)
-            print_text(f"sql: {out}: {rows:,} rows")
+            print_text(f"sql: {out}: {counted(rows, 'row')}")
             return
         answer = database.run(query, limit=timeout) if query else database.overview()
     text = render(answer, form, escape_formulas=escape_formulas)

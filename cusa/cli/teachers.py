@@ -30,6 +30,7 @@ def teachers(
     from functools import cache
 
     from cusa.manifests import tables
+    from cusa.manifests.origin import IMPORTED
     from cusa.manifests.samples import Split, splits
     from cusa.models.teachers import registry
     from cusa.pipeline import probe as probing
@@ -41,6 +42,11 @@ def teachers(
     with Console() as console:
         for opened in [Split(work, name) for name in split or splits(work)]:
             there = [name for name, modality in tables.teachers(opened).items() if modality == "text"]
+            made_here = [name for name in there if tables.provenance(opened, name)["revision"] != IMPORTED]
+            if not text and made_here:
+                for name in sorted({*there} - {*made_here}):
+                    console.say(f"{opened.name}: {name} was imported; only its own encoder could be probed. Left out.")
+                there = made_here
             for wanted in text or there:
                 table = tables.choose_teacher(opened, "text", wanted)
                 loads = registry.resolve(opened, wanted, "text").loads

@@ -7,6 +7,7 @@ import typer
 
 from cusa.cli.console import Console, print_json, print_text
 from cusa.cli.options import AsJson, parse_place
+from cusa.manifests.words import counted
 
 
 def verify(
@@ -24,9 +25,11 @@ def verify(
     else:
         for finding in done.findings:
             print_text(f"{finding.path}{f': {finding.what}' if finding.what else ''}: {finding.detail}")
-        state = f"{len(done.findings)} things differ" if done.findings else "all as it was written"
-        print_text(
-            f"verify: {folder}: {done.files:,} files, {done.bytes / 2**20:,.1f} MiB, {done.samples:,} samples: {state}"
-        )
+        differing = len(done.findings)
+        state = "all as it was written"
+        if differing:
+            state = f"{counted(differing, 'thing')} {'differs' if differing == 1 else 'differ'}"
+        size = f"{counted(done.files, 'file')}, {done.bytes / 2**20:,.1f} MiB, {counted(done.samples, 'sample')}"
+        print_text(f"verify: {folder}: {size}: {state}")
     if done.findings:
         raise typer.Exit(1)

@@ -1,6 +1,8 @@
 """Settings of evaluation; no heavy import, so that `cusa --help` answers at once."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from cusa.manifests.settings import Settings
 
 RETRIEVAL_PROTOCOL = 3
 """Of tasks on a split; raised when a number changes its meaning: results of another protocol are computed again."""
@@ -15,10 +17,8 @@ NOT_IN_THE_NUMBERS = {"device", "cache_mib", "train_classes"}
 """Settings that change no number of a given split."""
 
 
-class EvalConfig(BaseModel):
+class EvalConfig(Settings):
     """How a student is scored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch_size: int = Field(default=256, ge=1, description="images or captions encoded at once")
     ks: tuple[int, ...] = Field(

@@ -168,7 +168,7 @@ def _hold_local(path: Path) -> Iterator[None]:
         os.pwrite(descriptor, json.dumps(asdict(_me())).encode(), 0)
 
     with named_os_errors(path):
-        new_folder = not path.parent.exists()
+        new_folders = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, timeout=0, preserve_lock_file=True, thread_local=False, on_acquired=sign)
         tries = 0
@@ -187,9 +187,10 @@ def _hold_local(path: Path) -> Iterator[None]:
         # A released lock names nobody, so that equal work leaves equal folders.
         with suppress(OSError):
             os.truncate(path, 0)
-            if new_folder and [child.name for child in path.parent.iterdir()] == [path.name]:
+            if new_folders and [child.name for child in path.parent.iterdir()] == [path.name]:
                 path.unlink()  # a stage that failed before it wrote anything leaves no folder behind
-                path.parent.rmdir()
+                for folder in new_folders:
+                    folder.rmdir()
         lock.release()
 
 

@@ -3,7 +3,9 @@
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from cusa.manifests.settings import Settings
 
 STUDENT_KINDS = ("dual-encoder", "heads", "two-tower", "sgraf", "x2vlm", "blip")
 """Kinds of students that come with the package; see `cusa.models.student.KINDS`."""
@@ -16,10 +18,8 @@ CLASS_NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """`module:Class`: a class of another package."""
 
 
-class SgrafConfig(BaseModel):
+class SgrafConfig(Settings):
     """The similarity networks; the defaults are the reference's."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     module: Literal["sgr", "saf"] = Field(default="sgr", description="reasoning, or filtration")
     regions_from: str = Field(
@@ -45,10 +45,8 @@ class SgrafConfig(BaseModel):
     )
 
 
-class MatchingConfig(BaseModel):
+class MatchingConfig(Settings):
     """X2-VLM: a dual encoder with a fusion encoder on top."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: Literal["scratch", "base", "large"] = Field(
         default="scratch", description="scratch = the sizes above; base and large as published"
@@ -61,10 +59,8 @@ class MatchingConfig(BaseModel):
     )
 
 
-class LoraConfig(BaseModel):
+class LoraConfig(Settings):
     """Low-rank adapters in the towers' attention; everything else in the towers stands still, heads learn."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int = Field(default=0, ge=0, description="of each adapter; 0 = none, the towers' own weights learn")
     alpha: float = Field(default=16.0, gt=0, description="an adapter counts alpha / rank times")
@@ -76,10 +72,8 @@ class LoraConfig(BaseModel):
     )
 
 
-class HeadsConfig(BaseModel):
+class HeadsConfig(Settings):
     """Projections that bring two encoders to one width; CUSA's heads stand on them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["mlp", "linear"] = Field(
         default="mlp", description="of each modality's projection: two layers with GELU between them, or one"
@@ -105,10 +99,8 @@ class HeadsConfig(BaseModel):
         return self.model_dump(include={"kind", "width", "hidden", "dropout"})
 
 
-class ImageTowerConfig(BaseModel):
+class ImageTowerConfig(Settings):
     """The image encoder of a two-tower student."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(
         default="",
@@ -122,10 +114,8 @@ class ImageTowerConfig(BaseModel):
     )
 
 
-class TextTowerConfig(BaseModel):
+class TextTowerConfig(Settings):
     """The text encoder of a two-tower student."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(
         default="",
@@ -142,19 +132,15 @@ class TextTowerConfig(BaseModel):
     max_tokens: int = Field(default=0, ge=0, description="tokens of a caption at most; 0 = as the model says")
 
 
-class TowersConfig(BaseModel):
+class TowersConfig(Settings):
     """Two encoders that never met, side by side."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     image: ImageTowerConfig = ImageTowerConfig()
     text: TextTowerConfig = TextTowerConfig()
 
 
-class StudentConfig(BaseModel):
+class StudentConfig(Settings):
     """The model that learns."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str = Field(
         default="dual-encoder",

@@ -2,16 +2,12 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from cusa.manifests.settings import Settings
 
 
-class Config(BaseModel):
-    """Base of the pipeline's configurations: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ScenesConfig(Config):
+class ScenesConfig(Settings):
     """The embedded data set `scenes`."""
 
     seed: int = Field(default=0, ge=0, description="draws everything; another seed is another data set")
@@ -21,7 +17,7 @@ class ScenesConfig(Config):
     size: int = Field(default=96, ge=32, le=512, description="pixels a side")
 
 
-class DownloadConfig(Config):
+class DownloadConfig(Settings):
     """Fetching a data set's files."""
 
     workers: int = Field(default=4, ge=1, le=32, description="files at once")
@@ -33,7 +29,7 @@ class DownloadConfig(Config):
     )
 
 
-class UrlsConfig(Config):
+class UrlsConfig(Settings):
     """Fetching the pictures of a table of URLs."""
 
     rows: int = Field(default=1000, ge=1, le=100_000, description="URLs a tar")
@@ -68,7 +64,7 @@ class UrlsConfig(Config):
     workers: int = Field(default=0, ge=0, description="processes; 0 = one a core")
 
 
-class ReadConfig(Config):
+class ReadConfig(Settings):
     """What a reader cannot see in the files."""
 
     dataset: str = Field(default="", description="first half of every key; default: what the source is called")
@@ -87,7 +83,7 @@ class ReadConfig(Config):
     train_classes: str = Field(default="1-100", description="of CUB: classes that train; all others test")
 
 
-class ShardConfig(Config):
+class ShardConfig(Settings):
     """From images and captions to tars and tables."""
 
     max_images: int = Field(default=1000, ge=1, description="images a tar at most")
@@ -112,7 +108,7 @@ DATA_FORMATS = ("parquet", "webdataset")
 """What a work folder can be exported to."""
 
 
-class PublishConfig(Config):
+class PublishConfig(Settings):
     """From a work folder to files for others, with a data card."""
 
     name: str = Field(default="", description="what the card calls the data; default: by the keys")
@@ -121,7 +117,7 @@ class PublishConfig(Config):
     workers: int = Field(default=0, ge=0, description="processes; 0 = one a core")
 
 
-class ExtractConfig(Config):
+class ExtractConfig(Settings):
     """Embeddings of the frozen teachers."""
 
     name: str = Field(default="", description="what the tables are called; empty = by the teacher's own name")
@@ -139,7 +135,7 @@ class ExtractConfig(Config):
     )
 
 
-class IndexConfig(Config):
+class IndexConfig(Settings):
     """Nearest neighbours within a split."""
 
     neighbours: int = Field(default=50, ge=1, le=10_000, description="neighbours a row, itself left out")
@@ -152,14 +148,14 @@ class IndexConfig(Config):
     recall: float = Field(default=0.95, gt=0, le=1, description="share of the exact neighbours to find, by tuning")
 
 
-class ProbeConfig(Config):
+class ProbeConfig(Settings):
     """What a text teacher cannot tell apart."""
 
     edits: int = Field(default=500, ge=1, description="edited captions of each kind at most, one of a picture")
     batch_size: int = Field(default=64, ge=1, description="captions a pass of the teacher")
 
 
-class AuditConfig(Config):
+class AuditConfig(Settings):
     """Candidate false negatives."""
 
     neighbours: int = Field(
@@ -190,7 +186,7 @@ class AuditConfig(Config):
     batch_size: int = Field(default=128, ge=2, description="batch for which expected false negatives are counted")
 
 
-class PairsConfig(Config):
+class PairsConfig(Settings):
     """Wrong own pairs."""
 
     seed: int = Field(default=0, ge=0, description="of the wrong pairs that are planted to measure the others by")
@@ -199,7 +195,7 @@ class PairsConfig(Config):
     pictures: bool = Field(default=True, description="look at the pixels for faults: each picture is decoded once")
 
 
-class CalibrateConfig(Config):
+class CalibrateConfig(Settings):
     """From ratings to a probability."""
 
     neighbours: int = Field(default=50, ge=1, le=10_000, description="depth of the neighbourhoods that pairs come from")

@@ -2,14 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from cusa.manifests.settings import Settings
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TemperatureConfig(_Config):
+class TemperatureConfig(Settings):
     """A positive number that divides cosines."""
 
     initial: float = Field(gt=0, description="where it starts")
@@ -32,7 +30,7 @@ _USA = TemperatureConfig(initial=0.45, minimum=0.10, maximum=1.00)
 _TEACHER = TemperatureConfig(initial=1.0, minimum=0.10, maximum=1.00, learned=False)
 
 
-class LossConfig(_Config):
+class LossConfig(Settings):
     """InfoNCE + alpha CSA + beta USA; the defaults are the paper's for CLIP."""
 
     FREE: ClassVar[frozenset[str]] = frozenset({"calibration"})
@@ -205,7 +203,7 @@ class LossConfig(_Config):
         return self
 
 
-class TrainConfig(_Config):
+class TrainConfig(Settings):
     """The loop: order, optimiser, schedule, checkpoints."""
 
     FREE: ClassVar[frozenset[str]] = frozenset(

@@ -13,6 +13,7 @@ from torch import Tensor
 from cusa.errors import CusaError, DataError, StaleError
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
+from cusa.manifests.words import counted
 from cusa.models.students.base import Student
 from cusa.train import checkpoint, ranks
 from cusa.train.average import Average
@@ -263,7 +264,7 @@ class Session:
         listed = "; ".join(f"{n} in {shard}: {reason}" for (shard, reason), n in reasons.most_common(5))
         return (
             *notes,
-            f"{len(self.bad)} images could not be decoded and others stood in for them ({listed}).",
+            f"{counted(len(self.bad), 'image')} could not be decoded and others stood in ({listed}).",
         )
 
     def _set_random_state(self, states: list[dict[str, Any]]) -> None:

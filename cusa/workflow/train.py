@@ -173,12 +173,18 @@ class _Run:
         if stage.up_to_date:
             return stage.reuse()
 
-        from cusa.train import ranks
+        from cusa.train import loop, ranks
 
         ranks.barrier()  # all have read the ledger
+        new = not (out / "recipe.json").exists() and not (out / loop.CHECKPOINTS_FOLDER).exists()
         with stage.begin() if ranks.rank() == 0 else nullcontext():
             ranks.barrier()  # the first holds the folder
-            return self._train(stage, split, val, _Tables(teachers, read, calibration))
+            try:
+                return self._train(stage, split, val, _Tables(teachers, read, calibration))
+            except ConfigError:
+                if new and ranks.rank() == 0 and not (out / loop.CHECKPOINTS_FOLDER).exists():
+                    _leave_nothing(out)
+                raise
 
     def _calibration(self, split: Split, teachers: Mapping[str, str]) -> BatchCalibration | None:
         """Return the calibration of a batch's pairs: the recipe's, or the shipped one that knows the teachers.
@@ -318,6 +324,16 @@ class _Run:
                 towers.run(teacher, splits, on_event=self.callbacks.on_event)
         ranks.barrier()
         return {teacher.modality: features.of_table(splits[0], teacher.name) for teacher in teachers}
+
+
+def _leave_nothing(out: Path) -> None:
+    """Remove what a training that was refused wrote before it knew; the lock takes the empty folder with it."""
+    from cusa.train.metrics import METRICS_FILE, TENSORBOARD_FOLDER
+
+    for name in ("recipe.json", "run.json", METRICS_FILE):
+        (out / name).unlink(missing_ok=True)
+    for name in (TENSORBOARD_FOLDER, "cache"):
+        store.remove_folder(out / name)
 
 
 @dataclass(frozen=True)

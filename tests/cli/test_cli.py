@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from cusa.cli import app
 from cusa.manifests.storage import store
 from tests.worlds import make_work, write_karpathy
 
@@ -102,6 +104,26 @@ def test_errors__one_message_an_honest_code_and_no_traceback(
     assert not done.stdout
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-1"])
+def test_numbers_of_options_are_finite(tmp_path: Path, number: str) -> None:
+    for command, option in (
+        (("sql", str(tmp_path), "SELECT 1"), "--timeout"),
+        (("index", str(tmp_path)), "--latency"),
+        (("audit", str(tmp_path)), "--near-image"),
+        (("shard", "karpathy", "x.json", "--out", str(tmp_path / "w")), "--hold-out"),
+    ):
+        value = f"val={number}" if option == "--hold-out" else number
+        if option == "--hold-out":
+            write_karpathy(tmp_path, images=2, captions=1)
+            source = ("karpathy", str(tmp_path / "dataset_mini.json"), "--images", str(tmp_path))
+            command = ("shard", *source, *command[3:])
+        done = CliRunner().invoke(app, [*command, option, value])
+        assert done.exit_code == 2, (command, done.output)
+        assert option in done.output
+        assert number in done.output
+    assert not (tmp_path / "w").exists()
+
+
 def test_debug__shows_the_traceback(tmp_path: Path) -> None:
     done = cusa("--debug", "extract-teachers", tmp_path / "nowhere", "--image", "offline-gist")
     assert done.returncode == 1
@@ -163,7 +185,8 @@ def test_extract__a_hub_name_without_network_is_explained(tmp_path: Path) -> Non
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = cusa("extract-teachers", work, "--text", "no-such-model-anywhere", env=environment)
     assert done.returncode == 1
-    assert "cannot be loaded" in done.stderr
+    assert "no folder of that name is here" in done.stderr
+    assert "HF_HUB_OFFLINE is set" in done.stderr
     done = cusa("extract-teachers", work, "--text", tmp_path / "empty-folder")
     assert done.returncode == 1
     assert "is no folder" in done.stderr

@@ -156,6 +156,17 @@ def test_on_a_store_the_object_is_created_once_and_an_abandoned_one_is_taken_ove
     assert not path.exists()
 
 
+def test_a_writer_that_wrote_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with lock.holding(tmp_path / "there/new/newer" / store.LOCK):
+        pass
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+    with lock.holding(tmp_path / "there/new/newer" / store.LOCK):
+        (tmp_path / "there/new/other").mkdir()
+        (tmp_path / "there/new/newer/file").touch()
+    assert (tmp_path / "there/new/newer/file").is_file()
+
+
 def test_a_folder_that_is_replaced_whole_stays_held(tmp_path: Path) -> None:
     out = tmp_path / "export"
     with lock.holding(out / store.LOCK):

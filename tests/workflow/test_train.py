@@ -74,6 +74,23 @@ def test_train__an_unknown_monitor_is_refused_before_anything_is_read(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ('train.freeze=["nothing"]', "train.freeze names 'nothing'"),
+        ("train.batch=900", "batch"),
+        ("loss.infonce_weight=0", "All weights of the loss are 0"),
+    ],
+)
+def test_train__a_training_that_is_refused_leaves_no_folder(tmp_path: Path, setting: str, words: str) -> None:
+    work = worlds.make_work(tmp_path / "world", images=8, captions=2)
+    few = ["loss.alpha=0", "loss.beta=0", "train.batch=8", "train.steps=2", "train.warmup_steps=0"]
+    told = recipes.load("tiny", [*few, setting])
+    with pytest.raises(ConfigError, match=words):
+        training.train(told, work=work, out=tmp_path / "runs/july/run")
+    assert not (tmp_path / "runs").exists()
+
+
 def _image(pixels: np.ndarray) -> object:
     from PIL import Image
 

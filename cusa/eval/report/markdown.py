@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from cusa.eval.report.page import Report
 from cusa.eval.report.results import Results
 from cusa.manifests.pages import Table
+from cusa.manifests.words import counted
 
 
 def lines(report: Report) -> Iterable[str]:
@@ -17,7 +18,7 @@ def lines(report: Report) -> Iterable[str]:
     """
     yield f"# {_plain(report.title)}"
     yield ""
-    yield f"{report.images:,} images, {report.captions:,} captions. Ties: {_plain(report.ties)}."
+    yield f"{counted(report.images, 'image')}, {counted(report.captions, 'caption')}. Ties: {_plain(report.ties)}."
     for run, settings in report.overview.settings.items():
         yield ""
         yield f"**{_plain(run)}**: " + "; ".join(f"{name}: {_plain(words)}" for name, words in settings.items()) + "."

@@ -5,16 +5,13 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from cusa.errors import ConfigError, nearest
+from cusa.manifests.settings import Settings
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SourceFile(_Table):
+class SourceFile(Settings):
     """One file of a data set."""
 
     path: str = Field(description="where it lies in the data set's folder")
@@ -35,7 +32,7 @@ class SourceFile(_Table):
         return self
 
 
-class Counts(_Table):
+class Counts(Settings):
     """What a split is known to hold; None = nobody wrote it down."""
 
     images: int | None = None
@@ -43,7 +40,7 @@ class Counts(_Table):
     labels: int | None = None
 
 
-class Dataset(_Table):
+class Dataset(Settings):
     """One data set."""
 
     name: str
@@ -96,4 +93,4 @@ def load(name: str) -> Dataset:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the manifest"
-        raise ConfigError(f"{name}: {place}: {first['msg']}.", dataset=name) from None
+        raise ConfigError(f"{name}: {place}: {first['msg'].removeprefix('Value error, ')}.", dataset=name) from None

@@ -4,6 +4,7 @@
 (`sts-train|dev|test.csv`), `SICK` (`SICK_train|trial|test_annotated.txt`).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,10 @@ def pairs(part: Part) -> Iterator[Pair]:
                 first, second, score = fields[0], fields[1], scores.get(number, "").strip()
             else:
                 first, second, score = (fields[column] for column in _COLUMNS[kind])
-            yield Pair(number, first, second, float(score) if score else None)
+            value = float(score) if score else None
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"the score {score!r} is no finite number")
+            yield Pair(number, first, second, value)
         except (IndexError, ValueError) as error:
             yield Pair(number, "", "", None, f"{error}: {line[:200]!r}")
 

@@ -19,6 +19,7 @@ from cusa.models.students import folder as folders
 from cusa.models.students import vocabulary
 from cusa.models.students.base import Space
 from cusa.models.students.matching import Matching
+from cusa.models.teachers import hub
 
 
 class Blip(Matching):
@@ -63,9 +64,10 @@ class Blip(Matching):
                 tokenizer = vocabulary.build(cleaned, size=config.vocabulary, context=config.context)
                 model = _scratch(config, tokenizer)
             else:
+                where = hub.where(config.name, what=f"student.name is {config.name!r}")
                 try:
-                    model = BlipForImageTextRetrieval.from_pretrained(config.name)
-                    tokenizer = AutoTokenizer.from_pretrained(config.name, trust_remote_code=False)
+                    model = BlipForImageTextRetrieval.from_pretrained(config.name, **where)
+                    tokenizer = AutoTokenizer.from_pretrained(config.name, trust_remote_code=False, **where)
                 except Exception as error:  # transformers raises almost anything
                     raise DataError(
                         f"{config.name!r} cannot be loaded as BLIP's retrieval model: "

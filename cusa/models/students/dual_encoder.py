@@ -26,6 +26,7 @@ from cusa.models.students import architecture, lora, openai_clip, vocabulary
 from cusa.models.students import folder as folders
 from cusa.models.students.base import CARD, Space, Student
 from cusa.models.students.heads import Head
+from cusa.models.teachers import hub
 
 _HEADS = "heads.safetensors"
 _FORMAT = 1
@@ -275,7 +276,7 @@ def _from_hugging_face(name: str, *, revision: str = "") -> tuple[nn.Module, Any
         from transformers.utils.hub import cached_file
 
         config_path = cached_file(
-            name, path.name, revision=revision or None, _raise_exceptions_for_missing_entries=False
+            name, path.name, _raise_exceptions_for_missing_entries=False, **_where(name, revision)
         )
         fields = store.read_json(Path(config_path)) if config_path else {}
     preprocess = Preprocess.from_hugging_face(fields, image_size=config.vision_config.image_size)
@@ -316,11 +317,15 @@ def _from_checkpoint(file: source.CheckpointFile, *, tokenizer: Any = None) -> _
     return _Checkpoint(backbone, tokenizer, card, parts.heads, (*notes, *chosen.remarks))
 
 
+def _where(name: str, revision: str) -> dict[str, Any]:
+    return hub.where(f"{name}@{revision}" if revision else name)
+
+
 def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
     """Load towers and tokenizer from a folder or the hub; safetensors, never code from there."""
     from transformers import AutoModel, AutoTokenizer
 
-    where: dict[str, Any] = {"revision": revision} if revision else {}
+    where = _where(name, revision)
     checkpoint_file.refuse_placeholders(Path(name))
     try:
         with quiet():

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from cusa.errors import DataError
 from cusa.manifests.storage import store
 from cusa.models.preprocess import Preprocess
+from cusa.models.teachers import hub
 
 
 def patches(pixels_BCHW: Tensor, side: int) -> Tensor:
@@ -50,9 +51,12 @@ class GridFeatures(nn.Module):
         from transformers import AutoModel
         from transformers.utils.hub import cached_file
 
+        where = hub.where(name, what=f"student.sgraf.regions_from is {name!r}")
         try:
-            model = AutoModel.from_pretrained(name, trust_remote_code=False)
-            config_path = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+            model = AutoModel.from_pretrained(name, trust_remote_code=False, **where)
+            config_path = cached_file(
+                name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False, **where
+            )
         except Exception as error:  # transformers raises almost anything for a bad model
             raise DataError(
                 f"{name!r} cannot be loaded as a Hugging Face vision model: {str(error).strip().splitlines()[0]} "

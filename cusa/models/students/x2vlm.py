@@ -22,6 +22,7 @@ from cusa.models.students import vocabulary
 from cusa.models.students.base import Space
 from cusa.models.students.matching import Matching
 from cusa.models.students.x2vlm_network import BASE, LARGE, Sizes, X2vlmNetwork, from_checkpoint
+from cusa.models.teachers import hub
 
 
 class X2vlm(Matching):
@@ -155,8 +156,9 @@ def _retrieval_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _hub_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
+    where = hub.where(name, what=f"student.x2vlm.tokenizer is {name!r}")
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
     except Exception as error:  # transformers raises almost anything
         raise DataError(
             f"The tokenizer {name!r} cannot be loaded: {str(error).strip().splitlines()[0]} Give a folder with BERT's "

@@ -1,11 +1,63 @@
 """Files and revisions of teachers that come from a hub or a folder."""
 
+import os
+import socket
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from cusa.errors import DataError
 from cusa.manifests.origin import LOCAL, split_revision, teacher_name
 from cusa.manifests.storage import store
 from cusa.models.teachers.catalogue import CATALOGUE
+
+_SECONDS = 5  # to connect to the hub
+
+
+def where(name: str, *, what: str = "") -> dict[str, Any]:
+    """Say how a library finds a model, before it asks: without a network it would try for a minute, and then fail.
+
+    Args:
+        name: a folder, or a hub name with `@REVISION` or without.
+        what: how a message begins; the name if empty.
+
+    Returns:
+        `revision` and, where the hub cannot be asked, `local_files_only`, as arguments of `from_pretrained`.
+
+    Raises:
+        DataError: if it is no folder, not in the cache, and the hub cannot be asked.
+    """
+    if Path(name).expanduser().is_dir():
+        return {}
+    plain, revision = split_revision(name)
+    arguments: dict[str, Any] = {"revision": revision} if revision else {}
+    refusal = _unreachable()
+    if not refusal:
+        return arguments
+    if model_folder(name) is not None:
+        return {**arguments, "local_files_only": True}
+    raise DataError(
+        f"{what or repr(name)}: no folder of that name is here, it is not in the cache of the hub's models, and "
+        f"{refusal}. Check the path, give a local folder, or bring the model where there is a network: `hf download "
+        f"{plain}`.",
+        name=name,
+    )
+
+
+def _unreachable() -> str:
+    """Return why the hub cannot be asked; empty if it can."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    address = urlsplit(constants.ENDPOINT)
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return ""  # the proxy knows the way, not this machine
+    try:
+        socket.create_connection((address.hostname or "", address.port or 443), timeout=_SECONDS).close()
+    except OSError as error:
+        return f"the hub ({address.hostname}) cannot be reached ({error})"
+    return ""
 
 
 def model_folder(name: str) -> Path | None:

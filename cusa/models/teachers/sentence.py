@@ -12,6 +12,7 @@ from cusa.errors import DataError
 from cusa.manifests.origin import split_revision, teacher_name
 from cusa.models import checkpoint_file
 from cusa.models.device import Device, Precision, unit_rows
+from cusa.models.teachers import hub
 from cusa.models.teachers.hub import model_provenance
 
 
@@ -33,10 +34,6 @@ class SentenceTeacher:
     modality = "text"
 
     def __init__(self, name: str, *, precision: Precision = "auto", device: str = "", batch_size: int = 64) -> None:
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # progress goes through events
         path = Path(name).expanduser()
         if not path.is_dir() and (path.is_absolute() or name.startswith((".", "~"))):
             raise DataError(f"{name} is no folder. Give a sentence-transformers folder or a hub name.", path=name)
@@ -48,13 +45,18 @@ class SentenceTeacher:
             )
         for folder in (path, *path.glob("[0-9]*_*/")):  # a module's own folder: 0_Transformer, 2_Dense
             checkpoint_file.refuse_placeholders(folder)
-        plain, revision = split_revision(name)
+        where = hub.where(name, what=f"The sentence-transformers model {name!r}")
+
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # progress goes through events
         self._device = Device(precision, device)
         try:
             self._model = SentenceTransformer(
-                str(path) if path.is_dir() else plain,
+                str(path) if path.is_dir() else split_revision(name)[0],
                 device=str(self._device.torch),
-                revision=revision or None,
+                **where,
                 trust_remote_code=False,
             )
         except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from cusa.models import checkpoint_file
 from cusa.models.device import Device, Precision
 from cusa.models.preprocess import Preprocess
 from cusa.models.quiet import quiet
+from cusa.models.teachers import hub
 from cusa.models.teachers.hub import model_provenance
 from cusa.models.teachers.image_teacher import ImageTeacher
 
@@ -31,10 +32,11 @@ def load_vision(name: str, *, precision: Precision = "auto", device: str = "") -
     Raises:
         DataError: if it cannot be loaded, or its output is not pooled.
     """
+    where = hub.where(name, what=f"The image teacher {name!r}")
+
     from transformers import AutoModel
 
-    plain, revision = split_revision(name)
-    where: dict[str, Any] = {"revision": revision} if revision else {}
+    plain = split_revision(name)[0]
     checkpoint_file.refuse_placeholders(Path(plain).expanduser())
     try:
         with quiet():
@@ -48,7 +50,7 @@ def load_vision(name: str, *, precision: Precision = "auto", device: str = "") -
     settings = getattr(network.config, "vision_config", network.config)
     side = getattr(settings, "image_size", 224)
     preprocess = Preprocess.from_hugging_face(
-        _preprocessor(plain, revision), image_size=side if isinstance(side, int) else int(side[0])
+        _preprocessor(plain, where), image_size=side if isinstance(side, int) else int(side[0])
     )
     runs_on = Device(precision, device)
     runs_on.place(network)
@@ -87,11 +89,11 @@ def _width(name: str, features: Any, size: int, device: Device) -> int:
     return int(pooled.shape[1])
 
 
-def _preprocessor(name: str, revision: str) -> dict[str, Any]:
+def _preprocessor(name: str, where: dict[str, Any]) -> dict[str, Any]:
     path = Path(name) / "preprocessor_config.json"
     if Path(name).is_dir():
         return store.read_json(path) if path.is_file() else {}
     from transformers.utils.hub import cached_file
 
-    config_path = cached_file(name, path.name, revision=revision or None, _raise_exceptions_for_missing_entries=False)
+    config_path = cached_file(name, path.name, _raise_exceptions_for_missing_entries=False, **where)
     return store.read_json(Path(config_path)) if config_path else {}

@@ -1,17 +1,14 @@
 """Where a pretrained encoder lies, a folder or the hub, and what its maker says of it."""
 
-import os
-import socket
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from cusa.errors import DataError
 from cusa.manifests.origin import split_revision
 from cusa.manifests.storage import store
+from cusa.models.teachers import hub
 from cusa.models.teachers.hub import model_folder
 
-_SECONDS = 5  # to connect to the hub
 _README_BYTES = 1 << 20
 
 
@@ -79,31 +76,6 @@ def locate(name: str, key: str) -> Place:
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise DataError(f"{key} is {name!r}, and there is no such folder. Check the path.", key=key, path=path)
     plain, revision = split_revision(name)
-    cached = model_folder(name)
-    refusal = _unreachable()
-    if not refusal:
-        return Place(plain, revision)
-    if cached is not None:
-        return Place(str(cached), "")  # what the hub's library would come to after half a minute of trying
-    raise DataError(
-        f"{key} is {name!r}: no folder of that name is here, it is not in the cache of the hub's models, and "
-        f"{refusal}. Give a local folder, or bring the model where there is a network: `hf download {plain}`.",
-        key=key,
-        name=name,
-    )
-
-
-def _unreachable() -> str:
-    """Return why the hub cannot be asked; empty if it can."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    address = urlsplit(constants.ENDPOINT)
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return ""  # the proxy knows the way, not this machine
-    try:
-        socket.create_connection((address.hostname or "", address.port or 443), timeout=_SECONDS).close()
-    except OSError as error:
-        return f"the hub ({address.hostname}) cannot be reached ({error})"
-    return ""
+    if hub.where(name, what=f"{key} is {name!r}").get("local_files_only"):
+        return Place(str(model_folder(name)), "")  # what the hub's library would come to after half a minute of trying
+    return Place(plain, revision)

@@ -9,6 +9,7 @@ from cusa.errors import DataError
 from cusa.manifests.judgements.truth import KnownTruth
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
+from cusa.manifests.words import counted
 from cusa.pipeline.audit.figures import batch_false_negatives, ranking_figures
 from cusa.pipeline.audit.missing import ceilings
 from cusa.pipeline.calibrate.calibration import Calibration
@@ -257,14 +258,15 @@ def _of_duplicates(summary: dict[str, Any]) -> list[str]:
         counts = summary["duplicates"][name]
         if counts["groups"]:
             out.append(
-                f"{counts['rows']:,} {name} are in {counts['groups']:,} groups of duplicates, {counts['exact_rows']:,} "
-                f"of them with the same content as another ({counts['exact_groups']:,} groups)."
+                f"{counts['rows']:,} {name} are in {counted(counts['groups'], 'group')} of duplicates, "
+                f"{counts['exact_rows']:,} of them with the same content as another "
+                f"({counted(counts['exact_groups'], 'group')})."
             )
     leaks = summary.get("leaks")
     if leaks and any(leaks.values()):
         out.append(
-            f"Leaks: {leaks['exact_images']:,} images with the same bytes in another split, {leaks['near_images']:,} "
-            f"near ones, {leaks['captions']:,} captions with the same words."
+            f"Leaks: {counted(leaks['exact_images'], 'image')} with the same bytes in another split, "
+            f"{counted(leaks['near_images'], 'near one')}, {counted(leaks['captions'], 'caption')} with the same words."
         )
     return out
 

@@ -79,7 +79,9 @@ def read_features(path: Path, ids: Path | None = None, *, modality: str = "image
             f"{path}: vectors must be numbers in two dimensions; these are {vectors.dtype} of shape {vectors.shape}.",
             path=path,
         )
-    if len(vectors) and not vectors.shape[1]:
+    if not len(vectors):
+        raise DataError(f"{path} has no rows: there is nothing to import. Write it again.", path=path)
+    if not vectors.shape[1]:
         raise DataError(f"{path}: vectors are {vectors.shape}; a vector needs at least one number.", path=path)
     texts = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
     if len(texts) != len(vectors):

@@ -18,6 +18,7 @@ import pyarrow as pa
 from cusa.errors import DataError
 from cusa.manifests import schemas, tables
 from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.origin import IMPORTED
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
@@ -57,8 +58,17 @@ def run(
         The outcome; counts has the edits of each kind, notes the figures in sentences.
 
     Raises:
-        DataError: if no caption has a sibling and fits a rule, or the loaded teacher is not the table's.
+        DataError: if no caption has a sibling and fits a rule, the table was imported, or the loaded teacher is not
+            the table's.
     """
+    about = tables.provenance(split, teacher)
+    if about["revision"] == IMPORTED:
+        raise DataError(
+            f"{split.folder / 'teachers' / teacher} was imported, and nothing says which encoder made it: a probe "
+            "embeds edited captions with the table's own encoder. Make the table with that encoder (`cusa "
+            f"extract-teachers {split.work} --text ENCODER`, a hub name, folder or module:Class) and probe that.",
+            teacher=teacher,
+        )
     folder = split.folder / "probe"
     table_path, figures_path = folder / f"{teacher}.parquet", folder / f"{teacher}.json"
     inputs = {"split": split.digest, "teacher table": tables.teacher_digest(split, teacher)}
@@ -76,7 +86,6 @@ def run(
             split=split.name,
         )
     loaded = load(name or teacher, "text")
-    about = tables.provenance(split, teacher)
     _refuse_another(loaded, about, split, teacher)
     transform = TRANSFORMS[about["transform"]]
     with stage.begin():

@@ -14,6 +14,7 @@ from cusa.manifests import keys, samples, schemas
 from cusa.manifests.records import Drop, ImageRecord, utf8
 from cusa.manifests.storage import store
 from cusa.manifests.storage.paths import named_remote_errors
+from cusa.manifests.words import counted
 from cusa.models.captions import clean_caption
 from cusa.pipeline.config import ShardConfig
 from cusa.pipeline.shard.images import Refused, read_image
@@ -152,7 +153,7 @@ def _add(archive: Archive, shard: str, record: ImageRecord, config: ShardConfig,
     try:
         data, ext, width, height = read_image(record, config) if record.path is not None else (b"", "", 0, 0)
         if not captions and not record.label:
-            raise Refused("no-captions", f"{len(record.captions)} captions, none usable")
+            raise Refused("no-captions", f"{counted(len(record.captions), 'caption')}, none usable")
     except Refused as refused:
         # The image's loss takes its remaining captions along: each is a row of its own.
         image = Drop(record.split, record.key, record.source, "image", refused.reason, refused.detail)

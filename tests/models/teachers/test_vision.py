@@ -110,5 +110,5 @@ def test_load_vision__what_is_no_vision_model_is_refused(tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="cannot be loaded as a Hugging Face model"):
         load_teacher(str(tmp_path / "empty"), "image")
-    with pytest.raises(DataError, match="cannot be loaded as a Hugging Face model"):
+    with pytest.raises(DataError, match="no folder of that name is here"):
         load_teacher("nobody/no-such-model", "image")

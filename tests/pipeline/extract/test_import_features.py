@@ -141,6 +141,14 @@ def test_read_features__what_is_refused(tmp_path: Path) -> None:
         read_features(tmp_path / "f.csv")
     with pytest.raises(DataError, match="does not exist"):
         read_features(tmp_path / "nowhere.npz")
+    np.savez(tmp_path / "none.npz", ids=np.array([], dtype=str), embeddings=np.zeros((0, 4)))
+    pq.write_table(
+        pa.table({"key": pa.array([], pa.string()), "embedding": pa.array([], pa.list_(pa.float32()))}),
+        tmp_path / "none.parquet",
+    )
+    for name in ("none.npz", "none.parquet"):
+        with pytest.raises(DataError, match=rf"{name} has no rows: there is nothing to import"):
+            read_features(tmp_path / name)
 
 
 def _clip_retrieval(folder: Path, split: Split, rows: list[int], *, part: str, image: bool, text: bool) -> Path:

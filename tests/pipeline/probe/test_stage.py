@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from cusa.cli import app
 from cusa.errors import DataError
-from cusa.manifests import schemas
+from cusa.manifests import schemas, tables
 from cusa.manifests.samples import Split
 from cusa.pipeline import extract, probe
 from cusa.pipeline.config import ExtractConfig, ProbeConfig
+from cusa.pipeline.extract import import_features
 from cusa.pipeline.probe.stage import edited, wilson
 from tests.cli.test_cli import cusa
 from tests.worlds import COLOURS, Words, make_work
@@ -65,6 +68,24 @@ def test_run__a_teacher_of_other_weights_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="other weights"):
         probe.run(ProbeConfig(), split=split, teacher="words", load=lambda name, modality: Other())
+
+
+def test_run__an_imported_table_says_which_encoder_is_needed(tmp_path: Path) -> None:
+    """Nothing knows what made it, so nothing is loaded: its name is no model of the hub."""
+    split = _split(tmp_path, Words)
+    made = tables.read_teacher(split, "words")
+    np.savez(tmp_path / "f.npz", caption_key=np.array(split.caption_keys), embedding=made.embeddings)
+    features = import_features.read_features(tmp_path / "f.npz")
+    import_features.run(ExtractConfig(), split=split, features=features, sha256="s", teacher="mine", modality="text")
+
+    def load(name: str, modality: str) -> Words:
+        raise AssertionError(f"{name} was loaded")
+
+    with pytest.raises(DataError, match=r"teachers/mine was imported, .* extract-teachers .* --text ENCODER"):
+        probe.run(ProbeConfig(), split=split, teacher="mine", load=load)
+    done = CliRunner().invoke(app, ["teachers", "probe", str(split.work), "--text", "mine"])
+    assert done.exit_code == 1
+    assert "was imported" in " ".join(done.output.split())
 
 
 def test_edited__keeps_to_the_number_and_needs_siblings(tmp_path: Path) -> None:

@@ -69,7 +69,11 @@ def test_max_p_wrong__leaves_out_what_the_audit_doubts(split: Split, tmp_path: P
     named = zip(split.caption_keys, p_wrong.tolist(), strict=True)
     table = pa.Table.from_pylist([{"caption_key": key, "p_wrong": p} for key, p in named], schema=schemas.PAIRS)
     store.write_table(pairs_path(split), table.replace_schema_metadata({"split": split.digest}))
-    command = ["shard", "subset", str(split.work), "--max-p-wrong", "0.5", "--out", str(tmp_path / "part")]
+    command = ["shard", "subset", str(split.work), "--max-p-wrong", "nan", "--out", str(tmp_path / "part")]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 2
+    assert "--max-p-wrong nan" in refused.output
+    command[4] = "0.5"
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert Split(tmp_path / "part", "train").caption_keys == [split.caption_keys[row] for row in (0, 2, 3, 5)]
