@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from PIL import Image
@@ -23,6 +25,16 @@ CUSA = [sys.executable, "-c", "from cusa.cli import main; main()"]
 
 def cusa(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*CUSA, *map(str, arguments)], capture_output=True, text=True, **more)
+
+
+def cusa_here(*arguments: object, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process, where everything is imported already: for tests of what it does."""
+    words = list(map(str, arguments))
+    with patch.object(sys, "argv", ["cusa", *words]):
+        done = CliRunner(env=env).invoke(app, words, prog_name="cusa")
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
 
 def test_help_answers_at_once() -> None:
@@ -95,9 +107,10 @@ def test_shard__split_name_says_what_a_word_means(tmp_path: Path) -> None:
     ],
 )
 def test_errors__one_message_an_honest_code_and_no_traceback(
-    tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
-    done = cusa(*arguments, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = cusa_here(*arguments)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -182,12 +195,11 @@ def test_shard__a_signal_leaves_whole_files_and_the_next_run_goes_on(tmp_path: P
 
 def test_extract__a_hub_name_without_network_is_explained(tmp_path: Path) -> None:
     work = make_work(tmp_path, images=1)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = cusa("extract-teachers", work, "--text", "no-such-model-anywhere", env=environment)
+    done = cusa_here("extract-teachers", work, "--text", "no-such-model-anywhere", env={"HF_HUB_OFFLINE": "1"})
     assert done.returncode == 1
     assert "no folder of that name is here" in done.stderr
     assert "HF_HUB_OFFLINE is set" in done.stderr
-    done = cusa("extract-teachers", work, "--text", tmp_path / "empty-folder")
+    done = cusa_here("extract-teachers", work, "--text", tmp_path / "empty-folder")
     assert done.returncode == 1
     assert "is no folder" in done.stderr
 
@@ -222,10 +234,9 @@ def test_every_stage_on_photographs_with_a_real_text_teacher(tmp_path: Path, sha
         ("eval", run, "--data", work, "--json"),
         ("report", run),
     ]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     outputs = {}
     for stage in stages:
-        done = cusa(*stage, env=environment)
+        done = cusa_here(*stage)
         assert done.returncode == 0, (stage, done.stderr)
         outputs[stage[0]] = done.stdout
     scores = json.loads(outputs["eval"])
@@ -235,21 +246,21 @@ def test_every_stage_on_photographs_with_a_real_text_teacher(tmp_path: Path, sha
     assert "COCO_val2014" not in page
     assert "data:image/jpeg;base64," in page
     query = "select image_key, caption, score from candidates order by score desc limit 3"
-    rows = json.loads(cusa("sql", work, query, "--format", "json").stdout)
+    rows = json.loads(cusa_here("sql", work, query, "--format", "json").stdout)
     assert len(rows) == 3
     assert rows[0]["score"] >= rows[2]["score"]
     for stage in stages[:-2]:
-        again = cusa(*stage, env=environment)
+        again = cusa_here(*stage)
         said = [line for line in again.stdout.splitlines() if not line.startswith(("open: ", "next: "))]
         assert all("up to date" in line for line in said), again.stdout
-    assert json.loads(cusa(*stages[-2]).stdout)["fresh"] is False
-    assert "up to date" in cusa(*stages[-1]).stdout
+    assert json.loads(cusa_here(*stages[-2]).stdout)["fresh"] is False
+    assert "up to date" in cusa_here(*stages[-1]).stdout
 
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = make_work(tmp_path_factory.mktemp("taught"), images=20)
-    done = cusa("extract-teachers", work, "--image", "offline-gist", "--text", "offline-ngrams")
+    done = cusa_here("extract-teachers", work, "--image", "offline-gist", "--text", "offline-ngrams")
     assert done.returncode == 0, done.stderr
     return work
 

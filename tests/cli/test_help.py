@@ -18,7 +18,7 @@ FEW = [
 ]
 SMALL = [word for setting in FEW for word in ("--set", setting)]
 FASTER = {
-    "download": ["--set", "train=60", "--set", "val=30", "--set", "test=30"],
+    "download": ["--set", "train=40", "--set", "val=12", "--set", "test=12"],
     "train": SMALL,
     "sweep": SMALL,
     "plan": SMALL,

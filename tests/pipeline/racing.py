@@ -124,8 +124,12 @@ def _run_train(folder: Path) -> None:
 
 
 def _prepare_eval(folder: Path) -> None:
-    _prepare_train(folder)
-    _run_train(folder)
+    trained = folder.parent / "trained"  # three stages begin with one and the same run
+    if not trained.exists():
+        _prepare_train(trained)
+        _run_train(trained)
+    for name in ("work", "out"):
+        shutil.copytree(trained / name, folder / name)
 
 
 def _run_eval(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.pipeline import racing
 
-ROUNDS = int(os.environ.get("CUSA_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("CUSA_ROUNDS", "1"))
 
 
 @pytest.fixture(scope="module")

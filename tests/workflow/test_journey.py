@@ -26,6 +26,7 @@ from cusa.workflow import download as downloading
 from cusa.workflow import evaluate as scoring
 from cusa.workflow import report as reporting
 from cusa.workflow import train as training
+from tests.cli.test_cli import cusa_here
 
 SETTINGS = ("train=40", "val=12", "test=12", "size=48")
 RECIPE = [
@@ -260,8 +261,8 @@ def test_train__by_torchrun_on_two_ranks_as_by_one_process(travelled: dict[str, 
     settings = [part for setting in [*RECIPE, "train.steps=2"] for part in ("--set", setting)]
     told = ["train", "scenes-cusa", "--data", str(travelled["eval"] / "data"), *settings]
     launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "cusa"]
-    for command, out in ((launched, "two"), ([sys.executable, "-m", "cusa"], "one")):
-        done = subprocess.run([*command, *told, "--out", str(tmp_path / out)], capture_output=True, text=True)
+    two = subprocess.run([*launched, *told, "--out", str(tmp_path / "two")], capture_output=True, text=True)
+    for done in (two, cusa_here(*told, "--out", tmp_path / "one")):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("train: ") == 1, "one rank reports"
     rows = {

@@ -19,7 +19,7 @@ from cusa.models.config import StudentConfig
 from cusa.pipeline.review.room import Room
 from cusa.pipeline.review.sample import SampledPairs
 from cusa.workflow import judged
-from tests.cli.test_cli import cusa
+from tests.cli.test_cli import cusa_here as cusa
 from tests.pipeline.review.served import make_audited
 
 SMALL = StudentConfig(

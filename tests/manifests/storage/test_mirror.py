@@ -13,7 +13,7 @@ from cusa.manifests.storage.paths import place
 from cusa.models import student as students
 from cusa.pipeline.config import ShardConfig
 from cusa.train import loop
-from tests.cli.test_cli import cusa
+from tests.cli.test_cli import cusa_here as cusa
 from tests.train.conftest import LOSS, STUDENT, TRAIN, make_world
 from tests.worlds import make_work
 

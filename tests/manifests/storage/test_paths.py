@@ -15,7 +15,7 @@ from cusa.manifests.storage import store
 from cusa.manifests.storage.paths import is_remote, place
 from cusa.pipeline import extract, index, readers, shard, verify
 from cusa.pipeline.config import ExtractConfig, IndexConfig, ShardConfig
-from tests.cli.test_cli import cusa
+from tests.cli.test_cli import cusa, cusa_here
 from tests.worlds import Colours, make_work, write_karpathy
 
 
@@ -104,12 +104,12 @@ def test_command_line__shards_to_s3_and_explains_what_goes_wrong(endpoint: str, 
     source = write_karpathy(tmp_path / "raw", images=1)
     done = cusa("shard", "karpathy", source, "--out", f"{bucket}/work", "--workers", 2)
     assert done.returncode == 0, done.stderr
-    assert cusa("verify", f"{bucket}/work").returncode == 0
-    done = cusa("shard", "karpathy", source, "--out", "s3://no-such-bucket-here/work", "--workers", 1)
+    assert cusa_here("verify", f"{bucket}/work").returncode == 0
+    done = cusa_here("shard", "karpathy", source, "--out", "s3://no-such-bucket-here/work", "--workers", 1)
     assert done.returncode == 1
     assert "there is no bucket s3://no-such-bucket-here" in done.stderr
     assert "Traceback" not in done.stderr
-    done = cusa("verify", "s3://no-such-bucket-here/work")
+    done = cusa_here("verify", "s3://no-such-bucket-here/work")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     bare = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
@@ -124,7 +124,7 @@ def test_wrong_credentials_are_told_as_such(endpoint: str, bucket: str) -> None:
     store.write_text(place(f"{bucket}/a.txt"), "a")
     _auth(endpoint, b"0")
     try:
-        done = cusa("verify", f"{bucket}/work")
+        done = cusa_here("verify", f"{bucket}/work")
         assert done.returncode == 1
         assert "Check the credentials in the environment" in done.stderr
         assert "Traceback" not in done.stderr

@@ -17,7 +17,7 @@ from cusa.pipeline import extract, probe
 from cusa.pipeline.config import ExtractConfig, ProbeConfig
 from cusa.pipeline.extract import import_features
 from cusa.pipeline.probe.stage import edited, wilson
-from tests.cli.test_cli import cusa
+from tests.cli.test_cli import cusa_here as cusa
 from tests.worlds import COLOURS, Words, make_work
 
 
