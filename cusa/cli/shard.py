@@ -1,6 +1,5 @@
 """`cusa shard`, and what its options mean."""
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -95,8 +94,6 @@ def shard(
     as_json: AsJson = False,
 ) -> None:
     """Write images and captions as deterministic WebDataset tars with Parquet tables beside them."""
-    if max_p_wrong is not None and math.isnan(max_p_wrong):  # which no bound of an option refuses
-        raise ConfigError("--max-p-wrong nan: it is a probability, 0 to 1.", option="--max-p-wrong")
     from cusa.pipeline import readers
     from cusa.pipeline.config import ReadConfig, ShardConfig
     from cusa.pipeline.shard import stage as stage

@@ -72,7 +72,7 @@ def test_max_p_wrong__leaves_out_what_the_audit_doubts(split: Split, tmp_path: P
     command = ["shard", "subset", str(split.work), "--max-p-wrong", "nan", "--out", str(tmp_path / "part")]
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 2
-    assert "--max-p-wrong nan" in refused.output
+    assert "--max-p-wrong" in refused.output
     command[4] = "0.5"
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
