@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SLIPS = Path(__file__).with_name("slips.json")
 _SECONDS = 900  # a slip at most
 _ONLY_SLOW = re.compile(r"FailedHealthCheck|DeadlineExceeded|TimeoutExpired")
+# Not pytest and its plugins, which want to be first at what they rewrite.
 _LIBRARIES = (
     *("numpy", "scipy.stats", "scipy.sparse.csgraph", "sklearn.linear_model", "sklearn.isotonic", "sklearn.metrics"),
     *(
@@ -88,7 +90,7 @@ def _copy() -> Iterator[Path]:
         if changed:
             subprocess.run(["git", "-C", str(folder), "apply"], input=changed, check=True)
         # By content, not by time: a file that is mended within its second is read anew.
-        command = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "cusa", "tests"]
+        command = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "cusa"]
         subprocess.run(command, cwd=folder, check=True)
         yield folder
     finally:
@@ -115,7 +117,7 @@ def _try(copy: Path, slip: dict[str, Any]) -> dict[str, Any]:
     elif code in (1, 2) and seen and not _ONLY_SLOW.search(words):
         result = "caught"
     else:
-        result = "not tried"
+        result, seen = "not tried", words.strip()[-300:]
     return {"result": result, "seen_by": seen[:300], "seconds": round(time.perf_counter() - start, 1)}
 
 
@@ -123,20 +125,19 @@ def _tests(copy: Path, tests: list[str], log: Path) -> int:
     """Run some test files in a fork; return pytest's exit code, -1 for one that took too long or died."""
     child = os.fork()
     if not child:
-        os.setsid()
-        with log.open("w") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        os.chdir(copy)
-        os.environ |= {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-        sys.dont_write_bytecode = True
-        sys.path[:] = [str(copy), *(place for place in sys.path if Path(place).resolve() not in (ROOT, SLIPS.parent))]
-        import pytest
-
-        arguments = ["-x", "-q", "--tb=line", "--show-capture=no", "-p", "no:cacheprovider", *tests]
-        code = int(pytest.main(arguments))
-        sys.stdout.flush()
-        os._exit(code)
+        code = 70
+        try:
+            os.setsid()
+            with log.open("w") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            code = _in_the_fork(copy, tests)
+        except BaseException:
+            traceback.print_exc()
+        finally:  # what is wrong here must not clear up what the parent still needs
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     deadline = time.monotonic() + _SECONDS
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -146,6 +147,17 @@ def _tests(copy: Path, tests: list[str], log: Path) -> int:
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return -1
+
+
+def _in_the_fork(copy: Path, tests: list[str]) -> int:
+    """Run the tests of the copy, with its package, as `python -m pytest` would there."""
+    os.chdir(copy)
+    os.environ |= {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True
+    sys.path[:] = [str(copy), *(place for place in sys.path if Path(place).resolve() not in (ROOT, SLIPS.parent))]
+    import pytest
+
+    return int(pytest.main(["-x", "-q", "--tb=line", "--show-capture=no", "-p", "no:cacheprovider", *tests]))
 
 
 def _say(text: str) -> None:
