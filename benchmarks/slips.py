@@ -31,7 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SLIPS = Path(__file__).with_name("slips.json")
 _SECONDS = 900  # a slip at most
 _ONLY_SLOW = re.compile(r"FailedHealthCheck|DeadlineExceeded|TimeoutExpired")
-# Not pytest and its plugins, which want to be first at what they rewrite.
+_PYTEST = ("pytest", "_pytest", "hypothesis", "_hypothesis", "anyio")
+"""Forgotten again if a library brought them in: pytest wants to be first at what it rewrites."""
 _LIBRARIES = (
     *("numpy", "scipy.stats", "scipy.sparse.csgraph", "sklearn.linear_model", "sklearn.isotonic", "sklearn.metrics"),
     *(
@@ -57,6 +58,8 @@ def main() -> None:
     slips = [one for one in json.loads(SLIPS.read_text()) if options.only in f"{one['file']} {one['what']}"]
     for library in _LIBRARIES:
         __import__(library)
+    for name in [name for name in sys.modules if name.partition(".")[0].startswith(_PYTEST)]:
+        del sys.modules[name]
     out = ROOT / "benchmarks" / "results" / f"{options.out}.json"
     found = json.loads(out.read_text())["slips"] if out.is_file() else {}
     with _copy() as copy:
