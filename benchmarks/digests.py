@@ -4,9 +4,10 @@
 
 Each digest of a file, an image or a cache that a stage computes is timed by the processor seconds of the thread that
 computes it, and compared with the processor seconds of the whole stage: `slower` is the stage's time divided by what is
-left of it without its digests. So one run gives both, and a busy machine changes neither. The digests that a ledger
-writes of its outputs are counted too, which is more than the checks. The teachers are those without weights; imports
-are done before anything is timed. The work folders are copied, with their times, as `cp -a` does.
+left of it without its digests. So one run gives both, and a busy machine changes neither.The digests that a ledger
+writes of its outputs are counted too, which is more than the checks; `milliseconds_of` names the four largest. The
+teachers are those without weights; imports are done before anything is timed. The work folders are copied, with their
+times, as `cp -a` does.
 
 Writes benchmarks/results/digests-<machine>-<date>.json.
 """
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +51,8 @@ class Digests:
     def __init__(self) -> None:
         self.seconds = 0.0
         self.number = 0
+        self.of: Counter[str] = Counter()
+        """Seconds by what was digested: a file's name, or `bytes in memory`."""
         self._lock = threading.Lock()
         self._inside = threading.local()
 
@@ -64,9 +68,12 @@ class Digests:
                 return function(*arguments, **options)
             finally:
                 self._inside.yes = False
+                spent = time.thread_time() - start
+                what = arguments[0] if arguments else b""
                 with self._lock:
-                    self.seconds += time.thread_time() - start
+                    self.seconds += spent
                     self.number += 1
+                    self.of[what.name if isinstance(what, Path) else "bytes in memory"] += spent
 
         return run
 
@@ -75,12 +82,14 @@ class Digests:
 def measured(name: str, out: dict[str, Any], digests: Digests) -> Iterator[None]:
     """Measure what happens in the block."""
     before, number, start = digests.seconds, digests.number, time.process_time()
+    digests.of.clear()
     yield
     whole, spent = time.process_time() - start, digests.seconds - before
     out[name] = {
         "cpu_seconds": round(whole, 3),
         "digest_cpu_seconds": round(spent, 4),
         "digests": digests.number - number,
+        "milliseconds_of": {name: round(1000 * seconds, 2) for name, seconds in digests.of.most_common(4)},
         "slower": round(whole / (whole - spent), 4),
     }
     print(name, out[name], flush=True)

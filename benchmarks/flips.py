@@ -1,6 +1,6 @@
 """The flip table: one bit flipped in each kind of file, and who finds it: `verify`, and the next stage that reads it.
 
-    python benchmarks/flips.py [--flips 100] [--stages 10] [--seed N]      # from the repository's root
+    python benchmarks/flips.py [--flips 100] [--stages 10] [--seed N] [--only KIND]      # from the repository's root
 
 `verify` looks at `--flips` flips a kind. The next stage runs after `--stages` of them, and refuses the file (an error
 that names it), makes it again or passes it over, or works as if nothing were: "no effect" if every file it wrote is as
@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -152,9 +153,12 @@ def main() -> None:
     parser.add_argument("--flips", type=int, default=100)
     parser.add_argument("--stages", type=int, default=10)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--only", action="append", choices=KINDS, help="this kind; the others' figures stay")
     options = parser.parse_args()
     out = Path(__file__).parent / "results" / f"flips-2-core-x86-{time.strftime('%Y-%m-%d')}.json"
-    results = {"machine": "2-core-x86", "seed": options.seed, "kinds": {}}
+    results: dict[str, Any] = {"machine": "2-core-x86", "seed": options.seed, "kinds": {}}
+    if options.only and out.is_file():
+        results["kinds"] = json.loads(out.read_text())["kinds"]
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         whole, copy = place / "whole", place / "copy"
@@ -165,6 +169,8 @@ def main() -> None:
         for folder in (copy / "work", copy / "run"):
             assert verify.run(folder, workers=1).findings == (), verify.run(folder, workers=1).findings
         for kind, (file, stage) in KINDS.items():
+            if options.only and kind not in options.only:
+                continue
             chance = random.Random(f"{options.seed} {kind}")
             root = file.partition("/")[0]
             missed, seen = [], Counter[str]()

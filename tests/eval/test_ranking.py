@@ -94,6 +94,25 @@ def test_score_blocks__equal_rows_get_equal_scores_to_the_bit(width: int) -> Non
         np.testing.assert_array_equal(rank([scores], [np.array([right])] * 64).rank, ahead + 4)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_score_blocks__rows_that_begin_alike_are_not_copies(dtype: type[np.floating]) -> None:
+    """The first eight bytes only say which rows are looked at whole."""
+    gallery = np.array([[1, 2, 3, 4], [1, 2, 4, 3], [1, 2, 3, 4], [2, 1, 3, 4]], dtype=dtype)
+    query = np.array([[0, 0, 1, 0], [1, 1, 1, 1]], dtype=dtype)
+    (scores,) = score_blocks(query, gallery, 5)
+    assert scores.tolist() == [[3, 4, 3, 3], [10, 10, 10, 10]]
+
+
+def test_rank__right_items_that_the_gallery_lacks_count_as_not_found() -> None:
+    """Two right items of four stand in the gallery: R = 4, and only two of the first four places can be hits."""
+    scores = np.array([[5, 4, 3, 2, 1, 0]], dtype=np.float32)
+    found = rank([scores], [np.array([0, 3])], num_right=np.array([4]), top=3)
+    assert found.rank.tolist() == [1]
+    assert found.positives.tolist() == [4]
+    assert found.r_precision.tolist() == [2 / 4]
+    assert found.average_precision.tolist() == [pytest.approx((1 / 1 + 2 / 4) / 4)]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_score_blocks__embeddings_that_are_no_numbers_are_refused(bad: float) -> None:
     rows = np.ones((3, 2), dtype=np.float32)

@@ -38,6 +38,7 @@ def test_why_not_current__names_what_changed(path: Path) -> None:
 
     assert why({"data": "d2"}, {"k": [1, 2]}) == "data changed"
     assert why({"data": "d1", "more": "m"}, {"k": [1, 2]}) == "more changed"
+    assert why({}, {"k": [1, 2]}) == "data changed", "an input that is gone is another input"
     assert why({"data": "d1"}, {"k": [1, 3]}) == "k was [1, 2] and is now [1, 3]"
     assert why({"data": "d1"}, {}) == "k was [1, 2] and is now None"
     (path.parent / "out.bin").write_bytes(b"1234")

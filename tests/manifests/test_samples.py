@@ -109,6 +109,18 @@ def test_image_row__and_caption_row_invert_the_keys(tmp_path: Path) -> None:
     np.testing.assert_array_equal([split.caption_row[key] for key in split.caption_keys], np.arange(20))
 
 
+def test_shard_rows__are_the_rows_whose_images_lie_in_each_tar(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=5, splits=("train",), captions=3, config=ShardConfig(workers=1, max_images=2))
+    split = Split(work, "train")
+    tars = split.samples["shard"].to_pylist()
+    told = split.shard_rows()
+    assert [name for name, *_ in told] == sorted(set(tars)) == ["00000.tar", "00001.tar", "00002.tar"]
+    for name, sha256, images, captions in told:
+        assert sha256 == store.sha256_file(split.folder / name)
+        assert [*images] == [row for row, tar in enumerate(tars) if tar == name]
+        assert [*captions] == [row for row, owner in enumerate(split.caption_owner) if owner in images]
+
+
 def test_checked_image_bytes__one_flipped_byte_is_found(tmp_path: Path) -> None:
     work = make_work(tmp_path, images=3, splits=("train",))
     split = Split(work, "train")

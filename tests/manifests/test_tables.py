@@ -107,6 +107,29 @@ def test_read_parts__rows_that_the_extraction_did_not_write(split: Split) -> Non
     assert len(list(tables.read_parts(split, "colours"))) == 1
 
 
+def test_read_parts__rows_in_another_order_are_not_the_split_s(split: Split) -> None:
+    """The same keys and the same rows, written by somebody who left no ledger."""
+    part = _part(split)
+    table = store.read_table(part)
+    (part.parent / "ledger.json").unlink()
+    store.write_table(part, table.take([1, 0, *range(2, table.num_rows)]))
+    with pytest.raises(StaleError, match="its keys in another order"):
+        tables.read_teacher(split, "colours")
+
+
+def test_find_teacher__a_folder_is_known_by_its_weights(split: Split, tmp_path: Path) -> None:
+    for name in ("mine", "theirs", "other"):
+        store.write_text(tmp_path / name / "weights.bin", "one" if name != "other" else "two")
+    part = _part(split)
+    table = store.read_table(part)
+    weights = store.sha256_folder(tmp_path / "mine")
+    store.write_table(part, table.replace_schema_metadata({**table.schema.metadata, "weights_sha256": weights}))
+    assert tables.find_teacher(split, "image", str(tmp_path / "mine")) == "colours"
+    assert tables.find_teacher(split, "image", str(tmp_path / "theirs")) == "colours", "the same weights elsewhere"
+    assert tables.find_teacher(split, "image", str(tmp_path / "other")) == "", "no table was made with these"
+    assert tables.find_teacher(split, "text", str(tmp_path / "mine")) == ""
+
+
 def test_read_parts__no_flipped_byte_is_taken_for_a_row(split: Split) -> None:
     part = _part(split)
     whole = part.read_bytes()

@@ -63,6 +63,37 @@ def test_groups__a_row_each_with_its_size_and_whether_it_is_exact() -> None:
     assert duplicates.groups("text", [], np.zeros(0, int), None, 0.9)[1]["rows"] == 0
 
 
+def test_groups__equal_content_has_the_similarity_1_whatever_a_teacher_says() -> None:
+    """A teacher may give equal content rows that differ a little; without one there is no other similarity."""
+    rows = np.array([[1, 0], [1, 0.2], [0, 1], [0.1, 1]], dtype=float)
+    content = np.array([0, 0, 1, 2])
+    table, _ = duplicates.groups("image", list("abcd"), content, _modality(rows, 3), 0.99)
+    told = dict(zip(table["key"].to_pylist(), table["similarity"].to_pylist(), strict=True))
+    assert told["a"] == told["b"] == 1.0
+    assert told["c"] == pytest.approx(1 / np.sqrt(1.01), abs=1e-6)
+    alone, _ = duplicates.groups("text", list("abcd"), content, None, 0.99)
+    assert alone.select(["key", "similarity"]).to_pylist() == [
+        {"key": "a", "similarity": 1.0},
+        {"key": "b", "similarity": 1.0},
+    ]
+
+
+def test_leak_inputs__are_the_splits_and_their_tables(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=3, splits=("train", "val", "test"), captions=1)
+    for name in ("train", "val"):
+        teach(work, split=name, neighbours=1, image="colours")
+    split = Split(work, "train")
+    before = duplicates.leak_inputs(split, "colours")
+    assert before.keys() == {"split val", "split test"}
+    part = work / "val/teachers/colours/00000.parquet"
+    table = pq.read_table(part)
+    rows = tables.embedding_matrix(table)[:, ::-1]
+    turned = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).reshape(-1)), rows.shape[1])
+    store.write_table(part, table.set_column(table.schema.get_field_index("embedding"), "embedding", turned))
+    after = duplicates.leak_inputs(split, "colours")
+    assert {name for name in before if before[name] != after[name]} == {"split val"}
+
+
 def test_run__leaks_between_splits_are_written_and_counted(tmp_path: Path) -> None:
     work = make_work(tmp_path, images=6, splits=("train", "test"))
     for split in ("train", "test"):

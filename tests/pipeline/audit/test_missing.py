@@ -69,3 +69,16 @@ def test_draw__pairs_are_open_different_and_of_their_stratum(calibrated: bool) -
     assert [of.get(code, 0) for code in drawn.tolist()] == which.tolist()
     again, _ = missing.draw(cut, wanted, codes, owner=owner, num_images=40, seed=3)
     assert again.tolist() == drawn.tolist()
+
+
+@pytest.mark.parametrize("candidates", [0, 4])
+def test_draw__outside_the_candidates_no_pair_comes_twice(candidates: int) -> None:
+    """All that there are: 12 open pairs, so each draw but the first may meet one that was drawn already."""
+    owner = np.repeat(np.arange(3), 2)
+    every = np.array([image * 6 + caption for image in range(3) for caption in range(6) if owner[caption] != image])
+    codes = every[:candidates]
+    cut = missing.strata(np.full(candidates, 0.5), np.full(candidates, 0.5), len(every))
+    wanted = np.where(np.arange(len(cut.sizes)) == 0, cut.sizes, 0)
+    drawn, which = missing.draw(cut, wanted, codes, owner=owner, num_images=3, seed=0)
+    assert sorted(drawn.tolist()) == sorted(every[candidates:].tolist())
+    assert not which.any()

@@ -78,6 +78,18 @@ def test_isotonic__keeps_the_order_that_plain_levels_forget() -> None:
     assert np.abs(values - plain).mean() < 0.1
 
 
+def test_resampled__are_fits_on_the_pairs_of_the_drawn_images_each_as_often_as_it_was_drawn() -> None:
+    values, match, images, _ = _world(300)
+    matrix = (values - values.mean(0)) / values.std(0)
+    got = fit._resampled(matrix, match, images, 1.0, seed=4)
+    drawing, every = np.random.default_rng(4), np.unique(images)
+    for row in got:
+        drawn = every[drawing.integers(0, len(every), len(every))]
+        rows = np.concatenate([np.flatnonzero(images == image) for image in drawn])
+        expected, intercept = fit._regression(matrix[rows], match[rows], 1.0)
+        np.testing.assert_allclose(row, [*expected, intercept], atol=0.01)
+
+
 def test_fit__held_out_probabilities_are_calibrated_and_the_resampled_fits_surround_the_fit() -> None:
     values, match, images, _ = _world(4000)
     fitted = fit.fit(values, match, images)

@@ -30,6 +30,14 @@ def test_wrong_share__planted_pairs_that_look_like_the_own_are_all_wrong() -> No
     assert wrong_share(own, planted) > 0.9
 
 
+def test_wrong_share__what_is_wrong_in_another_way_is_taken_off_by_its_share() -> None:
+    """A tenth is wrong as the planted pairs are, a fifth in a way that looks the same and is known already."""
+    own, wrong, planted = _scores(0.3)
+    others = np.random.default_rng(1).normal(size=5_000) + 4
+    assert wrong_share(own, planted, known=(0.2, others)) == pytest.approx(wrong.mean() - 0.2, abs=0.03)
+    assert wrong_share(own, planted, known=(0.0, others)) == wrong_share(own, planted)
+
+
 def test_density_ratio__times_share_is_the_posterior() -> None:
     own, _, planted = _scores(0.1, distance=2.0)
     got = 0.1 * density_ratio(own, planted)

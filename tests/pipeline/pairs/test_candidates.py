@@ -1,5 +1,7 @@
 """Candidates: the same pairs, similarities and ranks as plain loops over every pair find."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from cusa.pipeline.index.exact import nearest_rows
 from cusa.pipeline.index.neighbours import Modality
-from cusa.pipeline.pairs.candidates import Finder, find_all, merge
+from cusa.pipeline.pairs.candidates import Candidates, Finder, find_all, merge, weighted_mean
 
 
 def _rows(seed: int, number: int, width: int = 5) -> np.ndarray:
@@ -171,3 +173,64 @@ def test_nearest_own_caption__by_the_text_teacher_or_the_first() -> None:
     assert Finder(owner, images=None, texts=texts, **content).nearest_own_caption(0, 2) == 1
     assert Finder(owner, images=None, texts=None, **content).nearest_own_caption(0, 2) == 0
     assert Finder(owner, images=None, texts=texts, **content).nearest_own_caption(2, 0) is None
+
+
+def _candidates(rows: list[tuple[int, int, float, float]]) -> Candidates:
+    """Make candidates of image, caption, score and probability."""
+    image, caption, score, probability = (np.array(column) for column in zip(*rows, strict=True))
+    names = [field.name for field in fields(Candidates)]
+    known = {"image": image, "caption": caption, "score": score, "p_positive": probability}
+    return Candidates(**{name: known.get(name, np.zeros(len(rows))) for name in names})
+
+
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.1, 0.5, 0.9]), st.sampled_from([0.0, 0.2, 0.7])
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    cut=st.integers(0, 12),
+    known=st.booleans(),
+)
+def test_merge__the_probability_orders_then_score_image_and_caption(
+    rows: list[tuple[int, int, float, float]], cut: int, known: bool
+) -> None:
+    """Without a calibration there is no probability, and the score orders."""
+    rows = [(*row[:3], row[3] if known else float("nan")) for row in rows]
+    parts = [_candidates(part) for part in (rows[:cut], rows[cut:]) if part]
+    got = merge(parts)
+    order = sorted(rows, key=lambda row: (-row[3] if known else 0, -row[2], row[0], row[1]))
+    np.testing.assert_array_equal(
+        np.stack([got.image, got.caption, got.score, got.p_positive], 1), np.array(order, dtype=float)
+    )
+
+
+def test_find_all__an_image_keeps_the_most_probable_not_those_with_the_largest_score() -> None:
+    finder = Finder(np.array([0, 1]), images=None, texts=None, image_content=np.arange(2), caption_content=np.arange(2))
+    rows = [(0, 1, 0.9, 0.1), (0, 2, 0.5, 0.8), (0, 3, 0.7, 0.8), (0, 4, 0.1, 0.9)]
+    (got,) = find_all(finder, num_images=1, per_image=2, find=lambda image: _candidates(rows))
+    assert got.caption.tolist() == [4, 3], "of two with one probability the larger score"
+
+
+@given(
+    pairs=st.lists(st.tuples(*(st.none() | st.floats(-1, 1) for _ in range(2))), min_size=1, max_size=8),
+    weights=st.tuples(*(st.sampled_from([0.0, 0.3, 1.0]) for _ in range(2))),
+)
+def test_weighted_mean__equals_plain_loops(
+    pairs: list[tuple[float | None, float | None]], weights: tuple[float, float]
+) -> None:
+    """What is not there is left out, not counted as 0, also where what is there weighs nothing."""
+    expected = []
+    for pair in pairs:
+        there = [(value, weight) for value, weight in zip(pair, weights, strict=True) if value is not None]
+        if there and not any(weight for _, weight in there):
+            there = [(value, 1.0) for value, _ in there]
+        total = sum(weight for _, weight in there)
+        mean = sum(value * weight for value, weight in there) / total if total else 0.0
+        expected.append(min(max(mean, 0.0), 1.0))
+    columns = [
+        np.array([np.nan if value is None else value for value in column]) for column in zip(*pairs, strict=True)
+    ]
+    np.testing.assert_allclose(weighted_mean(columns, weights), expected, atol=1e-9)
