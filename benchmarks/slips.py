@@ -1,6 +1,6 @@
 """Sixty slips planted one at a time: which of them does a module's own tests see?
 
-    python benchmarks/slips.py [--only TEXT] [--out NAME]      # from the repository's root, with the commit to be tried
+    python benchmarks/slips.py [--only TEXT] [--again] [--out NAME]      # from the repository's root, with the commit to be tried
 
 `slips.json` has the slips, each one line that somebody could have written: file, old text, new text, what it does, and
 the test files that should see it (the module's own, and those of what calls it). Each is put into a copy of the
@@ -53,6 +53,7 @@ def main() -> None:
     """Try the slips and write what was seen."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="slips whose file or meaning has this in it")
+    parser.add_argument("--again", action="store_true", help="only those that nothing caught yet")
     parser.add_argument("--out", default="slips-2-core-x86-2026-11-30", help="name of the result")
     options = parser.parse_args()
     slips = [one for one in json.loads(SLIPS.read_text()) if options.only in f"{one['file']} {one['what']}"]
@@ -61,7 +62,11 @@ def main() -> None:
     for name in [name for name in sys.modules if name.partition(".")[0].startswith(_PYTEST)]:
         del sys.modules[name]
     out = ROOT / "benchmarks" / "results" / f"{options.out}.json"
+    told = {one["what"] for one in slips}
     found = json.loads(out.read_text())["slips"] if out.is_file() else {}
+    found = {what: one for what, one in found.items() if what in told or options.only}
+    if options.again:
+        slips = [one for one in slips if found.get(one["what"], {}).get("result") != "caught"]
     with _copy() as copy:
         for number, slip in enumerate(slips, 1):
             tried = _try(copy, slip)

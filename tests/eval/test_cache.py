@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -135,6 +136,23 @@ def test_write__stays_within_its_bound_and_drops_the_oldest(tmp_path: Path) -> N
     small = EmbeddingCache(tmp_path / "small", {}, limit=10)
     small.write("text", last, {"uni": rng.standard_normal((100, 8))})
     assert not list((tmp_path / "small").rglob("*.parquet"))
+
+
+def test_write__makes_room_by_what_was_not_used_for_longest(tmp_path: Path) -> None:
+    """Reading is use, writing is not the only one."""
+    contents = [[f"{number:16d}{row:16d}".encode() for row in range(10)] for number in range(5)]
+    rows = {"uni": np.zeros((10, 4), dtype=np.float32)}
+    cache = EmbeddingCache(tmp_path, {}, limit=1 << 30)
+    for number in range(3):
+        cache.write("text", contents[number], rows)
+        (new,) = [path for path in tmp_path.rglob("*.parquet") if path.stat().st_mtime > 100]
+        os.utime(new, (10 + number, 10 + number))
+    three = sum(path.stat().st_size for path in tmp_path.rglob("*.parquet"))
+    need = rows["uni"].nbytes + 32 * 10
+    bounded = EmbeddingCache(tmp_path, {}, limit=three + need - 1)
+    assert len(bounded.read("text", contents[0])[0]) == 10, "which is used now, though written first"
+    bounded.write("text", contents[3], rows)
+    assert [len(bounded.read("text", one)[0]) for one in contents] == [10, 0, 10, 10, 0]
 
 
 def test_encode__a_row_that_is_no_number_is_named_and_not_kept(tmp_path: Path, split: Split) -> None:

@@ -128,6 +128,22 @@ def test_hugging_face_files_are_read() -> None:
     assert Preprocess.from_hugging_face({}, image_size=64) == Preprocess(64)
     wide = {"crop_size": {"height": 224, "width": 224}, "do_center_crop": True, "size": {"shortest_edge": 256}}
     assert Preprocess.from_hugging_face(wide, image_size=0) == Preprocess(224, resize=256)
+    # A file that does not say whether it crops: it does if it names the shorter side, and squashes to two sides.
+    silent = {"crop_size": {"height": 224, "width": 224}}
+    crops = {**silent, "size": {"shortest_edge": 256}}
+    assert Preprocess.from_hugging_face(crops, image_size=0) == Preprocess(224, resize=256)
+    squashes = {**silent, "size": {"height": 256, "width": 256}}
+    assert Preprocess.from_hugging_face(squashes, image_size=0) == Preprocess(256, fit="squash")
+
+
+@pytest.mark.parametrize(("size", "share", "shorter"), [(224, 0.9, 248), (224, 0.875, 256), (240, 0.95, 252)])
+def test_from_timm__the_shorter_side_is_rounded_down(size: int, share: float, shorter: int) -> None:
+    """As `timm.data.create_transform` does: `int(math.floor(size / crop_pct))`; 248.9 is 248."""
+    fields = {"input_size": (3, size, size), "crop_pct": share, "mean": [0.5] * 3, "std": [0.25] * 3}
+    half, quarter = (0.5,) * 3, (0.25,) * 3
+    assert Preprocess.from_timm(fields) == Preprocess(size, resize=shorter, mean=half, std=quarter)
+    squash = Preprocess(size, fit="squash", mean=half, std=quarter)
+    assert Preprocess.from_timm({**fields, "crop_mode": "squash"}) == squash
 
 
 def test_scaled_decoding_keeps_enough_pixels_and_nearly_the_picture() -> None:

@@ -48,6 +48,14 @@ def test_warm_up_is_linear() -> None:
     assert [cosine(step, steps=10, lr=4.0, warmup_steps=3) for step in range(4)] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("warmup", [0, 3, 6])
+def test_the_rate_of_an_epoch_s_first_step_holds_for_all_its_steps(warmup: int) -> None:
+    """Epochs begin at step 0, whether or not the warm-up ends with one."""
+    told = {"steps": 20, "lr": 1.0, "min_lr": 0.1, "warmup_steps": warmup}
+    for step in range(20):
+        assert cosine(step, steps_per_epoch=4, **told) == cosine(4 * (step // 4), **told)
+
+
 def test_after_the_end_the_lowest_rate_stays() -> None:
     assert cosine(99, steps=10, lr=1.0, min_lr=0.25) == 0.25
 

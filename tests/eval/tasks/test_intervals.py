@@ -1,0 +1,52 @@
+"""Intervals over resampled images: equal to resampling written out, whatever the images' numbers of queries."""
+
+import numpy as np
+import pytest
+
+from cusa.eval.config import EvalConfig
+from cusa.eval.tasks import intervals
+
+CONFIG = EvalConfig(bootstrap=200, seed=5)
+
+
+def _world(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return values of queries, some that do not count, and the image of each; images have one to seven queries."""
+    rng = np.random.default_rng(seed)
+    image = np.repeat(np.arange(30), rng.integers(1, 8, 30))
+    value = (rng.random(len(image)) < 0.4).astype(float)
+    value[rng.random(len(image)) < 0.1] = np.nan
+    order = rng.permutation(len(image))
+    return value[order], image[order]
+
+
+def test_by_image__sums_and_numbers_without_what_does_not_count() -> None:
+    value, image = _world(0)
+    sums, counts = intervals.by_image(value, image)
+    for row in range(30):
+        mine = [one for one, owner in zip(value.tolist(), image.tolist(), strict=True) if owner == row and one == one]
+        assert (sums[row], counts[row]) == (sum(mine), len(mine))
+
+
+@pytest.mark.parametrize("terms", [1, 3])
+def test_of_sum__equals_resampled_images_written_out(terms: int) -> None:
+    """A mean over the queries of the images that were drawn, an image that was drawn twice counted twice."""
+    worlds = [_world(seed) for seed in range(terms)]
+    rng = np.random.default_rng(CONFIG.seed)
+    drawn_sums = []
+    for _ in range(CONFIG.bootstrap):
+        drawn = rng.integers(30, size=30)
+        total = 0.0
+        for value, image in worlds:
+            queries = np.concatenate([value[image == one] for one in drawn])
+            total += 100 * float(np.nanmean(queries))
+        drawn_sums.append(total)
+    expected = np.quantile(drawn_sums, [0.025, 0.975])
+    got = intervals.of_sum(CONFIG, [intervals.by_image(*world) for world in worlds])
+    assert got == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_of_sum__where_every_query_is_a_hit_nothing_is_unsure() -> None:
+    image = np.repeat(np.arange(4), [1, 5, 2, 9])
+    assert intervals.of_sum(CONFIG, [intervals.by_image(np.ones(17), image)]) == [100.0, 100.0]
+    assert intervals.of_sum(CONFIG, [intervals.by_image(np.full(17, np.nan), image)]) is None, "nothing counts"
+    assert intervals.of_sum(EvalConfig(bootstrap=0), [intervals.by_image(np.ones(17), image)]) is None
