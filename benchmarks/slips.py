@@ -1,6 +1,6 @@
 """Sixty slips planted one at a time: which of them does a module's own tests see?
 
-    python benchmarks/slips.py [--only TEXT] [--again] [--out NAME]      # from the repository's root, with the commit to be tried
+    python benchmarks/slips.py [--only TEXT] [--again] [--out NAME]      # from the root, with the commit to be tried
 
 `slips.json` has the slips, each one line that somebody could have written: file, old text, new text, what it does, and
 the test files that should see it (the module's own, and those of what calls it). Each is put into a copy of the
