@@ -123,7 +123,7 @@ def test_find_teacher__a_folder_is_known_by_its_weights(split: Split, tmp_path: 
     part = _part(split)
     table = store.read_table(part)
     weights = store.sha256_folder(tmp_path / "mine")
-    store.write_table(part, table.replace_schema_metadata({**table.schema.metadata, "weights_sha256": weights}))
+    store.write_table(part, table.replace_schema_metadata({**table.schema.metadata, b"weights_sha256": weights}))
     assert tables.find_teacher(split, "image", str(tmp_path / "mine")) == "colours"
     assert tables.find_teacher(split, "image", str(tmp_path / "theirs")) == "colours", "the same weights elsewhere"
     assert tables.find_teacher(split, "image", str(tmp_path / "other")) == "", "no table was made with these"

@@ -95,7 +95,7 @@ def test_resolve__weights_that_changed_in_their_folder_are_other_weights(tmp_pat
     extract.run(ExtractConfig(), split=split, teacher="colours", modality="image", load=lambda *_: Colours())
     (part,) = (split.folder / "teachers/colours").glob("[0-9]*.parquet")
     table, before = store.read_table(part), store.sha256_folder(tmp_path / "model")
-    made = {**table.schema.metadata, "revision": LOCAL, "weights_sha256": before}
+    made = {**table.schema.metadata, b"revision": LOCAL, b"weights_sha256": before}
     store.write_table(part, table.replace_schema_metadata(made))
     write_origin(part.parent, str(tmp_path / "model"))
     assert resolve(split, "colours", "image") == ("colours", str(tmp_path / "model"), before)
