@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cusa.manifests.words import counted
 from cusa.models.config import StudentConfig
 from cusa.models.features import FeatureTable
 
@@ -154,7 +155,10 @@ class Student(nn.Module, abc.ABC):
         """Return full sentences for the user: how its weights were read, captions truncated, words unknown."""
         if not self.truncated:
             return self.notes
-        cut = f"{self.truncated} captions (counted each time they were read) were longer than the student reads."
+        verb = "was" if self.truncated == 1 else "were"
+        cut = (
+            f"{counted(self.truncated, 'caption')} (counted each time it is read) {verb} longer than the student reads."
+        )
         return (*self.notes, cut)
 
     @abc.abstractmethod

@@ -27,9 +27,12 @@ def where(name: str, *, what: str = "") -> dict[str, Any]:
     Raises:
         DataError: if it is no folder, not in the cache, and the hub cannot be asked.
     """
-    if Path(name).expanduser().is_dir():
+    path = Path(name).expanduser()
+    if path.is_dir():
         return {}
     plain, revision = split_revision(name)
+    if path.is_absolute() or name.startswith((".", "~")) or plain.count("/") > 1:
+        raise DataError(f"{what or repr(name)}: there is no such folder. Check the path.", name=name)
     arguments: dict[str, Any] = {"revision": revision} if revision else {}
     refusal = _unreachable()
     if not refusal:

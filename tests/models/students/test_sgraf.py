@@ -170,7 +170,7 @@ def test_captions_that_are_cut_are_counted() -> None:
     student = _make()
     student.tokenize(["red " * 60, "red"])
     assert student.truncated == 1
-    assert "1 captions" in student.remarks()[0]
+    assert "1 caption (counted each time it is read) was longer" in student.remarks()[0]
 
 
 def test_what_cannot_be(tmp_path: Path) -> None:
@@ -178,5 +178,5 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         _make(regions_from="patches", regions=10)
     with pytest.raises(ConfigError, match=r"student\.name=scratch"):
         students.create(StudentConfig(kind="sgraf", name="openai/clip"), captions=CAPTIONS, uni=False, seed=0)
-    with pytest.raises(DataError, match="cannot be loaded as a Hugging Face vision model"):
+    with pytest.raises(DataError, match="there is no such folder"):
         _make(regions_from=str(tmp_path / "nowhere"))

@@ -34,6 +34,13 @@ def test_where__a_folder_is_not_asked_for(no_network: list[object], tmp_path: Pa
     assert no_network == []
 
 
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "~/nowhere", "a/b/c"])
+def test_where__a_path_is_no_hub_name(no_network: list[object], name: str) -> None:
+    with pytest.raises(DataError, match=f"'{name}': there is no such folder"):
+        hub.where(name)
+    assert no_network == []
+
+
 def test_where__what_is_in_the_cache_is_taken_from_there(
     no_network: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
