@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -44,6 +45,11 @@ def prepare_streams() -> None:
 def is_conversation() -> bool:
     """Tell whether a person types and reads: standard input and output are a terminal."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+
+
+def terminal_width() -> int:
+    """Return the letters of a line where standard output is a terminal; 0 where it is a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else 0
 
 
 def say(text: str) -> None:

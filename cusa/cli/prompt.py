@@ -5,14 +5,14 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cusa.cli.console import print_text, say
+from cusa.cli.console import print_text, say, terminal_width
 from cusa.errors import CusaError
 from cusa.pipeline.result_table import FORMATS, render
 from cusa.pipeline.sql.database import Database
 
 HELP = """A statement ends with a semicolon or an empty line. Tab completes views, columns and words of SQL.
 .views        what there is to query
-.format NAME  how answers are shown: table, csv, json, markdown
+.format NAME  how answers are shown: table (fitted to the terminal), csv (everything), json, markdown
 .help         this; so does help
 .quit         leave; so do exit, quit and Ctrl-D"""
 
@@ -110,7 +110,7 @@ def _answer(database: Database, query: str, form: str, limit: float) -> None:
     except KeyboardInterrupt:
         say("stopped")
     else:
-        print_text(render(answer, form).rstrip("\n"))
+        print_text(render(answer, form, width=terminal_width()).rstrip("\n"))
         for note in answer.notes:
             say(note)
 
@@ -119,7 +119,7 @@ def _command(database: Database, line: str, form: str) -> str:
     """Do what a line that begins with a dot asks for; return the form of answers from here on."""
     name, _, value = line.partition(" ")
     if name == ".views":
-        print_text(render(database.overview(), "table").rstrip("\n"))
+        print_text(render(database.overview(), "table", width=terminal_width()).rstrip("\n"))
     elif name == ".format" and value.strip() in FORMATS:
         return value.strip()
     elif name == ".format":

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cusa.cli.console import Console, is_conversation, print_json_text, print_text, say
+from cusa.cli.console import Console, is_conversation, print_json_text, print_text, say, terminal_width
 from cusa.cli.options import Work, local, parse_path, parse_text
 from cusa.errors import ConfigError
 from cusa.manifests.words import counted
@@ -70,7 +70,7 @@ def sql(
             print_text(f"sql: {out}: {counted(rows, 'row')}")
             return
         answer = database.run(query, limit=timeout) if query else database.overview()
-    text = render(answer, form, escape_formulas=escape_formulas)
+    text = render(answer, form, escape_formulas=escape_formulas, width=0 if out is not None else terminal_width())
     if out is not None:
         store.write_text(out, text)
     elif form == "json":

@@ -14,6 +14,8 @@ from cusa.manifests.terminal import printable
 FORMATS = ("table", "csv", "json", "markdown")
 
 _WIDEST = 120  # letters of a cell in a table; CSV and JSON hold everything
+_NARROWEST = 12  # letters that a column of words keeps on a narrow terminal
+_BETWEEN = "  "
 _LIST_SHOWN = 4
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what begins a formula in a spreadsheet, as OWASP lists it
 
@@ -28,7 +30,7 @@ class QueryResult:
     """Full sentences for a person: which views are empty, and what would fill them."""
 
 
-def render(answer: QueryResult, form: str, *, escape_formulas: bool = False) -> str:
+def render(answer: QueryResult, form: str, *, escape_formulas: bool = False, width: int = 0) -> str:
     """Write an answer.
 
     Args:
@@ -36,6 +38,8 @@ def render(answer: QueryResult, form: str, *, escape_formulas: bool = False) -> 
         form: one of `FORMATS`. `table` and `markdown` shorten long cells and show escapes for what a terminal would
             obey; `csv` and `json` hold everything as it is.
         escape_formulas: in CSV, put an apostrophe before texts that a spreadsheet would calculate.
+        width: of the terminal that a `table` is for, in letters; 0 = any. Texts are shortened until the columns stand
+            beside each other; where even that is too wide, each row is a list of its values. Numbers are never cut.
 
     Returns:
         Text that ends with a line break.
@@ -63,21 +67,69 @@ def render(answer: QueryResult, form: str, *, escape_formulas: bool = False) -> 
         lines = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in [header, *cells]]
         lines.insert(1, ["---"] * len(answer.columns))
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return _aligned(header, cells, [_is_numeric(column) for column in zip(*answer.rows, strict=True)])
+    numeric = [_is_numeric(column) for column in zip(*answer.rows, strict=True)] or [False] * len(header)
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    if not width:
+        return _aligned(header, cells, numeric, widths)
+    least = [
+        _least(column, name, right) for column, name, right in zip(_turned(cells, header), header, numeric, strict=True)
+    ]
+    spare = width - len(_BETWEEN) * (len(header) - 1)
+    if sum(least) > spare and cells:
+        return _records(header, cells, width)
+    return _aligned(header, cells, numeric, _narrowed(widths, least, spare))
 
 
-def _aligned(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
-    numeric = numeric or [False] * len(columns)
-    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+def _turned(cells: Sequence[Sequence[str]], header: Sequence[str]) -> list[tuple[str, ...]]:
+    return list(zip(*cells, strict=True)) or [()] * len(header)
 
+
+def _least(column: Sequence[str], name: str, is_numeric: bool) -> int:
+    """Return the letters below which a column tells nothing."""
+    widest = max(map(len, column), default=0)
+    return max(widest, min(len(name), _NARROWEST)) if is_numeric else min(max(widest, len(name)), _NARROWEST)
+
+
+def _narrowed(widths: Sequence[int], least: Sequence[int], spare: int) -> list[int]:
+    """Take letters from the widest columns until all fit, or none can give any more."""
+    narrowed = list(widths)
+    while sum(narrowed) > spare:
+        widest = max(range(len(narrowed)), key=lambda at: narrowed[at] if narrowed[at] > least[at] else -1)
+        if narrowed[widest] <= least[widest]:
+            break
+        narrowed[widest] -= 1
+    return narrowed
+
+
+def _records(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> str:
+    """Write each row as a list of names and values, for rows that no line holds."""
+    names = max(map(len, columns))
+    room = max(width - names - len(_BETWEEN), _NARROWEST)
+    blocks = []
+    for number, row in enumerate(cells, 1):
+        values = [
+            f"{name.ljust(names)}{_BETWEEN}{_cut(cell, room)}".rstrip() for name, cell in zip(columns, row, strict=True)
+        ]
+        blocks.append("\n".join([f"row {number}", *values]) + "\n")
+    return "\n".join(blocks)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
+
+
+def _aligned(
+    columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool], widths: Sequence[int]
+) -> str:
     def line(row: Sequence[str]) -> str:
+        cut = [_cut(cell, width) for cell, width in zip(row, widths, strict=True)]
         padded = [
             cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
+            for cell, width, right in zip(cut, widths, numeric, strict=True)
         ]
-        return "  ".join(padded).rstrip() + "\n"
+        return _BETWEEN.join(padded).rstrip() + "\n"
 
-    rule = "  ".join("-" * width for width in widths) + "\n"
+    rule = _BETWEEN.join("-" * width for width in widths) + "\n"
     return line(columns) + rule + "".join(map(line, cells))
 
 
@@ -100,7 +152,7 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         value = ", ".join(f"{_short(key)}: {_short(item)}" for key, item in value.items())
     text = printable(" ".join(str(value).split()))
-    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
+    return _cut(text, _WIDEST)
 
 
 def _plain(value: Any) -> Any:

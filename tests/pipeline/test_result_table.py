@@ -6,6 +6,8 @@ import io
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cusa.errors import ConfigError
 from cusa.pipeline.result_table import QueryResult, render
@@ -86,3 +88,30 @@ def test_render__two_columns_of_one_name_both_stay_in_json() -> None:
 def test_render__an_unknown_format_is_named() -> None:
     with pytest.raises(ConfigError, match="no format 'jsn'. Did you mean 'json'"):
         render(ANSWER, "jsn")
+
+
+@given(
+    st.lists(st.lists(st.text("ab c", max_size=60), min_size=4, max_size=4), min_size=1, max_size=4),
+    st.integers(40, 200),
+)
+def test_render__a_table_is_no_wider_than_the_terminal(rows: list[list[str]], width: int) -> None:
+    answer = QueryResult(["key", "a_rather_long_name", "c", "d"], [tuple(row) for row in rows])
+    text = render(answer, "table", width=width)
+    assert max(map(len, text.splitlines())) <= width
+    whole = render(answer, "table")
+    if max(map(len, whole.splitlines())) <= width:
+        assert text == whole
+
+
+def test_render__numbers_are_never_cut_and_rows_that_no_line_holds_are_lists() -> None:
+    answer = QueryResult(["key", "caption", "score"], [("coco/000000391895", "word " * 12, 0.123456), ("k", "b", 2e9)])
+    narrow = render(answer, "table", width=50).splitlines()
+    assert [line.split()[-1] for line in narrow[2:]] == ["0.123456", "2e+09"]
+    assert "coco/000000391895" in narrow[2]  # the widest column gives way first
+    assert "…" in narrow[2]
+    many = QueryResult([f"column_{number}" for number in range(9)], [tuple(range(9)), ("word " * 40, *range(8))])
+    records = render(many, "table", width=40)
+    assert records.count("row ") == 2
+    assert "column_8  8" in records
+    assert max(map(len, records.splitlines())) <= 40
+    assert render(many, "markdown", width=40) == render(many, "markdown")
