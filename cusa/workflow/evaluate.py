@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cusa import recipe as recipes
 from cusa.errors import ConfigError, CusaError, DataError, nearest
 from cusa.eval import paper
-from cusa.eval.config import EMBEDDINGS
+from cusa.eval.config import EMBEDDINGS, EvalConfig
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.stage import Outcome
 from cusa.workflow import layouts
 from cusa.workflow.evaluated_data import DataFolders, Kind, refuse_other_images, result_names, sort_by_kind
-from cusa.workflow.evaluated_model import EvaluatedModel, open_model
+from cusa.workflow.evaluated_model import EvaluatedModel, open_model, refuse_missing
 
 if TYPE_CHECKING:
     from cusa.eval.job import Evaluated, Job, ModelSource
@@ -111,13 +112,16 @@ def evaluate_folders(name: str, request: EvalRequest, *, on_event: OnEvent = ign
 
 def _evaluate(name: str, request: EvalRequest, on_event: OnEvent) -> tuple[list[EvaluatedFolder], dict[str, str]]:
     """Return what each folder comes to and, where all tasks are asked for, the data sets that are not there."""
-    from cusa.eval.share import ALONE, Share
-    from cusa.train import ranks
-
     chosen = request.chosen_tasks()
+    recipes.section(EvalConfig, request.settings)  # a key that does not exist, before any data are looked at
+    refuse_missing(name)
     folders = sort_by_kind(request.data)
     _refuse_tasks_without_data(chosen, folders, request)
     model = open_model(name, request.settings, trust=request.trust)
+
+    from cusa.eval.share import ALONE, Share  # here: torch takes a second, what is wrong is said before
+    from cusa.train import ranks
+
     if not ranks.started_together():
         return _Evaluation(model, request, chosen, folders, ALONE, on_event).run()
     with ranks.process_group(model.config.device) as device:

@@ -249,3 +249,37 @@ def test_evaluate__judgements_without_pictures_need_a_work_folder(model: Path, t
     work = make_work(tmp_path / "world", images=3, splits=("test",))
     with pytest.raises(DataError, match=r"ExpertAnnotations.txt:1 is no judgement"):
         scoring.evaluate(str(model), scoring.EvalRequest(data=[work, judged], output_folder=tmp_path / "o"))
+
+
+def test_evaluate__a_run_that_is_not_there_is_no_name_of_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store.write_json(tmp_path / "runs/first/recipe.json", {})
+    request = scoring.EvalRequest(data=[tmp_path / "no-data"])
+    with pytest.raises(DataError, match=r"There is no run runs/frist\. Did you mean 'runs/first'\?"):
+        scoring.evaluate("runs/frist", request)
+    with pytest.raises(DataError, match=r"There is no .*nowhere\. Give a run, a model folder"):
+        scoring.evaluate(str(tmp_path / "nowhere"), request)
+    with pytest.raises(DataError, match="no-data does not exist"):  # a name of the hub is asked for after the data
+        scoring.evaluate("nobody/nothing", request)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tasks", "cros-modal"], "Did you mean 'cross-modal'?"),
+        (["--set", "bootstrp=2"], "Did you mean 'bootstrap'?"),
+    ],
+)
+def test_eval__what_needs_no_data_is_checked_before_torch_is_loaded(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    store.write_json(tmp_path / "run/recipe.json", {})
+    told = ["eval", str(tmp_path / "run"), "--data", str(tmp_path), *options]
+    code = (
+        "import sys\nfrom cusa.cli import app\n"
+        f"try:\n app({told!r})\nexcept SystemExit as stop:\n"
+        " print(stop.code, *(name for name in ('torch', 'scipy', 'transformers') if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert message in done.stderr
+    assert done.stdout.split() == ["2"], done.stdout

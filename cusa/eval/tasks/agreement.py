@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from scipy.sparse import csr_array
 
 _DRAWS = 64  # draws at a time, for the memory of (G, draws) numbers
 
@@ -57,6 +56,8 @@ class JudgedScores:
             votes_PL: how many people gave each pair each level.
             drawn_SA: see `draws`; `np.ones((1, A))` for the figure itself.
         """
+        from scipy.sparse import csr_array  # here: the names of the tasks are known without it
+
         votes_PL = votes_PL[self._order].astype(np.float64)
         matrix_AA = self._concordance(votes_PL)
         of_image_AL = np.zeros((self._num_images, votes_PL.shape[1]))
