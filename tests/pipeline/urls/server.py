@@ -42,6 +42,9 @@ class Site(asyncio.Protocol):
 
     asked: Counter[str]
     port = 0
+    at_once = 0
+    most_at_once = 0
+    """Requests below `/wait/` that were answered at the same time."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -92,6 +95,11 @@ class Site(asyncio.Protocol):
                 if times % 3
                 else answer(picture(number), "200 OK", "Content-Type: image/jpeg")
             )
+        elif kind == "later":  # a second after the first time
+            again = self.asked[path] > 1
+            write(answer(picture(number)) if again else answer(b"", "429 Slow", "Retry-After: 1"))
+        elif kind == "wait":
+            asyncio.get_running_loop().create_task(self._wait(picture(number)))
         elif kind == "tag":
             write(answer(picture(number), "200 OK", f"X-Robots-Tag: {name}"))
         elif kind == "gif":
@@ -118,6 +126,14 @@ class Site(asyncio.Protocol):
             pass
         else:
             write(answer(PAGE, "404 Not Found"))
+
+    async def _wait(self, data: bytes) -> None:
+        assert self._transport is not None
+        type(self).at_once += 1
+        type(self).most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0.05)
+        type(self).at_once -= 1
+        self._transport.write(answer(data))
 
     async def _drip(self, data: bytes) -> None:
         assert self._transport is not None

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from cusa.pipeline.urls import hosts
 from cusa.pipeline.urls.client import Client, Result, parse
 from cusa.pipeline.urls.content import what_instead
 from cusa.pipeline.urls.failure import Failure
-from tests.pipeline.urls.server import picture, serving
+from tests.pipeline.urls.server import Site, picture, serving
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,30 @@ def test_fetch__a_name_that_stands_for_a_private_address_is_refused(monkeypatch:
         assert _fetch(address).reason == "private-address"
         came = _fetch(address, private="listed")
     assert (came.reason, came.data, came.host) == ("", picture(7), "b\u00fccher.example")
+
+
+def test_fetch__a_host_gets_as_many_requests_at_once_as_allowed() -> None:
+    async def go(port: int) -> list[str]:
+        async with Client(UrlsConfig(private="listed", connections=64), per_host=3) as client:
+            return [one.reason for one in await asyncio.gather(*map(client.fetch, addresses(port)))]
+
+    def addresses(port: int) -> list[str]:
+        return [f"http://127.0.0.{1 + number % 2}:{port}/wait/{number}.jpg" for number in range(24)]
+
+    with serving() as (port, _):
+        Site.most_at_once = 0
+        assert set(asyncio.run(go(port))) == {""}
+        assert 3 < Site.most_at_once <= 6
+
+
+def test_fetch__waits_as_long_as_the_server_asks_or_gives_up() -> None:
+    with serving() as (port, asked):
+        start = time.monotonic()
+        came = _fetch(f"http://127.0.0.1:{port}/later/1.jpg", private="listed", retries=1, first_wait=0.0)
+        assert (came.reason, came.tries) == ("", 2)
+        assert time.monotonic() - start >= 1.0
+        given_up = _fetch(f"http://127.0.0.1:{port}/later/2.jpg", private="listed", retries=1, patience=0.5)
+        assert (given_up.reason, given_up.http_status, asked["/later/2.jpg"]) == ("http-status", 429, 1)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from cusa import cli
 from cusa.errors import DataError, StaleError
 from cusa.manifests.stage import Outcome
 from cusa.manifests.storage import store
 from cusa.pipeline import readers, shard, urls, verify
 from cusa.pipeline.config import ReadConfig, ShardConfig, UrlsConfig
 from cusa.pipeline.engine import Engine
+from cusa.pipeline.urls import hosts
 from tests.cli.test_cli import cusa
 from tests.pipeline.urls.server import picture, serving
 
@@ -298,3 +301,18 @@ def test_commands__from_a_table_to_shards(web: Any, tmp_path: Path) -> None:
     refused = cusa("shard", "urls", table, "--out", tmp_path / "straight", "--workers", 1)
     assert refused.returncode == 1
     assert "None of the 7 URLs" in refused.stderr
+
+
+def test_command__straight_from_a_table_to_shards(web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "is_public", lambda address: True)  # this machine stands for the web
+    table = _table(tmp_path / "mine.csv", web[0], [*(f"img/{number}.jpg" for number in range(6)), "403/1"])
+    command = ["shard", "urls", str(table), "--out", str(tmp_path / "work"), "--workers", "1", "--resize", "48"]
+    done = CliRunner().invoke(cli.app, [*command, "--split", "test", "--json"])
+    assert done.exit_code == 0, done.output
+    fetched, sharded = json.loads(done.stdout)
+    assert (fetched["stage"], fetched["counts"]["kept"], fetched["out"]) == ("download", 6, str(tmp_path / "work-raw"))
+    assert (sharded["stage"], sharded["counts"]["images_kept"], sharded["counts"]["images_dropped"]) == ("shard", 6, 1)
+    samples = store.read_table(tmp_path / "work/test/samples.parquet")
+    assert set(samples["height"].to_pylist()) == {48}
+    again = CliRunner().invoke(cli.app, [*command, "--split", "test", "--json"])
+    assert [one["fresh"] for one in json.loads(again.stdout)] == [False, False]
