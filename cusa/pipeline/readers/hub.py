@@ -50,7 +50,7 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
         DataError: if there is no such file, it cannot be read, or it lacks a column of pictures or captions.
     """
     files = _files(source)
-    tables = [_Table(file, source if source.is_dir() else source.parent, config) for file in files]
+    tables = [_Table(file, source, config) for file in files]
     dataset = config.dataset or re.sub(r"[^A-Za-z0-9_-]+", "_", _name(source))[:64] or "hub"
     rows = Rows(lambda: (row for table in tables for row in table.rows(dataset)))
     root = source if source.is_dir() else source.parent
@@ -108,7 +108,9 @@ class _Columns:
 class _Table:
     """One file."""
 
-    def __init__(self, path: Path, root: Path, config: ReadConfig) -> None:
+    def __init__(self, path: Path, source: Path, config: ReadConfig) -> None:
+        given = (source.name,) if path != source else ()  # of a folder that was named; of a file its own name says it
+        root = source if given else path.parent
         self._path = path
         self._config = config
         self._where = path.relative_to(root).as_posix()
@@ -122,7 +124,7 @@ class _Table:
         self._split = config.split
         if not self._split and part and (named := part["split"]) not in ("data", "part"):
             self._split = split_option(named)
-        names = (path.stem, *(folder for folder in reversed(path.relative_to(root).parent.parts)), root.name)
+        names = (path.stem, *(folder for folder in reversed(path.relative_to(root).parent.parts)), *given)
         self._split = self._split or next((splits[0] for name in names if len(splits := named_splits(name)) == 1), "")
         if not self._split and self._columns.split not in schema.names:
             self.notes += default_note(config, path.stem)
@@ -163,10 +165,11 @@ class _Table:
         key = keys.image_key(dataset, item or stem or numbered)
         role = ""
         source = path or where
-        if self._ours and _OURS.fullmatch(row["key"] or ""):
+        own = isinstance(row.get("key"), str) and _OURS.fullmatch(row["key"]) is not None
+        if own:
             key = row["key"]
             captions = _own_captions(key, captions, row)
-            source, role = row.get("source") or source, row.get("role") or ""
+            source, role = as_text(row.get("source")) or source, as_text(row.get("role"))
         if cell is None:
             yield from refused_row(split, where, ValueError("the row holds no picture"), [one.text for one in captions])
             return
@@ -181,7 +184,7 @@ class _Table:
             role,
             offset=cell.offset,
             length=cell.length,
-            other_key="" if item or self._ours else keys.image_key(dataset, numbered),
+            other_key="" if item or own else keys.image_key(dataset, numbered),
             column="" if by_range else self._columns.image,
         )
 

@@ -80,6 +80,17 @@ def test_read__a_binary_column_under_another_name_and_names_of_classes(tmp_path:
     ]
 
 
+@pytest.mark.parametrize("keys", [[7, 8], ["x", "y"]])
+def test_read__a_column_of_other_keys_means_nothing(tmp_path: Path, keys: list[Any]) -> None:
+    rows = [{"bytes": _jpeg(0), "path": "a/p.jpg"}, {"bytes": _jpeg(1), "path": "b/p.jpg"}]
+    columns = {"image": pa.array(rows, PICTURE), "text": ["one", "two"], "key": keys, "source": [1, 2]}
+    reading = readers.read("hub", _write(tmp_path / "pets.parquet", columns))
+    outcome = shard.run(ShardConfig(workers=1), reading=reading, out=tmp_path / "work")
+    assert outcome.counts["images_kept"] == 2
+    keys_kept = pq.read_table(tmp_path / "work/train/samples.parquet")["key"].to_pylist()
+    assert keys_kept == ["pets/p", "pets/pets-0000001"]
+
+
 def test_read__a_row_without_a_picture_is_a_drop_with_its_captions(tmp_path: Path) -> None:
     rows = [{"bytes": _jpeg(0), "path": "a/p.jpg"}, {"bytes": b"no picture", "path": "b/p.jpg"}, None]
     columns = {"image": pa.array(rows, PICTURE), "text": ["one", "two", "three"]}
