@@ -39,7 +39,12 @@ class Candidates:
 
 
 def concatenate(parts: Sequence[Candidates], order: np.ndarray | slice = slice(None)) -> Candidates:
-    """Return the candidates of several parts, in their order or another one."""
+    """Return the candidates of several parts, in their order or another one.
+
+    Args:
+        parts: at least one.
+        order: places among all candidates.
+    """
 
     def whole(name: str) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts])

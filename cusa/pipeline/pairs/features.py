@@ -142,8 +142,13 @@ class PairFeatures:
         """
         return self.compare(image, captions).features
 
-    def compare(self, image: int | np.ndarray, captions: np.ndarray) -> "Compared":
-        """Return the same features, and the similarities that were computed on the way."""
+    def compare(self, image: int | np.ndarray, captions: np.ndarray) -> Compared:
+        """Return the same features, and the similarities that were computed on the way.
+
+        Args:
+            image: the image row of all pairs, or (P,) that of each; pairs of an image lie together, or it takes long.
+            captions: (P,) caption rows.
+        """
         images = np.broadcast_to(image, captions.shape)
         out = np.empty((len(captions), len(self.names)), dtype=np.float32)
         raw: dict[str, list[np.ndarray]] = {"image_similarity": [], "text_similarity": []}
