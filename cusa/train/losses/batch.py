@@ -38,6 +38,9 @@ class Modes:
     """Whether CSA's soft labels are the pairs' probabilities."""
     debiased: bool = False
     """Whether foreign pairs weigh in InfoNCE's denominators as much as they are probably false."""
+    lowest: tuple[float, ...] = (0.0,) * 9
+    """The lowest value that each temperature may have, in the order of `Temperatures`: bounds are known without asking
+    the device; 0 = unknown."""
 
 
 class Embeddings(NamedTuple):

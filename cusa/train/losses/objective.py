@@ -319,7 +319,14 @@ class CUSALoss(nn.Module):
             kernels=self.impl == "triton",
             calibrated=bool(self.alpha) and self.soft_labels == "calibrated",
             debiased=bool(self.infonce_weight) and self.false_negatives == "debiased",
+            lowest=self._lowest() if self.training else (0.0,) * 9,
         )
+
+    def _lowest(self) -> tuple[float, ...]:
+        """Return the lower bounds of all temperatures, in the order of `Temperatures`; they hold after a clamp."""
+        pairs = (self.csa_temperatures, self.usa_temperatures, self.teacher_temperatures, self.usa_teacher_temperatures)
+        both = (one.minimum for pair in pairs for one in (pair.image, pair.text))
+        return (self.infonce_temperature.minimum, *both)
 
     def forward(
         self,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cusa.errors import ConfigError
 from cusa.train.losses.batch import LossInputs, Modes
-from cusa.train.losses.streaming.tile_parts import Direction, cut
+from cusa.train.losses.streaming.tile_parts import Direction, Label, cut
 from cusa.train.losses.streaming.tiles import Tiles
 
 BLOCKS = {"M": 64, "N": 64, "K": 64}
@@ -78,9 +78,7 @@ class KernelTiles(Tiles):
                 x.shape[1],
                 a.shape[1],
                 b.shape[1],
-                self._per(hard),
-                self._per(soft),
-                1 / self.temperatures[soft.label.temperature] if soft and soft.label else 1.0,
+                self._inverses(hard, soft, soft.label if soft else None),
                 HARD=hard is not None,
                 SOFT=soft is not None,
                 FUSION=fusion,
@@ -104,8 +102,7 @@ class KernelTiles(Tiles):
                 pulled_B = self._drawn[id(direction)] / direction.sum_B
                 if direction.label is not None:
                     pulled_B = pulled_B - direction.crossed_B / direction.label.norm_B
-                t = self.temperatures[direction.temperature]
-                d_temperatures[direction.temperature] -= grad * pulled_B.sum() / t**2
+                d_temperatures[direction.temperature] -= grad * pulled_B.sum() * self.per[direction.temperature] ** 2
         d_image, d_text = torch.zeros_like(self.image), torch.zeros_like(self.text)
         if self.nce or self.csa:
             self._walk((self.image, self.text), (self.nce, self.csa), (grads[0], grads[1]), (d_image, d_text))
@@ -142,27 +139,22 @@ class KernelTiles(Tiles):
         nothing = torch.zeros(self.size, dtype=self.exact, device=self.device)
         norms = [direction.log_norm_B() for direction in hard] or [nothing, nothing]
         norms += [direction.log_norm_B() for direction in soft] or [nothing, nothing]
-        label_temperatures, fusion, first, second = [1.0, 1.0], "each", None, None
+        fusion, first, second = "each", None, None
         for direction in soft:
             assert direction.label is not None
-            norms.append(direction.label.norm_B.log() + 1 / self.temperatures[direction.label.temperature])
+            norms.append(direction.label.norm_B.log() + self.per[direction.label.temperature])
+        labels = [direction.label for direction in soft]
         if soft:
-            labels = [direction.label for direction in soft]
             assert labels[0] is not None
             assert labels[1] is not None
-            label_temperatures = [self.temperatures[label.temperature] for label in labels if label is not None]
             first, second, fusion = self._teachers_of(labels[0].source)
             if labels[0].source != labels[1].source:
                 second = self.teachers[labels[1].source]
         else:
             norms += [nothing, nothing]
         two_labels = second is not None and fusion == "each"
-        weights = torch.stack(
-            [
-                hard_grad * (self._per(hard[0]) if hard else 0.0),
-                *(soft_grad * (self._per(soft[k]) if soft else 0.0) for k in (0, 1)),
-            ]
-        ).float()
+        pers = self._inverses(hard[0] if hard else None, *(soft or (None, None)), *(labels or (None, None)))
+        weights = torch.stack([hard_grad, soft_grad, soft_grad]).float() * pers[:3]
         stacked = torch.stack(norms).float()
         read_inputs = [_read_as(each, x, dtype) for each in (x, y, first, second)]
         for rows in cut(slice(0, self.size), self.tile):
@@ -179,9 +171,7 @@ class KernelTiles(Tiles):
                     rows.start,
                     columns.start,
                     *shape,
-                    self._per(hard[0]) if hard else 1.0,
-                    *(self._per(soft[k]) if soft else 1.0 for k in (0, 1)),
-                    *(1 / u for u in label_temperatures),
+                    pers,
                     HARD=bool(hard),
                     SOFT=bool(soft),
                     FUSION=fusion,
@@ -193,8 +183,10 @@ class KernelTiles(Tiles):
                 if d_y is not None:
                     d_y[columns] += (slope.T @ read_inputs[0][rows]).to(d_x.dtype)
 
-    def _per(self, direction: Direction | None) -> float:
-        return 1.0 if direction is None else 1 / self.temperatures[direction.temperature]
+    def _inverses(self, *parts: Direction | Label | None) -> Tensor:
+        """Return 1 / t of each, 1 where there is none, as kernels read them from the device."""
+        one = torch.ones((), dtype=self.exact, device=self.device)
+        return torch.stack([one if part is None else self.per[part.temperature] for part in parts]).float()
 
 
 def _read_as(rows: Tensor | None, like: Tensor, dtype: torch.dtype) -> Tensor:

@@ -91,9 +91,7 @@ def statistics(
     width,
     a_width,
     b_width,
-    per_hard,
-    per_soft,
-    per_label,
+    pers,
     HARD: tl.constexpr,
     SOFT: tl.constexpr,
     FUSION: tl.constexpr,
@@ -105,8 +103,10 @@ def statistics(
     """Write what every row's softmaxes sum to, into `out` (9, B).
 
     Rows of `out`: InfoNCE's largest logit, sum of exponentials and their cosines; the same of the softmax that is
-    taught; of the label `exp((a - 1) / u)` its sum, that of the teacher's cosines under it and of the student's.
+    taught; of the label `exp((a - 1) / u)` its sum, that of the teacher's cosines under it and of the student's. `pers`
+    (3): the inverse temperatures of InfoNCE, of the softmax that is taught, and of the label.
     """
+    per_hard, per_soft, per_label = tl.load(pers), tl.load(pers + 1), tl.load(pers + 2)
     rows = tl.program_id(0) * M + tl.arange(0, M)
     zero = tl.zeros((M,), dtype=tl.float32)
     hard_most, hard_sum, hard_drawn = zero - 1e30, zero, zero
@@ -154,11 +154,7 @@ def slopes(
     first_column,
     num_rows,
     num_columns,
-    per_hard,
-    per_soft_rows,
-    per_soft_columns,
-    per_label_rows,
-    per_label_columns,
+    pers,
     HARD: tl.constexpr,
     SOFT: tl.constexpr,
     FUSION: tl.constexpr,
@@ -172,8 +168,10 @@ def slopes(
 
     `norms` (6, B) holds log-normalisers: InfoNCE's of rows and of columns, the taught softmaxes' of rows and of
     columns, the labels' (of `exp(a / u)`) of rows and of columns. `weights` (3): InfoNCE's, the taught rows' and
-    columns'.
+    columns'. `pers` (5): the inverse temperatures of InfoNCE, the taught rows and columns, their labels.
     """
+    per_hard, per_soft_rows, per_soft_columns = tl.load(pers), tl.load(pers + 1), tl.load(pers + 2)
+    per_label_rows, per_label_columns = tl.load(pers + 3), tl.load(pers + 4)
     row = tl.program_id(0) * M + tl.arange(0, M)
     column = tl.program_id(1) * N + tl.arange(0, N)
     rows, columns = first_row + row, first_column + column

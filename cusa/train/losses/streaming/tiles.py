@@ -48,8 +48,9 @@ class Tiles:
         self.size, self.device, self.dtype = len(self.image), self.image.device, self.image.dtype
         temperatures = torch.stack([tensor for tensor in tensors[6:] if tensor is not None])
         self.exact = temperatures.dtype
-        # The second pass sees the same numbers, also where a step has moved the parameters meanwhile.
-        self.temperatures: list[float] = temperatures.tolist()
+        # Their inverses, copied: the second pass sees the same numbers, also where a step has moved the parameters meanwhile. They stay
+        # on the device: reading one would make the host wait for all that is queued.
+        self.per = (1 / temperatures).unbind()
         self.tile = TILE if self.device.type == "cpu" else TILE_ON_DEVICE
         self.space = Workspace(self.tile, self.image)
         self.rooms: dict[str, int] = {}
@@ -95,13 +96,16 @@ class Tiles:
         ]
 
     def _is_warm(self, temperature: int) -> bool:
-        """Tell whether exp((s - 1) / t) neither overflows nor vanishes for any cosine: one shift serves all rows."""
-        return 2 / self.temperatures[temperature] < (80 if self.dtype == torch.float32 else 600)
+        """Tell whether exp((s - 1) / t) neither overflows nor vanishes for any cosine: one shift serves all rows.
+
+        By the lowest value that the temperature may take, not by its value, which only the device knows.
+        """
+        return 2 < self.modes.lowest[temperature] * (80 if self.dtype == torch.float32 else 600)
 
     def _power(self, cosine_TT: Tensor, temperature: int, name: str) -> Tensor:
         """Return exp((s - 1) / t), in the memory of that name."""
         out_TT = self.space.like(name, cosine_TT)
-        return torch.sub(cosine_TT, 1, out=out_TT).mul_(1 / self.temperatures[temperature]).exp_()
+        return torch.sub(cosine_TT, 1, out=out_TT).mul_(self.per[temperature]).exp_()
 
     def _times(self, one_TT: Tensor, other_TT: Tensor) -> Tensor:
         """Return a product element by element, to be summed before the next one."""
@@ -221,7 +225,7 @@ class Tiles:
                     direction.crossed_B[items] += crossed_TT.sum(axis)
         for direction in (*self.nce, *self.csa, *self.usa):
             if direction in self.usa or self._is_warm(direction.temperature):
-                direction.most_B.fill_(1 / self.temperatures[direction.temperature])
+                direction.most_B.fill_(self.per[direction.temperature])
         # A teacher's or student's row of zeros is equal to nothing, not even itself: its sums may vanish.
         for norm_B in [label.norm_B for label in self.labels.values()] + [d.sum_B for d in self.usa]:
             norm_B.clamp_(min=1e-30)
@@ -243,7 +247,7 @@ class Tiles:
                 e_TT = e_TT if weights_TT is None else self._times(e_TT, weights_TT)
                 direction.sum_B[items] += e_TT.sum(axis)
             else:
-                logits_TT = torch.div(cross.s_TT, self.temperatures[t], out=self.space.like("power", cross.s_TT))
+                logits_TT = torch.mul(cross.s_TT, self.per[t], out=self.space.like("power", cross.s_TT))
                 if ignored_TT is not None:
                     logits_TT.masked_fill_(ignored_TT, -torch.inf)
                 if weights_TT is not None:
@@ -271,10 +275,10 @@ class Tiles:
         for direction in (*self.csa, *self.usa):
             assert direction.label is not None
             label, norm_B = direction.label, direction.label.norm_B
-            value_B = direction.log_norm_B() - direction.crossed_B / norm_B / self.temperatures[direction.temperature]
+            value_B = direction.log_norm_B() - direction.crossed_B / norm_B * self.per[direction.temperature]
             if self.modes.divergence == "kl":
-                u = self.temperatures[label.temperature]
-                value_B = value_B + label.weighted_B / norm_B / u - (norm_B.log() + 1 / u)
+                per_u = self.per[label.temperature]
+                value_B = value_B + label.weighted_B / norm_B * per_u - (norm_B.log() + per_u)
             direction.value_B = value_B
             if direction in self.csa:
                 csa = csa + value_B[self.rows].sum()
@@ -293,7 +297,7 @@ class Tiles:
         self._soft_shares: dict[int, Tensor] = {}
         for directions, grad in ((self.nce, grads[0]), (self.csa, grads[1]), (self.usa, grads[2])):
             for direction in directions:
-                scale = grad / self.temperatures[direction.temperature]
+                scale = grad * self.per[direction.temperature]
                 self._shares[id(direction)] = (scale / direction.sum_B).to(self.dtype)
                 if direction.label is not None:
                     self._soft_shares[id(direction)] = (scale / direction.label.norm_B).to(self.dtype)
@@ -332,7 +336,7 @@ class Tiles:
             assert uni is not None
             # r_ij = u_i u_j: the rows' gradients hold the sum over all tiles already, each tile twice.
             drawn = (uni * d_uni[direction.items]).sum(dtype=self.exact) / 2
-            self._d_temperatures[direction.temperature] -= drawn / self.temperatures[direction.temperature]
+            self._d_temperatures[direction.temperature] -= drawn * self.per[direction.temperature]
         crossed = [d_image, d_text] if self.nce or self.csa else [None, None]
         gradients: list[Tensor | None] = [*crossed, d_uni.get("image"), d_uni.get("text"), None, None]
         gradients += self._d_temperatures
@@ -360,7 +364,7 @@ class Tiles:
                     slope_TT.addcmul_(soft[id(direction.label)][1], share_T, value=-1)
                     self._teach(direction, place, cross.s_TT, soft, grad)
                 if self._learned[t]:
-                    self._d_temperatures[t] -= self._times(slope_TT, cross.s_TT).sum() / self.temperatures[t]
+                    self._d_temperatures[t] -= self._times(slope_TT, cross.s_TT).sum() * self.per[t]
                 whole_TT = slope_TT if whole_TT is None else whole_TT.add_(slope_TT)
         assert whole_TT is not None
         return whole_TT
@@ -378,9 +382,9 @@ class Tiles:
         else:
             items, axis = places[0]
             log_norm_T = group[0].log_norm_B()[items].to(self.dtype)
-            soft_TT = torch.div(cross.s_TT, self.temperatures[t], out=self.space.like(name, cross.s_TT))
+            soft_TT = torch.mul(cross.s_TT, self.per[t], out=self.space.like(name, cross.s_TT))
             soft_TT.sub_(log_norm_T.unsqueeze(axis)).exp_()
-            soft_TT *= (grad / self.temperatures[t]).to(self.dtype)
+            soft_TT *= (grad * self.per[t]).to(self.dtype)
         if group[0].label is None and (ignored_TT := self._ignored(tile, sources, places[0][1])) is not None:
             soft_TT.masked_fill_(ignored_TT, 0)
         if group[0].label is None and "weights" in sources:
@@ -395,13 +399,13 @@ class Tiles:
         if not self._learned[label.temperature]:
             return
         a_TT, e_TT = soft[id(label)]
-        u = self.temperatures[label.temperature]
+        per_u = self.per[label.temperature]
         # q_ij (d_ij - mean d_i) a_ij, where d is what each element adds to the divergence.
         centre_T = direction.log_norm_B()[items] - direction.value_B[items]
-        gap_TT = s_TT * (-1 / self.temperatures[direction.temperature])
+        gap_TT = s_TT * -self.per[direction.temperature]
         if self.modes.divergence == "kl":
-            gap_TT.add_(a_TT, alpha=1 / u)
-            centre_T = centre_T - (label.norm_B[items].log() + 1 / u)
+            gap_TT += self._times(a_TT, per_u)
+            centre_T = centre_T - (label.norm_B[items].log() + per_u)
         gap_TT += centre_T.to(self.dtype).unsqueeze(axis)
         gap_TT *= e_TT * (1 / label.norm_B[items]).to(self.dtype).unsqueeze(axis)
-        self._d_temperatures[label.temperature] -= weight * (gap_TT * a_TT).sum() / u**2
+        self._d_temperatures[label.temperature] -= weight * (gap_TT * a_TT).sum() * per_u**2
