@@ -1,5 +1,7 @@
 """From cached squares to a network's input, on whatever device they lie."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,13 @@ def normalise(squares: Tensor, preprocess: Preprocess) -> Tensor:
 
 def on_device(squares: Tensor, preprocess: Preprocess) -> Tensor:
     """Do the same by arithmetic, where no table of 256 values can be looked up."""
-    mean = torch.tensor(preprocess.mean, device=squares.device)[:, None, None]
-    std = torch.tensor(preprocess.std, device=squares.device)[:, None, None]
+    mean, std = _constants(preprocess.mean, preprocess.std, squares.device)
     return (squares.to(torch.float32) / 255 - mean) / std
+
+
+@lru_cache(maxsize=64)
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:  # copied to the device once: it would wait for them in every batch
+    with torch.inference_mode(False):
+        return tuple(torch.tensor(each, device=device)[:, None, None] for each in (mean, std))  # type: ignore[return-value]

@@ -23,6 +23,7 @@ from cusa.train.data.reading import Data, TrainingSplit
 from cusa.train.data.stream import available_threads, batches
 from cusa.train.losses import CUSALoss
 from cusa.train.metrics import METRICS_FILE, TENSORBOARD_FOLDER, Metrics, Pace
+from cusa.train.overlap.transfer import on_device
 from cusa.train.prepare import prepare
 from cusa.train.session import CHECKPOINTS_FOLDER, Session, settings
 from cusa.train.terms import make_loss
@@ -93,7 +94,8 @@ def run(
         start: how the run starts; None: from its last checkpoint, if there is one.
         validate: called every `validate_every` steps and after the last one.
         callbacks: `on_event` is called with `("train", steps done, steps)` after every step, `on_metrics` with every
-            row of metrics; when `should_stop` returns true after a step, a checkpoint is saved and StoppedError raised.
+            row of metrics; when `should_stop` returns true after a step, a checkpoint is saved and StoppedError raised
+            (of several ranks at the next step at which they speak with each other: `log_every`).
 
     Returns:
         The steps, the best validation, the last metrics.
@@ -255,7 +257,9 @@ def _train(
     callbacks.on_event("train", session.done, steps)
     threads = config.workers or available_threads()
     first_part = session.done * config.accumulate
-    with closing(batches(data.stream, first_part, steps * config.accumulate, threads=threads)) as flow:
+    read = batches(data.stream, first_part, steps * config.accumulate, threads=threads)
+    wish = False
+    with closing(on_device(read, session.device, images=not config.chunk)) as flow:
         pace = Pace()
         coming = pace.around(flow)
         while session.done < steps:
@@ -269,17 +273,25 @@ def _train(
                 steps_per_epoch=order.steps_per_epoch if config.schedule == "epoch" else None,
             )
             for part in parts:
-                session.saw(part, split)
+                session.saw(part)
             terms = step.take(session, parts, rate=rate)
             session.done += 1
             done, last = session.done, session.done == steps
-            if done % config.log_every == 0 or last or done == 1:
+            wish = wish or (not last and callbacks.should_stop())
+            logs = done % config.log_every == 0 or last or done == 1
+            validates = validate is not None and (done % validate_every == 0 or last)
+            saves = done % checkpoint_every == 0 or last
+            stopping = False
+            # Of several ranks none knows alone whether another one is asked to stop.
+            if logs or validates or saves or (wish and ranks.world() == 1):
+                stopping = session.look(split, wish=wish) and not last
+            if logs:
                 session.last = step.describe(session, parts[-1], terms, rate=rate) | pace.read(session.device)
                 if metrics is not None:
                     session.require_folder()
                     metrics.log(done, session.last)
                 pace.start()
-            if validate is not None and (done % validate_every == 0 or last):
+            if validate is not None and validates:
                 with session.validated() as student:
                     values = measure(student, validate)
                     session.require_folder()
@@ -287,8 +299,7 @@ def _train(
                 if metrics is not None:
                     metrics.log(done, {f"val.{name}": value for name, value in values.items()})
                 pace.start()
-            stopping = ranks.any_of(not last and callbacks.should_stop(), session.device)
-            if done % checkpoint_every == 0 or last or stopping:
+            if saves or stopping:
                 session.require_folder()
                 if metrics is not None:
                     metrics.save()  # first: resumed, rows after the checkpoint's step are dropped

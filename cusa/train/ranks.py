@@ -5,7 +5,7 @@ each step's pairs, and takes the same step. Only rank 0 writes.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -96,22 +96,13 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
             place += grad.numel()
 
 
-def any_of(value: bool, device: torch.device) -> bool:
-    """Return whether the value is true on any rank."""
+def highest(numbers: Sequence[int], device: torch.device) -> list[int]:
+    """Return the highest of each number over ranks, in one exchange; the host waits for it."""
     if world() == 1:
-        return value
-    flag = torch.tensor(int(value), device=device)
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-    return bool(flag)
-
-
-def total(number: int, device: torch.device) -> int:
-    """Return the sum of a number over ranks."""
-    if world() == 1:
-        return number
-    whole = torch.tensor(number, dtype=torch.int64, device=device)
-    dist.all_reduce(whole)
-    return int(whole)
+        return list(numbers)
+    everyone = torch.tensor(numbers, dtype=torch.int64, device=device)
+    dist.all_reduce(everyone, op=dist.ReduceOp.MAX)
+    return [int(number) for number in everyone.tolist()]
 
 
 def gather_values(value: Any) -> list[Any]:

@@ -18,11 +18,12 @@ from cusa.models.students.base import Student
 from cusa.train import checkpoint, ranks
 from cusa.train.average import Average
 from cusa.train.config import TrainConfig
-from cusa.train.data.batch import Batch
+from cusa.train.data.batch import Batch, Substitute
 from cusa.train.data.judged import JudgedPairs
 from cusa.train.learned import frozen_digest, learned_state, load_learned
 from cusa.train.losses import CUSALoss
 from cusa.train.optimizer import parameter_groups, rate_scales
+from cusa.train.overlap.unread import NEVER, Problem, Unread
 from cusa.train.prepare import train_mode
 from cusa.train.validation import Best
 
@@ -87,6 +88,9 @@ class Session:
         self.notes: tuple[str, ...] = ()
         self.bad: dict[str, tuple[str, str]] = {}
         """Image key -> shard and reason, of images that could not be decoded."""
+        self.unread = Unread()
+        """Losses since the last `look`."""
+        self._substitutes: list[Substitute] = []
         self.seen = 0
         """A sum over all pairs seen of a digest of step and caption key, modulo 2^64: equal for equal sequences."""
         self._out, self._out_is = out, _identify(out)
@@ -229,20 +233,38 @@ class Session:
                 yield self.student
         train_mode(self.student, self.config.freeze)
 
-    def saw(self, batch: Batch, split: Split) -> None:
-        """Record a batch: its keys, and the images that could not be decoded.
-
-        Raises:
-            DataError: if the share of such images is above `train.max_undecodable`.
-        """
+    def saw(self, batch: Batch) -> None:
+        """Record a batch: its keys, and the images that could not be decoded."""
         for key in batch.keys:
             digest = hashlib.blake2b(f"{batch.step}/{key}".encode(), digest_size=8).digest()
             self.seen = (self.seen + int.from_bytes(digest, "little")) % (1 << 64)
-        substitutes = batch.substitutes
-        if ranks.total(len(substitutes), self.device):
-            substitutes = tuple(substitute for theirs in ranks.gather_values(substitutes) for substitute in theirs)
-        for substitute in substitutes:
-            self.bad[substitute.key] = (substitute.shard, substitute.reason)
+        self._substitutes += batch.substitutes
+
+    def look(self, split: Split, *, wish: bool = False) -> bool:
+        """Look at what the steps since the last look left, on all ranks; nothing may be saved without it.
+
+        This is where the host waits for the device, and ranks for each other: once for many steps.
+
+        Args:
+            split: the images that count.
+            wish: whether this rank is asked to stop.
+
+        Returns:
+            Whether any rank is asked to stop.
+
+        Raises:
+            DataError: on all ranks, if a loss is no finite number (the first such step and the keys of its batch are
+                named), or the share of images that cannot be decoded is above `train.max_undecodable`.
+        """
+        problem = self.unread.read()
+        nearest, undecodable, stop = ranks.highest((-problem.step, len(self._substitutes), wish), self.device)
+        if nearest > -NEVER:
+            theirs = ranks.gather_values((problem.step, problem.keys, problem.terms))
+            raise self._no_number(Problem(*min(theirs, key=lambda one: one[0])))
+        if undecodable:
+            everyone = ranks.gather_values(self._substitutes)
+            self.bad |= {one.key: (one.shard, one.reason) for substitutes in everyone for one in substitutes}
+            self._substitutes = []
         if len(self.bad) > self.config.max_undecodable * split.num_images:
             key, (shard, reason) = next(iter(self.bad.items()))
             raise DataError(
@@ -251,6 +273,17 @@ class Session:
                 "Make the shards again with `cusa shard ... --force`, or allow more.",
                 keys=tuple(self.bad),
             )
+        return bool(stop)
+
+    def _no_number(self, problem: Problem) -> DataError:
+        first, checkpoint = ", ".join(problem.keys[:8]), self.last_checkpoint
+        way_back = f" The last good checkpoint is {checkpoint}." if checkpoint else ""
+        return DataError(
+            f"The loss is no finite number at step {problem.step} ({problem.terms}). The batch begins with {first}."
+            f"{way_back} Lower train.lr, set train.clip_norm=1, or look at those images and captions.",
+            step=problem.step,
+            keys=problem.keys,
+        )
 
     def remarks(self) -> tuple[str, ...]:
         """Return the notes of the run for a person, in full sentences."""

@@ -1,15 +1,14 @@
 """One optimiser step: embed the pairs, compute the loss, differentiate it, update the weights."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from cusa.errors import DataError
 from cusa.train import ranks
 from cusa.train.data.batch import Batch
+from cusa.train.data.order import shares
 from cusa.train.gradient_cache import cached_backward
 from cusa.train.session import Session
 from cusa.train.terms import terms as loss_terms
@@ -21,7 +20,8 @@ def take(session: Session, parts: Sequence[Batch], *, rate: float) -> dict[str, 
     """Take one optimiser step: on all ranks together, on the step's parts one after another.
 
     The gradient is the mean over the step's pairs, however they are divided: each part is weighted by its number of
-    pairs, and the gradients of the ranks' shares are averaged.
+    pairs, and the gradients of the ranks' shares are averaged. No number is read on the host: a loss that is not finite
+    is found when `session.look` reads those of several steps.
 
     Args:
         session: the run; its weights are changed.
@@ -29,10 +29,7 @@ def take(session: Session, parts: Sequence[Batch], *, rate: float) -> dict[str, 
         rate: learning rate.
 
     Returns:
-        The terms of the loss, the norm of the gradients before clipping, and with fp16 the scale; 0-d and detached.
-
-    Raises:
-        DataError: if the loss is no finite number; the batch's keys are named.
+        The terms of the loss and the norm of the gradients before clipping; 0-d, detached, on the device.
     """
     for group in session.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
@@ -41,7 +38,9 @@ def take(session: Session, parts: Sequence[Batch], *, rate: float) -> dict[str, 
     sums: dict[str, Tensor] = {}
     for part in parts:
         share = part.pairs / pairs
-        for name, term in _differentiate(session, part, share).items():
+        terms = _differentiate(session, part, share)
+        session.unread.add(part, terms)
+        for name, term in terms.items():
             sums[name] = sums.get(name, 0) + term.detach() * share
     learned = [p for group in session.optimizer.param_groups for p in group["params"]]
     ranks.average_gradients(learned)
@@ -55,14 +54,11 @@ def take(session: Session, parts: Sequence[Batch], *, rate: float) -> dict[str, 
     if session.average is not None:
         session.average.update(session.done)
     sums["grad_norm"] = norm
-    if session.scaler.is_enabled():
-        sums["loss_scale"] = torch.tensor(session.scaler.get_scale())
     return sums
 
 
 def describe(session: Session, part: Batch, terms: dict[str, Tensor], *, rate: float) -> dict[str, float]:
     """Return a step's metrics, a function of state and batch alone. The soft labels described are those of one part."""
-    values = {name: float(term) for name, term in terms.items()}
     rows, ids = _teachers(session, part), _ids(session, part)
     described = session.loss.diagnostics(
         teacher_image=rows.get("teacher_image"),
@@ -71,7 +67,12 @@ def describe(session: Session, part: Batch, terms: dict[str, Tensor], *, rate: f
         text_ids=ids.get("text_ids"),
         positive_pairs=ids.get("positive_pairs"),
     )
-    values |= {name: float(value) for name, value in described.items()}
+    numbers = {**terms, **described}
+    # One wait for the device, not one a number.
+    read = torch.stack([number.to(session.device, torch.float64) for number in numbers.values()]).tolist()
+    values = dict(zip(numbers, read, strict=True))
+    if session.scaler.is_enabled():
+        values["loss_scale"] = session.scaler.get_scale()
     weights = session.loss.effective_weights(part.pairs)
     values |= {f"effective_weight.{name}": weight for name, weight in weights.items() if weight}
     values["lr"] = rate
@@ -85,18 +86,22 @@ def _differentiate(session: Session, part: Batch, share: float) -> dict[str, Ten
     typed = partial(torch.autocast, device.type, dtype=_TYPES.get(config.precision), enabled=config.precision in _TYPES)
 
     def encode(rows: slice) -> dict[str, Tensor]:
-        pixels = session.student.pixels(part.images[rows].to(device))
-        tokens = {name: values[rows].to(device) for name, values in part.tokens.items()}
+        pixels = session.student.pixels(part.images[rows].to(device, non_blocking=True))
+        tokens = {name: values[rows] for name, values in part.tokens.items()}
         with typed():
             embeddings: dict[str, Tensor] = session.student(pixels, tokens)
         return embeddings
 
     def objective(out: dict[str, Tensor]) -> dict[str, Tensor]:
         with typed():
-            terms = loss_terms(session.student, session.loss, out, **_teachers(session, part), **_ids(session, part))
-        if not math.isfinite(float(terms["loss"].detach())):
-            raise _no_number(session, part, terms)
-        return terms
+            return loss_terms(
+                session.student,
+                session.loss,
+                out,
+                rows_of_ranks=shares(part.pairs, ranks.world()),
+                **_teachers(session, part),
+                **_ids(session, part),
+            )
 
     def scale(loss: Tensor) -> Tensor:
         return session.scaler.scale(loss * share)
@@ -110,33 +115,17 @@ def _differentiate(session: Session, part: Batch, share: float) -> dict[str, Ten
 
 def _ids(session: Session, part: Batch) -> dict[str, Tensor]:
     """Return the image ids of a part and, where they are used, its pairs' weights or its judged pairs."""
-    image_ids = part.image_ids.to(session.device, non_blocking=True)
     if session.pair_weights is not None:
-        return {"image_ids": image_ids, "pair_weights": session.pair_weights[part.rows.to(session.device)]}
+        return {"image_ids": part.image_ids, "pair_weights": session.pair_weights[part.rows]}
     if session.judged is None:
-        return {"image_ids": image_ids}
-    return session.judged.loss_inputs(image_ids, part.rows.to(session.device, non_blocking=True))
+        return {"image_ids": part.image_ids}
+    return session.judged.loss_inputs(part.image_ids, part.rows)
 
 
 def _teachers(session: Session, part: Batch) -> dict[str, Tensor]:
-    """Return the part's teacher rows on the device, by the loss's names for them."""
-    device = session.device
+    """Return the part's teacher rows, by the loss's names for them."""
     read = {"teacher_image": part.teacher_image, "teacher_text": part.teacher_text}
-    teachers = {name: rows.to(device, non_blocking=True) for name, rows in read.items() if rows is not None}
+    teachers = {name: rows for name, rows in read.items() if rows is not None}
     for name, table in session.on_device.items():
-        rows = part.image_ids if name == "teacher_image" else part.rows
-        teachers[name] = table[rows.to(device)].float()
+        teachers[name] = table[part.image_ids if name == "teacher_image" else part.rows].float()
     return teachers
-
-
-def _no_number(session: Session, batch: Batch, terms: dict[str, Tensor]) -> DataError:
-    first = ", ".join(batch.keys[:8])
-    checkpoint = session.last_checkpoint
-    way_back = f" The last good checkpoint is {checkpoint}." if checkpoint else ""
-    parts = ", ".join(f"{name} {float(term.detach()):.4g}" for name, term in terms.items())
-    return DataError(
-        f"The loss is no finite number at step {session.done + 1} ({parts}). The batch begins with {first}."
-        f"{way_back} Lower train.lr, set train.clip_norm=1, or look at those images and captions.",
-        step=session.done + 1,
-        keys=batch.keys,
-    )

@@ -25,6 +25,7 @@ def terms(
     image_ids: Tensor,
     teacher_image: Tensor | None = None,
     teacher_text: Tensor | None = None,
+    rows_of_ranks: tuple[int, ...] | None = None,
     **listed: Tensor,
 ) -> dict[str, Tensor]:
     """Compute the loss of one batch.
@@ -40,6 +41,7 @@ def terms(
         image_ids: (B,), equal for pairs of the same image.
         teacher_image: (B, E), needed if alpha or beta is not 0.
         teacher_text: (B, F), likewise.
+        rows_of_ranks: B of every rank, as `CUSALoss` takes it.
         **listed: `text_ids`, `positive_pairs`, `ignored_pairs` and `pair_weights` of `CUSALoss`, for dual encoders
             alone.
 
@@ -49,7 +51,9 @@ def terms(
     if not student.has_own_loss and "similarity" not in out:
         embeddings = {name: out[name] for name in ("image", "text", "image_uni", "text_uni") if name in out}
         teachers = {"teacher_image": teacher_image, "teacher_text": teacher_text}
-        weighted: dict[str, Tensor] = loss(**embeddings, **teachers, image_ids=image_ids, **listed)
+        weighted: dict[str, Tensor] = loss(
+            **embeddings, **teachers, image_ids=image_ids, rows_of_ranks=rows_of_ranks, **listed
+        )
         return weighted
     assert not listed, "listed pairs need InfoNCE over embeddings"
     if loss.training:

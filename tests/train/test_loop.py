@@ -12,7 +12,7 @@ import torch
 from cusa.errors import ConfigError, DataError, StaleError, StoppedError
 from cusa.manifests.samples import Split
 from cusa.models import student as students
-from cusa.train import checkpoint, loop, schedule
+from cusa.train import checkpoint, loop, schedule, step, terms
 from cusa.train.config import LossConfig
 from cusa.train.data.order import Order
 from cusa.train.data.pairs import Pairs
@@ -333,6 +333,38 @@ def test_a_loss_that_is_no_number_stops_with_the_keys(world: Path, train: Train,
     meta = json.loads((place / "meta.json").read_text())
     identity = checkpoint.Identity(meta["settings"], meta["digests"])
     assert checkpoint.load(place.parent, identity=identity)[0] == 4
+
+
+@pytest.mark.parametrize("options", [{"log_every": 100}, {"log_every": 4, "ema": 0.9}, {"accumulate": 2}])
+def test_nothing_after_a_loss_that_is_no_number_is_saved(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    calls = []
+
+    def broken(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        calls.append(1)
+        factor = float("nan") if len(calls) == 6 * options.get("accumulate", 1) else 1.0
+        return {name: term * factor for name, term in terms.terms(*args, **kwargs).items()}
+
+    monkeypatch.setattr(step, "loss_terms", broken)
+    config = {"log_every": 4, "checkpoint_every": 5, "validate_every": 5, "steps": 10, **options}
+    steps: list[int] = []
+    with pytest.raises(DataError, match="no finite number at step 6"):
+        train(
+            tmp_path / "run",
+            train=config,
+            validate=Validation(),
+            on_event=lambda what, done, total: steps.append(done),
+        )
+    assert max(steps) <= (9 if options.get("log_every") == 100 else 7), "found where losses are read next"
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [5]
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "step-000000005" / "state.pt", weights_only=True)
+    for part in ("student", "loss", "average"):
+        assert all(value.isfinite().all() for value in saved[part].values())
+    assert bool(saved["average"]) == ("ema" in options)
+    assert all(math.isfinite(value) for _, _, value in _metrics(tmp_path / "run"))
+    assert max(step for step, _, _ in _metrics(tmp_path / "run")) <= 5
+    assert all(value.isfinite().all() for value in students.load(tmp_path / "run").state_dict().values())
 
 
 def test_too_many_undecodable_images_stop_it(own_world: Path, train: Train, tmp_path: Path) -> None:

@@ -89,7 +89,9 @@ def _batch(split: Split, row: int) -> Batch:
 def test_what_could_not_be_decoded_is_remembered_by_the_checkpoint(world: Path, tmp_path: Path) -> None:
     split = Split(world, "train")
     first = _session(world, tmp_path, max_undecodable=0.1)
-    first.saw(_batch(split, 0), split)
+    first.saw(_batch(split, 0))
+    assert first.look(split) is False
+    assert first.look(split, wish=True) is True
     first.done = 1
     first.save()
     second = _session(world, tmp_path, max_undecodable=0.1)

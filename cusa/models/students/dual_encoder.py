@@ -30,6 +30,8 @@ from cusa.models.teachers import hub
 
 _HEADS = "heads.safetensors"
 _FORMAT = 1
+_READ_TO_THEIR_END = ("clip",)
+"""Models whose text tower is causal and pooled at a caption's end: it never sees what is padded behind."""
 _TOKENIZING = threading.Lock()  # a fast tokenizer that two threads set up at once raises "Already borrowed"
 
 
@@ -208,6 +210,9 @@ class DualEncoder(Student):
 
     def text_parts(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return `pooled` (B, W): what the text tower gives."""
+        if self.training and getattr(getattr(self.backbone, "config", None), "model_type", "") in _READ_TO_THEIR_END:
+            # With a mask, transformers asks the device in every step whether anything is padded.
+            tokens = {name: values for name, values in tokens.items() if name != "attention_mask"}
         return {"pooled": _pooled(self.backbone.get_text_features(**tokens))}  # type: ignore[operator]
 
     def embed(self, parts: Mapping[str, Tensor], space: Space, modality: Literal["image", "text"]) -> Tensor:

@@ -104,5 +104,10 @@ class Order:
         return int(permute(np.array([row]), size=self.pairs, key=derive_key(self.seed, "substitute", attempt))[0])
 
 
+def shares(size: int, world: int) -> tuple[int, ...]:
+    """Return how many of `size` pairs each rank has: consecutive slices whose sizes differ by at most one."""
+    return tuple(size * (rank + 1) // world - size * rank // world for rank in range(world))
+
+
 def _share(positions: np.ndarray, number: int, of: int) -> np.ndarray:
     return positions[len(positions) * number // of : len(positions) * (number + 1) // of]

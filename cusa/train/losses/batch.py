@@ -141,6 +141,7 @@ def share(
     text_ids: Tensor | None,
     listed: Tensor | None,
     negatives: Negatives,
+    counts: tuple[int, ...] | None = None,
 ) -> tuple[Embeddings, slice, Tensor | None, Tensor | None, Tensor | None]:
     """Return the rows of all ranks where they are each other's negatives, and which of them count on this one.
 
@@ -150,13 +151,14 @@ def share(
         text_ids: likewise.
         listed: (P, 2) listed pairs of this rank, or None on every rank.
         negatives: see `CUSALoss`.
+        counts: rows of every rank; None: the ranks ask each other, and the host waits for their answer.
 
     Returns:
         The arguments, gathered; with `global` this rank's rows count, with `release` all.
     """
     if negatives == "local" or num_ranks() == 1:
         return rows, slice(0, len(rows.image)), image_ids, text_ids, listed
-    counts = rows_of_ranks(len(rows.image), rows.image.device)
+    counts = counts or rows_of_ranks(len(rows.image), rows.image.device)
     passes_to: PassesTo = "every rank" if negatives == "global" else "own rows"
     own = own_rows(counts) if negatives == "global" else slice(0, sum(counts))
     image, text, *others = (None if each is None else gather(each, counts, passes_to=passes_to) for each in rows)

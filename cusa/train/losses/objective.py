@@ -342,6 +342,7 @@ class CUSALoss(nn.Module):
         positive_pairs: Tensor | None = None,
         ignored_pairs: Tensor | None = None,
         pair_weights: Tensor | None = None,
+        rows_of_ranks: tuple[int, ...] | None = None,
     ) -> dict[str, Tensor]:
         """Compute the objective of one batch.
 
@@ -361,6 +362,8 @@ class CUSALoss(nn.Module):
                 every rank or on none.
             pair_weights: (B,) 0 to 1: how much each pair counts in InfoNCE, with `standard`, hard targets and
                 `false_negatives="soft"`, and not with the gather of `release`. None: all count alike.
+            rows_of_ranks: with several ranks that share a batch, B of every rank, where the caller knows it: the ranks
+                then need not ask each other, for which the host would wait. None: they ask.
 
         Returns:
             `loss` and the terms it is the sum of, weights applied: `infonce` (or `sigmoid`), `csa`, `usa`; a term with
@@ -378,7 +381,7 @@ class CUSALoss(nn.Module):
             for temperature in self.temperatures().values():
                 temperature.clamp_()
         with torch.autocast(image.device.type, enabled=False):
-            batch = self._batch(given, image_ids, text_ids, positive_pairs, ignored_pairs)
+            batch = self._batch(given, image_ids, text_ids, (positive_pairs, ignored_pairs), rows_of_ranks)
             large = self.impl in ("streamed", "triton") or (self.impl == "auto" and batch.size >= STREAMED_FROM)
             unweighted = (streamed if large else plain)(batch, self.temperature_values(), self.modes())
             if self.contrast == "sigmoid" and self.infonce_weight:
@@ -441,10 +444,11 @@ class CUSALoss(nn.Module):
         given: Embeddings,
         image_ids: Tensor | None,
         text_ids: Tensor | None,
-        positive_pairs: Tensor | None,
-        ignored_pairs: Tensor | None,
+        judged: tuple[Tensor | None, Tensor | None],
+        counts: tuple[int, ...] | None,
     ) -> LossInputs:
         """Normalise what is needed, gather it from all ranks where they share it, and look at its false negatives."""
+        positive_pairs, ignored_pairs = judged
         needed, dtype = self._needed(), _wide(given.image).dtype
         optional = {name: getattr(given, name) for name, wanted in needed.items() if wanted}
         rows = given._replace(**{**dict.fromkeys(needed), **optional}).unit(dtype)
@@ -452,7 +456,7 @@ class CUSALoss(nn.Module):
         if positive_pairs is not None and self.false_negatives == "positive" and self.infonce_weight:
             kinds = [positive_pairs, positive_pairs[:0] if ignored_pairs is None else ignored_pairs]
             listed = torch.cat([pad(pairs, (0, 1), value=kind) for kind, pairs in enumerate(kinds)])
-        rows, own, image_ids, text_ids, listed = share(rows, image_ids, text_ids, listed, self.negatives)
+        rows, own, image_ids, text_ids, listed = share(rows, image_ids, text_ids, listed, self.negatives, counts)
         if not len(rows.image):
             raise ConfigError("The batch has no rows; a loss over nothing is not defined.", key="image")
         close, extra, ignored = None, None, None

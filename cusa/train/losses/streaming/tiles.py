@@ -48,8 +48,8 @@ class Tiles:
         self.size, self.device, self.dtype = len(self.image), self.image.device, self.image.dtype
         temperatures = torch.stack([tensor for tensor in tensors[6:] if tensor is not None])
         self.exact = temperatures.dtype
-        # Their inverses, copied: the second pass sees the same numbers, also where a step has moved the parameters meanwhile. They stay
-        # on the device: reading one would make the host wait for all that is queued.
+        # Copies: the second pass sees the same numbers, also where a step has moved the parameters meanwhile. They stay
+        # on the device: reading one on the host would wait for all that is queued.
         self.per = (1 / temperatures).unbind()
         self.tile = TILE if self.device.type == "cpu" else TILE_ON_DEVICE
         self.space = Workspace(self.tile, self.image)
@@ -100,7 +100,7 @@ class Tiles:
 
         By the lowest value that the temperature may take, not by its value, which only the device knows.
         """
-        return 2 < self.modes.lowest[temperature] * (80 if self.dtype == torch.float32 else 600)
+        return self.modes.lowest[temperature] * (80 if self.dtype == torch.float32 else 600) > 2
 
     def _power(self, cosine_TT: Tensor, temperature: int, name: str) -> Tensor:
         """Return exp((s - 1) / t), in the memory of that name."""
