@@ -298,7 +298,12 @@ class TrainConfig(Settings):
     checkpoint_every: int = Field(default=0, ge=0, description="steps between checkpoints; 0 = at each validation")
     keep_checkpoints: int = Field(default=2, ge=1, description="latest checkpoints that are kept")
 
-    workers: int = Field(default=0, ge=0, description="threads that read and decode; 0 = half the cores, 8 at most")
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="threads that read and decode; 0 = half the cores, 8 at most; beside an accelerator all but one of "
+        "a rank's, 32 at most",
+    )
     cache_mib: int = Field(
         default=1024,
         ge=0,

@@ -159,7 +159,7 @@ def run(
                 metrics = Metrics(out, done=session.done, on_metrics=callbacks.on_metrics, wandb=config.wandb)
             else:
                 callbacks = replace(callbacks, on_event=ignore)
-            with metrics or nullcontext():
+            with metrics or nullcontext(), closing(session):
                 if metrics is not None:
                     session.notes += metrics.notes
                     if opened.met and not session.done:
@@ -255,7 +255,7 @@ def _train(
     validate_every = config.validate_every or order.steps_per_epoch
     checkpoint_every = config.checkpoint_every or validate_every
     callbacks.on_event("train", session.done, steps)
-    threads = config.workers or available_threads()
+    threads = config.workers or available_threads(session.device)
     first_part = session.done * config.accumulate
     read = batches(data.stream, first_part, steps * config.accumulate, threads=threads)
     wish = False
@@ -306,11 +306,13 @@ def _train(
                 session.save()
             callbacks.on_event("train", done, steps)
             if stopping:
+                session.saved()
                 raise StoppedError(
                     f"Training was stopped after step {done} of {steps}; everything is saved. "
                     "Run the same command again to go on.",
                     step=done,
                 )
+    session.saved()
     best = session.best
     if validate is None and (best.step != steps or not best.folder.is_dir()):
         session.require_folder()

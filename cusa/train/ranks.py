@@ -5,19 +5,16 @@ each step's pairs, and takes the same step. Only rank 0 writes.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from cusa.errors import ConfigError, DataError
 from cusa.models.device import choose
-
-_BUCKET = 1 << 25  # numbers averaged at once: large messages, little memory
 
 
 def world() -> int:
@@ -82,20 +79,6 @@ def process_group(device: str = "") -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replace every gradient by its mean over ranks; one that a rank lacks counts as 0 there."""
-    if world() == 1:
-        return
-    for group in _buckets(parameters):
-        flat = torch.cat([grad.reshape(-1) for grad in group])
-        dist.all_reduce(flat)
-        flat /= world()
-        place = 0
-        for grad in group:
-            grad.copy_(flat[place : place + grad.numel()].view_as(grad))
-            place += grad.numel()
-
-
 def highest(numbers: Sequence[int], device: torch.device) -> list[int]:
     """Return the highest of each number over ranks, in one exchange; the host waits for it."""
     if world() == 1:
@@ -125,23 +108,6 @@ def barrier() -> None:
     """Wait for all ranks."""
     if world() > 1:
         dist.barrier()
-
-
-def _buckets(parameters: Iterable[torch.nn.Parameter]) -> Iterator[list[Tensor]]:
-    """Give gradients of one type in groups of bounded size, in the same order on every rank."""
-    group: list[Tensor] = []
-    size = 0
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        grad = parameter.grad
-        if group and (size + grad.numel() > _BUCKET or grad.dtype != group[0].dtype):
-            yield group
-            group, size = [], 0
-        group.append(grad)
-        size += grad.numel()
-    if group:
-        yield group
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from cusa.train.data.judged import JudgedPairs
 from cusa.train.learned import frozen_digest, learned_state, load_learned
 from cusa.train.losses import CUSALoss
 from cusa.train.optimizer import parameter_groups, rate_scales
+from cusa.train.overlap.gradients import Gradients
 from cusa.train.overlap.unread import NEVER, Problem, Unread
+from cusa.train.overlap.writing import Writer, snapshot
 from cusa.train.prepare import train_mode
 from cusa.train.validation import Best
 
@@ -65,6 +68,7 @@ class Session:
         self.pair_weights = pair_weights
         train_mode(student, config.freeze)
         ranks.share_weights(student)
+        self.gradients = Gradients(student.parameters(), loss.parameters())
         named = [*student.named_parameters("student"), *loss.named_parameters("loss")]
         self.optimizer = torch.optim.AdamW(
             parameter_groups(
@@ -96,6 +100,7 @@ class Session:
         self._out, self._out_is = out, _identify(out)
         self._folder = out / CHECKPOINTS_FOLDER
         self._saved_at = 0
+        self._writer, self._writing = Writer(), 0
         self._identity = identity
         self._frozen = frozen_digest(student)
 
@@ -168,14 +173,17 @@ class Session:
             self.best.step, self.best.values = state["best_step"], dict(state["best"])
 
     def save(self) -> None:
-        """Write a checkpoint on rank 0, with the random states of all ranks.
+        """Begin to write a checkpoint on rank 0, with the random states of all ranks; training goes on meanwhile.
+
+        The state is copied first. `saved` waits until it is written; so does the next `save`.
 
         Raises:
-            DataError: on every rank, if it cannot be written.
+            DataError: on every rank, if the one before could not be written.
         """
+        self.saved()
         gathered = ranks.gather_values((checkpoint.random_state() if ranks.rank() else {}, self.seen))
         self.seen = sum(seen for _, seen in gathered) % (1 << 64) if ranks.rank() == 0 else 0
-        refusal = ""
+        self._writing = self.done
         if ranks.rank() == 0:
             state = {
                 "student": learned_state(self.student),
@@ -192,23 +200,45 @@ class Session:
                 "seen": self.seen,
                 "last": self.last,
             }
-            try:
-                checkpoint.save(
-                    self._folder,
-                    step=self.done,
-                    state=state,
-                    identity=self._identity,
-                    keep=self.config.keep_checkpoints,
-                    also_keep=self.best.step,
-                )
-            except CusaError as error:
-                if ranks.world() == 1:
-                    raise
-                refusal = str(error)
+            write = partial(
+                checkpoint.save,
+                self._folder,
+                step=self.done,
+                state=snapshot(state),
+                identity=self._identity,
+                keep=self.config.keep_checkpoints,
+                also_keep=self.best.step,
+            )
+
+            def work() -> None:
+                self.require_folder()
+                write()
+
+            self._writer.start(work)
+
+    def saved(self) -> None:
+        """Wait until the checkpoint that was begun is written, on all ranks.
+
+        Raises:
+            DataError: on every rank, if it could not be written.
+        """
+        if not self._writing:
+            return
+        refusal = ""
+        try:
+            self._writer.wait()
+        except CusaError as error:
+            if ranks.world() == 1:
+                raise
+            refusal = str(error)
         refusal = ranks.gather_values(refusal)[0]
         if refusal:
             raise DataError(refusal, path=self._folder)
-        self._saved_at = self.done
+        self._saved_at, self._writing = self._writing, 0
+
+    def close(self) -> None:
+        """Let a checkpoint that is being written come to its end; ranks do not wait for each other."""
+        self._writer.close()
 
     def require_folder(self) -> None:
         """Make sure, on the rank that writes, that the run's folder is still the one it started in.
@@ -276,6 +306,7 @@ class Session:
         return bool(stop)
 
     def _no_number(self, problem: Problem) -> DataError:
+        self.saved()
         first, checkpoint = ", ".join(problem.keys[:8]), self.last_checkpoint
         way_back = f" The last good checkpoint is {checkpoint}." if checkpoint else ""
         return DataError(

@@ -1,6 +1,7 @@
 """One optimiser step: embed the pairs, compute the loss, differentiate it, update the weights."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -36,14 +37,15 @@ def take(session: Session, parts: Sequence[Batch], *, rate: float) -> dict[str, 
     session.optimizer.zero_grad(set_to_none=True)
     pairs = sum(part.pairs for part in parts)
     sums: dict[str, Tensor] = {}
-    for part in parts:
+    for number, part in enumerate(parts, start=1):
         share = part.pairs / pairs
-        terms = _differentiate(session, part, share)
+        with session.gradients.held() if number < len(parts) else nullcontext():
+            terms = _differentiate(session, part, share)
         session.unread.add(part, terms)
         for name, term in terms.items():
             sums[name] = sums.get(name, 0) + term.detach() * share
     learned = [p for group in session.optimizer.param_groups for p in group["params"]]
-    ranks.average_gradients(learned)
+    session.gradients.finish()
     session.scaler.unscale_(session.optimizer)
     clip_norm = session.config.clip_norm
     norm = nn.utils.get_total_norm([p.grad for p in learned if p.grad is not None])
@@ -107,7 +109,14 @@ def _differentiate(session: Session, part: Batch, share: float) -> dict[str, Ten
         return session.scaler.scale(loss * share)
 
     if config.chunk:
-        return cached_backward(encode, objective, size=len(part.keys), chunk=config.chunk, scale=scale)
+        return cached_backward(
+            encode,
+            objective,
+            size=len(part.keys),
+            chunk=config.chunk,
+            scale=scale,
+            no_sync=session.gradients.held,
+        )
     terms = objective(encode(slice(None)))
     scale(terms["loss"]).backward()
     return terms

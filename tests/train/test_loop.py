@@ -12,7 +12,7 @@ import torch
 from cusa.errors import ConfigError, DataError, StaleError, StoppedError
 from cusa.manifests.samples import Split
 from cusa.models import student as students
-from cusa.train import checkpoint, loop, schedule, step, terms
+from cusa.train import checkpoint, loop, schedule
 from cusa.train.config import LossConfig
 from cusa.train.data.order import Order
 from cusa.train.data.pairs import Pairs
@@ -20,6 +20,7 @@ from cusa.train.data.reading import Data
 from cusa.train.data.stream import PairStream
 from cusa.train.optimizer import parameter_groups
 from cusa.train.terms import make_loss
+from cusa.train.terms import terms as loss_terms
 from tests.train.conftest import LOSS, STUDENT, TRAIN, Train, make_world
 
 TIMED = {"samples_per_second", "data_wait_share", "peak_memory_bytes"}
@@ -344,9 +345,9 @@ def test_nothing_after_a_loss_that_is_no_number_is_saved(
     def broken(*args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         calls.append(1)
         factor = float("nan") if len(calls) == 6 * options.get("accumulate", 1) else 1.0
-        return {name: term * factor for name, term in terms.terms(*args, **kwargs).items()}
+        return {name: term * factor for name, term in loss_terms(*args, **kwargs).items()}
 
-    monkeypatch.setattr(step, "loss_terms", broken)
+    monkeypatch.setattr("cusa.train.step.loss_terms", broken)
     config = {"log_every": 4, "checkpoint_every": 5, "validate_every": 5, "steps": 10, **options}
     steps: list[int] = []
     with pytest.raises(DataError, match="no finite number at step 6"):

@@ -94,6 +94,7 @@ def test_what_could_not_be_decoded_is_remembered_by_the_checkpoint(world: Path, 
     assert first.look(split, wish=True) is True
     first.done = 1
     first.save()
+    first.saved()
     second = _session(world, tmp_path, max_undecodable=0.1)
     second.resume(must=True)
     assert second.bad == first.bad == {split.image_keys[3]: ("00000.tar", "cut")}

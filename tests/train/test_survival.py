@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,15 @@ def metrics(out: Path) -> dict[tuple[int, str], float]:
     return {(row["step"], row["name"]): row["value"] for row in rows if row["name"] not in TIMED}
 
 
+def wait_for_checkpoint(out: Path, step: int) -> None:
+    """Wait until a checkpoint, which is written while training goes on, is there."""
+    place = out / "checkpoints" / f"step-{step:09d}"
+    end = time.monotonic() + 60
+    while not place.is_dir():
+        assert time.monotonic() < end, place
+        time.sleep(0.01)
+
+
 def test_killed_ten_times_it_ends_with_the_same_bits(world: Path, tmp_path: Path) -> None:
     train = {"steps": 30, "validate_every": 5, "checkpoint_every": 2, "ema": 0.9}
     whole = processes.Run(world, tmp_path / "whole", train).ends()
@@ -55,6 +65,7 @@ def test_two_ranks_go_on_with_what_one_began(world: Path, train: Train, tmp_path
     alone = processes.Run(world, tmp_path / "one", told).ends()
     begun = processes.Run(world, tmp_path / "both", {**told, "checkpoint_every": 1}, waits_at=10)
     assert begun.reaches(4)
+    wait_for_checkpoint(tmp_path / "both", 4)
     begun.kill()
     results = [run.ends() for run in processes.together(world, tmp_path / "both", told, world=2)]
     assert [result.started_at >= 4 for result in results] == [True, True]
@@ -147,6 +158,7 @@ def test_a_run_folder_that_is_gone_is_named_and_not_made_again(train: Train, tmp
 
     def remove(what: str, done: int, total: int) -> None:
         if done == 4:
+            wait_for_checkpoint(out, 4)
             out.rename(tmp_path / "away") if moved else shutil.rmtree(out)
 
     with pytest.raises(DataError, match=r"run was removed or replaced while step [56] was computed.*same command"):
@@ -167,6 +179,7 @@ def test_a_folder_put_in_the_place_of_the_runs_stays_as_it_is(train: Train, tmp_
 
     def replace(what: str, done: int, total: int) -> None:
         if done == 4:
+            wait_for_checkpoint(out, 4)
             out.rename(tmp_path / "away")
             out.mkdir()
             (out / "mine").touch()

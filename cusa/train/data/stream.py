@@ -25,6 +25,7 @@ from cusa.train.data.gather import TeacherRows
 from cusa.train.data.order import Order
 from cusa.train.data.pairs import Pairs
 
+_CPU = torch.device("cpu")
 _ATTEMPTS = 20  # stand-ins for one pair; a split where twenty in a row fail is not one to train on
 
 
@@ -242,10 +243,20 @@ class _UndecodableError(Exception):
     """The bytes of an image are no whole image."""
 
 
-def available_threads() -> int:
-    """Return the default number of reading threads: half the cores, as the other half computes; 8 at most."""
+def available_threads(device: torch.device = _CPU) -> int:
+    """Return the default number of reading threads.
+
+    On a CPU half the cores, as the other half computes, 8 at most. Beside an accelerator all cores but the one that
+    queues its work, shared by the ranks of this machine, 32 at most: so many, and the interpreter's lock is what they
+    wait for.
+
+    Args:
+        device: where the student computes.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores // 2))
+    if device.type == "cpu":
+        return max(1, min(8, cores // 2))
+    return max(1, min(32, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
 
 
 def batches(
