@@ -51,7 +51,7 @@ def on_device(
             now = torch.cuda.current_stream(device)
             now.wait_event(arrived)
             for tensor in tensors(batch):
-                if tensor.device.type == device.type:
+                if tensor.device.type != "cpu":
                     tensor.record_stream(
                         now
                     )  # its memory belongs to the other stream: not free before this one is done
