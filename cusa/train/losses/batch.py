@@ -141,6 +141,7 @@ def share(
     text_ids: Tensor | None,
     listed: Tensor | None,
     negatives: Negatives,
+    *,
     counts: tuple[int, ...] | None = None,
 ) -> tuple[Embeddings, slice, Tensor | None, Tensor | None, Tensor | None]:
     """Return the rows of all ranks where they are each other's negatives, and which of them count on this one.

@@ -456,7 +456,7 @@ class CUSALoss(nn.Module):
         if positive_pairs is not None and self.false_negatives == "positive" and self.infonce_weight:
             kinds = [positive_pairs, positive_pairs[:0] if ignored_pairs is None else ignored_pairs]
             listed = torch.cat([pad(pairs, (0, 1), value=kind) for kind, pairs in enumerate(kinds)])
-        rows, own, image_ids, text_ids, listed = share(rows, image_ids, text_ids, listed, self.negatives, counts)
+        rows, own, image_ids, text_ids, listed = share(rows, image_ids, text_ids, listed, self.negatives, counts=counts)
         if not len(rows.image):
             raise ConfigError("The batch has no rows; a loss over nothing is not defined.", key="image")
         close, extra, ignored = None, None, None
