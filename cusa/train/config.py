@@ -289,7 +289,7 @@ class TrainConfig(Settings):
     gradient_checkpointing: bool = Field(
         default=False, description="compute the towers' layers again in the backward pass instead of keeping them"
     )
-    compile: bool = Field(default=False, description="let torch.compile make kernels for the student")
+    compile: bool = Field(default=False, description="let torch.compile make kernels for the student and the loss")
     device: str = Field(default="", description="torch device; empty = CUDA if there is one")
 
     validate_every: int = Field(default=0, ge=0, description="steps between validations; 0 = every epoch")

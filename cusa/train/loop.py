@@ -139,6 +139,8 @@ def run(
             checkpoint.seed_all(config.seed + ranks.rank())
             prepare(student.to(device), config)
             objective = _objective(loss, opened.calibrated, callbacks if first else SILENT).to(device)
+            if config.compile:
+                objective.compile()
             session = Session(
                 config,
                 student=student,
@@ -274,11 +276,11 @@ def _train(
             )
             for part in parts:
                 session.saw(part)
-            terms = step.take(session, parts, rate=rate)
-            session.done += 1
-            done, last = session.done, session.done == steps
-            wish = wish or (not last and callbacks.should_stop())
+            done, last = session.done + 1, session.done + 1 == steps
             logs = done % config.log_every == 0 or last or done == 1
+            terms = step.take(session, parts, rate=rate, norm=logs)
+            session.done = done
+            wish = wish or (not last and callbacks.should_stop())
             validates = validate is not None and (done % validate_every == 0 or last)
             saves = done % checkpoint_every == 0 or last
             stopping = False

@@ -17,7 +17,7 @@ from cusa.train.terms import terms as loss_terms
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def take(session: Session, parts: Sequence[Batch], *, rate: float) -> dict[str, Tensor]:
+def take(session: Session, parts: Sequence[Batch], *, rate: float, norm: bool = True) -> dict[str, Tensor]:
     """Take one optimiser step: on all ranks together, on the step's parts one after another.
 
     The gradient is the mean over the step's pairs, however they are divided: each part is weighted by its number of
@@ -28,9 +28,11 @@ def take(session: Session, parts: Sequence[Batch], *, rate: float) -> dict[str, 
         session: the run; its weights are changed.
         parts: this rank's share of each part of the step; each part has negatives of its own only.
         rate: learning rate.
+        norm: whether the norm of the gradients is wanted; computed in any case where they are clipped.
 
     Returns:
-        The terms of the loss and the norm of the gradients before clipping; 0-d, detached, on the device.
+        The terms of the loss and, where wanted, the norm of the gradients before clipping; 0-d, detached, on the
+        device.
     """
     for group in session.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
@@ -42,20 +44,22 @@ def take(session: Session, parts: Sequence[Batch], *, rate: float) -> dict[str, 
         with session.gradients.held() if number < len(parts) else nullcontext():
             terms = _differentiate(session, part, share)
         session.unread.add(part, terms)
-        for name, term in terms.items():
-            sums[name] = sums.get(name, 0) + term.detach() * share
+        if len(parts) == 1:
+            sums = {name: term.detach() for name, term in terms.items()}
+        else:
+            sums = {name: sums.get(name, 0) + term.detach() * share for name, term in terms.items()}
     learned = [p for group in session.optimizer.param_groups for p in group["params"]]
     session.gradients.finish()
     session.scaler.unscale_(session.optimizer)
     clip_norm = session.config.clip_norm
-    norm = nn.utils.get_total_norm([p.grad for p in learned if p.grad is not None])
+    if norm or clip_norm:
+        sums["grad_norm"] = nn.utils.get_total_norm([p.grad for p in learned if p.grad is not None])
     if clip_norm:
-        nn.utils.clip_grads_with_norm_(learned, clip_norm, norm)
+        nn.utils.clip_grads_with_norm_(learned, clip_norm, sums["grad_norm"])
     session.scaler.step(session.optimizer)  # left out where fp16 gradients overflowed; the scale then falls
     session.scaler.update()
     if session.average is not None:
         session.average.update(session.done)
-    sums["grad_norm"] = norm
     return sums
 
 

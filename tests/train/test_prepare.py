@@ -11,8 +11,9 @@ from cusa.models import student as students
 from cusa.models.config import StudentConfig
 from cusa.train.config import TrainConfig
 from cusa.train.prepare import freeze, prepare
+from cusa.train.terms import make_loss
 from tests import towers
-from tests.train.conftest import STUDENT, Train
+from tests.train.conftest import LOSS, STUDENT, Train
 from tests.train.test_survival import same, state
 
 
@@ -43,6 +44,7 @@ def test_layers_computed_again_give_the_same_bits(train: Train, tmp_path: Path) 
     assert same(state(tmp_path / "plain")["student"], state(tmp_path / "again")["student"])
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's own about itself, as it traces
 def test_compile_is_asked_of_the_student(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = train(tmp_path / "plain", train={"steps": 3})
     compiled = torch.nn.Module.compile
@@ -51,6 +53,25 @@ def test_compile_is_asked_of_the_student(train: Train, tmp_path: Path, monkeypat
     traced = train(tmp_path / "traced", train={"steps": 3, "compile": True})
     assert traced.last["loss"] == pytest.approx(plain.last["loss"], rel=1e-5)
     assert students.load(tmp_path / "traced").name == "scratch"
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own about itself, as it traces
+@pytest.mark.parametrize(("impl", "broken_in"), [("plain", set()), ("streamed", {"streamed"})])
+def test_compile__finds_no_break_in_student_and_loss(world: Path, impl: str, broken_in: set[str]) -> None:
+    """But for the one where the streamed losses begin, which stay as they are."""
+    student = _student(world).train()
+    torch._dynamo.reset()
+    if impl == "plain":
+        pixels, tokens = torch.randn(4, 3, 16, 16), student.tokenize(["a red ball", "two", "a dog", "a cat on a mat"])
+        found = torch._dynamo.explain(student.forward)(pixels, tokens)
+        assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
+    loss = make_loss(LOSS.model_copy(update={"impl": impl})).train()
+    names = ("image", "text", "image_uni", "text_uni", "teacher_image", "teacher_text")
+    inputs = {name: torch.randn(4, 6, requires_grad=not name.startswith("teacher")) for name in names}
+    found = torch._dynamo.explain(loss.forward)(**inputs, image_ids=torch.arange(4))
+    assert {reason.user_stack[-1].name for reason in found.break_reasons} == broken_in, found.break_reasons
+    assert bool(found.graph_break_count) == bool(broken_in)
+    torch._dynamo.reset()
 
 
 def test_layers_computed_again__in_both_towers(tmp_path: Path) -> None:

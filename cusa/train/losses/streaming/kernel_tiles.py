@@ -19,9 +19,6 @@ from cusa.train.losses.batch import LossInputs, Modes
 from cusa.train.losses.streaming.tile_parts import Direction, Label, cut
 from cusa.train.losses.streaming.tiles import Tiles
 
-BLOCKS = {"M": 64, "N": 64, "K": 64}
-"""Rows, columns and numbers of an embedding that one program holds at a time."""
-
 
 class KernelTiles(Tiles):
     """One call; see `Tiles`."""
@@ -68,7 +65,7 @@ class KernelTiles(Tiles):
                 first, second, fusion = self._teachers_of(soft.label.source)
             x, y, a, b = (_read_as(each, rows, dtype) for each in (rows, columns, first, second))
             out = torch.empty(9, self.size, dtype=torch.float32, device=self.device)
-            kernels.statistics[(-(-self.size // BLOCKS["M"]),)](
+            kernels.statistics[lambda tuned: (-(-self.size // tuned["M"]),)](
                 x,
                 y,
                 a,
@@ -83,7 +80,6 @@ class KernelTiles(Tiles):
                 SOFT=soft is not None,
                 FUSION=fusion,
                 READ=read,
-                **BLOCKS,
             )
             for direction, place in ((hard, 0), (soft, 3)):
                 if direction is not None:
@@ -161,7 +157,7 @@ class KernelTiles(Tiles):
             for columns in cut(slice(0, self.size), self.tile):
                 shape = rows.stop - rows.start, columns.stop - columns.start
                 slope = torch.empty(shape, dtype=dtype, device=self.device)
-                kernels.slopes[(-(-shape[0] // BLOCKS["M"]), -(-shape[1] // BLOCKS["N"]))](
+                kernels.slopes[lambda tuned, shape=shape: (-(-shape[0] // tuned["M"]), -(-shape[1] // tuned["N"]))](
                     *read_inputs,
                     stacked,
                     weights,
@@ -177,7 +173,6 @@ class KernelTiles(Tiles):
                     FUSION=fusion,
                     TWO_LABELS=two_labels,
                     READ=read,
-                    **BLOCKS,
                 )
                 d_x[rows] += (slope @ read_inputs[1][columns]).to(d_x.dtype)
                 if d_y is not None:

@@ -1,9 +1,9 @@
 """The two passes of `tiles` as Triton kernels: products, exponentials and sums in one, for CUDA.
 
 The first kernel goes over all columns for a block of rows and keeps running sums in registers; no cosine is ever
-written. The second writes the slopes of one large tile, in the type of its inputs, for two matrix products. Inputs are
-read as float32, TF32 or bfloat16, as `torch.set_float32_matmul_precision` says (highest, high, medium); sums are
-float32.
+written. The second writes the slopes of one large tile, in the type of its inputs, for two matrix products: every
+number is written by one program, so that neither needs atomics and both give the same bits every time. Inputs are read
+as float32, TF32 or bfloat16, as `torch.set_float32_matmul_precision` says (highest, high, medium); sums are float32.
 
 Checked with Triton's interpreter, which runs them on a CPU without compiling (`TRITON_INTERPRET=1`); not yet compiled
 for or timed on a GPU, so nothing chooses them by itself (`impl="triton"` does).
@@ -13,8 +13,28 @@ Legend: B pairs, M rows and N columns of a block, K numbers of an embedding read
 
 # ruff: noqa: N803 (constants of a kernel are upper case)
 
+import os
+
 import triton
 import triton.language as tl
+
+if os.environ.get("TRITON_INTERPRET") == "1":  # so small that tests meet their edges; nothing to choose from
+    CONFIGS = [triton.Config({"M": 16, "N": 16, "K": 16})]
+else:
+    CONFIGS = [
+        triton.Config({"M": rows, "N": columns, "K": numbers}, num_warps=warps, num_stages=stages)
+        for rows, columns, numbers, warps, stages in (
+            (64, 64, 64, 4, 3),
+            (64, 128, 64, 4, 3),
+            (128, 64, 64, 4, 3),
+            (128, 128, 64, 8, 3),
+            (128, 128, 32, 8, 4),
+            (64, 64, 32, 4, 4),
+        )
+    ]
+"""Rows, columns and numbers of an embedding that one program holds at a time. Triton times them on the device at the
+first call of a size, a width and the terms, and keeps the fastest; what does not fit it passes over."""
+_TUNED_BY = ["size", "width", "a_width", "b_width", "HARD", "SOFT", "FUSION", "READ"]
 
 
 @triton.jit
@@ -80,6 +100,7 @@ def _into(most_M, sum_M, drawn_M, s_MN, there_MN, per_t):
     return new_M, sum_M * shrink_M + tl.sum(e_MN, 1), drawn_M * shrink_M + tl.sum(e_MN * s_MN, 1)
 
 
+@triton.autotune(configs=CONFIGS, key=_TUNED_BY)
 @triton.jit
 def statistics(
     x,
@@ -137,6 +158,7 @@ def statistics(
     tl.store(out + 8 * size + rows, crossed, mask=inside)
 
 
+@triton.autotune(configs=CONFIGS, key=[*_TUNED_BY, "num_rows", "num_columns", "TWO_LABELS"])
 @triton.jit
 def slopes(
     x,

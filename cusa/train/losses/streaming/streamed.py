@@ -40,8 +40,7 @@ def streamed(batch: LossInputs, temperatures: Temperatures, modes: Modes) -> tup
     alike = tuple(next(k for k, first in enumerate(given) if first is one) for one in given)
     wide = [one.to(exact) for one in given]
     wide = [wide[k] for k in alike]
-    apply: Callable[..., tuple[Tensor, ...]] = _Streamed.apply
-    log_norms, csa, usa, drawn = apply(batch, modes, alike, *batch.embeddings, *wide)
+    log_norms, csa, usa, drawn = _not_compiled(batch, modes, alike, *batch.embeddings, *wide)
     zero = image.new_zeros(())
     infonce = zero
     if modes.infonce:
@@ -91,6 +90,15 @@ class _Streamed(torch.autograd.Function):
                 _add_drawn(ctx.saved_tensors[:2], gradients[:2], grads[3], ctx.drawing, ctx.smoothing)
         tiles.release_inputs()
         return None, None, None, *gradients
+
+
+def _apply(*given: Any) -> tuple[Tensor, ...]:
+    apply: Callable[..., tuple[Tensor, ...]] = _Streamed.apply
+    return apply(*given)
+
+
+# Tiles keep sums from one pass for the other, which a compiler cannot follow; there is nothing in them to fuse.
+_not_compiled: Callable[..., tuple[Tensor, ...]] = torch.compiler.disable(_apply)
 
 
 def _columns(rows: Tensor) -> list[slice]:

@@ -21,7 +21,6 @@ SEPARATE = (Setting(0.3, 0.1, 1.0), Setting(0.4, 0.1, 1.0))
 def interpreter(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Interpret, with blocks so small that edges are met; return what the kernels were called for."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(kernel_tiles, "BLOCKS", {"M": 16, "N": 16, "K": 16})
     monkeypatch.setattr(tiles, "TILE", 20)
     called: list[str] = []
     measure = kernel_tiles.KernelTiles.measure
