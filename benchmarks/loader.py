@@ -2,10 +2,10 @@
 
     python benchmarks/loader.py
 
-Pictures of 640 x 480 pixels, 224 out, no cache. `alone` decodes and resizes in as many threads, from memory. A busy main
-thread runs Python all the time, as one that queues small kernels does: that is the worst case for threads that share
-the interpreter with it. Ratios within one run, all in turn, the best of the rounds; also in CPU seconds of the reading
-threads, which other programs do not change. Writes benchmarks/results/loader-<machine>-<date>.json.
+Pictures of 640 x 480 pixels, 224 out, no cache. `alone` decodes and resizes in as many threads, from memory. A busy
+main thread runs Python, as one that queues small kernels does: the worst case for threads that share the interpreter
+with it. Ratios within one run, all in turn, the best of the rounds; also in CPU seconds of the reading threads, which
+other programs do not change. Writes benchmarks/results/loader-<machine>-<date>.json.
 """
 
 import argparse

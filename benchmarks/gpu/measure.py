@@ -178,7 +178,7 @@ def step(card: Card) -> dict[str, Any]:
         value.backward()
         optimizer.step()
         if reads:
-            float(value)
+            float(value.detach())
 
     found: dict[str, Any] = {"pairs": pairs}
     repeats = 1 if card.tiny else 10
