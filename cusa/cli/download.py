@@ -82,5 +82,5 @@ def download(
                 force=force,
                 on_event=console.event,
             )
-            then = ""
-    report_outcomes(outcome, as_json=as_json, look_at=out / "index.html" if then else "", then=then)
+            then = "" if as_json else downloading.next_command(name, out)
+    report_outcomes(outcome, as_json=as_json, look_at=out / "index.html", then=then)

@@ -33,4 +33,5 @@ def report(
     if as_json:
         print_json({"page": outcome.out, "markdown": outcome.out.with_suffix(".md"), "fresh": outcome.fresh})
     else:
-        report_outcomes(outcome, look_at=outcome.out)
+        then = f"cusa export {runs[-1]} --to sentence-transformers --out EXPORT"
+        report_outcomes(outcome, look_at=outcome.out, then=then)

@@ -1,7 +1,9 @@
 """`cusa sweep`."""
 
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,7 +52,17 @@ def sweep(
     else:
         report_outcomes(done.outcome)
         print_text(f"\n{done.markdown}")
-        point_on(out / "results.md")
+        point_on(out / "results.md", _next(out, done.rows))
     if done.failed:
         say(f"error: {len(done.failed)} of {len(done.rows)} cells failed; run again to try them again.")
         raise typer.Exit(1)
+
+
+def _next(out: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the command that reports the sweep: the best run beside the first; empty where none has numbers."""
+    scored = [row for row in rows if row.get("cross-modal/rsum") is not None]
+    if not scored:
+        return ""
+    best = max(scored, key=lambda row: float(row["cross-modal/rsum"]))
+    runs = dict.fromkeys(f"{out / 'runs' / row['run']}" for row in (scored[0], best))
+    return f"cusa report {' '.join(shlex.quote(run) for run in runs)} --sweep {shlex.quote(str(out))}"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cusa.cli.console import Console, print_json, print_text
+from cusa.cli.console import Console, point_on, print_json, print_text
 from cusa.cli.options import AsJson, parse_place
 from cusa.manifests.words import counted
 
@@ -33,3 +33,16 @@ def verify(
         print_text(f"verify: {folder}: {size}: {state}")
     if done.findings:
         raise typer.Exit(1)
+    if not as_json:
+        point_on(then=_next(folder))
+
+
+def _next(folder: Path) -> str:
+    """Return the command that a sound folder is ready for."""
+    if (folder / "recipe.json").is_file():
+        return f"cusa eval {folder} --data WORK"
+    if any(folder.glob("*/teachers/*/ledger.json")):
+        return f"cusa index {folder}"
+    if any(folder.glob("*/samples.parquet")):
+        return f"cusa extract-teachers {folder} --image TEACHER --text TEACHER"
+    return f"cusa shard LAYOUT {folder} --out WORK"

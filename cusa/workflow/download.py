@@ -123,3 +123,23 @@ def fetch_for_shards(
     names = ("max_pixels", "min_side", "resize", "quality", "workers")
     config = UrlsConfig(**{name: getattr(sharding, name) for name in names})
     return urls.run(config, table=table, out=raw, reading=reading, engine=engine, on_event=on_event)
+
+
+def next_command(name: str, out: Path) -> str:
+    """Return the command that makes use of a data set's raw files.
+
+    Args:
+        name: as `download` takes it.
+        out: folder of the raw files.
+    """
+    from cusa.manifests import datasets
+
+    title, reader, source = "scenes", "karpathy", "dataset_scenes.json"
+    if name != "scenes":
+        manifest = datasets.load(name)
+        title, reader, source = manifest.name, manifest.reader, manifest.source
+    if not reader:  # judgements and ratings serve the work folder of the data set that they are of
+        return f"cusa eval RUN --data WORK --data {out}"
+    return (
+        f"cusa eval RUN --data {out}" if reader == "sts" else f"cusa shard {reader} {out / source} --out work/{title}"
+    )

@@ -75,5 +75,9 @@ def test_examples__run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.M
         assert "never finished" not in done.stdout or entry.name == "plan"
         for line in re.findall(r"^open: (.*)$", done.stdout, re.MULTILINE):
             assert Path(line).is_file()
-        for line in re.findall(r"^next: cusa ([a-z-]+)", done.stdout, re.MULTILINE):
-            assert line in {entry.name for entry in cli.COMMANDS}
+        then = re.findall(r"^next: cusa ([a-z-]+)", done.stdout, re.MULTILINE)
+        assert set(then) <= {entry.name for entry in cli.COMMANDS}
+        assert len(then) == 1 or entry.name not in ("download", "verify", "sweep", "report")
+        if entry.name == "sweep":
+            _, *words = shlex.split(done.stdout.rpartition("next: ")[2])
+            assert CliRunner().invoke(cli.app, words).exit_code == 0
