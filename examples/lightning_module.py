@@ -62,7 +62,7 @@ class Retrieval(lightning.LightningModule):
             image=image, text=text, image_uni=self.uni_image(image), text_uni=self.uni_text(text), **teachers
         )
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, prog_bar=True)
-        self.losses.append(float(terms["loss"]))
+        self.losses.append(float(terms["loss"].detach()))
         loss: Tensor = terms["loss"]
         return loss
 
@@ -75,13 +75,15 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     """Train; return the first and the last loss."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
+    parser.add_argument("--image", default="", help="The image teacher; the only one if not given.")
+    parser.add_argument("--text", default="", help="The text teacher, likewise.")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--tiny", action="store_true", help="The only model that this example has.")
     options = parser.parse_args(arguments)
 
     lightning.seed_everything(0)
-    teachers = cusa.teacher_rows(options.work, split="train")
+    teachers = cusa.teacher_rows(options.work, split="train", image=options.image, text=options.text)
     module = Retrieval(tiny_clip.TinyCLIP(), tiny_clip.TinyCLIP.width, teachers, lr=1e-2)
     loader = DataLoader(Pairs(teachers), batch_size=options.batch, shuffle=True, drop_last=True)
     trainer = lightning.Trainer(

@@ -27,14 +27,14 @@ def create(options: argparse.Namespace) -> tuple[Any, Callable[[Any], Tensor], C
         return tiny_clip.TinyCLIP(), tiny_clip.preprocess, tiny_clip.tokenize, tiny_clip.TinyCLIP.width
     import open_clip
 
-    model, preprocess, _ = open_clip.create_model_and_transforms(options.model, pretrained=options.pretrained)
+    model, preprocess, _ = open_clip.create_model_and_transforms(options.model, pretrained=options.pretrained or None)
     return model, preprocess, open_clip.get_tokenizer(options.model), model.visual.output_dim
 
 
-def batches(work: Path, preprocess: Callable[[Any], Tensor], size: int) -> Iterator[tuple[Any, ...]]:
+def batches(options: argparse.Namespace, preprocess: Callable[[Any], Tensor]) -> Iterator[tuple[Any, ...]]:
     """Give batches of pixels, captions, teacher rows and image numbers for ever."""
-    teachers = cusa.teacher_rows(work, split="train")
-    shards = sorted(str(path) for path in (work / "train").glob("*.tar"))
+    teachers = cusa.teacher_rows(options.work, split="train", image=options.image, text=options.text)
+    shards = sorted(str(path) for path in (options.work / "train").glob("*.tar"))
     pairs = (
         webdataset.WebDataset(shards, shardshuffle=False)
         .decode("pil")
@@ -42,7 +42,7 @@ def batches(work: Path, preprocess: Callable[[Any], Tensor], size: int) -> Itera
         .shuffle(2000, initial=2000)
         .to_tuple("jpg;jpeg;png;webp", "caption", "teacher_image", "teacher_text", "image_id")
         .map_tuple(preprocess, str, torch.from_numpy, torch.from_numpy, int)
-        .batched(size, partial=False)
+        .batched(options.batch, partial=False)
         .repeat()
     )
     yield from pairs
@@ -54,6 +54,8 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     parser.add_argument("work", type=Path)
     parser.add_argument("--model", default="ViT-B-32")
     parser.add_argument("--pretrained", default="openai")
+    parser.add_argument("--image", default="", help="The image teacher; the only one if not given.")
+    parser.add_argument("--text", default="", help="The text teacher, likewise.")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--tiny", action="store_true")
@@ -66,7 +68,7 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     modules = nn.ModuleList([model, uni_image, uni_text, loss]).to(device)
     optimizer = torch.optim.AdamW(modules.parameters(), lr=1e-2 if options.tiny else 1e-5, weight_decay=0)
     losses = []
-    for step, batch in enumerate(batches(options.work, preprocess, options.batch), 1):
+    for step, batch in enumerate(batches(options, preprocess), 1):
         pixels, captions, teacher_image, teacher_text, image_ids = batch
         image, text = model.encode_image(pixels.to(device)), model.encode_text(tokenize(captions).to(device))
         terms = loss(
@@ -81,9 +83,9 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()
-        losses.append(float(terms["loss"]))
+        losses.append(float(terms["loss"].detach()))
         if step % 20 == 0:
-            print(step, {name: round(float(value), 4) for name, value in terms.items()})
+            print(step, {name: round(float(value.detach()), 4) for name, value in terms.items()})
         if step == options.steps:
             break
     return losses[0], losses[-1]

@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("work", "model", "out"):
         parser.add_argument(name)
+    parser.add_argument("--image", default="", help="The image teacher; the only one if not given.")
+    parser.add_argument("--text", default="", help="The text teacher, likewise.")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-5)
@@ -27,7 +29,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     options = parser.parse_args(arguments)
 
     model = SentenceTransformer(options.model, device="cpu" if options.device == "cpu" else None)
-    teachers = cusa.teacher_rows(options.work, split="train")
+    teachers = cusa.teacher_rows(options.work, split="train", image=options.image, text=options.text)
     training = SentenceTransformerTrainingArguments(
         output_dir=options.out,
         max_steps=options.steps,
