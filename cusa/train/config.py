@@ -72,7 +72,8 @@ class LossConfig(Settings):
     )
     pair_weights: Literal["none", "audit"] = Field(
         default="none",
-        description="audit = a pair counts 1 - p_wrong times in InfoNCE, by `cusa audit --pairs`",
+        description="audit = a pair counts 1 - p_wrong times in InfoNCE, by `cusa audit --pairs`, and one that people "
+        "judged (`cusa review --pairs`) 1 or 0 times",
     )
     mask_image: float | Literal["positive"] | None = Field(
         default=None,

@@ -163,7 +163,7 @@ class _Run:
         if recipe.loss.false_negatives == "positive":
             inputs["the verdicts"] = pair_judgements.read(split).digest
         if recipe.loss.pair_weights == "audit":
-            inputs["the audit of the pairs"] = own_pairs.pairs_digest(split)
+            inputs["the audit of the pairs"] = own_pairs.weights_digest(split)
         read = self._features(split)
         for modality, table in read.items():
             for one in (split, val):

@@ -7,6 +7,7 @@ import numpy as np
 
 from cusa.errors import DataError, StaleError
 from cusa.manifests import tables
+from cusa.manifests.judgements import pair_judgements
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 
@@ -56,6 +57,16 @@ def pairs_digest(split: Split) -> str:
             path=path,
         )
     return store.sha256_file(path)
+
+
+def weights_digest(split: Split) -> str:
+    """Return a digest of what the weights of own pairs come from: the audit's table and the verdicts on own pairs.
+
+    Raises:
+        DataError: if the pairs were not audited, or verdicts are broken.
+    """
+    judgements = pair_judgements.read(split, folder=split.folder / FOLDER)
+    return store.digest([pairs_digest(split), judgements.digest])
 
 
 def read_p_wrong(split: Split) -> np.ndarray:

@@ -144,6 +144,13 @@ def work_views(work: Path, runs: Iterable[Path] = (), raw: Iterable[Path] = ()) 
         what="anything a reviewer did: verdicts, those taken back and skipped pairs among them",
         made_by=f"cusa review {work}",
     )
+    pair_journal = of_splits(
+        "pair_verdict_journal",
+        "audit/pairs/verdicts.parquet",
+        schemas.VERDICTS,
+        what="anything a reviewer of the data set's own pairs did",
+        made_by=f"cusa review {work} --pairs",
+    )
     return [
         of_splits("samples", "samples.parquet", schemas.SAMPLES, what="an image", made_by=shard),
         of_splits("captions", "captions.parquet", schemas.CAPTIONS, what="a caption", made_by=shard),
@@ -176,7 +183,7 @@ def work_views(work: Path, runs: Iterable[Path] = (), raw: Iterable[Path] = ()) 
         _neighbour_view("image_neighbours", "image", folders, index),
         _neighbour_view("text_neighbours", "text", folders, index),
         _candidate_view(candidates),
-        _standing_verdicts(journal),
+        _standing_verdicts("verdicts", journal),
         journal,
         of_splits(
             "pairs",
@@ -185,6 +192,8 @@ def work_views(work: Path, runs: Iterable[Path] = (), raw: Iterable[Path] = ()) 
             what="a pair of the data set, and how probably it is wrong",
             made_by=f"{audit} --pairs",
         ),
+        _standing_verdicts("pair_verdicts", pair_journal),
+        pair_journal,
         of_splits(
             "issues",
             "audit/pairs/issues.parquet",
@@ -326,13 +335,14 @@ def _truth_file(folder: Path) -> Path:
     return given if given.is_file() else folder / "truth.parquet"
 
 
-def _standing_verdicts(journal: View) -> View:
+def _standing_verdicts(name: str, journal: View) -> View:
     """Return the verdicts that stand: without those that were taken back, and without pairs that were skipped."""
     sql = (
         f"WITH everything AS ({journal.sql}) SELECT * FROM everything WHERE verdict NOT IN ('undo', 'skip') "
         "AND id NOT IN (SELECT undoes FROM everything WHERE undoes IS NOT NULL)"
     )
-    return replace(journal, name="verdicts", sql=sql, what="what a reviewer said of a pair, as it stands")
+    own = "of the data set's own pairs or a better caption" if name != "verdicts" else "of a pair"
+    return replace(journal, name=name, sql=sql, what=f"what a reviewer said {own}, as it stands")
 
 
 def _candidate_view(raw: View) -> View:

@@ -10,10 +10,13 @@ from cusa.errors import ConfigError, DataError
 from cusa.manifests import schemas
 from cusa.manifests.judgements import pair_judgements, verdicts
 from cusa.manifests.judgements.own_pairs import FOLDER, pairs_path
+from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.pipeline.review.room import Room
+from cusa.pipeline.sql.database import connect
 from tests.browser import needs_browser
+from tests.manifests.judgements.test_verdicts import make
 from tests.pipeline.audited import make_taught
 from tests.pipeline.review.served import in_thread
 from tests.pipeline.review.test_page import SIZES, Tab
@@ -131,3 +134,30 @@ class TestPage:
             assert tab.shown() == first
             assert not pair_judgements.read(split, folder=split.folder / FOLDER).judgements
             assert tab.wrong == []
+
+
+def test_sql__reads_what_reviewers_said_of_own_pairs(tmp_path: Path) -> None:
+    split = doubted(tmp_path)
+    with connect(split.work, runs=()) as database:
+        assert database.run("SELECT * FROM pair_verdicts").rows == []
+    with Journal(split.folder / FOLDER) as journal:
+        for number, (row, word) in enumerate([(0, "no match"), (1, "match"), (2, "skip")]):
+            keys = {
+                "image_key": split.image_keys[split.caption_owner[row]],
+                "caption_key": split.caption_keys[row],
+            }
+            journal.append(make(number, word, **keys))
+    verdicts.publish(split.folder / FOLDER)
+    with connect(split.work, runs=()) as database:
+        joined = database.run(
+            "SELECT v.verdict, w.text, p.p_wrong > 0.975 FROM pair_verdicts v JOIN pairs p USING (split, caption_key) "
+            "JOIN captions w USING (split, caption_key) ORDER BY v.caption_key"
+        ).rows
+        everything = database.run("SELECT count(*) FROM pair_verdict_journal").rows
+        candidates = database.run("SELECT count(*) FROM verdicts").rows
+    assert [tuple(row) for row in joined] == [
+        ("no match", split.texts[0], True),
+        ("match", split.texts[1], False),
+    ]
+    assert everything[0][0] == 3
+    assert candidates[0][0] == 0, "verdicts on candidates lie apart"

@@ -24,7 +24,8 @@ from tests.worlds import make_work
 
 VIEWS = {
     "samples", "captions", "sources", "drops", "shards", "truth", "image_neighbours", "text_neighbours", "candidates",
-    "verdicts", "verdict_journal", "pairs", "issues", "duplicates", "leaks", "runs", "metrics", "per_query", "ledgers",
+    "verdicts", "verdict_journal", "pairs", "pair_verdicts", "pair_verdict_journal", "issues", "duplicates", "leaks",
+    "runs", "metrics", "per_query", "ledgers",
 }  # fmt: skip
 
 
@@ -59,6 +60,8 @@ def test_connect__every_view_is_there_and_describes_itself(database: query.Datab
         "verdicts",
         "verdict_journal",
         "pairs",
+        "pair_verdicts",
+        "pair_verdict_journal",
         "issues",
     }
 

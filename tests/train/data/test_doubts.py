@@ -10,11 +10,13 @@ from pydantic import ValidationError
 
 from cusa.errors import DataError
 from cusa.manifests import schemas
-from cusa.manifests.judgements.own_pairs import pairs_path
+from cusa.manifests.judgements.own_pairs import FOLDER, pairs_path, weights_digest
+from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.train.config import LossConfig
 from cusa.train.data.doubts import read_pair_weights
+from tests.manifests.judgements.test_verdicts import make
 from tests.train.conftest import Train
 
 LOSS = LossConfig(alpha=0, beta=0, pair_weights="audit")
@@ -33,8 +35,34 @@ def test_read_pair_weights__one_less_p_wrong_in_the_order_of_the_captions(own_wo
     _write(split, p_wrong)
     weights, digest, note = read_pair_weights(split, torch.device("cpu"))
     np.testing.assert_allclose(weights.numpy(), 1 - p_wrong, rtol=1e-6)
-    assert digest == store.sha256_file(pairs_path(split))
+    assert digest == weights_digest(split)
     assert f"{(p_wrong > 0.5).sum()} count less than half" in note
+
+
+def test_read_pair_weights__people_settle_it(own_world: Path) -> None:
+    split = Split(own_world, "train")
+    p_wrong = np.full(split.num_captions, 0.3, dtype=np.float32)
+    _write(split, p_wrong)
+    before = weights_digest(split)
+    said = [
+        (0, 0, "match", "ann"),  # kept
+        (0, 1, "no match", "ann"),  # wrong,
+        (0, 1, "no match", "bob"),
+        (5, 1, "match", "ann"),  # a better caption of another image: nothing about that caption's own pair
+        (1, 3, "no match", "ann"),  # disputed
+        (1, 3, "match", "bob"),
+        (1, 4, "skip", "ann"),
+    ]
+    with Journal(split.folder / FOLDER) as journal:
+        for number, (image, caption, word, who) in enumerate(said):
+            keys = {"image_key": split.image_keys[image], "caption_key": split.caption_keys[caption]}
+            journal.append(make(number, word, who, **keys))
+    weights, digest, note = read_pair_weights(split, torch.device("cpu"))
+    expected = 1 - p_wrong
+    expected[[0, 1]] = 1, 0
+    np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-6)
+    assert digest == weights_digest(split) != before
+    assert "People kept 1 pairs, which count whole, and called 1 wrong" in note
 
 
 def test_run__without_an_audit_of_the_pairs_is_refused(own_world: Path, tmp_path: Path, train: Train) -> None:
