@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=KINDS, help="this kind; the others' figures stay")
     options = parser.parse_args()
     out = Path(__file__).parent / "results" / f"flips-2-core-x86-{time.strftime('%Y-%m-%d')}.json"
-    results: dict[str, Any] = {"machine": "2-core-x86", "seed": options.seed, "kinds": {}}
+    results: dict[str, Any] = {"machine": "2-core-x86", "kinds": {}}
     if options.only and out.is_file():
         results["kinds"] = json.loads(out.read_text())["kinds"]
     with tempfile.TemporaryDirectory() as name:
@@ -192,6 +192,7 @@ def main() -> None:
                 shutil.copyfile(whole / file, copy / file)
             results["kinds"][kind] = {
                 "file": file,
+                "seed": options.seed,
                 "flips": options.flips,
                 "found_by_verify": options.flips - len(missed),
                 "missed_at": missed,

@@ -28,7 +28,7 @@ def checksum(path: Path) -> str:
         OSError: if the file cannot be read.
     """
     total = xxhash.xxh3_128()
-    buffer = bytearray(_CHUNK)
+    buffer = bytearray(max(1, min(_CHUNK, path.stat().st_size)))  # clearing a large one costs more than a small file
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(view):
