@@ -17,6 +17,7 @@ from cusa.integrations.teachers import Teachers
 from cusa.train.losses import CUSALoss as Objective
 from tests.conftest import ROOT
 from tests.integrations.small import make_taught, write_clip
+from tests.train.ranks import run_on_ranks
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +128,44 @@ def test_lists_of_false_negatives_are_refused(taught: Path, clip: Path) -> None:
     model = SentenceTransformer(str(clip), device="cpu")
     with pytest.raises(ConfigError, match="false_negatives"):
         CUSALoss(model, cusa.teacher_rows(taught), objective=Objective(false_negatives="positive"))
+
+
+class _Small(torch.nn.Module):
+    """What the loss asks of a model: embeddings of a column, and their width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.linear = torch.nn.Linear(4, 6)
+
+    def get_embedding_dimension(self) -> int:
+        return 6
+
+    def forward(self, column: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sentence_embedding": self.linear(next(iter(column.values())))}
+
+
+def _own_gradients(rows: slice) -> dict[str, Tensor]:
+    """Return the gradients of the loss's own parameters for some rows of one batch."""
+    random = torch.Generator().manual_seed(0)
+    image, text, teacher_image, teacher_text = (torch.randn(8, 4, generator=random) for _ in range(4))
+    labels = torch.arange(8)[:, None].expand(8, 2)
+    torch.manual_seed(1)
+    loss = CUSALoss(_Small(), Teachers(teacher_image, teacher_text), uni_width=3)  # type: ignore[arg-type]
+    terms = loss([{"pixel_values": image[rows]}, {"input_ids": text[rows]}], labels[rows])
+    sum(terms.values()).backward()  # type: ignore[union-attr]
+    named = loss.named_parameters()
+    return {name: p.grad for name, p in named if p.grad is not None and not name.startswith("model.")}
+
+
+def _on_a_rank(rank: int) -> dict[str, Tensor]:
+    return _own_gradients(slice(4 * rank, 4 * rank + 4))
+
+
+def test_two_ranks_give_the_loss_the_gradients_of_one(tmp_path: Path) -> None:
+    expected = _own_gradients(slice(0, 8))
+    assert {"image_projector.weight", "objective.infonce_temperature.value"} <= expected.keys()
+    for given in run_on_ranks(_on_a_rank, 2, tmp_path):
+        assert given.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(given[name], value, rtol=1e-4, atol=1e-6, msg=name)
