@@ -22,5 +22,5 @@ def test_the_gpu_benchmark_runs_small_on_a_cpu() -> None:
     found = json.loads(done.stdout[done.stdout.index("{") :])
     for way, errors in found["self_test"].items():
         assert errors["gradients"] < (0.05 if "bf16" in way else 1e-4), way
-    assert found["step"]["host_reads"] == 0
+    assert found["step"]["unread_milliseconds_a_step"] > 0
     assert all("milliseconds" in one or "left_out" in one for one in found["streamed"])

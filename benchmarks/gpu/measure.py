@@ -192,7 +192,7 @@ def step(card: Card) -> dict[str, Any]:
         torch.cuda.set_sync_debug_mode("error")
         once(False)
         torch.cuda.set_sync_debug_mode("default")
-    found["host_reads"] = 0
+        found["host_reads"] = 0
     return found
 
 

@@ -32,6 +32,7 @@ OTHER_LOSS: dict[str, Any] = {
     **{"negatives": "local", "impl": "streamed", "csa_temperatures": "separate", "usa_temperatures": "one"},
     **{"teacher_temperatures": "separate", "contrast": "sigmoid", "label_smoothing": 0.1, "sigmoid_bias": -5.0},
     **{"mask_margin": 0.1, "mask_margin_kind": "relative", "pair_weights": "audit"},
+    **{"soft_labels": "calibrated", "teacher_temperature": "audit"},
 }
 
 
