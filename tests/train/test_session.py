@@ -100,7 +100,7 @@ def test_what_could_not_be_decoded_is_remembered_by_the_checkpoint(world: Path, 
     second.resume(must=True)
     assert second.bad == first.bad == {split.image_keys[3]: ("00000.tar", "cut")}
     assert second.seen == first.seen != 0
-    assert "1 images could not be decoded" in second.remarks()[0]
+    assert "1 image could not be decoded" in second.remarks()[0]
 
 
 def test_resume__a_name_that_is_no_setting_is_refused(world: Path, tmp_path: Path) -> None:
