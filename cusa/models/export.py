@@ -15,8 +15,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cusa.errors import ConfigError, DataError, nearest
-from cusa.manifests.pages import without_folders
 from cusa.manifests.storage import store
+from cusa.manifests.storage.paths import without_folders
 from cusa.models import onnx_pair
 from cusa.models import student as students
 from cusa.models.config import EXPORT_FORMATS

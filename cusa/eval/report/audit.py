@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from cusa.eval.report.charts import Chart, share_chart
 from cusa.eval.report.pictures import Pictures
 from cusa.manifests import ledger, schemas, tables
-from cusa.manifests.pages import Figure, Table, without_folders
+from cusa.manifests.pages import Figure, Table
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
+from cusa.manifests.storage.paths import without_folders
 
 _CANDIDATES = 12
 _RANKED_BY = {

@@ -8,7 +8,8 @@ from cusa.eval.report.compare import Difference
 from cusa.eval.report.runs import Run, cell, metrics_of, value_of
 from cusa.eval.tasks import definitions, registry
 from cusa.eval.tasks import metrics as table
-from cusa.manifests.pages import Term, without_folders
+from cusa.manifests.pages import Term
+from cusa.manifests.storage.paths import without_folders
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,13 @@ class Results:
         runs: names; the first is the baseline.
         tasks: in the order of the evaluation.
         remarks: run and sentence.
+        unavailable: title and reason of each task that no run has numbers in.
     """
 
     runs: Sequence[str]
     tasks: Sequence[TaskResults]
     remarks: Sequence[tuple[str, str]]
+    unavailable: Sequence[tuple[str, str]]
 
     @property
     def header(self) -> list[str]:
@@ -94,7 +97,15 @@ def gather(runs: Sequence[Run], differences: Sequence[Mapping[str, Difference]])
         queries = results[0]["queries"]
         tasks.append(TaskResults(registry.title(task), protocol, " / ".join(spaces), queries, rows))
     remarks = [(run.name, without_folders(sentence)) for run in runs for sentence in run.result.get("remarks", ())]
-    return Results([run.name for run in runs], tasks, remarks)
+    lacking = {
+        registry.title(name): without_folders(summary["unavailable"])
+        for run in runs
+        for name, summary in run.result["tasks"].items()
+        if "unavailable" in summary
+    }
+    shown = {task.title for task in tasks}
+    unavailable = [(title, why) for title, why in lacking.items() if title not in shown]
+    return Results([run.name for run in runs], tasks, remarks, unavailable)
 
 
 def _unit(name: str) -> str:

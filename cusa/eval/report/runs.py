@@ -13,8 +13,10 @@ from cusa.eval.config import RETRIEVAL_PROTOCOL, STS_PROTOCOL
 from cusa.eval.tasks import metrics as table
 from cusa.eval.tasks import registry
 from cusa.manifests import ledger, schemas
-from cusa.manifests.pages import without_folders
 from cusa.manifests.storage import store
+from cusa.manifests.storage.paths import without_folders
+
+_NAMED = 3  # runs that a title names
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,23 @@ def read(folder: Path) -> Run:
         evaluated,
         everything,
         left_out,
-        store.read_json(folder / "run.json").get("changes", []) if (folder / "run.json").is_file() else [],
+        _changes(folder / "run.json"),
     )
+
+
+def _changes(path: Path) -> list[dict[str, str]]:
+    """Return what a run's `run.json` says was changed of its recipe; nothing where there is none.
+
+    Raises:
+        DataError: if the file is not what training writes.
+    """
+    if not path.is_file():
+        return []
+    try:
+        changes = store.read_json(path).get("changes", [])
+        return [{name: str(one[name]) for name in ("key", "recipe", "set")} for one in changes]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is not what `cusa train` writes ({error!r}). Train again.", path=path) from error
 
 
 def refuse_changed(folder: Path) -> None:
@@ -135,7 +152,10 @@ def _in_words(conditions: Mapping[str, Any], names: Sequence[str]) -> str:
 def title(runs: Sequence[Run]) -> str:
     """Return the report's title in plain words."""
     result = runs[0].result
-    return f"{' against '.join(run.name for run in runs)} on {result['dataset']} {result['split']}"
+    names = " against ".join(run.name for run in runs)
+    if len(runs) > _NAMED:
+        names = f"{runs[0].name} against {len(runs) - 1} other runs"
+    return f"{names} on {result['dataset']} {result['split']}"
 
 
 def value_of(run: Run, task: str, metric: str) -> float | None:

@@ -11,6 +11,7 @@ from cusa.manifests import ledger, pages
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
+from cusa.manifests.storage.paths import without_folders
 
 
 def run(
@@ -93,7 +94,7 @@ def _stages(runs: Sequence[Run], stage_ledgers: Sequence[tuple[Path, str]]) -> p
         if record is None:
             continue
         teacher = record.parameters.get("teacher", "")
-        on = f"{where}, {pages.without_folders(teacher)}" if isinstance(teacher, str) and teacher else where
+        on = f"{where}, {without_folders(teacher)}" if isinstance(teacher, str) and teacher else where
         finished = record.finished[:16].replace("T", " ")
         memory = f"{record.peak_memory_bytes / 2**20:,.0f} MiB"
         rows.append([record.stage, on, f"{record.seconds:,.1f}", memory, _pace(record), finished])

@@ -6,6 +6,6 @@ belongs to the file formats because both `pipeline` and `eval` write pages and n
 """
 
 from cusa.manifests.pages.environment import environment, render
-from cusa.manifests.pages.values import Figure, Table, Term, thumbnail, without_folders
+from cusa.manifests.pages.values import Figure, Table, Term, thumbnail
 
-__all__ = ["Figure", "Table", "Term", "environment", "render", "thumbnail", "without_folders"]
+__all__ = ["Figure", "Table", "Term", "environment", "render", "thumbnail"]

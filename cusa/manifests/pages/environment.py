@@ -4,7 +4,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cusa.manifests.pages.values import without_folders
+from cusa.manifests.storage.paths import without_folders
 
 
 @cache

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -54,15 +53,6 @@ class Table:
     rows: Sequence[Sequence[str]]
     words: Collection[int] = ()
     terms: Mapping[int, Term] = field(default_factory=dict)
-
-
-def without_folders(words: str) -> str:
-    """Return words with every absolute path cut to its last part: a page is read on other machines.
-
-    Args:
-        words: a sentence, or a path; words that begin with one slash and hold no second one stay as they are.
-    """
-    return re.sub(r"(?<![\w./:~-])(?:/|~/|[A-Za-z]:\\)(?:[^\s/\\]+[/\\])+([^\s/\\]+)", r"\1", words)
 
 
 def thumbnail(image: Image.Image, *, side: int = 160) -> str:

@@ -154,3 +154,12 @@ def _code(error: BaseException | None) -> str:
             return str(response.get("Error", {}).get("Code", ""))
         error = error.__cause__
     return ""
+
+
+def without_folders(words: str) -> str:
+    """Return words with every absolute path cut to its last part: a page is read on other machines.
+
+    Args:
+        words: a sentence, or a path; words that begin with one slash and hold no second one stay as they are.
+    """
+    return re.sub(r"(?<![\w./:~-])(?:/|~/|[A-Za-z]:\\)(?:[^\s/\\]+[/\\])+([^\s/\\]+)", r"\1", words)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from cusa.errors import ConfigError
-from cusa.manifests.pages import without_folders
+from cusa.manifests.storage.paths import without_folders
 from cusa.models.features import FEATURES
 from cusa.models.quiet import quiet
 from cusa.models.towers import hugging_face

@@ -37,3 +37,14 @@ def test_gather__a_single_run_has_its_intervals_and_all_have_units_and_chance() 
     assert "text to image: R@1 % 50.00 45.25 to 55.50 0.10" in page.text
     links = [attributes["href"] for tag, attributes in page.tags if attributes.get("class") == "term"]
     assert links == ["#metric-rsum", "#metric-r-k", "#metric-median-rank"]
+
+
+def test_gather__without_a_number_it_says_why() -> None:
+    run = made_run("one", {})
+    run.result["tasks"].update({"eccv-caption": {"unavailable": "/home/anna/w/truth.parquet does not exist"}})
+    gathered = results.gather([run], [])
+    assert gathered.unavailable == [("ECCV Caption", "truth.parquet does not exist")]
+    page = Tags(pages.render("eval/report/results.html.j2", report={"results": gathered}))
+    assert "There are no numbers" in page.text
+    assert "ECCV Caption: truth.parquet does not exist" in page.text
+    assert "table" not in [tag for tag, _ in page.tags]

@@ -183,6 +183,14 @@ def test_run__a_file_that_was_changed_after_it_was_written_is_refused(tmp_path: 
     assert not report.run([run], out=tmp_path / "r.html", work=work).fresh
 
 
+@pytest.mark.parametrize("content", [[1], {"changes": "all"}, {"changes": [{"key": "loss.alpha"}]}])
+def test_run__a_run_json_that_training_did_not_write_is_named(tmp_path: Path, content: object) -> None:
+    run = _evaluated(tmp_path / "run", _work(tmp_path))
+    store.write_json(run / "run.json", content)
+    with pytest.raises(DataError, match=r"run\.json is not what `cusa train` writes"):
+        report.run([run], out=tmp_path / "r.html")
+
+
 @pytest.mark.parametrize("name", ["report", "report.v1", "report.pdf"])
 def test_run__a_file_that_is_no_page_is_refused_before_anything_is_read(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"names no HTML file. Write .*{name}\.html"):

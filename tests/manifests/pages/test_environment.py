@@ -7,7 +7,7 @@ import jinja2
 import pytest
 
 import cusa
-from cusa.manifests.pages import environment, render, without_folders
+from cusa.manifests.pages import environment, render
 
 PACKAGE = Path(cusa.__path__[0])
 TEMPLATES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.html.j2"))
@@ -71,21 +71,3 @@ def test_render__a_missing_value_is_an_error() -> None:
 def test_thousands__groups_digits_without_decimals() -> None:
     template = environment().from_string("{{ a|thousands }} {{ b|thousands }} {{ c|thousands }}")
     assert template.render(a=1234567, b=999, c=1234.6) == "1,234,567 999 1,235"
-
-
-@pytest.mark.parametrize(
-    ("words", "shown"),
-    [
-        ("the split /tmp/old demo/x/train as well", "the split old demo/x/train as well"),
-        ("in /home/anna/work/train.", "in train."),
-        ("(/work/real/all-MiniLM-L6-v2)", "(all-MiniLM-L6-v2)"),
-        ("`cusa eval ~/runs/first --force`", "`cusa eval first --force`"),
-        (r"C:\Users\anna\runs\first", "first"),
-        ("openai/clip-vit-base-patch32", "openai/clip-vit-base-patch32"),
-        ("scenes/test, a/b, 1/2 and/or 3", "scenes/test, a/b, 1/2 and/or 3"),
-        ("https://example.org/a/b.zip", "https://example.org/a/b.zip"),
-        ("/ and /tmp", "/ and /tmp"),
-    ],
-)
-def test_without_folders__cuts_absolute_paths_to_their_last_part(words: str, shown: str) -> None:
-    assert without_folders(words) == shown

@@ -12,7 +12,7 @@ from cusa.errors import BusyError, ConfigError, DataError
 from cusa.manifests import ledger, lock
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
-from cusa.manifests.storage.paths import is_remote, place
+from cusa.manifests.storage.paths import is_remote, place, without_folders
 from cusa.pipeline import extract, index, readers, shard, verify
 from cusa.pipeline.config import ExtractConfig, IndexConfig, ShardConfig
 from tests.cli.test_cli import cusa, cusa_here
@@ -149,3 +149,21 @@ def test_unreachable_store_is_told_as_such(bucket: str, monkeypatch: pytest.Monk
     with pytest.raises(DataError, match="cannot be reached"):
         store.write_text(place(f"{bucket}/a.txt"), "a")
     remote.fs.clear_instance_cache()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("the split /tmp/old demo/x/train as well", "the split old demo/x/train as well"),
+        ("in /home/anna/work/train.", "in train."),
+        ("(/work/real/all-MiniLM-L6-v2)", "(all-MiniLM-L6-v2)"),
+        ("`cusa eval ~/runs/first --force`", "`cusa eval first --force`"),
+        (r"C:\Users\anna\runs\first", "first"),
+        ("openai/clip-vit-base-patch32", "openai/clip-vit-base-patch32"),
+        ("scenes/test, a/b, 1/2 and/or 3", "scenes/test, a/b, 1/2 and/or 3"),
+        ("https://example.org/a/b.zip", "https://example.org/a/b.zip"),
+        ("/ and /tmp", "/ and /tmp"),
+    ],
+)
+def test_without_folders__cuts_absolute_paths_to_their_last_part(words: str, shown: str) -> None:
+    assert without_folders(words) == shown
