@@ -172,7 +172,7 @@ class Tiles:
                 # Like cosines, largest on the diagonal, where they are 1; at temperature 1 they make the probability.
                 sources["calibrated"] = self.probable.log_true(logit_TT, *place).add_(1)
             if self.modes.debiased:
-                sources["weights"] = self.probable.log_false(logit_TT, *place).exp_()
+                sources["weights"] = self.probable.false(logit_TT, *place)
         return sources
 
     def _soft(self, sources: dict[str, Tensor]) -> Soft:
