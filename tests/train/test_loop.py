@@ -376,7 +376,7 @@ def test_too_many_undecodable_images_stop_it(own_world: Path, train: Train, tmp_
     with pytest.raises(DataError, match=rf"1 of 12 images cannot be decoded.*max_undecodable=0\.01.*{row['key']}"):
         train(tmp_path / "strict", work=own_world)
     done = train(tmp_path / "run", work=own_world, train={"max_undecodable": 0.1})
-    assert "1 images could not be decoded" in done.notes[0]
+    assert "1 image could not be decoded" in done.notes[0]
     assert f"1 in {row['shard']}" in done.notes[0]
     assert done.last["undecodable"] == 1
 
