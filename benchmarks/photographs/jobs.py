@@ -98,6 +98,15 @@ CALIBRATED = {
 }
 """Soft labels that are probabilities, without a grid, at three batch sizes, beside the release's and the best point."""
 
+SMALL = ("train.steps=400", "train.warmup_steps=20", "train.validate_every=50")
+COCO_MINI = {
+    "coco-mini/baseline": Job(SMALL, {"method": ("baseline",)}, seeds=5),
+    "coco-mini/release": Job((*RELEASE, *SMALL), {"method": METHODS}, seeds=5),
+    "coco-mini/sharp": Job((*SHARP, *SMALL), {"method": ("cusa",)}, seeds=5),
+    "coco-mini/probabilities": Job(SMALL, {"method": ("calibrated", "debiased")}, seeds=5),
+}
+"""599 COCO photographs with the same teachers; `--also` ECCV Caption's and CxC's files and the STS sets."""
+
 GROUPS = {
     "table": TABLE,
     "strengths": STRENGTHS,
@@ -107,4 +116,5 @@ GROUPS = {
     "share": SHARE,
     "text-tower": TEXT_TOWER_LEARNS,
     "calibrated": CALIBRATED,
+    "coco-mini": COCO_MINI,
 }
