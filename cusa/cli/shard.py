@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cusa.cli.console import Console, report_outcomes
+from cusa.cli.console import Console, point_on, print_text, report_outcomes
 from cusa.cli.options import (
     AsJson,
     Columns,
@@ -143,13 +143,21 @@ def shard(
             on_event=console.event,
         )
         outcomes, then = [*before, outcome], f"cusa extract-teachers {out} --image TEACHER --text TEACHER"
+        left: list[str] = []
         if layout == "subset":
             from cusa.pipeline.extract import carry
 
             carried = carry.run(source, out, on_event=console.event)
             outcomes += carried
-            then = f"cusa index {out}" if carried else then
-    report_outcomes(*outcomes, as_json=as_json, then=then)
+            left = carry.left_out(source, out)
+            then = f"cusa index {out}" if carried and not left else then
+    report_outcomes(*outcomes, as_json=as_json)
+    if not as_json:
+        if left:
+            print_text(
+                f"The rows of {', '.join(left)} could not be taken along: they are not those of the splits here."
+            )
+        point_on(then=then)
 
 
 def _split_names(pairs: Iterable[str]) -> dict[str, str]:

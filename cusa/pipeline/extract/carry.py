@@ -49,6 +49,13 @@ def run(source: Path, work: Path, *, on_event: OnEvent = ignore) -> list[Outcome
     return outcomes
 
 
+def left_out(source: Path, work: Path) -> list[str]:
+    """Return the teachers that some split of the part lacks, though the whole has them."""
+    whole = {name for one in splits(source) for name in tables.teachers(Split(source, one))}
+    parts = [set(tables.teachers(Split(work, one))) for one in splits(work)]
+    return sorted(whole - set.intersection(*parts)) if parts else []
+
+
 class _Rows:
     """The rows of one teacher over all splits that have it, by content."""
 
@@ -76,7 +83,7 @@ class _Rows:
             first = first or written
             origin = origin or read_origin(folder)
             try:
-                for name in sorted(written.outputs):
+                for name in sorted(one for one in written.outputs if one.endswith(".parquet")):
                     ledger.refuse_changed_output(written, folder, name)
                     table = store.read_table(folder / name, columns=["content"], made_by=f"cusa {STAGE} {whole.work}")
                     contents.append(table["content"].combine_chunks())

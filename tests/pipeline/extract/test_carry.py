@@ -62,6 +62,7 @@ def test_run__a_teacher_that_lacks_a_row_is_left_out(work: Path, tmp_path: Path)
     assert "test/teachers/offline-gist" not in carried
     assert {"train/teachers/offline-gist", "test/teachers/offline-ngrams"} <= carried
     assert "offline-gist" not in tables.teachers(Split(part, "test"))
+    assert carry.left_out(work, part) == ["offline-gist"]
 
 
 def test_run__changed_rows_are_not_carried(work: Path, tmp_path: Path) -> None:
