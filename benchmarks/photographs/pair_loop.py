@@ -78,10 +78,9 @@ def review(work: Path, owner: Owners, asked: int) -> dict[str, int]:
         image, caption = candidate["image_key"], candidate["caption_key"]
         answer = {"id": f"simulated-{number}", "image_key": image, "caption_key": caption}
         who = {"reviewer": "simulated", "tab": "one"}
-        fits = [
-            one["caption_key"] for one in candidate["better"] if owner[text_of[one["caption_key"]]] == file_of[image]
-        ]
-        if owner[text_of[caption]] == file_of[image]:
+        offered = [one["caption_key"] for one in candidate["better"]]
+        fits = [key for key in offered if file_of[image] in owner[text_of[key]]]
+        if file_of[image] in owner[text_of[caption]]:
             said["kept"] += 1
             shown = room.judge(**answer, **who, verdict="match")
         elif fits:

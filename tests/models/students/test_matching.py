@@ -168,5 +168,5 @@ def test_the_matching_loss_by_hand() -> None:
 
 def test_hub_tokenizers_that_are_not_there(tmp_path: Path) -> None:
     settings = MatchingConfig(size="base", tokenizer=str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match=r"student\.x2vlm\.tokenizer=PATH"):
+    with pytest.raises(DataError, match=r"student\.x2vlm\.tokenizer is '.*nowhere': there is no such folder"):
         _make("x2vlm", x2vlm=settings)

@@ -193,7 +193,7 @@ def test_tokenize__counts_what_it_truncates(folders: dict[str, Path]) -> None:
     tokens = student.tokenize(["a red square", " ".join(["a red square"] * 5)])
     assert tokens["input_ids"].shape == (2, 10)
     assert student.truncated == 1
-    assert "1 captions" in student.remarks()[-1]
+    assert "1 caption (" in student.remarks()[-1]
     short = make(folders["vit"], folders["sentences"], text_max_tokens=5)
     assert short.tokenize(["a red square on a red square"])["input_ids"].shape == (1, 5)
 
