@@ -7,6 +7,7 @@ import typer
 
 from cusa.cli.console import Console, report_outcomes
 from cusa.cli.options import AsJson, Force, Wait, Work, parse_path, validated
+from cusa.errors import ConfigError
 
 
 def calibrate(
@@ -53,6 +54,10 @@ def calibrate(
     from cusa.pipeline.pairs.ratings import RatedSplit
 
     config = validated(CalibrateConfig, neighbours=neighbours, pairs=pairs, background=background, seed=seed)
+    if test == split:
+        raise ConfigError(f"--test {test} is the split that is fitted on; test on another one.", option="--test")
+    if in_batch and (neighbours, background) != (50, 2000):
+        raise ConfigError("--neighbours and --background are not of --in-batch, which looks at random pairs.")
     if in_batch:
         outcome = for_batches.run(
             config,

@@ -72,7 +72,9 @@ def export(
             outcome = publish.run(config, work=parse_here(name), to=to, out=out, force=force, on_event=console.event)
         elif to in TOOLS:
             from cusa.integrations import export as tools
+            from cusa.pipeline.readers import refuse_own_source
 
+            refuse_own_source(parse_here(name), out)
             outcome = tools.export(
                 parse_here(name),
                 to=to,

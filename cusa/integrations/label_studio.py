@@ -211,10 +211,11 @@ def _verdict(data: Mapping[str, Any], annotation: Mapping[str, Any], word: str, 
     person = annotation.get("completed_by")
     if isinstance(person, dict):
         person = person.get("email") or person.get("id")
-    marks = [annotation.get("unique_id"), annotation.get("id"), data["image_key"], data["caption_key"], word]
-    name = hashlib.sha256(repr(marks).encode()).hexdigest()[:32]
-    shown = {key: data[key] for key in (*_SHOWN, "candidates_sha256") if data.get(key) is not None}
     judged_at = judged_at.astimezone(UTC)
+    # The time is among them: who changes a word and later changes it back has said three things.
+    marks = [annotation.get("unique_id"), annotation.get("id"), data["image_key"], data["caption_key"], word, person]
+    name = hashlib.sha256(repr([*marks, judged_at.isoformat()]).encode()).hexdigest()[:32]
+    shown = {key: data[key] for key in (*_SHOWN, "candidates_sha256") if data.get(key) is not None}
     return Verdict(
         id=f"label-studio-{name}",
         image_key=data["image_key"],

@@ -64,11 +64,10 @@ class EvalRequest:
         from cusa.eval.tasks.registry import TASKS
 
         every = [*TASKS, STS]
-        chosen = every if ALL in self.tasks else list(dict.fromkeys(self.tasks))
-        for task in chosen:
-            if task not in every:
+        for task in self.tasks:
+            if task not in (*every, ALL):
                 raise ConfigError(f"There is no task {task!r}. {nearest(task, [*every, ALL])}.", task=task)
-        return chosen
+        return every if ALL in self.tasks else list(dict.fromkeys(self.tasks))
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,8 @@ def test_a_home_folder_the_shell_left_alone_is_the_home_folder(tmp_path: Path) -
     [
         (("export", "nothing", "--to", "nix", "--out", "x"), "'nix' is not one of 'folder', 'hf'"),
         (("eval", "nothing", "--data", "{work}", "--tasks", "cross"), "There is no task 'cross'"),
+        (("eval", "nothing", "--data", "{work}", "--tasks", "all,cross"), "There is no task 'cross'"),
+        (("calibrate", "{work}", "--split", "val", "--test", "val", "--out", "c.json"), "--test val is the split"),
         (("eval", "nothing", "--data", "{file}"), "is a file, not a folder"),
     ],
 )

@@ -18,12 +18,14 @@ from cusa.integrations import label_studio
 from cusa.integrations.export import export
 from cusa.integrations.rows import principal_components
 from cusa.manifests import neighbours, tables
-from cusa.manifests.judgements import verdicts
+from cusa.manifests.judgements import pair_judgements, verdicts
 from cusa.manifests.judgements.verdicts import Journal, Verdict
 from cusa.manifests.samples import Split
 from cusa.pipeline import audit, index
 from cusa.pipeline.config import AuditConfig, IndexConfig
 from cusa.pipeline.pairs.neighbourhoods import Encoders
+from cusa.pipeline.publish.push import push
+from cusa.pipeline.sql.database import connect
 from tests.integrations.small import make_taught
 
 
@@ -164,6 +166,15 @@ def test_label_studio_there_and_back(work: Path, tmp_path: Path) -> None:
     changed = _annotated(tasks, ["no match", "related", "skip"])
     source.write_text(json.dumps(changed))
     assert label_studio.read(work, source) == {"train": 1}
+    back = _annotated(tasks, ["match", "related", "skip"])
+    back[0]["annotations"][0]["updated_at"] = "2026-01-03T10:00:00Z"
+    source.write_text(json.dumps(back))
+    assert label_studio.read(work, source) == {"train": 1}
+    judgements = {(one.image_key, one.caption_key): one.verdict for one in pair_judgements.read(split).judgements}
+    assert judgements[(first.image_key, first.caption_key)] == "match"
+    with connect(work) as database:
+        rows = database.run("SELECT image_key, caption_key, verdict FROM verdicts WHERE reviewer LIKE 'label%'").rows
+    assert sorted(row[2] for row in rows) == ["match", "related"]  # each person's last word, a row a pair
 
 
 @pytest.mark.parametrize(
@@ -202,5 +213,11 @@ def test_formats_and_options_belong_together(work: Path, tmp_path: Path) -> None
     assert "of --to atlas, fiftyone, label-studio, not of hf" in run("--to", "hf", "--split", "train")
     assert "of --to parquet, webdataset, not of atlas" in run("--to", "atlas", "--licence", "CC0")
     assert "of students" in run("--to", "atlas", "--ensemble", "runs/other")
+    inside = CliRunner().invoke(cli.app, ["export", str(work), "--to", "atlas", "--out", str(work / "train")])
+    assert inside.exit_code != 0
+    assert "the work folder that is read" in inside.output
+    export(work, to="label-studio", out=tmp_path / "view", limit=1)
+    with pytest.raises(CusaError, match="a view without a card"):
+        push(tmp_path / "view", "me/pictures", dry_run=True)
     with pytest.raises(CusaError, match="no export of a work folder to 'atlass'"):
         export(work, to="atlass", out=tmp_path / "o")

@@ -52,8 +52,8 @@ def run(source: Path, work: Path, *, on_event: OnEvent = ignore) -> list[Outcome
 def left_out(source: Path, work: Path) -> list[str]:
     """Return the teachers that some split of the part lacks, though the whole has them."""
     whole = {name for one in splits(source) for name in tables.teachers(Split(source, one))}
-    parts = [set(tables.teachers(Split(work, one))) for one in splits(work)]
-    return sorted(whole - set.intersection(*parts)) if parts else []
+    parts = [tables.teachers(Split(work, one)) for one in splits(work)]
+    return sorted(name for name in whole if not all(name in part for part in parts))
 
 
 class _Rows:

@@ -124,7 +124,9 @@ def in_order(near_QS: np.ndarray, ids_QS: np.ndarray, rows_Q: np.ndarray) -> tup
 
 def _untie(rows_ND: np.ndarray, row: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Search one row whose last place is tied: FAISS keeps any of the tied rows, the rule keeps the first ones."""
-    near_N = np.round(rows_ND @ rows_ND[row], _DECIMALS)
+    # The rows are finite. Vectors of few numbers make OpenBLAS read beyond them, and what lies there raises the flag.
+    with np.errstate(invalid="ignore"):
+        near_N = np.round(rows_ND @ rows_ND[row], _DECIMALS)
     near_N[row] = -np.inf
     last = np.partition(near_N, -k)[-k]
     above = np.flatnonzero(near_N > last)

@@ -120,5 +120,8 @@ def _faults(split: SplitFacts) -> list[str]:
         )
     if split.own_pairs and split.own_pairs.get("expected_wrong") is not None:
         pairs = split.own_pairs
-        lines.append(f"- {split.name}: of {pairs['pairs']:,} pairs about {pairs['expected_wrong']:,.0f} are wrong.")
+        lines.append(
+            f"- {split.name}: the audit estimates about {pairs['expected_wrong']:,.0f} wrong pairs of "
+            f"{pairs['pairs']:,}; nobody judged them."
+        )
     return lines

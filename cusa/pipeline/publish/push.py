@@ -13,6 +13,8 @@ from cusa.pipeline.config import DATA_FORMATS
 Kind = Literal["model", "dataset"]
 _WAY_OUT = {401: "The token is not valid.", 403: "The token may not write there."}
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+VIEWS = ("atlas", "fiftyone", "label-studio")
+"""Exports that show a work folder in another tool: they are nobody's data set."""
 _CARD = ("README.md", "croissant.json")
 
 
@@ -58,13 +60,18 @@ def push(
     Raises:
         ConfigError: if the repository's name cannot be one, there is no token, or the hub's client is told to stay
             offline.
-        DataError: if the folder is no finished export, was changed since, or the hub refuses.
+        DataError: if the folder is no finished export, is one for a viewer, was changed since, or the hub refuses.
     """
     done = ledger.read(folder / "ledger.json")
     if done is None or done.stage != "export":
         raise DataError(f"{folder} is no finished export. Make one with `cusa export ... --out {folder}`.", path=folder)
     ledger.refuse_changed(folder / "ledger.json")
-    kind: Kind = "dataset" if done.parameters.get("to") in DATA_FORMATS else "model"
+    if (to := done.parameters.get("to")) in VIEWS:
+        raise DataError(
+            f"{folder} is an export for {to}, a view without a card. Push one of `cusa export WORK --to parquet`.",
+            path=folder,
+        )
+    kind: Kind = "dataset" if to in DATA_FORMATS else "model"
     files = {name: size for name, size in done.outputs.items() if not card_only or name in _CARD}
     _check_name(repository)
     if dry_run:

@@ -336,10 +336,11 @@ def _truth_file(folder: Path) -> Path:
 
 
 def _standing_verdicts(name: str, journal: View) -> View:
-    """Return the verdicts that stand: without those that were taken back, and without pairs that were skipped."""
+    """Return the verdicts that stand: each reviewer's last on a pair, without those taken back and skipped pairs."""
     sql = (
         f"WITH everything AS ({journal.sql}) SELECT * FROM everything WHERE verdict NOT IN ('undo', 'skip') "
-        "AND id NOT IN (SELECT undoes FROM everything WHERE undoes IS NOT NULL)"
+        "AND id NOT IN (SELECT undoes FROM everything WHERE undoes IS NOT NULL) "
+        "QUALIFY row_number() OVER (PARTITION BY split, image_key, caption_key, reviewer ORDER BY judged_at DESC) = 1"
     )
     own = "of the data set's own pairs or a better caption" if name != "verdicts" else "of a pair"
     return replace(journal, name=name, sql=sql, what=f"what a reviewer said {own}, as it stands")
