@@ -1,9 +1,10 @@
-"""Sixty slips planted one at a time: which of them does a module's own tests see?
+"""Sixty slips a set, planted one at a time: which of them does a module's own tests see?
 
-    python benchmarks/slips.py [--only TEXT] [--again] [--out NAME]      # from the root, with the commit to be tried
+    python benchmarks/slips.py [--set N] [--only TEXT] [--again] [--out NAME]   # from the root, the commit to be tried
 
-`slips.json` has the slips, each one line that somebody could have written: file, old text, new text, what it does, and
-the test files that should see it (the module's own, and those of what calls it). Each is put into a copy of the
+`slips.json` has the slips, each one line that somebody could have written: its set (each was chosen before anybody looked
+which tests there were), file, old text, new text, what it does, and the test files that should see it (the module's own,
+and those of what calls it). Each is put into a copy of the
 repository (a work tree of git, thrown away at the end), its test files run to the first failure, and the copy is mended
 again. A slip is caught if a test fails for another reason than its time. Writes
 benchmarks/results/slips-<machine>-<date>.json, beside what an earlier file of that name says of the same slips.
@@ -29,6 +30,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SLIPS = Path(__file__).with_name("slips.json")
+RESULTS = {1: "slips-2-core-x86-2026-11-30", 2: "slips-second-set-2-core-x86-2026-11-30"}
 _SECONDS = 900  # a slip at most
 _ONLY_SLOW = re.compile(r"FailedHealthCheck|DeadlineExceeded|TimeoutExpired")
 _PYTEST = ("pytest", "_pytest", "hypothesis", "_hypothesis", "anyio")
@@ -52,16 +54,18 @@ _LIBRARIES = (
 def main() -> None:
     """Try the slips and write what was seen."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--set", type=int, default=2, choices=(1, 2), help="which sixty")
     parser.add_argument("--only", default="", help="slips whose file or meaning has this in it")
     parser.add_argument("--again", action="store_true", help="only those that nothing caught yet")
-    parser.add_argument("--out", default="slips-2-core-x86-2026-11-30", help="name of the result")
+    parser.add_argument("--out", default="", help="name of the result")
     options = parser.parse_args()
-    slips = [one for one in json.loads(SLIPS.read_text()) if options.only in f"{one['file']} {one['what']}"]
+    slips = [one for one in json.loads(SLIPS.read_text()) if one["set"] == options.set]
+    slips = [one for one in slips if options.only in f"{one['file']} {one['what']}"]
     for library in _LIBRARIES:
         __import__(library)
     for name in [name for name in sys.modules if name.partition(".")[0].startswith(_PYTEST)]:
         del sys.modules[name]
-    out = ROOT / "benchmarks" / "results" / f"{options.out}.json"
+    out = ROOT / "benchmarks" / "results" / f"{options.out or RESULTS[options.set]}.json"
     told = {one["what"] for one in slips}
     found = json.loads(out.read_text())["slips"] if out.is_file() else {}
     found = {what: one for what, one in found.items() if what in told or options.only}
