@@ -75,3 +75,25 @@ def test_misfit__teachers_by_their_weights_others_by_name_and_revision() -> None
     assert not text_only.misfit({"image": {}, "text": TEXT})
     with pytest.raises(StaleError, match="was fitted on other teachers"):
         made().refuse_others({"text": TEXT}, "c.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"intercept": -3.5},
+        {"cosines": {"image": 1.0, "text": 2.5}},
+        {"levels": {"image": 0.0, "text": -1.5}},
+        {"levels": {"image": -1.0, "text": 0.0}},
+        {"teachers": {"image": IMAGE, "text": {**TEXT, "preprocessing": "letters"}}},
+    ],
+)
+def test_digest__is_of_every_number_and_teacher(change: dict[str, Any]) -> None:
+    assert made(**change).digest != made().digest
+
+
+@pytest.mark.parametrize("key", ["weights_sha256", "preprocessing", "transform"])
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_misfit__a_teacher_that_reads_otherwise_is_another_one(modality: str, key: str) -> None:
+    teachers = {"image": IMAGE, "text": TEXT}
+    teachers[modality] = {**teachers[modality], key: "other"}
+    assert f"{key} is {dict(image=IMAGE, text=TEXT)[modality][key]!r} there and 'other' here" in made().misfit(teachers)

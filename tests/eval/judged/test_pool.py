@@ -56,3 +56,10 @@ def test_expected_outside__counts_what_the_pool_lacks() -> None:
     inside = judge[pool.images, pool.captions].sum()
     outside = pools.expected_outside(pool, (np.arange(judge.size), judge.ravel()), CAPTIONS)
     np.testing.assert_allclose(outside, judge.sum() - inside)
+
+
+def test_probabilities__a_pair_that_the_judge_does_not_know_has_none() -> None:
+    known = {2: 0.25, 5: 0.5, 9: 0.75}
+    codes = np.arange(12)
+    got = pools.probabilities(codes, (np.array(list(known)), np.array(list(known.values()))))
+    assert got.tolist() == [known.get(code, 0.0) for code in codes.tolist()]

@@ -97,3 +97,13 @@ def test_paired__other_queries_of_the_same_number_are_not_subtracted_row_by_row(
     assert paired(_table(FIRST), _table(other)) == {}
     turned = dict(list(SECOND.items())[::-1])
     assert paired(_table(FIRST), _table(turned)) == {}
+
+
+def test_paired__where_every_query_gains_the_same_images_with_more_captions_widen_nothing() -> None:
+    captions = {1: 1, 2: 7, 3: 2, 4: 5}
+    keys = [f"d/{image}#{number}" for image, count in captions.items() for number in range(count)]
+    differences = paired(_table(dict.fromkeys(keys, 2)), _table(dict.fromkeys(keys, 1)))
+    gained = differences["cross-modal/text-to-image/r@1"]
+    assert (gained.value, gained.low, gained.high) == pytest.approx((100, 100, 100))
+    mean = differences["cross-modal/text-to-image/map_at_r"]
+    assert (mean.value, mean.low, mean.high) == pytest.approx((50, 50, 50))

@@ -42,6 +42,13 @@ def test_read_truth__a_table_is_complete_unless_it_says_otherwise(split: Split, 
     assert (again.images.tolist(), again.captions.tolist(), again.complete) == ([0, 2], [7, 10], True)
 
 
+def test_read_truth__pairs_of_which_the_split_lacks_either_end_are_counted(split: Split, tmp_path: Path) -> None:
+    image, caption = split.image_keys[1], split.caption_keys[7]
+    rows = [(image, caption), (image, "other/x#0"), ("other/x", caption), ("other/x", "other/x#0")]
+    truth = read_truth(split, _write(tmp_path / "t.parquet", rows))
+    assert (truth.images.tolist(), truth.captions.tolist(), truth.unknown) == ([1], [7], 3)
+
+
 def test_find_truth__named_then_own_then_none(split: Split, tmp_path: Path) -> None:
     assert find_truth(split, None) is None
     own = _write(split.folder / "truth.parquet", [(split.image_keys[0], split.caption_keys[0])])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import poisson
 
 from cusa.pipeline.audit import missing
 
@@ -82,3 +83,13 @@ def test_draw__outside_the_candidates_no_pair_comes_twice(candidates: int) -> No
     drawn, which = missing.draw(cut, wanted, codes, owner=owner, num_images=3, seed=0)
     assert sorted(drawn.tolist()) == sorted(every[candidates:].tolist())
     assert not which.any()
+
+
+def test_ceilings__matches_elsewhere_are_shared_out_among_the_queries_of_a_direction() -> None:
+    """4 images of 5 captions, and 6 matches outside the candidates: 1.5 an image, 0.3 a caption."""
+    owner, none = np.repeat(np.arange(4), 5), np.zeros(0, int)
+    got = missing.ceilings(none, none, np.zeros(0), owner, num_images=4, elsewhere=6.0)
+    further = np.arange(40)
+    by_image = float((poisson.pmf(further, 1.5) * 5 / (5 + further)).sum())
+    by_caption = float((poisson.pmf(further, 0.3) * 1 / (1 + further)).sum())
+    assert got == pytest.approx({"image-to-text": by_image, "text-to-image": by_caption}, abs=1e-6)

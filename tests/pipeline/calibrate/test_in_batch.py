@@ -1,5 +1,6 @@
 """Calibrating random pairs: on a complete truth it tells the truth, on judgements what was judged."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,15 @@ def test_run__on_verdicts_with_random_pairs_beside_them(tmp_path: Path) -> None:
     assert outcome.counts["pairs"] == len(judged.images)
     assert outcome.counts["matches"] == judged.match.sum()
     assert 0 < made.about["random_pairs"] < judged.match.mean()
+    pairs = in_batch._pairs(split, judged, CONFIG)
+    for image, caption in zip(judged.images, judged.captions, strict=True):
+        of_pair = (pairs.image == image) & (pairs.others == caption)
+        assert of_pair.sum() == (split.caption_owner == image).sum()
+        assert pairs.weight[of_pair].sum() == pytest.approx(1), (
+            "a judged pair counts once, whatever its image's captions"
+        )
+    turned = replace(judged, match=~judged.match)
+    assert in_batch._digest(turned) != in_batch._digest(judged), "the same pairs, judged otherwise, are another input"
 
 
 def test_run__refuses_a_student(work: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from cusa.manifests import ledger, tables
@@ -94,3 +95,11 @@ def test_run__a_subset_that_changed_takes_its_rows_anew(work: Path, tmp_path: Pa
     whole = tables.read_teacher(Split(work, "test"), "offline-gist")
     rows = [whole.keys.index(key) for key in split.image_keys]
     assert np.array_equal(tables.read_teacher(split, "offline-gist").embeddings, whole.embeddings[rows])
+
+
+def test_run__tables_of_another_state_of_the_split_are_not_carried(work: Path, tmp_path: Path) -> None:
+    part = _subset(work, tmp_path / "part")
+    path = work / "train" / "captions.parquet"
+    pq.write_table(pq.read_table(path), path, compression="none")  # the same rows, other bytes
+    carried = {outcome.out.relative_to(part).parts[0] for outcome in carry.run(work, part)}
+    assert carried == {"val", "test"}

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cusa.pipeline.own_pairs.better import better_captions
 from cusa.pipeline.own_pairs.planted import find_wrong_pairs
 from tests.pipeline.own_pairs.drawn import draw, evidence_of, swap_captions
 
@@ -70,16 +69,3 @@ def test_find_wrong_pairs__tiny_splits_have_no_probability(number: int) -> None:
     wrong = find_wrong_pairs(evidence_of(images, texts, owner, number=number), owner, num_images=number)
     assert np.isnan(wrong.p_wrong_M).all()
     assert not wrong.against().any()
-
-
-def test_better_captions__find_the_images_own_ones() -> None:
-    images, texts, owner = draw()
-    swapped, is_wrong = swap_captions(owner, 0.1)
-    evidence = evidence_of(images, texts, swapped)
-    wrong = find_wrong_pairs(evidence, swapped, num_images=300)
-    better = better_captions(wrong, evidence, swapped, near_images=images.near, number=3)
-    asked = [row for row in np.flatnonzero(is_wrong) if row in better]
-    assert len(asked) > 0.7 * is_wrong.sum()
-    home = sum(bool((owner[better[row]] == swapped[row]).any()) for row in asked)
-    assert home > 0.6 * len(asked)
-    assert all((swapped[captions] != swapped[row]).all() for row, captions in better.items())

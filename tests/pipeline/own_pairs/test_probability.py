@@ -72,3 +72,8 @@ def test_way_of_being_wrong__missing_evidence_speaks_neither_way() -> None:
 
 def test_way_of_being_wrong__too_few_pairs_fit_nothing() -> None:
     assert way_of_being_wrong(np.zeros((5, 2)), np.zeros((100, 2))) is None
+
+
+def test_wrong_share__a_tail_without_an_own_pair_may_hide_half_a_pair() -> None:
+    own, planted = np.zeros(50), np.linspace(5, 6, 50)
+    assert wrong_share(own, planted) == pytest.approx(0.5 / 50 / 0.95)

@@ -8,9 +8,11 @@ import pytest
 
 from cusa.errors import DataError
 from cusa.manifests import schemas
+from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.pipeline.pairs.ratings import read_ratings
+from tests.manifests.judgements.test_verdicts import make
 from tests.worlds import make_work
 
 
@@ -100,3 +102,19 @@ def test_read_ratings__flickr8k(work: Path, tmp_path: Path) -> None:
     (tmp_path / "ExpertAnnotations.txt").write_text(f"{name[0]}\t{name[0]}#0\t4\t4\t4")
     with pytest.raises(DataError, match="judges no image of the split 'val' with another's caption"):
         read_ratings(split, tmp_path)
+
+
+def test_read_ratings__verdicts_without_the_disputed_and_skipped_ones(work: Path) -> None:
+    split = Split(work, "val")
+    image = split.image_keys[0]
+    said = {7: ("match", "match"), 8: ("match", "no match"), 9: ("related", "related"), 20: ("skip", "skip")}
+    (split.folder / "audit").mkdir()
+    with Journal(split.folder / "audit") as journal:
+        for caption, words in said.items():
+            for reviewer, word in zip(("ada", "bob"), words, strict=True):
+                key = split.caption_keys[caption]
+                number = 10 * caption + (reviewer == "bob")
+                journal.append(make(number, word, reviewer, image_key=image, caption_key=key))
+    rated = read_ratings(split, None)
+    pairs = zip(rated.images.tolist(), rated.captions.tolist(), rated.match.tolist(), strict=True)
+    assert list(pairs) == [(0, 7, True), (0, 9, False)]

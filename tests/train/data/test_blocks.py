@@ -96,3 +96,11 @@ def test_windows_and_epochs_are_shuffled_each_in_its_own_way() -> None:
         # Where a window's pairs stand within their blocks, and in which of its three blocks.
         patterns = [tuple(rows % 40) for rows in windows]
         assert len({*patterns}) == 4, "no two windows have the same permutation"
+
+
+def test_apart_a_block_is_turned_by_another_amount_each_epoch() -> None:
+    """Of two blocks as long as an epoch, which pairs meet is up to the turns alone."""
+    blocks = Blocks([50, 50], window=0, apart=True)
+    order = Order(100, 2, 0, blocks=blocks)
+    met = [frozenset(frozenset(order.rows(step).tolist()) for step in range(50 * e, 50 * e + 50)) for e in range(6)]
+    assert len(set(met)) > 4
