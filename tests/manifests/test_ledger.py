@@ -104,3 +104,16 @@ def test_refuse_changed__names_the_file_and_the_way_out(path: Path) -> None:
     with pytest.raises(DataError, match="missing"):
         ledger.refuse_changed(path)
     ledger.refuse_changed(path.parent / "no.ledger.json")
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "page.html", "rows.npy", "shard.tar"])
+def test_why_not_current__bytes_that_changed_under_the_same_size(tmp_path: Path, name: str) -> None:
+    """All but tars are read where their time changed; whoever reads a tar compares what it reads."""
+    output = tmp_path / name
+    output.write_bytes(b"12345")
+    clock = ledger.Clock()
+    clock.finish(tmp_path / "l.json", stage="s", inputs={}, parameters={}, outputs=[output], counts={})
+    output.write_bytes(b"12346")
+    os.utime(output, ns=(0, 0))
+    why = ledger.why_not_current(ledger.read(tmp_path / "l.json"), tmp_path, inputs={}, parameters={})
+    assert why == (None if name == "shard.tar" else f"{name} was changed after it was written")

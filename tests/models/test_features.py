@@ -92,3 +92,12 @@ def test_a_table_of_another_model_is_refused(work: Path, other: object, words: s
     _extract(Split(work, "val"), other)
     with pytest.raises(StaleError, match=words):
         features.read_rows(Split(work, "val"), "image", table)
+
+
+def test_a_table_of_captions_that_were_transformed_otherwise_is_refused(work: Path) -> None:
+    table = features.describe(Split(work, "train"), "text")
+    config = ExtractConfig(transform="none")
+    val = Split(work, "val")
+    extract.run(config, split=val, teacher="words", modality="text", load=lambda name, modality: worlds.Words())
+    with pytest.raises(StaleError, match="its transform is 'none', not 'clean'"):
+        features.read_rows(val, "text", table)

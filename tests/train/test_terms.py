@@ -235,3 +235,19 @@ def test_temperatures_of_a_student_that_scores_pairs_stay_within_their_bounds(wo
     terms(student, loss, out, image_ids=torch.arange(4), **teachers)
     for name, temperature in loss.temperatures().items():
         assert float(temperature.value.detach()) == pytest.approx(temperature.maximum), name
+
+
+@pytest.mark.parametrize("kind", ["sgr", "x2vlm"])
+def test_infonce_s_weight_is_that_of_a_student_s_own_loss(world: Path, kind: str) -> None:
+    split = Split(world, "train")
+    student = students.create(KINDS[kind], captions=split.texts, uni=False, seed=0).eval()
+    out = student(torch.randn(6, 3, 16, 16), student.tokenize(split.texts[:6]))
+    found = {}
+    for weight in (1.0, 0.25):
+        torch.manual_seed(4)  # the same negatives
+        found[weight] = terms(
+            student, CUSALoss(alpha=0.0, beta=0.0, infonce_weight=weight), out, image_ids=torch.arange(6)
+        )
+    assert set(found[0.25]) == {"loss", *OWN[kind]}
+    for name, term in found[1.0].items():
+        torch.testing.assert_close(found[0.25][name], 0.25 * term, rtol=1e-5, atol=1e-6)

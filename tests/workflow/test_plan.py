@@ -150,3 +150,13 @@ def test_resolve__a_class_of_ones_own_is_found_by_its_name(tmp_path: Path, monke
     assert resolve(split, "tests.worlds_Words", "text").loads == name
     index.run(IndexConfig(neighbours=3), split=split, teacher="tests.worlds_Words")
     assert search.run([split], words="a red wall")
+
+
+def test_plan__the_time_of_an_index_is_that_of_every_product_of_images_and_of_captions(tmp_path: Path) -> None:
+    planned = plans.plan("clip-vit-b-32/coco/cusa", out=tmp_path).stages
+    (index_stage,) = (stage for stage in planned if stage.stage == "index")
+    widths = {"image": 37_632, "text": 768}
+    products = 5_000**2 * widths["image"] + 25_000**2 * widths["text"]
+    rate = plans.read_rates()["index"]["multiplications"]
+    assert index_stage.seconds == pytest.approx(products / rate, rel=0.01)
+    assert index_stage.disk == pytest.approx(4 * (5_000 * widths["image"] + 25_000 * widths["text"]), rel=0.01)

@@ -187,3 +187,18 @@ def test_places__two_recipes_never_share_a_folder() -> None:
 def test_markdown__seeds_that_failed_do_not_count() -> None:
     rows = [{"run": "a", "seed": 0, "error": ""}, {"run": "b", "seed": 1, "error": "No number."}]
     assert "| 1 |" in sweep.markdown(rows, ["seed"])
+
+
+def test_run__any_changed_split_makes_a_sweep_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "_one", lambda *told: {"error": "", "seconds": 1.0})
+    work = worlds.make_work(tmp_path / "world", images=2, captions=1)
+
+    def fresh() -> bool:
+        return sweep.run("tiny", {"seed": [0, 1]}, data=[work], out=tmp_path / "s", settings=FEW).outcome.fresh
+
+    assert fresh()
+    for name in ("train", "val", "test"):
+        assert not fresh()
+        path = work / name / "captions.parquet"
+        pq.write_table(pq.read_table(path), path, compression="none")  # the same rows, other bytes
+        assert fresh(), name

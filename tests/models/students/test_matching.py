@@ -140,13 +140,18 @@ def test_a_checkpoint_that_does_not_fit_is_explained(golden: Path, tmp_path: Pat
         _make("x2vlm", name=str(path))
 
 
-def test_the_matching_loss_by_hand() -> None:
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_matching_loss_by_hand(soft: bool) -> None:
     student = _make("x2vlm", uni=False)
     pixels, tokens = _inputs(student)
     out = student(pixels, tokens)
     ids = torch.tensor([0, 1, 0, 2])
     torch.manual_seed(3)
-    got = student.base_loss(out, image_ids=ids)
+    # Labels of image i with text j, and of text i with image j; not symmetric, and not each other's transpose.
+    of_text, of_image = (
+        torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(9)) if soft else torch.zeros(2, 4, 4)
+    )
+    got = student.base_loss(out, image_ids=ids, match_labels=(of_text, of_image) if soft else None)
     torch.manual_seed(3)
     similarity = (out["image"] @ out["text"].T / student.network.temp).detach()
     negatives = []
@@ -156,13 +161,13 @@ def test_the_matching_loss_by_hand() -> None:
     texts, images = negatives
     total = 0.0
     for i, c, label in [
-        *((k, k, 1) for k in range(4)),
-        *((int(images[k]), k, 0) for k in range(4)),
-        *((k, int(texts[k]), 0) for k in range(4)),
+        *((k, k, 1.0) for k in range(4)),
+        *((int(images[k]), k, float(of_image[k, images[k]])) for k in range(4)),
+        *((k, int(texts[k]), float(of_text[k, texts[k]])) for k in range(4)),
     ]:
         rows = torch.tensor([i]), torch.tensor([c])
         logits = student.match(take(out["image_parts"], rows[0]), take(out["text_parts"], rows[1]))
-        total += float(F.cross_entropy(logits, torch.tensor([label])).detach())
+        total += float(F.cross_entropy(logits, torch.tensor([[1 - label, label]])).detach())
     assert float(got["itm"].detach()) == pytest.approx(total / 12, rel=1e-5)
 
 

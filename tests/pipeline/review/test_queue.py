@@ -1,7 +1,10 @@
 """The queue: candidates of one split alone, whatever the filter, in the order of their review value."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -61,3 +64,24 @@ def test_queue__a_filter_that_ends_the_statement_is_refused(work: Path) -> None:
 
 def test_audited__splits_with_candidates(work: Path) -> None:
     assert audited(work, ["train", "val", "test"]) == ["train", "val"]
+
+
+def test_queue__the_most_worth_first_then_the_highest_score_then_by_key(work: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(work, tmp_path / "work")
+    path = copied / "val/audit/candidates.parquet"
+    table = pq.read_table(path)
+    rows = [
+        {**row, "worth": (0.1, None, 0.2, None, 0.2)[number % 5], "score": (7 * number % 5) / 10}
+        for number, row in enumerate(table.to_pylist())
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+
+    def place(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["worth"] is None, -(row["worth"] or 0), -row["score"], row["image_key"], row["caption_key"]
+
+    candidates = Candidates(Split(copied, "val"), limit=10_000)
+    try:
+        asked = [one.pair for one in candidates.queue("").candidates]
+    finally:
+        candidates.close()
+    assert asked == [(row["image_key"], row["caption_key"]) for row in sorted(rows, key=place)]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from cusa.errors import ConfigError
+from cusa.train.data.blocks import Blocks
 from cusa.train.data.order import Order
 from cusa.train.data.permutation import permute
 
@@ -117,3 +118,13 @@ def test_a_batch_that_never_fills_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"train\.batch is 128.*only 60 pairs.*train\.drop_last=false"):
         Order(60, 128, 0)
     assert Order(60, 128, 0, drop_last=False).rows(0).size == 60
+
+
+@pytest.mark.parametrize(("drop_last", "sizes"), [(True, [10, 10, 10]), (False, [9, 9, 8, 8])])
+def test_rows__of_blocks_kept_apart_every_step_is_a_batch(drop_last: bool, sizes: list[int]) -> None:
+    """Of 34 pairs in batches of 10 the last 4 are left out, or every step has a little less."""
+    order = Order(34, 10, 3, drop_last, blocks=Blocks([17, 17], window=0, apart=True))
+    for epoch in range(3):
+        rows = [order.rows(epoch * len(sizes) + step).tolist() for step in range(len(sizes))]
+        assert [len(each) for each in rows] == sizes == [order.size(step) for step in range(len(sizes))]
+        assert len(set(itertools.chain(*rows))) == sum(sizes)

@@ -10,7 +10,8 @@ import pytest
 
 from cusa.errors import DataError
 from cusa.manifests.samples import Split
-from cusa.train.data.pairs import _FILES, Pairs
+from cusa.train.data.pairs import _FILES, Pairs, Writer
+from cusa.train.data.rows import Strings
 
 
 def _same(pairs: Pairs, split: Split) -> None:
@@ -116,3 +117,13 @@ def test_captions_in_another_order_are_refused(own_world: Path) -> None:
     pq.write_table(table.take(list(reversed(range(table.num_rows)))), path)
     with pytest.raises(DataError, match="not in the order of their images"):
         Pairs(Split(own_world, "train"))
+
+
+def test_writer__strings_of_several_blocks_follow_each_other(tmp_path: Path) -> None:
+    blocks = [["ein Haus", "", "家"], [], ["🐈🐈", "b"], ["last"]]
+    writer = Writer(tmp_path)
+    for block in blocks:
+        writer.strings("text", block)
+    strings, expected = Strings(tmp_path / "text"), [text for block in blocks for text in block]
+    assert len(strings) == len(expected)
+    assert [strings[row] for row in range(len(expected))] == expected

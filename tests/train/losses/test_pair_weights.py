@@ -1,5 +1,6 @@
 """Weights of pairs in InfoNCE against loops over Python floats, and what they must be equal to."""
 
+import itertools
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from cusa.errors import ConfigError
 from cusa.train.losses import CUSALoss
+from cusa.train.losses.pair_weights import pair_weights_correction
 
 
 def _batch(seed: int = 0, size: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -67,3 +69,23 @@ def test_forward__refuses_what_it_cannot_weigh() -> None:
         CUSALoss(alpha=0, beta=0, reduction="release")(image=image, text=text, image_ids=ids, pair_weights=weights)
     with pytest.raises(ConfigError, match=r"\(7,\)"):
         CUSALoss(alpha=0, beta=0)(image=image, text=text, image_ids=ids, pair_weights=weights[1:])
+
+
+@pytest.mark.parametrize("bounds", [(0, 7), (0, 3, 7), (0, 1, 2, 6, 7)])
+def test_correction__the_shares_of_ranks_add_up_to_that_of_the_batch(bounds: tuple[int, ...]) -> None:
+    image, text, ids, weights = _batch()
+    image, text = (torch.nn.functional.normalize(rows, dim=1) for rows in (image, text))
+    shares = [
+        pair_weights_correction(
+            image,
+            text,
+            image_ids=ids,
+            rows=slice(start, stop),
+            weights_R=weights[start:stop],
+            temperature=torch.tensor(0.05, dtype=torch.float64),
+        )
+        for start, stop in itertools.pairwise(bounds)
+    ]
+    cosines = (image @ text.T).tolist()
+    told = [_infonce(cosines, ids.tolist(), given, 0.05) for given in (weights.tolist(), [1.0] * 7)]
+    assert float(sum(shares)) == pytest.approx(told[0] - told[1], rel=1e-6)
