@@ -4,9 +4,10 @@
 
 `slips.json` has the slips, each one line that somebody could have written: its set (chosen before anybody looked which
 tests there were), file, old text, new text, what it does, and the test files that should see it (the module's own, and
-those of what calls it). Each is put into a copy of the repository (a work tree of git, thrown away at the end), its test
-files run to the first failure, and the copy is mended again. A slip is caught if a test fails for another reason than its time. Writes
-benchmarks/results/slips-<machine>-<date>.json, beside what an earlier file of that name says of the same slips.
+those of what calls it). Each is put into a copy of the repository (a work tree of git, thrown away at the end), its
+test files run to the first failure, and the copy is mended again. A slip is caught if a test fails for another reason
+than its time. Writes benchmarks/results/slips-<machine>-<date>.json, beside what an earlier file of that name says of
+the same slips.
 
 Libraries are imported once; each slip is tried in a fork, where the package itself is imported anew.
 """
