@@ -14,7 +14,7 @@ TEXTS = (
     "",
     "a dog beside the bus",
 )
-WORDS = (
+WORDS: tuple[set[str], ...] = (
     {"dog", "chas"},
     {"two", "dog"},
     {"red", "bus"},
@@ -39,6 +39,6 @@ def test_covered__each_word_that_the_image_has_once() -> None:
     got = CaptionWords(TEXTS, OWNER, 3).covered(np.array([0, 1, 2]), np.array([0, 2, 4, 6]), captions)
     expected = []
     for image, caption in zip((0, 0, 1, 1, 2, 2), captions.tolist(), strict=True):
-        known = set().union(*(words for words, owner in zip(WORDS, OWNER, strict=True) if owner == image))
+        known: set[str] = set().union(*(words for words, owner in zip(WORDS, OWNER, strict=True) if owner == image))
         expected.append(sum(_weight(word) for word in WORDS[caption] & known))
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
