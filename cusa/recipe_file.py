@@ -137,7 +137,8 @@ def new(student: str, settings: Iterable[str] = ()) -> str:
         first = f'base = ["{base}"]  # {what}; its values hold where none stands here\n'
     else:
         _refuse_kinds(student)
-        settings = (f"student.name={json.dumps(student)}", *settings)
+        # The reduction with which the paper's weights act; read literally they change nothing (docs/findings.md).
+        settings = (f"student.name={json.dumps(student)}", "loss.reduction=release", *settings)
         loaded, first = recipes.section(Recipe, settings, base={"name": "new"}), ""
     chosen = {"description", *MATTERS, *(setting.partition("=")[0].strip() for setting in settings)}
     values = _values(loaded) | {"description": "What this recipe is for."}

@@ -108,7 +108,7 @@ def rsum(work: Path, run: Path, seed: int, *settings: str) -> float:
     ]
     cusa("train", HERE / "flickr8k-heads.toml", "--data", work, "--out", run, *words)
     found = json.loads(cusa("eval", run, "--data", work, "--tasks", "cross-modal", "--json"))
-    return float(found[0]["tasks"]["cross-modal"]["metrics"]["rsum"])
+    return float(found["tasks"]["cross-modal"]["metrics"]["rsum"])
 
 
 def main() -> None:
@@ -129,7 +129,9 @@ def main() -> None:
     assert carried >= 4 * len(splits(swapped)), "the work folder lacks a teacher's rows"
     for words in (("index", swapped, "--split", "train"), ("audit", swapped, "--split", "train", "--pairs", *TEACHERS)):
         print(cusa(*words), flush=True)
-    said = review(swapped, owner, options.asked)
+    if not (out / "said.json").is_file():
+        store.write_json(out / "said.json", review(swapped, owner, options.asked))
+    said = store.read_json(out / "said.json")
     print(said, flush=True)
     print(cusa("shard", "subset", swapped, "--verdicts", "repair", "--out", repaired, "--workers", 1), flush=True)
     arms: dict[str, tuple[Path, tuple[str, ...]]] = {

@@ -65,4 +65,5 @@ def index(
                         config, split=opened, student=student, force=force, on_event=console.event, load=load
                     )
                 )
-    report_outcomes(*outcomes, as_json=as_json, then=f"cusa audit {work}")
+    then = f'cusa search {work} "WORDS" --student {student}' if student else f"cusa audit {work}"
+    report_outcomes(*outcomes, as_json=as_json, then=then)

@@ -33,5 +33,5 @@ def report(
     if as_json:
         print_json({"page": outcome.out, "markdown": outcome.out.with_suffix(".md"), "fresh": outcome.fresh})
     else:
-        then = f"cusa export {runs[-1]} --to sentence-transformers --out EXPORT"
+        then = f"cusa index {work or 'WORK'} --student {runs[-1]}"
         report_outcomes(outcome, look_at=outcome.out, then=then)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from cusa.errors import DataError, StaleError
 from cusa.manifests import ledger, lock, schemas
 from cusa.manifests.events import OnEvent, ignore
-from cusa.manifests.samples import SPLIT_FILES
+from cusa.manifests.samples import SPLIT_FILES, splits
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.manifests.storage.os_errors import named_os_errors
@@ -419,6 +419,12 @@ def _tar_digests(out: Path, names: Iterable[str]) -> dict[str, str]:
     return {f"{name}/{row['shard']}": row["sha256"] for name, table in tables for row in table.to_pylist()}
 
 
+def _dropped(folder: Path) -> list[str]:
+    """Return the reason of each row that a split dropped."""
+    path = folder / "drops.parquet"
+    return store.read_table(path, columns=["reason"])["reason"].to_pylist() if path.is_file() else []
+
+
 def _notes(out: Path, counts: Mapping[str, int], there: Mapping[str, int], copies: int, across: int) -> tuple[str, ...]:
     sums = [
         f"{kind.capitalize()}s: {counts[f'{kind}s_read']} read = {counts[f'{kind}s_kept']} kept + "
@@ -427,7 +433,9 @@ def _notes(out: Path, counts: Mapping[str, int], there: Mapping[str, int], copie
     ]
     notes = [" ".join(sums)]
     if counts["images_dropped"] or counts["captions_dropped"]:
-        notes.append(f"The reasons stand in {out}/<split>/drops.parquet.")
+        reasons = Counter(reason for name in splits(out) for reason in _dropped(out / name))
+        listed = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common(5))
+        notes.append(f"Dropped: {listed} (`cusa list drop-reasons`). Each stands in {out}/<split>/drops.parquet.")
     if copies:
         notes.append(f"{copies} images have the bytes of another one; {out}/{DUPLICATES} names them.")
     if across:

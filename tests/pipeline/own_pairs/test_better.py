@@ -1,5 +1,7 @@
 """Better captions for doubtful pairs, where captions were swapped."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from cusa.pipeline.own_pairs.better import better_captions
@@ -18,3 +20,14 @@ def test_better_captions__find_the_images_own_ones() -> None:
     home = sum(bool((owner[better[row]] == swapped[row]).any()) for row in asked)
     assert home > 0.6 * len(asked)
     assert all((swapped[captions] != swapped[row]).all() for row, captions in better.items())
+
+
+def test_better_captions__an_image_is_never_offered_its_own() -> None:
+    """Where every pair is doubtful, an image's own captions are among those that are looked at everywhere."""
+    images, texts, owner = draw(60)
+    evidence = evidence_of(images, texts, owner, number=60)
+    wrong = find_wrong_pairs(evidence, owner, num_images=60)
+    doubtful = replace(wrong, p_wrong_M=np.full(len(owner), 0.5))
+    better = better_captions(doubtful, evidence, owner, near_images=images.near, number=3)
+    assert better
+    assert all((owner[captions] != owner[row]).all() for row, captions in better.items())

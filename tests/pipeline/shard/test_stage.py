@@ -430,3 +430,10 @@ def test_split__a_missing_or_cut_tar_is_named(tmp_path: Path) -> None:
         Split(work, "dev")
     with pytest.raises(DataError, match="does not exist"):
         Split(tmp_path / "nowhere", "train")
+
+
+def test_run__says_why_rows_were_dropped(hostile: Path, tmp_path: Path) -> None:
+    outcome = _run(hostile.parent / "dataset_hostile.json", tmp_path / "work")
+    drops = pq.read_table(tmp_path / "work/train/drops.parquet")["reason"].to_pylist()
+    most = max(set(drops), key=drops.count)
+    assert any(f"{drops.count(most)} {most}" in note and "cusa list drop-reasons" in note for note in outcome.notes)
