@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import io
+import re
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -302,11 +303,16 @@ def parse(address: str) -> URL:
     """
     try:
         url = URL(address.strip()).with_fragment(None)
-        if url.scheme in ("http", "https") and url.host and url.raw_host and url.user is None and url.port:
-            return url
     except ValueError:  # a host or port that cannot be
-        pass
-    raise Failure("bad-url", f"{address[:200]!r}")
+        raise Failure("bad-url", f"{_without_secrets(address)!r}") from None
+    if url.scheme in ("http", "https") and url.host and url.raw_host and url.user is None and url.port:
+        return url
+    raise Failure("bad-url", f"{_without_secrets(address)!r}")
+
+
+def _without_secrets(address: str) -> str:
+    """Return the beginning of an address as tables may show it: without a name and password before the host."""
+    return re.sub(r"//[^/?#]*@", "//...@", address)[:200]
 
 
 def _hex(name: str, data: bytes) -> str:

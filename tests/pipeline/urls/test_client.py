@@ -116,3 +116,12 @@ def test_fetch__waits_as_long_as_the_server_asks_or_gives_up() -> None:
 def test_what_instead__by_the_first_bytes(start: bytes, reason: str | None) -> None:
     instead = what_instead(start)
     assert (instead and instead[0]) == reason
+
+
+@pytest.mark.parametrize("address", ["http://anna:secret@host/a.jpg", "http://anna:secret@host:port/a.jpg"])
+def test_parse__a_password_is_not_written_down(address: str) -> None:
+    with pytest.raises(Failure) as caught:
+        parse(address)
+    assert caught.value.reason == "bad-url"
+    assert "secret" not in str(caught.value.detail)
+    assert "host" in str(caught.value.detail)
