@@ -1,5 +1,7 @@
 """`cusa calibrate`."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +49,7 @@ def calibrate(
     loss.soft_labels=calibrated, loss.false_negatives=debiased or loss.teacher_temperature=audit.
     """
     from cusa.manifests.samples import Split
+    from cusa.manifests.stage import Outcome
     from cusa.pipeline.calibrate import in_batch as for_batches
     from cusa.pipeline.calibrate import stage as stage
     from cusa.pipeline.config import CalibrateConfig
@@ -58,23 +61,9 @@ def calibrate(
         raise ConfigError(f"--test {test} is the split that is fitted on; test on another one.", option="--test")
     if in_batch and (neighbours, background) != (50, 2000):
         raise ConfigError("--neighbours and --background are not of --in-batch, which looks at random pairs.")
-    if in_batch:
-        outcome = for_batches.run(
-            config,
-            split=Split(work, split),
-            out=out,
-            ratings=ratings,
-            test=RatedSplit(Split(work, test), test_ratings) if test else None,
-            encoders=Encoders(image, text, student),
-            force=force,
-        )
-        then = (
-            f"cusa train RECIPE --data {work} --out RUN --set loss.soft_labels=calibrated --set loss.calibration={out}"
-        )
-        report_outcomes(outcome, as_json=as_json, then=then)
-        return
     with Console() as console:
-        outcome = stage.run(
+        run: Callable[..., Outcome] = for_batches.run if in_batch else partial(stage.run, on_event=console.event)
+        outcome = run(
             config,
             split=Split(work, split),
             out=out,
@@ -82,6 +71,9 @@ def calibrate(
             test=RatedSplit(Split(work, test), test_ratings) if test else None,
             encoders=Encoders(image, text, student),
             force=force,
-            on_event=console.event,
         )
-    report_outcomes(outcome, as_json=as_json, then=f"cusa audit {work} --calibration {out}")
+    then = f"cusa audit {work} --calibration {out}"
+    if in_batch:
+        of_loss = f"--set loss.soft_labels=calibrated --set loss.calibration={out}"
+        then = f"cusa train RECIPE --data {work} --out RUN {of_loss}"
+    report_outcomes(outcome, as_json=as_json, then=then)

@@ -9,8 +9,6 @@ from cusa.cli.console import Console, report_outcomes
 from cusa.cli.options import AsJson, Force, Splits, Trust, Wait, local, parse_here, validated
 from cusa.errors import ConfigError
 
-TOOLS = ("atlas", "fiftyone", "label-studio")
-
 
 def export(
     name: Annotated[
@@ -55,13 +53,14 @@ def export(
     """Write a trained student for another library, loaded again and compared to 1e-5, with a model card; or a work
     folder: as Parquet or WebDataset with a data card and Croissant metadata, or for a viewer or an annotation tool.
     """
+    from cusa.integrations import VIEWS
     from cusa.pipeline.config import DATA_FORMATS, PublishConfig
 
-    of_work = to in DATA_FORMATS or to in TOOLS
+    of_work = to in DATA_FORMATS or to in VIEWS
     if of_work and (ensemble or trust):
         raise ConfigError(f"--to {to} is for work folders; --ensemble and --trust are of students.", option="--to")
-    if to not in TOOLS and (split or image or text):
-        raise ConfigError(f"--split, --image and --text are of --to {', '.join(TOOLS)}, not of {to}.", option="--to")
+    if to not in VIEWS and (split or image or text):
+        raise ConfigError(f"--split, --image and --text are of --to {', '.join(VIEWS)}, not of {to}.", option="--to")
     if to not in DATA_FORMATS and (licence or workers):
         raise ConfigError(f"--licence and --workers are of --to {', '.join(DATA_FORMATS)}, not of {to}.", option="--to")
     with Console() as console:
@@ -70,7 +69,7 @@ def export(
 
             config = validated(PublishConfig, licence=licence, workers=workers)
             outcome = publish.run(config, work=parse_here(name), to=to, out=out, force=force, on_event=console.event)
-        elif to in TOOLS:
+        elif to in VIEWS:
             from cusa.integrations import export as tools
             from cusa.pipeline.readers import refuse_own_source
 

@@ -4,14 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cusa.errors import ConfigError, nearest
-from cusa.integrations import atlas, fiftyone, label_studio
+from cusa.integrations import VIEWS, atlas, fiftyone, label_studio
 from cusa.manifests import neighbours, tables
 from cusa.manifests.judgements import verdicts
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
-
-FORMATS = ("atlas", "fiftyone", "label-studio")
 
 
 def export(
@@ -45,8 +43,8 @@ def export(
         ConfigError: for another format.
         DataError, StaleError: if a file is missing, broken, or of another state of the split.
     """
-    if to not in FORMATS:
-        raise ConfigError(f"There is no export of a work folder to {to!r}. {nearest(to, FORMATS)}.", to=to)
+    if to not in VIEWS:
+        raise ConfigError(f"There is no export of a work folder to {to!r}. {nearest(to, VIEWS)}.", to=to)
     opened = [Split(work, name) for name in names or splits(work)]
     inputs: dict[str, str] = {}
     for split in opened:

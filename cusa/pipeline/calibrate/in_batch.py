@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cusa.errors import ConfigError, DataError
+from cusa.errors import ConfigError
 from cusa.manifests import batch_calibration, tables
 from cusa.manifests.batch_calibration import BatchCalibration
 from cusa.manifests.samples import Split
@@ -25,7 +25,6 @@ from cusa.pipeline.pairs.ratings import PairRatings, RatedSplit, read_ratings
 FOLDER = Path(__file__).parent / "shipped" / "in_batch"
 
 _FOLDS = 5
-_FEWEST = 10  # judged matches, and pairs that do not match, without which there is nothing to fit
 _RANDOM = 200_000  # pairs drawn where every match is known
 
 
@@ -78,7 +77,7 @@ def run(
     with stage.begin(lock_path=out.with_name(f".{out.name}.lock")):
         items = Items.read(split, chosen)
         pairs = _pairs(split, judged, config)
-        _refuse_too_few(pairs, judged)
+        judged.refuse_too_few(int(pairs.match_of_pair().sum()), int((~pairs.match).sum()))
         values = items.values(pairs.captions, pairs.others)
         random = _random(split, 20_000, np.random.default_rng(config.seed))
         about: dict[str, Any] = {
@@ -270,17 +269,6 @@ def _out_of_fold(values_PF: np.ndarray, pairs: _Pairs) -> np.ndarray:
         slopes, intercept = _regression(values_PF[train], pairs.match[train], pairs.weight[train])
         out[held] = 1 / (1 + np.exp(-np.clip(values_PF[held] @ slopes + intercept, -500, 500)))
     return out
-
-
-def _refuse_too_few(pairs: _Pairs, ratings: PairRatings) -> None:
-    matches, others = int(pairs.match_of_pair().sum()), int((~pairs.match).sum())
-    if min(matches, others) < _FEWEST:
-        raise DataError(
-            f"{ratings.source} has {matches} matches and {others} pairs that do not match between different items; at "
-            f"least {_FEWEST} of each are needed to calibrate. Give more ratings, or a larger part of the split.",
-            matches=matches,
-            others=others,
-        )
 
 
 def _digest(ratings: PairRatings) -> str:

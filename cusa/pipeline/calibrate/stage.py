@@ -27,8 +27,6 @@ from cusa.pipeline.pairs.neighbourhoods import (
 from cusa.pipeline.pairs.products import PAIRS_A_BLOCK
 from cusa.pipeline.pairs.ratings import PairRatings, RatedSplit, read_ratings
 
-_FEWEST = 10  # judged matches, and pairs that do not match, without which there is nothing to fit
-
 
 def run(
     config: CalibrateConfig,
@@ -78,7 +76,7 @@ def run(
         teachers = stamps(split, chosen)
         opened = open_neighbourhoods(split, chosen, depth=config.neighbours)
         pairs = _pairs(split, sources[0][1], opened, config)
-        _refuse_too_few(pairs, sources[0][1])
+        sources[0][1].refuse_too_few(int(pairs.match.sum()), int((~pairs.match).sum()))
         names = opened.features(split).names
         values = _values(split, opened, pairs, f"calibrate on {split.name}", on_event)
         fitted = fit(values, pairs.match, pairs.images, seed=config.seed)
@@ -202,17 +200,6 @@ def _random_pairs(split: Split, number: int, rng: np.random.Generator) -> np.nda
     drawn = rng.integers(0, split.num_images * split.num_captions, 2 * number)
     drawn = drawn[split.caption_owner[drawn % split.num_captions] != drawn // split.num_captions]
     return np.unique(drawn)[:number] if len(drawn) <= number else rng.permutation(np.unique(drawn))[:number]
-
-
-def _refuse_too_few(pairs: _Pairs, ratings: PairRatings) -> None:
-    matches, others = int(pairs.match.sum()), int((~pairs.match).sum())
-    if min(matches, others) < _FEWEST:
-        raise DataError(
-            f"{ratings.source} has {matches} matches and {others} pairs that do not match between different items; at "
-            f"least {_FEWEST} of each are needed to calibrate. Give more ratings, or a larger part of the split.",
-            matches=matches,
-            others=others,
-        )
 
 
 def _values(split: Split, opened: Neighbourhoods, pairs: _Pairs, what: str, on_event: OnEvent) -> np.ndarray:

@@ -11,6 +11,8 @@ from cusa.manifests.judgements.pair_judgements import DISPUTED, Judgements
 from cusa.manifests.judgements.truth import read_truth
 from cusa.manifests.samples import Split
 
+_FEWEST = 10  # judged matches, and pairs that do not match, without which there is nothing to fit
+
 CXC_CAVEAT = (
     "CxC's annotators saw pairs that were sampled for the similarity of their captions or images, not at random: the "
     "probability holds for pairs given their similarities, the share of matches among the rated pairs does not hold "
@@ -47,6 +49,24 @@ class PairRatings:
     source: str
     unknown: int = 0
     caveat: str = ""
+
+    def refuse_too_few(self, matches: int, others: int) -> None:
+        """Refuse judgements that no probability can be fitted on.
+
+        Args:
+            matches: how many of what is fitted on match.
+            others: how many do not.
+
+        Raises:
+            DataError: if there are too few of either.
+        """
+        if min(matches, others) < _FEWEST:
+            raise DataError(
+                f"{self.source} has {matches} matches and {others} pairs that do not match between different items; at "
+                f"least {_FEWEST} of each are needed to calibrate. Give more ratings, or a larger part of the split.",
+                matches=matches,
+                others=others,
+            )
 
 
 @dataclass(frozen=True)

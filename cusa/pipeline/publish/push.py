@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 from cusa.errors import ConfigError, DataError
 from cusa.manifests import ledger
+from cusa.models.config import EXPORT_FORMATS
 from cusa.pipeline.config import DATA_FORMATS
 
 Kind = Literal["model", "dataset"]
 _WAY_OUT = {401: "The token is not valid.", 403: "The token may not write there."}
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-VIEWS = ("atlas", "fiftyone", "label-studio")
-"""Exports that show a work folder in another tool: they are nobody's data set."""
 _CARD = ("README.md", "croissant.json")
 
 
@@ -66,7 +65,7 @@ def push(
     if done is None or done.stage != "export":
         raise DataError(f"{folder} is no finished export. Make one with `cusa export ... --out {folder}`.", path=folder)
     ledger.refuse_changed(folder / "ledger.json")
-    if (to := done.parameters.get("to")) in VIEWS:
+    if (to := done.parameters.get("to")) not in (*DATA_FORMATS, *EXPORT_FORMATS):
         raise DataError(
             f"{folder} is an export for {to}, a view without a card. Push one of `cusa export WORK --to parquet`.",
             path=folder,
