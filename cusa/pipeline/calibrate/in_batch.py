@@ -15,7 +15,6 @@ from cusa.manifests import batch_calibration, tables
 from cusa.manifests.batch_calibration import BatchCalibration
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
-from cusa.manifests.storage import store
 from cusa.pipeline.calibrate.reliability import reliability
 from cusa.pipeline.config import CalibrateConfig
 from cusa.pipeline.index.vectors import unit_rows
@@ -61,12 +60,12 @@ def run(
         raise ConfigError("--in-batch knows teachers only: a student changes at every step. Leave --student out.")
     chosen = choose(split, encoders)
     judged = read_ratings(split, ratings)
-    inputs = {split.name: split.digest, f"ratings of {split.name}": _digest(judged)}
+    inputs = {split.name: split.digest, f"ratings of {split.name}": judged.digest}
     inputs |= {f"teacher {name}": tables.teacher_digest(split, name) for name in chosen.teachers().values()}
     if test is not None:
         inputs |= {
             test.split.name: test.split.digest,
-            "ratings to test on": _digest(read_ratings(test.split, test.ratings)),
+            "ratings to test on": read_ratings(test.split, test.ratings).digest,
         }
     parameters = {**config.model_dump(), **asdict(chosen), "split": split.name, "test": test.split.name if test else ""}
     stage = StageRun(
@@ -269,10 +268,6 @@ def _out_of_fold(values_PF: np.ndarray, pairs: _Pairs) -> np.ndarray:
         slopes, intercept = _regression(values_PF[train], pairs.match[train], pairs.weight[train])
         out[held] = 1 / (1 + np.exp(-np.clip(values_PF[held] @ slopes + intercept, -500, 500)))
     return out
-
-
-def _digest(ratings: PairRatings) -> str:
-    return store.digest(np.stack([ratings.images, ratings.captions, ratings.match]).tolist())
 
 
 def choose_shipped(teachers: Mapping[str, Mapping[str, str]]) -> BatchCalibration | None:

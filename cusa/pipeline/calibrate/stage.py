@@ -10,7 +10,6 @@ from cusa.errors import DataError
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
-from cusa.manifests.storage import store
 from cusa.pipeline.calibrate import calibration
 from cusa.pipeline.calibrate.calibration import Calibration
 from cusa.pipeline.calibrate.fit import fit
@@ -63,8 +62,7 @@ def run(
     sources = [(one.split, read_ratings(one.split, one.ratings)) for one in rated]
     inputs: dict[str, str] = {}
     for one, judged in sources:
-        pairs = np.stack([judged.images, judged.captions, judged.match]).tolist()
-        inputs |= {f"{one.name}": one.digest, f"ratings of {one.name}": store.digest(pairs)}
+        inputs |= {f"{one.name}": one.digest, f"ratings of {one.name}": judged.digest}
         inputs |= {f"{name} of {one.name}": value for name, value in digests(one, chosen).items()}
     parameters = {**config.model_dump(), **asdict(chosen), "split": split.name, "test": test.split.name if test else ""}
     stage = StageRun(

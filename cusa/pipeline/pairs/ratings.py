@@ -10,6 +10,7 @@ from cusa.manifests.judgements import cxc_ratings, flickr8k, pair_judgements
 from cusa.manifests.judgements.pair_judgements import DISPUTED, Judgements
 from cusa.manifests.judgements.truth import read_truth
 from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 
 _FEWEST = 10  # judged matches, and pairs that do not match, without which there is nothing to fit
 
@@ -49,6 +50,11 @@ class PairRatings:
     source: str
     unknown: int = 0
     caveat: str = ""
+
+    @property
+    def digest(self) -> str:
+        """One digest over the pairs and what was said of each."""
+        return store.digest(np.stack([self.images, self.captions, self.match]).tolist())
 
     def refuse_too_few(self, matches: int, others: int) -> None:
         """Refuse judgements that no probability can be fitted on.

@@ -83,7 +83,7 @@ def test_run__on_verdicts_with_random_pairs_beside_them(tmp_path: Path) -> None:
             "a judged pair counts once, whatever its image's captions"
         )
     turned = replace(judged, match=~judged.match)
-    assert in_batch._digest(turned) != in_batch._digest(judged), "the same pairs, judged otherwise, are another input"
+    assert turned.digest != judged.digest, "the same pairs, judged otherwise, are another input"
 
 
 def test_run__refuses_a_student(work: Path, tmp_path: Path) -> None:
