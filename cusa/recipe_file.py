@@ -102,6 +102,8 @@ def show(name: str, settings: Iterable[str] = (), *, everything: bool = False) -
     head = ""
     if loaded.parts:
         head = "# The mean of students that are trained apart: " + ", ".join(part.name for part in loaded.parts) + ".\n"
+    if not everything:
+        head += "# Keys at their defaults are left out: --all shows them.\n"
     return head + _write(_whole(chosen), values)
 
 

@@ -27,6 +27,12 @@ def test_show__an_ensemble_names_its_parts_and_overrides_count() -> None:
     assert "steps = 77\n" in recipe_file.show("tiny", ["train.steps=77"])
 
 
+def test_show__says_that_it_leaves_defaults_out() -> None:
+    hint = "# Keys at their defaults are left out: --all shows them.\n"
+    assert hint in recipe_file.show("tiny")
+    assert hint not in recipe_file.show("tiny", everything=True)
+
+
 @pytest.mark.parametrize("student", ["scratch", "heads", "openai/clip-vit-base-patch32", 'odd "name"'])
 def test_new__loads_to_what_was_asked_for(tmp_path: Path, student: str) -> None:
     path = tmp_path / "mine.toml"

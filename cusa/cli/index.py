@@ -32,6 +32,7 @@ def index(
     """Find every row's nearest neighbours by each teacher, and keep the FAISS index; added rows are added to it."""
     from cusa.manifests import tables
     from cusa.manifests.samples import Split, splits
+    from cusa.models import source
     from cusa.pipeline.config import IndexConfig
     from cusa.pipeline.index import stage as stage
     from cusa.pipeline.index import student as student_index
@@ -42,6 +43,8 @@ def index(
         return students.load(name, trust=trust or ())
 
     config = validated(IndexConfig, neighbours=neighbours, method=method, memory=memory, latency=latency, recall=recall)
+    if student:
+        source.refuse_missing(student)
     outcomes = []
     with Console() as console:
         for opened in [Split(work, name) for name in split or splits(work)]:

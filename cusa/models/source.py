@@ -1,8 +1,10 @@
 """What the name of a student stands for (a file of weights, a folder, a model of the hub), and its weights' digest."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
+from cusa.errors import DataError, nearest
 from cusa.manifests.storage import store
 from cusa.models.teachers.hub import model_folder
 
@@ -42,6 +44,24 @@ def checkpoint_file(name: str | Path) -> CheckpointFile | None:
     config = path.parent / _OPEN_CLIP_CONFIG
     belongs = path.name in _OPEN_CLIP_FILES and config.is_file() and not architecture
     return CheckpointFile(path, architecture, config if belongs else None)
+
+
+def refuse_missing(name: str | Path) -> None:
+    """Refuse a model's path that leads nowhere, before a hub is asked for a model of that name.
+
+    Raises:
+        DataError: if the name is no name of the hub, or stands among runs.
+    """
+    path = Path(name).expanduser()
+    if path.exists() or checkpoint_file(name) is not None:
+        return
+    runs = []
+    if len(path.parts) > 1 and path.parent.is_dir():
+        runs = [str(folder.parent) for folder in sorted(path.parent.glob("*/recipe.json"))]
+    if runs:
+        raise DataError(f"There is no run {name}. {nearest(str(name), runs)}.", path=path)
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(@[\w./-]+)?", str(name)):
+        raise DataError(f"There is no {path}. Give a run, a model folder, a file of weights or a hub name.", path=path)
 
 
 def weights_digest(name: str | Path) -> str:

@@ -122,6 +122,7 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", trust: Collect
 
     path = Path(name).expanduser()
     student: Student
+    source.refuse_missing(name)
     folder = next((place for place in (path, path / "model") if (place / CARD).is_file()), None)
     if folder is not None:
         student = _load_folder(folder, trust)
@@ -133,10 +134,6 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", trust: Collect
             f"{path} is neither a run nor a model: it has no {CARD}, model/{CARD} or config.json.{trained} Give the "
             "--out of a `cusa train`, a model folder, or a hub name.",
             path=path,
-        )
-    elif not path.exists() and (path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1):
-        raise DataError(
-            f"{path} does not exist. Give the --out of a `cusa train`, a model folder, or a hub name.", path=path
         )
     else:
         student = DualEncoder.from_hugging_face(str(path) if path.is_dir() else str(name))

@@ -15,9 +15,10 @@ from cusa.eval.config import EMBEDDINGS, EvalConfig
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.stage import Outcome
+from cusa.models import source
 from cusa.workflow import layouts
 from cusa.workflow.evaluated_data import DataFolders, Kind, refuse_other_images, result_names, sort_by_kind
-from cusa.workflow.evaluated_model import EvaluatedModel, open_model, refuse_missing
+from cusa.workflow.evaluated_model import EvaluatedModel, open_model
 
 if TYPE_CHECKING:
     from cusa.eval.job import Evaluated, Job, ModelSource
@@ -113,7 +114,7 @@ def _evaluate(name: str, request: EvalRequest, on_event: OnEvent) -> tuple[list[
     """Return what each folder comes to and, where all tasks are asked for, the data sets that are not there."""
     chosen = request.chosen_tasks()
     recipes.section(EvalConfig, request.settings)  # a key that does not exist, before any data are looked at
-    refuse_missing(name)
+    source.refuse_missing(name)
     folders = sort_by_kind(request.data)
     _refuse_tasks_without_data(chosen, folders, request)
     model = open_model(name, request.settings, trust=request.trust)

@@ -1,13 +1,12 @@
 """What is evaluated: a run, a model folder, a sentence-transformers folder, or a hub model."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cusa import recipe as recipes
-from cusa.errors import DataError, nearest
+from cusa.errors import DataError
 from cusa.eval.config import EvalConfig
 from cusa.manifests import ledger
 from cusa.manifests.samples import Split, splits
@@ -76,24 +75,6 @@ class EvaluatedModel:
         return Path(store.read_json(self.run / "run.json")["data"])
 
 
-def refuse_missing(name: str) -> None:
-    """Refuse a model's path that leads nowhere, before a hub is asked for a model of that name.
-
-    Raises:
-        DataError: if the name is no name of the hub, or stands among runs.
-    """
-    path = Path(name).expanduser()
-    if path.exists() or source.checkpoint_file(name) is not None:
-        return
-    runs = []
-    if len(path.parts) > 1 and path.parent.is_dir():
-        runs = [str(folder.parent) for folder in sorted(path.parent.glob("*/recipe.json"))]
-    if runs:
-        raise DataError(f"There is no run {name}. {nearest(name, runs)}.", path=path)
-    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(@[\w./-]+)?", name):
-        raise DataError(f"There is no {name}. Give a run, a model folder, a file of weights or a hub name.", path=path)
-
-
 def open_model(name: str, settings: Iterable[str], *, trust: Iterable[str] = ()) -> EvaluatedModel:
     """Describe a model without loading it.
 
@@ -108,7 +89,7 @@ def open_model(name: str, settings: Iterable[str], *, trust: Iterable[str] = ())
             written.
     """
     path = Path(name).expanduser()
-    refuse_missing(name)
+    source.refuse_missing(name)
     if (path / "recipe.json").is_file():
         if not (path / "model").is_dir():
             raise DataError(

@@ -195,6 +195,11 @@ class _Run:
         """
         loss = self.recipe.loss
         if not loss.needs_calibration:
+            if loss.calibration:
+                self.callbacks.on_message(
+                    f"Nothing in this loss reads loss.calibration ({loss.calibration}): it is left alone. soft_labels "
+                    "'calibrated', false_negatives 'debiased' and teacher_temperature 'audit' read one."
+                )
             return None
         stamps = {modality: tables.provenance(split, name) for modality, name in teachers.items()}
         if loss.calibration:

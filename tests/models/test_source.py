@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cusa.models import source
+from cusa.errors import DataError
+from cusa.models import source, student
 from cusa.models.source import CheckpointFile
 
 
@@ -69,3 +70,17 @@ def test_the_digest_of_a_hub_name_is_its_commits(tmp_path: Path, monkeypatch: py
         digests.append(source.weights_digest("org/model"))
     assert digests[0] == "org/model"
     assert len(set(digests)) == 3
+
+
+def test_a_slip_in_a_run_s_name_is_refused_before_a_hub_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs/first").mkdir(parents=True)
+    (tmp_path / "runs/first/recipe.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    for refuses in (source.refuse_missing, student.load):
+        for slip in ("runs/frist", "runs/first/modle", "./frist", str(tmp_path / "gone"), "a/b/c", "~/nothing"):
+            with pytest.raises(DataError, match="^There is no "):
+                refuses(slip)
+    for fine in ("runs/first", "openai/clip-vit-base-patch32", "gpt2", "BAAI/bge-small@v1.5"):
+        source.refuse_missing(fine)
