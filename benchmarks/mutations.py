@@ -85,7 +85,7 @@ class Mutant:
 
 
 def sample(mutants: list[Mutant], number: int, seed: int) -> list[Mutant]:
-    """Draw some mutants, of rare kinds as many as their number's root says, so that constants do not crowd out the rest."""
+    """Draw some mutants, of each kind by the root of its number: constants do not crowd out the rest."""
     generator = random.Random(seed)
     kinds: dict[str, list[Mutant]] = defaultdict(list)
     for mutant in mutants:
