@@ -41,9 +41,15 @@ def export(
     workers: Annotated[int, typer.Option(help="Of parquet and webdataset: processes; 0 = one a core.")] = 0,
     split: Splits = None,
     image: Annotated[
-        str, typer.Option(help="Of atlas and fiftyone: the image teacher of map and neighbours. Default: the only one.")
+        str,
+        typer.Option(
+            help="Of atlas and fiftyone: the image teacher of map and neighbours; default: the only one. Of heads on "
+            "tables: what makes such a row of a new picture, as `cusa extract-teachers` takes it."
+        ),
     ] = "",
-    text: Annotated[str, typer.Option(help="Of atlas and fiftyone: the text teacher, likewise.")] = "",
+    text: Annotated[
+        str, typer.Option(help="Of atlas and fiftyone: the text teacher. Of heads on tables: likewise, of a new text.")
+    ] = "",
     limit: Annotated[int, typer.Option(min=1, help="Of label-studio: candidates a split at most.")] = 1000,
     trust: Trust = None,
     force: Force = False,
@@ -59,8 +65,12 @@ def export(
     of_work = to in DATA_FORMATS or to in VIEWS
     if of_work and (ensemble or trust):
         raise ConfigError(f"--to {to} is for work folders; --ensemble and --trust are of students.", option="--to")
-    if to not in VIEWS and (split or image or text):
-        raise ConfigError(f"--split, --image and --text are of --to {', '.join(VIEWS)}, not of {to}.", option="--to")
+    if to not in VIEWS and split:
+        raise ConfigError(f"--split is of --to {', '.join(VIEWS)}, not of {to}.", option="--to")
+    if to in DATA_FORMATS and (image or text):
+        raise ConfigError(
+            f"--image and --text are of students and of --to {', '.join(VIEWS)}, not of {to}.", option="--to"
+        )
     if to not in DATA_FORMATS and (licence or workers):
         raise ConfigError(f"--licence and --workers are of --to {', '.join(DATA_FORMATS)}, not of {to}.", option="--to")
     with Console() as console:
@@ -88,6 +98,13 @@ def export(
             from cusa.workflow import export as exporting
 
             outcome = exporting.export(
-                name, to=to, out=out, space=space, ensemble=ensemble, trust=trust or (), force=force
+                name,
+                to=to,
+                out=out,
+                space=space,
+                ensemble=ensemble,
+                encoders={modality: one for modality, one in (("image", image), ("text", text)) if one},
+                trust=trust or (),
+                force=force,
             )
     report_outcomes(outcome, as_json=as_json, look_at=out / "README.md")

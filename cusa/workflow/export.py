@@ -1,6 +1,6 @@
 """Exporting a trained student, or the mean of two, with its ledger."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ def export(
     out: Path,
     space: str = "cross",
     ensemble: str = "",
+    encoders: Mapping[str, str] | None = None,
     trust: Collection[str] = (),
     force: bool = False,
 ) -> Outcome:
@@ -30,6 +31,7 @@ def export(
         out: the folder; replaced whole.
         space: of a sentence-transformers folder, `cross` or `uni`.
         ensemble: a second run; an SGR and an SAF become SGRAF.
+        encoders: of heads on tables, `image` or `text` -> what makes such a row of a new one; the card names it then.
         trust: as in `cusa.models.student.load`.
         force: write it again.
 
@@ -43,11 +45,12 @@ def export(
         raise ConfigError(f"There is no space {space!r}. {nearest(space, ('cross', 'uni'))}.", space=space)
     from cusa.models import export as exporting
     from cusa.models import student as students
+    from cusa.models.students.embedding_heads import EmbeddingHeads
     from cusa.models.students.sgraf import Sgraf
 
     parts = [part for part in (name, ensemble) if part]
     inputs = {f"student {number}": source.weights_digest(part) for number, part in enumerate(parts, 1)}
-    parameters = {"to": to, "space": space}
+    parameters: dict[str, Any] = {"to": to, "space": space, "encoders": dict(encoders or {})}
     stage = StageRun("export", out / "ledger.json", inputs=inputs, parameters=parameters, force=force)
     if stage.up_to_date:
         return stage.reuse()
@@ -58,6 +61,14 @@ def export(
         if not (isinstance(one, Sgraf) and isinstance(other, Sgraf)):
             raise ConfigError("--ensemble joins two runs of kind sgraf, one SGR and one SAF.", ensemble=ensemble)
         student = Sgraf.ensemble(one, other)
+    for modality, encoder in (encoders or {}).items():
+        if not isinstance(student, EmbeddingHeads):
+            raise ConfigError(
+                f"--{modality} names the encoder that belongs to heads on a table, and {name} is a student with an "
+                f"encoder of its own. Leave --{modality} out.",
+                option=f"--{modality}",
+            )
+        student.name_encoder(modality, encoder)  # type: ignore[arg-type]
     facts: dict[str, Any] = {}
     for ledger_path in (Path(name) / "ledger.json", Path(name) / "eval" / "ledger.json"):
         ledger.refuse_changed(ledger_path)

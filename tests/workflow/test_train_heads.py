@@ -194,6 +194,27 @@ def test_without_an_encoder_what_needs_one_says_so(work: Path, tmp_path: Path) -
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in student.state_dict().items())
     with pytest.raises(DataError, match="knows no encoder"):
         exporting.export(str(tmp_path / "run"), to="sentence-transformers", out=tmp_path / "st")
+    named = {"image": "tests.worlds:Colours", "text": "tests.worlds:Words"}
+    exporting.export(str(tmp_path / "run"), to="folder", out=tmp_path / "folder", encoders=named)
+    knows = students.load(tmp_path / "folder", trust=named.values())
+    row = tables.read_teacher(Split(bare, "test"), "words").embeddings[:1].astype(np.float32)
+    assert np.allclose(knows.tokenize(Split(bare, "test").texts[:1])["features"], row, atol=1e-3)
+    exporting.export(str(tmp_path / "run"), to="sentence-transformers", out=tmp_path / "st", encoders=named)
+
+
+@pytest.mark.parametrize(
+    ("encoders", "told"),
+    [
+        ({"text": "offline-ngrams"}, "gives rows of .* numbers, and the heads read"),
+        ({"text": "tests.worlds:Nobody"}, "cannot be imported"),
+    ],
+)
+def test_export__an_encoder_that_did_not_make_the_table_is_refused(
+    run: Path, tmp_path: Path, encoders: dict[str, str], told: str
+) -> None:
+    with pytest.raises(CusaError, match=told):
+        exporting.export(str(run), to="folder", out=tmp_path / "folder", encoders=encoders)
+    assert not (tmp_path / "folder").exists()
 
 
 def test_export__sentence_transformers_encodes_through_the_encoders(run: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Legend: B items, W width of an encoder's features, D of the embedding.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,6 +112,23 @@ class EmbeddingHeads(Student):
         """Write a folder that `load` reads: whole or not at all."""
         folders.write(folder, self.card, self, None)
 
+    def name_encoder(self, modality: Modality, encoder: str) -> None:
+        """Record what makes a row of a new picture or text, once it was loaded and found to be the one of the table.
+
+        Args:
+            modality: of which table.
+            encoder: as `load_teacher` takes it; the code of a `module:Class` is run.
+
+        Raises:
+            ConfigError: if there is no such encoder.
+            DataError: if its rows have another width, or its weights are others than those that made the table.
+        """
+        named = replace(self.features[modality], encoder=encoder)
+        self.features = {**self.features, modality: named}
+        self.trusted = frozenset((*self.trusted, encoder))
+        self._encoders[modality] = self._load_encoder(modality)
+        self.card["features"] = {name: table.to_json() for name, table in self.features.items()}
+
     def image_array(self, image: Image.Image) -> np.ndarray:
         """Encode an RGB image: (W,) float32, by the card's encoder.
 
@@ -162,8 +180,9 @@ class EmbeddingHeads(Student):
         if not table.encoder:
             raise DataError(
                 f"This student was trained on rows of the table {table.table!r} and knows no encoder that makes such a "
-                f"row of a new {modality}. Evaluate it on a split that has the table, or train it with --set "
-                f"{key}=ENCODER, what `cusa extract-teachers --{modality}` takes.",
+                f"row of a new {modality}. Evaluate it on a split that has the table, or name the encoder, what `cusa "
+                f"extract-teachers --{modality}` takes: `cusa export RUN --to folder --out MODEL --{modality} ENCODER` "
+                f"gives the run a model that knows it; train the next one with --set {key}=ENCODER.",
                 key=key,
             )
         if ":" in table.encoder and table.encoder not in self.trusted:
