@@ -67,6 +67,8 @@ def main() -> None:
             else:
                 mutants = mutations.sample(mutants, options.number, options.seed)
             results = _try_file(copy, file, mutants, _tests_of(copy, file, options.tests))
+            if results is None:
+                continue
             # Colleagues write the same file: read again what may have changed meanwhile.
             found = json.loads(out.read_text()) if out.is_file() else {}
             found[file] = _again(before, results) if options.again else _more(before, results)
@@ -114,9 +116,10 @@ def _tests_of(copy: Path, file: str, more: list[str]) -> list[str]:
     return [test for test in tests if (copy / test.partition("::")[0]).exists()]
 
 
-def _try_file(copy: Path, file: str, mutants: list[Mutant], tests: list[str]) -> _Results:
+def _try_file(copy: Path, file: str, mutants: list[Mutant], tests: list[str]) -> _Results | None:
     if not tests:
-        raise SystemExit(f"{file} has no tests of its own; name some with --tests")
+        _say(f"{file} has no tests of its own; name some with --tests")
+        return None
     _say(f"{file}: {len(mutants)} mutants, {' '.join(tests)}")
     log, told = copy.parent / "log.txt", copy.parent / "told.jsonl"
     told.unlink(missing_ok=True)
@@ -130,7 +133,8 @@ def _try_file(copy: Path, file: str, mutants: list[Mutant], tests: list[str]) ->
         (copy / file).write_text(right)
     lines = told.read_text().splitlines() if told.is_file() else []
     if code != 0 or len(lines) != len(mutants):
-        raise SystemExit(f"the tests of {file} fail as they are ({code}):\n{log.read_text(errors='replace')[-3000:]}")
+        _say(f"the tests of {file} fail as they are ({code}):\n{log.read_text(errors='replace')[-3000:]}")
+        return None
     results: _Results = []
     for mutant, line in zip(mutants, map(json.loads, lines), strict=True):
         result, seen = line["result"], line["seen"]

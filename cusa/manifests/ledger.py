@@ -93,7 +93,7 @@ class Clock:
         ledger = Ledger(
             stage=stage,
             inputs=dict(inputs),
-            parameters=dict(parameters),
+            parameters=_plain(parameters),
             outputs={name: file.stat().st_size for name, file in files.items()},
             counts=dict(counts),
             seconds=round(time.perf_counter() - self._start, 3),

@@ -225,14 +225,24 @@ def read_table(path: Path, *, columns: list[str] | None = None, made_by: str = "
         else:
             table = pq.read_table(path, columns=columns, page_checksum_verification=True)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        there = _column_names(path)
+        if there and (missing := {*(columns or ())} - {*there}):
+            raise DataError(
+                f"{path} lacks the columns {sorted(missing)}; it has {there}. {way_out}", path=path
+            ) from error
         again = way_out.replace("`.", " --force`.")
         raise DataError(f"{path} is no readable Parquet table: {_first_line(error)} {again}", path=path) from error
-    missing = set(columns or ()) - set(table.column_names)
-    if missing:
-        raise DataError(
-            f"{path} lacks the columns {sorted(missing)}; it has {table.column_names}. {way_out}", path=path
-        )
     return table
+
+
+def _column_names(path: Path) -> list[str]:
+    """Return the columns of a Parquet table; none if it is broken."""
+    try:
+        with _parquet_file(path) as file:
+            names: list[str] = file.schema_arrow.names
+            return names
+    except DataError:
+        return []
 
 
 def check_types(path: Path, schema: pa.Schema, *, made_by: str = "") -> None:

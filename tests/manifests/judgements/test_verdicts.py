@@ -165,7 +165,7 @@ def test_journal__cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 _APPEND = """
 import sys
 from pathlib import Path
-from cusa.manifests.verdicts import Journal
+from cusa.manifests.judgements.verdicts import Journal
 from tests.manifests.judgements.test_verdicts import make
 with Journal(Path(sys.argv[1])) as journal:
     print("open", flush=True)
@@ -185,9 +185,9 @@ def test_journal__killed_writers_lose_and_double_nothing(tmp_path: Path) -> None
     }
     for name, writer in writers.items():
         assert writer.stdout is not None
+        assert writer.stdout.readline() == "open\n"
         for _ in range(25):
-            line = writer.stdout.readline().strip()
-            told[name] = int(line) if line.isdigit() else told[name]
+            told[name] = int(writer.stdout.readline())
     for name, writer in writers.items():
         writer.kill()
         assert writer.stdout is not None

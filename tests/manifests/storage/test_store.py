@@ -1,18 +1,22 @@
 """Whole or absent: what a failure may and may not leave behind."""
 
 import errno
+import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cusa.errors import DataError
-from cusa.manifests.storage import store
+from cusa.manifests.storage import paths, store
 
 
 def test_whole_file__a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -229,3 +233,241 @@ def test_parse_json__bytes_and_text_of_any_maker() -> None:
     for bad in (b"[" * 100_000, "[" * 100_000, "9" * 5000, b"\xff\xfe1\x00", "", "{", b'"\xed\xa0\x80"'):
         with pytest.raises(DataError, match="no readable JSON"):
             store.parse_json(bad)
+
+
+def _partial(folder: Path, *, machine: str = store._MACHINE, pid: int, age: float = 0.0) -> Path:
+    """Make an unfinished file of a process, as old as that many seconds."""
+    path = folder / f"{store.TEMPORARY}{machine}-{pid}-0123456789ab.tar"
+    path.write_text("half")
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def test_sweep__what_somebody_still_writes_stays(tmp_path: Path) -> None:
+    here = store._MACHINE
+    assert here == hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    day = 24 * 3600
+    alive = _partial(tmp_path, pid=os.getppid(), age=9 * day)
+    _partial(tmp_path, pid=2**22 + 1)  # no process has such a number
+    _partial(tmp_path, pid=os.getpid())  # an earlier process had our number
+    elsewhere = _partial(tmp_path, machine="0" * 8, pid=1, age=day - 60)
+    _partial(tmp_path, machine="1" * 8, pid=1, age=day + 60)
+    kept = _partial(tmp_path, machine="2" * 8, pid=1, age=2 * day)
+    (tmp_path / "below").mkdir()
+    below = _partial(tmp_path / "below", pid=2**22 + 1)
+    with store.whole_file(tmp_path / "out.tar") as ours, store.whole_folder(tmp_path / "out") as folder:
+        assert (ours.parent, ours.suffix, folder.parent) == (tmp_path, ".tar", tmp_path)
+        store.sweep(tmp_path, keep=[kept])
+        assert {*tmp_path.iterdir()} == {alive, elsewhere, kept, below.parent, ours, folder}
+        assert below.is_file(), "what is below is swept by whoever writes there"
+    assert {*tmp_path.iterdir()} == {alive, elsewhere, kept, below.parent, tmp_path / "out.tar", tmp_path / "out"}
+
+
+def test_is_alive__by_number() -> None:
+    told = {os.getpid(): True, os.getppid(): True, 1: True, 2**22 + 1: False, 2**80: False, 0: False, -1: False}
+    assert {pid: store.is_alive(pid) for pid in told} == told
+
+
+def test_is_alive__a_process_of_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int, signal: int) -> None:
+        assert signal == 0, "it only asks"
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert store.is_alive(7)
+
+
+def test_temporary__nothing_is_left_by_a_process_that_ends_within_the_block(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from cusa.manifests.storage import store\n"
+        "block = store.whole_file(Path(sys.argv[1])); block.__enter__(); sys.exit(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.txt")])
+    assert done.returncode == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_folder__the_lock_in_it_is_the_same_file_afterwards(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / store.LOCK).write_text("held")
+    before = (tmp_path / "f" / store.LOCK).stat().st_ino
+    with store.whole_folder(tmp_path / "f") as temporary:
+        (temporary / "x").write_text("new")
+    assert (tmp_path / "f" / store.LOCK).stat().st_ino == before
+    assert store.files_below(tmp_path / "f") == [tmp_path / "f/x"]
+
+
+def test_files_below__sorted_at_any_depth_and_without_locks_and_folders(tmp_path: Path) -> None:
+    for name in ("b", "a/z", "a/deep/y", f"a/{store.LOCK}", store.LOCK):
+        store.make_folder((tmp_path / name).parent)
+        (tmp_path / name).touch()
+    store.make_folder(tmp_path / "empty/folder")
+    store.make_folder(tmp_path / "empty/folder")
+    assert (tmp_path / "empty/folder").is_dir()
+    assert [path.relative_to(tmp_path).as_posix() for path in store.files_below(tmp_path)] == ["a/deep/y", "a/z", "b"]
+    store.remove_folder(tmp_path / "a")
+    store.remove_folder(tmp_path / "a")
+    assert {path.name for path in tmp_path.iterdir()} == {"b", "empty", store.LOCK}
+
+
+def test_write_json__the_same_bytes_whatever_the_order_of_keys(tmp_path: Path) -> None:
+    store.write_json(tmp_path / "a.json", {"b": ["ü", 1.5], "a": None})
+    assert (tmp_path / "a.json").read_bytes() == '{\n "a": null,\n "b": [\n  "ü",\n  1.5\n ]\n}\n'.encode()
+    assert store.json_text({"b": ["ü", 1.5], "a": None}).encode() == (tmp_path / "a.json").read_bytes()
+    assert store.read_json(tmp_path / "a.json") == {"a": None, "b": ["ü", 1.5]}
+
+
+def test_read_json__what_is_no_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.json does not exist\. Check the path") as caught:
+        store.read_json(tmp_path / "none.json")
+    assert caught.value.values["path"] == tmp_path / "none.json"
+    with pytest.raises(DataError, match="is a folder, not a JSON file"):
+        store.read_json(tmp_path)
+
+
+ROWS = pa.table({"a": list(range(7)), "b": list("abcdefg")})
+
+
+@pytest.mark.parametrize("per_group", [1, 3, 7, 100])
+def test_read_rows__every_range_and_no_group_more_than_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, per_group: int
+) -> None:
+    path = tmp_path / "t.parquet"
+    store.write_table(path, ROWS, rows_per_group=per_group)
+    groups: list[int] = []
+    read = pq.ParquetFile.read_row_group
+
+    def note(file: pq.ParquetFile, number: int, **more: object) -> pa.Table:
+        groups.append(number)
+        return read(file, number, **more)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", note)
+    for start in range(8):
+        for stop in range(start, 8):
+            groups.clear()
+            assert store.read_rows(path, range(start, stop)) == ROWS.slice(start, stop - start)
+            assert groups == sorted({row // per_group for row in range(start, stop)})
+    assert store.read_rows(path, range(2, 5), columns=["b"]) == ROWS.select(["b"]).slice(2, 3)
+    with pytest.raises(DataError, match=r"t\.parquet has 7 rows, 8 are needed"):
+        store.read_rows(path, range(6, 8))
+    batches = list(store.table_batches(path))
+    assert [len(batch) for batch in batches] == [min(per_group, 7 - start) for start in range(0, 7, min(per_group, 7))]
+    assert pa.concat_tables(batches) == ROWS
+    assert pa.concat_tables(store.table_batches(path, columns=["b"])) == ROWS.select(["b"])
+    assert store.num_rows(path) == 7
+
+
+def test_read_table__columns_in_the_order_asked_for_and_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    store.write_table(path, ROWS)
+    assert store.read_table(path) == ROWS
+    assert store.read_table(path, columns=["b"]) == ROWS.select(["b"])
+    with pytest.raises(DataError, match=r"lacks the columns \['x', 'y'\]; it has \['a', 'b'\]\. Run `cusa shard`\."):
+        store.read_table(path, columns=["a", "y", "x"], made_by="cusa shard")
+    with pytest.raises(DataError, match=r"lacks the columns \['x'\].* Run the stage that writes it\."):
+        store.read_table(path, columns=["x"])
+
+
+def test_check_table__says_what_reading_would_say(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    with pytest.raises(DataError, match=r"does not exist\. Run `cusa shard`"):
+        store.check_table(path, columns=["a"], made_by="cusa shard")
+    store.write_table(path, ROWS)
+    assert store.check_table(path, columns=["b"]) == 7
+    with pytest.raises(DataError, match=r"lacks the columns \['x'\]; .*Run `cusa shard`"):
+        store.check_table(path, columns=["a", "x"], made_by="cusa shard")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"no readable Parquet table.*Run `cusa shard --force`"):
+        store.check_table(path, columns=["a"], made_by="cusa shard")
+    for read in (
+        store.num_rows,
+        lambda path: list(store.table_batches(path)),
+        lambda path: store.read_rows(path, range(1)),
+    ):
+        with pytest.raises(
+            DataError, match=r"no readable Parquet table: .*\. Run the stage that writes it with --force"
+        ):
+            read(path)
+        with pytest.raises(DataError, match=r"none\.parquet does not exist\. Run the stage"):
+            read(tmp_path / "none.parquet")
+
+
+def test_check_types__other_widths_of_texts_and_whole_numbers_pass(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    store.write_table(path, pa.table({"n": pa.array([1], pa.uint8()), "s": pa.array(["x"], pa.large_string())}))
+    wanted = pa.schema([("s", pa.string()), ("n", pa.int64())])
+    store.check_types(path, wanted)
+    for name, kind, other in (
+        *(("n", pa.float64(), "uint8"), ("n", pa.string(), "uint8"), ("s", pa.int64(), "large_string")),
+        *(("s", pa.binary(), "large_string"), ("n", pa.bool_(), "uint8")),
+    ):
+        asked = wanted.set(wanted.get_field_index(name), pa.field(name, kind))
+        with pytest.raises(DataError, match=rf"column '{name}' is {other}; it must be {kind}\. Run the stage"):
+            store.check_types(path, asked)
+        with pytest.raises(DataError, match="Make it with `cusa shard`"):
+            store.check_types(path, asked, made_by="cusa shard")
+
+
+def test_write_table__pages_are_compressed_and_rows_are_grouped(tmp_path: Path) -> None:
+    store.write_table(tmp_path / "t.parquet", pa.table({"a": [7] * 70_000}))
+    groups = pq.ParquetFile(tmp_path / "t.parquet").metadata
+    assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [65536, 70_000 - 65536]
+    assert groups.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_digests__are_those_that_anybody_can_compute(tmp_path: Path) -> None:
+    """By `sha256sum` and three lines of Python: a digest that changes would make everybody's work stale."""
+    assert (
+        store.digest({"b": [1, 2.5, None], "a": "ü"})
+        == hashlib.sha256(b'{"a": "\\u00fc", "b": [1, 2.5, null]}').hexdigest()
+    )
+    assert store.digest([Path("a/b")]) == hashlib.sha256(b'["a/b"]').hexdigest()
+    total = hashlib.sha256()
+    names = [f"{folder}{number:02d}" for folder in ("a/", "b") for number in range(20)]
+    for name, content in [(name, name.encode()[-1:] * 2) for name in names]:  # in their order, not that of the disk
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+        assert store.sha256_file(tmp_path / name) == hashlib.sha256(content).hexdigest()
+        total.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+    assert store.sha256_folder(tmp_path) == total.hexdigest()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git/config").touch()
+    assert store.sha256_folder(tmp_path) == total.hexdigest()
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_the_same_calls_here_and_elsewhere(tmp_path: Path, remote: bool) -> None:
+    folder = paths.place("memory://store/work") if remote else tmp_path / "work"
+    store.make_folder(folder / "train")
+    store.write_json(folder / "train/a.json", {"a": 1})
+    store.write_table(folder / "train/t.parquet", ROWS, rows_per_group=3)
+    store.sweep(folder / "train")
+    assert (folder / "train/a.json").read_text() == '{\n "a": 1\n}\n'
+    assert store.read_json(folder / "train/a.json") == {"a": 1}
+    path = folder / "train/t.parquet"
+    assert store.read_table(path) == ROWS
+    assert store.read_table(path, columns=["b"]) == ROWS.select(["b"])
+    assert store.read_rows(path, range(2, 4)) == ROWS.slice(2, 2)
+    assert pa.concat_tables(store.table_batches(path)) == ROWS
+    assert store.num_rows(path) == store.check_table(path, columns=["a"]) == 7
+    assert store.sha256_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    store.check_types(path, ROWS.schema)
+    with pytest.raises(DataError, match="lacks the columns"):
+        store.read_table(path, columns=["x"])
+    with pytest.raises(DataError, match="does not exist"):
+        store.read_table(folder / "none.parquet")
+    with pytest.raises(DataError, match="does not exist"):
+        store.read_json(folder / "none.json")
+    assert [file.name for file in store.files_below(folder)] == ["a.json", "t.parquet"]
+    store.remove_folder(folder)
+    store.remove_folder(folder)
+    assert not folder.exists()
+
+
+def test_whole_file__a_failed_upload_shows_nothing() -> None:
+    path = paths.place("memory://store/half.txt")
+    with pytest.raises(RuntimeError), store.whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert not path.exists()
+    assert not temporary.exists()
