@@ -58,7 +58,7 @@ def bare_milliseconds(world: Path, out: Path, steps: int) -> list[float]:
     from cusa.train.data.order import Order
     from cusa.train.data.pairs import Pairs
     from cusa.train.data.stream import PairStream, Tables
-    from cusa.train.optimizer import parameter_groups
+    from cusa.train.optimizers.groups import parameter_groups
     from cusa.train.terms import make_loss
     from tests.train.conftest import LOSS, STUDENT
 

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from cusa.manifests.settings import Settings
 
+MOMENTUM = {"muon": 0.95, "sgd": 0.9}
+"""`train.momentum` where it is not set, of the optimisers that read it."""
+
 
 class TemperatureConfig(Settings):
     """A positive number that divides cosines."""
@@ -248,6 +251,11 @@ class TrainConfig(Settings):
         "activations' memory of a chunk, for a second forward pass; 0 = all at once",
     )
 
+    optimizer: Literal["adamw", "nadamw", "adafactor", "muon", "sgd"] = Field(
+        default="adamw",
+        description="AdamW, as the paper; NAdam with decoupled decay; Adafactor, whose rates are relative; Muon for "
+        "matrices of linear layers beside AdamW; or SGD with Nesterov's momentum ([labels](students.md#optimisers))",
+    )
     lr: float = Field(default=1e-5, gt=0, description="highest learning rate (paper, CLIP: 1e-5)")
     min_lr: float = Field(default=1e-6, ge=0, description="learning rate at the end (paper, CLIP: 1e-6)")
     lr_image: float = Field(
@@ -260,18 +268,21 @@ class TrainConfig(Settings):
         le=1,
         description="a tower's layer learns at this times the rate of what stands above it; 1 = all layers alike",
     )
+    layer_decay_image: float = Field(default=0.0, ge=0, le=1, description="the image tower's own; 0 = layer_decay")
+    layer_decay_text: float = Field(default=0.0, ge=0, le=1, description="the text tower's own; 0 = layer_decay")
     warmup_steps: int = Field(default=0, ge=0, description="steps of linear warm-up")
     schedule: Literal["step", "epoch"] = Field(
         default="step", description="when the cosine moves: every step, or once an epoch as in the authors' release"
     )
-    weight_decay: float = Field(default=1e-4, ge=0, description="AdamW's (paper: 1e-4)")
+    weight_decay: float = Field(default=1e-4, ge=0, description="of what decays (paper, AdamW: 1e-4)")
     decay: Literal["matrices", "release"] = Field(
         default="matrices",
         description="what decays: parameters of two or more dimensions; `release` = the 0-d temperatures as well",
     )
-    beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's")
-    beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's")
-    eps: float = Field(default=1e-8, gt=0, description="AdamW's")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's and NAdam's, also beside Muon")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="likewise")
+    eps: float = Field(default=1e-8, gt=0, description="likewise")
+    momentum: float | None = Field(default=None, ge=0, lt=1, description="Muon's (0.95) or SGD's (0.9)")
     clip_norm: float = Field(default=0.0, ge=0, description="gradients are scaled to at most this norm; 0 = never")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32", description="of the towers; the loss stays in fp32; fp16 scales it so that gradients survive"
@@ -341,6 +352,15 @@ class TrainConfig(Settings):
     def _rates_fit(self) -> "TrainConfig":
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is above lr {self.lr}; set the two together")
+        return self
+
+    @model_validator(mode="after")
+    def _momentum_is_read(self) -> "TrainConfig":
+        if self.momentum is not None and self.optimizer not in MOMENTUM:
+            raise ValueError(
+                f"momentum {self.momentum} is not read by the optimizer {self.optimizer!r}; leave it out, or set "
+                f"optimizer to {' or '.join(MOMENTUM)}"
+            )
         return self
 
     @model_validator(mode="after")

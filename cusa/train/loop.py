@@ -23,6 +23,7 @@ from cusa.train.data.reading import Data, TrainingSplit
 from cusa.train.data.stream import available_threads, batches
 from cusa.train.losses import CUSALoss
 from cusa.train.metrics import METRICS_FILE, TENSORBOARD_FOLDER, Metrics, Pace
+from cusa.train.optimizers.rates import tower_rates
 from cusa.train.overlap.transfer import on_device
 from cusa.train.prepare import prepare
 from cusa.train.session import CHECKPOINTS_FOLDER, Session, settings
@@ -151,6 +152,8 @@ def run(
                 judged=opened.judged,
                 pair_weights=opened.pair_weights,
             )
+            for tower in tower_rates(student, config) if first else ():
+                callbacks.on_message(tower.sentence(config.lr))
             session.resume(allow_changed=start.allow_changed, must=start.must_resume)
             if ranks.world() > 1 and student.has_own_loss:
                 session.notes += ("This student's own loss compares the pairs of each rank only, not of all ranks.",)

@@ -23,7 +23,7 @@ from cusa.train.data.batch import Batch, Substitute
 from cusa.train.data.judged import JudgedPairs
 from cusa.train.learned import frozen_digest, learned_state, load_learned
 from cusa.train.losses import CUSALoss
-from cusa.train.optimizer import parameter_groups, rate_scales
+from cusa.train.optimizers.choose import make_optimizer
 from cusa.train.overlap.gradients import Gradients
 from cusa.train.overlap.unread import NEVER, Problem, Unread
 from cusa.train.overlap.writing import Writer, snapshot
@@ -69,20 +69,7 @@ class Session:
         train_mode(student, config.freeze)
         ranks.share_weights(student)
         self.gradients = Gradients(student.parameters(), loss.parameters())
-        named = [*student.named_parameters("student"), *loss.named_parameters("loss")]
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(
-                named,
-                weight_decay=config.weight_decay,
-                decay=config.decay,
-                scales={f"student.{name}": scale for name, scale in rate_scales(student, config).items()},
-            ),
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-            eps=config.eps,
-            # One kernel a parameter: on a small model the unfused loop is a noticeable part of a step.
-            fused=self.device.type in ("cpu", "cuda"),
-        )
+        self.optimizer = make_optimizer(student, loss, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.average = Average(student, config.ema) if config.ema else None
         self.best = Best(out, monitor=config.monitor)
@@ -147,11 +134,20 @@ class Session:
                 "since. Bring the old one back, or start again with --force.",
                 path=self._folder,
             )
-        configured = [{name: group[name] for name in _OPTIONS} for group in self.optimizer.param_groups]
+        kept = ("params", "lr")
+        configured = [
+            {name: group[name] for name in group if name not in kept} for group in self.optimizer.param_groups
+        ]
         try:
             load_learned(self.student, state["student"])
             self.loss.load_state_dict(state["loss"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            if state["optimizer_name"] == self.config.optimizer:
+                self.optimizer.load_state_dict(state["optimizer"])
+            else:
+                self.notes += (
+                    f"The state of {state['optimizer_name']} means nothing to {self.config.optimizer}, "
+                    "which starts anew.",
+                )
             if self.average is not None:
                 self.average = Average(self.student, self.config.ema)  # where there was none before: of these weights
                 self.average.load_state_dict(state["average"] or self.average.state_dict())
@@ -190,6 +186,7 @@ class Session:
                 "frozen": self._frozen,
                 "loss": self.loss.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "optimizer_name": self.config.optimizer,
                 "scaler": self.scaler.state_dict(),
                 "average": {} if self.average is None else self.average.state_dict(),
                 "random": checkpoint.random_state(),
@@ -346,9 +343,6 @@ def _identify(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-_OPTIONS = ("weight_decay", "scale", "betas", "eps")
 
 
 def settings(**configs: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from cusa.train.data.order import Order
 from cusa.train.data.pairs import Pairs
 from cusa.train.data.reading import Data
 from cusa.train.data.stream import PairStream
-from cusa.train.optimizer import parameter_groups
+from cusa.train.optimizers.groups import parameter_groups
 from cusa.train.terms import make_loss
 from cusa.train.terms import terms as loss_terms
 from tests.train.conftest import LOSS, STUDENT, TRAIN, Train, make_world

@@ -23,7 +23,8 @@ OTHER_TRAIN: dict[str, Any] = {
     **{"schedule": "epoch", "weight_decay": 0.3, "decay": "release", "beta1": 0.8, "beta2": 0.9, "eps": 1e-3},
     **{"clip_norm": 1.0, "precision": "bf16", "ema": 0.9, "freeze": ("text",), "validate_every": 4},
     **{"monitor": "i2t_r1", "decode": "scaled", "max_undecodable": 0.5},
-    **{"lr_image": 0.1, "lr_text": 0.2, "layer_decay": 0.9},
+    **{"lr_image": 0.1, "lr_text": 0.2, "layer_decay": 0.9, "layer_decay_image": 0.8, "layer_decay_text": 0.7},
+    **{"optimizer": "sgd", "momentum": 0.5},
 }
 """Another value for every option that decides what is seen or computed."""
 OTHER_LOSS: dict[str, Any] = {

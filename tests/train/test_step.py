@@ -14,7 +14,7 @@ from cusa.train.data.gather import TeacherRows
 from cusa.train.data.order import Order
 from cusa.train.data.pairs import Pairs
 from cusa.train.data.stream import PairStream, Tables
-from cusa.train.optimizer import parameter_groups
+from cusa.train.optimizers.groups import parameter_groups
 from cusa.train.session import Session
 from cusa.train.terms import make_loss
 from tests.train.conftest import LOSS, STUDENT, TRAIN, Train

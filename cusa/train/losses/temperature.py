@@ -22,7 +22,7 @@ class Temperature(nn.Module):
 
     Clamping the parameter itself (not a copy in the graph) lets its gradient through at the bounds, as the authors'
     release does. As a 0-d parameter it falls into the weight-decay group of an optimiser that only spares 1-d ones;
-    `cusa.train.optimizer.parameter_groups` spares it too, except with `release`.
+    `cusa.train.optimizers.groups.parameter_groups` spares it too, except with `release`.
 
     Args:
         initial: where it starts, in units of cosine similarity; may lie outside the bounds until the first clamp.

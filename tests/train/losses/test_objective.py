@@ -14,7 +14,7 @@ from cusa.errors import ConfigError
 from cusa.train.config import LossConfig
 from cusa.train.losses import CUSALoss, Setting
 from cusa.train.losses.streaming import tiles
-from cusa.train.optimizer import parameter_groups
+from cusa.train.optimizers.groups import parameter_groups
 from cusa.train.schedule import cosine
 from tests.train.losses import reference
 from tests.train.losses.matrices import unit

@@ -1,0 +1,1 @@
+"""Optimisers: which there are, which parameters decay, and how fast each learns."""
