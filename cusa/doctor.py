@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from cusa.train.optimizers.labels import LABELS
+
 LIBRARIES = ("torch", "transformers", "sentence-transformers", "faiss-cpu", "pyarrow", "duckdb", "numpy", "pillow")
 EXTRAS = {
     "wandb": ("wandb", "metrics in Weights & Biases (`train.wandb`)"),
@@ -37,7 +39,7 @@ def look(out: Path = Path()) -> list[Finding]:
     """
     findings = [Finding("cusa", _version("cusa")), Finding("python", platform.python_version())]
     findings += [Finding(name, _version(name), _missing(name)) for name in LIBRARIES]
-    findings += [_cores(), _memory(), _disk(out), _accelerator()]
+    findings += [_cores(), _memory(), _disk(out), _accelerator(), _optimizers()]
     for extra, (module, purpose) in EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
         hint = "" if there else f"For {purpose}: pip install 'cusa[{extra}]'."
@@ -95,6 +97,18 @@ def _accelerator() -> Finding:
     built = f"; torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "; torch is built for CPUs"
     hint = "The demo and the smokes run without; for the paper's recipes take a machine with a CUDA device."
     return Finding("accelerator", f"none{built}", hint)
+
+
+def _optimizers() -> Finding:
+    """Say which of `train.optimizer` the installed torch has."""
+    try:
+        import torch
+    except ImportError:
+        return Finding("optimizers", "unknown", "Install torch first.")
+    missing = [label for label in LABELS if not hasattr(torch.optim, label.torch_class)]
+    there = ", ".join(label.name for label in LABELS if label not in missing)
+    lacking = " and ".join(label.torch_class for label in missing)
+    return Finding("optimizers", there, f"torch {_version('torch')} has no {lacking}; upgrade it." if missing else "")
 
 
 def _hub() -> Finding:

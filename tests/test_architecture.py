@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe_file": {"errors", "models", "recipe"},
     "integrations": {"errors", "manifests", "train"},
     "workflow": {"errors", "manifests", "models", "pipeline", "train", "eval", "recipe"},
-    "doctor": set(),
+    "doctor": {"train"},
     "cli": {
         "errors",
         "manifests",

@@ -54,3 +54,14 @@ def test_doctor__as_json_and_as_a_table() -> None:
     rows = json.loads(done.stdout)
     assert {"cusa", "torch", "memory", "accelerator", "model cache"} <= {row["what"] for row in rows}
     assert all(set(row) == {"what", "found", "hint"} for row in rows)
+
+
+def test_optimizers_are_those_that_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    finding = _look()["optimizers"]
+    assert (finding.value, finding.hint) == ("adamw, nadamw, adafactor, muon, sgd", "")
+    monkeypatch.delattr(torch.optim, "Muon")
+    finding = _look()["optimizers"]
+    assert "muon" not in finding.value
+    assert "has no Muon; upgrade it" in finding.hint

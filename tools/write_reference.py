@@ -8,6 +8,7 @@ from typer.main import get_command
 from cusa import cli, recipe, recipe_file
 from cusa.eval.tasks.metrics import METRICS
 from cusa.eval.tasks.registry import TASKS
+from cusa.train.optimizers.labels import LABELS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -59,7 +60,25 @@ def recipe_page() -> str:
         default = "the file's name" if key.name == "name" else f"`{recipe_file.toml(key.default)}`"
         cells = (f"`{key.name}`", "not set" if key.default is None else default, key.allowed, key.meaning)
         lines.append("| " + " | ".join(cell.replace("|", chr(92) + "|") for cell in cells) + " |")
-    return "\n".join([*lines, "", *_composed()])
+    return "\n".join([*lines, "", *_optimizers(), *_composed()])
+
+
+def _optimizers() -> list[str]:
+    """Return a label for each optimiser."""
+    lines = [
+        "## Optimisers",
+        "",
+        "`train.optimizer`. All are torch's own; what decays (`train.decay`), warm-up, schedule, towers' rates and",
+        "`train.clip_norm` are the same for each. `cusa doctor` says which the installed torch has.",
+        "",
+        "| name | what it is | reads, besides `lr` | weights decay | keeps | |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for label in LABELS:
+        reads = ", ".join(f"`{key}`" for key in label.reads) or "nothing"
+        cells = (f"`{label.name}`", label.title, reads, label.decays, label.keeps, label.about)
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
 
 
 FIGURES = {

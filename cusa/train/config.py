@@ -254,7 +254,7 @@ class TrainConfig(Settings):
     optimizer: Literal["adamw", "nadamw", "adafactor", "muon", "sgd"] = Field(
         default="adamw",
         description="AdamW, as the paper; NAdam with decoupled decay; Adafactor, whose rates are relative; Muon for "
-        "matrices of linear layers beside AdamW; or SGD with Nesterov's momentum ([labels](students.md#optimisers))",
+        "matrices of linear layers beside AdamW; or SGD with Nesterov's momentum ([labels](#optimisers))",
     )
     lr: float = Field(default=1e-5, gt=0, description="highest learning rate (paper, CLIP: 1e-5)")
     min_lr: float = Field(default=1e-6, ge=0, description="learning rate at the end (paper, CLIP: 1e-6)")

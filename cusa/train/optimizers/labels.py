@@ -9,6 +9,8 @@ class Label:
 
     name: str
     """`train.optimizer`."""
+    torch_class: str
+    """In `torch.optim`."""
     title: str
     """With its source."""
     reads: tuple[str, ...]
@@ -23,6 +25,7 @@ class Label:
 LABELS = (
     Label(
         "adamw",
+        "AdamW",
         "AdamW (Loshchilov and Hutter, ICLR 2019, arXiv:1711.05101)",
         ("beta1", "beta2", "eps"),
         "apart from the gradient",
@@ -31,6 +34,7 @@ LABELS = (
     ),
     Label(
         "nadamw",
+        "NAdam",
         "NAdam with decoupled weight decay (Dozat, ICLR workshop 2016)",
         ("beta1", "beta2", "eps"),
         "apart from the gradient",
@@ -39,6 +43,7 @@ LABELS = (
     ),
     Label(
         "adafactor",
+        "Adafactor",
         "Adafactor (Shazeer and Stern, ICML 2018, arXiv:1804.04235)",
         (),
         "apart from the gradient",
@@ -48,6 +53,7 @@ LABELS = (
     ),
     Label(
         "muon",
+        "Muon",
         "Muon (Jordan et al. 2024) for the matrices of linear layers, AdamW for all else",
         ("momentum", "beta1", "beta2", "eps"),
         "apart from the gradient",
@@ -57,6 +63,7 @@ LABELS = (
     ),
     Label(
         "sgd",
+        "SGD",
         "stochastic gradient descent with Nesterov's momentum (Sutskever et al., ICML 2013)",
         ("momentum",),
         "as part of the gradient",
