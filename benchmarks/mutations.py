@@ -55,6 +55,9 @@ _UNWRAPPED = frozenset(
 _WORDS = frozenset({"warn", "say", "on_message", "on_event", "print", "info", "debug", "warning", "echo", "cast"})
 """Calls whose arguments are words for people (or types for mypy)."""
 
+_CHECKS = frozenset({"strict"})
+"""Arguments that only guard against our own mistakes: `zip(strict=True)`."""
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -252,7 +255,7 @@ class _Faults:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.expr):
                 yield from self._expression(child, function, scope)
-            elif isinstance(child, ast.keyword):
+            elif isinstance(child, ast.keyword) and child.arg not in _CHECKS:
                 yield from self._expression(child.value, function, scope)
             elif isinstance(child, ast.comprehension):
                 for part in (child.iter, *child.ifs):
@@ -333,8 +336,9 @@ class _Faults:
                 yield "unwrapped", f"({ast.unparse(node.args[0])})"
             elif not node.args and isinstance(node.func, ast.Attribute):
                 yield "unwrapped", f"({ast.unparse(node.func.value)})"
-        for number in range(len(node.keywords)):
-            yield "argument dropped", _without(node, "keywords", number)
+        for number, keyword in enumerate(node.keywords):
+            if keyword.arg not in _CHECKS:
+                yield "argument dropped", _without(node, "keywords", number)
         if len(node.args) > 1:
             swapped = copy.copy(node)
             swapped.args = [node.args[1], node.args[0], *node.args[2:]]

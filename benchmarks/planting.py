@@ -48,6 +48,7 @@ def import_libraries() -> None:
 @contextlib.contextmanager
 def copy() -> Iterator[Path]:
     """Give a work tree of the commit at hand with the changes that are not committed yet, until the block ends."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the work tree is removed then too
     folder = Path(tempfile.mkdtemp(prefix="slips-")) / "copy"
     git = ["git", "-C", str(ROOT)]
     subprocess.run([*git, "worktree", "add", "--detach", "--quiet", str(folder)], check=True)

@@ -1,6 +1,8 @@
 """A split opened for reading: rows by key, and the one rule for which image or caption of COCO's a row is."""
 
+import hashlib
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from cusa.eval.tasks import coco, cxc
 from cusa.manifests import keys
 from cusa.manifests.judgements import cxc_ratings, eccv_truth
 from cusa.manifests.judgements.truth import read_truth
-from cusa.manifests.samples import Split
+from cusa.manifests.samples import CocoIds, Split, sample_json, splits
 from cusa.manifests.storage import store
 from cusa.pipeline import readers, shard
 from cusa.pipeline.audit import export_eccv
@@ -213,3 +215,83 @@ def test_split__a_work_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -
     shutil.move(work, other)
     with pytest.raises(ConfigError, match="is not UTF-8"):
         Split(other, "train")
+
+
+def test_splits__in_the_order_in_which_people_name_them(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none does not exist\. Make one with `cusa shard \.\.\. --out .*none`"):
+        splits(tmp_path / "none")
+    with pytest.raises(DataError, match=r"holds no split\. Make one with"):
+        splits(tmp_path)
+    for name in ("b", "test", "val", "restval", "train", "a"):
+        store.write_text(tmp_path / name / "samples.parquet", "")
+    (tmp_path / "raw").mkdir()
+    assert splits(tmp_path) == ["train", "restval", "val", "test", "a", "b"]
+
+
+def test_split__what_is_missing_is_named_with_the_way_out(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=2, splits=("train", "val"))
+    with pytest.raises(DataError, match=r"has no split 'test'; it has train, val\."):
+        Split(work, "test")
+    for file in ("captions.parquet", "shards.parquet"):
+        (work / "val" / file).unlink()
+        with pytest.raises(DataError, match=rf"{file} does not exist\. Run `cusa shard \.\.\. --out {work}`"):
+            Split(work, "val")
+
+
+def test_coco_ids__rows_by_number_0_included() -> None:
+    ids = CocoIds(images=[7, -1, 0], captions=[-1, 3, 0, -1])
+    assert ids.image_row() == {7: 0, 0: 2}
+    assert ids.caption_row() == {3: 1, 0: 2}
+
+
+def test_split__opens_its_tars_once_and_closes_them(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=3, splits=("train",)), "train")
+    images = [split.image_bytes(row) for row in range(3)]
+    (descriptor,) = split._tars.values()
+    there = pickle.loads(pickle.dumps(split))
+    assert there._tars == {}, "an open file does not travel"
+    assert [there.image_bytes(row) for row in range(3)] == images
+    os.fstat(descriptor)
+    split.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    split.close()
+    assert [split.image_bytes(row) for row in range(3)] == images, "opened again"
+    del there
+
+
+def test_bytes_at__to_the_tar_s_end_and_not_beyond(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=2, splits=("train",)), "train")
+    whole = (split.folder / "00000.tar").read_bytes()
+    size = len(whole)
+    for offset, number in ((0, size), (size - 5, 5), (size, 0), (100, 7)):
+        assert split.bytes_at("00000.tar", offset, number, key="k") == whole[offset : offset + number]
+    for offset, number in ((0, size + 1), (size - 5, 6), (size + 9, 1)):
+        with pytest.raises(DataError, match=r"00000\.tar ends within k"):
+            split.bytes_at("00000.tar", offset, number, key="k")
+    (split.folder / "00000.tar").unlink()
+    fresh = Split(split.work, "train")
+    with pytest.raises(DataError, match=r"00000\.tar cannot be opened \(No such file"):
+        fresh.bytes_at("00000.tar", 0, 1, key="k")
+
+
+def test_digest__is_over_the_bytes_of_the_three_tables(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=2, splits=("train",)), "train")
+    files = [split.folder / name for name in ("shards.parquet", "samples.parquet", "captions.parquet")]
+    whole = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
+    assert split.digest == hashlib.sha256(whole).hexdigest()
+
+
+def test_captions__of_no_image_of_the_split_are_refused(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=2, captions=3, splits=("train",)), "train")
+    owners = _column(split, "captions.parquet", "key")
+    assert split.caption_owner.tolist() == [0, 0, 0, 1, 1, 1]
+    assert split.caption_owner.dtype == np.int64
+    _rewrite(split, "captions.parquet", "key", pa.array(["mini/gone", *owners[1:]]))
+    with pytest.raises(DataError, match="1 captions belong to no image of the split"):
+        _ = Split(split.work, "train").caption_owner
+
+
+def test_sample_json__sorted_on_one_line() -> None:
+    line = sample_json(key="k", captions=[{"text": "ü", "id": "1"}], width=3)
+    assert line == '{"captions": [{"id": "1", "text": "ü"}], "key": "k", "width": 3}'.encode()

@@ -13,6 +13,7 @@ from cusa.manifests.judgements import pair_judgements
 from cusa.manifests.judgements.pair_judgements import DISPUTED, PairJudgement, group_first
 from cusa.manifests.judgements.verdicts import Journal, Verdict
 from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 from tests.manifests.judgements.test_verdicts import make
 from tests.worlds import make_work
 
@@ -110,7 +111,12 @@ def test_judged__keeps_and_reports_keys_that_are_gone(tmp_path: Path) -> None:
         journal.append(make(4, "skip", image_key=first, caption_key=split.caption_keys[-2]))
     found = pair_judgements.read(split)
     assert found.pairs("match") == [(first, second)]
-    assert len(found.unknown) == 2
+    assert [(one.image_key, one.caption_key) for one in found.unknown] == [
+        *(("mini/gone", second), (first, "mini/gone#1")),
+    ]
+    assert found.pairs() == found.pairs("related") == []
+    assert pair_judgements.pair_rows(split, found, "match", "duplicate").tolist() == [[0, split.num_captions - 1]]
+    assert pair_judgements.pair_rows(split, found, "related").shape == (0, 2)
     assert found.skipped == {(first, split.caption_keys[-2])}
     (note,) = found.notes()
     assert "2 pairs" in note
@@ -148,18 +154,48 @@ def test_true_pairs__own_matches_and_what_follows_from_copies(tmp_path: Path) ->
 def test_read__the_digest_is_of_pairs_and_verdicts_and_of_nothing_else(tmp_path: Path) -> None:
     split = Split(make_work(tmp_path, images=3, splits=("train",)), "train")
 
-    def digest(*rows: tuple[str, int, str]) -> str:
+    def digest(*rows: tuple[str, int, str], image: int = 0) -> str:
         folder = tmp_path / f"audit-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         with Journal(folder) as journal:
             for number, (word, caption, reviewer) in enumerate(rows):
-                keys = {"image_key": split.image_keys[0], "caption_key": split.caption_keys[caption]}
+                keys = {"image_key": split.image_keys[image], "caption_key": split.caption_keys[caption]}
                 journal.append(make(number, word, reviewer=reviewer, **keys))
         return pair_judgements.read(split, folder=folder).digest
 
     words = ("match", "no match", "related", "duplicate")
     assert len({digest((word, 7, "Ann")) for word in words}) == len(words)
     assert digest(("match", 7, "Ann")) != digest(("match", 8, "Ann"))
+    assert digest(("match", 7, "Ann")) != digest(("match", 7, "Ann"), image=2)
+    assert digest() == store.digest([])
+    assert digest(("match", 7, "Ann")) == store.digest([(split.image_keys[0], split.caption_keys[7], "match")])
     assert digest(("match", 7, "Ann")) == digest(("match", 7, "Bob"))
     assert digest(("match", 7, "Ann"), ("related", 8, "Ann")) == digest(("related", 8, "Ann"), ("match", 7, "Ann"))
     assert digest() != digest(("match", 7, "Ann"))
+
+
+def test_words__that_tables_and_pages_use() -> None:
+    assert DISPUTED == "disputed"
+    assert [_pair(*words).unanimous for words in (["match"], ["match"] * 3, ["match", "related"])] == [
+        True,
+        True,
+        False,
+    ]
+    assert [_pair("x", verdict=word).positive for word in ("match", "duplicate", "related", "no match", DISPUTED)] == [
+        *(True, True, False, False, False),
+    ]
+
+
+def _pair(*words: str, verdict: str = "match") -> PairJudgement:
+    return PairJudgement("i", "c", verdict, {f"r{number}": word for number, word in enumerate(words)})
+
+
+def test_same_images__by_the_first_row_of_all_that_are_one(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=5, captions=2, splits=("train",)), "train")
+    (split.folder / "audit").mkdir()
+    with Journal(split.folder / "audit") as journal:
+        for number, (image, caption, word) in enumerate([(4, 3, "duplicate"), (1, 5, "duplicate"), (0, 6, "match")]):
+            keys = {"image_key": split.image_keys[image], "caption_key": split.caption_keys[caption]}
+            journal.append(make(number, word, **keys))
+    judgements = pair_judgements.read(split)
+    assert pair_judgements.same_images(split, judgements).tolist() == [0, 1, 1, 3, 1]

@@ -4,8 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ from cusa.errors import ConfigError, DataError
 from cusa.manifests import schemas
 from cusa.manifests.judgements import verdicts
 from cusa.manifests.judgements.verdicts import Journal, Verdict
+from cusa.manifests.storage.paths import place
 
 
 def make(number: int, word: str = "match", reviewer: str = "ada", **more: object) -> Verdict:
@@ -259,3 +260,126 @@ def test_append__journal_and_its_name_are_durable(tmp_path: Path, monkeypatch: p
     with Journal(tmp_path):
         stat = journal.path.stat()
         assert durable[-1] == (stat.st_ino, stat.st_size), "the repair"
+
+
+def test_now__is_the_time_in_utc_to_the_millisecond() -> None:
+    before = datetime.now(UTC)
+    moments = [verdicts.now() for _ in range(50)]
+    assert all(before - timedelta(milliseconds=1) < moment <= datetime.now(UTC) for moment in moments)
+    assert all(moment.microsecond % 1000 == 0 for moment in moments)
+    assert {moment.utcoffset() for moment in moments} == {timedelta(0)}
+
+
+@pytest.mark.parametrize("first", ["match", "no match"])
+def test_read__of_two_lines_of_one_id_the_first_counts_everywhere(tmp_path: Path, first: str) -> None:
+    """As journals of two machines put behind each other may have it."""
+    other = {"match": "no match", "no match": "match"}[first]
+    for word, folder in ((first, "one"), (other, "two")):
+        (tmp_path / folder).mkdir()
+        with Journal(tmp_path / folder) as journal:
+            journal.append(make(1, word))
+    lines = [(tmp_path / folder / verdicts.JOURNAL).read_bytes() for folder in ("one", "two")]
+    (tmp_path / verdicts.JOURNAL).write_bytes(lines[0] + b"\n  \n" + lines[1])
+    assert [row.verdict for row in verdicts.read(tmp_path)] == [first]
+    with Journal(tmp_path) as journal:
+        assert [row.verdict for row in journal.rows()] == [first]
+        verdicts.publish(tmp_path)
+        (tmp_path / verdicts.JOURNAL).write_bytes(lines[1] + lines[0])
+    assert [row.verdict for row in verdicts.read(tmp_path)] == [first], "the table's, before the journal's"
+
+
+def test_publish__writes_where_the_journal_has_more_and_nowhere_else(tmp_path: Path) -> None:
+    assert verdicts.publish(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    with Journal(tmp_path) as journal:
+        assert verdicts.publish(tmp_path) is None
+        journal.append(make(1))
+        path = verdicts.publish(tmp_path)
+        assert path is not None
+        before = path.stat().st_ino
+        assert verdicts.publish(tmp_path) == path
+        assert path.stat().st_ino == before, "not written again"
+        journal.append(make(2))
+        verdicts.publish(tmp_path)
+        assert path.stat().st_ino != before
+    assert [row.id for row in verdicts.read_table(tmp_path)] == ["verdict-0001", "verdict-0002"]
+
+
+def test_append__every_field_is_on_the_line_and_comes_back(tmp_path: Path) -> None:
+    whole = make(
+        1,
+        **{"score": 0.5, "image_similarity": 0.25, "text_similarity": -0.125, "image_rank": 3, "text_rank": 4},
+        **{"p_positive": 0.75, "candidates_sha256": "ab" * 32},
+        reviewer="Zoë",
+    )
+    undo = make(2, "undo", "Zoë", caption_key=whole.caption_key, undoes=whole.id)
+    with Journal(tmp_path) as journal:
+        assert journal.path == tmp_path / "verdicts.jsonl"
+        assert [journal.append(row) for row in (whole, undo)] == [True, True]
+        assert journal.rows() == [whole, undo]
+    lines = (tmp_path / "verdicts.jsonl").read_bytes().splitlines(keepends=True)
+    plain = {name: value for name, value in asdict(whole).items() if value is not None}
+    expected = {**plain, "judged_at": "2026-11-25T06:30:00.250Z"}
+    assert lines[0] == json.dumps(expected, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    assert verdicts.read(tmp_path) == [whole, undo]
+    verdicts.publish(tmp_path)
+    (tmp_path / "verdicts.jsonl").unlink()
+    assert verdicts.read(tmp_path) == [whole, undo]
+
+
+@pytest.mark.parametrize("name", ["image_key", "caption_key", "verdict", "reviewer"])
+def test_append__an_id_is_of_one_verdict_in_all_that_it_says(tmp_path: Path, name: str) -> None:
+    with Journal(tmp_path) as journal:
+        journal.append(make(1))
+        other = {"image_key": "mini/z", "caption_key": "mini/z#1", "verdict": "related", "reviewer": "bob"}[name]
+        with pytest.raises(ConfigError, match="verdict-0001 is that of another verdict"):
+            journal.append(replace(make(1), **{name: other}))
+        assert not journal.append(replace(make(1), score=0.5, judged_at=verdicts.now())), "what was shown may differ"
+        assert len(journal.rows()) == 1
+
+
+def test_journal__a_closed_one_is_closed_once(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    descriptor = journal._file
+    journal.close()
+    other = os.open(tmp_path, os.O_RDONLY)  # as the system gives it: the lowest number that is free
+    try:
+        journal.close()
+        os.fstat(other)
+        assert other == descriptor
+    finally:
+        os.close(other)
+
+
+def test_journal__one_that_became_shorter_is_refused(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        for number in range(3):
+            journal.append(make(number))
+        os.truncate(journal.path, 10)
+        for use in (journal.rows, lambda: journal.append(make(7))):
+            with pytest.raises(DataError, match="became shorter while it was open"):
+                use()
+
+
+def test_journal__of_a_store_is_refused() -> None:
+    with pytest.raises(DataError, match="Verdicts are written on this machine; copy memory:.* here first"):
+        Journal(place("memory://verdicts/train/audit"))
+
+
+def test_words__of_verdicts_and_which_make_a_pair() -> None:
+    assert verdicts.WORDS == ("match", "related", "no match", "duplicate", "skip")
+    assert set(verdicts.POSITIVE) == {"match", "duplicate"}
+    for word in verdicts.WORDS:
+        make(1, word).check()
+    for number in (8, 64):
+        make(1, id="a-" + "Z" * (number - 2)).check()
+    for bad in ("a" * 7, "a" * 65, "ab_cdefgh", "abcdefgh\n", "äbcdefgh"):
+        with pytest.raises(ConfigError, match="8 to 64 letters, digits or dashes"):
+            make(1, id=bad).check()
+    make(1, reviewer="x" * 80).check()
+    for bad in (" ada", "ada ", " "):
+        with pytest.raises(ConfigError, match="1 to 80 printable letters"):
+            make(1, reviewer=bad).check()
+    for name in ("image_key", "caption_key"):
+        with pytest.raises(ConfigError, match="needs image_key and caption_key"):
+            make(1, **{name: ""}).check()
