@@ -97,14 +97,14 @@ Columns = Annotated[
     typer.Option(
         "--column",
         metavar="WHAT=NAME",
-        help="Of a table: image, caption, split, label, id, url, sha256 or md5; repeatable.",
+        help="Of a table: image, caption, split, label, id, source (of the caption), url, sha256 or md5; repeatable.",
     ),
 ]
 
 
 def columns_of(pairs: Iterable[str]) -> dict[str, str]:
     """Turn `image=url` into `image_column="url"`."""
-    allowed = ("image", "caption", "split", "label", "id", "url", "sha256", "md5")
+    allowed = ("image", "caption", "split", "label", "id", "source", "url", "sha256", "md5")
     columns = {}
     for pair in pairs:
         what, equals, name = pair.partition("=")
@@ -112,6 +112,18 @@ def columns_of(pairs: Iterable[str]) -> dict[str, str]:
             raise ConfigError(f"--column {pair!r} is not WHAT=NAME. {nearest(what, allowed)}.", option="--column")
         columns[f"{what}_column"] = name
     return columns
+
+
+def caption_sources_of(rules: Iterable[str]) -> dict[str, str]:
+    """Turn `#3=synthetic` into `{"#3": "synthetic"}`, and `human` into `{"": "human"}`."""
+    sources: dict[str, str] = {}
+    for rule in rules:
+        where, equals, source = rule.rpartition("=")
+        if where in sources or (equals and not where):
+            why = f"names {where or 'all captions'} again" if where in sources else "names no place before the ="
+            raise ConfigError(f"--caption-source {rule} {why}. Give each place one source.", option="--caption-source")
+        sources[where] = source
+    return sources
 
 
 def validated(model: type[Any], **values: Any) -> Any:

@@ -14,6 +14,7 @@ from cusa.cli.options import (
     EngineKind,
     Force,
     Wait,
+    caption_sources_of,
     columns_of,
     engine_of,
     parse_place,
@@ -59,6 +60,15 @@ def shard(
         ),
     ] = None,
     columns: Columns = None,
+    caption_sources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--caption-source",
+            metavar="[WHERE=]SOURCE",
+            help="What made the captions of which the data do not say it: human, or #3=synthetic for the image's "
+            "fourth caption, #3-4=..., #3-=..., COLUMN=... of a table, txt=... or json=... of files; repeatable.",
+        ),
+    ] = None,
     train_classes: Annotated[str, typer.Option(help="Of CUB: the classes that train; all others test.")] = "1-100",
     max_images: Annotated[int, typer.Option(help="Images a tar at most.")] = 1000,
     max_bytes: Annotated[int, typer.Option(help="Bytes a tar at most.")] = 256 << 20,
@@ -109,6 +119,7 @@ def shard(
         quality=quality,
         workers=workers,
     )
+    named_sources = caption_sources_of(caption_sources or ())
     names = {**columns_of(columns or ()), "split_names": _split_names(split_names or ())}
     before: tuple[Outcome, ...] = ()
     with Console() as console:
@@ -116,7 +127,9 @@ def shard(
             readers.refuse_own_source(source, out)
             named = _keys(source, keys, query, every=bool(verdicts) or max_p_wrong is not None)
             reading = readers.read_subset(source, named, verdicts=verdicts or "", max_p_wrong=max_p_wrong)
+            reading = readers.with_source_rules(reading, named_sources)
         else:
+            names["caption_sources"] = named_sources
             fields = validated(ReadConfig, dataset=dataset, split=split, train_classes=train_classes, **names)
             if layout == "urls" and downloading.is_table(source):
                 raw = images or downloading.folder_for(out)
@@ -130,6 +143,8 @@ def shard(
                 )
                 before = (fetched,)
                 source, images = raw, None
+                # The table's columns are known no more: fetching took their sources.
+                fields = fields.model_copy(update={"caption_sources": readers.sources.by_place(named_sources)})
             reading = readers.read(layout, source, images, fields)
         if held_out:
             reading = readers.hold_out(reading, _shares(held_out))

@@ -16,6 +16,8 @@ class CaptionRecord(NamedTuple):
     text: str
     position: int | None = None
     """The number in its key; None = its place among the image's captions."""
+    source: str = ""
+    """What made it, as `human`, `alt text` or `synthetic`; empty where nobody says."""
 
 
 class ImageRecord(NamedTuple):
@@ -47,8 +49,9 @@ class ImageRecord(NamedTuple):
     def to_json(self) -> list[Any]:
         """Return the record as what JSON can say, for a plan that a worker reads."""
         where = None if self.path is None else str(self.path)
-        names = [self.key, self.split, where, self.source, self.captions, self.label, self.role]
-        # Only where there is one: the plan of a folder that was made before there were any stays as it was.
+        # What only some data have stands there only where they have it: the plan of others stays as it was.
+        captions = [caption if caption.source else caption[:3] for caption in self.captions]
+        names = [self.key, self.split, where, self.source, captions, self.label, self.role]
         more = [self.sha256, self.column] if self.column else [self.sha256] if self.sha256 else []
         return [*names, self.offset, self.length, self.array, *more]
 
@@ -56,7 +59,7 @@ class ImageRecord(NamedTuple):
     def from_json(cls, values: Sequence[Any]) -> "ImageRecord":
         """Make a record of what `to_json` gave."""
         key, split, path, source, captions, label, role, offset, length, array, *more = values
-        texts = tuple(map(CaptionRecord._make, captions))
+        texts = tuple(CaptionRecord(*caption) for caption in captions)
         where = None if path is None else place(path)
         return cls(key, split, where, source, texts, label, role, offset, length, tuple(array), "", *more)
 

@@ -4,10 +4,10 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,18 @@ def splits(work: Path) -> list[str]:
         what = "holds no split" if there else "does not exist"
         raise DataError(f"{work} {what}. Make one with `cusa shard ... --out {work}`.", path=work)
     return sorted(names, key=lambda name: (order.get(name, 9), name))
+
+
+NO_SOURCE = "no source"
+"""What figures call the captions of which nobody says what made them."""
+
+
+def with_caption_sources(captions: pa.Table) -> pa.Table:
+    """Return a table of captions with the column of their sources, empty ones where it has none."""
+    source = schemas.CAPTION_SOURCE
+    if source.name in captions.column_names:
+        return captions
+    return captions.append_column(source, pa.array([""] * captions.num_rows, source.type))
 
 
 class CocoIds(NamedTuple):
@@ -127,8 +139,11 @@ class Split:
 
     @cached_property
     def captions(self) -> pa.Table:
-        """One row a caption."""
-        return self._table(SPLIT_FILES[2], schemas.CAPTIONS)
+        """One row a caption, also with its `source`."""
+        schema = schemas.CAPTIONS
+        if schemas.CAPTION_SOURCE.name in store.column_names(self.folder / SPLIT_FILES[2]):
+            schema = schema.append(schemas.CAPTION_SOURCE)
+        return with_caption_sources(self._table(SPLIT_FILES[2], schema))
 
     def _table(self, file: str, schema: pa.Schema) -> pa.Table:
         """Read a table, in the types of its schema.
@@ -203,6 +218,19 @@ class Split:
     def texts(self) -> list[str]:
         """The words of each caption row, as the data set has them."""
         return _strings(self.captions["text"])
+
+    @cached_property
+    def caption_sources(self) -> list[str]:
+        """What made each caption row, as `human` or `synthetic`; empty where nobody says."""
+        return _strings(self.captions["source"])
+
+    @cached_property
+    def source_rows(self) -> dict[str, np.ndarray]:
+        """Source -> its caption rows, by name; those of no known source as `NO_SOURCE`. Empty where none is known."""
+        names, codes = np.unique(np.array(self.caption_sources, dtype=object), return_inverse=True)
+        if not any(names):
+            return {}
+        return {str(name) or NO_SOURCE: np.flatnonzero(codes == number) for number, name in enumerate(names)}
 
     @cached_property
     def caption_owner(self) -> np.ndarray:
@@ -339,6 +367,12 @@ class Split:
                     path=path,
                 ) from error
         return self._tars[shard]
+
+
+def caption_json(row: Mapping[str, Any]) -> dict[str, object]:
+    """Return what the `{key}.json` member of a sample says of a caption, a row of its split's table."""
+    names = ("caption_key", "caption_id", "text", *(("source",) if row["source"] else ()))
+    return {name: row[name] for name in names}
 
 
 def sample_json(*, key: str, captions: list[dict[str, object]], **fields: object) -> bytes:

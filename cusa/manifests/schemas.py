@@ -28,6 +28,9 @@ CAPTIONS = pa.schema(
     ]
 )
 
+CAPTION_SOURCE = pa.field("source", pa.string())
+"""What made a caption, empty where nobody says; a split of which no caption has one lacks the column."""
+
 DROPS = pa.schema(
     [
         ("key", pa.string()),
@@ -78,6 +81,7 @@ URLS = pa.schema(
         ("label", pa.string()),
         ("item", pa.string()),  # the table's own name of the image; empty without one
         ("captions", pa.list_(pa.string())),
+        ("caption_sources", pa.list_(pa.string())),  # one a caption; empty texts where nobody says
     ]
 )
 """The URLs of a table, each once, with what the table says of them."""

@@ -77,6 +77,15 @@ class ReadConfig(Settings):
     split_column: str = Field(default="split", description="of a table, where it has it")
     label_column: str = Field(default="label", description="of a table, where it has it")
     id_column: str = Field(default="id", description="of a table, where it has it: the image's own name in its key")
+    source_column: str = Field(
+        default="caption_source",
+        description="of a table, where it has it: what made the caption, as human or synthetic",
+    )
+    caption_sources: dict[str, str] = Field(
+        default_factory=dict,
+        description="what made the captions of which the data do not say it: a place among the image's (`#3`, `#3-4`), "
+        "a column or an ending -> source; the empty name = all others",
+    )
     url_column: str = Field(default="url", description="of a table of URLs")
     sha256_column: str = Field(default="sha256", description="of a table of URLs, where it has it: what must come")
     md5_column: str = Field(default="md5", description="of a table of URLs, where it has it: likewise")

@@ -207,7 +207,9 @@ def _rows_of(split: Path, number: int) -> tuple[dict[str, Any], list[dict[str, A
         ("captions", "captions.parquet", schemas.CAPTIONS),
     ):
         first = sum(shard[column] for shard in shards[:number])
-        rows = store.read_rows(split / file, range(first, first + row[column]), columns=schema.names)
+        # Captions have a source where anybody says so.
+        more = {schemas.CAPTION_SOURCE.name} & set(store.column_names(split / file)) - set(schema.names)
+        rows = store.read_rows(split / file, range(first, first + row[column]), columns=[*schema.names, *more])
         tables_of_tar.append(rows.to_pylist())
     return row, tables_of_tar[0], tables_of_tar[1]
 
@@ -295,14 +297,17 @@ def _member(
         return
     try:
         fields = json.loads(data)
-        texts = [(caption["caption_key"], caption["text"]) for caption in fields["captions"]]
-        same = texts == [(caption["caption_key"], caption["text"]) for caption in captions]
+        same = _says(fields["captions"]) == _says(captions)
         same = same and all(fields[name] == row[name] for name in ("key", "sha256", "width", "height", "label"))
     except (ValueError, KeyError, TypeError) as error:
         yield info.name, f"no readable description ({type(error).__name__})"
         return
     if not same:
         yield info.name, "says something else than the tables"
+
+
+def _says(captions: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    return [(caption["caption_key"], caption["text"], caption.get("source", "")) for caption in captions]
 
 
 def _teacher_parts(splits: list[Path]) -> list[Path]:

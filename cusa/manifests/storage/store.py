@@ -296,6 +296,16 @@ def num_rows(path: Path) -> int:
         return int(file.metadata.num_rows)
 
 
+def column_names(path: Path) -> list[str]:
+    """Return the names of a Parquet table's columns without reading its rows.
+
+    Raises:
+        DataError: if it is missing or broken.
+    """
+    with _parquet_file(path) as file:
+        return list(file.schema_arrow.names)
+
+
 def table_batches(path: Path, *, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """Give a Parquet table one row group after another, so that it needs not be held.
 

@@ -42,6 +42,7 @@ def card(facts: Facts, *, data_files: dict[str, str], how: str) -> str:
                 ],
             ),
             "",
+            *_sources(facts.splits),
             "## Left out",
             "",
             *_left_out(facts.splits),
@@ -76,6 +77,11 @@ def _head(facts: Facts, data_files: dict[str, str]) -> list[str]:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+
+
+def _sources(splits: Sequence[SplitFacts]) -> list[str]:
+    rows = [(split.name, source, f"{count:,}") for split in splits for source, count in split.sources.items()]
+    return ["## What made the captions", "", *_table(("split", "source", "captions"), rows), ""] if rows else []
 
 
 def _left_out(splits: Sequence[SplitFacts]) -> list[str]:

@@ -49,6 +49,7 @@ _COLUMNS = {
     "captions": ("sc:Text", True),
     "key": ("sc:Text", False),
     "caption_keys": ("sc:Text", True),
+    "caption_sources": ("sc:Text", True),
     "label": ("sc:Text", False),
     "source": ("sc:Text", False),
     "width": ("sc:Integer", False),

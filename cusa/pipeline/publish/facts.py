@@ -28,6 +28,8 @@ class SplitFacts:
     """The summary of `cusa audit`."""
     own_pairs: dict[str, Any] | None = None
     """The summary of `cusa audit --pairs`."""
+    sources: dict[str, int] = field(default_factory=dict)
+    """What made captions -> how many it made; empty where nobody says."""
 
     @property
     def expected_false_negatives(self) -> float | None:
@@ -92,6 +94,7 @@ def _of_split(split: Split, copies: int) -> SplitFacts:
         copies,
         _summary(split.folder / "audit" / "summary.json"),
         _summary(split.folder / "audit" / "pairs" / "summary.json"),
+        {source: len(rows) for source, rows in split.source_rows.items()},
     )
 
 

@@ -17,6 +17,7 @@ SCHEMA = pa.schema(
         ("key", pa.string()),
         ("caption_keys", _TEXTS),  # one a caption
         ("caption_ids", _TEXTS),  # likewise: the data set's own
+        ("caption_sources", _TEXTS),  # likewise: what made it; empty texts where nobody says
         ("label", pa.string()),
         ("role", pa.string()),
         ("source", pa.string()),
@@ -83,5 +84,6 @@ def _row(sample: Sample) -> dict[str, Any]:
         "captions": [caption["text"] for caption in sample.captions],
         "caption_keys": [caption["caption_key"] for caption in sample.captions],
         "caption_ids": [caption["caption_id"] for caption in sample.captions],
+        "caption_sources": [caption["source"] for caption in sample.captions],
         **{name: row[name] for name in ("key", "label", "role", "source", "sha256", "width", "height")},
     }

@@ -1,6 +1,6 @@
 """WebDataset tars as others read them: `KEY.jpg`, `KEY.txt` (the first caption) and `KEY.json` (all that is known)."""
 
-from cusa.manifests.samples import sample_json
+from cusa.manifests.samples import caption_json, sample_json
 from cusa.manifests.storage import store
 from cusa.pipeline.publish.rows import Part, Sample
 from cusa.pipeline.shard.ustar import Archive
@@ -28,9 +28,8 @@ def write(part: Part) -> int:
 
 
 def _described(sample: Sample) -> bytes:
-    fields = ("caption_key", "caption_id", "text")
     return sample_json(
         key=sample.row["key"],
-        captions=[{name: caption[name] for name in fields} for caption in sample.captions],
+        captions=[caption_json(caption) for caption in sample.captions],
         **{name: sample.row[name] for name in ("label", "role", "source", "sha256", "width", "height")},
     )

@@ -1,6 +1,6 @@
 """From a data set's own files to image records: one file a layout, every row kept or dropped with its reason."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from cusa.pipeline.readers import (
     regions,
     release,
     sop,
+    sources,
     sts,
     table,
     urls,
@@ -28,10 +29,11 @@ from cusa.pipeline.readers import (
 )
 from cusa.pipeline.readers.hold_out import hold_out
 from cusa.pipeline.readers.reading import Reading, refuse_own_source
+from cusa.pipeline.readers.sources import SourceRules
 from cusa.pipeline.readers.splits import split_option
 from cusa.pipeline.readers.work import read_subset
 
-__all__ = ["READERS", "Reading", "hold_out", "read", "read_subset", "refuse_own_source"]
+__all__ = ["READERS", "Reading", "hold_out", "read", "read_subset", "refuse_own_source", "sources", "with_source_rules"]
 
 READERS: dict[str, Callable[[Path, Path, ReadConfig], Reading]] = {
     "karpathy": karpathy.read,
@@ -71,6 +73,9 @@ def read(layout: str, source: Path, images: Path | None = None, config: ReadConf
     if layout not in READERS:
         raise ConfigError(f"There is no layout {layout!r}. {nearest(layout, READERS)}", layout=layout)
     config = config or ReadConfig()
+    rules = SourceRules(config.caption_sources)
+    if layout not in NAMED_SOURCES:
+        rules.refuse_others((), "columns or endings")
     notes: tuple[str, ...] = ()
     for option, value in [("--split", config.split), *(("--split-name", name) for name in config.split_names.values())]:
         split_option(value, option)
@@ -90,7 +95,22 @@ def read(layout: str, source: Path, images: Path | None = None, config: ReadConf
             if _finds_its_first_image(other):
                 reading = other
                 notes += (f"Images were found in {beside}, beside {source.name}. --images names another folder.",)
-        return replace(reading, notes=reading.notes + notes)
+        return rules.fill(replace(reading, notes=reading.notes + notes))
+
+
+NAMED_SOURCES = ("table", "hub", "folder", "webdataset")
+"""Layouts whose captions come from columns or from files of an ending, which rules for their sources can name."""
+
+
+def with_source_rules(reading: Reading, rules: Mapping[str, str]) -> Reading:
+    """Return a reading of a work folder whose captions without a source have one by rules; see `SourceRules`.
+
+    Raises:
+        ConfigError: if a rule is none, or names a column.
+    """
+    checked = SourceRules(rules)
+    checked.refuse_others((), "columns or endings")
+    return checked.fill(reading)
 
 
 ANNOTATIONS = {"karpathy": (".json",), "table": table.KINDS}

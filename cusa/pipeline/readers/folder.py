@@ -12,6 +12,7 @@ from cusa.pipeline.readers import img2dataset
 from cusa.pipeline.readers.captions import caption_records
 from cusa.pipeline.readers.pictures import EXTENSIONS, START, looks_like_picture
 from cusa.pipeline.readers.reading import Reading, Row, Rows, decode_text, other_key
+from cusa.pipeline.readers.sources import SourceRules, filled, with_sources
 from cusa.pipeline.readers.splits import SPLITS, default_note, default_split
 
 _SIDECARS = (".txt", ".json")
@@ -38,6 +39,7 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
     files = _files(source)
     if not any(map(_is_picture, files)):
         raise DataError(f"{source} holds no image (looked for {', '.join(sorted(EXTENSIONS))}).", path=source)
+    SourceRules(config.caption_sources).refuse_others(("json", "txt"), "endings of files with captions")
     beside = [file for file in files if file.suffix.lower() in (*_SIDECARS, ".parquet")]
     digest = store.digest([[_name(source, file), store.sha256_file(file)] for file in beside])
     dataset = config.dataset or source.name
@@ -72,6 +74,7 @@ def _rows(source: Path, dataset: str, config: ReadConfig) -> Iterator[Row]:
     tables = [file for file in files if file.suffix.lower() == ".parquet" and img2dataset.is_status_table(file)]
     # img2dataset's count of a shard is no picture's sidecar.
     used = {table.with_name(f"{table.stem}_stats.json") for table in tables}
+    rules = SourceRules(config.caption_sources)
     stems: dict[Path, set[str]] = {}
     for file in files:
         if not _is_picture(file):
@@ -85,14 +88,15 @@ def _rows(source: Path, dataset: str, config: ReadConfig) -> Iterator[Row]:
                 continue
             used.add(sidecar)
             try:
-                texts[suffix], refused = _captions(sidecar)
+                captions, refused = _captions(sidecar)
+                texts[suffix] = filled(captions, rules.of(suffix[1:]))
             except (ValueError, TypeError) as error:
                 refused = [str(error)]
             for why in refused:
                 yield Drop(split, "", _name(source, sidecar), "caption", "bad-row", why)
-        captions = tuple(_merged(texts.get(".txt", []), texts.get(".json", [])))
+        merged = tuple(_merged(texts.get(".txt", []), texts.get(".json", [])))
         key = keys.image_key(dataset, name.removesuffix(file.suffix))
-        yield ImageRecord(key, split, file, name, captions, other_key=other_key(dataset, name))
+        yield ImageRecord(key, split, file, name, merged, other_key=other_key(dataset, name))
     for file in sidecars.values():
         if file not in used:
             name = _name(source, file)
@@ -122,9 +126,12 @@ def _captions(sidecar: Path) -> tuple[list[CaptionRecord], list[str]]:
         # A text of several lines may be one caption, if the other sidecar has it so.
         return [CaptionRecord("", line) for line in content.split("\n")], []
     value = store.parse_json(content)
+    made_by = None
     if isinstance(value, dict):
+        made_by = value.get("caption_source")
         value = value.get("captions") if value.get("captions") is not None else value.get("caption")
-    return caption_records(value)
+    captions, refused = caption_records(value)
+    return with_sources(captions, made_by), refused
 
 
 def _merged(lines: list[CaptionRecord], others: list[CaptionRecord]) -> list[CaptionRecord]:
@@ -132,5 +139,5 @@ def _merged(lines: list[CaptionRecord], others: list[CaptionRecord]) -> list[Cap
     texts = {" ".join(other.text.split()) for other in others}
     if " ".join("\n".join(line.text for line in lines).split()) in texts:
         return others
-    captions = [CaptionRecord("", line.text.removesuffix("\r")) for line in lines if line.text.strip()]
+    captions = [line._replace(text=line.text.removesuffix("\r")) for line in lines if line.text.strip()]
     return [line for line in captions if " ".join(line.text.split()) not in texts] + others

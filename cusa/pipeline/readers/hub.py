@@ -21,6 +21,7 @@ from cusa.manifests.storage.paths import is_remote, named_remote_errors
 from cusa.pipeline.config import ReadConfig
 from cusa.pipeline.readers.captions import as_text, caption_records, listed_texts
 from cusa.pipeline.readers.reading import BAD_ROW, Reading, Row, Rows, digests, refused_row
+from cusa.pipeline.readers.sources import SourceRules, with_sources
 from cusa.pipeline.readers.splits import RowSplits, default_note, named_splits, split_option
 from cusa.pipeline.readers.table_cells import Cell, arrow_batches, arrow_cells
 
@@ -28,6 +29,8 @@ KINDS = (".parquet", ".arrow")
 _PARTS = re.compile(r"(?P<split>[A-Za-z0-9_]+)-\d{5}(-of-\d{5})?(-[0-9a-f]+)?")
 """Names that the hub and our own export give to the files of a split."""
 _OURS = re.compile(r"[A-Za-z0-9_-]{1,64}/[A-Za-z0-9_-]{1,80}")
+_OUR_COLUMNS = ("key", "caption_keys", "caption_ids", "caption_sources", "source", "role")
+"""Columns of our own export that say what others do not."""
 _CAPTIONS = re.compile(r"(alt_?)?(captions?|texts?|sentences?|sentids?|descriptions?|raw)(_?\d+)?", re.IGNORECASE)
 _NOT_CAPTIONS = re.compile(r"sentids?(_?\d+)?", re.IGNORECASE)
 _BATCH = 1024
@@ -96,13 +99,16 @@ class _Columns:
     split: str
     label: str
     item: str
+    source: str
+    """Of the captions' sources."""
     names: tuple[str, ...]
     """Of the label's classes, where the table's metadata has them."""
 
     @property
     def all(self) -> list[str]:
         """Every column that is read besides the picture."""
-        return [name for name in dict.fromkeys((*self.captions, self.split, self.label, self.item)) if name]
+        others = (self.split, self.label, self.item, self.source)
+        return [name for name in dict.fromkeys((*self.captions, *others)) if name]
 
 
 class _Table:
@@ -116,7 +122,9 @@ class _Table:
         self._where = path.relative_to(root).as_posix()
         schema = _schema(path)
         self._columns, self.notes = _columns(path, schema, config)
-        self._ours = [name for name in ("key", "caption_keys", "caption_ids", "source", "role") if name in schema.names]
+        self._rules = SourceRules(config.caption_sources)
+        self._rules.refuse_others(self._columns.captions, "columns of captions")
+        self._ours = [name for name in _OUR_COLUMNS if name in schema.names]
         if "key" not in self._ours:
             self._ours = []
         self._struct = pa.types.is_struct(schema.field(self._columns.image).type)
@@ -151,12 +159,15 @@ class _Table:
     def _record(self, dataset: str, split: str, number: int, row: dict[str, Any], cell: Cell | None) -> Iterator[Row]:
         where = f"{self._where} row {number}"
         captions: list[CaptionRecord] = []
+        by_rule: list[str] = []
         for name in self._columns.captions:
             value = row[name]
             texts, refused = caption_records(listed_texts(value) if isinstance(value, str) else value)
             captions += texts
+            by_rule += [self._rules.of(name)] * len(texts)
             for why in refused:
                 yield Drop(split, "", where, "caption", "bad-row", f"{name}: {why}")
+        captions = with_sources(captions, row.get(self._columns.source))
         path = row.get("image.path") or ""
         label = self._label(row.get(self._columns.label))
         item = as_text(row.get(self._columns.item)) if self._columns.item else ""
@@ -168,8 +179,9 @@ class _Table:
         own = isinstance(row.get("key"), str) and _OURS.fullmatch(row["key"]) is not None
         if own:
             key = row["key"]
-            captions = _own_captions(key, captions, row)
+            captions = with_sources(_own_captions(key, captions, row), row.get("caption_sources"))
             source, role = as_text(row.get("source")) or source, as_text(row.get("role"))
+        captions = with_sources(captions, by_rule)
         if cell is None:
             yield from refused_row(split, where, ValueError("the row holds no picture"), [one.text for one in captions])
             return
@@ -298,8 +310,9 @@ def _columns(path: Path, schema: pa.Schema, config: ReadConfig) -> tuple[_Column
             path=path,
         )
     captions = _caption_columns(path, schema, config)
-    for option, name in (("split", config.split_column), ("label", config.label_column), ("id", config.id_column)):
-        if name != option and name not in names:
+    for option in ("split", "label", "id", "source"):
+        name = getattr(config, f"{option}_column")
+        if name != ReadConfig.model_fields[f"{option}_column"].default and name not in names:
             raise DataError(f"{path} has no column {name!r}. {nearest(name, names)}.", path=path)
     label = config.label_column if config.label_column in names else ""
     notes: tuple[str, ...] = ()
@@ -311,6 +324,7 @@ def _columns(path: Path, schema: pa.Schema, config: ReadConfig) -> tuple[_Column
         config.split_column if config.split_column in names else "",
         label,
         config.id_column if config.id_column in names else "",
+        config.source_column if config.source_column in names else "",
         _class_names(schema, label),
     )
     if not captions and not label:

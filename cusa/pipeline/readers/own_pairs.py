@@ -71,4 +71,4 @@ class OwnPairs:
         for place, one in chosen:
             row = self._split.caption_row[one.caption_key]
             caption_id = str(self._split.captions["caption_id"][row])
-            yield CaptionRecord(caption_id, self._split.texts[row], place)
+            yield CaptionRecord(caption_id, self._split.texts[row], place, self._split.caption_sources[row])

@@ -19,6 +19,7 @@ from cusa.pipeline.readers import separated
 from cusa.pipeline.readers.captions import as_text, caption_records, listed_texts
 from cusa.pipeline.readers.reading import BAD_ROW, Reading, Row, Rows, digests, inside, lines, other_key, text
 from cusa.pipeline.readers.separated import Form
+from cusa.pipeline.readers.sources import SourceRules, filled, with_sources
 from cusa.pipeline.readers.splits import RowSplits, default_note
 
 KINDS = (".csv", ".tsv", ".parquet", ".jsonl")
@@ -28,12 +29,13 @@ _GUESSES = {
     "split": ("split",),
     "label": ("label",),
     "id": ("id",),
+    "source": ("caption_source",),
 }
 """Names that a column may have where none was given, in lower case."""
 
 
 def read(source: Path, images: Path, config: ReadConfig) -> Reading:
-    """Read a CSV, TSV, Parquet or JSONL table with columns for image and caption, and perhaps split, label and id.
+    """Read a CSV, TSV, Parquet or JSONL table with columns for image and caption, perhaps split, label, id and source.
 
     Rows of the same image are one image with several captions; a caption may also be a list (also one written as text).
     Of a CSV or TSV the encoding (by its byte order mark), the separator (`,`, `;`, tab, `|`) and whether quotes enclose
@@ -58,6 +60,7 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
     config, notes = _named(source, columns, config)
     if source.suffix.lower() == ".parquet":
         _check_types(source, config)
+    SourceRules(config.caption_sources).refuse_others((config.caption_column,), "columns of captions")
     dataset = config.dataset or source.stem
     if config.split_column not in columns:
         notes += default_note(config, source.stem)
@@ -79,11 +82,12 @@ def _named(source: Path, columns: list[str], config: ReadConfig) -> tuple[ReadCo
     guessed = {}
     for what, usual in _GUESSES.items():
         name = getattr(config, f"{what}_column")
+        by_default = name == ReadConfig.model_fields[f"{what}_column"].default
         if name not in columns:
-            alike = [column for column in columns if column.strip().lower() in usual] if name == what else []
+            alike = [column for column in columns if column.strip().lower() in usual] if by_default else []
             if len(alike) == 1:
                 guessed[what] = alike[0]
-            elif name != what or what in ("image", "caption"):
+            elif not by_default or what in ("image", "caption"):
                 raise DataError(
                     f"{source} has no column {name!r}; name the one it has with --column {what}=NAME. "
                     f"{nearest(name, columns)}.",
@@ -112,6 +116,7 @@ def _rows(source: Path, images: Path, dataset: str, config: ReadConfig, form: Fo
     splits = RowSplits(source, config, source.stem)
     images_by_name: dict[str, _Image] = {}
     columns = [getattr(config, f"{what}_column") for what in _GUESSES]
+    rules = SourceRules(config.caption_sources)
     for where, row in read_rows(source, columns, form):
         split = splits.of(row.get(config.split_column) if isinstance(row, Mapping) else None)
         if not split:
@@ -129,6 +134,8 @@ def _rows(source: Path, images: Path, dataset: str, config: ReadConfig, form: Fo
             captions, refused = caption_records(listed_texts(value) if isinstance(value, str) else value)
             if value is None:
                 refused = [f"{config.caption_column} is empty"]
+            captions = with_sources(captions, row.get(config.source_column))
+            captions = filled(captions, rules.of(config.caption_column))
         except BAD_ROW as error:
             what = f"no field {error}" if isinstance(error, KeyError) else str(error)
             yield Drop(split, "", where, "caption", "bad-row", f"{what}: {row!r:.200}")

@@ -37,6 +37,10 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
     return Reading(dataset, Rows(lambda: _rows(source, dataset)), files)
 
 
+def _caption(text: str, made_by: str) -> CaptionRecord:
+    return CaptionRecord("", text, source=made_by)
+
+
 def _rows(source: Path, dataset: str) -> Iterator[Row]:
     for table in store.table_batches(source / "drops.parquet"):
         for row in table.to_pylist():
@@ -65,7 +69,7 @@ def _rows(source: Path, dataset: str) -> Iterator[Row]:
                 row["split"],
                 source / fetched["file"],
                 row["url"],
-                tuple(CaptionRecord("", text) for text in row["captions"]),
+                tuple(map(_caption, row["captions"], row["caption_sources"])),
                 row["label"],
                 offset=fetched["offset"],
                 length=fetched["bytes"],

@@ -15,6 +15,7 @@ from cusa.pipeline.readers import img2dataset
 from cusa.pipeline.readers.captions import as_text, caption_records
 from cusa.pipeline.readers.pictures import EXTENSIONS
 from cusa.pipeline.readers.reading import Reading, Row, Rows, decode_text, digests
+from cusa.pipeline.readers.sources import SourceRules, filled, with_sources
 from cusa.pipeline.readers.splits import default_note, default_split
 
 _OURS = re.compile(r"[A-Za-z0-9_-]{1,64}/[A-Za-z0-9_-]{1,80}")
@@ -50,6 +51,7 @@ def read(source: Path, images: Path, config: ReadConfig) -> Reading:
             start = file.read(8)
         if tool := next((tool for magic, tool in _PACKED.items() if start.startswith(magic)), ""):
             raise DataError(f"{tar} is compressed. Unpack it with {tool}: images are read by byte range.", path=tar)
+    SourceRules(config.caption_sources).refuse_others(("json", "txt"), "endings of files with captions")
     root = source if source.is_dir() else source.parent
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", root.name)[:64]
     dataset = config.dataset or name or "webdataset"
@@ -82,13 +84,14 @@ class _Sample(NamedTuple):
 def _rows(tar: Path, root: Path, dataset: str, config: ReadConfig) -> Iterator[Row]:
     split = default_split(config, tar.stem, tar.parent.name)
     below = tar.relative_to(root).with_suffix("").as_posix()
+    rules = SourceRules(config.caption_sources)
     seen = set()
     with tar.open("rb") as file:
         groups, broken = _groups(file)
         for first, members in groups.items():
             for sample in _samples(first, members):
                 seen.add(sample.key.rpartition("/")[2])
-                yield from _record(tar, file, sample, (dataset, below, split))
+                yield from _record(tar, file, sample, (dataset, below, split), rules)
     if broken:
         yield Drop(split, "", tar.name, "image", "truncated", broken)
     yield from img2dataset.missing_rows(tar.with_suffix(".parquet"), split, seen)
@@ -178,7 +181,9 @@ def _sample(stem: str, members: list[_Member]) -> _Sample:
     return _Sample(stem, pictures, words, others)
 
 
-def _record(tar: Path, file: IO[bytes], sample: _Sample, about: tuple[str, str, str]) -> Iterator[Row]:
+def _record(
+    tar: Path, file: IO[bytes], sample: _Sample, about: tuple[str, str, str], rules: SourceRules
+) -> Iterator[Row]:
     """Give the image of a sample, or the reason why there is none, and a drop for everything that is not kept."""
     dataset, below, split = about
     where = f"{tar.name}/{sample.key}"
@@ -192,6 +197,7 @@ def _record(tar: Path, file: IO[bytes], sample: _Sample, about: tuple[str, str, 
             data = _bytes(file, member)
             if ext == "json":
                 captions, label, role, refused = _described(data)
+                captions = filled(captions, rules.of("json"))
             elif ext == "cls":
                 label = label or decode_text(data).strip()
             else:
@@ -201,7 +207,7 @@ def _record(tar: Path, file: IO[bytes], sample: _Sample, about: tuple[str, str, 
         for why in refused:
             yield Drop(split, "", f"{where}.{ext}", "caption", "bad-row", why)
     if text.strip() and not _says(captions, text):
-        captions.append(CaptionRecord("", text))
+        captions.append(CaptionRecord("", text, source=rules.of("txt")))
     for member in sample.others:
         if member.ext in _WORDS:
             detail = f"a second .{member.ext} of the sample; the first is kept"
@@ -243,6 +249,7 @@ def _described(data: bytes) -> tuple[list[CaptionRecord], str, str, list[str]]:
         described = {"captions": described}
     value = described.get("captions") if described.get("captions") is not None else described.get("caption")
     captions, refused = caption_records(value)
+    captions = with_sources(captions, described.get("caption_source"))
     return captions, as_text(described.get("label")), as_text(described.get("role")), refused
 
 

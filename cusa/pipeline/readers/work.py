@@ -80,7 +80,7 @@ def _rows(
         for row in split.captions.to_pylist():
             if wanted is None or row["key"] in wanted:
                 captions.setdefault(row["key"], []).append(
-                    CaptionRecord(row["caption_id"], row["text"], row["position"])
+                    CaptionRecord(row["caption_id"], row["text"], row["position"], row["source"])
                 )
         for number, row in enumerate(samples):
             if wanted is not None and row["key"] not in wanted:

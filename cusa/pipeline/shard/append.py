@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ class Base:
                 return
             yield table.slice(0, rest)
             rest -= table.num_rows
+
+    def has_sources(self, folder: Path) -> bool:
+        """Tell whether the captions of a split had a column of sources."""
+        return any("source" in table.column_names for table in islice(self.tables(folder, "captions.parquet"), 1))
 
     def first_number(self, folder: Path) -> int:
         """Return the number of the first new tar of a split."""
@@ -115,7 +120,8 @@ def end(out: Path) -> None:
 def remove_what_is_there(plan: Plan, out: Path, base: Base) -> Counter[str]:
     """Take out of a plan every image that the folder has, and refuse those it has with another content.
 
-    Another content is another split, label, role, name or text, or (where images are stored as they are) other bytes.
+    Another content is another split, label, role, name, text or source of a text, or (where images are stored as they
+    are) other bytes.
 
     Returns:
         How many images and captions were there already, unchanged.
@@ -124,10 +130,10 @@ def remove_what_is_there(plan: Plan, out: Path, base: Base) -> Counter[str]:
     as_they_are = not base.old.parameters.get("resize")
     for name in base.rows:
         folder = out / name
-        texts: dict[str, list[str]] = {}
+        texts: dict[str, list[tuple[str, str]]] = {}
         for table in base.tables(folder, "captions.parquet"):
-            for key, text in _rows(table, "key", "text"):
-                texts.setdefault(key, []).append(text)
+            for key, text, made_by in _rows(samples.with_caption_sources(table), "key", "text", "source"):
+                texts.setdefault(key, []).append((text, made_by))
         for table in base.tables(folder, "samples.parquet"):
             for key, label, role, source, sha256, ext in _rows(
                 table, "key", "label", "role", "source", "sha256", "ext"
@@ -146,8 +152,8 @@ def remove_what_is_there(plan: Plan, out: Path, base: Base) -> Counter[str]:
     return there
 
 
-def _same_content(record: ImageRecord, texts: list[str], sha256: str) -> bool:
-    if [caption["text"] for caption in usable_captions(record)[0]] != texts:
+def _same_content(record: ImageRecord, texts: list[tuple[str, str]], sha256: str) -> bool:
+    if [(caption["text"], caption["source"]) for caption in usable_captions(record)[0]] != texts:
         return False
     if not sha256 or record.path is None:
         return True

@@ -34,6 +34,7 @@ class Plan:
         self._database = database
         self._total = hashlib.sha256()
         self._stats: tuple[Path | None, list[int]] = (None, [])
+        self._sourced: set[str] = set()
         self.read = Counter[str]()
         """Images and captions that the reader gave, refused ones included."""
 
@@ -50,6 +51,8 @@ class Plan:
             return
         self.read["image"] += 1
         self.read["caption"] += len(row.captions)
+        if any(caption.source for caption in row.captions):
+            self._sourced.add(row.split)
         size, state = self._state(row)
         self._total.update(f"{json.dumps(row.to_json())}{state}\n".encode())
         if (first := self._insert(row, size, state)) is None:
@@ -95,6 +98,10 @@ class Plan:
         """Return the splits that any row names."""
         rows = self._database.execute("SELECT split FROM records UNION SELECT split FROM drops ORDER BY 1")
         return [split for (split,) in rows]
+
+    def has_sources(self, split: str) -> bool:
+        """Tell whether any caption of a split says what made it."""
+        return split in self._sourced
 
     def drops(self, split: str) -> Iterator[dict[str, Any]]:
         """Give the refused rows of a split, in the reader's order."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cusa.errors import DataError, StaleError
-from cusa.manifests import ledger, lock, schemas
+from cusa.manifests import ledger, lock, samples, schemas
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import SPLIT_FILES, splits
 from cusa.manifests.stage import Outcome, StageRun
@@ -276,19 +276,23 @@ def _tables(
         Before each unit, which must be finished when the next step is asked for; closed early, nothing appears.
     """
     with contextlib.ExitStack() as stack:
+        with_sources = plan.has_sources(folder.name) or (base is not None and base.has_sources(folder))
+        columns = {**_SCHEMAS, "captions.parquet": _captions(with_sources)}
         writers = {
-            name: stack.enter_context(store.table_writer(folder / name, schema)) for name, schema in _SCHEMAS.items()
+            name: stack.enter_context(store.table_writer(folder / name, schema)) for name, schema in columns.items()
         }
 
         def add(name: str, rows: pa.Table | list[dict[str, Any]]) -> None:
             if len(rows):
-                table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=_SCHEMAS[name])
+                table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=columns[name])
+                if name == "captions.parquet":
+                    table = samples.with_caption_sources(table).select(columns[name].names)
                 writers[name].write_table(table)
 
         if base:
             for name in SPLIT_FILES:
                 for table in base.tables(folder, name):
-                    writers[name].write_table(table)
+                    add(name, table)
                     if name == "samples.parquet":
                         plan.contents(_images(folder.name, table))
         kept: set[str] = set()
@@ -322,9 +326,14 @@ def _tables(
             add("drops.parquet", appending.old_and_new_drops(base, folder, kept, collected))
 
 
-def _images(split: str, samples: pa.Table) -> Iterator[tuple[str, str, str]]:
+def _captions(with_sources: bool) -> pa.Schema:
+    """Return the columns of a split's captions: no source is known of most data, and their tables say so by none."""
+    return schemas.CAPTIONS.append(schemas.CAPTION_SOURCE) if with_sources else schemas.CAPTIONS
+
+
+def _images(split: str, table: pa.Table) -> Iterator[tuple[str, str, str]]:
     """Give digest, split and key of every image; samples of texts alone have none."""
-    columns = (samples[name].to_pylist() for name in ("sha256", "key", "ext"))
+    columns = (table[name].to_pylist() for name in ("sha256", "key", "ext"))
     yield from ((sha256, split, key) for sha256, key, ext in zip(*columns, strict=True) if ext)
 
 

@@ -98,7 +98,11 @@ class Mark:
     drops: pa.Table
 
 
-_MARK = {"samples": schemas.SAMPLES, "captions": schemas.CAPTIONS, "drops": schemas.DROPS}
+_MARK = {
+    "samples": schemas.SAMPLES,
+    "captions": schemas.CAPTIONS.append(schemas.CAPTION_SOURCE),
+    "drops": schemas.DROPS,
+}
 
 
 def read_mark(unit: Unit) -> Mark:
@@ -164,7 +168,7 @@ def _add(archive: Archive, shard: str, record: ImageRecord, config: ShardConfig,
     sha256 = hashlib.sha256(data).hexdigest()
     described = samples.sample_json(
         key=record.key,
-        captions=[{k: c[k] for k in ("caption_key", "caption_id", "text")} for c in captions],
+        captions=[samples.caption_json(caption) for caption in captions],
         height=height,
         label=record.label,
         sha256=sha256,
@@ -212,6 +216,7 @@ def usable_captions(record: ImageRecord) -> tuple[list[dict[str, Any]], list[Dro
                 "position": position,
                 "caption_id": utf8(caption.caption_id),
                 "text": utf8(text),
+                "source": utf8(caption.source),
             }
         )
     return kept, drops

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -39,7 +40,7 @@ VIEW_MACROS = (
     "FROM samples WHERE key = wanted LIMIT 1)",
     # Everything that is known of one pair, in one row.
     "CREATE MACRO pair(wanted_image, wanted_caption) AS TABLE SELECT s.split, s.key AS image_key, w.caption_key, "
-    "w.key AS owner_image_key, w.text AS caption, "
+    "w.key AS owner_image_key, w.text AS caption, w.source AS caption_source, "
     "(SELECT list(o.text ORDER BY o.position) FROM captions o WHERE o.split = s.split AND o.key = s.key) "
     "AS image_captions, c.image_similarity, c.text_similarity, c.cross_similarity, c.image_rank, c.text_rank, c.score, "
     "c.p_positive, c.known_match, "
@@ -153,7 +154,15 @@ def work_views(work: Path, runs: Iterable[Path] = (), raw: Iterable[Path] = ()) 
     )
     return [
         of_splits("samples", "samples.parquet", schemas.SAMPLES, what="an image", made_by=shard),
-        of_splits("captions", "captions.parquet", schemas.CAPTIONS, what="a caption", made_by=shard),
+        _view(
+            "captions",
+            ("split",),
+            [Source({"split": name}, (folder / "captions.parquet",)) for name, folder in folders.items()],
+            _columns(schemas.CAPTIONS.append(schemas.CAPTION_SOURCE)),
+            optional={schemas.CAPTION_SOURCE.name: "''"},
+            what="a caption, and what made it where that is known",
+            made_by=shard,
+        ),
         of_splits(
             "drops",
             "drops.parquet",
@@ -246,10 +255,12 @@ def _view(
     *,
     what: str,
     made_by: str,
+    optional: Mapping[str, str] = MappingProxyType({}),
 ) -> View:
     """Return a view over files, the names of their places (split, teacher, run) as its first columns.
 
-    A missing file adds no row. A broken one fails the query that would read it, by name, and no other query.
+    A missing file adds no row. A broken one fails the query that would read it, by name, and no other query. A file
+    may lack the optional columns: column -> the SQL of its value then.
     """
     whole = {**dict.fromkeys(places, "VARCHAR"), **columns}
     parts = [f"SELECT {_nulls(whole)} WHERE false"]
@@ -258,14 +269,25 @@ def _view(
         there = [path for path in source.files if path.is_file()]
         files += there
         at = ", ".join(f"{literal(value)} AS {identifier(place)}" for place, value in source.place.items())
-        reasons = {path: reason for path in there if (reason := _why_unreadable(path, list(columns)))}
+        needed = [column for column in columns if column not in optional]
+        reasons = {path: reason for path in there if (reason := _why_unreadable(path, needed))}
         for path, reason in reasons.items():
             message = f"{BROKEN}{path} {reason} Make it again: `{made_by} --force`."
             parts.append(f"SELECT {at}, {_nulls(columns)} FROM (SELECT 1) WHERE error({literal(message)}) IS NULL")
         if whole_files := [literal(path) for path in there if path not in reasons]:
-            picked = ", ".join(f"CAST({identifier(c)} AS {kind}) AS {identifier(c)}" for c, kind in columns.items())
+            lacking = _lacking([path for path in there if path not in reasons], optional)
+            picked = ", ".join(
+                f"CAST({optional[c] if c in lacking else identifier(c)} AS {kind}) AS {identifier(c)}"
+                for c, kind in columns.items()
+            )
             parts.append(f"SELECT {at}, {picked} FROM read_parquet([{', '.join(whole_files)}])")
     return View(name, " UNION ALL ".join(parts), what, tuple(files), "" if files else made_by)
+
+
+def _lacking(files: Sequence[Path], columns: Iterable[str]) -> list[str]:
+    """Return the columns that none of some files of one table has."""
+    names = {name for path in files for name in pq.read_schema(path).names} if columns else set()
+    return [column for column in columns if column not in names]
 
 
 def _nulls(columns: Mapping[str, str]) -> str:
@@ -352,11 +374,13 @@ def _candidate_view(raw: View) -> View:
     Each joined table is grouped by its join keys: then DuckDB leaves out a join whose columns are not selected.
     """
     sql = (
-        "SELECT c.split, c.image_key, c.caption_key, c.owner_image_key, w.text AS caption, o.text AS image_caption, "
+        "SELECT c.split, c.image_key, c.caption_key, c.owner_image_key, w.text AS caption, "
+        "w.source AS caption_source, o.text AS image_caption, "
         "c.image_similarity, c.text_similarity, c.cross_similarity, c.image_rank, c.text_rank, c.score, "
         "c.p_positive, c.worth, c.duplicate_image, c.duplicate_caption, c.known_match, c.text_blind "
         f"FROM ({raw.sql}) c "
-        "LEFT JOIN (SELECT split, caption_key, any_value(text) AS text FROM captions GROUP BY split, caption_key) w "
+        "LEFT JOIN (SELECT split, caption_key, any_value(text) AS text, any_value(source) AS source FROM captions "
+        "GROUP BY split, caption_key) w "
         "ON w.split = c.split AND w.caption_key = c.caption_key "
         "LEFT JOIN (SELECT split, key, arg_min(text, position) AS text FROM captions GROUP BY split, key) o "
         "ON o.split = c.split AND o.key = c.image_key"

@@ -25,6 +25,7 @@ from cusa.pipeline.config import ReadConfig
 from cusa.pipeline.readers import separated
 from cusa.pipeline.readers.captions import as_text, caption_records, listed_texts
 from cusa.pipeline.readers.reading import BAD_ROW, text
+from cusa.pipeline.readers.sources import SourceRules, filled, with_sources
 from cusa.pipeline.readers.splits import RowSplits
 from cusa.pipeline.readers.table import KINDS, Unreadable, column_names, read_rows
 
@@ -92,7 +93,7 @@ def columns_of(table: Path, config: ReadConfig) -> tuple[ReadConfig, separated.F
             path=table,
         )
     given = {what: getattr(config, f"{what}_column") for what in ("url", "caption", "split", "label", "id")}
-    given |= {name: getattr(config, f"{name}_column") for name in ("sha256", "md5")}
+    given |= {name: getattr(config, f"{name}_column") for name in ("sha256", "md5", "source")}
     form = None
     if table.suffix.lower() in (".csv", ".tsv"):
         form = separated.form_of(table, (given["url"], given["caption"], *_USUAL["url"], *_USUAL["caption"]))
@@ -103,10 +104,11 @@ def columns_of(table: Path, config: ReadConfig) -> tuple[ReadConfig, separated.F
             if names.count(name) > 1:
                 raise DataError(f"{table} has several columns {name!r}. Rename all but one of them.", path=table)
             continue
-        alike = [column for column in names if column.strip().lower() in _USUAL.get(what, (what,))]
-        if name == what and len(alike) == 1:
+        alike = [column for column in names if column.strip().lower() in _USUAL.get(what, (name,))]
+        by_default = name == ReadConfig.model_fields[f"{what}_column"].default
+        if by_default and len(alike) == 1:
             guessed[f"{what}_column"] = alike[0]
-        elif name != what or what in ("url", "caption"):
+        elif not by_default or what in ("url", "caption"):
             raise DataError(
                 f"{table} has no column {name!r}; name the one it has with --column {what}=NAME. "
                 f"{nearest(name, names)}.",
@@ -148,6 +150,7 @@ class Plan:
         self._table = table
         self._config = config
         self._rows_a_unit = rows_a_unit
+        self._rules = SourceRules(config.caption_sources)
         self.rows = 0
         """Rows of the table."""
 
@@ -155,7 +158,8 @@ class Plan:
         """Read the table and write down which of its rows are refused."""
         config, form = columns_of(self._table, self._config)
         columns = [getattr(config, f"{name}_column") for name in ("url", "caption", "split", "label", "id")]
-        columns += [config.sha256_column, config.md5_column]
+        columns += [config.sha256_column, config.md5_column, config.source_column]
+        self._rules.refuse_others((config.caption_column,), "columns of captions")
         splits = RowSplits(self._table, config, self._table.stem)
         with store.table_writer(out / DROPS, schemas.DROPS.append(pa.field("split", pa.string()))) as writer:
             drops: list[dict[str, str]] = []
@@ -185,6 +189,8 @@ class Plan:
             sha256, md5 = (as_text(row.get(name)).lower() for name in (config.sha256_column, config.md5_column))
             value = row[config.caption_column]
             captions, refused = caption_records(listed_texts(value) if isinstance(value, str) else value)
+            captions = with_sources(captions, row.get(config.source_column))
+            captions = filled(captions, self._rules.of(config.caption_column))
         except BAD_ROW as error:
             what = f"no field {error}" if isinstance(error, KeyError) else str(error)
             yield Drop(split, "", where, "image", "bad-row", f"{what}: {row!r:.200}")
@@ -192,7 +198,7 @@ class Plan:
         for why in refused:
             yield Drop(split, "", where, "caption", "bad-row", f"{why}: {row!r:.200}")
         label, item = values
-        texts = [utf8(caption.text) for caption in captions]
+        texts = [(utf8(caption.text), utf8(caption.source)) for caption in captions]
         key = key_of(url, sha256, md5)
         about = (split, label, item)
         try:
@@ -204,7 +210,7 @@ class Plan:
             query = "SELECT split, label, item, captions FROM urls WHERE key = ?"
             ((*first, before),) = self._database.execute(query, (key,))
             if tuple(first) != about:
-                for caption in texts:
+                for caption, _ in texts:
                     detail = f"{url} had another split, label or id in an earlier row; {caption[:200]!r}"
                     yield Drop(split, "", where, "caption", "bad-row", detail)
                 return
@@ -271,8 +277,10 @@ class Plan:
 
     @staticmethod
     def _row(row: Sequence[Any]) -> dict[str, Any]:
-        values = dict(zip(schemas.URLS.names, row, strict=True))
-        return {**values, "live": bool(values["live"]), "captions": json.loads(values["captions"])}
+        values = dict(zip(schemas.URLS.names[:-1], row, strict=True))  # captions stand there with their sources
+        captions = json.loads(values["captions"])
+        texts, made_by = ([each[part] for each in captions] for part in (0, 1))
+        return {**values, "live": bool(values["live"]), "captions": texts, "caption_sources": made_by}
 
 
 def digest_of(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -182,7 +182,7 @@ def test_run__other_files_are_not_read(database: query.Database, tmp_path: Path,
 @pytest.mark.parametrize(
     ("statement", "column", "expected"),
     [
-        ("describe captions", 0, ["split", *schemas.CAPTIONS.names]),
+        ("describe captions", 0, ["split", *schemas.CAPTIONS.names, "source"]),
         ("SUMMARIZE samples", 0, ["split", *schemas.SAMPLES.names]),
         ("show tables", 0, sorted(VIEWS | {"teacher_colours", "teacher_words"})),
         ("PIVOT samples ON split USING count(*) GROUP BY ext", 1, [12]),
