@@ -64,7 +64,7 @@ def shard(
         list[str] | None,
         typer.Option(
             "--caption-source",
-            metavar="[WHERE=]SOURCE",
+            metavar="WHERE=SOURCE",
             help="What made the captions of which the data do not say it: human, or #3=synthetic for the image's "
             "fourth caption, #3-4=..., #3-=..., COLUMN=... of a table, txt=... or json=... of files; repeatable.",
         ),
