@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cusa.errors import DataError, StaleError
+from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests.storage import seal, store
 from cusa.train import checkpoint
 
@@ -140,3 +140,98 @@ def test_a_full_disk_is_explained_and_the_last_one_stays(tmp_path: Path) -> None
         assert checkpoint.load(small, identity=SELF)[0] == 1
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_save__what_lies_in_the_folder(tmp_path: Path) -> None:
+    place = checkpoint.save(tmp_path, step=12, state=_state(3), identity=SELF, keep=1)
+    assert place == tmp_path / "step-000000012"
+    assert [file.name for file in store.files_below(place)] == ["meta.json", "state.pt"]
+    meta = store.read_json(place / "meta.json")
+    assert meta == seal.sealed(
+        {
+            **{"format": 3, "step": 12, "sha256": store.sha256_file(place / "state.pt")},
+            "settings": {"train.lr": 0.001, "loss.alpha": 0.1},
+            "digests": {"the training split": "aa"},
+        }
+    )
+    state = torch.load(place / "state.pt", weights_only=True)
+    assert torch.equal(state.pop("student")["w"], torch.full((3,), 3.0))
+    assert state == {name: value for name, value in _state(3).items() if name != "student"}
+
+
+@pytest.mark.parametrize(
+    ("keep", "also_keep", "left"),
+    [(1, None, [9]), (2, None, [5, 9]), (3, 1, [1, 3, 5, 9]), (1, 5, [5, 9]), (2, 9, [5, 9]), (99, None, [1, 3, 5, 9])],
+)
+def test_save__the_latest_and_the_best_stay(tmp_path: Path, keep: int, also_keep: int | None, left: list[int]) -> None:
+    for other in ("step-best", "step-", "other"):
+        (tmp_path / other).mkdir()
+    _save(tmp_path, 1, 3, 5, keep=99)
+    _save(tmp_path, 9, keep=keep, also_keep=also_keep)
+    assert checkpoint.steps(tmp_path) == left
+    assert {path.name for path in tmp_path.iterdir()} >= {"step-best", "step-", "other"}
+
+
+def test_save__one_that_goes_back_stays_although_later_ones_are_there(tmp_path: Path) -> None:
+    _save(tmp_path, 8, 9, keep=9)
+    _save(tmp_path, 2, keep=1)
+    assert checkpoint.steps(tmp_path) == [2, 9]
+
+
+OTHERS = {
+    "train.lr": checkpoint.Identity({**SELF.settings, "train.lr": 0.002}, SELF.digests),
+    "loss.new": checkpoint.Identity({**SELF.settings, "loss.new": 1}, SELF.digests),
+    "the training split": checkpoint.Identity(SELF.settings, {"the training split": "bb"}),
+    "the image teacher": checkpoint.Identity(SELF.settings, {**SELF.digests, "the image teacher": "cc"}),
+}
+WORDS = {
+    "train.lr": "train.lr was 0.001 and is now 0.002",
+    "loss.new": "loss.new was None and is now 1",
+    "the training split": "the training split changed",
+    "the image teacher": "the image teacher changed",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_load__one_difference_is_refused_by_name_or_allowed_by_name(tmp_path: Path, name: str) -> None:
+    _save(tmp_path, 4)
+    key = checkpoint.KEYS_OF_INPUTS.get(name, name)
+    with pytest.raises(StaleError) as caught:
+        checkpoint.load(tmp_path, identity=OTHERS[name])
+    assert f"belongs to another run: {WORDS[name]}. Go on" in str(caught.value)
+    assert f"--allow-changed {key}." in str(caught.value)
+    for allowed in {key, name}:
+        step, state, notes = checkpoint.load(tmp_path, identity=OTHERS[name], allow_changed=[allowed])
+        assert (step, notes) == (4, (f"From step 4 on {WORDS[name]}, as was allowed.",))
+        assert state["best"] == {"rsum": 1.5}
+    other = "loss.alpha" if name != "loss.alpha" else "train.lr"
+    with pytest.raises(StaleError, match="belongs to another run"):
+        checkpoint.load(tmp_path, identity=OTHERS[name], allow_changed=[other])
+    with pytest.raises(ConfigError, match=r"--allow-changed 'train\.tempo' is nothing"):
+        checkpoint.load(tmp_path, identity=OTHERS[name], allow_changed=[key, "train.tempo"])
+
+
+def test_load__an_earlier_one_of_this_very_run_is_named(tmp_path: Path) -> None:
+    _save(tmp_path, 1, 2, 3, keep=9)
+    other = OTHERS["train.lr"]
+    for step in (4, 5):
+        checkpoint.save(tmp_path, step=step, state=_state(step), identity=other, keep=9)
+    (tmp_path / "step-000000003/meta.json").unlink()
+    with pytest.raises(StaleError, match=r"step-000000005 belongs .* Step 2 does belong to this one: move the later"):
+        checkpoint.load(tmp_path, identity=SELF)
+    with pytest.raises(StaleError) as caught:
+        checkpoint.load(tmp_path, identity=OTHERS["loss.new"])
+    assert "does belong to this one" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"step": 3}, {"sha256": "0" * 64}])
+def test_load__a_meta_file_of_another_format_step_or_state(tmp_path: Path, change: dict[str, Any]) -> None:
+    _save(tmp_path, 2)
+    path = tmp_path / "step-000000002/meta.json"
+    store.write_json(path, seal.sealed({**store.read_json(path), **change}))
+    with pytest.raises(DataError, match=r"No checkpoint in .* can be read\. The checkpoint .*-000000002 is broken"):
+        checkpoint.load(tmp_path, identity=SELF)
+
+
+def test_load__an_empty_folder_is_a_beginning(tmp_path: Path) -> None:
+    assert checkpoint.load(tmp_path, identity=SELF) == (0, {}, ())

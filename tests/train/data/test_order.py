@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import time
 from collections import Counter
@@ -10,7 +11,7 @@ from scipy.stats import chi2
 
 from cusa.errors import ConfigError
 from cusa.train.data.blocks import Blocks
-from cusa.train.data.order import Order
+from cusa.train.data.order import Order, shares
 from cusa.train.data.permutation import permute
 
 SIZES = st.integers(1, 700)
@@ -128,3 +129,50 @@ def test_rows__of_blocks_kept_apart_every_step_is_a_batch(drop_last: bool, sizes
         rows = [order.rows(epoch * len(sizes) + step).tolist() for step in range(len(sizes))]
         assert [len(each) for each in rows] == sizes == [order.size(step) for step in range(len(sizes))]
         assert len(set(itertools.chain(*rows))) == sum(sizes)
+
+
+def test_rows__are_written_down() -> None:
+    """A run goes on only if a later version draws the same pairs: keys by `sha256sum`, positions by counting."""
+    pairs, batch, seed = 23, 5, 7
+    order = Order(pairs, batch, seed)
+    for step in range(12):
+        epoch, within = divmod(step, 4)
+        key = int.from_bytes(hashlib.sha256(f"epoch/{seed}/{epoch}".encode()).digest()[:8], "little")
+        places = np.arange(5 * within, 5 * within + 5)
+        assert order.rows(step).tolist() == permute(places, size=pairs, key=key).tolist()
+    for attempt in (1, 2):
+        key = int.from_bytes(hashlib.sha256(f"substitute/{seed}/{attempt}".encode()).digest()[:8], "little")
+        assert order.substitute(4, attempt) == permute(np.array([4]), size=pairs, key=key)[0]
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 24, 100])
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_shares__consecutive_and_as_even_as_can_be(size: int, world: int) -> None:
+    sizes = shares(size, world)
+    assert len(sizes) == world
+    assert sum(sizes) == size
+    assert max(sizes) - min(sizes) <= 1
+    order = Order(max(size, 1), max(size, 1), 0)
+    if size:
+        assert sizes == tuple(len(order.rows(0, rank=rank, world=world)) for rank in range(world))
+
+
+@pytest.mark.parametrize("apart", [None, False, True])
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("pairs", [30, 31, 34, 39])
+def test_fewest__is_the_smallest_step_of_an_epoch(pairs: int, drop_last: bool, apart: bool | None) -> None:
+    blocks = None if apart is None else Blocks([pairs - 13, 13], window=0, apart=apart)
+    order = Order(pairs, 10, 1, drop_last, blocks=blocks)
+    sizes = [len(order.rows(step)) for step in range(order.steps_per_epoch)]
+    assert order.fewest == min(sizes)
+    assert sizes == [order.size(step) for step in range(order.steps_per_epoch)]
+    assert sum(sizes) == (30 if drop_last else pairs)
+
+
+@pytest.mark.parametrize("step", [0, 2, 3])
+def test_rows__parts_of_the_batch_and_of_each_the_shares_of_the_ranks(step: int) -> None:
+    order = Order(37, 10, 2, drop_last=False)
+    parts = [np.concatenate([order.rows(step, rank=r, world=2, part=p, parts=3) for r in (0, 1)]) for p in range(3)]
+    np.testing.assert_array_equal(np.concatenate(parts), order.rows(step))
+    assert [len(part) for part in parts] == [order.size(step, part=p, parts=3) for p in range(3)]
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
