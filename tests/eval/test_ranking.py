@@ -1,6 +1,7 @@
 """Ranks against a full sort in plain Python, and against the reference's stored figures."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cusa.errors import DataError
-from cusa.eval.ranking import rank, score_blocks
+from cusa.eval import ranking
+from cusa.eval.ranking import Truth, rank, rank_by_each, score_blocks
 from cusa.eval.tasks.cross_modal import TwoWays, owned, recalls
 
 # Few distinct scores, so that ties are common.
@@ -130,3 +132,75 @@ def test_rank__refuses_scores_that_are_no_numbers(value: float) -> None:
         rank([scores], [np.array([0])] * 3)
     scores[1, 2] = 0
     assert rank([scores], [np.array([0])] * 3).rank.tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize("candidates", [1, 7, 40])
+def test_rank__how_much_is_sorted_at_once_does_not_matter(monkeypatch: pytest.MonkeyPatch, candidates: int) -> None:
+    """Ties by the hundred make many candidates: a block is halved until they fit, to the same ranking."""
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 3, (9, 120)).astype(np.float32)
+    right = [rng.choice(120, 1 + query % 4, replace=False) for query in range(9)]
+    right[4] = right[4][:0]
+    whole = rank([scores], right)
+    monkeypatch.setattr(ranking, "_CANDIDATES", candidates)
+    parts = rank([scores], right)
+    for field in fields(whole):
+        np.testing.assert_array_equal(getattr(whole, field.name), getattr(parts, field.name))
+
+
+def test_rank__a_deep_gallery_equals_a_full_sort() -> None:
+    """Enough items for chunks' maxima to set the floor, with a rest that fills no chunk."""
+    rng = np.random.default_rng(1)
+    for size, top in ((1500, 3), (1537, 10), (257, 40)):
+        scores = rng.permuted(np.tile(np.arange(size, dtype=np.float32) // 2, (11, 1)), axis=1)
+        right = [rng.choice(size, 1 + 3 * (query % 5), replace=False) for query in range(11)]
+        found = rank([scores], right, top=top)
+        for query in range(11):
+            mine = set(right[query].tolist())
+            order = sorted(range(size), key=lambda item: (-scores[query, item], item in mine))
+            places = [place for place, item in enumerate(order, 1) if item in mine]
+            assert found.rank[query] == places[0]
+            inside = [place for place in places if place <= len(mine)]
+            assert found.r_precision[query] == pytest.approx(len(inside) / len(mine))
+            terms = [hits / place for hits, place in enumerate(inside, 1)]
+            assert found.average_precision[query] == pytest.approx(sum(terms) / len(mine))
+            best = sorted(range(size), key=lambda item: (-scores[query, item], item))[:top]
+            assert found.top[query].tolist() == best
+            assert found.top_scores[query].tolist() == scores[query, best].tolist()
+
+
+def test_rank_by_each__one_pass_gives_what_a_pass_each_gives() -> None:
+    rng = np.random.default_rng(2)
+    blocks = [rng.normal(size=(size, 30)).astype(np.float32) for size in (5, 1, 7)]
+    itself = np.array([query if query % 2 else -1 for query in range(13)])
+    choices = [[i for i in range(30) if i != query] for query in range(13)]
+    first = [rng.choice(choices[query], 2, replace=False) for query in range(13)]
+    second = [rng.choice(choices[query], 1 + query % 3, replace=False) for query in range(13)]
+    number = np.array([len(rows) + 1 for rows in second])
+    before = [block.copy() for block in blocks]
+    both = rank_by_each(blocks, [Truth(first), Truth(second, number, at_r=False)], exclude=itself, top=4)
+    for block, copy in zip(blocks, before, strict=True):
+        np.testing.assert_array_equal(block, copy, "the table is somebody's")
+    alone = [
+        rank(blocks, first, exclude=itself, top=4),
+        rank(blocks, second, exclude=itself, num_right=number, top=4, at_r=False),
+    ]
+    for one, other in zip(both, alone, strict=True):
+        for field in fields(one):
+            np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
+    assert np.isnan(both[1].r_precision).all()
+    assert np.isnan(both[1].average_precision).all()
+    some = both[0].of(np.array([3, 0]))
+    assert some.rank.tolist() == both[0].rank[[3, 0]].tolist()
+    assert some.top.tolist() == both[0].top[[3, 0]].tolist()
+
+
+def test_score_blocks__their_sizes_and_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, gallery = np.eye(7, 4, dtype=np.float32), np.eye(5, 4, dtype=np.float32)
+    assert [len(block) for block in score_blocks(queries, gallery, 3)] == [3, 3, 1]
+    assert [len(block) for block in score_blocks(queries, gallery, 100)] == [7]
+    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 2 * 5 * 4)
+    assert [len(block) for block in score_blocks(queries, gallery, 100)] == [2, 2, 2, 1]
+    memory = {block.__array_interface__["data"][0] for block in score_blocks(queries, gallery, 100)}
+    assert len(memory) == 1, "all blocks share theirs"
+    assert list(score_blocks(queries[:0], gallery, 3)) == []

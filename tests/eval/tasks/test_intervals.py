@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cusa.eval.config import EvalConfig
+from cusa.eval.ranking import rank
 from cusa.eval.tasks import intervals
 
 CONFIG = EvalConfig(bootstrap=200, seed=5)
@@ -50,3 +51,30 @@ def test_of_sum__where_every_query_is_a_hit_nothing_is_unsure() -> None:
     assert intervals.of_sum(CONFIG, [intervals.by_image(np.ones(17), image)]) == [100.0, 100.0]
     assert intervals.of_sum(CONFIG, [intervals.by_image(np.full(17, np.nan), image)]) is None, "nothing counts"
     assert intervals.of_sum(EvalConfig(bootstrap=0), [intervals.by_image(np.ones(17), image)]) is None
+
+
+@pytest.mark.parametrize(("prefix", "rsum"), [(False, False), (True, True)])
+def test_of_rankings__each_mean_of_each_direction_and_their_sum(prefix: bool, rsum: bool) -> None:
+    """R@1 and R@5 of two directions by hand; the median rank is no mean and has no interval."""
+    rng = np.random.default_rng(3)
+    scores = rng.normal(size=(12, 20)).astype(np.float32)
+    right = [rng.choice(20, 2, replace=False) for _ in range(12)]
+    one, other = rank([scores], right), rank([scores.T.copy()], [np.array([item % 12]) for item in range(20)])
+    directions = {"image-to-text": one, "text-to-image": other}
+    image_of = {"image-to-text": np.arange(12), "text-to-image": np.arange(20) % 12}
+    if not prefix:
+        directions = {"image-to-text": one}
+    found = intervals.of_rankings(CONFIG, directions, image_of, (1, 5), prefix=prefix, rsum=rsum)
+    terms = []
+    for name, ranking in directions.items():
+        start = f"{name}/" if prefix else ""
+        for k in (1, 5):
+            terms.append(intervals.by_image((ranking.rank <= k).astype(float), image_of[name]))
+            assert found.pop(f"{start}r@{k}") == intervals.of_sum(CONFIG, terms[-1:])
+        at_r = {"r-precision": ranking.r_precision, "map@r": ranking.average_precision}
+        for metric, values in at_r.items():
+            if (key := f"{start}{metric}") in found:
+                assert found.pop(key) == intervals.of_sum(CONFIG, [intervals.by_image(values, image_of[name])])
+    if rsum:
+        assert found.pop("rsum") == intervals.of_sum(CONFIG, terms)
+    assert found == {}, "nothing else is a mean over queries"
