@@ -235,3 +235,20 @@ def test_load__a_meta_file_of_another_format_step_or_state(tmp_path: Path, chang
 
 def test_load__an_empty_folder_is_a_beginning(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path, identity=SELF) == (0, {}, ())
+
+
+@pytest.mark.parametrize("seed", [0, 2**31 + 5, 2**32 + 5])
+def test_seed_all__seeds_every_generator(seed: int) -> None:
+    checkpoint.seed_all(seed)
+    drawn = random.random(), float(np.random.random()), float(torch.rand(()))  # noqa: NPY002
+    own = np.random.RandomState(seed % 2**32)  # noqa: NPY002
+    expected = random.Random(seed).random(), float(own.random_sample())
+    assert drawn == (*expected, float(torch.rand((), generator=torch.Generator().manual_seed(seed))))
+
+
+def test_keys_of_inputs__are_what_people_allow_by_name() -> None:
+    assert dict(checkpoint.KEYS_OF_INPUTS) == {
+        **{"the training split": "data.train", "the validation split": "data.val"},
+        **{"the image teacher": "teachers.image", "the text teacher": "teachers.text"},
+        "the neighbour tables": "train.neighbour_similarity",
+    }
