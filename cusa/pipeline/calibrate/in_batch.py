@@ -59,13 +59,13 @@ def run(
     if encoders.student:
         raise ConfigError("--in-batch knows teachers only: a student changes at every step. Leave --student out.")
     chosen = choose(split, encoders)
-    judged = read_ratings(split, ratings)
-    inputs = {split.name: split.digest, f"ratings of {split.name}": judged.digest}
-    inputs |= {f"teacher {name}": tables.teacher_digest(split, name) for name in chosen.teachers().values()}
-    if test is not None:
+    rated = [RatedSplit(split, ratings), *([test] if test is not None else [])]
+    sources = [(one.split, read_ratings(one.split, one.ratings)) for one in rated]
+    inputs: dict[str, str] = {}
+    for one, answers in sources:
+        inputs |= {one.name: one.digest, f"ratings of {one.name}": answers.digest}
         inputs |= {
-            test.split.name: test.split.digest,
-            "ratings to test on": read_ratings(test.split, test.ratings).digest,
+            f"teacher {name} of {one.name}": tables.teacher_digest(one, name) for name in chosen.teachers().values()
         }
     parameters = {**config.model_dump(), **asdict(chosen), "split": split.name, "test": test.split.name if test else ""}
     stage = StageRun(
@@ -74,6 +74,7 @@ def run(
     if stage.up_to_date:
         return stage.reuse(notes=sentences(batch_calibration.read(out)))
     with stage.begin(lock_path=out.with_name(f".{out.name}.lock")):
+        judged = sources[0][1]
         items = Items.read(split, chosen)
         pairs = _pairs(split, judged, config)
         judged.refuse_too_few(int(pairs.match_of_pair().sum()), int((~pairs.match).sum()))
@@ -93,7 +94,7 @@ def run(
         about["random_pairs"] = float(items.probability(made, *random).mean())
         if test is not None:
             made.refuse_others(stamps(test.split, chosen), str(out))
-            ratings_there = read_ratings(test.split, test.ratings)
+            ratings_there = sources[1][1]
             there, held = Items.read(test.split, chosen), _pairs(test.split, ratings_there, config)
             figures = reliability(there.probability(made, held.captions, held.others), held.match)
             about["tested"] = {"split": test.split.name, "ratings": ratings_there.source, **figures}

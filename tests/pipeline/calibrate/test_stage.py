@@ -1,5 +1,6 @@
 """Calibrating: fitted on one split and tested on another, on the pairs that it says, up to date until one changes."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ import pytest
 
 from cusa.errors import DataError
 from cusa.manifests.samples import CocoIds, Split
-from cusa.pipeline import audit, calibrate
+from cusa.manifests.stage import Outcome
+from cusa.manifests.storage import store
+from cusa.pipeline import audit, calibrate, extract, index
 from cusa.pipeline.calibrate import calibration, stage
-from cusa.pipeline.config import AuditConfig, CalibrateConfig
+from cusa.pipeline.config import AuditConfig, CalibrateConfig, ExtractConfig, IndexConfig
 from cusa.pipeline.pairs.features import Compared, PairFeatures
 from cusa.pipeline.pairs.neighbourhoods import Encoders, choose, open_neighbourhoods
 from cusa.pipeline.pairs.ratings import PairRatings, RatedSplit, read_ratings
-from tests.pipeline.audited import make_taught
+from tests.pipeline.audited import load, make_taught
 from tests.pipeline.calibrate.conftest import CONFIG, write_truth
 
 
@@ -148,3 +151,114 @@ def test_run__a_verdict_that_is_turned_makes_calibration_and_audit_due(work: Pat
     write()
     assert calibrate.run(CONFIG, split=split, out=out, ratings=csv).why == "ratings of val changed"
     assert audit.run(config, split=split, ratings=csv).why == "judgements changed"
+
+
+def _measured(probability: np.ndarray, match: np.ndarray) -> dict[str, Any]:
+    """Return what is said of probabilities, by plain loops."""
+    order = np.argsort(-probability, kind="stable")
+    found, precisions = 0, []
+    for rank, pair in enumerate(order, 1):
+        if match[pair]:
+            found += 1
+            precisions.append(found / rank)
+    return {
+        "pairs": len(match),
+        "matches": found,
+        "brier": pytest.approx(sum((p - m) ** 2 for p, m in zip(probability, match, strict=True)) / len(match)),
+        "average_precision": pytest.approx(sum(precisions) / found, abs=0.02),  # ties aside
+    }
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_run__every_figure_is_of_the_pairs_that_it_names(work: Path, tmp_path: Path, complete: bool) -> None:
+    """Fitted on one split, measured on the other: the numbers written down, worked out from the file's model."""
+    val, test = Split(work, "val"), Split(work, "test")
+    ratings: dict[str, Path | None] = {"val": None, "test": None}
+    if not complete:
+        for split in (val, test):
+            split.coco_ids = CocoIds(list(range(split.num_images)), list(range(split.num_captions)))
+            ratings[split.name] = tmp_path / f"sits_{split.name}.csv"
+            truth = read_ratings(split, None)
+            true = set(zip(truth.images.tolist(), truth.captions.tolist(), strict=True))
+            pairs = [
+                (image, caption)
+                for image in range(split.num_images)
+                for caption in range(split.num_captions)
+                if split.caption_owner[caption] != image
+            ]
+            rows = [
+                f"COCO:sentid:{caption},COCO_val2014_{image:012d}.jpg,{4.5 if (image, caption) in true else 0.5},c2i"
+                for image, caption in pairs[:: 5 if split is val else 7]
+            ]
+            path = ratings[split.name]
+            assert path is not None
+            path.write_text("\n".join(["caption,image,agg_score,sampling_method", *rows]))
+    out = tmp_path / "calibration.json"
+    outcome = calibrate.run(
+        CONFIG, split=val, out=out, ratings=ratings["val"], test=RatedSplit(test, ratings["test"])
+    )
+    made = calibration.read(out)
+    tested, judged = made.about["tested"], read_ratings(test, ratings["test"])
+    opened = open_neighbourhoods(test, choose(test, Encoders()), depth=4)
+    if complete:
+        images = np.repeat(np.arange(test.num_images), [len(opened.finder.captions_near(n)) for n in range(12)])
+        captions = np.concatenate([opened.finder.captions_near(n) for n in range(12)])
+    else:
+        images, captions = judged.images, judged.captions
+    true = {pair for pair, match in zip(zip(judged.images, judged.captions, strict=True), judged.match, strict=True)
+            if match}
+    match = np.array([pair in true for pair in zip(images, captions, strict=True)])
+    probability = made.probability(opened.features(test).matrix(images, captions))
+    assert {**tested, **_measured(probability, match)} == tested
+    assert (tested["split"], tested["complete"], tested["ratings"]) == ("test", complete, judged.source)
+    fitted, mine = made.about["fitted"], read_ratings(val, ratings["val"])
+    if not complete:
+        assert (fitted["pairs"], fitted["matches"]) == (len(mine.match), int(mine.match.sum()))
+        assert 50 < fitted["background"] <= 100
+        assert made.about["out_of_fold"]["pairs"] == len(mine.match), "random pairs are no judgement to be measured by"
+        assert made.about["out_of_fold"]["matches"] == int(mine.match.sum())
+    else:
+        assert fitted["background"] == 0
+        assert fitted["pairs"] == made.about["out_of_fold"]["pairs"] > 100
+    assert {name: fitted[name] for name in ("pairs", "matches", "background")} == outcome.counts
+    assert (fitted["split"], fitted["ratings"], fitted["caveat"]) == ("val", mine.source, mine.caveat)
+    words = "\n".join(outcome.notes)
+    for number in (f"{fitted['pairs']:,} judged pairs", f"({fitted['matches']:,} matches", f"{fitted['background']:,} pairs"):
+        assert number in words
+    assert f"On test ({judged.source}): Brier score {tested['brier']:.3f}" in words
+
+
+def test_run__whatever_it_was_made_of_makes_it_due(work: Path, tmp_path: Path) -> None:
+    """Every setting, table and judgement of both splits, changed one at a time."""
+    copy = tmp_path / "work"
+    shutil.copytree(work, copy)
+    out = tmp_path / "calibration.json"
+
+    def run(config: CalibrateConfig = CONFIG, test: str = "test", encoders: Encoders = Encoders()) -> Outcome:
+        rated = RatedSplit(Split(copy, test)) if test else None
+        return calibrate.run(config, split=Split(copy, "val"), out=out, test=rated, encoders=encoders)
+
+    run()
+    for name, value in {"neighbours": 3, "pairs": 200, "background": 50, "seed": 3}.items():
+        assert run(CONFIG.model_copy(update={name: value})).why.startswith(f"{name} was"), name
+        assert run().fresh
+    assert not run().fresh
+    assert run(test="").fresh
+    assert run().fresh
+    assert run(encoders=Encoders(image="none")).fresh
+    assert run().fresh
+    for name in ("val", "test"):
+        folder = copy / name
+        truth = pq.read_table(folder / "truth.parquet")
+        store.write_table(folder / "truth.parquet", truth.slice(1))
+        assert run().why == f"ratings of {name} changed"
+        store.write_table(folder / "truth.parquet", truth)
+        assert run().fresh
+        for teacher in ("colours", "words"):
+            extract.run(
+                ExtractConfig(dtype="float32"), split=Split(copy, name), teacher=teacher,
+                modality=load(teacher, "").modality, load=load,
+            )
+            index.run(IndexConfig(neighbours=4), split=Split(copy, name), teacher=teacher)
+            assert f"teacher {teacher} of {name} changed" in run().why
+            assert not run().fresh
