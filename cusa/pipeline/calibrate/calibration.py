@@ -54,7 +54,7 @@ class Calibration:
         terms_PT = self._terms(values_PF)
         decision = terms_PT @ np.asarray(self.coefficients) + self.intercept
         probability = self._curve(decision)
-        fits = np.asarray(self.resampled, dtype=np.float64).reshape(len(self.resampled), -1)
+        fits = np.asarray(self.resampled, dtype=np.float64).reshape(-1, len(self.coefficients) + 1)
         resampled = np.zeros(len(fits))
         if len(fits) and len(values_PF):
             resampled = self._curve(terms_PT @ fits[:, :-1].T + fits[:, -1]).sum(0)

@@ -90,3 +90,30 @@ def test_choose__by_weights_or_by_what_it_can_do(
     assert choice.name == name
     assert (choice.calibration is not None) == bool(name)
     assert why in choice.why
+
+
+def test_choose__the_bounds_of_an_image_teachers_skill_belong_to_it() -> None:
+    """From 0.8 times the smallest skill that it was fitted with to 1.25 times the largest; else it is left out."""
+    made = calibration.read(shipped.FOLDER / "all-mpnet-base-v2+imagenet.json")
+    known = made.about["fitted"]["map_skill"]
+    low, high = 0.8 * min(known), 1.25 * max(known)
+    teachers = {"text": _stamp("text"), "image": _stamp("image", weights_sha256="another", teacher="theirs")}
+    for skill, fits in (
+        (low - 1e-6, False),
+        (low + 1e-6, True),
+        (high - 1e-6, True),
+        (high + 1e-6, False),
+    ):
+        choice = shipped.choose(teachers, skill)
+        assert choice.name == ("all-mpnet-base-v2+imagenet" if fits else "all-mpnet-base-v2"), skill
+        if fits:
+            for number in (skill, min(known), max(known)):
+                assert f"{number:.2f}" in choice.why
+            assert "theirs" in choice.why
+            assert made.about["fitted"]["image_family"] in choice.why
+    # By its weights it fits whatever it can do, and only if it reads pictures alike.
+    same = {"text": _stamp("text"), "image": _stamp("image")}
+    assert shipped.choose(same, high + 5).name == "all-mpnet-base-v2+imagenet"
+    for key in ("weights_sha256", "preprocessing", "transform"):
+        other = {"text": _stamp("text"), "image": _stamp("image", **{key: "another"})}
+        assert shipped.choose(other, high + 5).name == "all-mpnet-base-v2", key

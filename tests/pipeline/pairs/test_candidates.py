@@ -1,6 +1,8 @@
 """Candidates: the same pairs, similarities and ranks as plain loops over every pair find."""
 
 from dataclasses import fields
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cusa.pipeline.index.exact import nearest_rows
-from cusa.pipeline.index.neighbours import Modality
-from cusa.pipeline.pairs.candidates import Candidates, Finder, find_all, merge, weighted_mean
+from cusa.pipeline.index.neighbours import CrossModal, Modality
+from cusa.pipeline.pairs.candidates import Candidates, Finder, among, find_all, merge, weighted_mean
 
 
 def _rows(seed: int, number: int, width: int = 5) -> np.ndarray:
@@ -82,6 +84,37 @@ def test_find_all__equals_plain_loops(owner: list[int], depth: int, seed: int, w
         assert (got.image_rank[row], got.text_rank[row]) == wanted[2:4]
         np.testing.assert_allclose(got.score[row], wanted[4], atol=1e-3)
     assert (np.diff(got.score) <= 0).all()
+
+
+def _nearest(queries: np.ndarray, rows: np.ndarray, depth: int) -> np.ndarray:
+    return np.argsort(-(queries @ rows.T), axis=1, kind="stable")[:, :depth]
+
+
+@pytest.mark.parametrize("depth", [None, 1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_find__a_student_names_candidates_in_both_directions(seed: int, depth: int | None) -> None:
+    """Captions near an image, and captions that it is near to; images beyond the last caption's owner too."""
+    rng = np.random.default_rng(seed)
+    owner, number = np.sort(rng.integers(0, 6, 14)), 8
+    images, captions = _rows(seed, number), _rows(seed + 50, len(owner))
+    cross = CrossModal(images, captions, _nearest(images, captions, 4), _nearest(captions, images, 3))
+    finder = Finder(
+        owner, images=None, texts=None, image_content=np.arange(number), caption_content=np.arange(14), cross=cross
+    )
+    expected = {
+        (i, c)
+        for i in range(number)
+        for c in range(len(owner))
+        if owner[c] != i
+        and (c in cross.near_captions[i, :depth].tolist() or i in cross.near_images[c, :depth].tolist())
+    }
+    got = finder.find(np.arange(number), depth=depth)
+    pairs = list(zip(got.image.tolist(), got.caption.tolist(), strict=True))
+    assert pairs == sorted(expected)
+    np.testing.assert_allclose(got.cross_similarity, [images[i] @ captions[c] for i, c in pairs], atol=1e-6)
+    assert np.isnan(got.image_similarity).all()
+    assert np.isnan(got.text_similarity).all()
+    assert not got.score.any()
 
 
 def test_find_all__the_threshold_leaves_out_what_is_below() -> None:
@@ -234,3 +267,59 @@ def test_weighted_mean__equals_plain_loops(
         np.array([np.nan if value is None else value for value in column]) for column in zip(*pairs, strict=True)
     ]
     np.testing.assert_allclose(weighted_mean(columns, weights), expected, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.integers(0, 2), st.integers(0, 30), st.sampled_from([0.1, 0.5, 0.9]), st.sampled_from([0.2, 0.5, 0.7])
+        ),
+        min_size=1,
+        max_size=14,
+        unique_by=lambda row: row[:2],
+    ),
+    most=st.integers(0, 4),
+    known=st.booleans(),
+    minimum=st.sampled_from([0.0, 0.5, 0.6]),
+)
+def test_find_all__each_image_keeps_its_best(
+    rows: list[tuple[int, int, float, float]], most: int, known: bool, minimum: float
+) -> None:
+    """As many as told, by probability where there is one, then by score; those of a smaller score not at all."""
+    rows = sorted((*row[:3], row[3] if known else float("nan")) for row in rows)
+    finder = Finder(np.array([0, 1]), images=None, texts=None, image_content=np.arange(2), caption_content=np.arange(2))
+    (got,) = find_all(
+        finder, num_images=1, per_image=most, minimum_score=minimum, find=lambda image: _candidates(rows)
+    )
+    kept = []
+    for image in range(3):
+        here = sorted(
+            (row for row in rows if row[0] == image and row[2] >= minimum),
+            key=lambda row: (-row[3] if known else 0, -row[2], row[1]),
+        )
+        kept += here[:most] if most else here
+    assert set(zip(got.image.tolist(), got.caption.tolist(), strict=True)) == {row[:2] for row in kept}
+
+
+def test_blocks__are_whole_images_and_hold_every_pair_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cusa.pipeline.pairs.candidates.PAIRS_A_BLOCK", 10)
+    owner = np.repeat(np.arange(6), [1, 4, 2, 0, 3, 2])
+    finder = Finder(owner, images=None, texts=None, image_content=np.arange(6), caption_content=np.arange(12))
+    blocks = list(finder.blocks(np.arange(6), everything=True))
+    assert [sorted(set(images.tolist())) for images, _ in blocks] == [[0], [1], [2], [3], [4], [5]]
+    monkeypatch.setattr("cusa.pipeline.pairs.candidates.PAIRS_A_BLOCK", 21)
+    blocks = list(finder.blocks(np.arange(6), everything=True))
+    assert [len(images) for images, _ in blocks] == [19, 10, 21, 10], "a block may be just full"
+    pairs = [pair for images, captions in blocks for pair in zip(images.tolist(), captions.tolist(), strict=True)]
+    assert pairs == [(i, c) for i in range(6) for c in range(12) if owner[c] != i]
+    got = finder.find(np.arange(6), everything=True)
+    assert list(zip(got.image.tolist(), got.caption.tolist(), strict=True)) == pairs
+    assert len(finder.find([]).image) == 0
+
+
+def test_among__is_the_pair_and_not_its_halves() -> None:
+    candidates = _candidates([(0, 5, 0, 0), (1, 0, 0, 0), (1, 5, 0, 0), (2, 3, 0, 0)])
+    split: Any = SimpleNamespace(num_captions=6)
+    assert among(split, candidates, np.array([1, 2, 0]), np.array([0, 5, 3])).tolist() == [False, True, False, False]
+    assert not among(split, candidates, np.array([0]), np.array([-6 + 6])).any()

@@ -1,8 +1,10 @@
 """The map from images to texts: scikit-learn's ridge regression, and nobody vouches for itself."""
 
 import numpy as np
+import pytest
 from sklearn.linear_model import Ridge
 
+from cusa.pipeline.pairs import image_text_map
 from cusa.pipeline.pairs.image_text_map import Examples, predict_out_of_fold
 
 
@@ -43,11 +45,27 @@ def test_predict_out_of_fold__an_images_own_captions_do_not_change_its_predictio
     assert np.abs(before - after).max() > 1e-4
 
 
-def test_predict_out_of_fold__too_few_pairs_teach_nothing_and_wide_features_are_projected() -> None:
-    assert predict_out_of_fold(_examples(0, 40)) is None
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(80, 3000)).astype(np.float32)
-    captions = images[:, :4].copy()
-    got = predict_out_of_fold(Examples(images, captions, np.ones(80, dtype=bool)))
+def test_predict_out_of_fold__fifty_images_with_captions_are_enough() -> None:
+    some = _examples(0, 60)
+    for number, enough in ((49, False), (50, True)):
+        has = np.arange(60) < number
+        assert (predict_out_of_fold(Examples(some.images, some.captions, has)) is not None) == enough
+    few, others = _examples(0, 20), _examples(1, 40)  # 17 and 35 of them have captions
+    assert predict_out_of_fold(few, [others]) is not None, "the other splits' pairs count"
+
+
+def test_predict_out_of_fold__wide_features_are_the_ridge_of_their_projection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_text_map, "_WIDEST", 64)
+    images = np.random.default_rng(0).normal(size=(70, 100)).astype(np.float32)
+    own = Examples(images, (images[:, :3] + 1).astype(np.float32), np.ones(70, dtype=bool))
+    got = predict_out_of_fold(own, seed=4)
     assert got is not None
-    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-5)
+    matrix = np.random.default_rng(4).standard_normal((100, 64), dtype=np.float32) / np.sqrt(64)
+    fold = np.random.default_rng(4).permutation(70) % 5
+    a = (images @ matrix).astype(float)
+    kept = fold != 2
+    ridge = np.square(a[kept] - a[kept].mean(0)).sum() / 64
+    b = own.captions[kept].astype(float)
+    expected = Ridge(alpha=ridge).fit(a[kept], b - b.mean(0)).predict(a[~kept])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(got[~kept], expected, atol=1e-3)

@@ -11,7 +11,7 @@ from cusa.manifests import schemas
 from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
-from cusa.pipeline.pairs.ratings import read_ratings
+from cusa.pipeline.pairs.ratings import PairRatings, read_ratings
 from tests.manifests.judgements.test_verdicts import make
 from tests.worlds import make_work
 
@@ -107,7 +107,14 @@ def test_read_ratings__flickr8k(work: Path, tmp_path: Path) -> None:
 def test_read_ratings__verdicts_without_the_disputed_and_skipped_ones(work: Path) -> None:
     split = Split(work, "val")
     image = split.image_keys[0]
-    said = {7: ("match", "match"), 8: ("match", "no match"), 9: ("related", "related"), 20: ("skip", "skip")}
+    said = {
+        7: ("match", "match"),
+        8: ("match", "no match"),
+        9: ("related", "related"),
+        20: ("skip", "skip"),
+        2: ("no match", "no match"),  # its own caption
+        11: ("duplicate", "duplicate"),
+    }
     (split.folder / "audit").mkdir()
     with Journal(split.folder / "audit") as journal:
         for caption, words in said.items():
@@ -117,4 +124,25 @@ def test_read_ratings__verdicts_without_the_disputed_and_skipped_ones(work: Path
                 journal.append(make(number, word, reviewer, image_key=image, caption_key=key))
     rated = read_ratings(split, None)
     pairs = zip(rated.images.tolist(), rated.captions.tolist(), rated.match.tolist(), strict=True)
-    assert list(pairs) == [(0, 7, True), (0, 9, False)]
+    assert list(pairs) == [(0, 7, True), (0, 9, False), (0, 11, True)]
+    assert (rated.complete, rated.source, rated.unknown) == (False, "verdicts", 0)
+    assert rated.caveat
+
+
+@pytest.mark.parametrize(("matches", "others", "enough"), [(10, 10, True), (9, 50, False), (50, 9, False)])
+def test_refuse_too_few__ten_of_each_are_enough(matches: int, others: int, enough: bool) -> None:
+    rated = PairRatings(np.zeros(1), np.zeros(1), np.zeros(1), complete=False, source="people")
+    if enough:
+        rated.refuse_too_few(matches, others)
+        return
+    with pytest.raises(DataError, match=f"people has {matches} matches and {others} pairs that do not match"):
+        rated.refuse_too_few(matches, others)
+
+
+def test_read_ratings__cxc_of_another_split_is_refused(work: Path, tmp_path: Path) -> None:
+    path = tmp_path / "sits_val.csv"
+    path.write_text(
+        "caption,image,agg_score,sampling_method\nCOCO:sentid:999999,COCO_val2014_000000000001.jpg,5.0,c2i_intrasim\n"
+    )
+    with pytest.raises(DataError, match=r"rates no pair of different items of the split 'val' \(1 of other images"):
+        read_ratings(Split(work, "val"), path)
