@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from cusa.pipeline.index.neighbours import Modality
+from cusa.pipeline.own_pairs import features
 from cusa.pipeline.own_pairs.cross_modal import flattened, predict_out_of_fold, unit
+from cusa.pipeline.own_pairs.features import PairEvidence
 from tests.pipeline.own_pairs.drawn import draw, evidence_of
 
 
@@ -107,3 +110,76 @@ def test_flattened__rows_are_unit_and_variances_drawn_together() -> None:
     np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-5)
     spread = got.std(0)
     assert spread.max() / spread.min() < 4
+
+
+def _context(images: Modality, described: np.ndarray) -> np.ndarray:
+    """Return what each image's neighbours are described by, nearer ones weighing more, centred."""
+    out = np.zeros_like(described)
+    for image, (ids, similarities) in enumerate(zip(images.near.ids, images.near.similarities, strict=True)):
+        for near, similarity in zip(ids, similarities, strict=True):
+            out[image] += np.exp(10 * (similarity - similarities[0])) * described[near]
+    return unit(unit(out) - unit(out).mean(0))
+
+
+def _spread(row: np.ndarray, others: np.ndarray) -> float:
+    return float(np.sqrt(np.mean([float(row @ other) ** 2 for other in others]))) + 1e-6
+
+
+@pytest.mark.parametrize("moved_together", [False, True])
+@pytest.mark.parametrize("block", [4096, 7])
+def test_of_pairs__every_column_equals_a_plain_loop(
+    monkeypatch: pytest.MonkeyPatch, block: int, moved_together: bool
+) -> None:
+    """Own and foreign pairs, with a caption that does not count as a sibling, in blocks of any size."""
+    monkeypatch.setattr(features, "_PAIRS_A_BLOCK", block)
+    images, texts, owner = draw(40)
+    evidence = evidence_of(images, texts, owner, number=40)
+    pictures, words = flattened(images.rows, 512), flattened(texts.rows, 256)
+    means = np.stack([words[owner == image].mean(0) for image in range(40)])
+    predicted, context = predict_out_of_fold(pictures, means), _context(images, unit(means))
+    plain = unit(texts.rows - texts.rows.mean(0))
+    random = np.random.default_rng(0)
+    image = np.sort(random.integers(0, 40, 30))
+    caption = np.where(random.random(30) < 0.4, 3 * image, random.integers(0, 120, 30))
+    without = 3 * image + random.integers(0, 3, 30)
+    expected = []
+    for i, c, left_out in zip(image.tolist(), caption.tolist(), without.tolist(), strict=True):
+        siblings = [float(plain[c] @ plain[other]) for other in range(3 * i, 3 * i + 3) if other != left_out]
+        total = weight = 0.0
+        for near, similarity in zip(texts.near.ids[c], texts.near.similarities[c], strict=True):
+            if owner[near] == i or (moved_together and owner[near] == owner[c]):
+                continue
+            share = np.exp(10 * (similarity - texts.near.similarities[c][0]))
+            total, weight = total + share * float(pictures[owner[near]] @ pictures[i]), weight + share
+        cosine = float(predicted[i] @ words[c])
+        expected.append(
+            [
+                np.mean(siblings),
+                max(siblings),
+                total / max(weight, 1e-9),
+                float(context[i] @ words[c]),
+                cosine / _spread(words[c], predicted) + cosine / _spread(predicted[i], words),
+            ]
+        )
+    got = evidence.of_pairs(image, caption, without, moved_together=moved_together)
+    assert evidence.names == (
+        "sibling_mean",
+        "sibling_best",
+        "caption_neighbours",
+        "image_neighbours",
+        "cross_modal",
+    )
+    np.testing.assert_allclose(got, expected, atol=2e-3)
+    np.testing.assert_allclose(evidence.prediction(int(image[0]), caption[:3])[0], expected[0][4], atol=2e-3)
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 1, 5], [0, 2, 0, 0], [1, 1, 1, 1], [2, 20, 0, 3]])
+def test_siblings__are_an_images_captions_sixteen_at_most(counts: list[int]) -> None:
+    owner = np.repeat(np.arange(4), counts)
+    texts = draw(number := len(owner), captions=1)[1]
+    evidence = PairEvidence(owner, num_images=4, images=None, texts=texts)
+    rows, there = evidence.siblings(np.arange(4))
+    for image in range(4):
+        own = [caption for caption in range(number) if owner[caption] == image]
+        assert rows[image][there[image]].tolist() == own[:16]
+        assert evidence.captions_of(image).tolist() == own
