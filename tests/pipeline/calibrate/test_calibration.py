@@ -79,11 +79,13 @@ def test_score__every_number_written_out() -> None:
 def test_score__products_a_curve_and_nothing_to_score() -> None:
     knots, heights = (-3.0, 0.0, 2.0), (0.1, 0.4, 0.9)
     made = _made(
-        products=True, coefficients=(1, 2, 3, 4, 5), resampled=((1, 0, 0, 0, 0, 0),), decisions=knots, probabilities=heights
+        products=True,
+        coefficients=(1, 2, 3, 4, 5),
+        resampled=((1, 0, 0, 0, 0, 0),),
+        decisions=knots,
+        probabilities=heights,
     )
-    decisions = [
-        one + 2 * two + 3 * one * one + 4 * one * two + 5 * two * two + 0.25 for one, two in SCALED
-    ]
+    decisions = [one + 2 * two + 3 * one * one + 4 * one * two + 5 * two * two + 0.25 for one, two in SCALED]
     scored = made.score(VALUES)
     np.testing.assert_allclose(scored.probability, np.interp(decisions, knots, heights))
     np.testing.assert_allclose(scored.resampled, [np.interp([0, 1, -2], knots, heights).sum()])
@@ -92,7 +94,9 @@ def test_score__products_a_curve_and_nothing_to_score() -> None:
     alone = _made(resampled=()).score(VALUES)
     assert alone.resampled.tolist() == []
     assert len(alone.probability) == 3
-    assert _made(intercept=1e6, scales=(1e-9, 1e-9)).probability(VALUES).tolist() == pytest.approx([1, 1, 0], abs=1e-200)
+    assert _made(intercept=1e6, scales=(1e-9, 1e-9)).probability(VALUES).tolist() == pytest.approx(
+        [1, 1, 0], abs=1e-200
+    )
 
 
 @pytest.mark.parametrize(

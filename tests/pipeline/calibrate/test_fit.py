@@ -157,7 +157,9 @@ def test_fit__is_scikit_learns_step_by_step(number: int, seed: int) -> None:
     fitted = fit.fit(values, match, images, seed=seed)
     assert fitted.strength == STRENGTHS[best]
     model = LogisticRegression(C=STRENGTHS[best], max_iter=2000).fit(scaled, match)
-    np.testing.assert_allclose([*fitted.coefficients, fitted.intercept], [*model.coef_[0], *model.intercept_], atol=1e-6)
+    np.testing.assert_allclose(
+        [*fitted.coefficients, fitted.intercept], [*model.coef_[0], *model.intercept_], atol=1e-6
+    )
     np.testing.assert_allclose(fitted.means, values.mean(0))
     np.testing.assert_allclose(fitted.scales, values.std(0))
     curve = _centred if number >= 1000 else _platt
@@ -198,7 +200,14 @@ def test_folds__no_more_than_images_of_each_kind(with_match: int, folds: int) ->
 
 @pytest.mark.parametrize(
     "match",
-    [[0, 0, 1, 1], [0, 1, 0, 1, 1, 1], [0, 0, 0, 1, 0, 1, 1, 0, 1, 1], [1, 0, 1, 0], [0, 0, 0, 1, 0, 1, 0], [1, 1, 0, 1]],
+    [
+        [0, 0, 1, 1],
+        [0, 1, 0, 1, 1, 1],
+        [0, 0, 0, 1, 0, 1, 1, 0, 1, 1],
+        [1, 0, 1, 0],
+        [0, 0, 0, 1, 0, 1, 0],
+        [1, 1, 0, 1],
+    ],
 )
 def test_isotonic__is_the_centred_regression_by_pooling(match: list[int]) -> None:
     rng = np.random.default_rng(len(match))

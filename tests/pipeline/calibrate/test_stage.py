@@ -194,9 +194,7 @@ def test_run__every_figure_is_of_the_pairs_that_it_names(work: Path, tmp_path: P
             assert path is not None
             path.write_text("\n".join(["caption,image,agg_score,sampling_method", *rows]))
     out = tmp_path / "calibration.json"
-    outcome = calibrate.run(
-        CONFIG, split=val, out=out, ratings=ratings["val"], test=RatedSplit(test, ratings["test"])
-    )
+    outcome = calibrate.run(CONFIG, split=val, out=out, ratings=ratings["val"], test=RatedSplit(test, ratings["test"]))
     made = calibration.read(out)
     tested, judged = made.about["tested"], read_ratings(test, ratings["test"])
     opened = open_neighbourhoods(test, choose(test, Encoders()), depth=4)
@@ -205,8 +203,11 @@ def test_run__every_figure_is_of_the_pairs_that_it_names(work: Path, tmp_path: P
         captions = np.concatenate([opened.finder.captions_near(n) for n in range(12)])
     else:
         images, captions = judged.images, judged.captions
-    true = {pair for pair, match in zip(zip(judged.images, judged.captions, strict=True), judged.match, strict=True)
-            if match}
+    true = {
+        pair
+        for pair, match in zip(zip(judged.images, judged.captions, strict=True), judged.match, strict=True)
+        if match
+    }
     match = np.array([pair in true for pair in zip(images, captions, strict=True)])
     probability = made.probability(opened.features(test).matrix(images, captions))
     assert {**tested, **_measured(probability, match)} == tested
@@ -223,7 +224,11 @@ def test_run__every_figure_is_of_the_pairs_that_it_names(work: Path, tmp_path: P
     assert {name: fitted[name] for name in ("pairs", "matches", "background")} == outcome.counts
     assert (fitted["split"], fitted["ratings"], fitted["caveat"]) == ("val", mine.source, mine.caveat)
     words = "\n".join(outcome.notes)
-    for number in (f"{fitted['pairs']:,} judged pairs", f"({fitted['matches']:,} matches", f"{fitted['background']:,} pairs"):
+    for number in (
+        f"{fitted['pairs']:,} judged pairs",
+        f"({fitted['matches']:,} matches",
+        f"{fitted['background']:,} pairs",
+    ):
         assert number in words
     assert f"On test ({judged.source}): Brier score {tested['brier']:.3f}" in words
 
@@ -256,8 +261,11 @@ def test_run__whatever_it_was_made_of_makes_it_due(work: Path, tmp_path: Path) -
         assert run().fresh
         for teacher in ("colours", "words"):
             extract.run(
-                ExtractConfig(dtype="float32"), split=Split(copy, name), teacher=teacher,
-                modality=load(teacher, "").modality, load=load,
+                ExtractConfig(dtype="float32"),
+                split=Split(copy, name),
+                teacher=teacher,
+                modality=load(teacher, "").modality,
+                load=load,
             )
             index.run(IndexConfig(neighbours=4), split=Split(copy, name), teacher=teacher)
             assert f"teacher {teacher} of {name} changed" in run().why

@@ -44,16 +44,16 @@ def test_better_captions__equal_a_plain_loop(number: int) -> None:
     p_wrong[[3, 4, 50, 51, 52, 100]] = [0.1, 0.3, 0.9, 0.0999, 0.2, 0.5]
     p_wrong[7] = np.nan
     doubtful = [3, 4, 50, 52, 100]
-    better = better_captions(
-        replace(wrong, p_wrong_M=p_wrong), evidence, owner, near_images=images.near, number=number
-    )
+    better = better_captions(replace(wrong, p_wrong_M=p_wrong), evidence, owner, near_images=images.near, number=number)
     assert sorted(better) == doubtful
     columns = [wrong.names.index(name) for name in ("caption_neighbours", "image_neighbours", "cross_modal")]
     scale = wrong.evidence_MF[:, columns].std(0)
     for caption in doubtful:
         image = int(owner[caption])
         pool = {c for c in range(180) if owner[c] in images.near.ids[image]} | set(doubtful)
-        by_map = sorted((c for c in pool if owner[c] != image), key=lambda c, i=image: -evidence.prediction(i, np.array([c]))[0])
+        by_map = sorted(
+            (c for c in pool if owner[c] != image), key=lambda c, i=image: -evidence.prediction(i, np.array([c]))[0]
+        )
         scores = {}
         for other in by_map[:20]:
             rows = evidence.of_pairs(np.array([image]), np.array([other]), np.array([other]), moved_together=True)

@@ -135,7 +135,9 @@ def test_run__writes_a_row_a_fault(tmp_path: Path) -> None:
 def test_of_size__the_bounds_themselves_are_no_fault(
     size: tuple[int, int], faults: list[tuple[str, float, str]]
 ) -> None:
-    assert list(picture_faults_of._of_size(*size)) == [(name, pytest.approx(value), said) for name, value, said in faults]
+    assert list(picture_faults_of._of_size(*size)) == [
+        (name, pytest.approx(value), said) for name, value, said in faults
+    ]
 
 
 def _of(pixels: np.ndarray) -> dict[str, float]:
@@ -175,9 +177,9 @@ def test_picture_faults__every_copy_and_what_has_no_pixels(tmp_path: Path) -> No
     assert events == [("pictures of train", 0, 6), ("pictures of train", 6, 6)]
     exts = ["npy", *split.samples["ext"].to_pylist()[1:]]
     sizes = [*split.samples["image_bytes"].to_pylist()[:-1], 0]
-    split.samples = split.samples.set_column(
-        split.samples.column_names.index("ext"), "ext", pa.array(exts)
-    ).set_column(split.samples.column_names.index("image_bytes"), "image_bytes", pa.array(sizes, pa.int64()))
+    split.samples = split.samples.set_column(split.samples.column_names.index("ext"), "ext", pa.array(exts)).set_column(
+        split.samples.column_names.index("image_bytes"), "image_bytes", pa.array(sizes, pa.int64())
+    )
     rest = picture_faults(split)
     assert {one.row for one in rest} <= {1, 2, 3, 4}
     assert {one.value for one in rest if one.fault == "duplicate"} == {1.0}, "what has no bytes is nobody's copy"
@@ -246,7 +248,13 @@ def test_run__the_table_has_each_fault_with_its_key(tmp_path: Path) -> None:
     path = tmp_path / "work/train" / FOLDER / issues.TABLE
     rows = pq.read_table(path).to_pylist()
     assert {row["key"] for row in rows if row["issue"] == "duplicate"} == {split.image_keys[0], split.image_keys[4]}
-    assert {"modality": "text", "key": split.caption_keys[5], "issue": "too-short", "value": 1.0, "detail": "1 words"} in rows
+    assert {
+        "modality": "text",
+        "key": split.caption_keys[5],
+        "issue": "too-short",
+        "value": 1.0,
+        "detail": "1 words",
+    } in rows
     of_pixels = {(one.kind, one.fault) for one in picture_faults(split)}
     assert {(row["modality"], row["issue"]) for row in rows} == of_pixels | {("text", "too-short")}
     counted = Counter(f"{row['modality']} {row['issue']}" for row in rows)

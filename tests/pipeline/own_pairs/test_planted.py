@@ -160,7 +160,9 @@ def test_planted__captions_come_from_other_images_or_from_those_that_look_alike(
 
 def test_find_wrong_pairs__twenty_images_are_enough_and_those_without_captions_do_not_count() -> None:
     images, texts, owner = draw(20)
-    assert np.isfinite(find_wrong_pairs(evidence_of(images, texts, owner, number=20), owner, num_images=20).p_wrong_M).all()
+    assert np.isfinite(
+        find_wrong_pairs(evidence_of(images, texts, owner, number=20), owner, num_images=20).p_wrong_M
+    ).all()
     assert np.isnan(
         find_wrong_pairs(evidence_of(images, texts, owner, number=20), np.maximum(owner, 1), num_images=20).p_wrong_M
     ).all()

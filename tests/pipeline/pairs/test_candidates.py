@@ -289,9 +289,7 @@ def test_find_all__each_image_keeps_its_best(
     """As many as told, by probability where there is one, then by score; those of a smaller score not at all."""
     rows = sorted((*row[:3], row[3] if known else float("nan")) for row in rows)
     finder = Finder(np.array([0, 1]), images=None, texts=None, image_content=np.arange(2), caption_content=np.arange(2))
-    (got,) = find_all(
-        finder, num_images=1, per_image=most, minimum_score=minimum, find=lambda image: _candidates(rows)
-    )
+    (got,) = find_all(finder, num_images=1, per_image=most, minimum_score=minimum, find=lambda image: _candidates(rows))
     kept = []
     for image in range(3):
         here = sorted(

@@ -139,7 +139,9 @@ def test_choose__names_every_encoder_that_is_used(work: Path, named: Encoders, c
     opened = open_neighbourhoods(split, Encoders(chosen.image, chosen.text), depth=2)
     assert (opened.images is not None, opened.texts is not None) == (bool(chosen.image), bool(chosen.text))
     assert [other.name for other in opened.others] == (["val"] if chosen.image and chosen.text else [])
-    assert set(stamps(split, Encoders(chosen.image, chosen.text))) == set(Encoders(chosen.image, chosen.text).teachers())
+    assert set(stamps(split, Encoders(chosen.image, chosen.text))) == set(
+        Encoders(chosen.image, chosen.text).teachers()
+    )
 
 
 def test_choose__no_teacher_at_all_is_refused(work: Path) -> None:
