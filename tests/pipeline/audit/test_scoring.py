@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cusa.manifests.samples import Split
+from cusa.pipeline.audit import scoring
 from cusa.pipeline.audit.scoring import PairScorer
 from cusa.pipeline.calibrate import calibration
 from cusa.pipeline.calibrate.calibration import Calibration
@@ -118,3 +119,108 @@ def test_find__without_a_calibration_the_neighbourhoods_are_the_candidates(
 def test_model__the_file_holds_what_the_scorer_uses(tmp_path: Path) -> None:
     calibration.write(tmp_path / "p.json", _model(unselected=(1.0, -3.0)))
     assert calibration.read(tmp_path / "p.json") == _model(unselected=(1.0, -3.0))
+
+
+def _p_of(opened: Neighbourhoods, split: Split, image: int, intercept: float = -2.0) -> dict[int, float]:
+    """Return the probability of every caption of another image, by the formula itself."""
+    assert opened.texts is not None
+    rows = opened.texts.rows.astype(float)
+    own = np.flatnonzero(split.caption_owner == image)
+    out = {}
+    for caption in np.flatnonzero(split.caption_owner != image).tolist():
+        best = max(float(rows[caption] @ rows[other]) for other in own)
+        out[caption] = float(1 / (1 + np.exp(-(1.5 * (best - 0.5) / 0.1 + intercept))))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("floor", "rows", "neighbours"),
+    [(0.0, 10**6, 17), (0.2, 10**6, None), (0.5, 10**6, None), (0.99, 10**6, None), (0.0, 30 * 40, None), (0.0, 1, 2)],
+)
+def test_likely__every_figure_of_a_large_split_by_plain_loops(
+    split: Split,
+    opened: Neighbourhoods,
+    monkeypatch: pytest.MonkeyPatch,
+    floor: float,
+    rows: int,
+    neighbours: int | None,
+) -> None:
+    """Rings on a sample of images, some of them scored whole, and what that makes of all pairs."""
+    for name, value in {"_RINGS": (2, 4, 8, 16, 32), "_SAMPLED": 9, "_WHOLE_IMAGES": 4, "_CAPTIONS_A_BLOCK": 7}.items():
+        monkeypatch.setattr(scoring, name, value)
+    monkeypatch.setattr(scoring, "_WHOLE_PAIRS", split.num_captions * 5)
+    config = AuditConfig(neighbours=17, floor=floor, whole=0, rows=rows, seed=3)
+    scorer, candidates = _scored(split, opened, config, _model(unselected=(0.8, -1.0)))
+    likely = scorer.likely(candidates)
+    assert likely is not None
+
+    every = {image: _p_of(opened, split, image) for image in range(30)}
+    sampled = np.random.default_rng(3).permutation(30)[:9].tolist()
+    rings = [2, 4, 8, 16, 17]
+    means, kept = [], []
+    for place, ring in enumerate(rings):
+        new = []
+        for image in sampled:
+            near = set(opened.finder.captions_near(image, ring).tolist())
+            before = set(opened.finder.captions_near(image, rings[place - 1]).tolist()) if place else set()
+            new += [every[image][caption] for caption in near - before]
+        means.append(sum(new) / max(len(new), 1))
+        kept.append(sum(p >= floor for p in new) / 9)
+    last = 0
+    while last < 4 and means[last + 1] >= floor and sum(kept[: last + 2]) <= rows / 30:
+        last += 1
+    assert likely["neighbours"] == rings[last] == scorer.depth.neighbours
+    assert neighbours in (None, rings[last])
+    assert likely["beyond"] == pytest.approx(means[min(last + 1, 4)], abs=1e-5)
+    near = {image: set(opened.finder.captions_near(image, rings[last]).tolist()) for image in range(30)}
+    outside = [sum(p for c, p in every[image].items() if c not in near[image]) for image in sampled[:5]]
+    inside = [p for image in range(30) for c, p in every[image].items() if c in near[image]]
+    total = sum(inside) + 30 * np.mean(outside)
+    unselected = sum(1 / (1 + np.exp(-(0.8 * np.log(p / (1 - p)) - 1.0))) for p in inside)
+    least = unselected / sum(inside) * total
+    resampled = []
+    for intercept in (-2.2, -2.0, -1.8):
+        ps = [_p_of(opened, split, image, intercept) for image in range(30)]
+        resampled.append(sum(p for image in range(30) for c, p in ps[image].items() if c in near[image]))
+    of_sample = 30 * np.std(outside) / np.sqrt(5) / total
+    spread = np.exp(1.96 * np.sqrt(np.std(np.log(resampled)) ** 2 + of_sample**2))
+    written = [p for p in inside if p >= floor]
+    assert likely["total"] == pytest.approx(total, rel=1e-4)
+    assert likely["at_least"] == pytest.approx(least, rel=1e-4)
+    assert likely["interval"] == pytest.approx([least / spread, total * spread], rel=1e-3)
+    assert likely["written"] == pytest.approx(sum(written), rel=1e-4)
+    assert likely["outside"] == pytest.approx(1 - sum(written) / total, abs=1e-4)
+    assert (likely["scored"], likely["deepest"], likely["floor"]) == ("neighbourhoods", 17, floor)
+    edges = [floor, *(edge for edge in (0.1, 0.3, 0.5, 0.7, 0.9) if edge > floor), 1.0]
+    assert likely["histogram"] == [
+        {
+            "from": low,
+            "to": high,
+            "pairs": sum(low <= p < high for p in written),
+            "matches": pytest.approx(sum(p for p in written if low <= p < high), rel=1e-4),
+        }
+        for low, high in zip(edges, edges[1:], strict=False)
+    ]
+    pairs = {(i, c) for i in range(30) for c, p in every[i].items() if c in near[i] and p >= floor}
+    assert set(zip(candidates.image.tolist(), candidates.caption.tolist(), strict=True)) == pairs
+    for image, caption, p in zip(candidates.image, candidates.caption, candidates.p_positive, strict=True):
+        assert p == pytest.approx(every[image][caption], abs=1e-4)
+
+
+def test_likely__without_resampled_fits_and_with_everything_scored_there_is_no_spread(
+    split: Split, opened: Neighbourhoods
+) -> None:
+    for resampled in ((), ((1.5, -2.0),)):
+        scorer, candidates = _scored(split, opened, AuditConfig(neighbours=4, floor=0.0), _model(resampled=resampled))
+        likely = scorer.likely(candidates)
+        assert likely is not None
+        assert likely["interval"] == pytest.approx([likely["total"]] * 2)
+        assert (likely["outside"], likely["beyond"]) == (pytest.approx(0, abs=1e-6), None)
+
+
+@pytest.mark.parametrize(("whole", "scored"), [(30 * 150, "whole"), (30 * 150 - 1, "neighbourhoods")])
+def test_likely__a_split_of_just_so_many_pairs_is_scored_whole(
+    split: Split, opened: Neighbourhoods, whole: int, scored: str
+) -> None:
+    scorer = PairScorer(split, opened, _model(), AuditConfig(neighbours=4, whole=whole))
+    assert scorer.depth.whole == (scored == "whole")
