@@ -121,6 +121,7 @@ def _floor(module: str) -> str:
 IN_PIPELINE: dict[str, set[str]] = {
     "config": set(),
     "engine": set(),
+    "units": {"engine"},
     "result_table": set(),
     "download": {"config"},
     "scenes": {"config"},
@@ -133,7 +134,7 @@ IN_PIPELINE: dict[str, set[str]] = {
     "probe": {"config"},
     "pairs": {"config", "index"},
     "calibrate": {"config", "index", "pairs"},
-    "audit": {"config", "index", "pairs", "calibrate", "probe"},
+    "audit": {"config", "units", "index", "pairs", "calibrate", "probe"},
     "own_pairs": {"config", "index", "pairs"},
     "sql": {"config", "result_table"},
     "review": {"config", "sql", "probe"},

@@ -6,7 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cusa.cli.console import Console, print_json, print_text, report_outcomes
-from cusa.cli.options import AsJson, Force, Splits, Wait, Work, local, parse_here, parse_path, validated
+from cusa.cli.options import (
+    AsJson,
+    EngineAddress,
+    EngineKind,
+    Force,
+    Splits,
+    UnitRanges,
+    UnitWorkers,
+    Wait,
+    Work,
+    local,
+    parse_here,
+    parse_path,
+    units_shared,
+    validated,
+)
 from cusa.errors import DataError
 from cusa.manifests.events import OnEvent
 from cusa.manifests.words import counted
@@ -72,6 +87,10 @@ def audit(
             help="Audit nothing: write the verdicts as a ground truth in ECCV's layout.",
         ),
     ] = None,
+    workers: UnitWorkers = None,
+    engine: EngineKind = "local",
+    address: EngineAddress = "",
+    unit_range: UnitRanges = "",
     force: Force = False,
     wait: Wait = False,
     as_json: AsJson = False,
@@ -115,7 +134,7 @@ def audit(
         sample=sample,
         gallery=gallery,
     )
-    with Console() as console:
+    with Console() as console, units_shared(workers, engine, address, unit_range):
         outcomes = [
             stage.run(
                 config,
@@ -129,6 +148,9 @@ def audit(
             )
             for name in split or splits(work)
         ]
+    if unit_range not in ("", "merge"):
+        report_outcomes(*outcomes, as_json=as_json)
+        return
     report_outcomes(*outcomes, as_json=as_json, look_at=outcomes[-1].out / "gallery.html", then=f"cusa review {work}")
 
 

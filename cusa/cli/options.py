@@ -10,6 +10,8 @@ import typer
 from cusa.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from cusa.pipeline.engine import Engine
 
 
@@ -85,6 +87,18 @@ Trust = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing changed.")]
 EngineKind = Annotated[Literal["local", "ray"], typer.Option("--engine", help="Where to work.")]
 EngineAddress = Annotated[str, typer.Option("--address", help="Ray cluster: auto or host:port; empty starts one here.")]
+UnitWorkers = Annotated[
+    int | None,
+    typer.Option("--workers", min=0, help="Processes that share the work; 0 = one a core. Default: 1; on Ray a core."),
+]
+UnitRanges = Annotated[
+    str,
+    typer.Option(
+        "--unit-range",
+        metavar="RANGE",
+        help="For a scheduler's array: make these units only, FIRST:STOP or K/N; then `merge`.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 Settings = Annotated[
     list[str] | None,
@@ -143,3 +157,14 @@ def engine_of(kind: Literal["local", "ray"], address: str) -> "Engine":
     from cusa.pipeline.engine import Engine
 
     return Engine(kind, address)
+
+
+def units_shared(
+    workers: int | None, kind: Literal["local", "ray"], address: str, unit_range: str
+) -> "AbstractContextManager[None]":
+    """Let the stages of this command share their units as the options say."""
+    from cusa.pipeline.engine import Workers
+    from cusa.pipeline.units.sharing import UnitRange, sharing
+
+    count = workers if workers is not None else int(kind == "local")
+    return sharing(Workers(count, engine_of(kind, address)), UnitRange(unit_range) if unit_range else None)

@@ -64,6 +64,11 @@ class Clock:
     def __init__(self) -> None:
         self._start = time.perf_counter()
 
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was made."""
+        return round(time.perf_counter() - self._start, 3)
+
     def finish(
         self,
         path: Path,
@@ -96,7 +101,7 @@ class Clock:
             parameters=_plain(parameters),
             outputs={name: file.stat().st_size for name, file in files.items()},
             counts=dict(counts),
-            seconds=round(time.perf_counter() - self._start, 3),
+            seconds=self.seconds,
             peak_memory_bytes=peak_memory_bytes(),
             versions=_versions(),
             digests={name: known[name] or store.sha256_file(path.parent / name) for name in sorted(known)},

@@ -124,6 +124,11 @@ class StageRun:
         """Whether this is a question, within `asking`: then nothing is written."""
         return _ASKING.get()
 
+    @property
+    def seconds(self) -> float:
+        """How long this run has taken so far."""
+        return self._clock.seconds
+
     def reuse(self, *, notes: tuple[str, ...] = ()) -> Outcome:
         """Return the outcome of the last time, as one that is up to date."""
         assert self.before is not None

@@ -6,6 +6,7 @@ or the table would have more rows than the budget. Some of these images are scor
 the probability lies outside.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +58,7 @@ class PairScorer:
     """
 
     def __init__(self, split: Split, opened: Neighbourhoods, model: Calibration | None, config: AuditConfig) -> None:
-        self._split, self._finder, self._model, self._config = split, opened.finder, model, config
+        self._split, self.finder, self._model, self._config = split, opened.finder, model, config
         self._features: PairFeatures | None = None
         if model is not None:
             self._features = opened.features(split, model.features)
@@ -74,10 +75,10 @@ class PairScorer:
         Raises:
             DataError: if a pair's score or probability is no number.
         """
-        parts, sums = [self._finder.describe(*(np.empty(0, dtype=np.int64),) * 2)], []
-        for image, caption in self._finder.blocks(images, depth=self.depth.neighbours, everything=self.depth.whole):
+        parts, sums = [self.finder.describe(*(np.empty(0, dtype=np.int64),) * 2)], []
+        for image, caption in self.finder.blocks(images, depth=self.depth.neighbours, everything=self.depth.whole):
             if self._model is None or self._features is None:
-                parts.append(self._finder.describe(image, caption))
+                parts.append(self.finder.describe(image, caption))
             else:
                 compared = self._features.compare(image, caption)
                 scored = self._model.score(compared.features)
@@ -88,7 +89,7 @@ class PairScorer:
                     None if one is None else one[kept] for one in (compared.image_similarity, compared.text_similarity)
                 )
                 parts.append(
-                    self._finder.describe(
+                    self.finder.describe(
                         image[kept],
                         caption[kept],
                         p_positive=scored.probability[kept],
@@ -100,6 +101,15 @@ class PairScorer:
         if sums:
             self._sums[int(images[0])] = np.sum(sums, axis=0)  # added up in the images' order, whoever was first
         return concatenate(parts)
+
+    def take_sums(self) -> dict[int, np.ndarray]:
+        """Return the sums over what `find` was called for since the last time, by the first image of each call."""
+        taken, self._sums = self._sums, {}
+        return taken
+
+    def add_sums(self, sums: Mapping[int, np.ndarray]) -> None:
+        """Take over the sums of images that `find` was called for elsewhere."""
+        self._sums |= sums
 
     def likely(self, candidates: Candidates) -> dict[str, Any] | None:
         """Return how many of all open pairs are likely matches, after `find` was called for every image.
@@ -176,7 +186,7 @@ class PairScorer:
         for image in images:
             seen = np.empty(0, dtype=np.int64)
             for place, ring in enumerate(rings):
-                near = self._finder.captions_near(image, ring)
+                near = self.finder.captions_near(image, ring)
                 new = np.setdiff1d(near, seen, assume_unique=True)
                 p = self._probability(image, new)
                 total[place] += p.sum()
@@ -188,7 +198,7 @@ class PairScorer:
     def _outside(self, image: int, depth: int) -> float:
         """Return the sum of the probability of an image's pairs that are no candidates."""
         strangers = np.flatnonzero(self._split.caption_owner != image)
-        rest = np.setdiff1d(strangers, self._finder.captions_near(image, depth), assume_unique=True)
+        rest = np.setdiff1d(strangers, self.finder.captions_near(image, depth), assume_unique=True)
         blocks = range(0, len(rest), _CAPTIONS_A_BLOCK)
         return float(sum(self._probability(image, rest[at : at + _CAPTIONS_A_BLOCK]).sum() for at in blocks))
 

@@ -1,5 +1,6 @@
 """Auditing: which captions of other images are probably true of an image, how sure, and what that does to training."""
 
+import functools
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,14 +17,15 @@ from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.models.captions import clean_caption
-from cusa.pipeline.audit import duplicates, gallery
+from cusa.pipeline.audit import duplicates, gallery, units
 from cusa.pipeline.audit.sample import judge, write_sample
 from cusa.pipeline.audit.scoring import PairScorer
 from cusa.pipeline.audit.summary import read_summary, sentences, summarise
+from cusa.pipeline.audit.units import Prepared
 from cusa.pipeline.calibrate import calibration, shipped
 from cusa.pipeline.calibrate.shipped import Choice
 from cusa.pipeline.config import AuditConfig
-from cusa.pipeline.pairs.candidates import Candidates, Finder, among, find_all, merge
+from cusa.pipeline.pairs.candidates import Candidates, Finder, among, merge
 from cusa.pipeline.pairs.neighbourhoods import (
     Encoders,
     Neighbourhoods,
@@ -35,10 +37,10 @@ from cusa.pipeline.pairs.neighbourhoods import (
 )
 from cusa.pipeline.pairs.ratings import PairRatings, from_judgements, read_ratings
 from cusa.pipeline.probe.blind import BlindSpots
+from cusa.pipeline.units.parts import Parts
 
 __all__ = ["read_summary", "run", "sentences", "summarise"]
 
-_IMAGES_A_BLOCK = 256
 _ROWS_A_GROUP = 1 << 18
 
 
@@ -85,32 +87,45 @@ def run(
         calibration.read(calibrated).refuse_others(stamps(split, chosen), calibrated)
     verdicts = pair_judgements.read(split)
     judged = read_ratings(split, ratings) if ratings is not None else from_judgements(split, verdicts)
-    inputs = {"split": split.digest, "truth": truth_digest(source) if source else "", **digests(split, chosen)}
+    inputs = {"split": split.digest, **digests(split, chosen)}
     inputs["calibration"] = store.sha256_file(calibrated) if calibrated is not None else ""
     if calibrated is None and config.shipped:
         inputs["calibration"] = store.digest([store.sha256_file(file) for file in shipped.files()])
+    parameters = {**config.model_dump(), **asdict(chosen), "columns": len(schemas.CANDIDATES)}
+    task, key = units.task(split, config), store.digest([inputs, parameters])  # what comes now decides no candidate
+    inputs["truth"] = truth_digest(source) if source else ""
     inputs["judgements"] = _judgements_digest(judged)
     inputs["verdicts"] = verdicts.digest
     if config.leaks:
         inputs |= duplicates.leak_inputs(split, chosen.image)
-    parameters = {**config.model_dump(), **asdict(chosen), "columns": len(schemas.CANDIDATES)}
     stage = StageRun("audit", folder / "ledger.json", inputs=inputs, parameters=parameters, force=force)
+    parts = Parts(folder, what=f"audit {split.name}", key=key, task=task, locks=split.locks)
     if stage.up_to_date:
+        if not stage.asked:
+            parts.remove()
         return stage.reuse(notes=sentences(read_summary(split), split.work))
-    with stage.begin(unless_held=split.locks):
+    prepare = functools.partial(_prepare, split, chosen, calibrated, config)
+    images, outside = units.image_units(split.num_images), units.outside(split, config)
+    if parts.some_only:
+        return parts.make_some(stage, prepare, outside, images, on_event=on_event)
+    with stage.begin(unless_held=parts.locks):
         known = read_truth(split, source) if source else None
-        opened = open_neighbourhoods(split, chosen, depth=config.neighbours)
-        choice = _choose_calibration(split, opened, chosen, calibrated, config)
-        model = choice.calibration
-        scorer = PairScorer(split, opened, model, config)
-        candidates = _find(split, scorer, opened, config, on_event)
+        prepared = parts.prepare(prepare, outside, force=force)
+        scorer, choice, model = prepared.scorer, prepared.choice, prepared.choice.calibration
+        blocks = []
+        for table in parts.make(prepared, images, on_event=on_event):
+            some, sums = units.read_part(table)
+            blocks.append(some)
+            scorer.add_sums(sums)
+        candidates = merge(blocks)
+        del blocks
         teachers = {"image": chosen.image, "text": chosen.text}
         summary = summarise(split, candidates, config=config, teachers=teachers, truth=known, calibration=model)
         summary |= {"student": chosen.student or None, "likely": scorer.likely(candidates)}
         summary |= {"calibration_choice": {"name": choice.name, "why": choice.why}, "work": split.work.name}
-        summary["score"] = _score(chosen, opened.finder.weights)
+        summary["score"] = _score(chosen, scorer.finder.weights)
         files = [folder / name for name in ("candidates.parquet", "summary.json", "gallery.html")]
-        written = [*files, *_duplicates(split, opened, chosen.image, config, summary)]
+        written = [*files, *_duplicates(split, scorer.finder, chosen.image, config, summary)]
         known_match = _known_matches(split, candidates, known)
         judged_before = already_judged(split, candidates, verdicts)
         summary["judged_candidates"] = int(judged_before.sum())
@@ -125,7 +140,7 @@ def run(
         shown = _best_unjudged(split, candidates, judged_before, config.gallery)
         kinds = blind.kinds(candidates.image[shown], candidates.caption[shown])
         cards = [
-            replace(_card(split, candidates, row, opened.finder, known_match), text_blind=kind)
+            replace(_card(split, candidates, row, scorer.finder, known_match), text_blind=kind)
             for row, kind in zip(shown, kinds, strict=True)
         ]
         notes = sentences(summary, split.work)
@@ -137,31 +152,20 @@ def run(
             write_truth(written[-1], split, known)
         else:
             (folder / "truth.parquet").unlink(missing_ok=True)
-        return stage.finish(
+        outcome = stage.finish(
             outputs=written,
             counts={"images": split.num_images, "captions": split.num_captions, "candidates": len(candidates.score)},
             notes=notes,
         )
+        parts.remove()
+    return outcome
 
 
-def _find(
-    split: Split, scorer: PairScorer, opened: Neighbourhoods, config: AuditConfig, on_event: OnEvent
-) -> Candidates:
-    """Find all candidates, a block of images at a time."""
-    what, done, blocks = f"audit {split.name}", 0, []
-    on_event(what, 0, split.num_images)
-    for block in find_all(
-        opened.finder,
-        num_images=split.num_images,
-        minimum_score=config.minimum_score,
-        per_image=config.per_image,
-        images_a_block=_IMAGES_A_BLOCK,
-        find=scorer.find,
-    ):
-        blocks.append(block)
-        done = min(done + _IMAGES_A_BLOCK, split.num_images)
-        on_event(what, done, split.num_images)
-    return merge(blocks)
+def _prepare(split: Split, chosen: Encoders, calibrated: Path | None, config: AuditConfig) -> Prepared:
+    """Open the encoders, choose the calibration, and compute what the scores of all pairs need."""
+    opened = open_neighbourhoods(split, chosen, depth=config.neighbours)
+    choice = _choose_calibration(split, opened, chosen, calibrated, config)
+    return Prepared(PairScorer(split, opened, choice.calibration, config), choice, config)
 
 
 def _choose_calibration(
@@ -178,7 +182,7 @@ def _choose_calibration(
 
 
 def _duplicates(
-    split: Split, opened: Neighbourhoods, teacher: str, config: AuditConfig, summary: dict[str, object]
+    split: Split, finder: Finder, teacher: str, config: AuditConfig, summary: dict[str, object]
 ) -> list[Path]:
     """Write the groups of duplicates and the leaks, and count them in the summary."""
     images = group_ids(split.samples["sha256"].to_pylist())
@@ -186,11 +190,11 @@ def _duplicates(
         images = np.arange(split.num_images)  # texts alone: there are no images to be duplicates
     captions = group_ids([clean_caption(words) for words in split.texts])
     grouped = {
-        "images": duplicates.groups("image", split.image_keys, images, opened.images, config.near_image),
-        "captions": duplicates.groups("text", split.caption_keys, captions, opened.texts, config.near_caption),
+        "images": duplicates.groups("image", split.image_keys, images, finder.images, config.near_image),
+        "captions": duplicates.groups("text", split.caption_keys, captions, finder.texts, config.near_caption),
     }
     summary["duplicates"] = {name: counts for name, (_, counts) in grouped.items()}
-    leaked = duplicates.leaks(split, opened.images, teacher, config.near_image) if config.leaks else None
+    leaked = duplicates.leaks(split, finder.images, teacher, config.near_image) if config.leaks else None
     summary["leaks"] = None
     if leaked is not None:
         exact, modality = (np.asarray(leaked[name].to_pylist()) for name in ("exact", "modality"))

@@ -10,8 +10,11 @@ import numpy as np
 
 from cusa.manifests.samples import Split
 from cusa.pipeline.index.neighbours import CrossModal, Modality
+from cusa.pipeline.pairs.groups import Groups, Reverse
 from cusa.pipeline.pairs.products import PAIRS_A_BLOCK, best_two, couples, group_bounds, grouped_products
 
+IMAGES_A_BLOCK = 256
+"""Images whose candidates are found at once."""
 _MOST_THREADS = 4  # more would wait for Python's lock, and each holds the numbers of a block
 
 
@@ -107,12 +110,12 @@ class Finder:
         weights: tuple[float, float] = (0.5, 0.5),
     ) -> None:
         self._owner, self.weights = caption_owner, weights
-        self._images, self._texts, self._cross = images, texts, cross
+        self.images, self.texts, self._cross = images, texts, cross
         self._image_content, self._caption_content = image_content, caption_content
-        self._owned = _Groups(caption_owner, len(image_content))
-        self._image_reverse = _Reverse(images.near.ids if images is not None else None)
-        self._text_reverse = _Reverse(texts.near.ids if texts is not None else None)
-        self._cross_reverse = _Reverse(cross.near_images if cross is not None else None, len(image_content))
+        self._owned = Groups(caption_owner, len(image_content))
+        self._image_reverse = Reverse(images.near.ids if images is not None else None)
+        self._text_reverse = Reverse(texts.near.ids if texts is not None else None)
+        self._cross_reverse = Reverse(cross.near_images if cross is not None else None, len(image_content))
 
     def captions_of(self, image: int) -> np.ndarray:
         """Return the caption rows of an image row."""
@@ -198,9 +201,9 @@ class Finder:
         own = self._owned[image]
         if not len(own):
             return None
-        if self._texts is None:
+        if self.texts is None:
             return int(own[0])
-        return int(own[(self._texts.rows[own] @ self._texts.rows[caption]).argmax()])
+        return int(own[(self.texts.rows[own] @ self.texts.rows[caption]).argmax()])
 
     def captions_near(self, image: int, depth: int | None = None) -> np.ndarray:
         """Return the caption rows of the candidates of one image row.
@@ -211,21 +214,21 @@ class Finder:
         """
         own = self._owned[image]
         parts = [np.empty(0, dtype=np.int64)]
-        if self._images is not None:
-            near = np.concatenate([self._images.near.ids[image, :depth], self._image_reverse.of([image], depth)])
+        if self.images is not None:
+            near = np.concatenate([self.images.near.ids[image, :depth], self._image_reverse.of([image], depth)])
             parts.append(self._owned.all_of(np.unique(near)))
-        if self._texts is not None:
-            parts += [self._texts.near.ids[own, :depth].reshape(-1), self._text_reverse.of(own, depth)]
+        if self.texts is not None:
+            parts += [self.texts.near.ids[own, :depth].reshape(-1), self._text_reverse.of(own, depth)]
         if self._cross is not None:
             parts += [self._cross.near_captions[image, :depth], self._cross_reverse.of([image], depth)]
         captions = np.unique(np.concatenate(parts))
         return np.asarray(captions[self._owner[captions] != image])
 
     def _by_image(self, image: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        if self._images is None or not len(image):
+        if self.images is None or not len(image):
             return np.full(len(owner), np.nan, dtype=np.float32)
         # Several captions share an owner, and a row can be 75 KB: each owner is multiplied once.
-        rows = self._images.rows
+        rows = self.images.rows
         first, second, back = couples(image, owner, len(self._image_content))
         bounds = group_bounds(first)
         products = grouped_products(rows, second, bounds, [rows[i][None] for i in first[bounds[:-1]]])
@@ -233,8 +236,8 @@ class Finder:
 
     def _by_text(self, image: np.ndarray, caption: np.ndarray, bounds: np.ndarray) -> np.ndarray:
         products = np.empty((0, 0))
-        if self._texts is not None:
-            rows = self._texts.rows
+        if self.texts is not None:
+            rows = self.texts.rows
             own = [rows[self._owned[i]] for i in image[bounds[:-1]].tolist()]
             products = grouped_products(rows, caption, bounds, own)
         return best_two(products)[0] if len(products) else np.full(len(caption), np.nan, dtype=np.float32)
@@ -250,12 +253,12 @@ class Finder:
         has_words = np.zeros(int(self._caption_content.max(initial=0)) + 1, dtype=bool)
         for image, start, stop in zip(images.tolist(), bounds[:-1], bounds[1:], strict=True):
             here, own = caption[start:stop], self._owned[image]
-            if self._images is not None:
-                near = self._images.near.ids[image]
+            if self.images is not None:
+                near = self.images.near.ids[image]
                 of_image[near] = np.arange(1, len(near) + 1)
                 image_rank[start:stop] = of_image[self._owner[here]]
                 of_image[near] = 0
-            if self._texts is not None:
+            if self.texts is not None:
                 rows, places = self._text_reverse.lists_with(own)
                 order = np.argsort(-places, kind="stable")  # of several places the first is written last, and stays
                 of_caption[rows[order]] = places[order] + 1
@@ -274,58 +277,6 @@ class Finder:
         return np.asarray(grouped_products(self._cross.captions, caption, bounds, against)[0])
 
 
-class _Groups:
-    """The positions of each value in an array, without a Python list a value.
-
-    Args:
-        values: integers from 0 to `number` - 1.
-        number: how many groups there are.
-    """
-
-    def __init__(self, values: np.ndarray, number: int) -> None:
-        self._members = np.argsort(values, kind="stable")
-        self.sizes = np.bincount(values, minlength=number)
-        """(number,) how many members each group has."""
-        self._starts = np.concatenate([[0], np.cumsum(self.sizes)])
-
-    def __getitem__(self, group: int) -> np.ndarray:
-        return np.asarray(self._members[self._starts[group] : self._starts[group + 1]])
-
-    def all_of(self, groups: np.ndarray) -> np.ndarray:
-        """Return the members of several groups, one group after the other."""
-        starts, stops = self._starts[groups], self._starts[groups + 1]
-        counts = stops - starts
-        shift = np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) if len(groups) else starts
-        return np.asarray(self._members[np.arange(counts.sum()) + shift])
-
-
-class _Reverse:
-    """For each row, the rows that have it in their lists of neighbours.
-
-    Args:
-        ids_RK: the lists, or None where there are none.
-        number: rows that lists may name; as many as there are lists if 0.
-    """
-
-    def __init__(self, ids_RK: np.ndarray | None, number: int = 0) -> None:
-        ids = np.empty((0, 1), dtype=np.int64) if ids_RK is None else ids_RK
-        self._width = max(ids.shape[1], 1)
-        order = np.argsort(ids.reshape(-1), kind="stable").astype(np.int32 if ids.size < 2**31 else np.int64)
-        self._places = order
-        self._starts = np.concatenate([[0], np.cumsum(np.bincount(ids.reshape(-1), minlength=number or len(ids)))])
-
-    def of(self, rows: Sequence[int] | np.ndarray, depth: int | None = None) -> np.ndarray:
-        """Return the rows that name one of `rows` among their first `depth`."""
-        lists, places = self.lists_with(rows)
-        return lists if depth is None or depth >= self._width else lists[places < depth]
-
-    def lists_with(self, rows: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows that name one of `rows`, and at which place, counted from 0."""
-        parts = [self._places[self._starts[row] : self._starts[row + 1]] for row in rows]
-        lists, places = np.divmod(np.concatenate(parts) if parts else np.empty(0, dtype=np.int64), self._width)
-        return lists, places
-
-
 def _pairs(held: list[tuple[int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     lengths = [len(captions) for _, captions in held]
     return np.repeat([image for image, _ in held], lengths), np.concatenate([captions for _, captions in held])
@@ -335,9 +286,10 @@ def find_all(
     finder: Finder,
     *,
     num_images: int,
+    first: int = 0,
     minimum_score: float = 0.0,
     per_image: int = 0,
-    images_a_block: int = 256,
+    images_a_block: int = IMAGES_A_BLOCK,
     find: Callable[[np.ndarray], Candidates] | None = None,
 ) -> Iterator[Candidates]:
     """Yield the candidates of some images at a time, the best first.
@@ -346,7 +298,8 @@ def find_all(
 
     Args:
         finder: finds them.
-        num_images: images in all.
+        num_images: images in all, or the image row to stop before.
+        first: the first image row; blocks are counted from there.
         minimum_score: those below are left out.
         per_image: the most that one image keeps, the best by `p_positive` or else by score; 0 = all.
         images_a_block: images a yield.
@@ -366,7 +319,7 @@ def find_all(
     threads = min(threads, _MOST_THREADS)
     # An image's products are small: the threads of one product would only wait for each other.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        waiting = [pool.submit(block, start) for start in range(0, num_images, images_a_block)]
+        waiting = [pool.submit(block, start) for start in range(first, num_images, images_a_block)]
         try:
             for one in waiting:
                 yield one.result()

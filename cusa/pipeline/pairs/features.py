@@ -19,6 +19,7 @@ import numpy as np
 from cusa.errors import DataError
 from cusa.pipeline.index.neighbours import CrossModal, Modality
 from cusa.pipeline.pairs.caption_words import CaptionWords
+from cusa.pipeline.pairs.groups import Groups
 from cusa.pipeline.pairs.products import PAIRS_A_BLOCK, best_two, couples, group_bounds, grouped_products
 from cusa.pipeline.pairs.row_statistics import (
     ImageStatistics,
@@ -109,9 +110,8 @@ class PairFeatures:
         self, owner: np.ndarray, *, num_images: int, encodings: Encodings, names: Sequence[str] | None = None
     ) -> None:
         self._owner, self._number, self._encodings = owner, num_images, encodings
-        order = np.argsort(owner, kind="stable")
-        self._counts = np.bincount(owner, minlength=num_images)
-        self._own = np.split(order, np.cumsum(self._counts)[:-1])
+        self._own = Groups(owner, num_images)
+        self._counts = self._own.sizes
         self._there = (
             *(TEXT_FEATURES if encodings.texts is not None else ()),
             *(IMAGE_FEATURES if encodings.images is not None else ()),
@@ -312,9 +312,9 @@ class PairFeatures:
         """Return each caption's best cosine to another caption of its image; its level where it has none."""
         assert self._encodings.texts is not None
         rows, out = self._encodings.texts.rows, self._level.copy()
-        for own in self._own:
-            if len(own) > 1:
-                cosines = rows[own] @ rows[own].T
-                np.fill_diagonal(cosines, -np.inf)
-                out[own] = cosines.max(1)
+        for image in np.flatnonzero(self._counts > 1).tolist():
+            own = self._own[image]
+            cosines = rows[own] @ rows[own].T
+            np.fill_diagonal(cosines, -np.inf)
+            out[own] = cosines.max(1)
         return out

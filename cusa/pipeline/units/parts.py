@@ -1,0 +1,292 @@
+"""The parts of a stage's result, one a unit: made by whoever has time, kept until all are there, then merged.
+
+    <stage>/.units/<key>/packed/     what every unit needs, computed once
+    <stage>/.units/<key>/0000.parquet   the part of the first unit, stamped with the digest of what it was made from
+    <stage>/.units/<key>/ranges/     which units the tasks of a scheduler's array were asked for
+
+The key is a digest of the stage's inputs and settings. A part counts as made when its stamp is that of the unit and
+every page is what was written; so a stage that was killed goes on, with another engine too.
+"""
+
+import contextvars
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cusa.errors import ConfigError, DataError
+from cusa.manifests import lock, tables
+from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.stage import Outcome, StageRun
+from cusa.manifests.storage import packed, store
+from cusa.pipeline.engine import Workers, run_units
+from cusa.pipeline.units.sharing import current
+
+FOLDER = ".units"
+"""Where the parts of a stage lie while it works, in the stage's folder."""
+_PACKED, _RANGES = "packed", "ranges"
+_UNITS = 4096  # of a stage at most, about
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Some consecutive rows, and the file of their part."""
+
+    rows: range
+    path: Path
+    stamp: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a stage does with its units; all of it can be sent to another process.
+
+    Attributes:
+        work: makes the part of some rows from what is shared.
+        open_outside: gives what is shared but not packed, in a worker; called once a process.
+        classes: of what is packed.
+    """
+
+    work: Callable[[Any, range], pa.Table]
+    open_outside: Callable[[], Mapping[str, object]]
+    classes: tuple[type, ...]
+
+
+def units_of(rows: int, block: int, blocks_a_unit: int) -> list[range]:
+    """Cut rows into units of whole blocks; a block is what is computed at once, so its bytes never depend on the cut.
+
+    Args:
+        rows: in all.
+        block: rows that are computed at once.
+        blocks_a_unit: of them at least; more where there would be thousands of units.
+    """
+    size = block * max(blocks_a_unit, -(-rows // (block * _UNITS)))
+    return [range(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+class Parts:
+    """The parts of one stage, shared as `cusa.pipeline.units.sharing` says here.
+
+    Args:
+        folder: the stage's.
+        what: the command's name and what it works on, for progress and messages.
+        key: a digest of all that decides what is made.
+        task: what makes a part.
+        locks: locks that nobody else may hold while parts are made.
+    """
+
+    def __init__(self, folder: Path, *, what: str, key: str, task: Task, locks: Sequence[Path] = ()) -> None:
+        self._stage_folder, self._what, self._key, self._task, self._locks = folder, what, key, task, list(locks)
+        self._folder = folder / FOLDER / key[:16]
+        self._sharing = current()
+        self._digest = ""
+
+    @property
+    def some_only(self) -> bool:
+        """Whether this process shall make some parts and leave it to another to put them together."""
+        return self._sharing.only is not None and not self._sharing.only.merges
+
+    @property
+    def locks(self) -> list[Path]:
+        """Locks that nobody may hold while the parts are put together: those of ranges that are being made too."""
+        return [*self._locks, *(claim.parent / claim.stem / store.LOCK for claim in self._claims())]
+
+    def prepare(self, compute: Callable[[], Any], outside: Mapping[str, object], *, force: bool = False) -> Any:
+        """Return what every unit needs: as it was packed before, else computed, and packed if others need it.
+
+        Args:
+            compute: computes it.
+            outside: what of it is not packed, by name.
+            force: throw away what was made before, unless it is only to be put together.
+
+        Raises:
+            DataError: if parts are only to be put together and none was made.
+        """
+        folder, only = self._folder / _PACKED, self._sharing.only
+        if force and only is None:
+            self.remove()
+        if packed.digest_of(folder):
+            value, self._digest = packed.read(folder, classes=self._task.classes, outside=outside)
+            return value
+        if only is not None and only.merges:
+            raise DataError(
+                f"No unit of `{self._what}` was made with these inputs and settings: {self._folder} is not there. Make "
+                "them with --unit-range FIRST:STOP or K/N, or leave --unit-range out.",
+                path=self._folder,
+            )
+        value = compute()
+        taken = packed.pack(value, classes=self._task.classes, outside=outside)
+        self._digest = taken.digest
+        if self._elsewhere or only is not None:
+            packed.write(folder, taken)
+        return value
+
+    def make(self, shared: Any, rows: Sequence[range], *, on_event: OnEvent = ignore) -> Iterator[pa.Table]:
+        """Make the parts that are not there yet, then give all of them in their order.
+
+        Args:
+            shared: what `prepare` returned.
+            rows: of each unit.
+            on_event: called with every part: rows done.
+
+        Raises:
+            DataError: if parts are only to be put together and some were not made.
+        """
+        units = [self._unit(number, some) for number, some in enumerate(rows)]
+        if len(units) == 1 and not self._elsewhere and self._sharing.only is None:
+            on_event(self._what, 0, len(rows[0]))
+            yield self._task.work(shared, rows[0])  # nothing to go on from
+            on_event(self._what, len(rows[0]), len(rows[0]))
+            return
+        missing = [number for number, unit in enumerate(units) if not _is_made(unit)]
+        if self._sharing.only is not None and missing:
+            raise DataError(
+                f"Of the {len(units)} units of `{self._what}` these were not made: {', '.join(_ranges(missing))}. Make "
+                "them with --unit-range, or leave it out: then this process makes them.",
+                units=_ranges(missing),
+            )
+        self._work_on(shared, units, [units[number] for number in missing], on_event)
+        for unit in units:
+            yield store.read_table(unit.path)
+
+    def make_some(
+        self,
+        stage: StageRun,
+        compute: Callable[[], Any],
+        outside: Mapping[str, object],
+        rows: Sequence[range],
+        *,
+        on_event: OnEvent = ignore,
+    ) -> Outcome:
+        """Make the parts that this process was asked for, and no others.
+
+        Args:
+            stage: whose parts they are.
+            compute: see `prepare`; only one of several processes that begin together computes.
+            outside: see `prepare`.
+            rows: of each unit.
+            on_event: called with every part: rows done.
+
+        Raises:
+            ConfigError: if there are no such units, or another range that was asked for has some of them too.
+            BusyError: if another process makes just these, or puts the stage together.
+        """
+        assert self._sharing.only is not None
+        numbers = self._sharing.only.of(len(rows))
+        busy = [self._stage_folder / store.LOCK, *self._locks]
+        if numbers:
+            claim = self._folder / _RANGES / f"{numbers.start:06d}-{numbers.stop:06d}.json"
+            with lock.holding(claim.parent / claim.stem / store.LOCK, unless_held=busy):
+                self._claim(claim, numbers)
+                shared = contextvars.copy_context().run(self._prepare_alone, compute, outside)
+                units = [self._unit(number, rows[number]) for number in numbers]
+                self._work_on(shared, units, [unit for unit in units if not _is_made(unit)], on_event)
+        done = (
+            f"The units {numbers.start}:{numbers.stop} of {len(rows)} are made" if numbers else "There is no unit here"
+        )
+        note = f"{done}. When all are, put them together with --unit-range merge."
+        counts = {"units": len(numbers), "units_in_all": len(rows)}
+        return Outcome(stage.name, stage.out, True, stage.why, counts, stage.seconds, (note,))
+
+    def remove(self) -> None:
+        """Remove all parts of the stage, of other inputs and settings too."""
+        store.remove_folder(self._stage_folder / FOLDER)
+
+    def _prepare_alone(self, compute: Callable[[], Any], outside: Mapping[str, object]) -> Any:
+        lock.wait_for_others()
+        with lock.holding(self._folder / store.LOCK):
+            return self.prepare(compute, outside)
+
+    @property
+    def _elsewhere(self) -> bool:
+        workers = self._sharing.workers
+        return workers.count != 1 or workers.engine.kind != "local"
+
+    def _unit(self, number: int, rows: range) -> Unit:
+        stamp = {"made_from": self._digest, "key": self._key, "rows": f"{rows.start}:{rows.stop}"}
+        return Unit(rows, self._folder / f"{number:04d}.parquet", stamp)
+
+    def _work_on(self, shared: Any, units: Sequence[Unit], missing: Sequence[Unit], on_event: OnEvent) -> None:
+        total = sum(len(unit.rows) for unit in units)
+        before = total - sum(len(unit.rows) for unit in missing)
+        store.make_folder(self._folder)
+        store.sweep(self._folder)
+        function: Callable[[Unit], None]
+        if self._elsewhere:
+            function = functools.partial(_make_in_worker, self._task, self._folder / _PACKED, self._digest)
+        else:
+            function = functools.partial(_make, self._task, shared)
+        run_units(
+            function,
+            missing,
+            what=self._what,
+            workers=self._sharing.workers if self._elsewhere else Workers(1),
+            weigh=lambda unit: len(unit.rows),
+            on_event=lambda what, done, _: on_event(what, before + done, total),
+        )
+
+    def _claims(self) -> list[Path]:
+        return sorted((self._folder / _RANGES).glob("*-*.json"))
+
+    def _claim(self, claim: Path, numbers: range) -> None:
+        """Write down which units this process makes, and refuse them if another range has some of them.
+
+        Own claim first, then a look at the others': of two that overlap, one at least sees the other.
+        """
+        mine = not claim.is_file()
+        store.write_json(claim, [numbers.start, numbers.stop])
+        for other in self._claims():
+            first, stop = (int(word) for word in other.stem.split("-"))
+            if other.name != claim.name and first < numbers.stop and numbers.start < stop:
+                if mine:
+                    claim.unlink(missing_ok=True)
+                asked = f"{numbers.start}:{numbers.stop}"
+                raise ConfigError(
+                    f"--unit-range: the units {asked} overlap {first}:{stop}, which another task was given. Give every "
+                    f"unit to one task (K/N does), or remove {other} if that task will not be run again.",
+                    option="--unit-range",
+                    value=asked,
+                )
+
+
+def _make(task: Task, shared: Any, unit: Unit) -> None:
+    table = task.work(shared, unit.rows)
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    store.write_table(unit.path, table.replace_schema_metadata({**metadata, **unit.stamp}))
+
+
+_opened: dict[str, Any] = {}
+
+
+def _make_in_worker(task: Task, folder: Path, digest: str, unit: Unit) -> None:
+    if digest not in _opened:
+        _opened.clear()
+        # Whoever hands out the units has read every number of it.
+        value, _ = packed.read(folder, classes=task.classes, outside=task.open_outside(), prove=False)
+        _opened[digest] = value
+    _make(task, _opened[digest], unit)
+
+
+def _is_made(unit: Unit) -> bool:
+    metadata, _ = tables.describe_part(unit.path)
+    if any(metadata.get(key) != value for key, value in unit.stamp.items()):
+        return False
+    try:
+        store.read_table(unit.path)
+    except DataError:
+        return False
+    return True
+
+
+def _ranges(numbers: Sequence[int]) -> list[str]:
+    """Return ascending numbers as ranges, as --unit-range takes them."""
+    out: list[list[int]] = []
+    for number in numbers:
+        if out and out[-1][1] == number:
+            out[-1][1] += 1
+        else:
+            out.append([number, number + 1])
+    return [f"{first}:{stop}" for first, stop in out]
