@@ -161,6 +161,25 @@ def _run_audit(folder: Path) -> None:
     audit.run(AuditConfig(neighbours=8, gallery=20), split=_split(folder))
 
 
+def _run_audit_in_units(folder: Path) -> None:
+    from cusa.pipeline.audit import units
+
+    units.image_units = lambda number: [range(at, min(at + 3, number)) for at in range(0, number, 3)]
+    _run_audit(folder)
+
+
+def _run_audit_by_anybody(folder: Path) -> None:
+    """Audit in this process, in two, or as an array, by chance: a run that was killed is gone on from by another."""
+    from cusa.pipeline.engine import Workers
+    from cusa.pipeline.units.sharing import UnitRange, sharing
+
+    chance = random.Random(os.getpid())
+    ways = [[None], [UnitRange("0/2"), UnitRange("1/2"), UnitRange("merge")], [UnitRange("1/2"), None]]
+    for only in chance.choice(ways):
+        with sharing(Workers(chance.choice([1, 1, 2])), only):
+            _run_audit_in_units(folder)
+
+
 def _run_verify(folder: Path) -> None:
     from cusa.pipeline import verify
 
@@ -187,6 +206,8 @@ STAGES: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
     "import": (_prepare_import, _run_import),
     "index": (_prepare_index, _run_index),
     "audit": (_prepare_audit, _run_audit),
+    "audit-in-units": (_prepare_audit, _run_audit_in_units),
+    "audit-by-anybody": (_prepare_audit, _run_audit_by_anybody),
     "verify": (_prepare_audit, _run_verify),
 }
 """Stage -> what must be there, and the stage itself; its output is the folder `out`."""

@@ -9,9 +9,13 @@ import pytest
 
 from cusa.errors import ConfigError, CusaError, DataError
 from cusa.manifests.samples import Split
-from cusa.pipeline import extract, readers, shard
-from cusa.pipeline.config import ExtractConfig, ShardConfig
+from cusa.manifests.storage import store
+from cusa.pipeline import audit, extract, readers, shard
+from cusa.pipeline.audit import units
+from cusa.pipeline.config import AuditConfig, ExtractConfig, ShardConfig
 from cusa.pipeline.engine import Engine, Workers, run_units
+from cusa.pipeline.units.sharing import sharing
+from tests.pipeline.audited import make_taught
 from tests.worlds import make_work, write_karpathy
 
 # Ray's own client leaves sockets and processes to the garbage collector.
@@ -122,3 +126,16 @@ def test_extract_and_shard__the_same_bytes_as_local(cluster: None, tmp_path: Pat
         assert len(files) == number
         for file in files:
             assert file.read_bytes() == (tmp_path / "ray" / file.relative_to(tmp_path / "local")).read_bytes(), file
+
+
+def test_audit__the_same_bytes_as_local(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "image_units", lambda number: [range(at, min(at + 5, number)) for at in (0, 5, 10)])
+    split = Split(make_taught(tmp_path, images=12), "train")
+    made = []
+    for workers in (Workers(1), Workers(2, RAY)):
+        with sharing(workers):
+            outcome = audit.run(AuditConfig(neighbours=4, gallery=3), split=split, force=True)
+        files = [file for file in store.files_below(outcome.out) if file.name != "ledger.json"]
+        made.append({file.name: file.read_bytes() for file in files})
+    assert made[0] == made[1]
+    assert {"candidates.parquet", "summary.json"} < made[0].keys()

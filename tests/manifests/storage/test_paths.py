@@ -13,9 +13,13 @@ from cusa.manifests import ledger, lock
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
 from cusa.manifests.storage.paths import is_remote, place, without_folders
-from cusa.pipeline import extract, index, readers, shard, verify
-from cusa.pipeline.config import ExtractConfig, IndexConfig, ShardConfig
+from cusa.pipeline import audit, extract, index, readers, shard, verify
+from cusa.pipeline.audit import units
+from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig, ShardConfig
+from cusa.pipeline.engine import Workers
+from cusa.pipeline.units.sharing import UnitRange, sharing
 from tests.cli.test_cli import cusa, cusa_here
+from tests.pipeline.audited import make_taught
 from tests.worlds import Colours, make_work, write_karpathy
 
 
@@ -64,6 +68,27 @@ def test_stages__on_s3_give_the_same_bytes_as_here(bucket: str, tmp_path: Path) 
     told = (work / "shard.ledger.json").read_text()
     assert "testing" not in told, "credentials are in no ledger"
     assert ledger.read(work / "shard.ledger.json") is not None
+
+
+@pytest.mark.slow  # some hundred requests
+def test_audit_in_units__on_s3_gives_the_same_bytes_as_here(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "image_units", lambda number: [range(at, min(at + 5, number)) for at in (0, 5, 10)])
+    local, work = make_taught(tmp_path, images=12), place(f"{bucket}/work")
+    for file in store.files_below(local):
+        (work / file.relative_to(local).as_posix()).write_bytes(file.read_bytes())
+    config = AuditConfig(neighbours=4, gallery=3)
+    audit.run(config, split=Split(local, "train"))
+    split = Split(work, "train")
+    for words in ("0:3", "merge"):
+        with sharing(Workers(1), UnitRange(words)):
+            audit.run(config, split=split)
+    there = {path.relative_to(work).as_posix(): path for path in (work / "train/audit").rglob("*") if path.is_file()}
+    here = {path.relative_to(local).as_posix(): path for path in store.files_below(local / "train/audit")}
+    assert there.keys() == here.keys()
+    for name in here.keys() - {"train/audit/ledger.json"}:
+        assert there[name].read_bytes() == here[name].read_bytes(), name
 
 
 def test_lock__on_s3_is_an_object_that_is_created_once(bucket: str) -> None:

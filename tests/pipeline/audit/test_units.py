@@ -1,6 +1,7 @@
 """An audit in units: the same bytes whoever makes them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,6 @@ def test_run__a_worker_names_the_pair_that_cannot_be_ranked(work: Path, calibrat
     packed.write(tmp_path / "packed", taken)
     opened, _ = packed.read(tmp_path / "packed", classes=task.classes, outside=task.open_outside())
     assert repr(task.work(opened, range(3)).to_pydict()) == repr(task.work(prepared, range(3)).to_pydict())
-    opened.scorer.finder.weights = (float("nan"), 1.0)
-    with pytest.raises(DataError, match=r"mini/0+ with mini/.* has the score nan .* cannot be ranked"):
+    opened.scorer._model = replace(opened.scorer._model, intercept=float("nan"))
+    with pytest.raises(DataError, match=r"mini/picture_0000 with mini/.* the probability nan, which cannot be ranked"):
         task.work(opened, range(3))
