@@ -130,7 +130,7 @@ IN_PIPELINE: dict[str, set[str]] = {
     "urls": {"config", "engine", "readers", "shard", "download"},
     "publish": {"config", "engine", "readers", "shard"},
     "extract": {"config", "engine"},
-    "index": {"config", "result_table"},
+    "index": {"config", "units", "result_table"},
     "probe": {"config"},
     "pairs": {"config", "index"},
     "calibrate": {"config", "index", "pairs"},

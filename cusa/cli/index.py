@@ -5,7 +5,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cusa.cli.console import Console, report_outcomes
-from cusa.cli.options import AsJson, Force, Splits, Trust, Wait, Work, validated
+from cusa.cli.options import (
+    AsJson,
+    EngineAddress,
+    EngineKind,
+    Force,
+    Splits,
+    Trust,
+    UnitRanges,
+    UnitWorkers,
+    Wait,
+    Work,
+    units_shared,
+    validated,
+)
 from cusa.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
@@ -25,6 +38,10 @@ def index(
     latency: Annotated[float, typer.Option(help="Milliseconds a query of an approximate index may take.")] = 10.0,
     recall: Annotated[float, typer.Option(help="Share of the exact neighbours that it must find.")] = 0.95,
     trust: Trust = None,
+    workers: UnitWorkers = None,
+    engine: EngineKind = "local",
+    address: EngineAddress = "",
+    unit_range: UnitRanges = "",
     force: Force = False,
     wait: Wait = False,
     as_json: AsJson = False,
@@ -46,7 +63,7 @@ def index(
     if student:
         source.refuse_missing(student)
     outcomes = []
-    with Console() as console:
+    with Console() as console, units_shared(workers, engine, address, unit_range):
         for opened in [Split(work, name) for name in split or splits(work)]:
             there = tables.teachers(opened)
             if not there and not student:
@@ -68,5 +85,8 @@ def index(
                         config, split=opened, student=student, force=force, on_event=console.event, load=load
                     )
                 )
+    if unit_range not in ("", "merge"):
+        report_outcomes(*outcomes, as_json=as_json)
+        return
     then = f'cusa search {work} "WORDS" --student {student}' if student else f"cusa audit {work}"
     report_outcomes(*outcomes, as_json=as_json, then=then)

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -43,6 +43,8 @@ class Workers:
     engine: Engine = LOCAL
     gpus: bool = False
     """Whether each worker gets one GPU of its own, if there are any."""
+    threads: int = 1
+    """Threads that share the units where this process works alone."""
     pool: "WarmPool | None" = None
     """Local processes that were started before the units were known."""
 
@@ -85,7 +87,7 @@ def run_units(
         count = min(workers.count or available_cores(), len(units))
         pool = workers.pool.pool if workers.pool else None
         if count <= 1:
-            finished = _here(function, units)
+            finished = _here(function, units, workers.threads)
         else:
             finished = _in_processes(function, units, what, pool or _pool(count, workers.gpus), wait=pool is None)
     results: dict[int, Result] = {}
@@ -103,9 +105,18 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _here(function: Callable[[Unit], Result], units: Sequence[Unit]) -> Iterator[tuple[int, Result]]:
-    for number, unit in enumerate(units):
-        yield number, function(unit)
+def _here(function: Callable[[Unit], Result], units: Sequence[Unit], threads: int) -> Iterator[tuple[int, Result]]:
+    if threads <= 1:
+        for number, unit in enumerate(units):
+            yield number, function(unit)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        futures = {pool.submit(function, unit): number for number, unit in enumerate(units)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _pool(workers: int, gpus: bool = False) -> ProcessPoolExecutor:

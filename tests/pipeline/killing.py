@@ -169,7 +169,11 @@ def _run_audit_in_units(folder: Path) -> None:
 
 
 def _run_audit_by_anybody(folder: Path) -> None:
-    """Audit in this process, in two, or as an array, by chance: a run that was killed is gone on from by another."""
+    _by_anybody(_run_audit_in_units, folder)
+
+
+def _by_anybody(run: Callable[[Path], None], folder: Path) -> None:
+    """Run a stage in this process, in two, or as an array, by chance: another goes on from one that was killed."""
     from cusa.pipeline.engine import Workers
     from cusa.pipeline.units.sharing import UnitRange, sharing
 
@@ -177,7 +181,14 @@ def _run_audit_by_anybody(folder: Path) -> None:
     ways = [[None], [UnitRange("0/2"), UnitRange("1/2"), UnitRange("merge")], [UnitRange("1/2"), None]]
     for only in chance.choice(ways):
         with sharing(Workers(chance.choice([1, 1, 2])), only):
-            _run_audit_in_units(folder)
+            run(folder)
+
+
+def _run_index_by_anybody(folder: Path) -> None:
+    from cusa.pipeline.index import units
+
+    units.row_units = lambda number: [range(at, min(at + 30, number)) for at in range(0, number, 30)]
+    _by_anybody(_run_index, folder)
 
 
 def _run_verify(folder: Path) -> None:
@@ -205,6 +216,7 @@ STAGES: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
     "extract-teachers": (_prepare_work, _run_extract),
     "import": (_prepare_import, _run_import),
     "index": (_prepare_index, _run_index),
+    "index-by-anybody": (_prepare_index, _run_index_by_anybody),
     "audit": (_prepare_audit, _run_audit),
     "audit-in-units": (_prepare_audit, _run_audit_in_units),
     "audit-by-anybody": (_prepare_audit, _run_audit_by_anybody),

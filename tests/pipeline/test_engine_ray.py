@@ -10,10 +10,11 @@ import pytest
 from cusa.errors import ConfigError, CusaError, DataError
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
-from cusa.pipeline import audit, extract, readers, shard
+from cusa.pipeline import audit, extract, index, readers, shard
 from cusa.pipeline.audit import units
-from cusa.pipeline.config import AuditConfig, ExtractConfig, ShardConfig
+from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig, ShardConfig
 from cusa.pipeline.engine import Engine, Workers, run_units
+from cusa.pipeline.index import units as index_units
 from cusa.pipeline.units.sharing import sharing
 from tests.pipeline.audited import make_taught
 from tests.worlds import make_work, write_karpathy
@@ -128,14 +129,19 @@ def test_extract_and_shard__the_same_bytes_as_local(cluster: None, tmp_path: Pat
             assert file.read_bytes() == (tmp_path / "ray" / file.relative_to(tmp_path / "local")).read_bytes(), file
 
 
-def test_audit__the_same_bytes_as_local(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_and_audit__the_same_bytes_as_local(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(units, "image_units", lambda number: [range(at, min(at + 5, number)) for at in (0, 5, 10)])
+    monkeypatch.setattr(index_units, "row_units", lambda rows: [range(at, at + 6) for at in range(0, rows, 6)])
     split = Split(make_taught(tmp_path, images=12), "train")
     made = []
     for workers in (Workers(1), Workers(2, RAY)):
         with sharing(workers):
-            outcome = audit.run(AuditConfig(neighbours=4, gallery=3), split=split, force=True)
-        files = [file for file in store.files_below(outcome.out) if file.name != "ledger.json"]
-        made.append({file.name: file.read_bytes() for file in files})
+            for teacher in ("colours", "words"):
+                index.run(IndexConfig(neighbours=4), split=split, teacher=teacher, force=True)
+            audit.run(AuditConfig(neighbours=4, gallery=3), split=split, force=True)
+        files = [file for room in ("index", "audit") for file in store.files_below(split.folder / room)]
+        made.append({file.name: file.read_bytes() for file in files if not file.name.endswith("ledger.json")})
     assert made[0] == made[1]
-    assert {"candidates.parquet", "summary.json"} < made[0].keys()
+    assert {"candidates.parquet", "summary.json", "neighbours-words.parquet", "words.faiss"} < made[0].keys()

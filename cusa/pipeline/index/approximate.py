@@ -3,9 +3,10 @@
 Shapes: N rows, D their width, K neighbours kept a row, Q queries held for measuring.
 """
 
+import importlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from cusa.errors import ConfigError
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.neighbours import Neighbours
 from cusa.pipeline.config import IndexConfig
-from cusa.pipeline.index.exact import in_order, on_gpu
+from cusa.pipeline.index.exact import ROWS_A_BLOCK, in_order, on_gpu
 
 if TYPE_CHECKING:
     import faiss
@@ -22,7 +23,6 @@ _HELD = 256  # rows whose exact neighbours say what an approximate search finds
 _ROWS_A_LIST = 64  # training rows an inverted list; FAISS asks for 39 and uses 256 at most
 _LINKS = 32  # of HNSW a row, twice that in its lowest layer
 _BYTES_A_SECOND = 4e9  # rows that one core reads and multiplies while scanning lists: for the choice alone
-_ROWS_A_BLOCK = 4096
 _EXACT_A_BLOCK = 128  # rows whose neighbours' own rows are gathered at once
 
 
@@ -178,19 +178,37 @@ def neighbours(
     ids_NK = np.empty((number, k), dtype=np.int64)
     similarities_NK = np.empty((number, k), dtype=np.float32)
     on_event(what, 0, number)
-    for start in range(0, number if k else 0, _ROWS_A_BLOCK):
-        rows_Q = np.arange(start, min(start + _ROWS_A_BLOCK, number))
-        near_QS, ids_QS = searcher.search(rows_ND[rows_Q], k + 1)
-        if not exact_rows:
-            near_QS = _exact(rows_ND, rows_Q, ids_QS)
-        near_QS, ids_QS = in_order(near_QS, ids_QS, rows_Q)
-        there = np.isfinite(near_QS[:, :k])
-        last = np.maximum(there.sum(1) - 1, 0)[:, None]
-        place = np.minimum(np.arange(k)[None], last)
-        ids_NK[rows_Q] = np.take_along_axis(ids_QS, place, axis=1)
-        similarities_NK[rows_Q] = np.take_along_axis(near_QS, place, axis=1)
+    for start in range(0, number if k else 0, ROWS_A_BLOCK):
+        rows_Q = np.arange(start, min(start + ROWS_A_BLOCK, number))
+        near = search_block(searcher, rows_ND, rows_Q, k, exact_rows=exact_rows)
+        ids_NK[rows_Q], similarities_NK[rows_Q] = near.ids, near.similarities
         on_event(what, int(rows_Q[-1]) + 1, number)
     return Neighbours(ids_NK, similarities_NK)
+
+
+def search_block(
+    searcher: "faiss.Index", rows_ND: np.ndarray, rows_Q: np.ndarray, k: int, *, exact_rows: bool
+) -> Neighbours:
+    """Find about the `k` nearest of some rows; see `neighbours`."""
+    near_QS, ids_QS = searcher.search(rows_ND[rows_Q], k + 1)
+    if not exact_rows:
+        near_QS = _exact(rows_ND, rows_Q, ids_QS)
+    near_QS, ids_QS = in_order(near_QS, ids_QS, rows_Q)
+    there = np.isfinite(near_QS[:, :k])
+    last = np.maximum(there.sum(1) - 1, 0)[:, None]
+    place = np.minimum(np.arange(k)[None], last)
+    return Neighbours(np.take_along_axis(ids_QS, place, axis=1), np.take_along_axis(near_QS, place, axis=1))
+
+
+def opened(index_bytes: np.ndarray) -> "faiss.Index":
+    """Return an index of the bytes that FAISS writes, where it can without a copy of its vectors; on GPUs if any.
+
+    Args:
+        index_bytes: uint8; they must stay where they are as long as the index is used.
+    """
+    faiss_module: Any = importlib.import_module("faiss")  # its types do not know the reader
+    flat = np.asarray(index_bytes)
+    return on_gpu(faiss_module.read_index(faiss_module.ZeroCopyIOReader(faiss_module.swig_ptr(flat), flat.size)))
 
 
 def _exact(rows_ND: np.ndarray, rows_Q: np.ndarray, ids_QS: np.ndarray) -> np.ndarray:

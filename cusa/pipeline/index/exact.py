@@ -13,7 +13,8 @@ from cusa.manifests.neighbours import Neighbours
 if TYPE_CHECKING:
     import faiss
 
-_ROWS_A_BLOCK = 4096
+ROWS_A_BLOCK = 4096
+"""Rows that are searched at once; the last digits of their products depend on it."""
 _DECIMALS = 6  # similarities that agree so far are ties: float32 products differ in the 7th digit from block to block
 
 
@@ -48,16 +49,51 @@ def nearest_rows(
     ids_NK = np.empty((number, k), dtype=np.int64)
     similarities_NK = np.empty((number, k), dtype=np.float32)
     on_event(what, 0, number)
-    for start in range(0, number if k else 0, _ROWS_A_BLOCK):
-        rows_Q = np.arange(start, min(start + _ROWS_A_BLOCK, number))
-        # One place more for the row itself, and one to see whether the last place is tied.
-        near_QS, ids_QS = searcher.search(rows_ND[rows_Q], min(k + 2, number))
-        near_QS, ids_QS = in_order(near_QS, ids_QS, rows_Q)
-        for row in np.flatnonzero(near_QS[:, k - 1] == near_QS[:, k]):
-            near_QS[row, :k], ids_QS[row, :k] = _untie(rows_ND, int(rows_Q[row]), k)
-        ids_NK[rows_Q], similarities_NK[rows_Q] = ids_QS[:, :k], near_QS[:, :k]
+    for start in range(0, number if k else 0, ROWS_A_BLOCK):
+        rows_Q = np.arange(start, min(start + ROWS_A_BLOCK, number))
+        near = search_block(searcher, rows_ND, rows_Q, k)
+        ids_NK[rows_Q], similarities_NK[rows_Q] = near.ids, near.similarities
         on_event(what, int(rows_Q[-1]) + 1, number)
     return Neighbours(ids_NK, similarities_NK)
+
+
+def search_block(searcher: "faiss.Index | RowSearcher", rows_ND: np.ndarray, rows_Q: np.ndarray, k: int) -> Neighbours:
+    """Find the `k` rows of largest inner product to some rows; see `nearest_rows`.
+
+    Args:
+        searcher: of all rows.
+        rows_ND: all rows.
+        rows_Q: consecutive row numbers, few enough to be searched at once.
+        k: neighbours a row, at most N - 1.
+    """
+    # One place more for the row itself, and one to see whether the last place is tied.
+    near_QS, ids_QS = searcher.search(rows_ND[rows_Q], min(k + 2, len(rows_ND)))
+    near_QS, ids_QS = in_order(near_QS, ids_QS, rows_Q)
+    for row in np.flatnonzero(near_QS[:, k - 1] == near_QS[:, k]):
+        near_QS[row, :k], ids_QS[row, :k] = _untie(rows_ND, int(rows_Q[row]), k)
+    return Neighbours(ids_QS[:, :k], near_QS[:, :k])
+
+
+class RowSearcher:
+    """An exact search of rows as they lie, in a mapped file too; on GPUs where FAISS sees some.
+
+    Args:
+        rows_ND: (N, D) float32 rows, contiguous.
+    """
+
+    def __init__(self, rows_ND: np.ndarray) -> None:
+        self._rows = np.asarray(rows_ND)
+        self._on_gpu = on_gpu(flat_index(self._rows)) if gpus() else None
+
+    def search(self, queries_QD: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the similarities and numbers of the nearest rows, as an index does."""
+        import faiss
+
+        if self._on_gpu is not None:
+            near_QS, ids_QS = self._on_gpu.search(queries_QD, places)
+        else:
+            near_QS, ids_QS = faiss.knn(queries_QD, self._rows, places, metric=faiss.METRIC_INNER_PRODUCT)
+        return near_QS, ids_QS
 
 
 def extend(
@@ -77,8 +113,8 @@ def extend(
     similarities_NK = np.empty((number, k), dtype=np.float32)
     every, new = on_gpu(flat_index(rows_ND)), on_gpu(flat_index(rows_ND[known:]))
     on_event(what, 0, number)
-    for start in range(0, number, _ROWS_A_BLOCK):
-        rows_Q = np.arange(start, min(start + _ROWS_A_BLOCK, number))
+    for start in range(0, number, ROWS_A_BLOCK):
+        rows_Q = np.arange(start, min(start + ROWS_A_BLOCK, number))
         old = rows_Q[rows_Q < known]
         for rows, index in ((old, new), (rows_Q[rows_Q >= known], every)):
             if not len(rows):
@@ -105,13 +141,18 @@ def flat_index(rows_ND: np.ndarray) -> "faiss.IndexFlatIP":
     return index
 
 
+def gpus() -> int:
+    """Return how many GPUs FAISS sees; 0 where faiss-gpu is not installed."""
+    import faiss
+
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "index_cpu_to_all_gpus") else 0
+
+
 def on_gpu(index: "faiss.Index") -> "faiss.Index":
     """Return the index on all GPUs where faiss-gpu is installed and sees some, else as it is."""
     import faiss
 
-    if not hasattr(faiss, "index_cpu_to_all_gpus") or not faiss.get_num_gpus():
-        return index
-    return faiss.index_cpu_to_all_gpus(index)
+    return faiss.index_cpu_to_all_gpus(index) if gpus() else index
 
 
 def in_order(near_QS: np.ndarray, ids_QS: np.ndarray, rows_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@
 Shapes: N rows of a teacher table, D its width, K neighbours kept a row; Q rows written at once.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,12 @@ from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.pipeline.config import IndexConfig
-from cusa.pipeline.index.exact import extend, flat_index, nearest_rows
+from cusa.pipeline.index import units
+from cusa.pipeline.index.exact import extend, flat_index, gpus
 from cusa.pipeline.index.files import write_index
+from cusa.pipeline.index.units import Searched
 from cusa.pipeline.index.vectors import unit_rows
+from cusa.pipeline.units.parts import Parts
 
 if TYPE_CHECKING:
     import faiss
@@ -57,67 +59,106 @@ def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False,
     stage = StageRun("index", folder / f"{teacher}.ledger.json", inputs=inputs, parameters=parameters, force=force)
     if stage.up_to_date:
         return stage.reuse()
-    table = tables.read_teacher(split, teacher)
-    rows_ND = unit_rows(table)
+    number = split.num_images if stamp["modality"] == "image" else split.num_captions
+    rows_of_units = units.row_units(number if number > 1 else 0)
+    parts = Parts(
+        folder,
+        name=teacher,
+        what=f"index {teacher} of {split.name}",
+        key=store.digest([inputs, parameters]),
+        task=units.task(),
+        locks=split.locks,
+    )
+    if parts.some_only:
+        return parts.make_some(
+            stage, lambda: _searched(_read(split, teacher), config), {}, rows_of_units, on_event=on_event
+        )
+    rows_ND = _read(split, teacher)
     files = [folder / f"{teacher}.faiss", neighbour_path(split, teacher)]
     previous = stage.before
-    usable = not force and previous is not None and _is_whole(files, previous, parameters)
+    usable = not (force or parts.merges_only) and previous is not None and _is_whole(files, previous, parameters)
     before = _before(files, config.neighbours, rows_ND) if usable else None
-    with stage.begin(unless_held=split.locks):
-        made = _made(rows_ND, config, before, f"index {teacher} of {split.name}", on_event)
-        stamp |= write_index(files[0], made.index)
-        store.write_table(files[1], _neighbour_table(table, made.near).replace_schema_metadata(stamp))
-        number, depth = len(rows_ND), made.near.ids.shape[1]
+    with stage.begin(unless_held=parts.locks):
+        added = len(rows_ND) - before[0].ntotal if before is not None else 0
+        if before is not None and _is_exact(len(rows_ND), config):
+            index, notes = before[0], tuple[str, ...]()
+            index.add(rows_ND[index.ntotal :])
+            near = extend(before[1], rows_ND, config.neighbours, what=parts.what, on_event=on_event)
+        else:
+            grown = before[0] if before is not None else None
+            searched = parts.prepare(lambda: _searched(rows_ND, config, grown), {}, force=force)
+            near, notes = _in_units(parts, searched, rows_of_units, on_event), searched.notes
+            index = flat_index(rows_ND) if searched.index is None else approximate_index(searched.index)
+        stamp |= write_index(files[0], index)
+        keys = split.image_keys if stamp["modality"] == "image" else split.caption_keys
+        written = _neighbour_table(tables.KEY_OF[stamp["modality"]], keys, near)
+        store.write_table(files[1], written.replace_schema_metadata(stamp))
+        number, depth = len(rows_ND), near.ids.shape[1]
         short = f"{teacher} has {number} rows, so each has {depth} neighbours, not the {config.neighbours} asked for."
-        notes = (short,) if depth < config.neighbours else made.notes
-        counts = {"rows": number, "neighbours": depth, **({"rows_added": made.added} if made.added else {})}
-        return stage.finish(outputs=files, counts=counts, notes=notes)
+        notes = (short,) if depth < config.neighbours else notes
+        counts = {"rows": number, "neighbours": depth, **({"rows_added": added} if added else {})}
+        outcome = stage.finish(outputs=files, counts=counts, notes=notes)
+        parts.remove()
+    return outcome
 
 
-@dataclass(frozen=True)
-class _Made:
-    index: "faiss.Index"
-    near: Neighbours
-    added: int
-    notes: tuple[str, ...]
+def _read(split: Split, teacher: str) -> np.ndarray:
+    return unit_rows(tables.read_teacher(split, teacher))
 
 
-def _made(
-    rows_ND: np.ndarray,
-    config: IndexConfig,
-    before: "tuple[faiss.Index, Neighbours] | None",
-    what: str,
-    on_event: OnEvent,
-) -> _Made:
-    """Build or extend the index, and find the neighbours."""
+def _is_exact(number: int, config: IndexConfig) -> bool:
+    return config.method == "exact" or (config.method == "auto" and number <= config.exact_up_to)
+
+
+def _searched(rows_ND: np.ndarray, config: IndexConfig, grown: "faiss.Index | None" = None) -> Searched:
+    """Return what is searched: the rows themselves, or an index of them that is built, or grown, and tuned here."""
     number = len(rows_ND)
-    exact = config.method == "exact" or (config.method == "auto" and number <= config.exact_up_to)
-    if before is not None:
-        index, near = before
-        known = index.ntotal
-        index.add(rows_ND[known:])
-        if exact:
-            near = extend(near, rows_ND, config.neighbours, what=what, on_event=on_event)
-            return _Made(index, near, number - known, ())
-    elif exact:
-        index = flat_index(rows_ND)
-        near = nearest_rows(rows_ND, config.neighbours, index=index, what=what, on_event=on_event)
-        return _Made(index, near, 0, ())
+    depth = max(0, min(config.neighbours, number - 1))
+    if _is_exact(number, config):
+        return Searched(rows_ND, depth)
+    import faiss
+
     from cusa.pipeline.index import approximate
 
     plan = approximate.choose(number, rows_ND.shape[1], config)
-    if before is None:
+    if grown is None:
         index = approximate.build(rows_ND, plan)
+    else:
+        index = grown
+        index.add(rows_ND[index.ntotal :])
     measured = approximate.tune(index, rows_ND, config.neighbours, config)
-    near = approximate.neighbours(
-        index, rows_ND, config.neighbours, exact_rows=plan.exact_rows, what=what, on_event=on_event
-    )
     chosen = (
         f"{plan.factory}, about {plan.bytes / 2**20:,.0f} MiB, chosen for at most {config.memory:g} GiB and "
         f"{config.latency:g} ms a query; "
     )
     sentence = measured.sentence(config.neighbours, config.recall, config.latency)
-    return _Made(index, near, 0 if before is None else number - known, (chosen + sentence,))
+    return Searched(rows_ND, depth, faiss.serialize_index(index), plan.exact_rows, (chosen + sentence,))
+
+
+def _in_units(parts: Parts, searched: Searched, rows: list[range], on_event: OnEvent) -> Neighbours:
+    """Find the neighbours of all rows, a unit a thread where no other process helps."""
+    import faiss
+    from threadpoolctl import threadpool_limits
+
+    number, depth = len(searched.rows), searched.neighbours
+    near = Neighbours(np.empty((number, depth), np.int64), np.empty((number, depth), np.float32))
+    if not depth:
+        return near
+    threads = 1 if gpus() else faiss.omp_get_max_threads()
+    # Several threads that each set and restore BLAS's number of threads would meet; here it is set for all of them.
+    with threadpool_limits(1, user_api="blas"):
+        for some, table in zip(rows, parts.make(searched, rows, on_event=on_event, threads=threads), strict=True):
+            found = units.read_part(table, depth)
+            near.ids[some.start : some.stop] = found.ids
+            near.similarities[some.start : some.stop] = found.similarities
+    return near
+
+
+def approximate_index(index_bytes: np.ndarray) -> "faiss.Index":
+    """Return an index of the bytes that FAISS writes."""
+    import faiss
+
+    return faiss.deserialize_index(np.asarray(index_bytes))
 
 
 def _is_whole(files: list[Path], previous: ledger.Ledger, parameters: dict[str, Any]) -> bool:
@@ -163,9 +204,9 @@ def _first_rows(index: "faiss.Index", number: int) -> np.ndarray | None:
     return np.asarray(index.reconstruct_n(0, number))
 
 
-def _neighbour_table(table: tables.TeacherTable, near: Neighbours) -> pa.Table:
-    schema = schemas.neighbour_table(tables.KEY_OF[table.modality])
-    keys = pa.array(table.keys, pa.string())
+def _neighbour_table(key_column: str, row_keys: list[str], near: Neighbours) -> pa.Table:
+    schema = schemas.neighbour_table(key_column)
+    keys = pa.array(row_keys, pa.string())
     blocks = [schema.empty_table()]
     # In blocks, so that the repeated keys of one array stay below 2 GiB.
     for start in range(0, len(keys), _ROWS_A_BLOCK):

@@ -22,6 +22,7 @@ from cusa.manifests import lock, tables
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import packed, store
+from cusa.manifests.storage.paths import is_remote
 from cusa.pipeline.engine import Workers, run_units
 from cusa.pipeline.units.sharing import current
 
@@ -73,14 +74,18 @@ class Parts:
     Args:
         folder: the stage's.
         what: the command's name and what it works on, for progress and messages.
+        name: of these parts, where several stages work in the folder.
         key: a digest of all that decides what is made.
         task: what makes a part.
         locks: locks that nobody else may hold while parts are made.
     """
 
-    def __init__(self, folder: Path, *, what: str, key: str, task: Task, locks: Sequence[Path] = ()) -> None:
-        self._stage_folder, self._what, self._key, self._task, self._locks = folder, what, key, task, list(locks)
-        self._folder = folder / FOLDER / key[:16]
+    def __init__(
+        self, folder: Path, *, what: str, key: str, task: Task, name: str = "", locks: Sequence[Path] = ()
+    ) -> None:
+        self.what, self._key, self._task, self._locks = what, key, task, list(locks)
+        self._stage_folder, self._all = folder, folder / FOLDER / name
+        self._folder = self._all / key[:16]
         self._sharing = current()
         self._digest = ""
 
@@ -88,6 +93,11 @@ class Parts:
     def some_only(self) -> bool:
         """Whether this process shall make some parts and leave it to another to put them together."""
         return self._sharing.only is not None and not self._sharing.only.merges
+
+    @property
+    def merges_only(self) -> bool:
+        """Whether this process shall put parts together and make none."""
+        return self._sharing.only is not None and self._sharing.only.merges
 
     @property
     def locks(self) -> list[Path]:
@@ -113,7 +123,7 @@ class Parts:
             return value
         if only is not None and only.merges:
             raise DataError(
-                f"No unit of `{self._what}` was made with these inputs and settings: {self._folder} is not there. Make "
+                f"No unit of `{self.what}` was made with these inputs and settings: {self._folder} is not there. Make "
                 "them with --unit-range FIRST:STOP or K/N, or leave --unit-range out.",
                 path=self._folder,
             )
@@ -124,12 +134,15 @@ class Parts:
             packed.write(folder, taken)
         return value
 
-    def make(self, shared: Any, rows: Sequence[range], *, on_event: OnEvent = ignore) -> Iterator[pa.Table]:
+    def make(
+        self, shared: Any, rows: Sequence[range], *, threads: int = 1, on_event: OnEvent = ignore
+    ) -> Iterator[pa.Table]:
         """Make the parts that are not there yet, then give all of them in their order.
 
         Args:
             shared: what `prepare` returned.
             rows: of each unit.
+            threads: that share the units where one process of this machine makes them.
             on_event: called with every part: rows done.
 
         Raises:
@@ -137,18 +150,18 @@ class Parts:
         """
         units = [self._unit(number, some) for number, some in enumerate(rows)]
         if len(units) == 1 and not self._elsewhere and self._sharing.only is None:
-            on_event(self._what, 0, len(rows[0]))
+            on_event(self.what, 0, len(rows[0]))
             yield self._task.work(shared, rows[0])  # nothing to go on from
-            on_event(self._what, len(rows[0]), len(rows[0]))
+            on_event(self.what, len(rows[0]), len(rows[0]))
             return
         missing = [number for number, unit in enumerate(units) if not _is_made(unit)]
         if self._sharing.only is not None and missing:
             raise DataError(
-                f"Of the {len(units)} units of `{self._what}` these were not made: {', '.join(_ranges(missing))}. Make "
+                f"Of the {len(units)} units of `{self.what}` these were not made: {', '.join(_ranges(missing))}. Make "
                 "them with --unit-range, or leave it out: then this process makes them.",
                 units=_ranges(missing),
             )
-        self._work_on(shared, units, [units[number] for number in missing], on_event)
+        self._work_on(shared, units, [units[number] for number in missing], on_event, threads)
         for unit in units:
             yield store.read_table(unit.path)
 
@@ -193,7 +206,10 @@ class Parts:
 
     def remove(self) -> None:
         """Remove all parts of the stage, of other inputs and settings too."""
-        store.remove_folder(self._stage_folder / FOLDER)
+        store.remove_folder(self._all)
+        units = self._stage_folder / FOLDER
+        if not is_remote(units) and units.is_dir() and not any(units.iterdir()):
+            units.rmdir()
 
     def _prepare_alone(self, compute: Callable[[], Any], outside: Mapping[str, object]) -> Any:
         lock.wait_for_others()
@@ -209,7 +225,9 @@ class Parts:
         stamp = {"made_from": self._digest, "key": self._key, "rows": f"{rows.start}:{rows.stop}"}
         return Unit(rows, self._folder / f"{number:04d}.parquet", stamp)
 
-    def _work_on(self, shared: Any, units: Sequence[Unit], missing: Sequence[Unit], on_event: OnEvent) -> None:
+    def _work_on(
+        self, shared: Any, units: Sequence[Unit], missing: Sequence[Unit], on_event: OnEvent, threads: int = 1
+    ) -> None:
         total = sum(len(unit.rows) for unit in units)
         before = total - sum(len(unit.rows) for unit in missing)
         store.make_folder(self._folder)
@@ -222,14 +240,14 @@ class Parts:
         run_units(
             function,
             missing,
-            what=self._what,
-            workers=self._sharing.workers if self._elsewhere else Workers(1),
+            what=self.what,
+            workers=self._sharing.workers if self._elsewhere else Workers(1, threads=threads),
             weigh=lambda unit: len(unit.rows),
             on_event=lambda what, done, _: on_event(what, before + done, total),
         )
 
     def _claims(self) -> list[Path]:
-        return sorted((self._folder / _RANGES).glob("*-*.json"))
+        return sorted((self._folder / _RANGES).glob("[0-9]*-[0-9]*.json"))
 
     def _claim(self, claim: Path, numbers: range) -> None:
         """Write down which units this process makes, and refuse them if another range has some of them.

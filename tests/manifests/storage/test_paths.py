@@ -71,7 +71,7 @@ def test_stages__on_s3_give_the_same_bytes_as_here(bucket: str, tmp_path: Path) 
 
 
 @pytest.mark.slow  # some hundred requests
-def test_audit_in_units__on_s3_gives_the_same_bytes_as_here(
+def test_audit_and_index_in_units__on_s3_give_the_same_bytes_as_here(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(units, "image_units", lambda number: [range(at, min(at + 5, number)) for at in (0, 5, 10)])
@@ -84,6 +84,11 @@ def test_audit_in_units__on_s3_gives_the_same_bytes_as_here(
     for words in ("0:3", "merge"):
         with sharing(Workers(1), UnitRange(words)):
             audit.run(config, split=split)
+    indexed = (work / "train/index/neighbours-colours.parquet").read_bytes()
+    for words in ("0:1", "merge"):
+        with sharing(Workers(1), UnitRange(words)):
+            index.run(IndexConfig(neighbours=4), split=split, teacher="colours", force=True)
+    assert (work / "train/index/neighbours-colours.parquet").read_bytes() == indexed
     there = {path.relative_to(work).as_posix(): path for path in (work / "train/audit").rglob("*") if path.is_file()}
     here = {path.relative_to(local).as_posix(): path for path in store.files_below(local / "train/audit")}
     assert there.keys() == here.keys()

@@ -27,7 +27,7 @@ def test_nearest_rows__ties_go_to_the_smaller_row_number(case: tuple[list[int], 
 
 
 def test_nearest_rows__all_equal_over_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nearest, "_ROWS_A_BLOCK", 7)
+    monkeypatch.setattr(nearest, "ROWS_A_BLOCK", 7)
     events: list[int] = []
     rows = np.full((30, 4), 0.5, dtype=np.float32)
     near = nearest.nearest_rows(rows, 5, on_event=lambda what, done, total: events.append(done))
