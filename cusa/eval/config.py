@@ -13,8 +13,8 @@ STS_PROTOCOL = 1
 EMBEDDINGS = "embeddings"
 """Folder of kept embeddings, in the run or in the folder of the results."""
 
-NOT_IN_THE_NUMBERS = {"device", "cache_mib", "train_classes"}
-"""Settings that change no number of a given split."""
+NOT_IN_THE_NUMBERS = {"device", "cache_mib", "train_classes", "templates", "class_names"}
+"""Settings that change no number of a given split, or that are compared by the texts that come of them."""
 
 
 class EvalConfig(Settings):
@@ -36,5 +36,15 @@ class EvalConfig(Settings):
     )
     train_classes: str = Field(
         default="1-100", description="of CUB in its official layout: the classes that train; all others are tested"
+    )
+    templates: str = Field(
+        default="",
+        description="of zero-shot: file of prompt templates, one a line with {} for the class; clip-7 = the seven of "
+        "CLIP's release; empty = 'a photo of a {}.'",
+    )
+    class_names: str = Field(
+        default="",
+        description="of zero-shot: file of the classes' names, label<TAB>name a line or JSON; empty = by rule from the "
+        "labels",
     )
     device: str = Field(default="", description="torch device; empty = CUDA if there is one")

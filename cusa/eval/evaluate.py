@@ -1,6 +1,6 @@
 """One evaluation of a student on a split: encoded once, every number with its protocol, every query's rank on disk."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from cusa.eval.job import Evaluated, Job, ModelSource, previous, writing
 from cusa.eval.scores import Cosines, Scores
 from cusa.eval.tasks import cross_modal, intervals
 from cusa.eval.tasks.registry import COCO, CXC, JUDGED, TASKS, results
-from cusa.eval.tasks.task import Embedded
+from cusa.eval.tasks.task import TEXTS_ALONE, Embedded
 from cusa.manifests import datasets, schemas
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
@@ -23,7 +23,9 @@ from cusa.manifests.stage import StageRun
 from cusa.manifests.storage import store
 
 if TYPE_CHECKING:
+    from cusa.eval.cache import EmbeddingCache
     from cusa.eval.encode import Embeddings, PartsCache, TextModel
+    from cusa.eval.share import Share
     from cusa.models.students.base import Student
 
 TIES = "a wrong item with the same score stands before a right one"
@@ -63,7 +65,13 @@ def run(
         "tasks": sorted(wanted),
         **config.model_dump(mode="json", exclude=NOT_IN_THE_NUMBERS),
     }
-    inputs = {"student": model.digest, **evidence.digests, "training split": model.training_digest}
+    texts = {name: texts for name in wanted if (texts := _texts(name, evidence, config)) is not None}
+    inputs = {
+        "student": model.digest,
+        **evidence.digests,
+        "training split": model.training_digest,
+        **{f"texts of {name}": store.digest(list(of_task)) for name, of_task in texts.items()},
+    }
     stage = StageRun("eval", job.out / "ledger.json", inputs=inputs, parameters=parameters, force=job.force)
     old: Evaluated | None = job.share.agree(lambda: previous(stage))
     if old is not None:
@@ -73,7 +81,7 @@ def run(
     with writing(stage, job.share):
         student = model.load()
         ranked = not set(JUDGED).issuperset(wanted)
-        seen = _embed(config, student, evidence, job, ranked=ranked, on_event=on_event)
+        seen = _embed(config, student, evidence, job, ranked=ranked, texts=texts, on_event=on_event)
 
         def finish() -> Evaluated:
             result, table = score(seen, student, wanted, on_event=on_event)
@@ -92,6 +100,7 @@ def _embed(
     job: Job,
     *,
     ranked: bool,
+    texts: Mapping[str, Sequence[str]],
     on_event: OnEvent,
 ) -> Embedded:
     """Encode the split, and on the first rank make what ranks across modalities, where a task ranks."""
@@ -101,6 +110,8 @@ def _embed(
     cache = job.open_cache(student, config)
     parts = PartsCache() if ranked and share.first and _reranks(student, config) else None
     embeddings = encode(student, split, config, cache=cache, share=share, kept=parts, on_event=on_event)
+    no_texts = _no_texts(student) if any(texts.values()) else ""
+    rows = {} if no_texts else _embed_texts(student, texts, config, cache, share, on_event=on_event)
     if cache is not None and share.first:
         cache.finish()
     scores, score = (None, "")
@@ -121,7 +132,59 @@ def _embed(
         match_words=match_words,
         cache_name=cache.name if cache is not None else None,
         notes=tuple(cache.notes()) if cache is not None else (),
+        texts=rows,
+        no_texts=no_texts,
     )
+
+
+def _texts(name: str, evidence: Evidence, config: EvalConfig) -> Sequence[str] | None:
+    """Return the texts that a task asks of its own; None where it asks none."""
+    of_task = TASKS[name].texts
+    return None if of_task is None else of_task(evidence, config)
+
+
+def _no_texts(student: "Student | TextModel") -> str:
+    """Return why a model embeds no new texts in the space of images; empty where it does."""
+    from cusa.eval.encode import TextModel
+
+    if isinstance(student, TextModel):
+        return TEXTS_ALONE
+    table = student.features.get("text")
+    if table is None or table.encoder:
+        return ""
+    return (
+        f"the model reads rows of the table {table.table!r} and knows no encoder of new texts: train it with --set "
+        "student.heads.text_encoder=ENCODER"
+    )
+
+
+def _embed_texts(
+    student: "Student | TextModel",
+    texts: Mapping[str, Sequence[str]],
+    config: EvalConfig,
+    cache: "EmbeddingCache | None",
+    share: "Share",
+    *,
+    on_event: OnEvent,
+) -> dict[str, np.ndarray]:
+    """Return, on the first rank, each task's texts as (T, D) unit rows of the cross-modal space."""
+    from cusa.eval.encode import embed_texts
+
+    every = [text for of_task in texts.values() for text in of_task]
+    if not every:
+        return {}
+    rows = embed_texts(
+        student,
+        every,
+        config,
+        cache=cache,
+        share=share,
+        on_done=lambda done: on_event("encode the tasks' texts", done, len(every)),
+    )
+    if not share.first:
+        return {}
+    ends = np.cumsum([len(of_task) for of_task in texts.values()])
+    return dict(zip(texts, np.split(rows["cross"], ends[:-1]), strict=True))
 
 
 def score(

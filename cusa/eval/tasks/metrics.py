@@ -231,6 +231,23 @@ METRICS: tuple[Metric, ...] = (
         "The share of queries whose second nearest image has their label: the nearest is dropped whatever it is.",
     ),
     Metric(
+        "top@{k}",
+        "top-{k} accuracy",
+        "%",
+        "higher",
+        "The share of images whose class is among the K that the model ranks first.",
+        chance_levels.recall,
+        short="top-{k}",
+    ),
+    Metric(
+        "class_mean",
+        "mean accuracy over classes",
+        "%",
+        "higher",
+        "The mean over classes of the share of a class's images that the model takes for it.",
+        short="class mean",
+    ),
+    Metric(
         "average",
         "STS average",
         "x 100",

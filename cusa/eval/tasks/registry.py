@@ -2,7 +2,7 @@
 
 from collections.abc import Container, Iterator
 
-from cusa.eval.tasks import coco, cross_modal, cxc, flickr8k, metrics, uni_modal
+from cusa.eval.tasks import coco, cross_modal, cxc, flickr8k, metrics, uni_modal, zero_shot
 from cusa.eval.tasks.task import Embedded, Task, TaskResult
 
 _ALL = (
@@ -115,6 +115,15 @@ _ALL = (
         "images of the same class (CUB, SOP, In-Shop, iNaturalist) or match, in the uni-modal space",
         uni_modal.image_to_image,
         table="uni-modal",
+    ),
+    Task(
+        zero_shot.NAME,
+        "Zero-shot classification",
+        "top-1 and top-5 accuracy, and the mean over classes, of labelled images by the classes' names in prompts",
+        zero_shot.zero_shot,
+        needs=("to be named",),
+        judged_by="class names",
+        texts=zero_shot.texts,
     ),
 )
 TASKS = {task.name: task for task in _ALL}

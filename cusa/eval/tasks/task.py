@@ -1,7 +1,7 @@
 """One evaluation task's shape: what it needs, how it is computed, and its result."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -40,6 +40,8 @@ class Embedded:
         match_words: what `match` gives, for people.
         cache_name: of the model's folder of kept embeddings; None where none are kept.
         notes: what a person should read of the kept embeddings.
+        texts: of each task that asks texts of its own (`Task.texts`): their (T, D) unit rows in the cross-modal space.
+        no_texts: why the student embeds no new texts; empty where it does.
     """
 
     config: EvalConfig
@@ -54,6 +56,8 @@ class Embedded:
     match_words: str = ""
     cache_name: str | None = None
     notes: tuple[str, ...] = ()
+    texts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    no_texts: str = ""
     _shared: dict[str, Any] = field(default_factory=dict)
 
     def once(self, name: str, compute: Callable[[], T]) -> T:
@@ -113,6 +117,8 @@ class Task:
         needs: what a split must bring for it to be done without being asked for by name.
         judged_by: what counts as right, behind a number's name; empty where it is the data set's own word.
         table: its name in `per_query.parquet`; its own if empty.
+        texts: gives the texts that it asks besides the split's captions; raises a CusaError where a file that the user
+            named for them is broken, before a model is loaded.
     """
 
     name: str
@@ -122,6 +128,7 @@ class Task:
     needs: tuple[Need, ...] = ()
     judged_by: str = ""
     table: str = ""
+    texts: Callable[[Evidence, EvalConfig], Sequence[str]] | None = None
 
 
 def unavailable(task: str, why: str) -> TaskResult:
@@ -162,6 +169,7 @@ def per_query(
     *,
     rows: Mapping[str, np.ndarray] | None = None,
     galleries: Mapping[str, np.ndarray] | None = None,
+    keys: Mapping[str, Sequence[str]] | None = None,
 ) -> pa.Table:
     """Return the rankings as rows of `schemas.PER_QUERY`.
 
@@ -171,18 +179,19 @@ def per_query(
         directions: name -> ranking.
         rows: the split's rows that were asked, by direction; all where None.
         galleries: the split's rows that were ranked, by direction; all where None.
+        keys: of what is neither an image nor a caption of the split, by its end of the direction.
     """
     tables = []
+    every = {"image": split.image_keys, "text": split.caption_keys, **(keys or {})}
     for direction, ranking in directions.items():
         source, target = direction.split("-to-")
-        keys = {"image": split.image_keys, "text": split.caption_keys}
-        asked = range(len(keys[source])) if rows is None else rows[direction]
-        ranked = np.arange(len(keys[target])) if galleries is None else galleries[direction]
-        best = [[keys[target][ranked[at]] for at in top if at >= 0] for top in ranking.top]
+        asked = range(len(every[source])) if rows is None else rows[direction]
+        ranked = np.arange(len(every[target])) if galleries is None else galleries[direction]
+        best = [[every[target][ranked[at]] for at in top if at >= 0] for top in ranking.top]
         columns = [
             pa.array([task] * len(ranking.rank), pa.string()),
             pa.array([direction] * len(ranking.rank), pa.string()),
-            pa.array([keys[source][row] for row in asked], pa.string()),
+            pa.array([every[source][row] for row in asked], pa.string()),
             pa.array(ranking.rank),
             pa.array(ranking.positives),
             pa.array(ranking.r_precision, from_pandas=True),
