@@ -16,6 +16,7 @@ import typer
 
 from cusa.cli import (
     audit,
+    blend,
     calibrate,
     catalogue,
     demo,
@@ -91,6 +92,12 @@ COMMANDS = (
         "sweep",
         sweep.sweep,
         "cusa sweep scenes-cusa --data work/scenes --out work/sweep --grid method=baseline,cusa --set train.steps=200",
+    ),
+    Entry(
+        _TRAIN,
+        "blend",
+        blend.blend,
+        "cusa blend start work/runs/tuned --out work/blend --guard work/birds --choose 0.5",
     ),
     Entry(_EVALUATE, "eval", evaluate.eval_, "cusa eval work/runs/first --data work/scenes"),
     Entry(_EVALUATE, "report", report.report, "cusa report work/runs/first"),

@@ -38,6 +38,11 @@ class FeatureTable:
         """Return what a card holds."""
         return {**asdict(self), "provenance": dict(self.provenance)}
 
+    def has_rows_of(self, other: "FeatureTable") -> bool:
+        """Return whether another table's rows mean the same: made by the same weights, read the same way."""
+        mine, theirs = ({key: one.provenance.get(key) for key in _SAME} for one in (self, other))
+        return self.width == other.width and mine == theirs
+
     @staticmethod
     def from_json(fields: Mapping[str, Any]) -> "FeatureTable":
         """Read what a card holds."""

@@ -42,7 +42,7 @@ def of_labels(labels: Sequence[str], file: str = "") -> Classes:
 
     Args:
         labels: (I,) of each image; empty where it has none.
-        file: of the names; by the rule of `name_of` if empty.
+        file: of the names; by the rule of `name_of` if empty, or if it has none of these labels.
 
     Raises:
         DataError: if fewer than two classes are there, a label has no name, or two classes have the same one.
@@ -52,6 +52,8 @@ def of_labels(labels: Sequence[str], file: str = "") -> Classes:
         there = "no image has a label" if not distinct else f"every label is {distinct[0]!r}"
         raise DataError(f"There are no classes to choose between: {there}.")
     given = _read(Path(file).expanduser()) if file else None
+    if given is not None and given.keys().isdisjoint(distinct):
+        given, file = None, ""  # a file for other data, evaluated together with these
     names = [name_of(label) if given is None else given.get(label, "") for label in distinct]
     for label, name in zip(distinct, names, strict=True):
         if not name and given is not None:

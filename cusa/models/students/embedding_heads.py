@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from cusa.errors import ConfigError, DataError
+from cusa.manifests.storage import store
 from cusa.models.captions import TRANSFORMS
 from cusa.models.config import HeadsConfig, StudentConfig
 from cusa.models.features import FEATURES, FeatureTable
 from cusa.models.students import folder as folders
-from cusa.models.students.base import Space, Student
+from cusa.models.students.base import CARD, Space, Student
 from cusa.models.students.heads import ProjectionHeads
 from cusa.models.teachers.base import Teacher
 
@@ -63,15 +64,18 @@ class EmbeddingHeads(Student):
     ) -> "EmbeddingHeads":
         """Make a student for training; see `cusa.models.student.create`.
 
+        `student.name` is `scratch` for new heads, or a run or model folder of a student of heads that go on learning.
+
         Args:
-            config: heads.
+            config: heads, and what they start from.
             captions: not read.
             uni: whether there are uni-modal heads.
             seed: of the new weights.
             features: `image` and `text` -> the table of the training split.
 
         Raises:
-            ConfigError: if the tables are not given.
+            ConfigError: if the tables are not given, or the heads to go on with are of another kind.
+            DataError: if the heads to go on with are of other widths, or learned on rows of other encoders.
         """
         if features is None:
             raise ConfigError(
@@ -92,9 +96,43 @@ class EmbeddingHeads(Student):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             student = EmbeddingHeads(card, head_std=config.head_std).train()
+        if config.name != "scratch":
+            student.go_on_from(config.name)
         # Whoever writes a recipe may name code in it.
         student.trusted = frozenset(table.encoder for table in student.features.values() if ":" in table.encoder)
         return student
+
+    def go_on_from(self, name: str) -> None:
+        """Take the heads of another student of this kind; a space that it has none for keeps its new ones.
+
+        Args:
+            name: its run or model folder.
+
+        Raises:
+            ConfigError: if it is none of this kind.
+            DataError: if its heads are of other widths, or learned on rows of other encoders.
+        """
+        path = Path(name).expanduser()
+        folder = next((place for place in (path, path / "model") if (place / CARD).is_file()), None)
+        if folder is None or store.read_json(folder / CARD).get("kind") != "heads":
+            raise ConfigError(
+                f"student.name is {name!r}, which is no run or model folder of a student of heads. Leave it at scratch "
+                "for new heads.",
+                key="student.name",
+            )
+        card, state = folders.read_weights(folder)
+        for modality, table in self.features.items():
+            other = FeatureTable.from_json(card["features"][modality])
+            if not table.has_rows_of(other):
+                raise DataError(
+                    f"The heads of {name} learned on {modality} rows of {other.table!r}, and this work folder's table "
+                    f"{table.table!r} was made by another encoder: they mean something else. Name the same one in "
+                    f"student.heads.{modality}_table.",
+                    key=f"student.heads.{modality}_table",
+                )
+        known = {key: value for key, value in state.items() if key in self.state_dict()}
+        new = tuple(f"heads.heads.{space}" for space in self.heads.spaces if space not in card["spaces"])
+        folders.load_state(self, known, name, optional=new)
 
     @staticmethod
     def load(folder: Path) -> "EmbeddingHeads":
