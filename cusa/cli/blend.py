@@ -50,7 +50,7 @@ def blend(
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Interpolate a model and its fine-tuned run, measure what each point gains and forgets, and write the chosen one."""
+    """Interpolate a model and its fine-tuned run, measure what points gain and forget, write the chosen one."""
     from cusa.manifests.events import Callbacks
     from cusa.workflow import blend as blends
 

@@ -159,8 +159,8 @@ def _difference(what: str, base: Any, run: Any) -> DataError:
     ends = "" if base == run else f" ({_said(base)} in the base, {_said(run)} in the run)"
     return DataError(
         f"There is nothing between these two models: they differ in the {what}{ends}. A base has the run's "
-        "architecture, sizes, tokenizer and preprocessing: the model that it was fine-tuned from; `start` makes it from the run's "
-        "recipe, with the heads that were new.",
+        "architecture, sizes, tokenizer and preprocessing: the model that it was fine-tuned from; `start` "
+        "makes it from the run's recipe, with the heads that were new.",
         difference=what,
     )
 

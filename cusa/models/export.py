@@ -148,6 +148,7 @@ def card(student: Student, to: str, *, space: Space, facts: Mapping[str, Any]) -
             "</details>",
             "",
         ]
+    lines += _blend(student)
     tasks = (facts.get("metrics") or {}).get("tasks", {})
     if tasks:
         lines += ["## Evaluation", "", f"On `{facts['metrics'].get('dataset')}`, split `{facts['metrics']['split']}`."]
@@ -200,6 +201,21 @@ def _licence(stated: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     if not pretrained:
         return {"license": "unknown"}
     return {"license": "other", "license_name": f"that of {' and '.join(pretrained)}"}
+
+
+def _blend(student: Student) -> list[str]:
+    """Return what two models a blend lies between, by name and by the digest of their weights."""
+    blend = (getattr(student, "card", None) or {}).get("blend")
+    if blend is None:
+        return []
+    return [
+        "## Blend",
+        "",
+        f"The weights are {1 - blend['alpha']:g} times those of `{blend['base']}` (SHA-256 `{blend['base_digest']}`) "
+        f"plus {blend['alpha']:g} times those of `{blend['run']}` (SHA-256 `{blend['run_digest']}`), as in WiSE-FT "
+        f"(Wortsman et al., CVPR 2022). How the point was chosen: {blend['chosen_by']}. The training above is that of the second.",
+        "",
+    ]
 
 
 def _changes(facts: Mapping[str, Any]) -> list[str]:

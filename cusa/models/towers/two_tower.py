@@ -77,6 +77,7 @@ class TwoTower(Student):
             "text": {**card["text"], **text.reading},
             "heads": {"spaces": spaces, **shape.projections()},
             "tasks": {"cross-modal": "cross", "image-image": "uni", "text-text": "uni"},
+            **({"blend": card["blend"]} if "blend" in card else {}),
         }
 
     @staticmethod

@@ -168,7 +168,7 @@ def _guard(split: Split, config: EvalConfig) -> Measured:
     if not any(labels) and not split.num_captions:
         raise DataError(
             f"{split.folder} guards nothing: it has neither captions, for retrieval, nor labels, for zero-shot "
-            "classes. Name another --guard, or shard it with its labels (a table's column `label`, or a layout that has "
+            "classes. Name another --guard, or shard it with its labels (a table's column `label`, or a layout with "
             "classes).",
             path=split.folder,
         )

@@ -1,0 +1,203 @@
+"""Blends of heads that went on learning, as a user makes them from the command line and with their guards."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from cusa import recipe as recipes
+from cusa.errors import BusyError, ConfigError, DataError, StoppedError
+from cusa.eval import evaluate as evaluating
+from cusa.manifests import lock, schemas
+from cusa.manifests.events import Callbacks
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
+from cusa.models import student as students
+from cusa.workflow import blend as blends
+from cusa.workflow import evaluate as scoring
+from cusa.workflow import train as training
+from cusa.workflow.blend import BlendRequest
+from tests import worlds
+from tests.cli.test_cli import cusa_here
+from tests.workflow.test_train_heads import ENCODERS, FEW, _extract
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a world, the same world labelled without captions, a base and a run that goes on from it."""
+    place = tmp_path_factory.mktemp("blends")
+    work = worlds.make_work(place, images=12, captions=3)
+    _extract(work)
+    shutil.copytree(work, place / "labelled")
+    folder = place / "labelled" / "test"
+    split = Split(work, "test")
+    colours = list(worlds.COLOURS)
+    rows = split.samples.to_pylist()
+    for number, row in enumerate(rows):
+        row["label"] = f"{number % 4}.{colours[number % 4]}_wall"
+    store.write_table(folder / "samples.parquet", split.samples.from_pylist(rows, schemas.SAMPLES))
+    store.write_table(folder / "captions.parquet", schemas.CAPTIONS.empty_table())
+    training.train(recipes.load("tiny", [*FEW, *ENCODERS]), work=work, out=place / "base")
+    more = [*FEW, *ENCODERS, f"student.name={place / 'base'}", "train.seed=5", "train.lr=0.05"]
+    training.train(recipes.load("tiny", more), work=work, out=place / "run")
+    return place
+
+
+def _request(place: Path, out: Path, **fields: object) -> BlendRequest:
+    asked = {
+        "base": str(place / "base"),
+        "run": str(place / "run"),
+        "guards": [str(place / "labelled"), f"{place / 'work'}:train"],
+        "grid": "0,0.5,1",
+        "trust": ("tests.worlds:Colours", "tests.worlds:Words"),
+        **fields,
+    }
+    return BlendRequest(out=out, **asked)  # type: ignore[arg-type]
+
+
+def test_blend__from_the_command_line_measures_draws_and_exports(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "blend"
+    options = ["--grid", "0:1:0.5", "--guard", str(place / "labelled"), "--choose", "0.25", "--out", str(out)]
+    trust = ["--trust", "tests.worlds:Colours", "--trust", "tests.worlds:Words"]
+    call = ("blend", place / "base", place / "run", *options, *trust)
+    done = cusa_here(*call)
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout
+    assert "RSUM, work val" in printed
+    assert "top-1 accuracy, zero-shot, labelled test" in printed
+    assert "chosen" in printed
+    assert f"cusa eval {out}" in printed
+    result = json.loads((out / "blend.json").read_text())
+    assert [point["alpha"] for point in result["points"]] == [0.0, 0.25, 0.5, 1.0]
+    assert result["chosen"]["alpha"] == 0.25
+
+    ends = {0.0: "base", 1.0: "run"}
+    for point in result["points"]:
+        if point["alpha"] in ends:
+            # Both ends score what the models themselves do.
+            (alone,) = scoring.evaluate(
+                str(place / ends[point["alpha"]]),
+                scoring.EvalRequest(
+                    data=[place / "work"], split="val", trust=trust[1::2], output_folder=tmp_path / f"{point['alpha']}"
+                ),
+            )
+            assert point["values"][0] == pytest.approx(alone["tasks"]["cross-modal"]["metrics"]["rsum"], abs=1e-3)
+
+    card = json.loads((out / "model" / "student.json").read_text())["blend"]
+    assert card["alpha"] == 0.25
+    assert card["base_digest"] == store.sha256_folder(place / "base" / "model")
+    assert card["run_digest"] == store.sha256_folder(place / "run" / "model")
+    assert card["run_digest"] in (out / "model" / "README.md").read_text()
+    weights = [students.load(folder, trust=trust[1::2]).state_dict() for folder in (place / "base", place / "run", out)]
+    for name, value in weights[2].items():
+        assert torch.allclose(value, 0.75 * weights[0][name] + 0.25 * weights[1][name], atol=1e-6), name
+    (scored,) = scoring.evaluate(
+        str(out),
+        scoring.EvalRequest(data=[place / "work"], split="val", trust=trust[1::2], output_folder=tmp_path / "e"),
+    )
+    assert scored["tasks"]["cross-modal"]["metrics"]["rsum"] == pytest.approx(
+        result["points"][1]["values"][0], abs=1e-3
+    )
+
+    page = (out / "blend.html").read_text()
+    assert page.count("<svg") == 1
+    assert card["base_digest"] in page
+    assert json.loads(cusa_here(*call, "--json").stdout) == result
+
+
+def test_blend__the_kept_rule_looks_at_guards_and_never_at_a_test_split(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--choose would choose by the test split .*labelled"):
+        blends.run(_request(place, tmp_path / "a", choose="keep:1"))
+    with pytest.raises(ConfigError, match="--choose would choose by the test split .*--split VAL"):
+        blends.run(_request(place, tmp_path / "a", choose="best", split="test"))
+    assert not (tmp_path / "a").exists()
+    done = blends.run(_request(place, tmp_path / "b", choose="keep:0", guards=[f"{place / 'work'}:train"]))
+    points = done.result["points"]
+    allowed = [one for one in points if one["values"][1] >= points[0]["values"][1]]
+    best = max(allowed, key=lambda one: (one["values"][0], -one["alpha"]))
+    assert done.result["chosen"]["alpha"] == best["alpha"]
+
+
+def test_blend__goes_on_with_the_points_that_are_missing(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, asked = tmp_path / "blend", []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) == 3
+
+    with pytest.raises(StoppedError, match="after 2 points"):
+        blends.run(_request(place, out), callbacks=Callbacks(should_stop=stop))
+    assert not (out / "blend.json").exists()
+    again = blends.run(_request(place, out))
+    assert again.outcome.counts["measured_now"] == 1
+    whole = blends.run(_request(place, tmp_path / "whole"))
+    assert whole.outcome.counts["measured_now"] == 3
+    assert again.result == whole.result
+    assert not (out / "model").exists(), "no point was chosen"
+
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(evaluating, "_embed", never)
+    assert blends.run(_request(place, out)).outcome.fresh is False
+    chosen = blends.run(_request(place, out, choose="0.5"))
+    assert chosen.outcome.counts["measured_now"] == 0
+    assert (out / "model" / "student.json").is_file()
+
+
+def test_blend__one_writer_at_a_time(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "blend"
+    out.mkdir()
+    with lock.holding(out / store.LOCK), pytest.raises(BusyError):
+        blends.run(_request(place, out))
+
+
+def test_blend__start_is_the_model_that_the_run_went_on_from(place: Path, tmp_path: Path) -> None:
+    request = _request(place, tmp_path / "a", base="start", grid="0", guards=[])
+    by_name = _request(place, tmp_path / "b", grid="0", guards=[])
+    assert blends.run(request).result["points"][0]["values"] == blends.run(by_name).result["points"][0]["values"]
+    with pytest.raises(ConfigError, match="started from random weights"):
+        blends.run(_request(place, tmp_path / "c", base="start", run=str(place / "base")))
+
+
+def test_blend__bad_guards_are_named_before_a_model_is_loaded(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(students, "load", never)
+    bare = tmp_path / "bare"
+    shutil.copytree(place / "labelled", bare)
+    split = Split(place / "work", "test")
+    store.write_table(bare / "test" / "samples.parquet", split.samples)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a photo\n")
+    for fields, error, message in (
+        ({"guards": [str(bare)]}, DataError, "neither captions, for retrieval, nor labels"),
+        ({"guards": [str(place / "none")]}, DataError, "does not exist"),
+        ({"guards": [f"{place / 'work'}:dev"]}, DataError, "no split 'dev'"),
+        ({"guards": [f"{place / 'work'}:val"]}, ConfigError, "named twice"),
+        ({"settings": [f"templates={prompts}"]}, DataError, "'a photo' is no prompt template"),
+        ({"data": place / "labelled", "split": "test"}, DataError, "has no captions"),
+        ({"grid": "0:2:0.5"}, ConfigError, "outside 0 and 1"),
+        ({"grid": "0.5,1", "choose": "keep:1"}, ConfigError, "does not hold 0"),
+        ({"base": str(place / "nothing")}, DataError, "no"),
+    ):
+        with pytest.raises(error, match=message):
+            blends.run(_request(place, tmp_path / "out", **fields))
+    assert not (tmp_path / "out").exists()
+
+
+def test_blend__of_other_architectures_is_refused_by_name(place: Path, tmp_path: Path) -> None:
+    wider = [*FEW, *ENCODERS, "student.heads.width=12", "train.steps=4"]
+    training.train(recipes.load("tiny", wider), work=place / "work", out=tmp_path / "wide")
+    with pytest.raises(DataError, match=r"differ in the heads.width of the card \(12 in the base, 8 in the run\)"):
+        blends.run(_request(place, tmp_path / "out", base=str(tmp_path / "wide")))
+    table = pq.read_table(place / "run" / "metrics.parquet")
+    assert table.num_rows, "the run is as it was"
