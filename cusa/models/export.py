@@ -213,7 +213,8 @@ def _blend(student: Student) -> list[str]:
         "",
         f"The weights are {1 - blend['alpha']:g} times those of `{blend['base']}` (SHA-256 `{blend['base_digest']}`) "
         f"plus {blend['alpha']:g} times those of `{blend['run']}` (SHA-256 `{blend['run_digest']}`), as in WiSE-FT "
-        f"(Wortsman et al., CVPR 2022). How the point was chosen: {blend['chosen_by']}. The training above is that of the second.",
+        f"(Wortsman et al., CVPR 2022). How the point was chosen: {blend['chosen_by']}. The training above is that "
+        "of the second.",
         "",
     ]
 

@@ -21,25 +21,29 @@ def parse(text: str) -> tuple[float, ...]:
     Raises:
         ConfigError: if it is none, holds no point, or one outside 0 and 1.
     """
+    ranged = ":" in text
     try:
-        if ":" in text:
-            start, stop, step = map(Decimal, text.split(":"))
-            if not all(map(Decimal.is_finite, (start, stop, step))) or step <= 0:
-                raise _refused(text, "its step is not above 0" if step.is_finite() else "it is not finite")
-            number = math.floor((stop - start) / step) + 1
-            if number > MOST:
-                raise _refused(text, f"it has {number:,} points, more than {MOST:,}")
-            points = [start + place * step for place in range(number)]
-        else:
-            points = [Decimal(part.strip()) for part in text.split(",") if part.strip()]
-    except (ValueError, InvalidOperation):
+        numbers = [Decimal(part.strip()) for part in text.split(":" if ranged else ",") if part.strip()]
+    except InvalidOperation:
         raise _refused(text, "it is not numbers") from None
+    if not all(number.is_finite() for number in numbers) or (ranged and len(numbers) != 3):
+        raise _refused(text, "it is not numbers")
+    points = _from_to(text, *numbers) if ranged else numbers
     if not points:
         raise _refused(text, "it holds no point")
     for point in points:
         if not 0 <= point <= 1:
             raise _refused(text, f"{point} lies outside 0 and 1, where the weights are no mean of both")
     return tuple(sorted({float(point) for point in points}))
+
+
+def _from_to(text: str, start: Decimal, stop: Decimal, step: Decimal) -> list[Decimal]:
+    if step <= 0:
+        raise _refused(text, "its step is not above 0")
+    number = math.floor((stop - start) / step) + 1
+    if number > MOST:
+        raise _refused(text, f"it has {number:,} points, more than {MOST:,}")
+    return [start + place * step for place in range(number)]
 
 
 def _refused(text: str, why: str) -> ConfigError:

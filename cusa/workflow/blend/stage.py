@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cusa.errors import StoppedError
 from cusa.eval.config import NOT_IN_THE_NUMBERS
@@ -150,7 +150,7 @@ class _Points:
         student: Student = self._blend.at(alpha)
         identities = self._parents.identities
         blend = {**identities, "alpha": alpha, "chosen_by": choice.rule, "digest": self._parents.digest(alpha)}
-        student.card = {**getattr(student, "card", {}), "blend": blend}
+        cast(Any, student).card = {**getattr(student, "card", {}), "blend": blend}
         facts = {"recipe": self._parents.model.recipe, "blend": blend}
         export.run(student, "folder", folder, facts=facts)
 
