@@ -26,7 +26,7 @@ def _names(kind: type) -> set[str]:
 
 
 def test_examples__have_the_keys_of_what_is_printed() -> None:
-    assert EXAMPLES.keys() == {"error", "outcome", "plan", "hit"}
+    assert EXAMPLES.keys() == {"error", "outcome", "plan", "hit", "blend"}
     assert EXAMPLES["plan"].keys() == _names(Plan)
     assert EXAMPLES["plan"]["stages"][0].keys() == _names(Planned)
     assert EXAMPLES["hit"].keys() == _names(Hit)

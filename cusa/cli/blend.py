@@ -78,9 +78,8 @@ def blend(
         return
     report_outcomes(done.outcome)
     _print(done.result)
-    chosen = done.result["chosen"]
-    place = data or "WORK"
-    point_on(out / "blend.html", f"cusa eval {shlex.quote(str(out))} --data {place}" if chosen else "")
+    evaluate = f"cusa eval {shlex.quote(str(out))} --data {shlex.quote(str(done.work))}"
+    point_on(out / "blend.html", evaluate if done.result["chosen"] else "")
 
 
 def _print(result: Mapping[str, Any]) -> None:

@@ -67,7 +67,7 @@ class Choice:
     def rule(self) -> str:
         """The rule in words."""
         if self.alpha is not None:
-            return "named"
+            return "by hand"
         if self.most_lost is None:
             return "the highest number of the new task"
         return f"the highest number of the new task where no guard is more than {self.most_lost:g} below the base's"

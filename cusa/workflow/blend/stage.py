@@ -36,6 +36,8 @@ class Blended:
     outcome: Outcome
     result: Mapping[str, Any]
     """What `blend.json` holds."""
+    work: Path
+    """Work folder of the new task."""
 
 
 def run(request: BlendRequest, *, callbacks: Callbacks = SILENT) -> Blended:
@@ -74,7 +76,7 @@ def run(request: BlendRequest, *, callbacks: Callbacks = SILENT) -> Blended:
     out = request.out
     stage = StageRun("blend", out / "ledger.json", inputs=inputs, parameters=parameters, force=request.force)
     if stage.up_to_date:
-        return Blended(stage.reuse(), store.read_json(out / RESULTS))
+        return Blended(stage.reuse(), store.read_json(out / RESULTS), measured[0].split.work)
     with stage.begin():
         points = _Points(parents, measured, request, callbacks)
         rows = []
@@ -93,7 +95,7 @@ def run(request: BlendRequest, *, callbacks: Callbacks = SILENT) -> Blended:
         store.write_text(out / PAGE, pages.render("workflow/blend/page.html.j2", report=page.gather(result)))
         counts = {"points": len(alphas), "measured_now": points.fresh}
         done = stage.finish(outputs=[out / RESULTS, out / PAGE, *files], counts=counts, notes=tuple(result["notes"]))
-    return Blended(done, result)
+    return Blended(done, result, measured[0].split.work)
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class _Points:
         identities = self._parents.identities
         blend = {**identities, "alpha": alpha, "chosen_by": choice.rule, "digest": self._parents.digest(alpha)}
         cast(Any, student).card = {**getattr(student, "card", {}), "blend": blend}
-        facts = {"recipe": self._parents.model.recipe, "blend": blend}
+        facts = {"recipe": self._parents.model.recipe, "data": self._measured[0].split.work.resolve().name}
         export.run(student, "folder", folder, facts=facts)
 
 
