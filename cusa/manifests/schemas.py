@@ -322,7 +322,7 @@ JUDGED_SAMPLE = pa.schema(
 
 PROBE = pa.schema(
     [
-        ("kind", pa.string()),  # of edit, see `cusa.pipeline.probe.edits`
+        ("kind", pa.string()),  # of edit, see `cusa.models.edits.rules`
         ("caption_key", pa.string()),
         ("caption", pa.string()),
         ("edited", pa.string()),  # no longer true of the picture

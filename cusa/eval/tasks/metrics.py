@@ -16,6 +16,7 @@ from cusa.eval import metrics
 from cusa.eval.tasks import chance as chance_levels
 from cusa.eval.tasks import sts
 from cusa.eval.tasks.chance import Pool
+from cusa.models.edits.rules import TITLES
 
 
 class Judged(Protocol):
@@ -62,8 +63,10 @@ WAYS: dict[str, tuple[str, str]] = {
     "experts-all": ("experts, all pairs", "experts, all"),
     "crowd-foreign": ("crowd, foreign pairs", "crowd"),
     "crowd-all": ("crowd, all pairs", "crowd, all"),
+    **{kind: (words, kind) for kind, words in TITLES.items()},
+    "among-edits": ("image to text among edited captions", "i2t, edits"),
 }
-"""What may stand before a metric's name -> title, short title: directions, and who judged which pairs."""
+"""What may stand before a metric's name -> title, short title: directions, who judged which pairs, what was edited."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +249,22 @@ METRICS: tuple[Metric, ...] = (
         "higher",
         "The mean over classes of the share of a class's images that the model takes for it.",
         short="class mean",
+    ),
+    Metric(
+        "preferred",
+        "true caption preferred",
+        "%",
+        "higher",
+        "How often a picture's caption has a higher score than the same caption with one thing changed.",
+        50.0,
+        short="true",
+    ),
+    Metric(
+        "false_first",
+        "an edited caption first",
+        "%",
+        "lower",
+        "The share of pictures for which a caption of which something was changed stands before all true ones.",
     ),
     Metric(
         "average",

@@ -2,7 +2,7 @@
 
 from collections.abc import Container, Iterator
 
-from cusa.eval.tasks import coco, cross_modal, cxc, flickr8k, metrics, uni_modal, zero_shot
+from cusa.eval.tasks import coco, composition, cross_modal, cxc, flickr8k, metrics, uni_modal, zero_shot
 from cusa.eval.tasks.task import Embedded, Task, TaskResult
 
 _ALL = (
@@ -124,6 +124,15 @@ _ALL = (
         needs=("to be named",),
         judged_by="class names",
         texts=zero_shot.texts,
+    ),
+    Task(
+        composition.NAME,
+        "Composition and robustness, captions edited by rule",
+        "how often a caption scores above itself with one thing changed by rule, and R@K with these in the gallery",
+        composition.composition,
+        needs=("captions", "to be named"),
+        judged_by="edited captions",
+        texts=composition.texts,
     ),
 )
 TASKS = {task.name: task for task in _ALL}

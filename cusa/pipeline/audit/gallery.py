@@ -11,8 +11,8 @@ from cusa.errors import DataError
 from cusa.manifests import pages
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
+from cusa.models.edits.rules import TITLES
 from cusa.models.preprocess import UNDECODABLE, decode_rgb
-from cusa.pipeline.probe.edits import TITLES
 
 _THUMBNAIL = 320  # pixels of its longer side: sharp at half that on a phone's screen
 _BANDS = 3  # thresholds that the number shown can be filtered by

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cusa.pipeline.probe import words
+from cusa.models.edits import words
 
 _WORDS = re.compile(r"[a-z]+(?:'[a-z]+)?")
 _EMPTY = frozenset({"a", "an", "the", "is", "are", "was", "were", "there", "some"})
@@ -68,7 +68,7 @@ def separating_edit(caption: str, other: str) -> str | None:
         other: of another.
 
     Returns:
-        A kind of `cusa.pipeline.probe.edits.RULES`; None where they say the same, or differ in more.
+        A kind of `cusa.models.edits.rules.RULES`; None where they say the same, or differ in more.
     """
     one, two = _content(caption), _content(other)
     first, second = Counter(one) - Counter(two), Counter(two) - Counter(one)

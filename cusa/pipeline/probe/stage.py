@@ -1,8 +1,9 @@
 """Probing a text teacher: how often a false edit of a caption stands nearer to it than every true sibling.
 
 A sibling is another caption of the same picture, so it is true of what the caption is true of. An edit by one of the
-rules of `edits` makes the caption false. A teacher whose similarity of the caption and its edit is above that of the
-caption and each of its siblings does not see what was edited: by its similarities, the edit is the better match.
+rules of `cusa.models.edits` makes the caption false. A teacher whose similarity of the caption and its edit is above
+that of the caption and each of its siblings does not see what was edited: by its similarities, the edit is the better
+match.
 
 Of each picture the first caption that a rule fits is edited, once a rule: pictures are independent, captions of one
 picture are not.
@@ -23,9 +24,9 @@ from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.models.captions import TRANSFORMS
+from cusa.models.edits.rules import RULES, TITLES
 from cusa.models.teachers.base import Teacher
 from cusa.pipeline.config import ProbeConfig
-from cusa.pipeline.probe.edits import RULES, TITLES
 
 Load = Callable[[str, str], Teacher]
 _PROTOCOL = 1  # raised when a rule or a number changes its meaning

@@ -12,8 +12,8 @@ from cusa.manifests.judgements import pair_judgements, verdicts
 from cusa.manifests.judgements.pair_judgements import PairJudgement
 from cusa.manifests.judgements.verdicts import UNDO, Journal, Verdict
 from cusa.manifests.samples import Split
+from cusa.models.edits.rules import TITLES
 from cusa.models.preprocess import UNDECODABLE, decode_rgb
-from cusa.pipeline.probe.edits import TITLES
 from cusa.pipeline.review.queue import (
     CANDIDATES,
     OWN_PAIRS,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from cusa.models.edits.rules import RULES
 from cusa.pipeline.probe.blind import BlindSpots, separating_edit
-from cusa.pipeline.probe.edits import RULES
-from tests.pipeline.probe.test_edits import EXAMPLES
+from tests.models.edits.test_rules import EXAMPLES
 
 
 @pytest.mark.parametrize(("kind", "caption", "edited"), [one for one in EXAMPLES if one[2] is not None])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -154,8 +155,12 @@ def test_blend__goes_on_with_the_points_that_are_missing(
 def test_blend__one_writer_at_a_time(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "blend"
     out.mkdir()
-    with lock.holding(out / store.LOCK), pytest.raises(BusyError):
-        blends.run(_request(place, out))
+    with (
+        lock.holding(out / store.LOCK),
+        ThreadPoolExecutor(1) as another,
+        pytest.raises(BusyError),
+    ):
+        another.submit(blends.run, _request(place, out)).result()
 
 
 def test_blend__start_is_the_model_that_the_run_went_on_from(place: Path, tmp_path: Path) -> None:

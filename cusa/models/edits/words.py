@@ -1,4 +1,4 @@
-"""The words that the rules of `edits` exchange, and those that the rules must not touch."""
+"""The words that the rules exchange, and those that the rules must not touch."""
 
 
 def _words(spaced: str) -> frozenset[str]:

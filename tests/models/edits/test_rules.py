@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cusa.pipeline.probe import edits, words
+from cusa.models.edits import rules as edits
+from cusa.models.edits import words
 
 EXAMPLES = [
     ("colour", "A red bus on a street.", "A green bus on a street."),

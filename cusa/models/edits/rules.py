@@ -7,7 +7,7 @@ sure of a grammatical sentence leaves the caption alone.
 import re
 from collections.abc import Callable, Mapping
 
-from cusa.pipeline.probe import words
+from cusa.models.edits import words
 
 _WORD = r"(?<![\w'-])(?:{})(?![\w'-])"
 

@@ -1,0 +1,144 @@
+"""Composition and robustness by rule: captions of which one thing was changed, beside the true ones.
+
+Composition asks, as SugarCrepe does (Hsieh et al., NeurIPS 2023, arXiv:2306.14610), whether a picture's own caption has
+a higher score than the same caption with one thing changed. Robustness asks, as RoCOCO does (Park et al.,
+arXiv:2304.10727), what is left of image-to-text retrieval where the changed captions stand among all others. Here the
+changes are those of `cusa.models.edits.rules`; both papers' are written by language models or drawn from word lists.
+
+Legend: I images, C captions, E edited captions, D width of the embedding.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cusa.eval import metrics
+from cusa.eval.config import EvalConfig
+from cusa.eval.evidence import Evidence
+from cusa.eval.ranking import rank, score_blocks
+from cusa.eval.tasks import cross_modal, intervals
+from cusa.eval.tasks.task import TEXTS_ALONE, Embedded, TaskResult, per_query, summarise, unavailable
+from cusa.manifests.samples import Split
+from cusa.manifests.words import counted
+from cusa.models.edits.rules import RULES, TITLES
+
+NAME = "composition"
+AMONG = "among-edits"
+"""Direction of the retrieval whose gallery holds the edited captions too."""
+
+SCORES_PAIRS = "the model scores pairs, and this task compares embeddings"
+
+
+class Edit(NamedTuple):
+    """One caption of which one thing was changed."""
+
+    kind: str
+    """Of `RULES`."""
+    caption: int
+    """Row of the true caption."""
+    text: str
+    """No longer true of the picture."""
+
+
+def edits(split: Split) -> list[Edit]:
+    """Return of each picture the first caption that a rule fits, edited, once a rule: pictures are independent."""
+    made = []
+    owners = split.caption_owner.tolist()
+    for kind, rule in RULES.items():
+        of_image: dict[int, Edit] = {}
+        for row, (owner, text) in enumerate(zip(owners, split.texts, strict=True)):
+            if owner not in of_image and (words := rule(text)) is not None:
+                of_image[owner] = Edit(kind, row, words)
+        made += of_image.values()
+    return made
+
+
+def texts(evidence: Evidence, config: EvalConfig) -> list[str]:
+    """Return the edited captions."""
+    return [edit.text for edit in edits(evidence.split)]
+
+
+def composition(seen: Embedded) -> TaskResult:
+    """Score true captions against edited ones, and retrieval among both."""
+    config, split = seen.config, seen.split
+    if seen.scores is None:
+        return unavailable(NAME, TEXTS_ALONE)
+    if seen.score == "pairs":
+        return unavailable(NAME, SCORES_PAIRS)
+    every = edits(split)
+    if not every:
+        return unavailable(NAME, "no caption fits a rule: they are for English sentences")
+    if seen.no_texts:
+        return unavailable(NAME, seen.no_texts)
+    edit_ED, image_ID, caption_CD = seen.texts[NAME], seen.image["cross"], seen.text["cross"]
+    caption_E = np.array([edit.caption for edit in every])
+    image_E = split.caption_owner[caption_E]
+    true_E, false_E = (
+        (image_ID[image_E] * rows_ED).sum(1, dtype=np.float64) for rows_ED in (caption_CD[caption_E], edit_ED)
+    )
+    kind_E = np.array([edit.kind for edit in every])
+    numbers, spans, chances = preferences(true_E > false_E, kind_E, image_E, config)
+
+    of_image, _ = cross_modal.owned(split.caption_owner, split.num_images)
+    gallery = np.concatenate([caption_CD, edit_ED])
+    asked = np.flatnonzero([len(own) > 0 for own in of_image])
+    blocks = score_blocks(image_ID[asked], gallery, config.block)
+    ranking = rank(blocks, [of_image[row] for row in asked], top=max(config.top, 1), at_r=False)
+    values = {f"{AMONG}/r@{k}": metrics.hits_at_k(ranking.rank, k) for k in config.ks}
+    values[f"{AMONG}/false_first"] = (ranking.top[:, 0] >= len(caption_CD)).astype(np.float64)
+    for name, value_I in values.items():
+        numbers[name] = float(100 * value_I.mean())
+        spans[name] = intervals.of_sum(config, [intervals.by_image(value_I, np.arange(len(asked)))])
+        chances[name] = None
+    kinds = ", ".join(f"{TITLES[kind]} {int((kind_E == kind).sum()):,}" for kind in RULES if (kind_E == kind).any())
+    protocol = (
+        f"of each image the first caption that a rule fits, once a rule ({kinds}); a true caption with the score of "
+        "its edited one is not preferred; the mean is over kinds of edit. Among edits: image to text, ranked are all "
+        f"{counted(split.num_captions, 'caption')} and all {counted(len(every), 'edited one')}"
+    )
+    table = per_query(
+        NAME,
+        split,
+        {"image-to-text": ranking},
+        rows={"image-to-text": asked},
+        galleries={"image-to-text": np.arange(len(gallery))},
+        keys={"text": [*split.caption_keys, *(f"{split.caption_keys[edit.caption]}~{edit.kind}" for edit in every)]},
+    )
+    summary = summarise(numbers, spans, "cross", protocol, len(every) + len(asked))
+    counts = {kind: int((kind_E == kind).sum()) for kind in RULES}
+    return TaskResult(NAME, {**summary, "chance": chances, "edits": counts}, table)
+
+
+def preferences(
+    preferred_E: np.ndarray, kind_E: np.ndarray, image_E: np.ndarray, config: EvalConfig
+) -> tuple[dict[str, float], dict[str, list[float] | None], dict[str, float | None]]:
+    """Return how often true captions are preferred, by kind and over kinds, with intervals over images and chance.
+
+    Args:
+        preferred_E: whether the true caption has the higher score.
+        kind_E: name of each edit's kind.
+        image_E: image of each edit.
+        config: resamples and their seed.
+    """
+    numbers: dict[str, float] = {}
+    spans: dict[str, list[float] | None] = {}
+    images, place_E = np.unique(image_E, return_inverse=True)
+    kinds = list(dict.fromkeys(kind_E.tolist()))
+    of_kind: list[tuple[np.ndarray, np.ndarray]] = []
+    for kind in kinds:
+        chosen = kind_E == kind
+        hits = np.bincount(place_E[chosen], preferred_E[chosen], minlength=len(images))
+        counts = np.bincount(place_E[chosen], minlength=len(images))
+        of_kind.append((hits, counts))
+        name = f"{kind}/preferred"
+        numbers[name] = float(100 * hits.sum() / counts.sum())
+        spans[name] = intervals.of_sum(config, [(hits[counts > 0], counts[counts > 0])])
+
+    def mean_over_kinds(drawn: np.ndarray) -> float:
+        shares = [100 * hits[drawn].sum() / number for hits, counts in of_kind if (number := counts[drawn].sum())]
+        return float(np.mean(shares)) if shares else float("nan")
+
+    numbers["preferred"] = mean_over_kinds(np.arange(len(images)))
+    span = metrics.bootstrap_interval(mean_over_kinds, len(images), samples=config.bootstrap, seed=config.seed)
+    spans["preferred"] = None if span is None else [round(span[0], 4), round(span[1], 4)]
+    return numbers, spans, dict.fromkeys(numbers, 50.0)
