@@ -10,6 +10,7 @@ from cusa.eval.config import EvalConfig
 from cusa.eval.encode import embed_texts, encode
 from cusa.eval.tasks import metrics
 from cusa.eval.tasks.composition import edits, preferences
+from cusa.manifests.storage import store
 from cusa.models.edits.rules import RULES, TITLES
 from tests import worlds
 from tests.eval import evaluating
@@ -84,7 +85,10 @@ def test_preferences__a_kind_of_few_edits_counts_as_much_in_the_mean() -> None:
 
 
 def test_composition__sentences_that_no_rule_fits_say_so(tmp_path: Path) -> None:
-    split = worlds.open_split(worlds.make_work(tmp_path, images=3, captions=0), "test")
+    split = worlds.open_split(worlds.make_work(tmp_path, images=3), "test")
+    rows = [{**row, "text": "Etwas anderes."} for row in split.captions.to_pylist()]
+    store.write_table(split.folder / "captions.parquet", split.captions.from_pylist(rows, split.captions.schema))
+    split = worlds.open_split(split.work, "test")
     result = evaluating.run(CONFIG, load=Seer, split=split, out=tmp_path / "eval", tasks=["composition"])
     assert "no caption fits a rule" in result["tasks"]["composition"]["unavailable"]
 
