@@ -42,7 +42,7 @@ class Edit(NamedTuple):
 
 def edits(split: Split) -> list[Edit]:
     """Return of each picture the first caption that a rule fits, edited, once a rule: pictures are independent."""
-    made = []
+    made: list[Edit] = []
     owners = split.caption_owner.tolist()
     for kind, rule in RULES.items():
         of_image: dict[int, Edit] = {}

@@ -11,7 +11,7 @@ from cusa.manifests.storage.paths import without_folders
 from cusa.models import source
 from cusa.recipe import Recipe
 from cusa.workflow.blend.request import START, BlendRequest
-from cusa.workflow.evaluated_model import EvaluatedModel, open_model, refuse_missing
+from cusa.workflow.evaluated_model import EvaluatedModel, open_model
 
 if TYPE_CHECKING:
     from cusa.models.blend import Blend
@@ -43,7 +43,7 @@ class Parents:
         """
         model = open_model(request.run, request.settings, trust=request.trust)
         if request.base != START:
-            refuse_missing(request.base)
+            source.refuse_missing(request.base)
             return cls(request, model, source.weights_digest(request.base))
         recipe = _recipe(model)
         parts = [recipe.student.model_dump(mode="json"), bool(recipe.loss.beta), recipe.train.seed]
