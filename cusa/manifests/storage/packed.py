@@ -54,7 +54,7 @@ def pack(value: object, *, classes: Sequence[type], outside: Mapping[str, object
     Raises:
         TypeError: if anything else occurs.
     """
-    found: list[np.ndarray] = []
+    arrays: list[np.ndarray] = []
     numbers: dict[int, int] = {}
     names = {id(one): name for name, one in outside.items()}
 
@@ -62,9 +62,9 @@ def pack(value: object, *, classes: Sequence[type], outside: Mapping[str, object
         if id(one) in names:
             return {"outside": names[id(one)]}
         if isinstance(one, np.ndarray | np.generic):
-            number = numbers.setdefault(id(one), len(found))
-            if number == len(found):
-                found.append(np.asarray(one))
+            number = numbers.setdefault(id(one), len(arrays))
+            if number == len(arrays):
+                arrays.append(np.asarray(one))
             return {"scalar" if isinstance(one, np.generic) else "array": number}
         if one is None or isinstance(one, bool | int | float | str):
             return one
@@ -77,7 +77,7 @@ def pack(value: object, *, classes: Sequence[type], outside: Mapping[str, object
         raise TypeError(f"{type(one)} cannot be packed")
 
     tree = plain(value)
-    return Packed(tree, found, [_checksum(array) for array in found])
+    return Packed(tree, arrays, [_checksum(array) for array in arrays])
 
 
 def write(folder: Path, packed: Packed) -> None:

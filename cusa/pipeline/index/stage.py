@@ -148,9 +148,9 @@ def _in_units(parts: Parts, searched: Searched, rows: list[range], on_event: OnE
     # Several threads that each set and restore BLAS's number of threads would meet; here it is set for all of them.
     with threadpool_limits(1, user_api="blas"):
         for some, table in zip(rows, parts.make(searched, rows, on_event=on_event, threads=threads), strict=True):
-            found = units.read_part(table, depth)
-            near.ids[some.start : some.stop] = found.ids
-            near.similarities[some.start : some.stop] = found.similarities
+            nearest = units.read_part(table, depth)
+            near.ids[some.start : some.stop] = nearest.ids
+            near.similarities[some.start : some.stop] = nearest.similarities
     return near
 
 

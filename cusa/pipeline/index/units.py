@@ -64,15 +64,15 @@ def _part(searched: Searched, rows: range) -> pa.Table:
         for start in range(rows.start, rows.stop, ROWS_A_BLOCK):
             block = np.arange(start, min(start + ROWS_A_BLOCK, rows.stop))
             if searched.index is None:
-                found = search_block(searched.searcher, searched.rows, block, searched.neighbours)
+                nearest = search_block(searched.searcher, searched.rows, block, searched.neighbours)
             else:
                 from cusa.pipeline.index import approximate
 
-                found = approximate.search_block(
+                nearest = approximate.search_block(
                     searched.searcher, searched.rows, block, searched.neighbours, exact_rows=searched.exact_rows
                 )
-            ids.append(found.ids.reshape(-1))
-            similarities.append(found.similarities.reshape(-1))
+            ids.append(nearest.ids.reshape(-1))
+            similarities.append(nearest.similarities.reshape(-1))
     return pa.table({"ids": np.concatenate(ids), "similarities": np.concatenate(similarities)})
 
 
