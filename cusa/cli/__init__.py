@@ -97,7 +97,7 @@ COMMANDS = (
         _TRAIN,
         "blend",
         blend.blend,
-        "cusa blend start work/runs/tuned --out work/blend --guard work/birds --choose 0.5",
+        "cusa blend work/sweep/runs/method=cusa work/runs/first --out work/blend --grid 0:1:0.5 --guard work/scenes",
     ),
     Entry(_EVALUATE, "eval", evaluate.eval_, "cusa eval work/runs/first --data work/scenes"),
     Entry(_EVALUATE, "report", report.report, "cusa report work/runs/first"),

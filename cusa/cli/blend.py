@@ -31,7 +31,7 @@ def blend(
     guard: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="WORK[:SPLIT]",
+            metavar="WORK:SPLIT",
             help="What the base could do, measured as retrieval where the split has captions and as zero-shot classes "
             "where it has labels; default split: test; repeatable.",
         ),
@@ -39,7 +39,7 @@ def blend(
     choose: Annotated[
         str,
         typer.Option(
-            metavar="POINT|best|keep:LOSS",
+            metavar="RULE",
             help="Which point becomes OUT/model: a number; best = the highest number of the new task; keep:1 = the "
             "highest where no guard loses more than 1 against the base. A rule never looks at a test split.",
         ),
