@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cusa.errors import DataError
+from cusa.errors import ConfigError, DataError
+from cusa.manifests.judgements import flickr8k
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
-from cusa.workflow.evaluated_data import refuse_other_images, result_names
+from cusa.workflow.evaluated_data import DataFolders, refuse_other_images, result_names, sort_by_kind
 from tests.worlds import make_work
 
 
@@ -34,3 +35,73 @@ def test_refuse_other_images__neither_missing_nor_more(tmp_path: Path) -> None:
         refuse_other_images(split, ids)
     with pytest.raises(DataError, match="cannot be read"):
         refuse_other_images(split, tmp_path / "nowhere.txt")
+
+
+def _folder(folder: Path, kind: str) -> Path:
+    """Make a folder of a kind, with what shows it and nothing else."""
+    if kind == "work":
+        return make_work(folder, images=2, splits=("test",), captions=1)
+    files = {
+        "layout": ["dataset_coco.json"],
+        "sts": ["STS/STS12-en-test/STS.input.MSRpar.txt"],
+        "truth": ["coco_test_ids.npy", "eccv_image_to_caption.json"],
+        "ratings": ["sis_test.csv"],
+        "flickr8k": [flickr8k.EXPERTS],
+    }
+    for name in files[kind]:
+        store.write_text(folder / name, "picture_0000.jpg\tpicture_0001.jpg#0\t1\t2\t3\n")
+    return folder
+
+
+def test_sort_by_kind__each_folder_by_what_it_holds(tmp_path: Path) -> None:
+    kinds = ("sts", "flickr8k", "layout", "truth", "work", "ratings")
+    made = {kind: _folder(tmp_path / kind, kind) for kind in kinds}
+    other = _folder(tmp_path / "more", "work")
+    found = sort_by_kind([*made.values(), other])
+    assert found == DataFolders(
+        work=(made["work"], other),
+        layout=(made["layout"],),
+        sts=(made["sts"],),
+        truth=made["truth"],
+        ratings=made["ratings"],
+        flickr8k=made["flickr8k"],
+    )
+    assert found.retrieval == (made["work"], other, made["layout"])
+    assert found.of_kinds(["sts", "work"]) == [("sts", made["sts"]), ("work", made["work"]), ("work", other)]
+    assert found.of_kinds([]) == []
+    assert sort_by_kind([made["layout"]]) == DataFolders((), (made["layout"],), (), None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("truth", "a ground truth of COCO's"), ("ratings", "CxC's ratings"), ("flickr8k", "Flickr8k's judgements")],
+)
+def test_sort_by_kind__judgements_need_data_and_there_is_one_of_them(tmp_path: Path, kind: str, words: str) -> None:
+    one, other, work = (_folder(tmp_path / name, what) for name, what in (("a", kind), ("b", kind), ("w", "work")))
+    with pytest.raises(ConfigError, match=rf"a is {words}.*: give one, and the work folder it is for"):
+        sort_by_kind([one])
+    with pytest.raises(ConfigError, match=rf"b is {words}.*: give one"):
+        sort_by_kind([one, work, other])
+    sort_by_kind([one, work])
+    sort_by_kind([one, _folder(tmp_path / "l", "layout")])
+
+
+def test_sort_by_kind__judged_pictures_are_data_themselves_unless_a_work_folder_has_them(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "flickr8k", "flickr8k")
+    store.write_text(folder / flickr8k.TOKENS, "")
+    assert sort_by_kind([folder]).layout == (folder,)
+    work = _folder(tmp_path / "w", "work")
+    assert sort_by_kind([folder, work]).layout == (), "picture_0000.jpg is in the work folder"
+    store.write_text(folder / flickr8k.EXPERTS, "other.jpg\tother.jpg#0\t1\t2\t3\n")
+    found = sort_by_kind([folder, work])
+    assert (found.layout, found.work, found.flickr8k) == ((folder,), (work,), folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("file", "is a file"), ("none", "does not exist"), ("empty", "holds noth")]
+)
+def test_sort_by_kind__what_is_nothing_to_evaluate_on(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=rf"{name} {words}.* Give a work folder"):
+        sort_by_kind([tmp_path / name])
