@@ -11,12 +11,14 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from cusa.errors import DataError
 from cusa.manifests import ledger
 from cusa.manifests.storage import store
+from cusa.manifests.storage.paths import place
 
 
 @pytest.fixture
@@ -203,7 +205,9 @@ def test_withdraw__what_is_there_and_what_is_not(path: Path) -> None:
         ({"b": 1, "a": 1}, {"b": 2, "a": 2}, "a was 1 and is now 2"),
         ({"x": {"b": {"c": 1, "d": 1}}}, {"x": {"b": {"c": 1, "d": 2}}}, "x.b.d was 1 and is now 2"),
         ({"x": {"b": 1}}, {"x": [1]}, "x was {'b': 1} and is now [1]"),
+        ({"x": [1]}, {"x": {"b": 1}}, "x was [1] and is now {'b': 1}"),
         ({"x": "1"}, {"x": 1}, "x was '1' and is now 1"),
+        ({"x": 1}, MappingProxyType({"x": 2}), "x was 1 and is now 2"),
         ({"x": {"b": 1}}, {"x": {"b": 1, "new": 0}}, "x.new was None and is now 0"),
         ({"x": {}}, {}, "x was {} and is now None"),
         ({"x": [1, {"y": 2}]}, {"x": (1, {"y": 2})}, None),
@@ -279,3 +283,30 @@ def test_peak_memory__is_the_larger_of_this_process_and_its_children() -> None:
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
     assert ledger.peak_memory_bytes() >= max(own, children)
     assert ledger.peak_memory_bytes() < 2 * max(own, children)
+
+
+def test_read__a_ledger_of_before_there_were_digests(path: Path) -> None:
+    fields = json.loads(path.read_text())
+    for name in ("versions", "finished", "digests", "modified", "digest"):
+        del fields[name]
+    path.write_text(json.dumps(fields))
+    written = ledger.read(path)
+    assert written is not None
+    assert (written.digests, written.modified, written.versions) == ({}, {}, {})
+    assert ledger.why_not_current(written, path.parent, inputs={"data": "d1"}, parameters={"k": [1, 2]}) is None
+
+
+def test_output_digest__of_a_store_is_that_of_the_bytes_there() -> None:
+    folder = place("memory://ledgers/work")
+    for content in (b"12345", b"54321"):
+        (folder / "out.bin").write_bytes(content)
+        assert ledger.output_digest(None, folder, "out.bin") == hashlib.sha256(content).hexdigest()
+    clock = ledger.Clock()
+    clock.finish(folder / "l.json", stage="s", inputs={}, parameters={}, outputs=[folder / "out.bin"], counts={})
+    written = ledger.read(folder / "l.json")
+    assert written is not None
+    assert (dict(written.outputs), dict(written.modified)) == ({"out.bin": 5}, {})
+    assert ledger.why_not_current(written, folder, inputs={}, parameters={}) is None
+    ledger.withdraw(folder / "l.json")
+    ledger.withdraw(folder / "l.json")
+    assert ledger.read(folder / "l.json") is None

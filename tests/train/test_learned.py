@@ -1,5 +1,7 @@
 """A checkpoint holds what learns."""
 
+import hashlib
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +69,55 @@ def test_frozen_digest__knows_names_and_bytes() -> None:
     assert len({*digests}) == 4
     assert frozen(b=[3], a=[1, 2]) == digests[0]
     assert frozen() == ""
+
+
+def _tied() -> torch.nn.Module:
+    """Return a module of which one frozen table bears two names, as tied embeddings do, and one learned likewise."""
+    module = torch.nn.Module()
+    module.table, module.head = torch.nn.Embedding(3, 2), torch.nn.Linear(2, 3, bias=False)
+    module.head.weight = module.table.weight
+    module.table.weight.requires_grad_(False)
+    module.learned, module.again = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    module.again.weight = module.learned.weight
+    module.register_buffer("seen", torch.zeros(1))
+    return module
+
+
+def test_learned_state__what_is_frozen_is_left_out_under_each_of_its_names() -> None:
+    module = _tied()
+    state = learned_state(module)
+    assert {*state} == {"learned.weight", "learned.bias", "again.weight", "again.bias", "seen"}
+    other = _tied()
+    frozen = other.table.weight.clone()
+    load_learned(other, state)
+    assert torch.equal(other.learned.weight, module.learned.weight)
+    assert torch.equal(other.table.weight, frozen), "frozen parameters stay as they are"
+    assert frozen_digest(module) != frozen_digest(other)
+    other.table.weight.data.copy_(module.table.weight)
+    assert frozen_digest(module) == frozen_digest(other)
+
+
+@pytest.mark.parametrize("change", ["more", "less", "frozen too"])
+def test_load_learned__other_names_are_refused(change: str) -> None:
+    module = _tied()
+    state = learned_state(module)
+    if change == "more":
+        state["unknown"] = torch.zeros(1)
+        words = "1 parameters do not learn in both, the first 'unknown'"
+    elif change == "less":
+        del state["seen"], state["learned.bias"]
+        words = "2 parameters do not learn in both, the first 'learned.bias'"
+    else:
+        state["table.weight"] = module.table.weight
+        words = "1 parameters do not learn in both, the first 'table.weight'"
+    with pytest.raises(RuntimeError, match=words):
+        load_learned(_tied(), state)
+
+
+def test_frozen_digest__is_over_names_and_bytes_in_the_order_of_names() -> None:
+    module = torch.nn.Module()
+    values = {"b": torch.tensor([[1.5, 2.0], [3.0, 4.0]]).T, "a": torch.tensor([7.0], dtype=torch.float64)}
+    for name, value in values.items():
+        module.register_parameter(name, torch.nn.Parameter(value, requires_grad=False))
+    total = hashlib.sha256(b"a" + struct.pack("<d", 7) + b"b" + struct.pack("<4f", 1.5, 3, 2, 4))
+    assert frozen_digest(module) == total.hexdigest()

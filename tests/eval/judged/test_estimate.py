@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from cusa.eval.judged import estimate as estimates
 from cusa.eval.judged.estimate import Compared, compare
 from cusa.eval.judged.pool import Pool
 from cusa.eval.judged.sample import answers, priorities
@@ -110,3 +111,20 @@ def test_compare__tells_how_many_verdicts_are_lacking() -> None:
     if few.further:
         assert few.further <= units.number
     assert many.further == 0, "the runs differ, and nearly everything is known"
+
+
+@pytest.mark.parametrize(("terms", "quantile"), [(2, 4.303), (3, 4.303), (5, 2.776), (11, 2.228), (121, 1.980)])
+def test_student__is_the_table_s_quantile_for_one_term_less(terms: int, quantile: float) -> None:
+    """Student's t at 97.5 % from any table: n equal terms leave n - 1 degrees of freedom, two at the least."""
+    assert estimates._student(np.full(terms, 0.3)) == pytest.approx(quantile, abs=5e-4)
+    assert estimates._student(np.zeros(terms)) == 0.0
+
+
+def test_estimate__the_interval_is_cut_to_what_a_score_can_be() -> None:
+    terms = np.full(11, 0.04 / 11)  # a standard error of 0.2, so that half an interval is 44.56 points
+    one = estimates._estimate(0.5, terms, 0.0)
+    assert (one.value, one.low, one.high) == (50.0, pytest.approx(5.44, abs=0.01), pytest.approx(94.56, abs=0.01))
+    assert estimates._estimate(0.1, terms, 0.0).low == 0.0
+    assert estimates._estimate(0.1, terms, -100.0).low == pytest.approx(-34.56, abs=0.01)
+    assert estimates._estimate(0.9, terms, 0.0).high == 100.0
+    assert estimates._estimate(0.25, terms, None) == estimates.Estimate(25.0, None, None)

@@ -44,6 +44,11 @@ def test_metrics__are_described_and_none_twice() -> None:
         ("experts-foreign/auc", "experts, foreign pairs: AUC", "AUC experts"),
         ("crowd-all/tau_b", "crowd, all pairs: Kendall's tau-b", "tau-b crowd, all"),
         ("ndcg", "ndcg", "ndcg"),
+        ("crowd-foreign/auc_without_error", "crowd, foreign pairs: AUC without error", "AUC without error crowd"),
+        ("experts-all/average_precision", "experts, all pairs: average precision", "AP experts, all"),
+        ("image-to-image/pmrp", "image to image: PMRP", "PMRP i2i"),
+        ("text-to-text/r@5", "text to text: R@5", "R@5 t2t"),
+        ("other-way/r@5", "other way: R@5", None),
     ],
 )
 def test_title__of_every_kind_of_name(name: str, title: str, short: str | None) -> None:
@@ -148,3 +153,32 @@ def test_metrics__a_row_is_all_that_a_new_one_needs(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(metrics, "METRICS", (*METRICS, reciprocal))
     assert metrics.of_ranking(_ranking([1, 2, 0, 4]), "pairs", ())["mrr"] == 100 * (1 + 0.5 + 0.25) / 4
     assert metrics.title("text-to-image/mrr") == "text to image: MRR"
+
+
+def test_short_title__of_a_task_that_is_one_direction() -> None:
+    assert metrics.short_title("image-to-image/r@1") == "i2i R@1"
+    assert metrics.short_title("text-to-text/map_at_r") == "t2t mAP@R"
+    assert metrics.short_title("sts/STS12") == "STS12"
+
+
+def test_directions_and_ways__as_papers_name_them() -> None:
+    names = {"image": "i", "text": "t"}
+    for way, (title, short) in metrics.DIRECTIONS.items():
+        one, other = way.split("-to-")
+        assert (title, short) == (f"{one} to {other}", f"{names[one]}2{names[other]}")
+    assert list(metrics.WAYS) == [*metrics.DIRECTIONS, "experts-foreign", "experts-all", "crowd-foreign", "crowd-all"]
+
+
+def test_is_main__one_number_a_task() -> None:
+    assert [metric.name for metric in METRICS if metrics.is_main(metric.name)] == ["rsum", "average"]
+
+
+def test_chances_of_rankings__by_hand_to_four_digits() -> None:
+    """Of 7 items: a query with 1 right one is hit by chance at 1/7, one with 3 at 3/7, one with none never."""
+    some = rank([np.zeros((4, 7), np.float32)], [np.arange(size) for size in (1, 3, 3, 0)], top=1)
+    levels = metrics.chances_of_rankings({"image-to-text": (some, 7)}, "pairs", (1,))
+    assert levels == {"r@1": round(100 * (1 + 3 + 3 + 0) / 7 / 4, 4), "median_rank": None}
+    levels = metrics.chances_of_rankings({"image-to-text": (some, 7)}, "matches", (1,))
+    assert levels["r@1"] == round(100 * (1 + 3 + 3) / 7 / 3, 4)
+    assert levels["r_precision"] == round(100 * (1 + 3 + 3) / 7 / 3, 4)
+    assert metrics.chances_of_rankings({"image-to-text": (some, 2)}, "pairs", (1,))["r@1"] is None, "3 of 2 items"
