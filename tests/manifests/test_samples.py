@@ -295,3 +295,12 @@ def test_captions__of_no_image_of_the_split_are_refused(tmp_path: Path) -> None:
 def test_sample_json__sorted_on_one_line() -> None:
     line = sample_json(key="k", captions=[{"text": "ü", "id": "1"}], width=3)
     assert line == '{"captions": [{"id": "1", "text": "ü"}], "key": "k", "width": 3}'.encode()
+
+
+def test_split__the_digest_of_each_tar_by_its_name(tmp_path: Path) -> None:
+    """What a mirror asks for by name when it fetches a tar."""
+    split = Split(
+        make_work(tmp_path, images=3, splits=("train",), config=ShardConfig(workers=1, max_images=2)), "train"
+    )
+    assert split._sha256 == {path.name: store.sha256_file(path) for path in split.folder.glob("*.tar")}
+    assert len(split._sha256) == 2

@@ -20,6 +20,7 @@ from cusa.models.config import StudentConfig
 from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ShardConfig
 from cusa.workflow import evaluate as scoring
+from cusa.workflow.evaluated_data import DataFolders
 from tests.cli.test_cli import cusa_here
 from tests.worlds import make_work, write_flickr8k
 
@@ -285,3 +286,58 @@ def test_eval__what_needs_no_data_is_checked_before_torch_is_loaded(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert message in done.stderr
     assert done.stdout.split() == ["2"], done.stdout
+
+
+def _result(data: Path, dataset: str, **metrics: float | None) -> dict[str, object]:
+    return {"data": str(data), "dataset": dataset, "tasks": {"cross-modal": {"metrics": metrics}, "coco-5k": {}}}
+
+
+def test_figures__by_task_on_the_work_folder_and_by_data_set_elsewhere(tmp_path: Path) -> None:
+    sts = {"data": "x", "pairs": 7, "dataset": "sts", "tasks": {"sts": {"metrics": {"average": 70.0}}}}
+    own, other = _result(tmp_path, "mini", rsum=1.0, none=None), _result(tmp_path / "o", "cub", rsum=2.0)
+    assert scoring.figures([own, other, sts, {"missing": {"sop": "..."}}], tmp_path) == {
+        **{"cross-modal/rsum": 1.0, "cub/cross-modal/rsum": 2.0, "sts/average": 70.0},
+    }
+    assert scoring.figures([], tmp_path) == {}
+    with pytest.raises(DataError, match="there: its captions are gone"):
+        scoring.figures([own, {"data": "there", "failed": "its captions are gone"}], tmp_path)
+
+
+def test_chosen_tasks__each_once_or_every_one() -> None:
+    def chosen(*tasks: str) -> list[str]:
+        return scoring.EvalRequest(data=(), tasks=tasks).chosen_tasks()
+
+    assert chosen() == []
+    assert chosen("sts", "cross-modal", "sts") == ["sts", "cross-modal"]
+    assert chosen("cross-modal", "all") == chosen("all") == [*TASKS, "sts"]
+    with pytest.raises(ConfigError, match=r"There is no task 'cross-modl'\. Did you mean 'cross-modal'"):
+        chosen("cross-modl")
+
+
+def test_missing__the_paper_s_data_sets_that_were_not_given(tmp_path: Path) -> None:
+    nothing = DataFolders((), (), (), None, None, None)
+    every = ["coco", "flickr30k", "cxc", "cub", "sop", "in-shop", "inaturalist-2018", "sts"]
+    missing = scoring._missing([], nothing)
+    assert list(missing) == every
+    assert missing["cub"] == "`cusa download cub --out raw/cub`, then --data raw/cub"
+    given = DataFolders((), (), (tmp_path,), None, tmp_path, None)
+    assert list(scoring._missing([{"dataset": "coco"}, {"failed": "x"}, {"dataset": "sop"}], given)) == [
+        *("flickr30k", "cub", "in-shop", "inaturalist-2018"),
+    ]
+
+
+def test_refuse_tasks_without_data__before_anything_is_loaded(tmp_path: Path) -> None:
+    work, sts = (DataFolders((tmp_path,), (), (), None, None, None), DataFolders((), (), (tmp_path,), None, None, None))
+
+    def refuse(*tasks: str, folders: DataFolders) -> None:
+        request = scoring.EvalRequest(data=(), tasks=tasks)
+        scoring._refuse_tasks_without_data(request.chosen_tasks(), folders, request)
+
+    refuse("all", folders=work)
+    refuse("cross-modal", folders=work)
+    refuse("sts", folders=sts)
+    refuse(folders=sts)
+    with pytest.raises(ConfigError, match="--tasks cross-modal needs a work folder"):
+        refuse("sts", "cross-modal", folders=sts)
+    with pytest.raises(ConfigError, match="--tasks sts needs the folder of the STS sets"):
+        refuse("sts", "cross-modal", folders=work)

@@ -202,3 +202,108 @@ def test_run__any_changed_split_makes_a_sweep_due(tmp_path: Path, monkeypatch: p
         path = work / name / "captions.parquet"
         pq.write_table(pq.read_table(path), path, compression="none")  # the same rows, other bytes
         assert fresh(), name
+
+
+def test_parse_grid__axes_in_their_order_with_numbers_as_numbers() -> None:
+    grid = sweep.parse_grid(["loss.alpha=0.1, 1", " method = usa,cusa ", "seed=0,1e-3,true,"])
+    assert grid == {"loss.alpha": [0.1, 1], "method": ["usa", "cusa"], "seed": [0, 0.001, "true"]}
+    assert list(grid) == ["loss.alpha", "method", "seed"]
+    assert sweep.cells({"a": [1, 2], "b": ["x", "y"]}) == [
+        *({"a": 1, "b": "x"}, {"a": 1, "b": "y"}, {"a": 2, "b": "x"}, {"a": 2, "b": "y"}),
+    ]
+    assert sweep.cells({}) == [{}]
+
+
+def test_settings_of__in_the_order_in_which_they_win() -> None:
+    told = sweep.settings_of({"seed": 3, "alpha": 0.5, "loss.beta": 2}, ["train.steps=9"])
+    assert told == ["train.steps=9", "train.seed=3", "loss.alpha=0.5", "loss.beta=2"]
+    assert sweep.settings_of({}, ["a=1"]) == ["a=1"]
+    method = recipes.method_settings("usa")
+    assert sweep.settings_of({"method": "usa", "seed": 1}, ["a=1"]) == ["a=1", "train.seed=1", *method]
+
+
+def test_places__readable_short_and_one_a_recipe() -> None:
+    one, other = (recipes.load("tiny", [f"train.seed={seed}"]) for seed in (1, 2))
+    assert sweep._places([({"seed": 1, "method": "usa"}, one), ({"seed": 2, "a/b": "x y"}, other)]) == [
+        *("seed=1_method=usa", "seed=2_a-b=x-y"),
+    ]
+    assert sweep._places([({}, one), ({"seed": 1}, one)]) == ["run", "run"]
+    long = {"axis": "v" * 130}
+    (place,) = sweep._places([(long, one)])
+    assert place == f"axis={'v' * 95}-{store.digest(long)[:12]}"
+    assert sweep._places([({"axis": "v" * 115}, one)]) == [f"axis={'v' * 115}"]
+    digest = store.digest(other.model_dump(mode="json"))
+    assert sweep._places([({"x": "a/b"}, one), ({"x": "a b"}, other)]) == ["x=a-b", f"x=a-b-{digest[:12]}"]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "written"),
+    [
+        ([1, None, 3], "int64", [1, None, 3]),
+        ([1, 2.5, None], "double", [1.0, 2.5, None]),
+        ([1, "x", None], "string", ["1", "x", None]),
+        ([None, None], "double", [None, None]),
+    ],
+)
+def test_column__numbers_stay_numbers(values: list[object], kind: str, written: list[object]) -> None:
+    column = sweep._column(values)
+    assert (str(column.type), column.to_pylist()) == (kind, written)
+
+
+def test_markdown__a_row_a_cell_or_over_seeds_with_what_failed() -> None:
+    rows = [
+        {"run": "a", "alpha": 0.1, "seed": 0, "error": "", "cross-modal/rsum": 300.0, "sts/average": 70.0},
+        {"run": "b", "alpha": 0.1, "seed": 1, "error": "", "cross-modal/rsum": 302.0, "sts/average": None},
+        {"run": "c", "alpha": 0.5, "seed": 0, "error": "No number.", "other/x": 1.0},
+    ]
+    assert sweep.markdown(rows, ["alpha", "seed"]) == (
+        "| alpha | seeds | RSUM | STS |\n| --- | --- | --- | --- |\n"
+        "| 0.1 | 2 | 301.00 ± 12.71 | 70.00 |\n| 0.5 | 0 |  |  |\n"
+        "\nMean over seeds, with the half width of its 95 % t-interval.\n"
+        "\nWithout numbers:\n\n- `c`: No number.\n"
+    )
+    assert sweep.markdown(rows[:2], ["alpha"]) == (
+        "| alpha | RSUM | STS |\n| --- | --- | --- |\n| 0.1 | 300.00 | 70.00 |\n| 0.1 | 302.00 |  |\n"
+    )
+
+
+def test_run__what_it_writes_and_that_a_failed_cell_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = worlds.make_work(tmp_path / "world", images=2, captions=1)
+    failing = {2}
+    asked: list[int] = []
+
+    def one(recipe: recipes.Recipe, data: object, folder: Path, force: bool, callbacks: object) -> dict[str, object]:
+        asked.append(recipe.train.seed)
+        if recipe.train.seed in failing:
+            return {"error": "No number.", "seconds": None}
+        return {"error": "", "seconds": 1.5, "cross-modal/rsum": 100.0 + recipe.train.seed}
+
+    monkeypatch.setattr(sweep, "_one", one)
+    said: list[str] = []
+    grid = {"seed": [1, 2, 3]}
+    told = {"data": [work], "out": tmp_path / "s", "settings": [*FEW, "loss.alpha=0.3"]}
+    swept = sweep.run("tiny", grid, **told, callbacks=Callbacks(on_message=said.append))  # type: ignore[arg-type]
+    assert said == ["1 of 3: seed=1", "2 of 3: seed=2", "3 of 3: seed=3"]
+    assert (swept.failed, swept.outcome.counts) == (["seed=2"], {"cells": 3, "runs": 3, "failed": 1})
+    batch = recipes.load("tiny", FEW).train.batch
+    reduction = recipes.load("tiny", FEW).loss.reduction
+    always = {"set.loss.alpha": 0.3, "set.loss.reduction": reduction, "set.train.batch": batch}
+    table = pq.read_table(tmp_path / "s/results.parquet").to_pylist()
+    assert [{name: row[name] for name in always} for row in table] == [always] * 3
+    assert [(row["run"], row["seed"], row["set.train.seed"], row["error"], row["seconds"]) for row in table] == [
+        *(("seed=1", 1, 1, "", 1.5), ("seed=2", 2, 2, "No number.", None), ("seed=3", 3, 3, "", 1.5)),
+    ]
+    assert [row["cross-modal/rsum"] for row in table] == [101.0, None, 103.0]
+    assert (tmp_path / "s/results.md").read_text() == swept.markdown == sweep.markdown(table, ["seed"])
+    failing.clear()
+    asked.clear()
+    assert sweep.run("tiny", grid, **told).failed == []  # type: ignore[arg-type]
+    assert asked == [1, 2, 3]
+    again = sweep.run("tiny", grid, **told)  # type: ignore[arg-type]
+    assert (again.outcome.fresh, asked, len(again.rows)) == (False, [1, 2, 3], 3)
+    for other in ({"settings": told["settings"] + ["train.lr=0.5"]}, {"data": [work, tmp_path]}, {"force": True}):
+        assert sweep.run("tiny", grid, **{**told, **other}).outcome.fresh  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="A sweep needs --data"):
+        sweep.run("tiny", grid, data=[], out=tmp_path / "s")
