@@ -97,3 +97,55 @@ def test_misfit__a_teacher_that_reads_otherwise_is_another_one(modality: str, ke
     teachers = {"image": IMAGE, "text": TEXT}
     teachers[modality] = {**teachers[modality], key: "other"}
     assert f"{key} is {dict(image=IMAGE, text=TEXT)[modality][key]!r} there and 'other' here" in made().misfit(teachers)
+
+
+def test_write__every_number_stands_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    batch_calibration.write(path, made())
+    assert json.loads(path.read_text()) == {
+        "format": "cusa batch calibration 1",
+        "teachers": {"image": IMAGE, "text": TEXT},
+        **{"cosines": {"image": 1.0, "text": 2.0}, "levels": {"image": 0.0, "text": -1.0}, "intercept": -3.0},
+        "about": {"fitted": {}},
+    }
+
+
+@pytest.mark.parametrize("content", [[], "x", {"format": 3}, {}])
+def test_read__another_file_is_none_of_ours(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        DataError, match=r"is no calibration of a batch's pairs \(cusa batch calibration 1\): it is none"
+    ):
+        batch_calibration.read(path)
+
+
+@pytest.mark.parametrize("name", ["teachers", "cosines", "levels", "intercept", "about"])
+def test_read__a_file_that_lacks_anything_is_broken(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "calibration.json"
+    batch_calibration.write(path, made())
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != name}))
+    with pytest.raises(DataError, match="is a broken calibration"):
+        batch_calibration.read(path)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["cosines", "levels"])
+def test_read__numbers_that_are_none_or_of_another_teacher(tmp_path: Path, name: str, bad: float) -> None:
+    path = tmp_path / "calibration.json"
+    batch_calibration.write(path, made(**{name: {"image": 1.0, "text": bad}}))
+    with pytest.raises(DataError, match="its numbers do not fit together"):
+        batch_calibration.read(path)
+    third = {"teachers": {"image": IMAGE, "sound": TEXT}, "cosines": {"image": 1, "sound": 1}}
+    batch_calibration.write(path, made(**third, levels={"image": 1, "sound": 1}))
+    with pytest.raises(DataError, match="its numbers do not fit together"):
+        batch_calibration.read(path)
+
+
+@pytest.mark.parametrize("key", ["teacher", "revision", "preprocessing", "transform", "weights_sha256"])
+def test_misfit__without_a_digest_of_the_weights_name_and_revision_count(key: str) -> None:
+    """The image teacher of a hub that gave no digest; the text teacher's name and revision do not count."""
+    assert f"{key} is {IMAGE[key]!r} there" in made().misfit({"image": {**IMAGE, key: "other"}, "text": TEXT})
+    assert "it needs a text teacher" in made().misfit({"image": IMAGE})
+    assert made().misfit({"image": IMAGE, "text": TEXT, "sound": {}}) == ""
+    made().refuse_others({"image": IMAGE, "text": TEXT}, "c.json")

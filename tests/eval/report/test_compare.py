@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from cusa.eval.metrics import recall_at_k
-from cusa.eval.report.compare import paired
+from cusa.eval.report.compare import Difference, paired
 from cusa.manifests import schemas
 
 
@@ -107,3 +107,53 @@ def test_paired__where_every_query_gains_the_same_images_with_more_captions_wide
     assert (gained.value, gained.low, gained.high) == pytest.approx((100, 100, 100))
     mean = differences["cross-modal/text-to-image/map_at_r"]
     assert (mean.value, mean.low, mean.high) == pytest.approx((50, 50, 50))
+
+
+def _both_ways(ranks: np.ndarray, *, task: str = "cross-modal", images: int = 6) -> pa.Table:
+    """Return a table of six images and twelve captions by their ranks (18,), image to text first."""
+    rows = [
+        {
+            "task": task,
+            "direction": "image-to-text" if query < images else "text-to-image",
+            "query_key": f"d/{query}" if query < images else f"d/{(query - images) // 2}#{(query - images) % 2}",
+            "rank": int(rank),
+            "positives": 1,
+        }
+        for query, rank in enumerate(ranks)
+    ]
+    return pa.Table.from_pylist(rows, schema=schemas.PER_QUERY)
+
+
+def test_paired__equals_resampled_images_written_out() -> None:
+    """Both directions, R@1 and R@5 and their sum: each image as often as it was drawn, with all its captions."""
+    rng = np.random.default_rng(5)
+    one, two = rng.integers(1, 9, 18), rng.integers(1, 7, 18)
+    others = [_both_ways(rng.integers(1, 9, 18), task="coco-5k") for _ in range(2)]
+    first, second = (
+        pa.concat_tables([other, _both_ways(ranks)]) for other, ranks in zip(others, (one, two), strict=True)
+    )
+    found = paired(first, second, ks=(1, 5), samples=50, seed=9)
+    image_of = np.array([*range(6), *(query // 2 for query in range(12))])
+    draws = np.random.default_rng(9).multinomial(6, np.full(6, 1 / 6), size=50)
+    total, total_drawn = 0.0, np.zeros(50)
+    for direction, queries in (("image-to-text", range(6)), ("text-to-image", range(6, 18))):
+        for k in (1, 5):
+            gains = {query: 100 * (int(two[query] <= k) - int(one[query] <= k)) for query in queries}
+            drawn = []
+            for times in draws:
+                picked = [gain for query, gain in gains.items() for _ in range(times[image_of[query]])]
+                drawn.append(sum(picked) / len(picked))
+            value = sum(gains.values()) / len(gains)
+            one_found = found[f"cross-modal/{direction}/r@{k}"]
+            expected = (value, *np.quantile(drawn, [0.025, 0.975]))
+            assert (one_found.value, one_found.low, one_found.high) == pytest.approx(expected)
+            total, total_drawn = total + value, total_drawn + drawn
+    rsum = found["cross-modal/rsum"]
+    assert (rsum.value, rsum.low, rsum.high) == pytest.approx((total, *np.quantile(total_drawn, [0.025, 0.975])))
+    assert len(found) == 9, "the other task has its four, and no sum"
+
+
+def test_difference__its_trend_and_its_words() -> None:
+    told = {(1.0, 0.5, 2.0): "up", (-1.0, -2.0, -0.5): "down", (1.0, 0.0, 2.0): "", (-1.0, -2.0, 0.0): ""}
+    assert {numbers: Difference(*numbers).trend for numbers in told} == told
+    assert str(Difference(1.25, -0.5, 3.0)) == "+1.25 (-0.50 to +3.00)"

@@ -6,6 +6,7 @@ import pytest
 from cusa.eval.config import EvalConfig
 from cusa.eval.ranking import rank
 from cusa.eval.tasks import intervals
+from cusa.eval.tasks.metrics import Kind
 
 CONFIG = EvalConfig(bootstrap=200, seed=5)
 
@@ -53,8 +54,9 @@ def test_of_sum__where_every_query_is_a_hit_nothing_is_unsure() -> None:
     assert intervals.of_sum(EvalConfig(bootstrap=0), [intervals.by_image(np.ones(17), image)]) is None
 
 
+@pytest.mark.parametrize("kind", ["pairs", "matches"])
 @pytest.mark.parametrize(("prefix", "rsum"), [(False, False), (True, True)])
-def test_of_rankings__each_mean_of_each_direction_and_their_sum(prefix: bool, rsum: bool) -> None:
+def test_of_rankings__each_mean_of_each_direction_and_their_sum(prefix: bool, rsum: bool, kind: Kind) -> None:
     """R@1 and R@5 of two directions by hand; the median rank is no mean and has no interval."""
     rng = np.random.default_rng(3)
     scores = rng.normal(size=(12, 20)).astype(np.float32)
@@ -64,17 +66,17 @@ def test_of_rankings__each_mean_of_each_direction_and_their_sum(prefix: bool, rs
     image_of = {"image-to-text": np.arange(12), "text-to-image": np.arange(20) % 12}
     if not prefix:
         directions = {"image-to-text": one}
-    found = intervals.of_rankings(CONFIG, directions, image_of, (1, 5), prefix=prefix, rsum=rsum)
+    found = intervals.of_rankings(CONFIG, directions, image_of, (1, 5), prefix=prefix, rsum=rsum, kind=kind)
     terms = []
     for name, ranking in directions.items():
         start = f"{name}/" if prefix else ""
         for k in (1, 5):
             terms.append(intervals.by_image((ranking.rank <= k).astype(float), image_of[name]))
             assert found.pop(f"{start}r@{k}") == intervals.of_sum(CONFIG, terms[-1:])
-        at_r = {"r-precision": ranking.r_precision, "map@r": ranking.average_precision}
-        for metric, values in at_r.items():
-            if (key := f"{start}{metric}") in found:
-                assert found.pop(key) == intervals.of_sum(CONFIG, [intervals.by_image(values, image_of[name])])
+        at_r = {"r_precision": ranking.r_precision, "map_at_r": ranking.average_precision}
+        for metric, values in at_r.items() if kind == "matches" else ():
+            expected = intervals.of_sum(CONFIG, [intervals.by_image(values, image_of[name])])
+            assert found.pop(f"{start}{metric}") == expected
     if rsum:
         assert found.pop("rsum") == intervals.of_sum(CONFIG, terms)
     assert found == {}, "nothing else is a mean over queries"

@@ -9,9 +9,11 @@ import pytest
 
 from cusa.errors import DataError, StaleError
 from cusa.manifests import schemas
-from cusa.manifests.judgements.own_pairs import pairs_digest, pairs_path, read_p_wrong
+from cusa.manifests.judgements.own_pairs import IN_WORDS, pairs_digest, pairs_path, read_p_wrong, weights_digest
+from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
+from tests.manifests.judgements.test_verdicts import make
 from tests.worlds import make_work
 
 
@@ -56,3 +58,27 @@ def test_pairs_digest__is_that_of_the_bytes(split: Split) -> None:
     before = pairs_digest(split)
     _write(split, split.caption_keys, [0.1, 0.1, 0.1, 0.2])
     assert pairs_digest(split) != before
+
+
+def test_weights_digest__of_the_table_and_of_the_verdicts_on_own_pairs(split: Split) -> None:
+    with pytest.raises(DataError, match=r"Run `cusa audit .*work --pairs --split train`"):
+        weights_digest(split)
+    _write(split, split.caption_keys, [0.1] * 4)
+    nobody = weights_digest(split)
+    assert nobody == store.digest([pairs_digest(split), store.digest([])])
+    keys = {"image_key": split.image_keys[0], "caption_key": split.caption_keys[1]}
+    with Journal(split.folder / "audit") as journal:
+        journal.append(make(1, "no match", **keys))
+    assert weights_digest(split) == nobody, "verdicts on candidates lie elsewhere"
+    with Journal(pairs_path(split).parent) as journal:
+        journal.append(make(1, "no match", **keys))
+    said = weights_digest(split)
+    assert said != nobody
+    _write(split, split.caption_keys, [0.2] * 4)
+    assert weights_digest(split) not in (said, nobody)
+
+
+def test_pairs_path__and_the_words_for_every_fault(split: Split) -> None:
+    assert pairs_path(split) == split.folder / "audit/pairs/pairs.parquet"
+    assert all(words and not words.endswith(".") for words in IN_WORDS.values())
+    assert len(set(IN_WORDS.values())) == len(IN_WORDS)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cusa.manifests.storage import checksums
+from cusa.errors import DataError
+from cusa.manifests.storage import checksums, store
 
 CONTENT = bytes(range(256)) * 40
 
@@ -90,3 +91,76 @@ def test_caches_below_and_remove(cache: Path) -> None:
     checksums.remove(cache)
     assert list(cache.parent.iterdir()) == []
     checksums.remove(cache)
+
+
+def test_checked_file__what_stands_beside_it_and_what_a_kill_leaves(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = cache.with_name("rows.npy.sum.json")
+    content = store.read_json(beside)
+    assert content == {"bytes": len(CONTENT), "made_from": "a teacher", "xxh3_128": checksums.checksum(cache)}
+    beside.unlink()
+    checksums.write_checksum(cache, made_from="a teacher")
+    assert store.read_json(beside) == content
+    assert checksums.problem(cache, made_from="another") == "it was built from something else"
+
+    def killed(path: Path, value: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "write_json", killed)
+    other = cache.with_name("other.npy")
+    with pytest.raises(KeyboardInterrupt), checksums.checked_file(other, made_from="x") as temporary:
+        temporary.write_bytes(b"1")
+    assert other.is_file()
+    assert checksums.problem(other) == "its checksum is missing or cannot be read"
+
+
+@pytest.mark.parametrize("name", ["bytes", "made_from", "xxh3_128"])
+def test_problem__a_checksum_file_that_lacks_anything_is_none(cache: Path, name: str) -> None:
+    beside = cache.with_name("rows.npy.sum.json")
+    store.write_json(beside, {key: value for key, value in store.read_json(beside).items() if key != name})
+    assert checksums.problem(cache) == "its checksum is missing or cannot be read"
+
+
+def test_problem__names_both_numbers(cache: Path) -> None:
+    whole = checksums.checksum(cache)
+    cache.write_bytes(CONTENT[::-1])
+    assert checksums.problem(cache) == f"xxh3 {checksums.checksum(cache)[:12]} instead of {whole[:12]}"
+    cache.write_bytes(b"123")
+    assert checksums.problem(cache) == f"3 bytes instead of {len(CONTENT)}"
+
+
+def test_write_in_first__the_first_place_that_can_be_written(tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("a", "b", "c")]
+    tried: list[Path] = []
+
+    def write(path: Path) -> None:
+        tried.append(path)
+        if path.name in failing:
+            raise failing[path.name]
+        path.touch()
+
+    failing: dict[str, Exception] = {"a": DataError("full"), "b": OSError("gone")}
+    assert checksums.write_in_first(places, write) == places[2]
+    assert tried == places
+    failing = {"a": OSError("gone"), "b": DataError("full"), "c": DataError("the last")}
+    with pytest.raises(DataError, match="the last"):
+        checksums.write_in_first(places, write)
+    failing = {}
+    tried.clear()
+    assert checksums.write_in_first(places, write) == places[0]
+    assert tried == places[:1]
+    assert checksums.write_in_first(places[:1], write) == places[0]
+    failing = {"a": ValueError("a fault of ours")}
+    with pytest.raises(ValueError, match="fault of ours"):
+        checksums.write_in_first(places, write)
+
+
+def test_caches_below__sorted_and_those_that_are_gone_too(cache: Path) -> None:
+    for name in ("z/b.npy", "a.npy"):
+        with checksums.checked_file(cache.parent / name, made_from="x") as temporary:
+            temporary.write_bytes(b"1")
+    (cache.parent / "a.npy").unlink()
+    (cache.parent / "plain.npy").touch()
+    expected = [cache.parent / name for name in ("a.npy", "rows.npy", "z/b.npy")]
+    assert checksums.caches_below(cache.parent) == expected
