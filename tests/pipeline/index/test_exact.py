@@ -61,3 +61,41 @@ def test_extend__rows_added_later_give_what_all_at_once_gives(case: tuple[list[i
         # A product may be rounded otherwise in another block, so a tie at the last place may be broken either way.
         sure = whole.similarities[row] > whole.similarities[row, -1] + 1e-5
         assert {*whole.ids[row][sure].tolist()} <= {*ids}
+
+
+class Contrary:
+    """A flat index that keeps the last rows of those that are tied, as FAISS may."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows, self.ntotal = rows, len(rows)
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        products = np.round(queries @ self.rows.T, 6)
+        ids = np.stack([np.lexsort((-np.arange(self.ntotal), -row))[:k] for row in products])
+        return np.take_along_axis(products, ids, axis=1), ids
+
+
+@pytest.mark.parametrize("k", [1, 3, 8, 23])
+@pytest.mark.parametrize("seed", range(4))
+def test_nearest_rows__of_tied_rows_the_first_stay_whichever_the_index_keeps(
+    monkeypatch: pytest.MonkeyPatch, seed: int, k: int
+) -> None:
+    """Exact numbers in few directions: most last places are tied. Rows that are added later change nothing of it."""
+    monkeypatch.setattr(nearest, "flat_index", Contrary)
+    monkeypatch.setattr(nearest, "_ROWS_A_BLOCK", 7)
+    rng = np.random.default_rng(seed)
+    rows = np.concatenate([np.eye(4), -np.eye(4), np.full((1, 4), 0.5)])[rng.integers(0, 9, 24)].astype(np.float32)
+    products = rows @ rows.T
+    expected = [
+        sorted((j for j in range(24) if j != i), key=lambda j, i=i: (-products[i, j], j))[:k] for i in range(24)
+    ]
+    near = nearest.nearest_rows(rows, k)
+    assert near.ids.tolist() == expected
+    np.testing.assert_array_equal(near.similarities, np.take_along_axis(products, near.ids, axis=1))
+    known = max(k + 1, 15)
+    events: list[tuple[str, int, int]] = []
+    before = nearest.nearest_rows(rows[:known], k)
+    grown = nearest.extend(before, rows, k, what="more", on_event=lambda *event: events.append(event))
+    assert grown.ids.tolist() == expected
+    np.testing.assert_array_equal(grown.similarities, near.similarities)
+    assert events == [("more", done, 24) for done in (0, 7, 14, 21, 24)]

@@ -116,3 +116,56 @@ def test_run__a_teacher_whose_name_does_not_load_it_is_asked_for_at_once(
         assert search.run(_splits(work), words="a wall", teacher="words", load=load)
         with pytest.raises(DataError, match=r"words gives 3 numbers, the index of train has \d+"):
             search.run(_splits(work), words="a wall", teacher="words", load=lambda *_: _Short())
+
+
+@pytest.mark.parametrize("key", ["revision", "weights_sha256", "preprocessing"])
+def test_run__whatever_makes_a_teacher_another_one_is_refused(work: Path, key: str) -> None:
+    class Other(Words):
+        def provenance(self) -> dict[str, str]:
+            return {**super().provenance(), key: "another"}
+
+    if key == "weights_sha256":  # of a class it is the module's own file that counts
+        known = {**Words().provenance(), key: "another"}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tables, "provenance", lambda split, teacher: known)
+            with pytest.raises(StaleError, match=f"its {key} is .*theirs 'another'"):
+                search.run(_splits(work), words="a wall", load=load)
+        return
+    with pytest.raises(StaleError, match=f"its {key} is 'another', theirs"):
+        search.run(_splits(work), words="a wall", load=lambda *_: Other())
+
+
+def test_run__splits_with_different_teachers_of_one_name_are_searched_one_at_a_time(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = tables.provenance(Split(work, "train"), "words")
+    monkeypatch.setattr(
+        tables, "provenance", lambda split, teacher: {**known, "revision": "1" if split.name == "train" else "2"}
+    )
+    with pytest.raises(StaleError, match="test and train have different teachers 'words'. Search one --split"):
+        search.run(_splits(work), words="a wall", load=load)
+    assert search.run(_splits(work)[:1], words="a wall", load=load)
+
+
+@pytest.mark.parametrize("transform", ["clean", "none"])
+def test_run__words_are_read_as_the_captions_were(work: Path, monkeypatch: pytest.MonkeyPatch, transform: str) -> None:
+    known = tables.provenance(Split(work, "train"), "words")
+    monkeypatch.setattr(tables, "provenance", lambda split, teacher: {**known, "transform": transform})
+    heard: list[str] = []
+
+    class Listens(Words):
+        def encode(self, items: Any) -> np.ndarray:
+            heard.extend(items)
+            return super().encode(items)
+
+    search.run(_splits(work)[:1], words="A GREEN wall!", load=lambda *_: Listens())
+    assert heard == ["a green wall" if transform == "clean" else "A GREEN wall!"]
+
+
+def test_answer__is_a_row_a_hit_in_order(work: Path) -> None:
+    hits = search.run(_splits(work), words="a red wall", number=3, load=load)
+    told = search.answer(hits)
+    assert [row[0] for row in told.rows] == [1, 2, 3]
+    for row, hit in zip(told.rows, hits, strict=True):
+        assert {hit.split, hit.image_key, hit.caption} <= set(row)
+    assert len(search.run(_splits(work), words="a red wall", load=load)) == 10, "unless told otherwise"
