@@ -321,7 +321,8 @@ def test_sentences__known_matches(complete: bool) -> None:
     bound = "" if complete else "at least "
     ranked = "median rank 1,234; recall 0.100 in the top 100, 0.250 in the top 1,000; average precision"
     assert sentences(_told(truth=truth), Path("W"))[3:] == (
-        "Known false negatives (a truth): 1,500, of which 1,400 are candidates and 100 are not (counted as ranked last).",
+        "Known false negatives (a truth): 1,500, of which 1,400 are candidates and 100 are not (counted as ranked "
+        "last).",
         f"By score: {ranked} {bound}0.456; precision {bound}0.500 at 100.",
         f"By text_similarity: {ranked} {bound}0.456.",
         f"A random batch of 128 pairs holds {bound}3.2 false negatives on average, 0.04 a row.",
