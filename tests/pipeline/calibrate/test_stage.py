@@ -1,6 +1,5 @@
 """Calibrating: fitted on one split and tested on another, on the pairs that it says, up to date until one changes."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,13 @@ import pytest
 
 from cusa.errors import DataError
 from cusa.manifests.samples import CocoIds, Split
-from cusa.manifests.stage import Outcome
-from cusa.manifests.storage import store
-from cusa.pipeline import audit, calibrate, extract, index
+from cusa.pipeline import audit, calibrate
 from cusa.pipeline.calibrate import calibration, stage
-from cusa.pipeline.config import AuditConfig, CalibrateConfig, ExtractConfig, IndexConfig
+from cusa.pipeline.config import AuditConfig, CalibrateConfig
 from cusa.pipeline.pairs.features import Compared, PairFeatures
 from cusa.pipeline.pairs.neighbourhoods import Encoders, choose, open_neighbourhoods
 from cusa.pipeline.pairs.ratings import PairRatings, RatedSplit, read_ratings
-from tests.pipeline.audited import load, make_taught
+from tests.pipeline.audited import make_taught
 from tests.pipeline.calibrate.conftest import CONFIG, write_truth
 
 
@@ -231,42 +228,3 @@ def test_run__every_figure_is_of_the_pairs_that_it_names(work: Path, tmp_path: P
     ):
         assert number in words
     assert f"On test ({judged.source}): Brier score {tested['brier']:.3f}" in words
-
-
-def test_run__whatever_it_was_made_of_makes_it_due(work: Path, tmp_path: Path) -> None:
-    """Every setting, table and judgement of both splits, changed one at a time."""
-    copy = tmp_path / "work"
-    shutil.copytree(work, copy)
-    out = tmp_path / "calibration.json"
-
-    def run(config: CalibrateConfig = CONFIG, test: str = "test", encoders: Encoders = Encoders()) -> Outcome:
-        rated = RatedSplit(Split(copy, test)) if test else None
-        return calibrate.run(config, split=Split(copy, "val"), out=out, test=rated, encoders=encoders)
-
-    run()
-    for name, value in {"neighbours": 3, "pairs": 200, "background": 50, "seed": 3}.items():
-        assert run(CONFIG.model_copy(update={name: value})).why.startswith(f"{name} was"), name
-        assert run().fresh
-    assert not run().fresh
-    assert run(test="").fresh
-    assert run().fresh
-    assert run(encoders=Encoders(image="none")).fresh
-    assert run().fresh
-    for name in ("val", "test"):
-        folder = copy / name
-        truth = pq.read_table(folder / "truth.parquet")
-        store.write_table(folder / "truth.parquet", truth.slice(1))
-        assert run().why == f"ratings of {name} changed"
-        store.write_table(folder / "truth.parquet", truth)
-        assert run().fresh
-        for teacher in ("colours", "words"):
-            extract.run(
-                ExtractConfig(dtype="float32"),
-                split=Split(copy, name),
-                teacher=teacher,
-                modality=load(teacher, "").modality,
-                load=load,
-            )
-            index.run(IndexConfig(neighbours=4), split=Split(copy, name), teacher=teacher)
-            assert f"teacher {teacher} of {name} changed" in run().why
-            assert not run().fresh

@@ -48,6 +48,11 @@ def test_run__the_rows_are_those_of_an_extraction_which_then_has_nothing_to_do(w
             mine, made = tables.read_teacher(split, teacher), tables.read_teacher(Split(again, name), teacher)
             assert mine.keys == made.keys
             assert np.array_equal(mine.embeddings, made.embeddings)
+            for path in sorted((split.folder / "teachers" / teacher).glob("[0-9]*.parquet")):
+                carried, extracted = (
+                    tables.read_part_metadata(root / name / "teachers" / teacher / path.name) for root in (part, again)
+                )
+                assert carried == extracted | {"fidelity": "{}"}, path
             done = extraction.run(ExtractConfig(), split=split, teacher=teacher, modality=modality)
             assert not done.fresh
     assert not verify.run(part, workers=1).findings
@@ -103,3 +108,31 @@ def test_run__tables_of_another_state_of_the_split_are_not_carried(work: Path, t
     pq.write_table(pq.read_table(path), path, compression="none")  # the same rows, other bytes
     carried = {outcome.out.relative_to(part).parts[0] for outcome in carry.run(work, part)}
     assert carried == {"val", "test"}
+
+
+def test_run__parts_of_tars_that_are_gone_do_not_stay(work: Path, tmp_path: Path) -> None:
+    part = _subset(work, tmp_path / "part", Split(work, "train").image_keys)
+    carry.run(work, part)
+    folder = part / "train/teachers/offline-gist"
+    assert len(list(folder.glob("[0-9]*.parquet"))) == 3
+    keys = Split(work, "train").image_keys[3:7]
+    _subset(work, part, keys)
+    outcomes = carry.run(work, part)
+    assert {outcome.why for outcome in outcomes} == {"split changed"}
+    assert [path.name for path in sorted(folder.glob("[0-9]*.parquet"))] == ["00000.parquet"]
+    assert tables.read_teacher(Split(part, "train"), "offline-gist").keys == keys
+    assert not verify.run(part, workers=1).findings
+
+
+def test_run__every_row_is_its_own_contents_wherever_it_lies(work: Path, tmp_path: Path) -> None:
+    """From several parts of several splits, in another order than there."""
+    keys = [Split(work, name).image_keys[row] for row in (10, 1, 6) for name in ("train", "val", "test")]
+    part = _subset(work, tmp_path / "part", keys)
+    counts = {(outcome.out.parent.parent.name, outcome.out.name): outcome.counts for outcome in carry.run(work, part)}
+    for name in ("train", "val", "test"):
+        for teacher, modality in TEACHERS.items():
+            whole, got = (tables.read_teacher(Split(root, name), teacher) for root in (work, part))
+            row = {key: at for at, key in enumerate(whole.keys)}
+            assert len(got.keys) == (3 if modality == "image" else 15)
+            assert counts[name, teacher] == {"rows": len(got.keys), "computed": 0, "width": got.embeddings.shape[1]}
+            np.testing.assert_array_equal(got.embeddings, whole.embeddings[[row[key] for key in got.keys]])
