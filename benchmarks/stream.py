@@ -79,7 +79,7 @@ def loader(folder: Path) -> dict[str, float]:
     from cusa.models.preprocess import decode_rgb
     from cusa.train.data.order import Order
     from cusa.train.data.pairs import Pairs
-    from cusa.train.data.stream import PairStream, batches
+    from cusa.train.data.stream import PairStream, Pictures, batches
 
     work = photographs(folder, 400, captions=1)
     split = Split(work, "train")
@@ -94,7 +94,7 @@ def loader(folder: Path) -> dict[str, float]:
         return len(encoded) / (time.perf_counter() - start)
 
     def stream(draft: int) -> float:
-        made = PairStream(Pairs(split), order, reader, draft=draft)
+        made = PairStream(Pairs(split), order, reader, pictures=Pictures(draft=draft))
         start = time.perf_counter()
         count = sum(len(batch.keys) for batch in batches(made, 0, order.steps_per_epoch, threads=THREADS))
         return count / (time.perf_counter() - start)
@@ -122,13 +122,13 @@ from cusa.manifests.samples import Split
 from cusa.train.data.gather import TeacherRows
 from cusa.train.data.order import Order
 from cusa.train.data.pairs import Pairs
-from cusa.train.data.stream import PairStream, Tables, batches
+from cusa.train.data.stream import PairStream, Pictures, Tables, batches
 from stream import Reader, status
 split = Split(Path(sys.argv[1]), "train")
 out = Path(sys.argv[1]) / "out"
 rows = {kind: TeacherRows(split, f"noise-{kind}", fallback=out) for kind in ("image", "text")}
 order = Order(split.num_captions, 128, 0)
-stream = PairStream(Pairs(split), order, Reader(), tables=Tables(teachers=rows), cache_bytes=16 << 20)
+stream = PairStream(Pairs(split), order, Reader(), tables=Tables(teachers=rows), pictures=Pictures(16 << 20))
 for batch in batches(stream, 0, int(sys.argv[2]), threads=2):
     pass
 print(json.dumps({**status(), "pairs": order.pairs, "files_mib": sum(r.nbytes for r in rows.values()) >> 20}))

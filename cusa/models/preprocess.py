@@ -127,7 +127,7 @@ class Preprocess:
         assert self.resample in _RESAMPLE, self.resample
         assert self.resize == 0 or self.resize >= self.size, (self.resize, self.size)
 
-    def square(self, image: Image.Image) -> np.ndarray:
+    def square(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """Scale and cut an RGB image: (3, S, S) uint8, what a cache keeps."""
         if isinstance(image, np.ndarray):
             raise DataError(
@@ -154,6 +154,20 @@ class Preprocess:
                 cut = image.resize((self.size, self.size), filter_, box=box)
             else:
                 cut = image.resize(scaled, filter_).crop((left, top, left + self.size, top + self.size))
+        return np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1))
+
+    def square_of(self, image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
+        """Scale a part of an RGB image to the whole square: (3, S, S) uint8.
+
+        Args:
+            image: the image.
+            box: left, top, right, bottom in pixels, inside it.
+        """
+        filter_ = _RESAMPLE[self.resample]
+        if (box[3] - box[1]) * self.size > _MOST_PIXELS:  # as in `square`
+            image = image.resize((box[2] - box[0], self.size), filter_, box=box)
+            box = (0, 0, *image.size)
+        cut = image.resize((self.size, self.size), filter_, box=box)
         return np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1))
 
     def normalise(self, square: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from cusa.manifests.settings import Settings
+from cusa.train.data.augment.config import AugmentConfig
 
 MOMENTUM = {"muon": 0.95, "sgd": 0.9}
 """`train.momentum` where it is not set, of the optimisers that read it."""
@@ -347,6 +348,16 @@ class TrainConfig(Settings):
         default=0.01, ge=0, le=1, description="share of the images that may fail to decode before training stops"
     )
     wandb: str = Field(default="", description="Weights & Biases project that also gets the metrics; empty = none")
+    augment: AugmentConfig = AugmentConfig()
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> "TrainConfig":
+        if self.augment.patches and self.compile:
+            raise ValueError(
+                f"augment.patches {self.augment.patches} changes the image tower's input by a hook, which compile does "
+                "not see; set compile=false, or augment.patches=0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rates_fit(self) -> "TrainConfig":

@@ -152,6 +152,8 @@ def run(
                 judged=opened.judged,
                 pair_weights=opened.pair_weights,
             )
+            if first and opened.augmented:
+                callbacks.on_message(opened.augmented)
             for tower in tower_rates(student, config) if first else ():
                 callbacks.on_message(tower.sentence(config.lr))
             session.resume(allow_changed=start.allow_changed, must=start.must_resume)

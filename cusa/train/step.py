@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from cusa.models.patches import keeping
 from cusa.train import ranks
 from cusa.train.data.batch import Batch
 from cusa.train.data.order import shares
@@ -89,12 +90,14 @@ def describe(session: Session, part: Batch, terms: dict[str, Tensor], *, rate: f
 def _differentiate(session: Session, part: Batch, share: float) -> dict[str, Tensor]:
     """Add the gradients of a part of the step, times its share of the pairs; return the loss's terms."""
     device, config = session.device, session.config
+    patches = None if part.patches is None else session.student.patches()
     typed = partial(torch.autocast, device.type, dtype=_TYPES.get(config.precision), enabled=config.precision in _TYPES)
 
     def encode(rows: slice) -> dict[str, Tensor]:
         pixels = session.student.pixels(part.images[rows].to(device, non_blocking=True))
         tokens = {name: values[rows] for name, values in part.tokens.items()}
-        with typed():
+        kept = None if part.patches is None else part.patches[rows].to(device)
+        with typed(), keeping(patches, kept):
             embeddings: dict[str, Tensor] = session.student(pixels, tokens)
         return embeddings
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cusa.errors import ConfigError, nearest
 from cusa.manifests import batch_calibration, ledger, tables
@@ -320,7 +320,15 @@ class _Run:
         from cusa.pipeline.extract import towers
         from cusa.train import ranks
 
-        teachers = towers.of_student(student, splits, device=self.recipe.train.device)
+        modalities: list[Literal["image", "text"]] = ["image", "text"]
+        if self.recipe.train.augment.on and student.frozen("image"):
+            modalities.remove("image")
+            if ranks.rank() == 0:
+                self.callbacks.on_message(
+                    "The image tower is frozen, and train.augment changes its pictures from epoch to epoch: it is run "
+                    "in every step (train.encode_once is left for images)."
+                )
+        teachers = towers.of_student(student, splits, device=self.recipe.train.device, modalities=modalities)
         if teachers and ranks.rank() == 0:
             names = " and ".join(teacher.modality for teacher in teachers)
             verb = "towers are" if len(teachers) > 1 else "tower is"

@@ -8,9 +8,10 @@ import torch
 
 from cusa.errors import ConfigError, DataError, StaleError, StoppedError
 from cusa.manifests.samples import Split
+from cusa.manifests.settings import Settings
 from cusa.models import student as students
 from cusa.train import checkpoint
-from cusa.train.config import LossConfig, TemperatureConfig, TrainConfig
+from cusa.train.config import LossConfig, TrainConfig
 from cusa.train.data.batch import Batch, Substitute
 from cusa.train.session import Session, settings
 from cusa.train.terms import make_loss
@@ -41,16 +42,17 @@ OTHER_LOSS: dict[str, Any] = {
 def test_settings__hold_every_option_that_is_not_free(config: TrainConfig | LossConfig, others: dict[str, Any]) -> None:
     fields = type(config).model_fields
     free = getattr(config, "FREE", frozenset())
-    nested = {name for name in fields if isinstance(getattr(config, name), TemperatureConfig)}
+    nested = {name for name in fields if isinstance(getattr(config, name), Settings)}
     assert set(others) == set(fields) - free - nested, "a new option is free, or decides a run"
     plain = settings(part=config)
     for name, value in others.items():
         changed = settings(part=config.model_copy(update={name: value}))
         assert {key for key in plain | changed if plain.get(key) != changed.get(key)} == {f"part.{name}"}
     for name in nested:
-        for number in TemperatureConfig.model_fields:
-            before = getattr(config, name)
-            other = not before.learned if number == "learned" else getattr(before, number) * 1.5
+        before = getattr(config, name)
+        for number in type(before).model_fields:
+            value = getattr(before, number)
+            other = not value if value in (True, False) else value * 2
             updated = config.model_copy(update={name: before.model_copy(update={number: other})})
             changed = settings(part=updated)
             assert {key for key in plain if plain[key] != changed[key]} == {f"part.{name}.{number}"}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cusa.manifests.words import counted
 from cusa.models.config import StudentConfig
 from cusa.models.features import FeatureTable
+from cusa.models.patches import Patches
 
 Space = Literal["cross", "uni"]
 """`cross`: images and texts side by side. `uni`: images among images, texts among texts (what USA teaches)."""
@@ -138,6 +139,10 @@ class Student(nn.Module, abc.ABC):
         `train.freeze=[image]` or `[text]` freezes them, and `student.lora` adapts layers under them.
         """
         return ()
+
+    def patches(self) -> Patches | None:
+        """Return where the image tower has patches of which training may leave some out; None where it may not."""
+        return None
 
     def frozen(self, modality: Literal["image", "text"]) -> bool:
         """Return whether a tower gives the same for an item whenever it is asked, so that it may be asked once.

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from cusa.errors import DataError
 from cusa.models.captions import TRANSFORMS
 from cusa.models.config import StudentConfig
+from cusa.models.patches import Patches, of_vision_model
 from cusa.models.preprocess import Preprocess
 from cusa.models.students import folder as folders
 from cusa.models.students import vocabulary
@@ -106,6 +107,10 @@ class Blip(Matching):
     def tower(self, modality: Literal["image", "text"]) -> tuple[str, ...]:
         """Return the name of one encoder."""
         return ("model.vision_model",) if modality == "image" else ("model.text_encoder",)
+
+    def patches(self) -> Patches | None:
+        """Return those of the image tower; the text encoder reads those that are left."""
+        return of_vision_model(self.model.vision_model, size=self.preprocess.size)
 
     def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return `tokens` (B, 1 + T, V)."""

@@ -19,6 +19,7 @@ from cusa.manifests.storage import store
 from cusa.models import checkpoint_file, source
 from cusa.models.captions import clean_caption, repair
 from cusa.models.config import StudentConfig
+from cusa.models.patches import Patches, of_vision_model
 from cusa.models.pixels import normalise
 from cusa.models.preprocess import Preprocess
 from cusa.models.quiet import quiet
@@ -178,6 +179,11 @@ class DualEncoder(Student):
         """Return the names of a tower and its projection, as Hugging Face gives them."""
         starts = ("vision", "visual") if modality == "image" else ("text",)
         return tuple(f"backbone.{name}" for name, _ in self.backbone.named_children() if name.startswith(starts))
+
+    def patches(self) -> Patches | None:
+        """Return those of the image tower, where it is one that takes any number of them."""
+        model = getattr(self.backbone, "vision_model", None)
+        return None if model is None else of_vision_model(model, size=self.preprocess.size)
 
     def pixels(self, arrays: Tensor) -> Tensor:
         """Normalise (B, 3, S, S) uint8 to float32."""

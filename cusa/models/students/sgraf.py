@@ -194,7 +194,7 @@ class Sgraf(Student):
     def image_array(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """Return a picture as (3, S, S) uint8, or the regions of a shard as (R, F) float32, absent ones 0."""
         if self.preprocess is not None:
-            return self.preprocess.square(image)  # type: ignore[arg-type]
+            return self.preprocess.square(image)
         max_regions, width = self.card["network"]["regions"], self.card["network"]["region_width"]
         if not isinstance(image, np.ndarray):
             raise DataError(

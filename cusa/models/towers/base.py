@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cusa.models.patches import Patches
 from cusa.models.preprocess import Preprocess
 
 
@@ -36,6 +37,10 @@ class ImageTower(Tower):
 
     preprocess: Preprocess
     """How an image becomes pixels."""
+
+    def patches(self) -> Patches | None:
+        """Return its patches, where training may leave some out; see `cusa.models.patches`."""
+        return None
 
 
 class TextTower(Tower):

@@ -14,6 +14,7 @@ from cusa.errors import ConfigError
 from cusa.manifests.origin import teacher_name
 from cusa.manifests.storage import store
 from cusa.models.config import CLASS_NAME, ImageTowerConfig
+from cusa.models.patches import Patches, of_vision_model
 from cusa.models.preprocess import Preprocess
 from cusa.models.towers import hugging_face, plugged
 from cusa.models.towers.base import ImageTower, first_line
@@ -54,6 +55,10 @@ class HuggingFaceImage(ImageTower):
         if self._pooling == "cls":
             return hidden[:, 0]
         return hidden[:, -self._patches(pixels_BCHW) :].mean(1)
+
+    def patches(self) -> Patches | None:
+        """Return its patches; None also where it averages them and has to know how many there are."""
+        return None if self._pooling == "mean" else of_vision_model(self.model, size=self.preprocess.size)
 
     def save(self, folder: Path) -> None:
         """Write the model and its preprocessing, as `AutoModel` and `AutoImageProcessor` read them."""

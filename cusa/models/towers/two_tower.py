@@ -17,6 +17,7 @@ from cusa.manifests.storage import store
 from cusa.models.captions import clean_caption, repair
 from cusa.models.config import HeadsConfig, StudentConfig
 from cusa.models.features import FEATURES
+from cusa.models.patches import Patches
 from cusa.models.pixels import normalise
 from cusa.models.preprocess import Preprocess
 from cusa.models.quiet import quiet
@@ -218,6 +219,12 @@ class TwoTower(Student):
     def tower(self, modality: Literal["image", "text"]) -> tuple[str, ...]:
         """Return the name of a tower, its projection and heads apart."""
         return (f"towers.{modality}",)
+
+    def patches(self) -> Patches | None:
+        """Return those of the image tower, where it is one that takes any number of them."""
+        tower: Any = self.towers["image"]
+        patches: Patches | None = tower.patches()
+        return patches
 
     def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return `projected` (B, D), of pixels (B, C, H, W) or of features (B, W)."""

@@ -16,15 +16,22 @@ if TYPE_CHECKING:
 _MODALITIES: tuple[Literal["image", "text"], ...] = ("image", "text")
 
 
-def of_student(student: "Student", splits: Sequence[Split], *, device: str) -> "list[TowerTeacher]":
+def of_student(
+    student: "Student",
+    splits: Sequence[Split],
+    *,
+    device: str,
+    modalities: Sequence[Literal["image", "text"]] = _MODALITIES,
+) -> "list[TowerTeacher]":
     """Return the frozen towers of a student as teachers; none where a split's folder cannot be written.
 
     Args:
         student: about to be trained; it goes to the device, in evaluation mode.
         splits: where the tables would lie.
         device: torch device; empty = CUDA if there is one.
+        modalities: of the towers that may become teachers.
     """
-    frozen = [modality for modality in _MODALITIES if student.frozen(modality)]
+    frozen = [modality for modality in modalities if student.frozen(modality)]
     if not frozen or not all(os.access(split.folder, os.W_OK) for split in splits):
         return []
     from cusa.models.device import choose

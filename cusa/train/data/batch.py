@@ -22,7 +22,7 @@ class Substitute:
 class Batch:
     """One rank's pairs of one part of a step.
 
-    Legend: B pairs, L tokens, S pixels a side, W width of a table, E and F widths of the teachers.
+    Legend: B pairs, L tokens, K patches, S pixels a side, W width of a table, E and F widths of the teachers.
     """
 
     step: int
@@ -46,3 +46,5 @@ class Batch:
     teacher_text: Tensor | None
     """(B, F) float32, or None, likewise."""
     substitutes: tuple[Substitute, ...] = ()
+    patches: Tensor | None = None
+    """(B, K) int64, the patches of each image that the image tower sees; None = all."""

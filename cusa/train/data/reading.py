@@ -16,6 +16,7 @@ from cusa.manifests.storage import store
 from cusa.models.students.base import Student
 from cusa.train import ranks
 from cusa.train.config import LossConfig, TrainConfig
+from cusa.train.data.augment.opened import open_augmentation
 from cusa.train.data.blocks import Blocks
 from cusa.train.data.calibrated import Calibrated, open_calibrated
 from cusa.train.data.doubts import read_pair_weights
@@ -23,7 +24,7 @@ from cusa.train.data.gather import TeacherRows
 from cusa.train.data.judged import JudgedPairs, read_judged
 from cusa.train.data.order import Order
 from cusa.train.data.pairs import Pairs
-from cusa.train.data.stream import PairStream, Share, Tables
+from cusa.train.data.stream import PairStream, Pictures, Share, Tables
 
 _SIMILARITY = 0.8  # of near images, where `train.batches` is set and `train.neighbour_similarity` is not
 
@@ -62,6 +63,8 @@ class Data:
     """How often near images meet in a batch, in this order and at random, and what the calibration expects; empty where
     nothing is measured."""
     notes: tuple[str, ...]
+    augmented: str = ""
+    """How pictures change, in a sentence; empty where they do not."""
 
     @staticmethod
     def open(
@@ -153,6 +156,14 @@ class Data:
             left = config.cache_mib << 20
             for kept in opened.values():
                 left -= kept.keep(budget=left)
+        augmentation = open_augmentation(
+            config.augment,
+            student,
+            [split],
+            pairs.owner,
+            seed=config.seed,
+            rows_of=training.features.get("image", ""),
+        )
         stream = PairStream(
             pairs,
             order,
@@ -162,11 +173,10 @@ class Data:
                 features=features,
             ),
             share=Share(ranks.rank(), ranks.world(), config.accumulate),
-            cache_bytes=config.cache_mib << 20,
-            check_one_in=config.check_one_in,
-            draft=_draft(config, student),
+            pictures=Pictures(config.cache_mib << 20, config.check_one_in, _draft(config, student), augmentation),
         )
-        return Data(order, stream, on_device, digests, judged, pair_weights, calibrated, met, tuple(notes))
+        said = "" if augmentation is None else augmentation.sentence()
+        return Data(order, stream, on_device, digests, judged, pair_weights, calibrated, met, tuple(notes), said)
 
 
 def _order(
@@ -212,4 +222,6 @@ def _draft(config: TrainConfig, student: Student) -> int:
             "exact.",
             key="train.decode",
         )
-    return int(preprocess.resize or preprocess.size)
+    whole = int(preprocess.resize or preprocess.size)
+    # A crop keeps its part of a picture, so that the picture has to be larger for it.
+    return round(whole / (config.augment.crop / config.augment.crop_ratio) ** 0.5) if config.augment.crop else whole

@@ -20,6 +20,7 @@ from torch import Tensor
 from cusa.errors import CusaError, DataError
 from cusa.models.features import FEATURES
 from cusa.models.preprocess import UNDECODABLE, decode
+from cusa.train.data.augment.augmentation import Augmentation
 from cusa.train.data.batch import Batch, Substitute
 from cusa.train.data.gather import TeacherRows
 from cusa.train.data.order import Order
@@ -69,6 +70,27 @@ NO_TABLES = Tables()
 """Images and captions alone."""
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """How images are read."""
+
+    cache_bytes: int = 0
+    """Memory for decoded images. Images from row 0 on are cached as far as it reaches; small data sets fit whole and
+    are decoded once. 0 = no cache; nor is there one for crops, which are other ones in every epoch."""
+    check_one_in: int = 0
+    """Of the images that are not cached, one in so many is compared with its recorded SHA-256 when it is read, another
+    one every epoch; cached ones are compared when they enter the cache. 0 = none are."""
+    draft: int = 0
+    """Length in pixels that both sides of a JPEG keep when it is decoded at a smaller scale; 0 = decode at full
+    size."""
+    augmentation: Augmentation | None = None
+    """How they change from epoch to epoch; None = they do not."""
+
+
+AS_THEY_ARE = Pictures()
+"""Decoded whole, kept nowhere, unchanged."""
+
+
 class PairStream:
     """The batches of a split, by step.
 
@@ -78,12 +100,7 @@ class PairStream:
         reader: the student, for its `image_array` and `tokenize`.
         tables: whose rows a batch holds; the images or captions that a table stands for are not read.
         share: this rank's; `stream[i]` is part `i % parts` of step `i // parts`.
-        cache_bytes: memory for decoded images. Images from row 0 on are cached as far as it reaches; small data sets
-            fit whole and are decoded once. 0 = no cache.
-        check_one_in: of the images that are not cached, one in so many is compared with its recorded SHA-256 when it is
-            read, another one every epoch; cached ones are compared when they enter the cache. 0 = none are.
-        draft: length in pixels that both sides of a JPEG keep when it is decoded at a smaller scale; 0 = decode at full
-            size.
+        pictures: how images are read.
     """
 
     def __init__(
@@ -94,9 +111,7 @@ class PairStream:
         *,
         tables: Tables = NO_TABLES,
         share: Share = ALONE,
-        cache_bytes: int = 0,
-        check_one_in: int = 0,
-        draft: int = 0,
+        pictures: Pictures = AS_THEY_ARE,
     ) -> None:
         self._split = pairs.split
         assert order.pairs == self._split.num_captions, (order.pairs, self._split.num_captions)
@@ -104,10 +119,11 @@ class PairStream:
         self._reader = reader
         self._tables = tables
         self._share = share
-        self._draft = draft
+        self._how = pictures
+        self._augmentation = pictures.augmentation
         self._pairs = pairs
-        self._cache_bytes = cache_bytes
-        self._check_one_in = check_one_in
+        crops = pictures.augmentation is not None and pictures.augmentation.config.crop
+        self._cache_bytes = 0 if crops else pictures.cache_bytes
         self._cache: np.ndarray | None = None
         self._is_cached = np.zeros(0, dtype=bool)
         self._lock = threading.Lock()
@@ -123,7 +139,8 @@ class PairStream:
         share = self._share
         step, part = divmod(index, share.parts)
         rows = self._order.rows(step, rank=share.rank, world=share.world, part=part, parts=share.parts)
-        pictures, substitutes = self._pictures(rows, epoch=self._order.epoch(step))  # first: it replaces pairs
+        epoch = self._order.epoch(step)
+        pictures, substitutes = self._pictures(rows, epoch=epoch)  # first: it replaces pairs
         owners = self._pairs.owner[rows]
         features = _rows(self._tables.features, "image", owners)
         return Batch(
@@ -138,6 +155,7 @@ class PairStream:
             teacher_image=_rows(self._tables.teachers, "image", owners),
             teacher_text=_rows(self._tables.teachers, "text", rows),
             substitutes=tuple(substitutes),
+            patches=None if self._augmentation is None else self._augmentation.kept(rows, epoch=epoch),
         )
 
     def _tokens(self, rows: np.ndarray) -> dict[str, Tensor]:
@@ -163,7 +181,7 @@ class PairStream:
         used = row
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                array = self._image(int(self._pairs.owner.row(used)), epoch=epoch)
+                array = self._image(int(self._pairs.owner.row(used)), row=used, epoch=epoch)
             except _UndecodableError as error:
                 failed.append((used, str(error)))
                 used = self._order.substitute(used, attempt)
@@ -179,21 +197,32 @@ class PairStream:
             key=self._pairs.image_keys[image],
         )
 
-    def _image(self, image: int, *, epoch: int) -> np.ndarray:
+    def _image(self, image: int, *, row: int, epoch: int) -> np.ndarray:
+        """Return an image row as a pair of it sees it in an epoch."""
+        array = self._square(image, row=row, epoch=epoch)
+        if self._augmentation is None:
+            return array
+        return self._augmentation.changed(array, row=row, image=image, epoch=epoch)
+
+    def _square(self, image: int, *, row: int, epoch: int) -> np.ndarray:
         if image < len(self._is_cached) and self._is_cached[image]:
             assert self._cache is not None
             cached: np.ndarray = self._cache[image]
             return cached
         data = self._bytes(image)
         try:
-            array = self._reader.image_array(decode(data, draft=self._draft))
+            decoded = decode(data, draft=self._how.draft)
+            if self._augmentation is not None and self._augmentation.config.crop:
+                array = self._augmentation.crop(decoded, row=row, epoch=epoch)
+            else:
+                array = self._reader.image_array(decoded)
         except CusaError:
             raise
         except UNDECODABLE as error:
             raise _UndecodableError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
         # After decoding: an image that does not decode has a stand-in; one that does and is another one has not.
         enters_cache = self._cache is None or image < len(self._is_cached)
-        if self._check_one_in and (enters_cache or (image + epoch) % self._check_one_in == 0):
+        if self._how.check_one_in and (enters_cache or (image + epoch) % self._how.check_one_in == 0):
             self._pairs.check(image, data)
         if self._cache is None:
             with self._lock:

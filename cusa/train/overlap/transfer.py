@@ -61,7 +61,7 @@ def on_device(
 def tensors(batch: Batch) -> Iterator[Tensor]:
     """Yield every tensor of a batch."""
     yield from (batch.images, batch.image_ids, batch.rows, *batch.tokens.values())
-    yield from (each for each in (batch.teacher_image, batch.teacher_text) if each is not None)
+    yield from (each for each in (batch.teacher_image, batch.teacher_text, batch.patches) if each is not None)
 
 
 def _copy(batch: Batch, move: Callable[[Tensor], Tensor], *, images: bool) -> Batch:
@@ -74,4 +74,5 @@ def _copy(batch: Batch, move: Callable[[Tensor], Tensor], *, images: bool) -> Ba
         rows=move(batch.rows),
         teacher_image=None if batch.teacher_image is None else move(batch.teacher_image),
         teacher_text=None if batch.teacher_text is None else move(batch.teacher_text),
+        patches=None if batch.patches is None else move(batch.patches),
     )

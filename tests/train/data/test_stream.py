@@ -3,6 +3,7 @@ import json
 import tarfile
 import threading
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from cusa.train.data.batch import Batch
 from cusa.train.data.gather import TeacherRows
 from cusa.train.data.order import Order
 from cusa.train.data.pairs import Pairs
-from cusa.train.data.stream import PairStream, Share, Tables, batches
+from cusa.train.data.stream import PairStream, Pictures, Share, Tables, batches
 
 
 class Corner:
@@ -37,6 +38,8 @@ class Corner:
 
 def _stream(split: Split, *, batch: int = 8, seed: int = 0, **options: object) -> PairStream:
     order = Order(split.num_captions, batch, seed, drop_last=False)
+    how = {name: options.pop(name) for name in {field.name for field in fields(Pictures)} & {*options}}
+    options["pictures"] = Pictures(**how)  # type: ignore[arg-type]
     return PairStream(Pairs(split), order, options.pop("reader", None) or Corner(), **options)  # type: ignore[arg-type]
 
 
