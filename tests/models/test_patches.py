@@ -32,7 +32,9 @@ def test_keeping__equals_the_layers_on_the_kept_tokens(kind: str) -> None:
         tokens = patches.module(pixels)
         for place in range(3):
             own = [*range(patches.before), *(patches.before + int(number) for number in kept[place])]
-            handle = patches.module.register_forward_hook(lambda *_, own=own, place=place: tokens[place : place + 1, own])
+            handle = patches.module.register_forward_hook(
+                lambda *_, own=own, place=place: tokens[place : place + 1, own]
+            )
             alone = model(pixel_values=pixels[place : place + 1])
             handle.remove()
             torch.testing.assert_close(got.pooler_output[place], alone.pooler_output[0], rtol=1e-4, atol=1e-5)

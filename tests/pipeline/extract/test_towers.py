@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cusa import recipe as recipes
+from cusa.errors import ConfigError
 from cusa.manifests import tables
 from cusa.manifests.events import Callbacks
 from cusa.manifests.samples import Split
@@ -122,3 +123,20 @@ def test_a_run_goes_on_with_the_switch_turned(work: Path, named: list[str], tmp_
     other = recipes.load("tiny", [*FEW, *named, "train.encode_once=false"])
     assert training.train(other, work=work, out=tmp_path / "run", resume="must").counts["steps_done_now"] == 3
     assert store.read_json(tmp_path / "run/model/student.json")["kind"] == "two-tower"
+
+
+def test_pictures_that_change_leave_the_image_towers_cache(work: Path, named: list[str], tmp_path: Path) -> None:
+    said = _train(work, tmp_path / "run", named, "train.augment.crop=0.5", "train.augment.patches=0.5")
+    assert any(line.startswith("The image tower is frozen, and train.augment changes its pictures") for line in said)
+    assert any("The text tower is frozen: encoded once" in line for line in said)
+    assert any(line.startswith("Pictures change from epoch to epoch: crops of at least 50%") for line in said)
+    plain = _train(work, tmp_path / "plain", named)
+    assert any("image and text towers are frozen: encoded once" in line for line in plain)
+    assert not np.allclose(_losses(tmp_path / "run"), _losses(tmp_path / "plain"), rtol=1e-4)
+
+
+def test_rows_of_a_table_cannot_change(work: Path, tmp_path: Path) -> None:
+    heads = ["student.kind=heads", "student.heads.image_table=colours", "student.heads.text_table=words"]
+    with pytest.raises(ConfigError, match=r"train\.augment\.flip is 0\.5, and EmbeddingHeads reads rows of the table"):
+        _train(work, tmp_path / "run", heads, "train.augment.flip=0.5")
+    assert not (tmp_path / "run").exists()

@@ -164,7 +164,6 @@ def test_chunks_keep_the_same_patches(train: Train, tmp_path: Path) -> None:
     assert other[3, "loss"] == pytest.approx(one[3, "loss"], rel=1e-4)
 
 
-
 def test_what_cannot_be_augmented_is_refused_by_name(world: Path, student: Student) -> None:
     split = Split(world, "train")
 

@@ -15,7 +15,15 @@ from cusa.train.data.augment.words import one_sided
 
 TEXTS = [
     *("A dog on the left.", "a dog", "LEFT of a tree", "leftovers on a plate", "it is bright here", "turns right!"),
-    *("upright bass", "left-hand side", "he left; she stayed", "", "the_right_one", "ein Hund Links", "über linksherum"),
+    *(
+        "upright bass",
+        "left-hand side",
+        "he left; she stayed",
+        "",
+        "the_right_one",
+        "ein Hund Links",
+        "über linksherum",
+    ),
     *("clockwise", "right", "(left)", "a\nright\nb", "naïveleft", "left2", "leftmost of three"),
 ]
 
