@@ -3,9 +3,10 @@
     python benchmarks/augment.py --work WORK [--split train] [--count 200] [--rounds 5] [--shorter 480]
 
 Pictures whose shorter side is below `--shorter` are enlarged to it first (and encoded with quality 90), as in
-decoding.py: of pictures stored at the student's own size, decoding costs less than any change. One thread, seconds of the CPU, all ways in turn on the same images of a work folder, the best of the rounds; `ratio` is
-to decoding and the crop of evaluation. The step is of a ViT-B/16's sizes with fewer layers (`--layers`), forward and
-backward, a batch of 8; its ratio is to the step on all patches.
+decoding.py: of pictures stored at the student's own size, decoding costs less than any change. One thread, seconds of
+the CPU, all ways in turn on the same images of a work folder, the best of the rounds; `ratio` is to decoding and the
+crop of evaluation. The step is of a ViT-B/16's sizes with fewer layers (`--layers`), forward and backward, a batch of
+8; its ratio is to the step on all patches.
 
 Writes benchmarks/results/augment-<machine>-<date>.json.
 """
