@@ -20,8 +20,8 @@ def eval_(
         typer.Option(
             "--data",
             parser=parse_here,
-            help="Work folder, data set in its official layout, STS folder, ECCV Caption ground truth, CxC ratings, or "
-            "Flickr8k's judgements; repeatable.",
+            help="Work folder, data set in its official layout, STS folder, ECCV Caption ground truth, CxC ratings, "
+            "Flickr8k's judgements, SugarCrepe's or RoCOCO's files; repeatable.",
         ),
     ],
     other: Annotated[str | None, typer.Argument(help="With --judged: the run that RUN is compared with.")] = None,

@@ -1,8 +1,8 @@
 """What is known of a split's pairs: its own, every known match, people's judgements, COCO's official ground truths."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from cusa.errors import DataError
 from cusa.manifests import schemas
 from cusa.manifests.judgements import cxc_ratings, eccv_truth, pair_judgements
 from cusa.manifests.judgements import flickr8k as flickr8k_files
+from cusa.manifests.judgements.altered_captions import AlteredCaptions
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 
@@ -25,6 +26,8 @@ Need = Literal[
     "plausible matches",
     "CxC's ratings",
     "Flickr8k's judgements",
+    "SugarCrepe",
+    "RoCOCO",
     "to be named",
 ]
 """What a split must bring for a task that is computed without being asked for by name."""
@@ -47,6 +50,8 @@ class Evidence:
     judgements: pair_judgements.Judgements
     flickr8k: Path | None = None
     """Folder of Flickr8k's judgements."""
+    altered: Mapping[str, AlteredCaptions] = field(default_factory=dict)
+    """`sugarcrepe`, `rococo` -> altered captions of COCO's images."""
 
     @classmethod
     def open(
@@ -56,6 +61,7 @@ class Evidence:
         ground_truth: Path | None = None,
         ratings: Path | None = None,
         flickr8k: Path | None = None,
+        altered: Iterable[AlteredCaptions] = (),
     ) -> "Evidence":
         """Find what is known of a split.
 
@@ -64,12 +70,15 @@ class Evidence:
             ground_truth: folder of ECCV Caption's files; those of the installed package when None.
             ratings: folder of Crisscrossed Captions' files.
             flickr8k: folder of Flickr8k's judgements.
+            altered: SugarCrepe's and RoCOCO's files.
 
         Raises:
             DataError: if the verdicts cannot be read.
         """
         files = cxc_ratings.files(ratings, split.name) if ratings is not None else {}
-        return cls(split, ground_truth, files, pair_judgements.read(split), flickr8k)
+        return cls(
+            split, ground_truth, files, pair_judgements.read(split), flickr8k, {one.whose: one for one in altered}
+        )
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -82,6 +91,7 @@ class Evidence:
             "verdicts": self.judgements.digest if self.judgements.judgements else "none",
             **{path.name: store.sha256_file(path) for path in self.rating_files.values()},
             **(flickr8k_files.digests(self.flickr8k) if self.flickr8k is not None else {}),
+            **{name: digest for one in self.altered.values() for name, digest in one.digests().items()},
         }
 
     @cached_property
@@ -144,6 +154,8 @@ class Evidence:
             "Flickr8k's judgements": self.located is not None and bool(self.located.pairs),
             "plausible matches": self.ground_truth is not None and eccv_truth.has_plausible(self.ground_truth),
             "COCO's lists": self.ground_truth is not None or self._is_official(),
+            "SugarCrepe": self._has_altered("sugarcrepe"),
+            "RoCOCO": self._has_altered("rococo"),
             "to be named": False,
         }
 
@@ -177,6 +189,9 @@ class Evidence:
     @property
     def _truth_path(self) -> Path:
         return self.split.folder / "truth.parquet"
+
+    def _has_altered(self, whose: str) -> bool:
+        return whose in self.altered and bool(self.altered[whose].located(self.split))
 
     def _is_official(self) -> bool:
         """Tell whether the split holds every caption of COCO's official test list; the list alone is cheap to read."""

@@ -35,10 +35,11 @@ class EvalRequest:
     """On what, by which tasks and into which folder a model is evaluated."""
 
     data: Sequence[Path]
-    """Work folders; data sets in their official layout (`cusa.workflow.layouts`), whose test split is then sharded into
-    the folder of the results; folders of the STS sets in SentEval's layout; and at most one folder each of ECCV
-    Caption's ground truth and of CxC's ratings, which then serve the COCO folders, and of Flickr8k's judgements, which
-    serve the folders that have its images (and is such a data set itself where it has them and no work folder does)."""
+    """Work folders; data sets in their official layout (`cusa.workflow.layouts`), whose test split is then
+    sharded into the folder of the results; folders of the STS sets in SentEval's layout; and at most one folder
+    each of ECCV Caption's ground truth, of CxC's ratings, of SugarCrepe's and of RoCOCO's files, which then
+    serve the COCO folders, and of Flickr8k's judgements, which serve the folders that have its images (and is
+    such a data set itself where it has them and no work folder does)."""
     tasks: Sequence[str] = ()
     """Which; all that the data allow when empty, `all` for every one there is. One whose data are missing says so, and
     the others go on."""
@@ -234,6 +235,7 @@ class _Evaluation:
             ground_truth=self.folders.truth,
             ratings=self.folders.ratings,
             flickr8k=self.folders.flickr8k,
+            altered=self.folders.altered,
         )
         job = self._job(out, [task for task in self.chosen if task != STS])
         done = stage.run(model.config, self._source(), evidence, job, on_event=self.on_event)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from cusa.errors import ConfigError, DataError
-from cusa.manifests.judgements import cxc_ratings, flickr8k
+from cusa.manifests.judgements import altered_captions, cxc_ratings, flickr8k
+from cusa.manifests.judgements.altered_captions import AlteredCaptions
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
 from cusa.workflow import layouts
@@ -30,6 +31,8 @@ class DataFolders:
     """Crisscrossed Captions' ratings, likewise."""
     flickr8k: Path | None
     """Flickr8k's judgements; serve the folders that have its images."""
+    altered: tuple[AlteredCaptions, ...] = ()
+    """SugarCrepe's and RoCOCO's files; serve the COCO folders."""
 
     @property
     def retrieval(self) -> tuple[Path, ...]:
@@ -51,7 +54,9 @@ def sort_by_kind(folders: Sequence[Path]) -> DataFolders:
     from cusa.eval import evaluate_sts
     from cusa.manifests.judgements import eccv_truth
 
-    kinds: dict[str, list[Path]] = {kind: [] for kind in ("work", "layout", "sts", "truth", "ratings", "flickr8k")}
+    kinds: dict[str, list[Path]] = {
+        kind: [] for kind in ("work", "layout", "sts", "truth", "ratings", "flickr8k", "sugarcrepe", "rococo")
+    }
     for folder in folders:
         if any(folder.glob("*/samples.parquet")):
             kinds["work"].append(folder)
@@ -59,6 +64,8 @@ def sort_by_kind(folders: Sequence[Path]) -> DataFolders:
             kinds["truth"].append(folder)
         elif cxc_ratings.is_layout(folder):
             kinds["ratings"].append(folder)
+        elif (whose := altered_captions.recognise(folder)) is not None:
+            kinds[whose].append(folder)
         elif flickr8k.is_layout(folder):
             kinds["flickr8k"].append(folder)
         elif evaluate_sts.is_layout(folder):
@@ -71,7 +78,7 @@ def sort_by_kind(folders: Sequence[Path]) -> DataFolders:
             raise DataError(
                 f"{folder} {what}. Give a work folder (`cusa shard` makes one), a data set in its official layout "
                 "(`cusa download` brings it), the folder above STS/STS12-en-test and SICK, ECCV Caption's ground "
-                "truth, CxC's ratings or Flickr8k's judgements.",
+                "truth, CxC's ratings, Flickr8k's judgements, or SugarCrepe's or RoCOCO's files.",
                 path=folder,
             )
     for folder in kinds["flickr8k"]:
@@ -82,6 +89,8 @@ def sort_by_kind(folders: Sequence[Path]) -> DataFolders:
         ("truth", "a ground truth of COCO's test split"),
         ("ratings", "CxC's ratings of COCO"),
         ("flickr8k", "Flickr8k's judgements"),
+        ("sugarcrepe", "SugarCrepe's captions of COCO"),
+        ("rococo", "RoCOCO's captions of COCO"),
     ):
         if len(kinds[kind]) > 1 or (kinds[kind] and not (kinds["work"] or kinds["layout"])):
             raise ConfigError(
@@ -95,6 +104,7 @@ def sort_by_kind(folders: Sequence[Path]) -> DataFolders:
         next(iter(kinds["truth"]), None),
         next(iter(kinds["ratings"]), None),
         next(iter(kinds["flickr8k"]), None),
+        tuple(AlteredCaptions(folder, whose) for whose in altered_captions.KINDS for folder in kinds[whose]),
     )
 
 

@@ -22,11 +22,13 @@ def run(
         student_digest: of the model's weights.
         split: on which.
         out: folder of the results.
-        places: `tasks`, `cache`, `force`, `share` of a job; `ground_truth`, `ratings`, `flickr8k` of the evidence;
-            `train`.
+        places: `tasks`, `cache`, `force`, `share` of a job; `ground_truth`, `ratings`, `flickr8k`, `altered` of the
+            evidence; `train`.
     """
     evidence = Evidence.open(
-        split, **{name: places.pop(name, None) for name in ("ground_truth", "ratings", "flickr8k")}
+        split,
+        altered=places.pop("altered", ()),
+        **{name: places.pop(name, None) for name in ("ground_truth", "ratings", "flickr8k")},
     )
     source = ModelSource(load, student_digest, places.pop("train", None))
     done = evaluate.run(config, source, evidence, Job(out, **places))

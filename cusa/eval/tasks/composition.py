@@ -1,9 +1,10 @@
-"""Composition and robustness by rule: captions of which one thing was changed, beside the true ones.
+"""Composition and robustness: captions of which one thing was changed, by rule or in official files, beside true ones.
 
 Composition asks, as SugarCrepe does (Hsieh et al., NeurIPS 2023, arXiv:2306.14610), whether a picture's own caption has
 a higher score than the same caption with one thing changed. Robustness asks, as RoCOCO does (Park et al.,
-arXiv:2304.10727), what is left of image-to-text retrieval where the changed captions stand among all others. Here the
-changes are those of `cusa.models.edits.rules`; both papers' are written by language models or drawn from word lists.
+arXiv:2304.10727), what is left of image-to-text retrieval where the changed captions stand among all others. By
+rule the changes are those of `cusa.models.edits.rules`; the papers' own are written by language models or drawn from
+word lists.
 
 Legend: I images, C captions, E edited captions, D width of the embedding.
 """
@@ -18,11 +19,14 @@ from cusa.eval.evidence import Evidence
 from cusa.eval.ranking import rank, score_blocks
 from cusa.eval.tasks import cross_modal, intervals
 from cusa.eval.tasks.task import TEXTS_ALONE, Embedded, TaskResult, per_query, summarise, unavailable
+from cusa.manifests import schemas
+from cusa.manifests.judgements.altered_captions import KINDS, Entry
 from cusa.manifests.samples import Split
 from cusa.manifests.words import counted
 from cusa.models.edits.rules import RULES, TITLES
 
 NAME = "composition"
+SUGARCREPE, ROCOCO = "sugarcrepe", "rococo"
 AMONG = "among-edits"
 """Direction of the retrieval whose gallery holds the edited captions too."""
 
@@ -142,3 +146,89 @@ def preferences(
     span = metrics.bootstrap_interval(mean_over_kinds, len(images), samples=config.bootstrap, seed=config.seed)
     spans["preferred"] = None if span is None else [round(span[0], 4), round(span[1], 4)]
     return numbers, spans, dict.fromkeys(numbers, 50.0)
+
+
+def sugarcrepe_texts(evidence: Evidence, config: EvalConfig) -> list[str]:
+    """Return true and altered caption of each of SugarCrepe's entries of the split, in turn."""
+    return [text for _, one in _located(evidence, SUGARCREPE) for text in (*one.true, *one.false)]
+
+
+def sugarcrepe(seen: Embedded) -> TaskResult:
+    """Score SugarCrepe's true captions against its altered ones, as its own evaluation does: a tie is a miss."""
+    why = _why_not(seen, SUGARCREPE)
+    if why:
+        return unavailable(SUGARCREPE, why)
+    located = _located(seen.evidence, SUGARCREPE)
+    image_E = np.array([row for row, _ in located])
+    pair_E2D = seen.texts[SUGARCREPE].reshape(len(located), 2, -1)
+    score_E2 = (seen.image["cross"][image_E][:, None] * pair_E2D).sum(2, dtype=np.float64)
+    kind_E = np.array([one.kind for _, one in located])
+    numbers, spans, chances = preferences(score_E2[:, 0] > score_E2[:, 1], kind_E, image_E, seen.config)
+    protocol = (
+        "SugarCrepe's files: how often the true caption has a higher score than the altered one; the mean is over "
+        f"kinds. {_coverage(seen.evidence, SUGARCREPE, len(located))}"
+    )
+    summary = summarise(numbers, spans, "cross", protocol, len(located))
+    return TaskResult(SUGARCREPE, {**summary, "chance": chances}, schemas.PER_QUERY.empty_table())
+
+
+def rococo_texts(evidence: Evidence, config: EvalConfig) -> list[str]:
+    """Return true and altered captions of each of RoCOCO's entries of the split, file by file."""
+    return [text for _, one in _located(evidence, ROCOCO) for text in (*one.true, *one.false)]
+
+
+def rococo(seen: Embedded) -> TaskResult:
+    """Rank the captions of each of RoCOCO's files, altered ones among them, for its images."""
+    why = _why_not(seen, ROCOCO)
+    if why:
+        return unavailable(ROCOCO, why)
+    located = _located(seen.evidence, ROCOCO)
+    config, rows_TD = seen.config, seen.texts[ROCOCO]
+    ends = np.cumsum([len(one.true) + len(one.false) for _, one in located])
+    starts = np.r_[0, ends[:-1]]
+    numbers: dict[str, float] = {}
+    spans: dict[str, list[float] | None] = {}
+    for kind in dict.fromkeys(one.kind for _, one in located):
+        places = [place for place, (_, one) in enumerate(located) if one.kind == kind]
+        first = int(starts[places[0]])
+        gallery = rows_TD[first : int(ends[places[-1]])]
+        right = [np.arange(starts[place], starts[place] + len(located[place][1].true)) - first for place in places]
+        true = np.zeros(len(gallery), bool)
+        true[np.concatenate(right)] = True
+        image_Q = np.array([located[place][0] for place in places])
+        ranking = rank(score_blocks(seen.image["cross"][image_Q], gallery, config.block), right, top=1, at_r=False)
+        values = {f"{kind}/r@{k}": metrics.hits_at_k(ranking.rank, k) for k in config.ks}
+        values[f"{kind}/false_first"] = (~true[ranking.top[:, 0]]).astype(np.float64)
+        for name, value_Q in values.items():
+            numbers[name] = float(100 * value_Q.mean())
+            spans[name] = intervals.of_sum(config, [intervals.by_image(value_Q, image_Q)])
+    protocol = (
+        "RoCOCO's files: image to text, each file's true and altered captions ranked; a query is a hit if any of its "
+        f"true ones is among the first K. {_coverage(seen.evidence, ROCOCO, len(located))}"
+    )
+    summary = summarise(numbers, spans, "cross", protocol, len(located))
+    return TaskResult(ROCOCO, summary, schemas.PER_QUERY.empty_table())
+
+
+def _located(evidence: Evidence, whose: str) -> list[tuple[int, Entry]]:
+    files = evidence.altered.get(whose)
+    return [] if files is None else files.located(evidence.split)
+
+
+def _why_not(seen: Embedded, whose: str) -> str:
+    """Return why a task on official files has no numbers; empty where it has."""
+    if seen.scores is None:
+        return TEXTS_ALONE
+    if seen.score == "pairs":
+        return SCORES_PAIRS
+    if whose not in seen.evidence.altered:
+        kinds = ", ".join(f"{kind}.json" for kind in KINDS["sugarcrepe" if whose == SUGARCREPE else "rococo"][:3])
+        return f"its files were not given: --data FOLDER with {kinds}..."
+    if not _located(seen.evidence, whose):
+        return f"the {seen.split.name} split has none of its images of COCO"
+    return seen.no_texts
+
+
+def _coverage(evidence: Evidence, whose: str, there: int) -> str:
+    every = len(evidence.altered[whose].entries)
+    return f"{there:,} of {counted(every, 'entry', 'entries')} are of images of this split"

@@ -16,6 +16,7 @@ from cusa.eval import metrics
 from cusa.eval.tasks import chance as chance_levels
 from cusa.eval.tasks import sts
 from cusa.eval.tasks.chance import Pool
+from cusa.manifests.judgements import altered_captions
 from cusa.models.edits.rules import TITLES
 
 
@@ -63,7 +64,7 @@ WAYS: dict[str, tuple[str, str]] = {
     "experts-all": ("experts, all pairs", "experts, all"),
     "crowd-foreign": ("crowd, foreign pairs", "crowd"),
     "crowd-all": ("crowd, all pairs", "crowd, all"),
-    **{kind: (words, kind) for kind, words in TITLES.items()},
+    **{kind: (words, kind) for kind, words in (*TITLES.items(), *altered_captions.TITLES.items())},
     "among-edits": ("image to text among edited captions", "i2t, edits"),
 }
 """What may stand before a metric's name -> title, short title: directions, who judged which pairs, what was edited."""

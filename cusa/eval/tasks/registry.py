@@ -134,6 +134,24 @@ _ALL = (
         judged_by="edited captions",
         texts=composition.texts,
     ),
+    Task(
+        composition.SUGARCREPE,
+        "SugarCrepe",
+        "how often a true caption of COCO scores above SugarCrepe's altered one",
+        composition.sugarcrepe,
+        needs=("SugarCrepe",),
+        judged_by="SugarCrepe",
+        texts=composition.sugarcrepe_texts,
+    ),
+    Task(
+        composition.ROCOCO,
+        "RoCOCO",
+        "R@K image to text with RoCOCO's altered captions in the gallery",
+        composition.rococo,
+        needs=("RoCOCO",),
+        judged_by="RoCOCO",
+        texts=composition.rococo_texts,
+    ),
 )
 TASKS = {task.name: task for task in _ALL}
 """Name -> task, in the order in which they are computed and shown."""
