@@ -9,6 +9,7 @@ from cusa.manifests.judgements import flickr8k
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.workflow.evaluated_data import DataFolders, refuse_other_images, result_names, sort_by_kind
+from tests.manifests.judgements.test_altered_captions import ROCOCO, SUGARCREPE, write
 from tests.worlds import make_work
 
 
@@ -105,3 +106,13 @@ def test_sort_by_kind__what_is_nothing_to_evaluate_on(tmp_path: Path, name: str,
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=rf"{name} {words}.* Give a work folder"):
         sort_by_kind([tmp_path / name])
+
+
+def test_sort_by_kind__official_files_of_altered_captions_serve_a_work_folder(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=3, splits=("test",), captions=1)
+    sugar = write(tmp_path / "sugar", swap_att=SUGARCREPE)
+    folders = sort_by_kind([work, sugar, write(tmp_path / "rococo", danger=ROCOCO)])
+    assert [(one.whose, one.folder.name) for one in folders.altered] == [("sugarcrepe", "sugar"), ("rococo", "rococo")]
+    assert folders.retrieval == (work,)
+    with pytest.raises(ConfigError, match="SugarCrepe's captions of COCO: give one, and the work folder"):
+        sort_by_kind([sugar])

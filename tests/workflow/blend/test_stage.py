@@ -110,6 +110,23 @@ def test_blend__from_the_command_line_measures_draws_and_exports(place: Path, tm
     assert json.loads(cusa_here(*call, "--json").stdout) == result
 
 
+def test_eval__zero_shot_classes_from_the_command_line(place: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a photo of a {}.\nthe {}, seen again\n")
+    call = ("eval", place / "run", "--data", place / "labelled", "--tasks", "zero-shot", "--out", tmp_path / "eval")
+    more = ("--set", f"templates={prompts}", "--trust", "tests.worlds:Colours", "--trust", "tests.worlds:Words")
+    done = cusa_here(*call, *more)
+    assert done.returncode == 0, done.stderr
+    assert "'a photo of a {}.' and others" in done.stdout
+    assert "mean accuracy over classes" in done.stdout
+    task = json.loads((tmp_path / "eval" / "metrics.json").read_text())["tasks"]["zero-shot"]
+    assert task["classes"] == 4
+    assert task["metrics"]["top@1"] > 50, "heads that have learned the colours"
+    refused = cusa_here(*call, "--set", f"templates={place / 'run' / 'run.json'}", *more[2:])
+    assert refused.returncode == 1
+    assert "is no prompt template" in refused.stderr
+
+
 def test_blend__the_kept_rule_looks_at_guards_and_never_at_a_test_split(place: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--choose would choose by the test split .*labelled"):
         blends.run(_request(place, tmp_path / "a", choose="keep:1"))
