@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cusa.manifests.settings import Settings
 from cusa.train.data.augment.config import AugmentConfig
@@ -233,6 +233,11 @@ class TrainConfig(Settings):
         default="random",
         description="near neighbours by the teachers' index: wherever they fall, in different batches, or in the same",
     )
+    caption_odds: dict[str, float] = Field(
+        default_factory=dict,
+        description="how often an image's turn shows a caption of a source ([sources](sources.md)), as {human = 1, "
+        "synthetic = 0.5}; of a source that is not named, 1; empty = each caption once an epoch",
+    )
     neighbour_similarity: float = Field(
         default=0.0,
         ge=0,
@@ -358,6 +363,16 @@ class TrainConfig(Settings):
                 "not see; set compile=false, or augment.patches=0"
             )
         return self
+
+    @field_validator("caption_odds")
+    @classmethod
+    def _odds_are_odds(cls, odds: dict[str, float]) -> dict[str, float]:
+        for source, value in odds.items():
+            if value < 0:
+                raise ValueError(f"the odds of {source!r} are {value:g}, below 0; set 0 to leave the source out")
+        if odds and not sum(odds.values()):
+            raise ValueError(f"the odds of {', '.join(map(repr, odds))} sum to 0; name a source with odds above 0")
+        return odds
 
     @model_validator(mode="after")
     def _rates_fit(self) -> "TrainConfig":

@@ -18,6 +18,7 @@ from cusa.manifests.storage import store
 from cusa.manifests.storage.paths import is_remote, refuse_undecodable
 from cusa.models import features
 from cusa.recipe import Recipe
+from cusa.train.data import caption_odds
 from cusa.workflow import evaluate as scoring
 from cusa.workflow import export as exporting
 
@@ -151,6 +152,7 @@ class _Run:
         recipe, out = self.recipe, self.out
         refuse_undecodable(self.work if is_remote(self.work) else self.work.resolve())  # as run.json records it
         split, val = Split(self.work, recipe.data.train), Split(self.work, recipe.data.val)
+        caption_odds.refuse_unknown(recipe.train.caption_odds, [split])
         inputs = {"the training split": split.digest, "the validation split": val.digest}
         teachers = {"image": "", "text": ""}
         if recipe.loss.needs_teachers:

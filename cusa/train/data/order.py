@@ -10,6 +10,7 @@ import numpy as np
 
 from cusa.errors import ConfigError
 from cusa.train.data.blocks import Blocks
+from cusa.train.data.caption_odds import CaptionDraw
 from cusa.train.data.permutation import derive_key, permute
 
 
@@ -24,6 +25,8 @@ class Order:
         drop_last: leave out an epoch's last pairs where they fill no batch; else that batch is smaller.
         blocks: pairs that are kept near each other or apart; None = an epoch is a permutation of all pairs.
 
+        captions: draws the caption that each turn of an image shows; None = each caption has a turn of its own.
+
     Raises:
         ConfigError: if not one batch can be filled.
     """
@@ -33,6 +36,7 @@ class Order:
     seed: int
     drop_last: bool = True
     blocks: Blocks | None = None
+    captions: CaptionDraw | None = None
 
     def __post_init__(self) -> None:
         assert self.blocks is None or self.blocks.pairs == self.pairs, (self.blocks.pairs, self.pairs)
@@ -79,8 +83,10 @@ class Order:
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         positions = _share(_share(self._positions(step_in_epoch), part, parts), rank, world)
         if self.blocks is not None:
-            return self.blocks.at(positions, seed=self.seed, epoch=epoch)
-        return permute(positions, size=self.pairs, key=derive_key(self.seed, "epoch", epoch))
+            rows = self.blocks.at(positions, seed=self.seed, epoch=epoch)
+        else:
+            rows = permute(positions, size=self.pairs, key=derive_key(self.seed, "epoch", epoch))
+        return rows if self.captions is None else self.captions.draw(rows, seed=self.seed, epoch=epoch)
 
     def size(self, step: int, *, part: int = 0, parts: int = 1) -> int:
         """Return how many pairs a part of a step has, of all ranks together."""
@@ -101,7 +107,10 @@ class Order:
             row: the pair that failed.
             attempt: 1 for its first stand-in, 2 for that one's...
         """
-        return int(permute(np.array([row]), size=self.pairs, key=derive_key(self.seed, "substitute", attempt))[0])
+        rows = permute(np.array([row]), size=self.pairs, key=derive_key(self.seed, "substitute", attempt))
+        if self.captions is not None:
+            rows = self.captions.draw(rows, seed=self.seed, epoch=0)
+        return int(rows[0])
 
 
 def shares(size: int, world: int) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """The data of a run: order, stream of batches, teacher rows, and the digests of what they are read from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from cusa.train.config import LossConfig, TrainConfig
 from cusa.train.data.augment.opened import open_augmentation
 from cusa.train.data.blocks import Blocks
 from cusa.train.data.calibrated import Calibrated, open_calibrated
+from cusa.train.data.caption_odds import CaptionDraw
 from cusa.train.data.doubts import read_pair_weights
 from cusa.train.data.gather import TeacherRows
 from cusa.train.data.judged import JudgedPairs, read_judged
@@ -134,6 +135,10 @@ class Data:
             )
             digests["the calibration"] = calibrated.digest
         order, met = _order(config, split, pairs, chosen or teachers, digests)
+        if config.caption_odds:
+            captions = CaptionDraw(config.caption_odds, [split])
+            order = replace(order, captions=captions)
+            notes.append(captions.note)
         met |= calibrated.metrics() if calibrated is not None else {}
         if order.fewest < ranks.world() * config.accumulate:
             raise ConfigError(
