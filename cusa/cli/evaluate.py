@@ -156,6 +156,18 @@ def _rows(result: Mapping[str, Any], task: str) -> list[tuple[str, ...]]:
     return rows
 
 
+def _by_source(sources: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return header and rows of a table with a row a source of captions."""
+    from cusa.eval.tasks.metrics import named, title
+
+    names = sorted(next(iter(sources.values()))["metrics"], key=lambda name: named(name).place)
+    rows = []
+    for source, summary in sources.items():
+        values = (summary["metrics"][name] for name in names)
+        rows.append((source, f"{summary['captions']:,}", *("" if v is None else f"{v:.1f}" for v in values)))
+    return ("source", "captions", *map(title, names)), rows
+
+
 def _print_evaluation(result: Mapping[str, Any]) -> None:
     """Print one data folder's numbers, each task with its protocol."""
     state = "" if result["fresh"] else " (up to date)"
@@ -178,6 +190,9 @@ def _print_evaluation(result: Mapping[str, Any]) -> None:
         queries = counted(summary["queries"], "query", "queries")
         print_text(f"\n{task} ({summary['space']} space, {queries}): {summary['protocol']}")
         print_table(("metric", "value", "95 % interval", "chance"), _rows(result, task))
+        if sources := summary.get("by_source"):
+            print_text(f"{task} by the source of the caption: {next(iter(sources.values()))['protocol']}")
+            print_table(*_by_source(sources))
     if lacking:
         print_text("\nNot available here:")
     for why, tasks in lacking.items():

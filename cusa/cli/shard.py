@@ -125,7 +125,8 @@ def shard(
     with Console() as console:
         if layout == "subset":
             readers.refuse_own_source(source, out)
-            named = _keys(source, keys, query, every=bool(verdicts) or max_p_wrong is not None)
+            of_all = bool(verdicts) or max_p_wrong is not None or bool(named_sources)
+            named = _keys(source, keys, query, every=of_all)
             reading = readers.read_subset(source, named, verdicts=verdicts or "", max_p_wrong=max_p_wrong)
             reading = readers.with_source_rules(reading, named_sources)
         else:
@@ -209,7 +210,8 @@ def _keys(work: Path, file: Path | None, query: str, *, every: bool) -> list[str
         return None
     if (file is None) == (not query):
         raise ConfigError(
-            "A subset is named by --keys FILE, --sql QUERY, --verdicts or --max-p-wrong: give one of them."
+            "A subset is named by --keys FILE, --sql QUERY, --verdicts or --max-p-wrong, and one of all by "
+            "--caption-source: give one of them."
         )
     if file is not None:
         if not file.is_file():

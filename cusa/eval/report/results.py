@@ -93,9 +93,12 @@ def gather(runs: Sequence[Run], differences: Sequence[Mapping[str, Difference]])
             )
             for name, path in metrics
         ]
+        names = [name for name, _ in metrics]
+        by_source = _by_source(task, names, [run.result["tasks"].get(task, {}) for run in runs])
         protocol = without_folders(results[0]["protocol"])
         queries = results[0]["queries"]
         tasks.append(TaskResults(registry.title(task), protocol, " / ".join(spaces), queries, rows))
+        tasks += by_source
     remarks = [(run.name, without_folders(sentence)) for run in runs for sentence in run.result.get("remarks", ())]
     lacking = {
         registry.title(name): without_folders(summary["unavailable"])
@@ -106,6 +109,36 @@ def gather(runs: Sequence[Run], differences: Sequence[Mapping[str, Difference]])
     shown = {task.title for task in tasks}
     unavailable = [(title, why) for title, why in lacking.items() if title not in shown]
     return Results([run.name for run in runs], tasks, remarks, unavailable)
+
+
+def _by_source(task: str, names: Sequence[str], summaries: Sequence[Mapping[str, Any]]) -> list[TaskResults]:
+    """Return a task's numbers by what made the captions, where several sources did.
+
+    Args:
+        task: its name.
+        names: of its metrics, in order.
+        summaries: of each run; empty where it has none.
+    """
+    of_runs = [summary.get("by_source", {}) for summary in summaries]
+    tasks = []
+    for source in dict.fromkeys(source for of_run in of_runs for source in of_run):
+        several = len(of_runs) > 1
+        first = next(of_run[source] for of_run in of_runs if source in of_run)
+        rows = [
+            MetricRow(
+                definitions.term(name, table.title(name)),
+                _unit(name),
+                [cell(of_run.get(source, {}).get("metrics", {}).get(name)) for of_run in of_runs],
+                "" if several else _interval(first, name),
+                "",
+                [None] * (len(of_runs) - 1),
+            )
+            for name in names
+            if name in first["metrics"]
+        ]
+        title = f"{registry.title(task)}: {first['captions']:,} captions of the source \u201c{source}\u201d"
+        tasks.append(TaskResults(title, first["protocol"], first["space"], first["queries"], rows))
+    return tasks
 
 
 def _unit(name: str) -> str:

@@ -5,19 +5,18 @@ Legend: I images, C captions.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from cusa.eval.config import EvalConfig
 from cusa.eval.ranking import Ranking, rank
 from cusa.eval.scores import Scores, part
-from cusa.eval.tasks import intervals, metrics
+from cusa.eval.tasks import by_source, intervals, metrics
+from cusa.eval.tasks.by_source import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from cusa.eval.tasks.task import TEXTS_ALONE, Embedded, TaskResult, per_query, summarise, unavailable
 
 _OWN_PAIRS = "R@K both ways: a query is a hit if any of its own captions (its own image) is among the first K; "
-
-IMAGE_TO_TEXT = "image-to-text"
-TEXT_TO_IMAGE = "text-to-image"
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,14 @@ def _own_pairs(name: str, seen: Embedded, captions: np.ndarray, protocol: str) -
     rows = {IMAGE_TO_TEXT: images, TEXT_TO_IMAGE: captions}
     galleries = {IMAGE_TO_TEXT: captions, TEXT_TO_IMAGE: images}
     table = per_query(name, split, both.by_direction, rows=rows, galleries=galleries)
-    return TaskResult(name, {**summary, "chance": both.chances("pairs", config.ks)}, table)
+    summary["chance"] = both.chances("pairs", config.ks)
+    if whole and (sources := by_source.measure(seen, of_image, both.text_to_image, partial(_recalls, ks=config.ks))):
+        summary["by_source"] = sources
+    return TaskResult(name, summary, table)
+
+
+def _recalls(image_to_text: Ranking, text_to_image: Ranking, ks: Sequence[int]) -> dict[str, float]:
+    return recalls(TwoWays(image_to_text, text_to_image), ks)
 
 
 def known_matches(seen: Embedded) -> TaskResult:
