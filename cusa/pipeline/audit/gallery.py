@@ -87,7 +87,7 @@ class _View:
     """Kind and words."""
     rank: int
     numbers: list[tuple[str, str]]
-    """Name and value."""
+    """Name and value; last what made the caption, where that is known."""
     image_key: str
     caption_key: str
 
@@ -249,6 +249,9 @@ def _view(split: Split, card: Card, thumbnail: Callable[[int], str], bands: Sequ
     numbers = [("score", card.score), ("images", card.image_similarity), ("captions", card.text_similarity)]
     if not math.isnan(card.p_positive):
         numbers.insert(0, ("p", card.p_positive))
+    shown = [(name, "–" if math.isnan(value) else f"{value:.3f}") for name, value in numbers]
+    if source := split.caption_sources[card.caption]:
+        shown.append(("source", source))
     classes = ["pair", *(one.css_class for one in (*_KNOWN, *_DUPLICATES, *_BLIND) if one.holds(card))]
     classes += [f"band-{number}" for number, band in enumerate(bands) if card.score >= band]
     return _View(
@@ -259,7 +262,7 @@ def _view(split: Split, card: Card, thumbnail: Callable[[int], str], bands: Sequ
         owner=thumbnail(card.owner),
         badges=badges,
         rank=card.rank,
-        numbers=[(name, "–" if math.isnan(value) else f"{value:.3f}") for name, value in numbers],
+        numbers=shown,
         image_key=split.image_keys[card.image],
         caption_key=split.caption_keys[card.caption],
     )

@@ -46,7 +46,8 @@ def summarise(
     """Return the audit's figures, with known matches also how well it ranks them and how many a batch holds.
 
     Returns:
-        split, images, captions, open_pairs, teachers, score, candidates, duplicates; calibration (null without one):
+        split, images, captions, open_pairs, teachers, score, candidates, duplicates; by_source, where captions have
+        more than one source: captions, candidates, expected and known false negatives; calibration (null without one):
         fitted, tested, reliability, expected and ceiling; truth (null without one): source, complete, false_negatives,
         among_candidates, chance, rankings, batch, per_query and, where it is complete, ceiling.
     """
@@ -67,6 +68,8 @@ def summarise(
     }
     if calibration is not None:
         summary["calibration"] = _calibrated(split, candidates, calibration, config)
+    if len(split.source_rows) > 1:
+        summary["by_source"] = _by_source(split, candidates, truth, calibrated=calibration is not None)
     if truth is None:
         return summary
     images, captions = truth.false_negatives(split.caption_owner)
@@ -100,6 +103,30 @@ def summarise(
         if calibration is not None:
             summary["calibration"]["reliability"] = reliability(candidates.p_positive.astype(float), is_known)
     return summary
+
+
+def _by_source(
+    split: Split, candidates: Candidates, truth: KnownTruth | None, *, calibrated: bool
+) -> dict[str, dict[str, float | None]]:
+    """Return for each source how many false negatives its captions are: pairs with images that they were not made for.
+
+    `expected_false_negatives` sums the candidates' probabilities, as `calibration.expected` does; null without any.
+    """
+    probability = candidates.p_positive.astype(float) if calibrated else np.zeros(len(candidates.caption))
+    known = None if truth is None else truth.false_negatives(split.caption_owner)[1]
+    results: dict[str, dict[str, float | None]] = {}
+    for source, rows in split.source_rows.items():
+        of_candidate, expected = np.isin(candidates.caption, rows), None
+        if calibrated:
+            expected = float(probability[of_candidate].sum())
+        results[source] = {
+            "captions": len(rows),
+            "candidates": int(of_candidate.sum()),
+            "expected_false_negatives": expected,
+            "per_caption": None if expected is None else expected / len(rows),
+            "known_false_negatives": None if known is None else int(np.isin(known, rows).sum()),
+        }
+    return results
 
 
 def _calibrated(split: Split, candidates: Candidates, calibration: Calibration, config: AuditConfig) -> dict[str, Any]:
@@ -150,7 +177,7 @@ def sentences(summary: dict[str, Any], work: Path) -> tuple[str, ...]:
             f"{summary['duplicate_image_candidates']:,} candidates are between images with the same bytes, "
             f"{summary['duplicate_caption_candidates']:,} have a caption that the image has too."
         )
-    out += [*_of_duplicates(summary), *_of_calibration(summary), *_of_missing(summary)]
+    out += [*_of_duplicates(summary), *_of_calibration(summary), *_of_sources(summary), *_of_missing(summary)]
     truth = summary["truth"]
     if truth is None:
         return tuple(out)
@@ -292,6 +319,16 @@ def _of_calibration(summary: dict[str, Any]) -> list[str]:
     if calibrated["fitted"]["caveat"]:
         out.append(calibrated["fitted"]["caveat"])
     return out
+
+
+def _of_sources(summary: dict[str, Any]) -> list[str]:
+    parts = []
+    for source, figures in summary.get("by_source", {}).items():
+        expected, known = figures["expected_false_negatives"], figures["known_false_negatives"]
+        part = f"{source}: {figures['candidates']:,} candidates of {counted(figures['captions'], 'caption')}"
+        part += f", {expected:,.0f} expected to match, {figures['per_caption']:.2f} a caption" if expected else ""
+        parts.append(part + ("" if known is None else f", {known:,} known false negatives"))
+    return [f"By the source of the caption: {'; '.join(parts)}."] if parts else []
 
 
 def _of_missing(summary: dict[str, Any]) -> list[str]:

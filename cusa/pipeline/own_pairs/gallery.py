@@ -49,6 +49,8 @@ class _View:
     """The picture that the best of the better captions was written for."""
     image_key: str
     caption_key: str
+    source: str
+    """What made the caption; empty where nobody says."""
 
 
 def write(
@@ -85,6 +87,7 @@ def write(
             other=thumbnail(int(split.caption_owner[card.better[0]])) if card.better else "",
             image_key=split.image_keys[image],
             caption_key=split.caption_keys[card.caption],
+            source=split.caption_sources[card.caption],
         )
 
     html = pages.render(

@@ -103,6 +103,7 @@ def summarise(split: Split, wrong: WrongPairs, *, teachers: Mapping[str, str]) -
     """Return what the probabilities come to: the expected number of wrong pairs and where they lie."""
     known = wrong.p_wrong_M[np.isfinite(wrong.p_wrong_M)]
     ways = {name: getattr(wrong, name) for name in WAYS}
+    sources = split.source_rows if len(split.source_rows) > 1 else {}
     return {
         "pairs": split.num_captions,
         "images": split.num_images,
@@ -110,12 +111,22 @@ def summarise(split: Split, wrong: WrongPairs, *, teachers: Mapping[str, str]) -
         "expected_wrong": float(known.sum()) if len(known) else None,
         "probably_wrong": int((known > 0.5).sum()),
         "histogram": np.histogram(known, bins=10, range=(0, 1))[0].tolist(),
+        "by_source": {source: _of_source(wrong.p_wrong_M[rows]) for source, rows in sources.items()},
         "ways": {
             name: None if way is None else {"share": way.share, "separation": way.separation}
             for name, way in ways.items()
         },
         "folder": str(split.folder / FOLDER),
         "command": f"cusa review {split.work} --split {split.name} --pairs",
+    }
+
+
+def _of_source(p_wrong: np.ndarray) -> dict[str, float | None]:
+    known = p_wrong[np.isfinite(p_wrong)]
+    return {
+        "pairs": len(p_wrong),
+        "expected_wrong": float(known.sum()) if len(known) else None,
+        "probably_wrong": int((known > 0.5).sum()),
     }
 
 
@@ -129,6 +140,14 @@ def sentences(summary: Mapping[str, Any]) -> tuple[str, ...]:
         f"({summary['expected_wrong'] / summary['pairs']:.2%}); {summary['probably_wrong']:,} are more probably wrong "
         f"than right. Look at {summary['folder']}/gallery.html, or judge them with `{summary['command']}`."
     ]
+    parts = [
+        f"{source} {of_source['expected_wrong']:,.0f} of {of_source['pairs']:,} "
+        f"({of_source['expected_wrong'] / of_source['pairs']:.2%})"
+        for source, of_source in summary.get("by_source", {}).items()
+        if of_source["expected_wrong"] is not None
+    ]
+    if parts:
+        out.append(f"By the source of the caption about so many are wrong: {', '.join(parts)}.")
     out += [
         f"{words}: {ways[name]['share']:.2%} of them, told from pairs made wrong so with an area under the curve of "
         f"{ways[name]['separation']:.3f}."

@@ -313,6 +313,7 @@ class Room:
             "caption_key": candidate.caption_key,
             "owner_image_key": split.image_keys[owner],
             "caption": split.texts[caption],
+            "source": split.caption_sources[caption],
             "own_captions": [split.texts[row] for row in self._captions_of(image)],
             "siblings": [split.texts[row] for row in self._captions_of(owner) if row != caption],
             "numbers": candidate.numbers(),

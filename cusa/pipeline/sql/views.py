@@ -194,12 +194,14 @@ def work_views(work: Path, runs: Iterable[Path] = (), raw: Iterable[Path] = ()) 
         _candidate_view(candidates),
         _standing_verdicts("verdicts", journal),
         journal,
-        of_splits(
-            "pairs",
-            "audit/pairs/pairs.parquet",
-            schemas.PAIRS,
-            what="a pair of the data set, and how probably it is wrong",
-            made_by=f"{audit} --pairs",
+        _pair_view(
+            of_splits(
+                "pairs",
+                "audit/pairs/pairs.parquet",
+                schemas.PAIRS,
+                what="a pair of the data set, and how probably it is wrong",
+                made_by=f"{audit} --pairs",
+            )
         ),
         _standing_verdicts("pair_verdicts", pair_journal),
         pair_journal,
@@ -386,6 +388,16 @@ def _candidate_view(raw: View) -> View:
         "ON o.split = c.split AND o.key = c.image_key"
     )
     return replace(raw, sql=sql, what="a caption that may be true of another image")
+
+
+def _pair_view(raw: View) -> View:
+    """Return the data set's own pairs with what made their captions; the join is left out where it is not selected."""
+    sql = (
+        f"SELECT p.*, w.source AS caption_source FROM ({raw.sql}) p "
+        "LEFT JOIN (SELECT split, caption_key, any_value(source) AS source FROM captions "
+        "GROUP BY split, caption_key) w ON w.split = p.split AND w.caption_key = p.caption_key"
+    )
+    return replace(raw, sql=sql)
 
 
 def _run_view(folders: Mapping[str, Path]) -> View:
