@@ -26,6 +26,7 @@ from cusa.cli import (
     export,
     extract_teachers,
     index,
+    languages,
     plan,
     push,
     recipe,
@@ -62,6 +63,7 @@ COMMANDS = (
     Entry(_DATA, "download", download.download, "cusa download scenes --out raw/scenes --set train=400"),
     Entry(_DATA, "shard", shard.shard, "cusa shard karpathy raw/scenes/dataset_scenes.json --out work/scenes"),
     Entry(_DATA, "verify", verify.verify, "cusa verify work/scenes"),
+    Entry(_DATA, "languages", languages.languages, "cusa languages work/scenes --only en,de"),
     Entry(_DATA, "sql", sql.sql, 'cusa sql work/scenes "select split, count(*) as images from samples group by split"'),
     Entry(
         _TEACHERS,

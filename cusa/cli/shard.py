@@ -95,6 +95,14 @@ def shard(
             min=0, max=1, help="Of `subset`: leave out captions that `cusa audit --pairs` calls wrong more surely."
         ),
     ] = None,
+    languages: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--language",
+            help="Of `subset`: keep captions in this language (`cusa languages`), and no others; `und` for those that "
+            "nobody can tell; repeatable.",
+        ),
+    ] = None,
     append: Annotated[bool, typer.Option("--append", help="Add new images to OUT; what is there stays.")] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0 = one a core.")] = 0,
     engine: EngineKind = "local",
@@ -125,9 +133,11 @@ def shard(
     with Console() as console:
         if layout == "subset":
             readers.refuse_own_source(source, out)
-            of_all = bool(verdicts) or max_p_wrong is not None or bool(named_sources)
+            of_all = bool(verdicts or named_sources or languages) or max_p_wrong is not None
             named = _keys(source, keys, query, every=of_all)
-            reading = readers.read_subset(source, named, verdicts=verdicts or "", max_p_wrong=max_p_wrong)
+            reading = readers.read_subset(
+                source, named, verdicts=verdicts or "", max_p_wrong=max_p_wrong, languages=languages or ()
+            )
             reading = readers.with_source_rules(reading, named_sources)
         else:
             names["caption_sources"] = named_sources
@@ -210,8 +220,8 @@ def _keys(work: Path, file: Path | None, query: str, *, every: bool) -> list[str
         return None
     if (file is None) == (not query):
         raise ConfigError(
-            "A subset is named by --keys FILE, --sql QUERY, --verdicts or --max-p-wrong, and one of all by "
-            "--caption-source: give one of them."
+            "A subset is named by --keys FILE, --sql QUERY, --verdicts, --max-p-wrong or --language, and one of all "
+            "by --caption-source: give one of them."
         )
     if file is not None:
         if not file.is_file():

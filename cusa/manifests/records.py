@@ -104,6 +104,7 @@ REASONS = {
     "not-finite": "the features hold a number that is not finite",
     "judged": "people judged it a duplicate, its words true of another image as well, or not true of its own",
     "doubted": "the audit calls the caption's pair wrong with a larger probability than allowed",
+    "language": "the caption is in none of the languages that were asked for, or nobody can tell in which it is",
     "no-score": "the pair of texts has no score",
     "bad-row": "the row lacks a field or has one of the wrong type",
     "bad-url": "no web address",

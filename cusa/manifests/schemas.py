@@ -31,6 +31,16 @@ CAPTIONS = pa.schema(
 CAPTION_SOURCE = pa.field("source", pa.string())
 """What made a caption, empty where nobody says; a split of which no caption has one lacks the column."""
 
+LANGUAGES = pa.schema(
+    [
+        ("caption_key", pa.string()),
+        ("language", pa.string()),  # ISO 639-1; `und` where the guess is too unsure
+        ("guess", pa.string()),  # the likeliest
+        ("probability", pa.float32()),  # of the guess
+    ]
+)
+"""The language of every caption, in the order of the split's captions."""
+
 DROPS = pa.schema(
     [
         ("key", pa.string()),

@@ -113,6 +113,18 @@ class ShardConfig(Settings):
     workers: int = Field(default=0, ge=0, description="processes; 0 = one a core")
 
 
+class LanguagesConfig(Settings):
+    """Languages of captions."""
+
+    only: tuple[str, ...] = Field(
+        default=(), description="ISO 639-1 codes of the languages that there may be; empty = all that are known"
+    )
+    minimum: float = Field(
+        default=0.5, ge=0, le=1, description="probability below which a caption's language counts as not known"
+    )
+    workers: int = Field(default=0, ge=0, description="processes; 0 = one a core")
+
+
 DATA_FORMATS = ("parquet", "webdataset")
 """What a work folder can be exported to."""
 

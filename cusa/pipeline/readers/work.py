@@ -1,6 +1,6 @@
 """A work folder read again: all of it, or the part that a list of keys names."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from cusa.errors import ConfigError, DataError, nearest
@@ -10,6 +10,7 @@ from cusa.manifests.keys import caption_key, split_caption_key
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
+from cusa.pipeline.languages.stage import captions_in
 from cusa.pipeline.readers.own_pairs import OwnPairs
 from cusa.pipeline.readers.reading import Reading, Row, Rows
 
@@ -17,7 +18,12 @@ VERDICTS = ("drop", "merge", "repair")
 
 
 def read_subset(
-    work: Path, keys: Collection[str] | None = None, *, verdicts: str = "", max_p_wrong: float | None = None
+    work: Path,
+    keys: Collection[str] | None = None,
+    *,
+    verdicts: str = "",
+    max_p_wrong: float | None = None,
+    languages: Collection[str] = (),
 ) -> Reading:
     """Read the shards of a work folder, images by their byte range, splits as they are.
 
@@ -31,13 +37,16 @@ def read_subset(
             chosen instead. Empty: nothing.
         max_p_wrong: own captions that `cusa audit --pairs` calls wrong with a larger probability are left out; None:
             none is.
+        languages: captions in another language than these are left out (`cusa languages`); empty: none is.
 
     Returns:
         The reading; a key that the folder does not hold is a drop, and so is what verdicts leave out.
 
     Raises:
         ConfigError: if `verdicts` is none of these.
-        DataError: if the folder is no work folder, no keys are given, or nobody has judged.
+        DataError: if the folder is no work folder, no keys are given, nobody has judged, or no languages were
+            detected.
+        StaleError: if languages are of another state of the split.
     """
     if verdicts and verdicts not in VERDICTS:
         raise ConfigError(f"--verdicts {verdicts!r}. {nearest(verdicts, VERDICTS)}", option="--verdicts")
@@ -57,10 +66,35 @@ def read_subset(
         files["verdicts"] = store.digest([verdicts, *seen])
     if max_p_wrong is not None:
         files["pairs"] = store.digest([_own_pairs(Split(work, name), "", max_p_wrong).digest for name in names])
+    spoken = {name: captions_in(Split(work, name), languages) for name in names if languages}
+    if languages:
+        files["languages"] = store.digest({name: sorted(keys_of) for name, keys_of in spoken.items()})
     first = store.read_table(work / names[0] / "samples.parquet", columns=["key"])["key"].to_pylist()[:1]
     dataset = first[0].partition("/")[0] if first else work.name
     truth = {name: path for name in names if (path := work / name / "truth.parquet").is_file()}
-    return Reading(dataset, Rows(lambda: _rows(work, names, wanted, verdicts, max_p_wrong)), files, truth, work=work)
+    rows = Rows(lambda: _in_languages(_rows(work, names, wanted, verdicts, max_p_wrong), spoken))
+    return Reading(dataset, rows, files, truth, work=work)
+
+
+def _in_languages(rows: Iterator[Row], spoken: Mapping[str, Collection[str]]) -> Iterator[Row]:
+    """Give rows without the captions in other languages, each of these as a drop.
+
+    Args:
+        rows: of the work folder, captions with their positions.
+        spoken: split -> keys of its captions in a wanted language; empty where all are wanted.
+    """
+    for row in rows:
+        if not spoken or not isinstance(row, ImageRecord):
+            yield row
+            continue
+        kept = []
+        for caption in row.captions:
+            key = caption_key(row.key, caption.position or 0)
+            if key in spoken[row.split]:
+                kept.append(caption)
+            else:
+                yield Drop(row.split, key, row.source, "caption", "language", f"{caption.text[:200]!r}")
+        yield row._replace(captions=tuple(kept))
 
 
 def _own_pairs(split: Split, verdicts: str, max_p_wrong: float | None) -> OwnPairs:

@@ -164,6 +164,13 @@ def work_views(work: Path, runs: Iterable[Path] = (), raw: Iterable[Path] = ()) 
             made_by=shard,
         ),
         of_splits(
+            "languages",
+            "languages.parquet",
+            schemas.LANGUAGES,
+            what="a caption's language, and how sure that is",
+            made_by=f"cusa languages {work}",
+        ),
+        of_splits(
             "drops",
             "drops.parquet",
             schemas.DROPS,
