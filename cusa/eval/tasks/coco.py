@@ -17,6 +17,7 @@ from cusa.eval.config import EvalConfig
 from cusa.eval.ranking import Ranking, Truth, rank_by_each
 from cusa.eval.scores import Scores, part
 from cusa.eval.tasks import cross_modal, intervals, metrics
+from cusa.eval.tasks.by_source import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from cusa.eval.tasks.cross_modal import TwoWays
 from cusa.eval.tasks.task import TEXTS_ALONE, Embedded, TaskResult, per_query, summarise, unavailable
 from cusa.manifests import schemas
@@ -222,7 +223,7 @@ def _result(seen: Embedded, gallery: Gallery, scored: Scored) -> TaskResult:
         queries = len(gallery.images) + len(gallery.captions)
         summary = summarise(scored.numbers, {}, seen.score, scored.protocol, queries)
         return TaskResult(scored.name, summary, schemas.PER_QUERY.empty_table())
-    rows = {cross_modal.IMAGE_TO_TEXT: scored.image_queries, cross_modal.TEXT_TO_IMAGE: scored.text_queries}
+    rows = {IMAGE_TO_TEXT: scored.image_queries, TEXT_TO_IMAGE: scored.text_queries}
     directions = scored.rankings.by_direction
     # Only the images that a query stands for are resampled.
     asked = [scored.image_queries, split.caption_owner[scored.text_queries]]
@@ -239,5 +240,5 @@ def _result(seen: Embedded, gallery: Gallery, scored: Scored) -> TaskResult:
         kind=kind,
     )
     summary = summarise(scored.numbers, spans, seen.score, scored.protocol, sum(map(len, rows.values())))
-    galleries = {cross_modal.IMAGE_TO_TEXT: gallery.captions, cross_modal.TEXT_TO_IMAGE: gallery.images}
+    galleries = {IMAGE_TO_TEXT: gallery.captions, TEXT_TO_IMAGE: gallery.images}
     return TaskResult(scored.name, summary, per_query(scored.name, split, directions, rows=rows, galleries=galleries))

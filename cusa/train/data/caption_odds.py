@@ -160,7 +160,7 @@ def _read(split: Split, names: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
 
 def _captions(split: Split) -> Iterator[pa.Table]:
     path = split.folder / "captions.parquet"
-    columns = [name for name in ("key", "source") if name in store.column_names(path)]
+    columns: list[str] = [name for name in ("key", "source") if name in store.column_names(path)]
     for table in store.table_batches(path, columns=columns):
         if table.num_rows:
             yield with_caption_sources(table)
