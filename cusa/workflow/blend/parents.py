@@ -14,8 +14,8 @@ from cusa.workflow.blend.request import START, BlendRequest
 from cusa.workflow.evaluated_model import EvaluatedModel, open_model
 
 if TYPE_CHECKING:
-    from cusa.models.blend import Blend
     from cusa.models.students.base import Student
+    from cusa.workflow.blend.interpolation import Blend
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Parents:
 
     def digest(self, alpha: float) -> str:
         """Return the digest of a point's weights: of what they follow from."""
-        from cusa.models.blend import RULE
+        from cusa.workflow.blend.interpolation import RULE
 
         return store.digest(["blend", RULE, self.base_digest, self.model.digest, alpha])
 
@@ -73,7 +73,7 @@ class Parents:
             DataError: if there is nothing between them.
         """
         from cusa.models import student as students
-        from cusa.models.blend import Blend
+        from cusa.workflow.blend.interpolation import Blend
 
         run = students.load(self.request.run, trust=self.request.trust)
         if self.request.base == START:

@@ -20,8 +20,8 @@ from cusa.workflow.blend.parents import Parents
 from cusa.workflow.blend.request import BlendRequest
 
 if TYPE_CHECKING:
-    from cusa.models.blend import Blend
     from cusa.models.students.base import Student
+    from cusa.workflow.blend.interpolation import Blend
 
 RESULTS = "blend.json"
 PAGE = "blend.html"

@@ -7,10 +7,10 @@ import torch
 
 from cusa.errors import DataError
 from cusa.models import student as students
-from cusa.models.blend import Blend, between, refuse_others
 from cusa.models.config import StudentConfig
 from cusa.models.features import FeatureTable
 from cusa.models.students.base import Student
+from cusa.workflow.blend.interpolation import Blend, between, refuse_others
 
 SIZES = {"image_size": 16, "patch_size": 8, "image_width": 32, "text_width": 32, "image_layers": 1, "text_layers": 1}
 WORDS = ("a red wall", "a green wall")
