@@ -60,7 +60,7 @@ def run(config: LanguagesConfig, *, split: Split, force: bool = False, on_event:
     with stage.begin(unless_held=split.locks):
         captions = split.folder / "captions.parquet"
         units = [_Unit(captions, rows, config.only) for _, _, _, rows in split.shard_rows()]
-        found = run_units(
+        detected = run_units(
             _detect,
             units,
             what=f"languages of {split.name}",
@@ -68,7 +68,7 @@ def run(config: LanguagesConfig, *, split: Split, force: bool = False, on_event:
             weigh=lambda unit: len(unit.rows),
             on_event=on_event,
         )
-        guesses = [each for of_unit in found for each in of_unit]
+        guesses = [each for of_unit in detected for each in of_unit]
         table = pa.table(
             {
                 "caption_key": split.captions["caption_key"].combine_chunks(),
