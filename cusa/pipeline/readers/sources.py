@@ -94,11 +94,10 @@ class SourceRules:
         """
         for name, source in self._named.items():
             if name not in names:
-                there = nearest(name, names) if names else f"There are no {what} here: name places, as #3={source}"
-                raise ConfigError(
-                    f"--caption-source {name}={source}: {name!r} is none of the {what}. {there}.",
-                    option="--caption-source",
-                )
+                why = f"{name!r} is none of the {what}. {nearest(name, names)}."
+                if not names:
+                    why = f"There are no {what} here: name places, as #3={source}."
+                raise ConfigError(f"--caption-source {name}={source}: {why}", option="--caption-source")
 
     def of(self, name: str) -> str:
         """Return the source of captions from a column or a file of an ending; empty without a rule for it."""
