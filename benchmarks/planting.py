@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,6 +36,9 @@ _LIBRARIES = (
         "pytest",
     ),
 )
+
+_main: types.ModuleType | None = None
+"""The script itself, kept alive in a fork."""
 
 
 def import_libraries() -> None:
@@ -98,6 +102,8 @@ def pytest_in(folder: Path, tests: list[str], plugins: list[object] | None = Non
     os.chdir(folder)
     os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     sys.dont_write_bytecode = True
+    global _main
+    _main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")  # spawned workers import it
     ours = (ROOT, Path(__file__).parent)
     sys.path[:] = [str(folder), *(place for place in sys.path if Path(place).resolve() not in ours)]
     import pytest

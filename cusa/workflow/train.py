@@ -234,7 +234,7 @@ class _Run:
     def _settings(self, teachers: Mapping[str, str], read: Mapping[str, features.FeatureTable]) -> dict[str, Any]:
         """Return what of the recipe decides the run's weights, tables by the names that they have."""
         dump = self.recipe.model_dump(
-            mode="json", exclude={"name", "description", "eval", "teachers", "expected", "parts"}
+            mode="json", exclude={"name", "description", "eval", "audit", "teachers", "expected", "parts"}
         )
         dump["data"] = {key: dump["data"][key] for key in ("train", "val", "test")}
         dump["loss"] = {key: value for key, value in dump["loss"].items() if key not in self.recipe.loss.FREE}

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,21 @@ import pytest
 import torch
 
 from cusa import recipe as recipes
-from cusa.errors import ConfigError
+from cusa.errors import ConfigError, StaleError
+from cusa.manifests import batch_calibration, tables
+from cusa.manifests.events import Callbacks
+from cusa.manifests.judgements import pair_judgements
+from cusa.manifests.judgements.verdicts import Journal
+from cusa.manifests.samples import Split
+from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.models import student as students
+from cusa.pipeline import extract
+from cusa.pipeline.config import ExtractConfig
 from cusa.workflow import evaluate as scoring
 from cusa.workflow import train as training
 from tests import worlds
+from tests.manifests.judgements.test_verdicts import make
 
 FEW = [
     *(text for text in recipes.smoke_settings("sgraf") if not text.startswith(("teachers.", "data."))),
@@ -101,3 +111,117 @@ def test_train__an_ensemble_on_several_ranks_is_refused(tmp_path: Path, monkeypa
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="On several ranks train these"):
         training.train(recipes.load("sgraf/coco/cusa", FEW), work=tmp_path, out=tmp_path / "run")
+
+
+class Asked:
+    """A training that is asked what it depends on and not done."""
+
+    def __init__(self, work: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._work, self._out = work, out
+        self.said: list[str] = []
+        self._stages: list[StageRun] = []
+
+        def note(run: object, stage: StageRun, *more: object) -> Outcome:
+            self._stages.append(stage)
+            return Outcome("train", out, True, stage.why, {}, 0.0)
+
+        monkeypatch.setattr(training._Run, "_train", note)
+
+    def __call__(self, *settings: str) -> StageRun:
+        told = recipes.load("tiny", [*NO_TEACHERS, *settings])
+        callbacks = Callbacks(on_message=self.said.append)
+        training.train(told, work=self._work, out=self._out, callbacks=callbacks)
+        return self._stages[-1]
+
+
+NO_TEACHERS = ["loss.alpha=0", "loss.beta=0"]
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a work folder with two teachers, `colours` and `words`."""
+    work = worlds.make_work(tmp_path_factory.mktemp("taught"), images=4, captions=2)
+    for teacher, modality in ((worlds.Colours(), "image"), (worlds.Words(), "text")):
+        extract.run(
+            ExtractConfig(),
+            split=Split(work, "train"),
+            teacher=teacher.name,
+            modality=modality,
+            load=lambda *_, one=teacher: one,
+        )
+    return work
+
+
+@pytest.fixture
+def asked(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    work = Path(shutil.copytree(taught, tmp_path / "work", copy_function=shutil.copy2))
+    return Asked(work, tmp_path / "run", monkeypatch)
+
+
+def test_train__what_a_run_depends_on_by_its_loss(asked: Asked, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    train, val = Split(work, "train"), Split(work, "val")
+    splits = {"the training split": train.digest, "the validation split": val.digest}
+    plain = asked()
+    assert plain.inputs == splits
+    assert plain.parameters["teachers"] == {"image": "", "text": ""}
+    with_teachers = asked("loss.alpha=0.1")
+    teachers = {f"the {modality} teacher": tables.teacher_digest(train, name) for modality, name in TEACHERS.items()}
+    assert with_teachers.inputs == {**splits, **teachers}
+    assert with_teachers.parameters["teachers"] == TEACHERS
+    other = asked("data.train=test", "data.val=train")
+    assert other.inputs == {"the training split": Split(work, "test").digest, "the validation split": train.digest}
+    positive = "loss.false_negatives=positive"
+    assert asked(positive).inputs["the verdicts"] == pair_judgements.read(train).digest
+    (work / "train/audit").mkdir()
+    with Journal(work / "train/audit") as journal:
+        journal.append(make(1, image_key=train.image_keys[0], caption_key=train.caption_keys[5]))
+    said = asked(positive).inputs
+    assert said == {**splits, "the verdicts": pair_judgements.read(train).digest}
+    assert asked("loss.alpha=0.1").inputs == with_teachers.inputs, "who reads no verdicts does not depend on them"
+
+
+TEACHERS = {"image": "colours", "text": "words"}
+
+
+def test_train__the_settings_that_decide_the_weights(asked: Asked) -> None:
+    before = asked("loss.alpha=0.1").parameters
+    assert before.keys() == {"student", "data", "loss", "train", "teachers"}
+    assert before["data"] == {"train": "train", "val": "val", "test": "test"}
+    told = recipes.load("tiny")
+    assert before["loss"].keys() == {*told.loss.model_dump()} - {*told.loss.FREE}
+    assert before["train"].keys() == {*told.train.model_dump()} - {*told.train.FREE}
+    for same in ("eval.top=3", 'audit.splits=["val"]', "train.workers=3", "data.also=[]", "teachers.image=colours"):
+        assert asked("loss.alpha=0.1", same).parameters == before, same
+    for other in ("train.lr=0.5", "train.seed=9", "loss.alpha=0.2", "student.width=64", "data.test=val"):
+        assert asked("loss.alpha=0.1", other).parameters != before, other
+
+
+def test_train__a_calibration_is_the_recipe_s_own_and_of_these_teachers(asked: Asked, tmp_path: Path) -> None:
+    calibrated = ("loss.alpha=0.1", "loss.soft_labels=calibrated")
+    with pytest.raises(
+        ConfigError, match=r"none that is shipped .* was fitted on colours and words\. Fit one on judged"
+    ):
+        asked(*calibrated)
+    train = Split(tmp_path / "work", "train")
+    stamps = {modality: tables.provenance(train, name) for modality, name in TEACHERS.items()}
+    made = batch_calibration.BatchCalibration(
+        stamps, {"image": 1.0, "text": 2.0}, {"image": 0.0, "text": 0.0}, -3.0, {}
+    )
+    path = tmp_path / "calibration.json"
+    batch_calibration.write(path, made)
+    stage = asked(*calibrated, f"loss.calibration={path}")
+    assert stage.inputs["the calibration"] == made.digest
+    assert asked.said == []
+    unread = asked("loss.alpha=0.1", f"loss.calibration={path}")
+    assert "the calibration" not in unread.inputs
+    assert "Nothing in this loss reads loss.calibration" in asked.said[0]
+    stamps["text"] = {**stamps["text"], "teacher": "others"}
+    batch_calibration.write(path, replace(made, teachers=stamps))
+    with pytest.raises(StaleError, match="was fitted on other teachers"):
+        asked(*calibrated, f"loss.calibration={path}")
+
+
+def test_train__resume_is_auto_or_must(asked: Asked, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--resume is 'yes'; allowed: auto, must"):
+        training.train(recipes.load("tiny"), work=tmp_path / "work", out=tmp_path / "run", resume="yes")

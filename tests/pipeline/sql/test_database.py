@@ -14,11 +14,14 @@ import pytest
 
 from cusa.errors import ConfigError, CusaError, DataError
 from cusa.manifests import neighbours, schemas, tables
+from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.pipeline import audit
 from cusa.pipeline.config import AuditConfig
 from cusa.pipeline.sql import database as query
+from cusa.pipeline.sql.views import BROKEN
+from tests.manifests.judgements.test_verdicts import make
 from tests.pipeline.audited import make_taught, teach
 from tests.worlds import make_work
 
@@ -389,3 +392,48 @@ def test_connect__for_writing_only_where_asked(tmp_path: Path) -> None:
     with query.connect(work, read_only=False) as database:
         database.run(f"COPY (SELECT key FROM samples) TO '{tmp_path / 'keys.csv'}'")
     assert len((tmp_path / "keys.csv").read_text().splitlines()) == 3
+
+
+def test_connect__a_verdict_that_only_the_journal_has_is_seen(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=2, splits=("train", "test"))
+    for name, word in (("train", "match"), ("test", "related")):
+        (work / name / "audit").mkdir()
+        with Journal(work / name / "audit") as journal:
+            journal.append(make(1, word))
+    with query.connect(work) as database:
+        rows = database.run("SELECT split, id, verdict FROM verdicts ORDER BY split").rows
+    assert rows == [("test", "verdict-0001", "related"), ("train", "verdict-0001", "match")]
+
+
+def test_run__a_table_that_breaks_while_it_is_read_is_named(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=2, splits=("train",))
+    path = work / "train/captions.parquet"
+    data = bytearray(path.read_bytes())
+    data[4:60] = bytes(56)  # pages; the footer is whole
+    path.write_bytes(data)
+    with query.connect(work) as database:
+        assert len(database.run("SELECT * FROM samples").rows) == 2
+        with pytest.raises((DataError, ConfigError)) as caught:
+            database.run("SELECT * FROM captions")
+    assert "captions" in str(caught.value) or "read to its end" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "error", "words"),
+    [
+        ("IOException", "Could not write all bytes", DataError, "needs more space than there is .*TMPDIR"),
+        ("IOException", "Could not read enough bytes", DataError, "cannot be read to its end; make it again"),
+        ("PermissionException", "Cannot access x", ConfigError, "reads nothing but the tables of the work folder"),
+        ("BinderException", "Could not write this", ConfigError, r"DESCRIBE view.*views: samples, "),
+        ("InvalidInputException", f"Oh: {BROKEN}a.parquet is gone.", DataError, r"^a\.parquet is gone\.$"),
+    ],
+)
+def test_explained__each_error_of_duckdb_by_what_to_do(
+    database: query.Database, kind: str, message: str, error: type[Exception], words: str
+) -> None:
+    import duckdb
+
+    found = database._explained(getattr(duckdb, kind)(message), "SELECT 1")
+    assert type(found) is error
+    assert re.search(words, str(found), re.DOTALL), str(found)
+    assert found.values["query"] == "SELECT 1"
