@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cusa.errors import ConfigError
 from cusa.train.losses import CUSALoss, Setting
-from cusa.train.losses.false_negatives import farthest_own, find_listed, pull, targets
+from cusa.train.losses.false_negatives import Extra, farthest_own, find_listed, pull, smoothed_pull, targets
 from cusa.train.losses.streaming import tiles
 from tests.train.losses import reference
 from tests.train.losses.matrices import unit
@@ -266,3 +266,34 @@ def test_what_positive_needs_is_named(missing: str) -> None:
         loss(**told | {missing: None})
     with pytest.raises(ConfigError, match=r"positive_pairs is \(3,\)"):
         loss(**told | {"positive_pairs": torch.zeros(3)})
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("rows", [slice(0, 9), slice(0, 4), slice(3, 7), slice(7, 9), slice(8, 9)])
+def test_targets__of_some_rows_are_those_rows_of_the_whole(rows: slice, smoothing: float) -> None:
+    """With listed positives before, inside and behind the rows, and at their ends; each written out."""
+    ids = torch.tensor([0, 0, 1, 2, 3, 3, 3, 4, 5])
+    listed = [(0, 8), (2, 3), (3, 2), (4, 0), (6, 7), (7, 6), (8, 1)]
+    extra = Extra(*(torch.tensor([pair[k] for pair in listed]) for k in (0, 1)))
+    for direction, got in enumerate(targets(ids, rows, extra, torch.float64, smoothing=smoothing)):
+        for at, i in enumerate(range(rows.start, rows.stop)):
+            true = [j for j in range(9) if ids[i] == ids[j] or ((i, j) if direction == 0 else (j, i)) in listed]
+            expected = [(1 - smoothing) * (j in true) / len(true) + smoothing / 9 for j in range(9)]
+            torch.testing.assert_close(got[at], torch.tensor(expected).double())
+            assert got[at].sum().item() == pytest.approx(1)
+    alone = targets(ids, rows, None, torch.float64, smoothing=smoothing)
+    torch.testing.assert_close(alone[0], alone[1])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("rows", [slice(0, 9), slice(2, 6)])
+def test_pull__is_the_sum_of_similarities_by_the_targets(rows: slice, listed: bool, smoothing: float) -> None:
+    ids = torch.tensor([7, 7, 1, 2, 3, 3, 3, 4, 5])
+    generator = torch.Generator().manual_seed(0)
+    image, text = (torch.randn(9, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    extra = Extra(torch.tensor([0, 2, 8]), torch.tensor([8, 3, 2])) if listed else None
+    by_image, by_text = targets(ids, rows, extra, torch.float64, smoothing=smoothing)
+    expected = (by_image * (image[rows] @ text.T)).sum() + (by_text * (text[rows] @ image.T)).sum()
+    got = smoothed_pull(image, text, ids, rows, extra, smoothing=smoothing)
+    torch.testing.assert_close(got, expected)

@@ -13,6 +13,7 @@ from torch import Tensor
 from cusa.errors import ConfigError
 from cusa.train.config import LossConfig
 from cusa.train.losses import CUSALoss, Setting
+from cusa.train.losses.pair_probability import PairProbability, Slope
 from cusa.train.losses.streaming import tiles
 from cusa.train.optimizers.groups import parameter_groups
 from cusa.train.schedule import cosine
@@ -498,3 +499,42 @@ def test_repr__has_weights_and_temperatures() -> None:
     assert "infonce_weight=1, alpha=0.25, beta=0" in shown
     assert "temperatures: infonce=0.07, csa=0.45, teacher=1" in shown
     assert "usa" not in shown.partition("temperatures:")[2].splitlines()[0]
+
+
+TREATMENTS: list[dict[str, Any]] = [
+    {},
+    {"false_negatives": "mask", "mask_text": 0.3, "mask_image": "positive"},
+    {"contrast": "sigmoid", "false_negatives": "mask", "mask_text": 0.3},
+    {"false_negatives": "debiased"},
+    {"soft_labels": "calibrated"},
+    {"soft_labels": "calibrated", "false_negatives": "debiased", "divergence": "cross_entropy"},
+    {"fusion": "dot"},
+]
+
+
+@pytest.mark.parametrize("options", TREATMENTS)
+def test_teachers_learn_nothing_by_any_treatment(impl: Any, options: dict[str, Any]) -> None:
+    batch = _batch(8, dtype=torch.float64)
+    for name in batch:
+        if name != "image_ids":
+            batch[name].requires_grad_()
+    if {"debiased", "calibrated"} & set(options.values()):
+        means = {"image_mean": torch.full((7,), 0.1).double(), "text_mean": torch.full((8,), 0.1).double()}
+        options = options | {
+            "pair_probability": PairProbability(intercept=-1.0, image=Slope(1.0, -0.5), text=Slope(2.0), **means)
+        }
+    CUSALoss(alpha=0.3, beta=0.7, impl=impl, **options).double()(**batch)["loss"].backward()
+    for name in ("teacher_image", "teacher_text"):
+        assert batch[name].grad is None, name
+    for name in ("image", "text", "image_uni", "text_uni"):
+        assert batch[name].grad.abs().sum() > 0, name
+
+
+def test_paper_and_release_pass_everything_else_on() -> None:
+    made = ((CUSALoss.paper, "standard", "global"), (CUSALoss.release, "release", "local"))
+    for make, reduction, negatives in made:
+        plain, told = make(), make(fusion="dot", beta=0.25, false_negatives="mask", mask_text=0.5)
+        assert (plain.alpha, plain.beta, plain.reduction) == (0.1, 0.5, reduction)
+        assert (plain.fusion, plain.false_negatives, plain.negatives) == ("each", "soft", negatives)
+        assert (told.alpha, told.beta, told.fusion, told.false_negatives) == (0.1, 0.25, "dot", "mask")
+        assert told.nearness.text == 0.5
