@@ -10,7 +10,10 @@ import pytest
 
 from cusa.errors import DataError
 from cusa.manifests.samples import Split
+from cusa.manifests.records import CaptionRecord, ImageRecord
 from cusa.pipeline import readers
+from cusa.pipeline.config import ReadConfig
+from cusa.pipeline.readers.reading import other_key
 from tests.pipeline.readers.counting import shard_counts
 from tests.worlds import write_karpathy
 
@@ -107,3 +110,47 @@ def test_read__ids_of_0_are_ids(tmp_path: Path) -> None:
     assert [caption.caption_id for caption in record.captions] == ["0", ""]
     (record,) = _read(tmp_path, [{**GOOD, "cocoid": None}]).images
     assert record.key == "any/a"
+
+
+def test_read__every_row_is_an_image_or_a_drop_that_says_which_row_it_was(tmp_path: Path) -> None:
+    rows: list[Any] = [
+        {"filename": "a.jpg", "split": "val", "sentences": [{"raw": "one", "sentid": 4}, {"sentid": 5}, 3]},
+        {"split": "test", "sentences": [{"raw": "lost"}, {"raw": "too"}]},
+        "no row",
+        {"filename": "b.jpg", "filepath": "val2014", "cocoid": 12, "split": "restval"},
+        {"filename": "../c.jpg", "split": "test", "sentences": [{"raw": "away"}]},
+    ]
+    source = tmp_path / "dataset_mine.json"
+    source.write_text(json.dumps({"images": rows, "other": 1}))
+    reading = readers.read("karpathy", source, tmp_path)
+    assert (reading.dataset, set(reading.files)) == ("mine", {source.name})
+    assert reading.images == [
+        ImageRecord(
+            "mine/a",
+            "val",
+            tmp_path / "a.jpg",
+            "a.jpg",
+            (CaptionRecord("4", "one"),),
+            other_key=other_key("mine", "a.jpg"),
+        ),
+        ImageRecord("mine/000000000012", "train", tmp_path / "val2014/b.jpg", "val2014/b.jpg", ()),
+    ]
+    found = [(drop.split, drop.key, drop.source, drop.kind, drop.reason) for drop in reading.drops]
+    bad = f"{source.name} images"
+    assert found == [
+        ("val", "mine/a", "a.jpg", "caption", "bad-row"),
+        ("val", "mine/a", "a.jpg", "caption", "bad-row"),
+        ("test", "", f"{bad}[1]", "image", "bad-row"),
+        ("test", "", f"{bad}[1]", "caption", "bad-row"),
+        ("test", "", f"{bad}[1]", "caption", "bad-row"),
+        ("train", "", f"{bad}[2]", "image", "bad-row"),
+        ("test", "", f"{bad}[4]", "image", "bad-row"),
+        ("test", "", f"{bad}[4]", "caption", "bad-row"),
+    ]
+    assert [drop.detail for drop in reading.drops][2] == "no field 'filename'"
+    named = json.dumps({"dataset": "", "images": rows[:1], "more": [1]})
+    source.write_text(named)
+    assert readers.read("karpathy", source, tmp_path).dataset == "mine"
+    source.write_text(named.replace('"dataset": ""', '"dataset": "theirs"'))
+    assert readers.read("karpathy", source, tmp_path).dataset == "theirs"
+    assert readers.read("karpathy", source, tmp_path, ReadConfig(dataset="x")).dataset == "x"

@@ -15,8 +15,10 @@ from cusa.manifests.judgements.own_pairs import FOLDER, pairs_path
 from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
+from cusa.manifests.records import CaptionRecord, Drop
 from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ShardConfig
+from cusa.pipeline.readers.own_pairs import OwnPairs
 from tests.manifests.judgements.test_verdicts import make
 from tests.worlds import make_work
 
@@ -87,3 +89,44 @@ def test_read_subset__another_verdict_is_another_source(split: Split) -> None:
     with Journal(split.folder / FOLDER) as journal:
         journal.append(make(60, "no match", image_key=split.image_keys[1], caption_key=split.caption_keys[3]))
     assert readers.read_subset(split.work, verdicts="repair").files != before
+
+
+def test_apply__every_caption_stays_goes_or_comes_with_its_key(split: Split) -> None:
+    """Also where none of an image's own is left, and where the audit doubts what people kept."""
+    pairs = OwnPairs(split, judged=True, repair=True, max_p_wrong=None)
+    keys, texts = split.image_keys, split.texts
+    captions = [CaptionRecord("7", "kept", 0), CaptionRecord("8", "wrong", 1)]
+    wrong, chosen = list(pairs.apply(keys[0], "a source", captions))[1:]
+    key = f"{keys[0]}#1"
+    assert isinstance(wrong, Drop)
+    assert wrong == Drop("train", key, "a source", "caption", "judged", wrong.detail)
+    assert wrong.detail.startswith("judged wrong by ")
+    assert wrong.detail.endswith(f": 'wrong'; {keys[0]}#2 came from {split.caption_keys[4]}")
+    row = split.captions["caption_id"][4].as_py()
+    assert chosen == CaptionRecord(row, texts[4], 2, split.caption_sources[4])
+    assert list(pairs.apply(keys[0], "a source", [])) == [CaptionRecord(row, texts[4], 0, split.caption_sources[4])]
+    alone = list(pairs.apply(keys[1], "a source", [CaptionRecord("1", "as it is", 0)]))
+    assert alone == [CaptionRecord("1", "as it is", 0)]
+    unjudged = OwnPairs(split, judged=False, repair=False, max_p_wrong=None)
+    assert list(unjudged.apply(keys[0], "", captions)) == captions
+    assert (pairs.any, unjudged.any) == (True, False)
+
+
+@pytest.mark.parametrize(("limit", "left"), [(0.5, [0, 2]), (0.4999, [0]), (0.9, [0, 1, 2]), (0.0, [])])
+def test_apply__what_the_audit_doubts_more_than_told_goes(split: Split, limit: float, left: list[int]) -> None:
+    p_wrong = [0.25, 0.75, 0.5, 0.0, 0.0, 0.0]
+    named = zip(split.caption_keys, p_wrong, strict=True)
+    table = pa.Table.from_pylist([{"caption_key": key, "p_wrong": p} for key, p in named], schema=schemas.PAIRS)
+    store.write_table(pairs_path(split), table.replace_schema_metadata({"split": split.digest}))
+    pairs = OwnPairs(split, judged=False, repair=False, max_p_wrong=limit)
+    got = []
+    for image in (0, 1):
+        captions = [CaptionRecord("", split.texts[row], row % 2) for row in (2 * image, 2 * image + 1)]
+        got += list(pairs.apply(split.image_keys[image], "s", captions))
+    assert [row for row, one in enumerate(got[:3]) if isinstance(one, CaptionRecord)] == left
+    for row, one in enumerate(got[:3]):
+        if isinstance(one, Drop):
+            detail = f"the audit calls it wrong with p = {p_wrong[row]:.3f}: {split.texts[row]!r}"
+            assert one == Drop("train", split.caption_keys[row], "s", "caption", "doubted", detail)
+    digests = {OwnPairs(split, judged=False, repair=False, max_p_wrong=at).digest for at in (limit, 0.33, None)}
+    assert len(digests) == 3

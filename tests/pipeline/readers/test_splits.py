@@ -8,6 +8,25 @@ from cusa.errors import ConfigError, DataError
 from cusa.pipeline.config import ReadConfig
 from cusa.pipeline.readers.splits import RowSplits, default_note, default_split, named_split, named_splits, split_option
 
+MEANINGS = {
+    "train": ["train", "training", "trn", "restval"],
+    "val": ["val", "valid", "validation", "dev", "devel", "development"],
+    "test": ["test", "testing", "tst"],
+    "train val": ["trainval"],
+    "test val": ["eval", "evaluation"],
+}
+"""Every word for a split, in a file's name; each is told from its neighbours by signs, digits and capitals."""
+
+
+@pytest.mark.parametrize(("split", "word"), [(split, word) for split, words in MEANINGS.items() for word in words])
+def test_named_splits__every_word(split: str, word: str) -> None:
+    for name in (word, word.upper(), f"captions_{word}2014", f"my{word.capitalize()}Set", f"x.{word}-1"):
+        assert named_splits(name) == split.split(), name
+    assert named_splits(f"un{word}") == []
+    if " " not in split:
+        assert split_option(f" {word.upper()} ") == split
+
+
 CELLS = {
     "train": ("train", "Train", " TRAIN\t", "training", "trn", "restval"),
     "val": ("val", "Val", "valid", "validation", "VALIDATION ", "dev", "development"),
@@ -99,3 +118,16 @@ def test_split_option__a_name_that_no_folder_can_have() -> None:
     for name in ("a/b", "..", "train val", "."):
         with pytest.raises(ConfigError, match="--split"):
             split_option(name)
+
+
+def test_split_option__names_the_option_that_was_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--split-name 'a b' cannot be the name of a split's folder"):
+        RowSplits(tmp_path, ReadConfig(split_names={"x": "a b"}))
+
+
+def test_of__twenty_unknown_words_end_the_reading(tmp_path: Path) -> None:
+    splits = RowSplits(tmp_path, ReadConfig())
+    for number in range(19):
+        assert splits.of(f"row {number}") == splits.of("row 0") == ""
+    with pytest.raises(DataError, match=r"'row 0' \(20 rows\).*'row 19' \(1 rows\)"):
+        splits.of("row 19")
