@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cusa.errors import DataError
-from cusa.manifests.samples import Split
 from cusa.manifests.records import CaptionRecord, ImageRecord
+from cusa.manifests.samples import Split
 from cusa.pipeline import readers
 from cusa.pipeline.config import ReadConfig
 from cusa.pipeline.readers.reading import other_key

@@ -13,9 +13,9 @@ from cusa.errors import DataError
 from cusa.manifests import schemas
 from cusa.manifests.judgements.own_pairs import FOLDER, pairs_path
 from cusa.manifests.judgements.verdicts import Journal
+from cusa.manifests.records import CaptionRecord, Drop
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
-from cusa.manifests.records import CaptionRecord, Drop
 from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ShardConfig
 from cusa.pipeline.readers.own_pairs import OwnPairs
