@@ -1,5 +1,6 @@
 """Held-out splits: every image once, by its key alone, near the share that was asked for."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,3 +56,23 @@ def test_hold_out__a_data_set_with_splits_or_truth_keeps_them(tmp_path: Path) ->
         hold_out(_reading([1], ImageRecord("mine/v", "val", None, "v", ())), {"val": 0.1})
     with pytest.raises(DataError, match="truth of its own splits"):
         hold_out(replace(_reading([1]), truth={"train": tmp_path / "truth.parquet"}), {"val": 0.1})
+
+
+def test_hold_out__a_key_is_drawn_by_its_digest() -> None:
+    """The first eight bytes of the key's SHA-256 as a fraction; below the first share: the first split..."""
+    reading = _reading(list(range(300)))
+    for image in hold_out(reading, {"test": 0.2, "val": 0.3}).images:
+        drawn = int(hashlib.sha256(image.key.encode()).hexdigest()[:16], 16) / 16**16
+        assert image.split == ("test" if drawn < 0.2 else "val" if drawn < 0.5 else "train")
+    assert hold_out(reading, {"val": 0.1}).notes == ("Held out of train by key: val 0.1.",)
+
+
+def test_hold_out__a_row_that_was_refused_takes_no_name() -> None:
+    refused = replace(_reading([1, 2]), rows=[*_reading([1, 2]).rows, replace(DROP, split="val")])
+    assert len(hold_out(refused, {"val": 0.5}).images) == 2
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_hold_out__a_share_outside_of_0_to_1(share: float) -> None:
+    with pytest.raises(ConfigError, match=r"--hold-out val=.* is no share to hold out of train"):
+        hold_out(_reading([1]), {"val": share})

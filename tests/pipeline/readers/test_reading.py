@@ -48,3 +48,20 @@ def test_other_key__equal_stems_differ() -> None:
     keys = {other_key("d", name) for name in ("a/1.jpg", "b/1.jpg", "a/1.png", "1.jpg")}
     assert len(keys) == 4
     assert other_key("d", "./a//1.jpg") == other_key("d", "a/1.jpg")
+
+
+def test_read__bytes_that_are_no_utf8_are_kept_by_every_way_of_reading(tmp_path: Path) -> None:
+    data = b"a\xffb\r\nc\xef\xbb\xbfd"
+    (tmp_path / "t").write_bytes(data)
+    assert decode_text(data).encode("utf-8", "surrogateescape") == data
+    with open_text(tmp_path / "t") as file:
+        assert file.read().encode("utf-8", "surrogateescape") == data
+    found = [line.encode("utf-8", "surrogateescape") for _, line in lines(tmp_path / "t")]
+    assert found == [b"a\xffb", b"c\xef\xbb\xbfd"], "a mark that is not at the beginning is text"
+    (tmp_path / "t").write_bytes(b"\xef\xbb\xbfa\n\xef\xbb\xbfb")
+    assert [line for _, line in lines(tmp_path / "t")] == ["a", "\ufeffb"]
+    for short in (b"", b"a", b"\xff", b"\xfe\xff"):
+        (tmp_path / "t").write_bytes(short)
+        assert [line for _, line in lines(tmp_path / "t")] == (
+            [] if short in (b"", b"\xfe\xff") else [decode_text(short)]
+        )

@@ -102,3 +102,51 @@ def test_form_of__what_is_no_table_is_named(tmp_path: Path) -> None:
             _read(tmp_path / "t.csv", content)
     with pytest.raises(DataError, match="does not exist"):
         separated.form_of(tmp_path / "none.csv")
+
+
+FORMS = {
+    # (ending, text): separator, whether blanks follow it, whether quotes enclose fields
+    ("csv", "image,caption\n1.jpg,a dog\n"): (",", False, False),
+    ("csv", 'image,caption\n1.jpg,"a dog"\n'): (",", False, True),
+    ("csv", 'image,caption\n1.jpg,"a dog"\n2.jpg,a cat\n'): (",", False, True),
+    ("csv", '"image","caption"\n1.jpg,a dog\n'): (",", False, True),
+    ("csv", '"image","caption"\r\n\r\n1.jpg,"a dog"\r\n'): (",", False, True),
+    ("csv", 'image, caption\n1.jpg, "a dog, a cat"\n'): (",", True, True),
+    ("csv", 'image,caption\n1.jpg,"No parking" sign\n'): (",", False, False),
+    ("csv", 'image;caption\n1.jpg;"a;b"\n'): (";", False, True),
+    ("tsv", 'image\tcaption\n1.jpg\t"a dog"\n2.jpg\ta cat\n'): ("\t", False, False),
+    ("tsv", 'image\tcaption\n1.jpg\t"a dog"\n2.jpg\t"a cat"\n'): ("\t", False, True),
+    ("tsv", 'image\tcaption\n1.jpg\t"a ""big"" dog"\n2.jpg\ta cat\n'): ("\t", False, True),
+    ("tsv", '"image"\t"caption"\n"1.jpg"\t"a dog"\n'): ("\t", False, True),
+    ("tsv", 'image\tcaption\n1.jpg\t"a dog\n2.jpg\ta cat\n'): ("\t", False, False),
+    ("tsv", 'image\tcaption\n1.jpg\t"a\tdog"\n2.jpg\ta cat\n'): ("\t", False, True),
+    ("tsv", "image,caption\tx\n"): (",", False, False),
+    ("TSV", "a\tb,c\n"): ("\t", False, False),
+    ("csv", "a\tb,c\n"): (",", False, False),
+}
+
+
+@pytest.mark.parametrize("written", FORMS)
+def test_form_of__is_what_the_file_shows(tmp_path: Path, written: tuple[str, str]) -> None:
+    ending, text = written
+    path = tmp_path / f"t.{ending}"
+    path.write_bytes(text.encode())
+    form = separated.form_of(path, WANTED)
+    assert (form.separator, form.spaced, form.quoted) == FORMS[written]
+    assert form.encoding.lower().replace("_", "-") == "utf-8"
+
+
+def test_read_rows__each_with_the_number_of_its_last_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b'"image","caption"\n\n"1.jpg","two\nlines"\n\n\n"2.jpg","x"\n')
+    form = separated.form_of(path, WANTED)
+    assert list(separated.read_rows(path, form)) == [(4, ["1.jpg", "two\nlines"]), (7, ["2.jpg", "x"])]
+    path.write_bytes(b'"image","caption"\n"1.jpg","a" dog\n')
+    with pytest.raises(DataError, match="line 2 cannot be read"):
+        list(separated.read_rows(path, form))
+
+
+def test_form_of__a_header_of_blanks_is_none(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("   \n1.jpg,a\n")
+    with pytest.raises(DataError, match="has no header"):
+        separated.form_of(tmp_path / "t.csv", WANTED)
