@@ -203,3 +203,114 @@ def _peak() -> Iterator[Callable[[], int]]:
         pytest.skip("needs /proc")
     before = read("VmRSS")
     yield lambda: read("VmHWM") - before
+
+
+MADE = [
+    Preprocess(size, fit=fit, resize=resize, resample=resample, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    for size in (96, 384)
+    for fit in ("crop", "squash")
+    for resize in ((0, 400) if fit == "crop" else (0,))
+    for resample in ("bicubic", "bilinear", "lanczos", "nearest")
+]
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_to_hugging_face__says_every_field_and_is_read_back(made: Preprocess) -> None:
+    fields = made.to_hugging_face()
+    numbers = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # Pillow's own
+    side = {"height": made.size, "width": made.size}
+    crop = made.fit == "crop"
+    assert fields == {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": made.resize or made.size} if crop else side,
+        "do_center_crop": crop,
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "resample": numbers[made.resample],
+        "image_mean": [0.1, 0.2, 0.3],
+        "image_std": [0.4, 0.5, 0.6],
+        **({"crop_size": side} if crop else {}),
+    }
+    assert Preprocess.from_hugging_face(fields, image_size=7) == made
+    assert Preprocess.from_json(made.to_json()) == made
+
+
+@pytest.mark.parametrize(
+    ("fields", "made"),
+    [
+        # As transformers' ConvNextImageProcessor: below 384 scaled to size / crop_pct and cut, else squashed.
+        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, Preprocess(224, resize=256)),
+        ({"size": 224, "crop_pct": 0.9}, Preprocess(224, resize=248)),
+        ({"size": {"shortest_edge": 383}, "crop_pct": 0.5}, Preprocess(383, resize=766)),
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, Preprocess(384, fit="squash")),
+        ({"crop_pct": 0.875}, Preprocess(64, resize=73)),
+        ({"size": 224, "crop_pct": None, "do_center_crop": False, "resample": 0}, Preprocess(224, resample="nearest")),
+        ({"size": {"height": 80, "width": 80}, "do_center_crop": False}, Preprocess(80, fit="squash")),
+        ({"do_center_crop": True, "crop_size": 48, "size": 48}, Preprocess(48)),
+        ({"resample": 5}, Preprocess(64, fit="squash")),
+    ],
+)
+def test_from_hugging_face__crop_pct_and_sizes_of_every_kind(fields: dict[str, object], made: Preprocess) -> None:
+    assert Preprocess.from_hugging_face(fields, image_size=64) == made
+
+
+def test_from_timm__what_a_file_leaves_out() -> None:
+    fields = {"input_size": (3, 96, 96), "mean": CLIP_MEAN, "std": CLIP_STD}
+    assert Preprocess.from_timm(fields) == Preprocess(96, resize=96)
+    assert Preprocess.from_timm({**fields, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}) == (
+        Preprocess(96, resize=96, resample="bilinear")
+    )
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((2, 3), np.float32), np.arange(4, dtype=np.int64), np.arange(4, dtype=np.uint8), np.zeros((0, 3), "<f8")],
+)
+def test_decode__arrays_of_finite_numbers_are_members_too(array: np.ndarray) -> None:
+    file = io.BytesIO()
+    np.save(file, array)
+    found = preprocess.decode(file.getvalue())
+    assert isinstance(found, np.ndarray)
+    assert found.dtype == array.dtype
+    np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize(
+    "array", [np.array([np.nan]), np.array([1, np.inf]), np.array([True]), np.array([1j]), np.array(["a"])]
+)
+def test_decode__other_arrays_are_refused(array: np.ndarray) -> None:
+    file = io.BytesIO()
+    np.save(file, array)
+    with pytest.raises(ValueError, match=f"the array holds {array.dtype}|not finite"):
+        preprocess.decode(file.getvalue())
+
+
+def test_square__an_array_is_no_picture() -> None:
+    features: object = np.zeros((3, 4), np.float32)
+    with pytest.raises(DataError, match=r"arrays of shape \(3, 4\).*student.kind=sgraf"):
+        Preprocess().square(features)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("size", "resize"), [((50, 31), 0), ((31, 50), 0), ((50, 50), 20), ((33, 57), 21), ((57, 33), 23)]
+)
+def test_square__scales_the_shorter_side_and_cuts_the_middle(size: tuple[int, int], resize: int) -> None:
+    """By Pillow's own calls, the longer side rounded down, the offset half to even."""
+    image, short = Image.fromarray(_noise(size[1], size[0])), resize or 16
+    width, height = (short, size[1] * short // size[0]) if size[0] <= size[1] else (size[0] * short // size[1], short)
+    left, top = round((width - 16) / 2), round((height - 16) / 2)
+    expected = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))[top : top + 16, left : left + 16]
+    np.testing.assert_array_equal(Preprocess(16, resize=resize).square(image).transpose(1, 2, 0), expected)
+    squashed = np.asarray(image.resize((16, 16), Image.Resampling.NEAREST))
+    got = Preprocess(16, fit="squash", resample="nearest").square(image)
+    np.testing.assert_array_equal(got.transpose(1, 2, 0), squashed)
+
+
+def test_decode_rgb__transparency_is_laid_over_white_by_its_share() -> None:
+    pixels = np.zeros((2, 2, 4), dtype=np.uint8)
+    pixels[..., 3] = [[0, 255], [128, 64]]
+    got = np.asarray(decode_rgb(_bytes(Image.fromarray(pixels))))
+    np.testing.assert_allclose(got[..., 0], [[255, 0], [127, 191]], atol=1)
+    assert (got == got[..., :1]).all()
