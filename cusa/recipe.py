@@ -233,7 +233,8 @@ def method_settings(method: str) -> list[str]:
 
     Args:
         method: `baseline`, `csa`, `usa`, `cusa`: which weights are taken away; or another treatment of false negatives,
-            without USA: `mask`, `gist`, `label-smoothing`, `sigmoid`, `calibrated`, `debiased`.
+            without USA: `mask`, `gist`, `label-smoothing`, `sigmoid`, `calibrated`, `debiased`, `hardness`,
+            `thresholds`.
 
     Raises:
         ConfigError: if there is no such method.

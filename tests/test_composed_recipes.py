@@ -184,6 +184,8 @@ def test_treatments__are_methods_of_a_sweep_without_csa_and_usa(treatment: str) 
         else:
             assert (loss.alpha, loss.beta, loss.infonce_weight) == (0.0, 0.0, 1.0)
         probability = PairProbability(intercept=0, text=Slope(1), text_mean=torch.zeros(3))
-        assert make_loss(loss, probability).contrast == ("sigmoid" if treatment == "sigmoid" else "infonce")
+        assert make_loss(loss, probability, rows=(3, 3)).contrast == (
+            "sigmoid" if treatment == "sigmoid" else "infonce"
+        )
     plain = recipe.load("scenes-cusa", recipe.method_settings("baseline")).loss
     assert loss != plain

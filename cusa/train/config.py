@@ -67,12 +67,32 @@ class LossConfig(Settings):
     divergence: Literal["kl", "cross_entropy", "cross_entropy_release"] = Field(
         default="kl", description="of CSA and USA from the soft labels"
     )
-    false_negatives: Literal["soft", "mask", "debiased", "positive"] = Field(
+    false_negatives: Literal["soft", "mask", "debiased", "hardness", "thresholds", "positive"] = Field(
         default="soft",
         description="how InfoNCE treats foreign pairs that may be true: soft = as negatives; mask = pairs a teacher "
         "calls near leave its denominators; debiased = each weighs there 1 - p, p being its probability to be true by "
-        "the calibration; positive = by verdicts of `cusa review`: matches become positives, related "
-        "and disputed pairs leave the denominators, duplicates are one image",
+        "the calibration; hardness = each weighs there the more the nearer the student calls it; thresholds = pairs "
+        "above an item's own threshold, learned over the whole data set, leave its denominator; positive = by verdicts "
+        "of `cusa review`: matches become positives, related and disputed pairs leave the denominators, duplicates are "
+        "one image",
+    )
+    hardness: float = Field(
+        default=0.0, ge=0, description="hardness: how much more the nearest weigh (Robinson's beta); 0 = all alike"
+    )
+    hardness_prior: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="hardness: share of foreign pairs taken to be true (tau+; with hardness 0 this is DCL)",
+    )
+    threshold_share: float = Field(
+        default=0.01, gt=0, le=0.5, description="thresholds: of an item's foreign pairs, the share that leaves"
+    )
+    threshold_rate: float = Field(
+        default=0.01, gt=0, description="thresholds: step of a threshold, in cosine, at twice that share"
+    )
+    threshold_after: int = Field(
+        default=5, ge=1, description="thresholds: batches that held an item before its pairs leave"
     )
     pair_weights: Literal["none", "audit"] = Field(
         default="none",
@@ -154,10 +174,15 @@ class LossConfig(Settings):
                 f"fusion is {self.fusion!r}, which joins the teachers' soft labels, and soft_labels is 'calibrated'; "
                 "set fusion='each'"
             )
-        if self.false_negatives == "debiased" and self.contrast == "sigmoid":
+        if self.false_negatives in ("debiased", "hardness", "thresholds") and self.contrast == "sigmoid":
             raise ValueError(
-                "false_negatives is 'debiased', which weighs InfoNCE's denominators, and contrast is 'sigmoid'; set "
-                "contrast='infonce', or soft, mask or positive"
+                f"false_negatives is {self.false_negatives!r}, which changes InfoNCE's denominators, and contrast is "
+                "'sigmoid'; set contrast='infonce', or soft, mask or positive"
+            )
+        if (self.hardness or self.hardness_prior) and self.false_negatives != "hardness":
+            raise ValueError(
+                f"hardness is {self.hardness} and hardness_prior {self.hardness_prior}, and false_negatives is "
+                f"{self.false_negatives!r}; set it to 'hardness'"
             )
         if self.teacher_temperature == "audit" and (
             self.teacher_image_temperature.learned or self.teacher_text_temperature.learned

@@ -139,7 +139,8 @@ def run(
             )
             checkpoint.seed_all(config.seed + ranks.rank())
             prepare(student.to(device), config)
-            objective = _objective(loss, opened.calibrated, callbacks if first else SILENT).to(device)
+            rows = split.num_images, split.num_captions
+            objective = _objective(loss, opened.calibrated, rows, callbacks if first else SILENT).to(device)
             if config.compile:
                 objective.compile()
             session = Session(
@@ -186,12 +187,14 @@ def run(
         checkpoint.set_random_state(before)
 
 
-def _objective(loss: LossConfig, calibrated: Calibrated | None, callbacks: Callbacks) -> CUSALoss:
+def _objective(
+    loss: LossConfig, calibrated: Calibrated | None, rows: tuple[int, int], callbacks: Callbacks
+) -> CUSALoss:
     """Make the loss, and say what the calibration expects."""
     if calibrated is None:
-        return make_loss(loss)
+        return make_loss(loss, rows=rows)
     callbacks.on_message(calibrated.sentence)
-    return make_loss(calibrated.solved(loss), calibrated.probability)
+    return make_loss(calibrated.solved(loss), calibrated.probability, rows=rows)
 
 
 def check(config: TrainConfig, loss: LossConfig, split: Split) -> None:

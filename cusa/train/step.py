@@ -130,9 +130,11 @@ def _differentiate(session: Session, part: Batch, share: float) -> dict[str, Ten
 
 
 def _ids(session: Session, part: Batch) -> dict[str, Tensor]:
-    """Return the image ids of a part and, where they are used, its pairs' weights or its judged pairs."""
+    """Return the image ids of a part and, where they are used, its captions' ids, pairs' weights or judged pairs."""
     if session.pair_weights is not None:
         return {"image_ids": part.image_ids, "pair_weights": session.pair_weights[part.rows]}
+    if session.loss.thresholds is not None:
+        return {"image_ids": part.image_ids, "text_ids": part.rows}
     if session.judged is None:
         return {"image_ids": part.image_ids}
     return session.judged.loss_inputs(part.image_ids, part.rows)

@@ -13,6 +13,8 @@ from torch.nn.functional import normalize
 from cusa.models.students.base import Student
 from cusa.train.config import LossConfig, TemperatureConfig
 from cusa.train.losses import CUSALoss, Setting, infonce
+from cusa.train.losses.by_rows.hardness import Hardness
+from cusa.train.losses.by_rows.thresholds import Thresholds
 from cusa.train.losses.pair_probability import PairProbability
 from cusa.train.losses.plain import csa_term, usa_term
 
@@ -120,17 +122,24 @@ def cosines(rows_BD: Tensor, columns_BD: Tensor) -> Tensor:
     return normalize(rows, dim=1) @ normalize(columns, dim=1).T
 
 
-def make_loss(config: LossConfig, pair_probability: PairProbability | None = None) -> CUSALoss:
+def make_loss(
+    config: LossConfig, pair_probability: PairProbability | None = None, *, rows: tuple[int, int] = (0, 0)
+) -> CUSALoss:
     """Make the loss that a recipe describes.
 
     Args:
         config: the recipe's.
         pair_probability: needed where `config.needs_calibration`.
+        rows: images and captions of the training split; needed for `thresholds`.
     """
 
     def setting(temperature: TemperatureConfig) -> Setting:
         return Setting(temperature.initial, temperature.minimum, temperature.maximum, temperature.learned)
 
+    thresholds = None
+    if config.false_negatives == "thresholds":
+        share, rate = config.threshold_share, config.threshold_rate
+        thresholds = Thresholds(*rows, share=share, rate=rate, after=config.threshold_after)
     csa = setting(config.csa_image_temperature)
     usa = setting(config.usa_image_temperature)
     teacher = setting(config.teacher_image_temperature)
@@ -148,6 +157,8 @@ def make_loss(config: LossConfig, pair_probability: PairProbability | None = Non
         false_negatives=config.false_negatives,
         soft_labels=config.soft_labels,
         pair_probability=pair_probability,
+        hardness=Hardness(config.hardness, config.hardness_prior),
+        thresholds=thresholds,
         mask_image=config.mask_image,
         mask_text=config.mask_text,
         mask_margin=config.mask_margin,

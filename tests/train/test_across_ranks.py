@@ -14,6 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cusa.train import across_ranks
 from cusa.train.losses import CUSALoss, Setting
+from cusa.train.losses.by_rows.hardness import Hardness
+from cusa.train.losses.by_rows.thresholds import Thresholds
 from cusa.train.losses.pair_probability import PairProbability, Slope
 from cusa.train.losses.streaming import tiles
 from tests.train.losses import reference
@@ -40,6 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cold": {"temperature": Setting(0.003, 0.001, 0.1)},
     "mask": {"false_negatives": "mask", "mask_text": "positive", "mask_image": 0.5},
     "positive": {"false_negatives": "positive"},
+    "hardness": {"false_negatives": "hardness", "hardness": Hardness(0.3, 0.01), "temperature": Setting(0.2, 0.1, 1.0)},
     "calibrated": {"false_negatives": "debiased", "soft_labels": "calibrated", "pair_probability": PROBABILITY},
 }
 ACCURACY = {"cold": 1e-9}
@@ -112,12 +115,32 @@ def _every_case(rank: int, *, ranks: int, golden: str) -> dict[str, Any]:
         found[str((name, counts, impl))] = _once(options, mine, listed[touching], parallel=True)
     if ranks == 2:
         found["memory"] = _memory(rank)
+        for mode in ("global", "release", "local"):
+            for impl in ("plain", "streamed"):
+                found[f"thresholds {mode} {impl}"] = _thresholds(rank, 2, mode, impl)
     if golden:
         for mode in ("global", "release", "local"):
             for reduction in ("mean", "sum"):
                 for impl in ("plain", "streamed"):
                     found[f"{mode} {reduction} {impl}"] = _reference(rank, golden, mode, reduction, impl)
     return found
+
+
+def _thresholds(rank: int, ranks: int, mode: Any, impl: Any) -> dict[str, Tensor]:
+    """Return what four steps with learned thresholds leave: on a rank, or in one process with `ranks` of 1."""
+    thresholds = Thresholds(11, 13, share=0.2, rate=0.05, after=1)
+    loss = CUSALoss(
+        alpha=0, beta=0, false_negatives="thresholds", thresholds=thresholds, negatives=mode, impl=impl,
+    ).double()  # fmt: skip
+    left = {}
+    for step in range(4):
+        inputs, _ = _world(13)
+        order = torch.randperm(13, generator=torch.Generator().manual_seed(step))
+        rows = order if ranks == 1 else order[slice(0, 8) if rank == 0 else slice(8, 13)]
+        left[f"loss {step}"] = loss(
+            **{name: inputs[name][rows] for name in ("image", "text", "image_ids", "text_ids")}
+        )["loss"].detach()
+    return left | {name: value.double() for name, value in thresholds.state_dict().items()}
 
 
 def _memory(rank: int) -> dict[str, Tensor]:
@@ -182,6 +205,21 @@ def test_two_ranks_give_what_one_process_gives(two_ranks: Found) -> None:
 
 def test_four_ranks_give_what_one_process_gives(four_ranks: Found) -> None:
     _check_every_case(4, four_ranks)
+
+
+@pytest.mark.parametrize("impl", ["plain", "streamed"])
+def test_thresholds_are_the_same_on_every_rank_as_in_one_process(two_ranks: Found, impl: str) -> None:
+    whole = _thresholds(0, 1, "global", "plain")
+    assert whole["image_met"].sum() > 20
+    for mode in ("global", "release", "local"):
+        first, second = (two_ranks[rank][f"thresholds {mode} {impl}"] for rank in range(2))
+        for name, value in whole.items():
+            if mode == "local":  # each rank's loss and negatives are its own; what is learned is shared
+                assert name.startswith("loss") or torch.equal(first[name], second[name]), name
+                assert not name.endswith("_met") or torch.equal(first[name], value), name
+            else:
+                assert torch.equal(first[name], second[name]), (mode, name)
+                torch.testing.assert_close(first[name], value, rtol=1e-12, atol=1e-12)
 
 
 def _check_every_case(ranks: int, found: Found) -> None:

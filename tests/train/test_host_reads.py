@@ -68,6 +68,9 @@ def test_the_counter_counts_what_makes_a_host_wait() -> None:
         {"loss": {"impl": "streamed", "false_negatives": "mask", "mask_text": 0.9}},
         {"loss": {"impl": "streamed", "contrast": "sigmoid"}},
         {"loss": {"impl": "plain", "label_smoothing": 0.1, "fusion": "dot"}},
+        {"loss": {"impl": "streamed", "false_negatives": "hardness", "hardness": 0.3, "hardness_prior": 0.01}},
+        {"loss": {"impl": "plain", "false_negatives": "thresholds", "threshold_after": 1}},
+        {"loss": {"impl": "streamed", "false_negatives": "thresholds", "threshold_after": 1}},
     ],
 )
 def test_a_step_reads_nothing_on_the_host(
@@ -77,7 +80,8 @@ def test_a_step_reads_nothing_on_the_host(
     monkeypatch.setattr(dual_encoder, "normalise", pixels.on_device)  # a CPU looks values up in memory
     loss = LOSS.model_copy(update=options.get("loss", {}))
     session, stream = _opened(world, tmp_path, **{name: value for name, value in options.items() if name != "loss"})
-    session.loss = make_loss(loss).train()
+    split = Split(world, "train")
+    session.loss = make_loss(loss, rows=(split.num_images, split.num_captions)).train()
     batches = [stream[number] for number in range(3)]
     step.take(session, batches[:1], rate=1e-3)  # the optimiser makes its state
     with HostReads() as reads:
@@ -87,7 +91,7 @@ def test_a_step_reads_nothing_on_the_host(
     assert reads.operations > 100
     assert reads.counts == {}
     with HostReads() as reads:
-        session.look(Split(world, "train"))
+        session.look(split)
         step.describe(session, batches[-1], terms, rate=1e-3)
     assert sum(reads.counts.values()) >= 2
 

@@ -239,6 +239,18 @@ def test_stopped_and_gone_on_it_ends_with_the_same_bits(train: Train, tmp_path: 
     assert (tmp_path / "parts" / "model" / "model.safetensors").read_bytes() == whole
 
 
+def test_learned_thresholds_are_in_the_checkpoint(train: Train, tmp_path: Path) -> None:
+    loss = LOSS.model_copy(update={"false_negatives": "thresholds", "threshold_after": 1, "threshold_share": 0.1})
+    whole = train(tmp_path / "whole", loss=loss)
+    with pytest.raises(StoppedError):
+        train(tmp_path / "parts", loss=loss, should_stop=_stop_after(4))
+    train(tmp_path / "parts", loss=loss)
+    assert _equal(tmp_path / "whole", tmp_path / "parts")
+    assert _metrics(tmp_path / "whole") == _metrics(tmp_path / "parts")
+    assert whole.last["share_masked"] > 0
+    assert -1 <= whole.last["threshold.text"] < 1
+
+
 def test_a_finished_run_is_finished(train: Train, tmp_path: Path) -> None:
     first = train(tmp_path / "run", validate=Validation())
     validation = Validation()

@@ -9,7 +9,7 @@ from cusa.errors import ConfigError
 from cusa.manifests.samples import Split
 from cusa.models import student as students
 from cusa.models.config import StudentConfig
-from cusa.train.config import TrainConfig
+from cusa.train.config import LossConfig, TrainConfig
 from cusa.train.prepare import freeze, prepare
 from cusa.train.terms import make_loss
 from tests import towers
@@ -71,6 +71,11 @@ def test_compile__finds_no_break_in_student_and_loss(world: Path, impl: str, bro
     found = torch._dynamo.explain(loss.forward)(**inputs, image_ids=torch.arange(4))
     assert {reason.user_stack[-1].name for reason in found.break_reasons} == broken_in, found.break_reasons
     assert bool(found.graph_break_count) == bool(broken_in)
+    for treatment in ("hardness", "thresholds") if impl == "plain" else ():
+        loss = make_loss(LossConfig(alpha=0, beta=0, false_negatives=treatment, impl="plain"), rows=(4, 4)).train()
+        given = {name: inputs[name] for name in ("image", "text")}
+        found = torch._dynamo.explain(loss.forward)(**given, image_ids=torch.arange(4), text_ids=torch.arange(4))
+        assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
     torch._dynamo.reset()
 
 

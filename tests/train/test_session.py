@@ -34,7 +34,8 @@ OTHER_LOSS: dict[str, Any] = {
     **{"negatives": "local", "impl": "streamed", "csa_temperatures": "separate", "usa_temperatures": "one"},
     **{"teacher_temperatures": "separate", "contrast": "sigmoid", "label_smoothing": 0.1, "sigmoid_bias": -5.0},
     **{"mask_margin": 0.1, "mask_margin_kind": "relative", "pair_weights": "audit"},
-    **{"soft_labels": "calibrated", "teacher_temperature": "audit"},
+    **{"soft_labels": "calibrated", "teacher_temperature": "audit", "hardness": 0.5, "hardness_prior": 0.1},
+    **{"threshold_share": 0.1, "threshold_rate": 0.1, "threshold_after": 2},
 }
 
 

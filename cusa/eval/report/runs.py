@@ -209,6 +209,10 @@ def _treatments(loss: Mapping[str, Any]) -> dict[str, str]:
         limits = [f"{name} {loss[key]}" for name, key in (("image", "mask_image"), ("text", "mask_text")) if loss[key]]
         margin = f", margin {loss['mask_margin']:g}" if loss.get("mask_margin") else ""
         words["false negatives"] = f"near pairs leave the denominators ({', '.join(limits)}{margin})"
+    elif loss.get("false_negatives") == "hardness":
+        words["false negatives"] = f"hardness {loss['hardness']:g}, prior {loss['hardness_prior']:g}"
+    elif loss.get("false_negatives") == "thresholds":
+        words["false negatives"] = f"the nearest {loss['threshold_share']:.2g} leave, by thresholds of each item"
     elif loss.get("false_negatives") == "positive":
         words["false negatives"] = "by people's verdicts"
     if loss.get("label_smoothing"):

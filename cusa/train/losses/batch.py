@@ -105,6 +105,8 @@ class LossInputs:
     """Listed pairs that leave InfoNCE's denominators."""
     probable: ProbablePairs | None = None
     """The probabilities of foreign pairs; needed for `calibrated` and `debiased`."""
+    text_ids: Tensor | None = None
+    """(B,) integers that name the captions; needed for `thresholds`."""
 
     @property
     def size(self) -> int:

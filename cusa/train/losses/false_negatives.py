@@ -1,8 +1,9 @@
 """False negatives: pairs that the data set does not list although they may be true.
 
-There are four ways to handle them: `soft` leaves them to the soft labels of CSA and USA; `mask` removes those that a
+There are six ways to handle them: `soft` leaves them to the soft labels of CSA and USA; `mask` removes those that a
 teacher calls near from InfoNCE's denominators; `debiased` lets each weigh there as much as it is probably false;
-`positive` makes listed ones positives of InfoNCE.
+`hardness` lets each weigh there by the student's own cosine, and `thresholds` removes what is above a threshold learned
+for each item (both in `by_rows`); `positive` makes listed ones positives of InfoNCE.
 
 Legend: B pairs in the batch, R of their rows, P listed pairs, Q of those that the batch holds, E width of a teacher.
 """
@@ -14,7 +15,12 @@ from torch import Tensor
 
 from cusa.errors import ConfigError
 
-FalseNegatives = Literal["soft", "mask", "debiased", "positive"]
+FalseNegatives = Literal["soft", "mask", "debiased", "hardness", "thresholds", "positive"]
+FALSE_NEGATIVES: tuple[FalseNegatives, ...] = ("soft", "mask", "debiased", "hardness", "thresholds", "positive")
+DENOMINATORS_ONLY = ("debiased", "hardness", "thresholds")
+"""What changes InfoNCE's denominators in a way that the sigmoid loss has not."""
+BY_ROWS = ("hardness", "thresholds")
+"""What needs whole rows of the student's cosines; see `by_rows`."""
 Threshold = float | Literal["positive"] | None
 MarginKind = Literal["absolute", "relative"]
 

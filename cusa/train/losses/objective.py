@@ -21,9 +21,15 @@ from cusa.train.losses.batch import (
     ids_or_all_different,
     share,
 )
+from cusa.train.losses.by_rows.blocks import RowLoss, plain_rows, streamed_rows
+from cusa.train.losses.by_rows.hardness import Hardness
+from cusa.train.losses.by_rows.thresholds import ThresholdRows, Thresholds
 from cusa.train.losses.csa import Divergence, Fusion
 from cusa.train.losses.diagnostics import describe
 from cusa.train.losses.false_negatives import (
+    BY_ROWS,
+    DENOMINATORS_ONLY,
+    FALSE_NEGATIVES,
     FalseNegatives,
     MarginKind,
     Nearness,
@@ -106,13 +112,17 @@ class CUSALoss(nn.Module):
         usa_teacher_temperature: of USA's soft labels, where they are not CSA's.
         false_negatives: how InfoNCE treats foreign pairs that may be true. `soft`: as negatives; the soft labels of CSA
             and USA are left to correct that. `mask`: those a teacher calls near leave the denominators. `debiased`:
-            each weighs `1 - p_ij` there, its probability to be false. `positive`: those listed in `positive_pairs`
+            each weighs `1 - p_ij` there, its probability to be false. `hardness`: each weighs the more the nearer the
+            student calls it (see `Hardness`). `thresholds`: those above a threshold of the item's own, learned over the
+            whole data set, leave its denominator (see `Thresholds`). `positive`: those listed in `positive_pairs`
             become positives, those in `ignored_pairs` leave the denominators. CSA and USA are added in any case, by
             their weights.
         soft_labels: CSA's. `teacher`: softmaxes of the teachers' cosines. `calibrated`: pairs of the same image count
             1, every other one its probability p_ij to be true, divided by their sum; the same in both directions,
             without a temperature. USA's are the teachers' in any case.
         pair_probability: the calibration that gives p_ij; needed for `calibrated` and `debiased`.
+        hardness: of `hardness`.
+        thresholds: of `thresholds`, which needs them; their state is this loss's, and learns in training mode.
         mask_image: with `mask`: image teacher's cosine from which a foreign pair leaves, `positive` (as near as the own
             image: duplicates only), or None: the image teacher is not used.
         mask_text: with `mask`: text teacher's cosine, `positive` (as near as the image's own captions are to each
@@ -164,6 +174,8 @@ class CUSALoss(nn.Module):
         false_negatives: FalseNegatives = "soft",
         soft_labels: SoftLabels = "teacher",
         pair_probability: PairProbability | None = None,
+        hardness: Hardness = Hardness(),
+        thresholds: Thresholds | None = None,
         mask_image: Threshold = None,
         mask_text: Threshold = None,
         mask_margin: float = 0.0,
@@ -180,7 +192,7 @@ class CUSALoss(nn.Module):
             "reduction": (reduction, ("standard", "release")),
             "fusion": (fusion, ("each", "add", "dot")),
             "divergence": (divergence, ("kl", "cross_entropy", "cross_entropy_release")),
-            "false_negatives": (false_negatives, ("soft", "mask", "debiased", "positive")),
+            "false_negatives": (false_negatives, FALSE_NEGATIVES),
             "soft_labels": (soft_labels, ("teacher", "calibrated")),
             "negatives": (negatives, ("local", "global", "release")),
             "impl": (impl, ("auto", "plain", "streamed", "triton")),
@@ -206,12 +218,26 @@ class CUSALoss(nn.Module):
                 "reduction is 'release', which divides InfoNCE, and contrast is 'sigmoid'. Set reduction='standard'.",
                 key="reduction",
             )
-        if contrast == "sigmoid" and false_negatives == "debiased":
+        if contrast == "sigmoid" and false_negatives in DENOMINATORS_ONLY:
             raise ConfigError(
-                "false_negatives is 'debiased', which weighs InfoNCE's denominators, and contrast is 'sigmoid'. Set "
-                "contrast='infonce', or soft, mask or positive.",
+                f"false_negatives is {false_negatives!r}, which changes InfoNCE's denominators, and contrast is "
+                "'sigmoid'. Set contrast='infonce', or soft, mask or positive.",
                 key="false_negatives",
             )
+        hardness.check()
+        if hardness != Hardness() and false_negatives != "hardness":
+            raise ConfigError(
+                f"hardness is {hardness}, and false_negatives is {false_negatives!r}. Set it to 'hardness'.",
+                key="hardness",
+            )
+        by_thresholds = bool(infonce_weight) and false_negatives == "thresholds"
+        if by_thresholds and thresholds is None:
+            raise ConfigError(
+                "thresholds is missing, and false_negatives is 'thresholds'. Pass Thresholds(images, captions).",
+                key="thresholds",
+            )
+        self.hardness = hardness
+        self.thresholds = thresholds if by_thresholds else None
         if soft_labels == "calibrated" and fusion != "each":
             raise ConfigError(
                 f"fusion is {fusion!r}, which joins the teachers' soft labels, and soft_labels is 'calibrated'. Set "
@@ -309,7 +335,7 @@ class CUSALoss(nn.Module):
     def modes(self) -> Modes:
         """Return which terms have a weight, and their variants."""
         return Modes(
-            bool(self.infonce_weight) and self.contrast == "infonce",
+            bool(self.infonce_weight) and self.contrast == "infonce" and self.false_negatives not in BY_ROWS,
             bool(self.alpha),
             bool(self.beta),
             self.reduction,
@@ -354,7 +380,8 @@ class CUSALoss(nn.Module):
             teacher_image: (B, E) embeddings of the image teacher; needed if alpha or beta is not 0, or a mask uses it.
             teacher_text: (B, F) embeddings of the text teacher; likewise.
             image_ids: (B,) integers, equal for pairs that show the same image; None: all different.
-            text_ids: (B,) integers that name the captions; needed for `positive`, as are `image_ids`.
+            text_ids: (B,) integers that name the captions; needed for `positive` and `thresholds`, as are `image_ids`.
+                With `thresholds` both are row numbers, below the sizes of `Thresholds`.
             positive_pairs: (P, 2) integers, an image's id and a caption's id: pairs that are true although the data set
                 does not list them. They may name images and captions that the batch does not hold. Needed for
                 `positive`. With several ranks: those that touch this rank's batch are enough.
@@ -389,6 +416,8 @@ class CUSALoss(nn.Module):
                     batch, self.infonce_temperature(), self.sigmoid_bias
                 )
                 unweighted = (decided, *unweighted[1:])
+            elif self.false_negatives in BY_ROWS and self.infonce_weight:
+                unweighted = (self._by_rows(batch, large, rows_of_ranks), *unweighted[1:])
             elif batch.ignored is not None:
                 rows = batch.embeddings
                 change = ignored_pairs_correction(
@@ -414,6 +443,19 @@ class CUSALoss(nn.Module):
         names = (self.contrast, "csa", "usa")
         terms = {name: weighted[k] if weights[k] else weighted[k].detach() for k, name in enumerate(names)}
         return {"loss": terms[self.contrast] + terms["csa"] + terms["usa"], **terms}
+
+    def _by_rows(self, batch: LossInputs, large: bool, counts: tuple[int, ...] | None) -> Tensor:
+        """Return InfoNCE with hardness weights or thresholds, and let the thresholds learn."""
+        by_rows: RowLoss = self.hardness
+        learning = None
+        if self.thresholds is not None:
+            assert batch.image_ids is not None
+            assert batch.text_ids is not None
+            by_rows = learning = ThresholdRows(self.thresholds, batch.image_ids, batch.text_ids, batch.own)
+        contrast = (streamed_rows if large else plain_rows)(batch, self.infonce_temperature(), by_rows)
+        if learning is not None and self.training:
+            learning.learn(counts, shared=self.negatives == "release")
+        return contrast / batch.size if self.reduction == "release" else contrast
 
     def _check_weights(self, pair_weights: Tensor, image: Tensor) -> None:
         plain_infonce = self.contrast == "infonce" and self.reduction == "standard" and not self.label_smoothing
@@ -473,7 +515,7 @@ class CUSALoss(nn.Module):
         if self.pair_probability is not None:
             ids = ids_or_all_different(image_ids, rows.image)
             probable = self.pair_probability.of(rows.teacher_image, rows.teacher_text, ids)
-        return LossInputs(rows, image_ids, own, close, extra, ignored, probable)
+        return LossInputs(rows, image_ids, own, close, extra, ignored, probable, text_ids)
 
     @torch.no_grad()
     def diagnostics(
@@ -504,14 +546,19 @@ class CUSALoss(nn.Module):
             `target_entropy.<modality>`, their mean entropy divided by log B (1 = uniform, 0 = one-hot), and
             `target_off_diagonal.<modality>`, the mean mass they give to other pairs; with `mask`, `share_masked`: of
             the pairs of different images, the share that left; with a calibration, `expected_false_negatives`: the
-            probable ones a row; with `positive`, `extra_positives`: listed positives an
-            item, the mean over images and captions. Detached 0-d tensors: reading them is the caller's wait for the
+            probable ones a row; with `positive`, `extra_positives`: listed positives an item, the mean over images and
+            captions; with `thresholds`, `share_masked` of the last `forward`'s rows, and `threshold.<modality>`, the
+            mean of the batch's. Detached 0-d tensors: reading them is the caller's wait for the
             device.
         """
         described = {f"temperature.{name}": temperature().detach() for name, temperature in self.temperatures().items()}
         if self.false_negatives == "positive" and not (image_ids is None or text_ids is None or positive_pairs is None):
             extra = find_listed(positive_pairs, image_ids, text_ids)
             described["extra_positives"] = torch.tensor(len(extra.image_Q) / max(len(image_ids), 1))
+        if self.thresholds is not None and not (image_ids is None or text_ids is None):
+            described["share_masked"] = self.thresholds.share_masked.clone()
+            described["threshold.image"] = self.thresholds.image[image_ids].mean()
+            described["threshold.text"] = self.thresholds.text[text_ids].mean()
         both = [None if each is None else normalize(_wide(each), dim=1) for each in (teacher_image, teacher_text)]
         size = next((len(each) for each in both if each is not None), 0)
         if not size:
@@ -594,8 +641,10 @@ class CUSALoss(nn.Module):
                 raise ConfigError(f"{name} is {tuple(rows.shape)}; it must be ({len(image)}, width).", key=name)
         listed = self.false_negatives == "positive" and bool(self.infonce_weight)
         for name, ids in (("image_ids", image_ids), ("text_ids", text_ids)):
-            if listed and ids is None:
-                raise ConfigError(f"{name} is missing, and false_negatives is 'positive'. Pass it.", key=name)
+            if (listed or self.thresholds is not None) and ids is None:
+                raise ConfigError(
+                    f"{name} is missing, and false_negatives is {self.false_negatives!r}. Pass it.", key=name
+                )
             if ids is not None and ids.shape != (len(image),):
                 raise ConfigError(f"{name} is {tuple(ids.shape)}; it must be ({len(image)},).", key=name)
         if listed and positive_pairs is None:
