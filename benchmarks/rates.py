@@ -7,6 +7,7 @@ forward alone for teachers and evaluations. Shards are made of noise as JPEGs of
 seconds of one thread, which others on the machine hardly change.
 """
 
+import json
 import sys
 import tempfile
 import time
@@ -160,6 +161,8 @@ def pipeline() -> dict[str, dict[str, float]]:
         reading = readers.read("folder", place / "raw")
         config = ShardConfig(workers=1)
         found["shard"] = {"images": 400 / seconds(lambda: shard.run(config, reading=reading, out=place / "work"), 1)}
+    urls = json.loads((Path(__file__).parent / "results" / "urls-2-core-x86-2026-11-30.json").read_text())["speed"]
+    found["urls"] = {"images": urls["rows"] / min(run["cpu"] for run in urls["runs"]["cusa_1_process"])}
     return found
 
 

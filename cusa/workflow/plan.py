@@ -60,6 +60,11 @@ class Plan:
     """Full sentences: what is left out, what a person has to bring, whose rates these are."""
 
     @property
+    def disk(self) -> int:
+        """Bytes that the stages which are not up to date will write, as far as they are known."""
+        return sum(stage.disk or 0 for stage in self.stages)
+
+    @property
     def due(self) -> list[Planned]:
         """The stages that are not up to date."""
         return [stage for stage in self.stages if stage.state != "up to date"]

@@ -1,0 +1,1 @@
+"""What a data set of any size takes: time, bytes, memory and money, by measured rates."""

@@ -1,0 +1,236 @@
+"""The stages of a large data set, each with units, hours, bytes and memory.
+
+Legend: N images, C captions, D numbers of an embedding.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cusa.errors import ConfigError
+from cusa.manifests.origin import teacher_name
+from cusa.pipeline.config import IndexConfig, ShardConfig, UrlsConfig
+from cusa.recipe import Recipe
+from cusa.workflow.forecast.rates import TYPICAL_IMAGE_BYTES, OwnRates, Rate, packaged, student_of
+
+_GIB = 2**30
+_CAPTION_BYTES = 250
+"""Of a caption, its key and its row of tables, as shards and Parquet hold them; 40,000 of Flickr8k's take 240 each."""
+_MEMORY = {"download": 230 << 20, "shard": 145 << 20, "train": 500 << 20}
+"""Of a process without its network, where no ledger says: measured by benchmarks/urls.py, shard.py and stream.py."""
+_SHARE_SCANNED = 0.03
+"""Of the rows, that a query of inverted lists looks at for a good recall; see `pipeline.index.approximate`."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """How large the data set is, and the machines."""
+
+    rows: int
+    """N, an image with its captions."""
+    captions: int = 1
+    """Of an image."""
+    machines: int = 1
+    cores: int = 16
+    """Of a machine; packaged rates are one core's. An own ledger's rate is that of its machine, whatever it has."""
+    memory: float = 64.0
+    """GiB of a machine."""
+    gbit: float = 1.0
+    """A second, that a machine can fetch."""
+    image_bytes: int = 0
+    """Of an image as it is kept; 0 = by the own ledgers, else `TYPICAL_IMAGE_BYTES`."""
+    price_hour: float = 0.0
+    """Of a machine."""
+    price_terabyte: float = 0.0
+    """Of 10^12 bytes kept for a month."""
+
+    def check(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: if one is out of its range.
+        """
+        for name in ("rows", "captions", "machines", "cores", "memory", "gbit"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"--{name} is {getattr(self, name)}; it must be above 0.", option=f"--{name}")
+        for name in ("image_bytes", "price_hour", "price_terabyte"):
+            if getattr(self, name) < 0:
+                option = "--" + name.replace("_", "-")
+                raise ConfigError(f"{option} is {getattr(self, name)}; it must be at least 0.", option=option)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One stage."""
+
+    stage: str
+    what: str
+    units: int
+    """Parts that one process each works on; 1 = the stage runs on one machine."""
+    hours: float | None
+    """With all machines where it has units; None where no rate was measured."""
+    read: int
+    """Bytes fetched or read."""
+    written: int
+    """Bytes kept."""
+    memory: int | None
+    """Bytes of a worker."""
+    source: str
+    """Of the rate; empty where none was measured."""
+    limits: tuple[str, ...] = ()
+    """Full sentences: what breaks at this size."""
+    breaks_at: float = field(default=float("inf"), repr=False)
+    """Images from which the first of `limits` holds."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What all estimates read."""
+
+    job: Job
+    recipe: Recipe
+    own: OwnRates
+    rates: Mapping[str, Any]
+
+    @property
+    def captions(self) -> int:
+        """C."""
+        return self.job.rows * self.job.captions
+
+    @property
+    def image_bytes(self) -> float:
+        """Of an image as it is kept."""
+        shard = self.own.of("shard")
+        measured = shard.item_bytes if shard else None
+        return self.job.image_bytes or measured or TYPICAL_IMAGE_BYTES
+
+    @property
+    def pictures(self) -> int:
+        """Bytes of all images."""
+        return int(self.job.rows * self.image_bytes)
+
+    def rate(self, stage: str, *names: str, what: str = "") -> Rate | None:
+        """Return the own rate of a stage, else the packaged one of a name."""
+        return self.own.of(stage, what) or packaged(self.rates, self.job.cores, *names)
+
+    def width(self, teacher: str) -> int | None:
+        """Return D of a teacher, where somebody measured it."""
+        return self.own.widths.get(teacher) or self.rates["teachers"].get(teacher, {}).get("width")
+
+
+def stages(inputs: Inputs) -> Iterator[Forecast]:
+    """Yield the stages of a recipe over a table of URLs, in their order."""
+    job, recipe = inputs.job, inputs.recipe
+    yield _download(inputs)
+    yield _shard(inputs)
+    if recipe.loss.needs_teachers:
+        teachers = {"image": recipe.teachers.image, "text": recipe.teachers.text}
+        for modality, teacher in teachers.items():
+            rows = job.rows if modality == "image" else inputs.captions
+            yield _extract(inputs, modality, teacher_name(teacher), rows)
+        for modality, teacher in teachers.items():
+            rows = job.rows if modality == "image" else inputs.captions
+            yield _index(inputs, teacher_name(teacher), rows)
+        yield _audit(inputs)
+    yield _train(inputs)
+
+
+def _hours(items: float, rate: Rate | None, machines: int) -> float | None:
+    return None if rate is None else items / rate.items / machines / 3600
+
+
+def _download(inputs: Inputs) -> Forecast:
+    job, rate = inputs.job, inputs.rate("download", "urls", "images")
+    hours = _hours(job.rows, rate, job.machines)
+    by_network = inputs.pictures * 8 / (job.gbit * 1e9 * job.machines) / 3600
+    hours = None if hours is None else max(hours, by_network)
+    units = -(-job.rows // UrlsConfig().rows)
+    source = f"{job.gbit:g} Gbit/s" if hours == by_network else rate.source if rate else ""
+    memory = (rate.memory if rate else None) or _MEMORY["download"]
+    return Forecast("download", "a table of URLs", units, hours, inputs.pictures, inputs.pictures, memory, source)
+
+
+def _shard(inputs: Inputs) -> Forecast:
+    job, rate = inputs.job, inputs.rate("shard", "shard", "images")
+    written = inputs.pictures + _CAPTION_BYTES * inputs.captions
+    memory = (rate.memory if rate else None) or _MEMORY["shard"]
+    units = -(-job.rows // ShardConfig().max_images)
+    hours = _hours(job.rows, rate, job.machines)
+    return Forecast("shard", "", units, hours, inputs.pictures, written, memory, rate.source if rate else "")
+
+
+def _extract(inputs: Inputs, modality: str, teacher: str, rows: int) -> Forecast:
+    job, rate = inputs.job, inputs.rate("extract-teachers", "teachers", teacher, "rows", what=teacher)
+    width = inputs.width(teacher)
+    read = inputs.pictures if modality == "image" else _CAPTION_BYTES * rows
+    units = -(-job.rows // ShardConfig().max_images)
+    hours = _hours(rows, rate, job.machines)
+    written = 2 * rows * (width or 0)
+    memory = rate.memory if rate else None
+    return Forecast("extract-teachers", teacher, units, hours, read, written, memory, rate.source if rate else "")
+
+
+def _index(inputs: Inputs, teacher: str, rows: int) -> Forecast:
+    """Estimate a search of all rows among all: exact where it stays so, else by inverted lists."""
+    job, config, width = inputs.job, IndexConfig(), inputs.width(teacher)
+    if width is None:
+        return Forecast("index", teacher, 1, None, 0, 0, None, "")
+    exact = rows <= config.exact_up_to
+    lists = 4 * rows**0.5
+    looked_at = rows if exact else lists + _SHARE_SCANNED * rows
+    rate = packaged(inputs.rates, job.cores, "index", "multiplications")
+    hours = _hours(rows * looked_at * width, rate, 1)
+    whole = 4 * rows * width
+    neighbours = 12 * rows * config.neighbours
+    memory = int(whole * (2 if exact else 1) + neighbours + (0 if exact else config.memory * _GIB))
+    limits: tuple[str, ...] = ()
+    breaks_at = job.memory * _GIB / (memory / rows) / (rows / job.rows)
+    if memory > job.memory * _GIB:
+        limits = (
+            f"index {teacher}: one machine holds all {rows:,} rows of {width} numbers in float32, {memory / 1e9:,.0f} "
+            f"GB, and has {job.memory:g} GiB; it breaks at {breaks_at:,.0f} images. Index a part of the data: `cusa "
+            "shard subset`, or splits of that size.",
+        )
+    stored = int((whole if exact else min(whole, config.memory * _GIB)) + neighbours)
+    source = rate.source if rate else ""
+    return Forecast("index", teacher, 1, hours, 2 * rows * width, stored, memory, source, limits, breaks_at)
+
+
+def _audit(inputs: Inputs) -> Forecast:
+    job, rate = inputs.job, inputs.rate("audit", "audit", "images")
+    per_image = 12 * IndexConfig().neighbours * (1 + job.captions)
+    memory = job.rows * per_image
+    limits: tuple[str, ...] = ()
+    breaks_at = job.memory * _GIB / per_image
+    if memory > job.memory * _GIB:
+        limits = (
+            f"audit: one machine holds the neighbours of all rows, {memory / 1e9:,.0f} GB, and has {job.memory:g} GiB; "
+            f"it breaks at {breaks_at:,.0f} images.",
+        )
+    hours = _hours(job.rows, rate, 1)
+    return Forecast("audit", "", 1, hours, memory, memory, memory, rate.source if rate else "", limits, breaks_at)
+
+
+def _train(inputs: Inputs) -> Forecast:
+    job, recipe = inputs.job, inputs.recipe
+    config, key = recipe.train, recipe.name.partition("/")[0]
+    pairs = config.steps * config.batch if config.steps else config.epochs * inputs.captions
+    own = inputs.own.of("train", student_of(recipe.student.model_dump(mode="json")))
+    rate = own or packaged(inputs.rates, job.cores, "train", key, "pairs")
+    parameters = inputs.rates["train"].get(key, {}).get("parameters", 0)
+    written = 4 * parameters * (1 + 3 * (config.keep_checkpoints + 1))
+    memory = own.memory if own else _MEMORY["train"] + 16 * parameters
+    hours = _hours(pairs, rate, job.machines)
+    limits: tuple[str, ...] = ()
+    year = 365 * 24
+    if hours is not None and hours > year:
+        limits = (
+            f"train: {pairs:,} pairs take {hours / year:,.1f} years at {rate.items if rate else 0:,.0f} pairs a second "
+            "and machine: measure a step on the accelerator you mean to take and name its run with --from, or set "
+            "train.steps.",
+        )
+    breaks_at = job.rows * year / hours if hours else float("inf")
+    read = int(pairs / job.captions * inputs.image_bytes) if recipe.student.kind != "heads" else 0
+    what = f"{pairs:,} pairs"
+    source = rate.source if rate else ""
+    return Forecast("train", what, job.machines, hours, read, written, memory, source, limits, breaks_at)
