@@ -18,6 +18,8 @@ _CAPTION_BYTES = 250
 """Of a caption, its key and its row of tables, as shards and Parquet hold them; 40,000 of Flickr8k's take 240 each."""
 _MEMORY = {"download": 230 << 20, "shard": 145 << 20, "train": 500 << 20}
 """Of a process without its network, where no ledger says: measured by benchmarks/urls.py, shard.py and stream.py."""
+_ROWS_A_UNIT = 4096
+"""Of a search among all rows, and images of an audit."""
 _SHARE_SCANNED = 0.03
 """Of the rows, that a query of inverted lists looks at for a good recall; see `pipeline.index.approximate`."""
 
@@ -74,7 +76,7 @@ class Forecast:
     written: int
     """Bytes kept."""
     memory: int | None
-    """Bytes of a worker."""
+    """Bytes of a worker; of an index or audit of the machine that prepares and merges, the largest."""
     source: str
     """Of the rate; empty where none was measured."""
     limits: tuple[str, ...] = ()
@@ -141,10 +143,10 @@ def _hours(items: float, rate: Rate | None, machines: int) -> float | None:
 
 def _download(inputs: Inputs) -> Forecast:
     job, rate = inputs.job, inputs.rate("download", "urls", "images")
-    hours = _hours(job.rows, rate, job.machines)
-    by_network = inputs.pictures * 8 / (job.gbit * 1e9 * job.machines) / 3600
-    hours = None if hours is None else max(hours, by_network)
     units = -(-job.rows // UrlsConfig().rows)
+    hours = _hours(job.rows, rate, min(job.machines, units))
+    by_network = inputs.pictures * 8 / (job.gbit * 1e9 * min(job.machines, units)) / 3600
+    hours = None if hours is None else max(hours, by_network)
     source = f"{job.gbit:g} Gbit/s" if hours == by_network else rate.source if rate else ""
     memory = (rate.memory if rate else None) or _MEMORY["download"]
     return Forecast("download", "a table of URLs", units, hours, inputs.pictures, inputs.pictures, memory, source)
@@ -155,7 +157,7 @@ def _shard(inputs: Inputs) -> Forecast:
     written = inputs.pictures + _CAPTION_BYTES * inputs.captions
     memory = (rate.memory if rate else None) or _MEMORY["shard"]
     units = -(-job.rows // ShardConfig().max_images)
-    hours = _hours(job.rows, rate, job.machines)
+    hours = _hours(job.rows, rate, min(job.machines, units))
     return Forecast("shard", "", units, hours, inputs.pictures, written, memory, rate.source if rate else "")
 
 
@@ -164,7 +166,7 @@ def _extract(inputs: Inputs, modality: str, teacher: str, rows: int) -> Forecast
     width = inputs.width(teacher)
     read = inputs.pictures if modality == "image" else _CAPTION_BYTES * rows
     units = -(-job.rows // ShardConfig().max_images)
-    hours = _hours(rows, rate, job.machines)
+    hours = _hours(rows, rate, min(job.machines, units))
     written = 2 * rows * (width or 0)
     memory = rate.memory if rate else None
     return Forecast("extract-teachers", teacher, units, hours, read, written, memory, rate.source if rate else "")
@@ -179,7 +181,8 @@ def _index(inputs: Inputs, teacher: str, rows: int) -> Forecast:
     lists = 4 * rows**0.5
     looked_at = rows if exact else lists + _SHARE_SCANNED * rows
     rate = packaged(inputs.rates, job.cores, "index", "multiplications")
-    hours = _hours(rows * looked_at * width, rate, 1)
+    units = -(-rows // _ROWS_A_UNIT)
+    hours = _hours(rows * looked_at * width, rate, min(job.machines, units))
     whole = 4 * rows * width
     neighbours = 12 * rows * config.neighbours
     memory = int(whole * (2 if exact else 1) + neighbours + (0 if exact else config.memory * _GIB))
@@ -187,13 +190,13 @@ def _index(inputs: Inputs, teacher: str, rows: int) -> Forecast:
     breaks_at = job.memory * _GIB / (memory / rows) / (rows / job.rows)
     if memory > job.memory * _GIB:
         limits = (
-            f"index {teacher}: one machine holds all {rows:,} rows of {width} numbers in float32, {memory / 1e9:,.0f} "
-            f"GB, and has {job.memory:g} GiB; it breaks at {breaks_at:,.0f} images. Index a part of the data: `cusa "
-            "shard subset`, or splits of that size.",
+            f"index {teacher}: the machine that prepares the units and merges them holds all {rows:,} rows of {width} "
+            f"numbers in float32, {memory / 1e9:,.0f} GB, and has {job.memory:g} GiB; it breaks at {breaks_at:,.0f} "
+            "images. Index a part of the data: `cusa shard subset`, or splits of that size.",
         )
     stored = int((whole if exact else min(whole, config.memory * _GIB)) + neighbours)
     source = rate.source if rate else ""
-    return Forecast("index", teacher, 1, hours, 2 * rows * width, stored, memory, source, limits, breaks_at)
+    return Forecast("index", teacher, units, hours, 2 * rows * width, stored, memory, source, limits, breaks_at)
 
 
 def _audit(inputs: Inputs) -> Forecast:
@@ -204,11 +207,12 @@ def _audit(inputs: Inputs) -> Forecast:
     breaks_at = job.memory * _GIB / per_image
     if memory > job.memory * _GIB:
         limits = (
-            f"audit: one machine holds the neighbours of all rows, {memory / 1e9:,.0f} GB, and has {job.memory:g} GiB; "
-            f"it breaks at {breaks_at:,.0f} images.",
+            f"audit: the machine that merges the units holds the neighbours of all rows, {memory / 1e9:,.0f} GB, and "
+            f"has {job.memory:g} GiB; it breaks at {breaks_at:,.0f} images.",
         )
-    hours = _hours(job.rows, rate, 1)
-    return Forecast("audit", "", 1, hours, memory, memory, memory, rate.source if rate else "", limits, breaks_at)
+    units = -(-job.rows // _ROWS_A_UNIT)
+    hours = _hours(job.rows, rate, min(job.machines, units))
+    return Forecast("audit", "", units, hours, memory, memory, memory, rate.source if rate else "", limits, breaks_at)
 
 
 def _train(inputs: Inputs) -> Forecast:

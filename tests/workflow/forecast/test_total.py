@@ -48,9 +48,10 @@ def test_more_machines_share_units_and_nothing_else() -> None:
     one, four = (_by_stage(forecast(RECIPE, Job(rows=2_000_000, machines=machines))) for machines in (1, 4))
     for key, stage in one.items():
         assert stage.hours is not None
-        alone = key[0] in ("index", "audit")
-        assert four[key].hours == pytest.approx(stage.hours if alone else stage.hours / 4)
+        assert four[key].hours == pytest.approx(stage.hours / 4)
         assert four[key].written == stage.written
+    few = _by_stage(forecast(RECIPE, Job(rows=5000, machines=400)))  # two units of an audit
+    assert few["audit", ""].hours == pytest.approx(5000 / (read_rates()["audit"]["images"] * 16 * 2) / 3600)
 
 
 def test_what_breaks_first_is_named_first_and_at_its_size() -> None:
@@ -70,8 +71,9 @@ def test_what_breaks_first_is_named_first_and_at_its_size() -> None:
 def test_money_is_hours_of_those_that_work() -> None:
     job = Job(rows=3_000_000, machines=5, price_hour=2.0, price_terabyte=20.0)
     total = forecast(RECIPE, job)
-    expected = sum((stage.hours or 0) * (2 if stage.stage in ("index", "audit") else 10) for stage in total.stages)
-    assert total.price == pytest.approx(expected)
+    assert total.price == pytest.approx(10 * total.hours)
+    one = forecast(RECIPE, Job(rows=900, machines=5, price_hour=2.0))  # one unit of each stage but training
+    assert one.price == pytest.approx(sum((s.hours or 0) * (10 if s.stage == "train" else 2) for s in one.stages))
     assert total.price_month == pytest.approx(20 * total.written / 1e12)
 
 
@@ -108,3 +110,13 @@ def test_the_command_prints_and_gives_json() -> None:
     assert [stage["stage"] for stage in given["stages"]][:2] == ["download", "shard"]
     assert given["hours"] == pytest.approx(sum(stage["hours"] for stage in given["stages"]))
     assert given["limits"]
+
+
+@pytest.mark.parametrize(("rows", "machines"), [(1_000_000, 1), (100_000_000, 16), (1_000_000_000, 64)])
+def test_the_page_on_scale_says_what_the_command_says(rows: int, machines: int) -> None:
+    words = ["plan", RECIPE, "--rows", str(rows), "--machines", str(machines), "--cores", "32", "--memory", "256"]
+    words += ["--gbit", "10", "--set", "teachers.image=unicom-vit-b-32", "--set", "train.epochs=1"]
+    shown = CliRunner().invoke(app, words, env={"COLUMNS": "160"}).output.partition("\nrate of")[0]
+    table = "\n".join(line.rstrip() for line in shown.splitlines())
+    page = (Path(__file__).parents[3] / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert table in page, "write the page anew: its tables are the command's"
