@@ -248,7 +248,7 @@ def test_only_the_teacher_that_a_mask_asks_is_needed(impl: Any) -> None:
         ({"false_negatives": "mask", "mask_text": 1.5}, "mask_text is 1.5"),
         ({"false_negatives": "mask", "mask_image": "near"}, "mask_image is 'near'"),
         ({"mask_text": 0.5}, "thresholds of false_negatives='mask'"),
-        ({"false_negatives": "drop"}, "allowed: soft, mask, debiased, positive"),
+        ({"false_negatives": "drop"}, "allowed: soft, mask, debiased, hardness, thresholds, positive"),
         ({"negatives": "all"}, "allowed: local, global, release"),
     ],
 )
