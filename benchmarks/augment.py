@@ -81,7 +81,7 @@ def patches(layers: int, rounds: int) -> dict[str, float]:
     import torch
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    from cusa.models.patches import keeping, of_vision_model
+    from cusa.models.pixels import keeping, of_vision_model
     from cusa.train.data.augment.draws import kept_patches
 
     sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": layers}

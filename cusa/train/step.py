@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from cusa.models.patches import keeping
+from cusa.models.pixels import keeping
 from cusa.train import ranks
 from cusa.train.data.batch import Batch
 from cusa.train.data.order import shares

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cusa.manifests.words import counted
 from cusa.models.config import StudentConfig
 from cusa.models.features import FeatureTable
-from cusa.models.patches import Patches
+from cusa.models.pixels import Patches
 
 Space = Literal["cross", "uni"]
 """`cross`: images and texts side by side. `uni`: images among images, texts among texts (what USA teaches)."""

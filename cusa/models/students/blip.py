@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from cusa.errors import DataError
 from cusa.models.captions import TRANSFORMS
 from cusa.models.config import StudentConfig
-from cusa.models.patches import Patches, of_vision_model
+from cusa.models.pixels import Patches, of_vision_model
 from cusa.models.preprocess import Preprocess
 from cusa.models.students import folder as folders
 from cusa.models.students import vocabulary

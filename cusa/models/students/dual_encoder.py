@@ -19,8 +19,7 @@ from cusa.manifests.storage import store
 from cusa.models import checkpoint_file, source
 from cusa.models.captions import clean_caption, repair
 from cusa.models.config import StudentConfig
-from cusa.models.patches import Patches, of_vision_model
-from cusa.models.pixels import normalise
+from cusa.models.pixels import Patches, normalise, of_vision_model
 from cusa.models.preprocess import Preprocess
 from cusa.models.quiet import quiet
 from cusa.models.students import architecture, lora, openai_clip, vocabulary

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cusa.models.patches import Patches
+from cusa.models.pixels import Patches
 from cusa.models.preprocess import Preprocess
 
 
@@ -39,7 +39,7 @@ class ImageTower(Tower):
     """How an image becomes pixels."""
 
     def patches(self) -> Patches | None:
-        """Return its patches, where training may leave some out; see `cusa.models.patches`."""
+        """Return its patches, where training may leave some out; see `cusa.models.pixels`."""
         return None
 
 

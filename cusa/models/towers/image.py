@@ -14,7 +14,7 @@ from cusa.errors import ConfigError
 from cusa.manifests.origin import teacher_name
 from cusa.manifests.storage import store
 from cusa.models.config import CLASS_NAME, ImageTowerConfig
-from cusa.models.patches import Patches, of_vision_model
+from cusa.models.pixels import Patches, of_vision_model
 from cusa.models.preprocess import Preprocess
 from cusa.models.towers import hugging_face, plugged
 from cusa.models.towers.base import ImageTower, first_line

@@ -17,8 +17,7 @@ from cusa.manifests.storage import store
 from cusa.models.captions import clean_caption, repair
 from cusa.models.config import HeadsConfig, StudentConfig
 from cusa.models.features import FEATURES
-from cusa.models.patches import Patches
-from cusa.models.pixels import normalise
+from cusa.models.pixels import Patches, normalise
 from cusa.models.preprocess import Preprocess
 from cusa.models.quiet import quiet
 from cusa.models.students import folder as folders
