@@ -47,6 +47,8 @@ def make_optimizer(student: Student, loss: nn.Module, config: TrainConfig) -> to
     if config.optimizer == "adafactor":
         return torch.optim.Adafactor(groups, lr=config.lr)
     if config.optimizer == "sgd":
+        # Fused and with gradients that are scaled, torch leaves the momentum of a first step that overflows undefined.
+        fused = fused and config.precision != "fp16"
         return torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
     matrices, rest = _split(groups, _matrices(student))
     if not matrices:

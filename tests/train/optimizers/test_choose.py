@@ -16,7 +16,7 @@ from cusa.train.optimizers.labels import LABELS
 from cusa.train.terms import make_loss
 from tests.train import processes
 from tests.train.conftest import STUDENT, Train
-from tests.train.test_survival import same, state, wait_for_checkpoint
+from tests.train.test_survival import metrics, same, state, wait_for_checkpoint
 
 NAMES = [label.name for label in LABELS]
 
@@ -183,3 +183,13 @@ def test_a_momentum_that_nothing_reads_is_refused() -> None:
     with pytest.raises(ValueError, match="momentum 0.5 is not read by the optimizer 'adamw'"):
         TrainConfig(momentum=0.5)
     assert make_optimizer(_student(), make_loss(LossConfig()), TrainConfig(optimizer="sgd", momentum=0)).param_groups
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_that_overflow_leave_the_step_out(train: Train, tmp_path: Path, name: str) -> None:
+    train(tmp_path / "run", train={"optimizer": name, "precision": "fp16", "steps": 4, "log_every": 1})
+    assert (
+        metrics(tmp_path / "run")[1, "loss_scale"] < 2.0**16
+    )  # the first scale is too high for fp16: halved, and no weight moved
+    first = state(tmp_path / "run", 4)
+    assert all(torch.isfinite(value).all() for value in first["student"].values())
