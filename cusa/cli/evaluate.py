@@ -156,16 +156,20 @@ def _rows(result: Mapping[str, Any], task: str) -> list[tuple[str, ...]]:
     return rows
 
 
-def _by_source(sources: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return header and rows of a table with a row a source of captions."""
+_GROUPS = {"by_source": "source", "by_language": "language"}
+"""By what a task's captions are told apart, by the name in JSON."""
+
+
+def _by_group(word: str, groups: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return header and rows of a table with a row a group of captions."""
     from cusa.eval.tasks.metrics import named, title
 
-    names = sorted(next(iter(sources.values()))["metrics"], key=lambda name: named(name).place)
+    names = sorted(next(iter(groups.values()))["metrics"], key=lambda name: named(name).place)
     rows = []
-    for source, summary in sources.items():
+    for group, summary in groups.items():
         values = (summary["metrics"][name] for name in names)
-        rows.append((source, f"{summary['captions']:,}", *("" if v is None else f"{v:.1f}" for v in values)))
-    return ("source", "captions", *map(title, names)), rows
+        rows.append((group, f"{summary['captions']:,}", *("" if v is None else f"{v:.1f}" for v in values)))
+    return (word, "captions", *map(title, names)), rows
 
 
 def _print_evaluation(result: Mapping[str, Any]) -> None:
@@ -190,9 +194,10 @@ def _print_evaluation(result: Mapping[str, Any]) -> None:
         queries = counted(summary["queries"], "query", "queries")
         print_text(f"\n{task} ({summary['space']} space, {queries}): {summary['protocol']}")
         print_table(("metric", "value", "95 % interval", "chance"), _rows(result, task))
-        if sources := summary.get("by_source"):
-            print_text(f"{task} by the source of the caption: {next(iter(sources.values()))['protocol']}")
-            print_table(*_by_source(sources))
+        for name, word in _GROUPS.items():
+            if groups := summary.get(name):
+                print_text(f"{task} by the {word} of the caption: {next(iter(groups.values()))['protocol']}")
+                print_table(*_by_group(word, groups))
     if lacking:
         print_text("\nNot available here:")
     for why, tasks in lacking.items():

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cusa.errors import DataError
-from cusa.manifests import schemas
+from cusa.manifests import languages, schemas
 from cusa.manifests.judgements import cxc_ratings, eccv_truth, pair_judgements
 from cusa.manifests.judgements import flickr8k as flickr8k_files
 from cusa.manifests.judgements.altered_captions import AlteredCaptions
@@ -91,6 +91,7 @@ class Evidence:
             "verdicts": self.judgements.digest if self.judgements.judgements else "none",
             **{path.name: store.sha256_file(path) for path in self.rating_files.values()},
             **(flickr8k_files.digests(self.flickr8k) if self.flickr8k is not None else {}),
+            **({"languages": store.sha256_file(self._languages_path)} if self._languages_path.is_file() else {}),
             **{name: digest for one in self.altered.values() for name, digest in one.digests().items()},
         }
 
@@ -185,6 +186,19 @@ class Evidence:
                     "`cusa shard ... --force`, which refuses such rows.",
                     key=double,
                 )
+
+    @cached_property
+    def language_rows(self) -> Mapping[str, np.ndarray]:
+        """Caption rows of each known language; empty where none were detected.
+
+        Raises:
+            StaleError: if they are of another state of the split.
+        """
+        return languages.language_rows(self.split)
+
+    @property
+    def _languages_path(self) -> Path:
+        return self.split.folder / languages.TABLE
 
     @property
     def _truth_path(self) -> Path:

@@ -94,11 +94,12 @@ def gather(runs: Sequence[Run], differences: Sequence[Mapping[str, Difference]])
             for name, path in metrics
         ]
         names = [name for name, _ in metrics]
-        by_source = _by_source(task, names, [run.result["tasks"].get(task, {}) for run in runs])
+        of_runs = [run.result["tasks"].get(task, {}) for run in runs]
         protocol = without_folders(results[0]["protocol"])
         queries = results[0]["queries"]
         tasks.append(TaskResults(registry.title(task), protocol, " / ".join(spaces), queries, rows))
-        tasks += by_source
+        tasks += _by_group(task, names, [summary.get("by_source", {}) for summary in of_runs], "of the source")
+        tasks += _by_group(task, names, [summary.get("by_language", {}) for summary in of_runs], "in the language")
     remarks = [(run.name, without_folders(sentence)) for run in runs for sentence in run.result.get("remarks", ())]
     lacking = {
         registry.title(name): without_folders(summary["unavailable"])
@@ -111,15 +112,15 @@ def gather(runs: Sequence[Run], differences: Sequence[Mapping[str, Difference]])
     return Results([run.name for run in runs], tasks, remarks, unavailable)
 
 
-def _by_source(task: str, names: Sequence[str], summaries: Sequence[Mapping[str, Any]]) -> list[TaskResults]:
-    """Return a task's numbers by what made the captions, where several sources did.
+def _by_group(task: str, names: Sequence[str], of_runs: Sequence[Mapping[str, Any]], words: str) -> list[TaskResults]:
+    """Return a task's numbers by groups of captions, by what made them or by their language.
 
     Args:
         task: its name.
         names: of its metrics, in order.
-        summaries: of each run; empty where it has none.
+        of_runs: of each run: group -> its summary; empty where it has none.
+        words: what stands before a group's name.
     """
-    of_runs = [summary.get("by_source", {}) for summary in summaries]
     tasks = []
     for source in dict.fromkeys(source for of_run in of_runs for source in of_run):
         several = len(of_runs) > 1
@@ -136,7 +137,7 @@ def _by_source(task: str, names: Sequence[str], summaries: Sequence[Mapping[str,
             for name in names
             if name in first["metrics"]
         ]
-        title = f"{registry.title(task)}: {first['captions']:,} captions of the source \u201c{source}\u201d"
+        title = f"{registry.title(task)}: {first['captions']:,} captions {words} \u201c{source}\u201d"
         tasks.append(TaskResults(title, first["protocol"], first["space"], first["queries"], rows))
     return tasks
 

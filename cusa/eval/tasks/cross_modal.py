@@ -6,6 +6,7 @@ Legend: I images, C captions.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,10 @@ from cusa.eval.tasks import by_source, intervals, metrics
 from cusa.eval.tasks.by_source import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from cusa.eval.tasks.task import TEXTS_ALONE, Embedded, TaskResult, per_query, summarise, unavailable
 
+_LANGUAGES = (
+    "each language alone: its captions and the images that have one ask and are ranked; languages compare where they "
+    "have as many of both; captions of unknown language (und) are left out"
+)
 _OWN_PAIRS = "R@K both ways: a query is a hit if any of its own captions (its own image) is among the first K; "
 
 
@@ -187,7 +192,25 @@ def _own_pairs(name: str, seen: Embedded, captions: np.ndarray, protocol: str) -
     summary["chance"] = both.chances("pairs", config.ks)
     if whole and (sources := by_source.measure(seen, of_image, both.text_to_image, partial(_recalls, ks=config.ks))):
         summary["by_source"] = sources
+    if whole and len(seen.evidence.language_rows) > 1:
+        summary["by_language"] = _by_language(seen, seen.scores)
     return TaskResult(name, summary, table)
+
+
+def _by_language(seen: Embedded, scores: Scores) -> dict[str, Any]:
+    """Return the numbers of each language, by its code, with the number of its captions: each is a retrieval alone."""
+    split, config = seen.split, seen.config
+    results: dict[str, Any] = {}
+    for language, captions in seen.evidence.language_rows.items():
+        images, owner = np.unique(split.caption_owner[captions], return_inverse=True)
+        of_image, of_caption = owned(owner, len(images))
+        both = rank_both_ways(part(scores, images, captions), of_image, of_caption, config)
+        image_of = {IMAGE_TO_TEXT: np.arange(len(images)), TEXT_TO_IMAGE: owner}
+        spans = intervals.of_rankings(config, both.by_direction, image_of, config.ks, prefix=True, rsum=True)
+        queries = len(images) + len(captions)
+        summary = summarise(recalls(both, config.ks), spans, seen.score, _LANGUAGES, queries)
+        results[language] = {"captions": len(captions), **summary, "chance": both.chances("pairs", config.ks)}
+    return results
 
 
 def _recalls(image_to_text: Ranking, text_to_image: Ranking, ks: Sequence[int]) -> dict[str, float]:

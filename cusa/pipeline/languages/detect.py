@@ -5,9 +5,6 @@ from typing import Any
 
 from cusa.errors import ConfigError, nearest
 
-UNDETERMINED = "und"
-"""What ISO 639 calls a language that nobody can tell."""
-
 
 def need_library() -> None:
     """Refuse to go on without the library.

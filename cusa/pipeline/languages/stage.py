@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cusa.errors import DataError, StaleError
 from cusa.manifests import schemas
 from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.languages import TABLE, UNDETERMINED, read_languages
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.pipeline.config import LanguagesConfig
 from cusa.pipeline.engine import Workers, run_units
-from cusa.pipeline.languages.detect import UNDETERMINED, detect, detector, need_library
+from cusa.pipeline.languages.detect import detect, detector, need_library
 
-TABLE = "languages.parquet"
 _SHOWN = 5  # languages that a sentence names
 
 
@@ -108,25 +107,6 @@ def _sentences(split: Split, table: pa.Table) -> tuple[str, ...]:
             "mixed, or names. --only en,de says which languages there may be, and then fewer stay unknown."
         )
     return tuple(out)
-
-
-def read_languages(split: Split) -> list[str]:
-    """Return the language of each caption row, `und` where it is not known.
-
-    Raises:
-        DataError: if no languages were detected.
-        StaleError: if they are of another state of the split.
-    """
-    path = split.folder / TABLE
-    again = f"Run `cusa languages {split.work} --split {split.name}`."
-    if not path.is_file():
-        raise DataError(f"{path} does not exist: no languages were detected. {again}", path=path)
-    table = store.read_table(path, columns=["caption_key", "language"])
-    made_of = (table.schema.metadata or {}).get(b"split", b"").decode()
-    if made_of != split.digest:
-        raise StaleError(f"{path} is of another state of {split.folder}. {again}", path=path)
-    languages: list[str] = table["language"].to_pylist()
-    return languages
 
 
 def captions_in(split: Split, languages: Collection[str]) -> set[str]:

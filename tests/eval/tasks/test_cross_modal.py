@@ -6,14 +6,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from cusa.eval.config import EvalConfig
+from cusa.eval.encode import encode
 from cusa.eval.tasks import cross_modal
 from cusa.eval.tasks.task import TaskResult
 from cusa.manifests import schemas
 from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
+from tests import worlds
+from tests.eval import evaluating
+from tests.eval.seers import Seer
 from tests.eval.tasks.seeing import CONFIG, see
 from tests.manifests.judgements.test_verdicts import make
+from tests.manifests.test_languages import write
 from tests.worlds import make_work
 
 
@@ -168,3 +174,37 @@ def test_recall_names__are_those_that_recalls_gives(split: Split) -> None:
     assert sorted(cross_modal.recalls(both)) == sorted(cross_modal.recall_names())
     assert sorted(cross_modal.recalls(both, (2,))) == sorted(cross_modal.recall_names((2,)))
     assert set(cross_modal.recall_names()) >= {f"{way}/r@{k}" for way in WAYS for k in (1, 5, 10)}
+
+
+def test_by_language__each_language_is_a_retrieval_of_its_own(tmp_path: Path) -> None:
+    split = worlds.open_split(worlds.make_work(tmp_path, images=7, captions=3), "test")
+    config = EvalConfig(batch_size=5, block=4, ks=(1, 3), top=2, bootstrap=20)
+    # The first captions are English, but for the last image, which has none; the others German, one unknown.
+    codes = ["en" if row % 3 == 0 and row < 18 else "und" if row == 1 else "de" for row in range(21)]
+    without = evaluating.run(config, load=Seer, split=split, out=tmp_path / "eval", tasks=["cross-modal"])
+    assert "by_language" not in without["tasks"]["cross-modal"]
+    write(split, codes)
+    result = evaluating.run(config, load=Seer, split=split, out=tmp_path / "eval", tasks=["cross-modal"])
+    assert result["fresh"], "languages are among the inputs"
+    task = result["tasks"]["cross-modal"]
+    assert task["metrics"] == without["tasks"]["cross-modal"]["metrics"]
+    seen = encode(Seer(), split, config)
+    scores = seen.text["cross"] @ seen.image["cross"].T
+    assert list(task["by_language"]) == ["de", "en"]
+    for code, summary in task["by_language"].items():
+        rows = [row for row in range(21) if codes[row] == code]
+        images = sorted({int(split.caption_owner[row]) for row in rows})
+        hits = [
+            sum(scores[row, image] >= scores[row, split.caption_owner[row]] for image in images) <= 1 for row in rows
+        ]
+        assert summary["captions"] == len(rows)
+        assert summary["queries"] == len(rows) + len(images)
+        assert summary["metrics"]["text-to-image/r@1"] == pytest.approx(100 * np.mean(hits), abs=1e-3)
+        asked = []
+        for image in images:
+            own = max(scores[row, image] for row in rows if split.caption_owner[row] == image)
+            asked.append(all(scores[row, image] < own for row in rows if split.caption_owner[row] != image))
+        assert summary["metrics"]["image-to-text/r@1"] == pytest.approx(100 * np.mean(asked), abs=1e-3)
+        assert summary["intervals"]["rsum"] is not None
+    alone = task["by_language"]["en"]
+    assert alone["queries"] == 12, "six images that have an English caption, and these"
