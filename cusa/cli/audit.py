@@ -100,6 +100,8 @@ def audit(
     With --pairs find the opposite: captions of the data set that probably do not belong to their own image.
 
     Example: cusa audit WORK --pairs --split train
+
+    Example, the first of sixteen tasks of an array: cusa audit WORK --split train --unit-range 0/16
     """
     from cusa.manifests.samples import Split, splits
     from cusa.pipeline.audit import stage as stage

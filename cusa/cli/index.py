@@ -46,7 +46,10 @@ def index(
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find every row's nearest neighbours by each teacher, and keep the FAISS index; added rows are added to it."""
+    """Find every row's nearest neighbours by each teacher, and keep the FAISS index; added rows are added to it.
+
+    Example, by eight processes: cusa index WORK --workers 8
+    """
     from cusa.manifests import tables
     from cusa.manifests.samples import Split, splits
     from cusa.models import source

@@ -220,6 +220,11 @@ def _on_ray(
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address or "local", error) from error
+        except Exception as error:  # what Ray raises where it could not start in time is nothing else
+            raise CusaError(
+                f"Ray did not start: {str(error).splitlines()[0]} Run the same command again when the machine is less "
+                "busy, or use --engine local."
+            ) from error
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)  # Ray puts its own there; ours stops as Ctrl-C does
