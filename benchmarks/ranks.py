@@ -8,7 +8,7 @@ of which the first is not counted. `alone` is the same step without any exchange
 `hidden` is the share of the exchange that the backward pass hid: 1 - exposed / exposed of `after`. Bytes are those a
 rank hands to all-reduce.
 
-Writes benchmarks/results/ranks-<machine>-<date>.json.
+Writes benchmarks/results/ranks-<machine>-<date>.json, with fewer layers ranks-<layers>-layers-<machine>-<date>.json.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def work(rank: int, world: int, port: int, asked: argparse.Namespace, out: str) 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     torch.manual_seed(0)
-    layers, widths = (2, (32, 16)) if asked.tiny else (12, (768, 512))
+    layers, widths = (2, (32, 16)) if asked.tiny else (asked.layers, (768, 512))
     model = Towers(layers, *widths)
     patches, tokens = torch.randn(asked.pairs, 25, 3072), torch.randint(0, VOCABULARY, (asked.pairs, 8))
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--pairs", type=int, default=1, help="a rank")
     parser.add_argument("--rounds", type=int, default=3, help="steps that count, a turn")
+    parser.add_argument("--layers", type=int, default=12, help="of a tower; fewer where four ranks do not fit")
     parser.add_argument("--ways", nargs="+", default=list(WAYS))
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
@@ -168,7 +169,8 @@ def main() -> None:
         result[f"{world} ranks"] = measure(world, asked)
         print(json.dumps({world: result[f"{world} ranks"]}, indent=2))
     if not asked.tiny:
-        place = RESULTS / f"ranks-2-core-x86-{date.today().isoformat()}.json"
+        fewer = "" if asked.layers == 12 else f"{asked.layers}-layers-"
+        place = RESULTS / f"ranks-{fewer}2-core-x86-{date.today().isoformat()}.json"
         place.write_text(json.dumps(result, indent=2) + "\n")
 
 

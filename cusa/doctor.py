@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cusa.train.optimizers.labels import LABELS
 
-LIBRARIES = ("torch", "transformers", "sentence-transformers", "faiss-cpu", "pyarrow", "duckdb", "numpy", "pillow")
+LIBRARIES = ("torch", "transformers", "sentence-transformers", "pyarrow", "duckdb", "numpy", "pillow")
 EXTRAS = {
     "wandb": ("wandb", "metrics in Weights & Biases (`train.wandb`)"),
     "ray": ("ray", "work on several machines (`--engine ray`)"),
@@ -39,7 +39,7 @@ def look(out: Path = Path()) -> list[Finding]:
     """
     findings = [Finding("cusa", _version("cusa")), Finding("python", platform.python_version())]
     findings += [Finding(name, _version(name), _missing(name)) for name in LIBRARIES]
-    findings += [_cores(), _memory(), _disk(out), _accelerator(), _optimizers()]
+    findings += [_faiss(), _cores(), _memory(), _disk(out), _accelerator(), _optimizers()]
     for extra, (module, purpose) in EXTRAS.items():
         there = importlib.util.find_spec(module) is not None
         hint = "" if there else f"For {purpose}: pip install 'cusa[{extra}]'."
@@ -97,6 +97,28 @@ def _accelerator() -> Finding:
     built = f"; torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "; torch is built for CPUs"
     hint = "The demo and the smokes run without; for the paper's recipes take a machine with a CUDA device."
     return Finding("accelerator", f"none{built}", hint)
+
+
+def _faiss() -> Finding:
+    """Say which FAISS is there, and where it searches."""
+    there = [name for name in ("faiss-cpu", "faiss-gpu") if _version(name) != "not installed"]
+    versions = " and ".join(f"{name} {_version(name)}" for name in there)
+    if not there or importlib.util.find_spec("faiss") is None:
+        return Finding("faiss", versions or "not installed", "Install it: pip install faiss-cpu, or faiss-gpu.")
+    if len(there) > 1:
+        hint = "Both bring the module faiss: pip uninstall faiss-cpu faiss-gpu, then pip install the one you want."
+        return Finding("faiss", versions, hint)
+    import faiss
+
+    number = int(faiss.get_num_gpus()) if hasattr(faiss, "index_cpu_to_all_gpus") else 0
+    if number:
+        return Finding("faiss", f"{versions}, searches on {number} GPU{'s' if number > 1 else ''}")
+    hint = ""
+    if there == ["faiss-gpu"]:
+        hint = "It sees no GPU: look at the driver and at CUDA_VISIBLE_DEVICES."
+    elif shutil.which("nvidia-smi"):
+        hint = "To search on the GPU: pip uninstall faiss-cpu, then pip install faiss-gpu."
+    return Finding("faiss", f"{versions}, searches on the CPU", hint)
 
 
 def _optimizers() -> Finding:

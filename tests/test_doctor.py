@@ -65,3 +65,24 @@ def test_optimizers_are_those_that_torch_has(monkeypatch: pytest.MonkeyPatch) ->
     finding = _look()["optimizers"]
     assert "muon" not in finding.value
     assert "has no Muon; upgrade it" in finding.hint
+
+
+def test_faiss__which_one_and_where_it_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    import faiss
+
+    versions = {"faiss-cpu": "1.2"}
+    monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name, "not installed"))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delattr(faiss, "index_cpu_to_all_gpus", raising=False)
+    assert doctor._faiss() == doctor.Finding("faiss", "faiss-cpu 1.2, searches on the CPU")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    assert "pip install faiss-gpu" in doctor._faiss().hint
+    versions["faiss-gpu"] = "1.3"
+    assert "Both bring the module faiss" in doctor._faiss().hint
+    del versions["faiss-cpu"]
+    assert "sees no GPU" in doctor._faiss().hint
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", None, raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2, raising=False)
+    assert doctor._faiss() == doctor.Finding("faiss", "faiss-gpu 1.3, searches on 2 GPUs")
+    versions.clear()
+    assert doctor._faiss().value == "not installed"

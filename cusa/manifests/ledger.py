@@ -23,6 +23,7 @@ _LIBRARIES = (
     "transformers",
     "sentence-transformers",
     "faiss-cpu",
+    "faiss-gpu",
     "scikit-learn",
     "pyarrow",
     "duckdb",

@@ -14,7 +14,8 @@ from cusa.errors import ConfigError
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.neighbours import Neighbours
 from cusa.pipeline.config import IndexConfig
-from cusa.pipeline.index.exact import ROWS_A_BLOCK, in_order, on_gpu
+from cusa.pipeline.index.exact import ROWS_A_BLOCK, in_order
+from cusa.pipeline.index.gpu import on_gpu
 
 if TYPE_CHECKING:
     import faiss
@@ -174,7 +175,7 @@ def neighbours(
     """
     number = len(rows_ND)
     k = max(0, min(k, number - 1))
-    searcher = on_gpu(index)
+    searcher = on_gpu(index, rows_ND, k + 1)
     ids_NK = np.empty((number, k), dtype=np.int64)
     similarities_NK = np.empty((number, k), dtype=np.float32)
     on_event(what, 0, number)
@@ -200,15 +201,18 @@ def search_block(
     return Neighbours(np.take_along_axis(ids_QS, place, axis=1), np.take_along_axis(near_QS, place, axis=1))
 
 
-def opened(index_bytes: np.ndarray) -> "faiss.Index":
+def opened(index_bytes: np.ndarray, rows_ND: np.ndarray, k: int) -> "faiss.Index":
     """Return an index of the bytes that FAISS writes, where it can without a copy of its vectors; on GPUs if any.
 
     Args:
         index_bytes: uint8; they must stay where they are as long as the index is used.
+        rows_ND: the rows it holds.
+        k: neighbours that will be asked for.
     """
     faiss_module: Any = importlib.import_module("faiss")  # its types do not know the reader
     flat = np.asarray(index_bytes)
-    return on_gpu(faiss_module.read_index(faiss_module.ZeroCopyIOReader(faiss_module.swig_ptr(flat), flat.size)))
+    index = faiss_module.read_index(faiss_module.ZeroCopyIOReader(faiss_module.swig_ptr(flat), flat.size))
+    return on_gpu(index, rows_ND, k + 1)
 
 
 def _exact(rows_ND: np.ndarray, rows_Q: np.ndarray, ids_QS: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.neighbours import Neighbours
+from cusa.pipeline.index.gpu import MOST_PLACES, gpus, on_gpu
 
 if TYPE_CHECKING:
     import faiss
@@ -45,7 +46,7 @@ def nearest_rows(
     k = max(0, min(k, number - 1))
     if index is None:
         index = flat_index(rows_ND)
-    searcher = on_gpu(index)
+    searcher = on_gpu(index, rows_ND, k + 2)
     ids_NK = np.empty((number, k), dtype=np.int64)
     similarities_NK = np.empty((number, k), dtype=np.float32)
     on_event(what, 0, number)
@@ -83,13 +84,15 @@ class RowSearcher:
 
     def __init__(self, rows_ND: np.ndarray) -> None:
         self._rows = np.asarray(rows_ND)
-        self._on_gpu = on_gpu(flat_index(self._rows)) if gpus() else None
+        self._on_gpu: faiss.Index | None = None
 
     def search(self, queries_QD: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the similarities and numbers of the nearest rows, as an index does."""
         import faiss
 
-        if self._on_gpu is not None:
+        if gpus() and places <= MOST_PLACES:
+            if self._on_gpu is None:
+                self._on_gpu = on_gpu(flat_index(self._rows), queries_QD, places)
             near_QS, ids_QS = self._on_gpu.search(queries_QD, places)
         else:
             near_QS, ids_QS = faiss.knn(queries_QD, self._rows, places, metric=faiss.METRIC_INNER_PRODUCT)
@@ -111,7 +114,7 @@ def extend(
     known, number = len(before.ids), len(rows_ND)
     ids_NK = np.empty((number, k), dtype=np.int64)
     similarities_NK = np.empty((number, k), dtype=np.float32)
-    every, new = on_gpu(flat_index(rows_ND)), on_gpu(flat_index(rows_ND[known:]))
+    every, new = (on_gpu(flat_index(rows), rows, min(k + 2, len(rows))) for rows in (rows_ND, rows_ND[known:]))
     on_event(what, 0, number)
     for start in range(0, number, ROWS_A_BLOCK):
         rows_Q = np.arange(start, min(start + ROWS_A_BLOCK, number))
@@ -139,20 +142,6 @@ def flat_index(rows_ND: np.ndarray) -> "faiss.IndexFlatIP":
     index = faiss.IndexFlatIP(rows_ND.shape[1])
     index.add(rows_ND)
     return index
-
-
-def gpus() -> int:
-    """Return how many GPUs FAISS sees; 0 where faiss-gpu is not installed."""
-    import faiss
-
-    return int(faiss.get_num_gpus()) if hasattr(faiss, "index_cpu_to_all_gpus") else 0
-
-
-def on_gpu(index: "faiss.Index") -> "faiss.Index":
-    """Return the index on all GPUs where faiss-gpu is installed and sees some, else as it is."""
-    import faiss
-
-    return faiss.index_cpu_to_all_gpus(index) if gpus() else index
 
 
 def in_order(near_QS: np.ndarray, ids_QS: np.ndarray, rows_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,8 +17,9 @@ from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.pipeline.config import IndexConfig
 from cusa.pipeline.index import units
-from cusa.pipeline.index.exact import extend, flat_index, gpus
+from cusa.pipeline.index.exact import extend, flat_index
 from cusa.pipeline.index.files import write_index
+from cusa.pipeline.index.gpu import gpus
 from cusa.pipeline.index.units import Searched
 from cusa.pipeline.index.vectors import unit_rows
 from cusa.pipeline.units.parts import Parts

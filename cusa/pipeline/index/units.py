@@ -38,7 +38,7 @@ class Searched:
             return RowSearcher(self.rows)
         from cusa.pipeline.index import approximate
 
-        return approximate.opened(self.index)
+        return approximate.opened(self.index, self.rows, self.neighbours)
 
 
 def task() -> Task:
