@@ -1,5 +1,6 @@
 """Names of teachers become names of folders, and tables remember what they were made from."""
 
+import json
 import string
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cusa.manifests.origin import (
     is_same_origin,
     origin_of,
     read_origin,
+    split_revision,
     teacher_name,
     write_origin,
 )
@@ -106,3 +108,28 @@ def test_read_origin__a_broken_hint_is_none(tmp_path: Path, broken: str) -> None
     assert read_origin(tmp_path) == "org/model"
     (tmp_path / ORIGIN).write_text(broken)
     assert read_origin(tmp_path) == ""
+
+
+@pytest.mark.parametrize("last", ["model", "weights", "checkpoint"])
+def test_teacher_name__a_last_part_that_says_nothing_takes_its_parent_s_name(last: str) -> None:
+    assert teacher_name(f"best/{last}") == teacher_name(f"runs/./best//{last}/") == f"best-{last}"
+    assert teacher_name(last) == last, "it has no parent"
+    assert teacher_name(f"{last}/best") == "best"
+    assert teacher_name(f"best/my-{last}") == f"my-{last}"
+
+
+def test_split_revision__of_hub_names_and_not_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert split_revision("org/model@abc@d") == ("org/model", "abc@d")
+    assert split_revision("org/model") == ("org/model", "")
+    (tmp_path / "mine@2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert split_revision("mine@2") == ("mine@2", "")
+    assert split_revision(str(tmp_path / "mine@2")) == (str(tmp_path / "mine@2"), "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert split_revision("~/mine@2") == ("~/mine@2", "")
+    assert split_revision("~/other@2") == ("~/other", "2")
+
+
+def test_write_origin__stands_in_the_teacher_s_folder(tmp_path: Path) -> None:
+    write_origin(tmp_path, "org/model@main")
+    assert json.loads((tmp_path / "origin.json").read_text()) == {"teacher": "org/model@main"}

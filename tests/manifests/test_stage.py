@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cusa.errors import ConfigError
-from cusa.manifests import ledger
+from cusa.manifests import ledger, lock
 from cusa.manifests.stage import NotCurrentError, Outcome, StageRun, asking
 from cusa.manifests.storage import store
 
@@ -106,3 +106,37 @@ def test_what_is_known_late_stands_in_the_ledger(tmp_path: Path) -> None:
         *({"a": "1", "late": "2"}, {"p": 2}, tmp_path / "x", ("so",)),
     )
     assert written.digests == {"x": store.sha256_file(tmp_path / "x")}
+
+
+@pytest.mark.parametrize("late", [{"inputs": {"late": "2"}}, {"parameters": {"p": 2}}])
+def test_finish__what_is_not_known_late_is_the_constructor_s(tmp_path: Path, late: dict[str, Any]) -> None:
+    stage = StageRun("s", tmp_path / "l.json", inputs={"a": "1"}, parameters={"p": 1})
+    with stage.begin():
+        stage.finish(outputs=[], counts={"rows": 2}, digests={}, **late)
+    written = ledger.read(tmp_path / "l.json")
+    assert written is not None
+    told = {"inputs": {"a": "1"}, "parameters": {"p": 1}, **late}
+    assert (written.stage, written.inputs, written.parameters, written.counts) == (
+        *("s", told["inputs"], told["parameters"], {"rows": 2}),
+    )
+
+
+def test_begin__withdraws_sweeps_and_spares_what_is_gone_on_from(tmp_path: Path) -> None:
+    _run(tmp_path)
+    left, kept = (tmp_path / f"{store.TEMPORARY}{name}" for name in ("left", "kept"))
+    left.touch()
+    kept.touch()
+    stage = StageRun("s", tmp_path / "ledger.json", inputs={"a": "9"}, parameters={})
+    assert (stage.out, stage.up_to_date, stage.asked, stage.why) == (tmp_path, False, False, "a changed")
+    assert stage.before is not None
+    with stage.begin(lock_path=tmp_path / "other.lock", keep=[kept]):
+        assert lock.holder(tmp_path / "other.lock") is None, "its own stops nobody of this thread"
+        assert (tmp_path / "other.lock").read_text(), "it is held"
+        assert not (tmp_path / "ledger.json").exists()
+        assert (left.exists(), kept.exists()) == (False, True)
+    assert (tmp_path / "other.lock").read_text() == ""
+    with asking():
+        assert StageRun("s", tmp_path / "x.json", inputs={}, parameters={}, reason="").asked
+        with pytest.raises(NotCurrentError) as caught:
+            StageRun("s", tmp_path / "x.json", inputs={}, parameters={})
+    assert (caught.value.why, str(caught.value)) == ("never finished", "never finished")
