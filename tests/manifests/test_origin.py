@@ -112,7 +112,7 @@ def test_read_origin__a_broken_hint_is_none(tmp_path: Path, broken: str) -> None
 
 @pytest.mark.parametrize("last", ["model", "weights", "checkpoint"])
 def test_teacher_name__a_last_part_that_says_nothing_takes_its_parent_s_name(last: str) -> None:
-    assert teacher_name(f"best/{last}") == teacher_name(f"runs/./best//{last}/") == f"best-{last}"
+    assert teacher_name(f"best/{last}") == teacher_name(f"runs/best/.//{last}/") == f"best-{last}"
     assert teacher_name(last) == last, "it has no parent"
     assert teacher_name(f"{last}/best") == "best"
     assert teacher_name(f"best/my-{last}") == f"my-{last}"

@@ -82,3 +82,8 @@ def test_pairs_path__and_the_words_for_every_fault(split: Split) -> None:
     assert pairs_path(split) == split.folder / "audit/pairs/pairs.parquet"
     assert all(words and not words.endswith(".") for words in IN_WORDS.values())
     assert len(set(IN_WORDS.values())) == len(IN_WORDS)
+    evidence = {"sibling_mean", "sibling_best", "caption_neighbours", "image_neighbours", "cross_modal"}
+    of_captions = {"repeated", "boilerplate", "too-short", "markup", "language"}
+    of_pictures = {"duplicate", "broken", "blank", "dark", "bright", "blurred", "tiny", "odd-aspect"}
+    assert IN_WORDS.keys() == evidence | of_captions | of_pictures
+    assert evidence < {*schemas.PAIRS.names}
