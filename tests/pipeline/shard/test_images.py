@@ -1,8 +1,10 @@
 """Images on their way into a tar: what structure proves, what only decoding can, and what resizing makes."""
 
+import hashlib
 import io
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from cusa.manifests.records import ImageRecord
 from cusa.models.preprocess import decode_rgb
 from cusa.pipeline.config import ShardConfig
 from cusa.pipeline.shard import jpeg
-from cusa.pipeline.shard.images import Refused, read_image
+from cusa.pipeline.shard.images import Refused, read_image, stored_digest
 
 
 def _encoded(kind: str = "JPEG", size: tuple[int, int] = (96, 64), mode: str = "RGB", **options: object) -> bytes:
@@ -133,3 +135,73 @@ def test_resize__only_a_profile_of_rgb_stays(tmp_path: Path, mode: str, space: b
     with Image.open(io.BytesIO(data)) as image:
         assert image.mode == "RGB"
         assert image.info.get("icc_profile") == (bytes(profile) if kept else None)
+
+
+@pytest.mark.parametrize("check", ["structure", "decode"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_read_image__the_bounds_themselves_are_kept(tmp_path: Path, kind: str, check: str) -> None:
+    data = _encoded(kind, (40, 30))
+    ext = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}[kind]
+    for bounds in ({"max_pixels": 1200}, {"min_side": 30}, {"resize": 30}, {}):
+        assert _read(tmp_path / "x", data, check=check, **bounds) == (data, ext, 40, 30)
+    for bounds, reason, detail in (
+        ({"max_pixels": 1199}, "too-large", "40 x 30 pixels, 1199 allowed"),
+        ({"min_side": 31}, "too-small", "40 x 30 pixels, a side of 31 needed"),
+    ):
+        for resize in (0, 16):
+            with pytest.raises(Refused) as refused:
+                _read(tmp_path / "x", data, check=check, resize=resize, **bounds)
+            assert (refused.value.reason, refused.value.detail) == (reason, detail)
+    smaller = _read(tmp_path / "x", data, check=check, resize=15)
+    assert smaller[1:] == ("jpg", 20, 15)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "detail"),
+    [
+        (b"", "not-an-image", "the file is empty"),
+        (b"no picture at all, but some text", "not-an-image", "begins with b'no picture at al'"),
+        (_encoded("GIF"), "unsupported-format", "GIF; JPEG, PNG and WebP are kept"),
+        (_encoded("BMP"), "unsupported-format", "BMP; JPEG, PNG and WebP are kept"),
+    ],
+)
+def test_read_image__what_is_no_picture_is_named(tmp_path: Path, data: bytes, reason: str, detail: str) -> None:
+    with pytest.raises(Refused) as refused:
+        _read(tmp_path / "x", data)
+    assert (refused.value.reason, refused.value.detail) == (reason, detail)
+
+
+def test_read_image__a_part_of_a_file_features_and_what_was_recorded(tmp_path: Path) -> None:
+    numbers, path = np.arange(12, dtype="<f4").reshape(3, 4), tmp_path / "x"
+    path.write_bytes(b"head" + numbers.tobytes() + b"tail")
+    config = ShardConfig()
+
+    def read(**about: Any) -> tuple[bytes, str, int, int]:
+        return read_image(ImageRecord("a/b", "train", path, "b", (), **({"offset": 4, "length": 48} | about)), config)
+
+    data, ext, width, height = read(array=(3, 4))
+    assert (ext, width, height) == ("npy", 4, 3)
+    np.testing.assert_array_equal(np.load(io.BytesIO(data)), numbers)
+    known = hashlib.sha256(data).hexdigest()
+    assert read(array=(3, 4), sha256=known)[0] == data
+    record = ImageRecord("a/b", "train", path, "b", (), offset=4, length=48, array=(3, 4))
+    assert stored_digest(record) == known
+    assert stored_digest(record._replace(array=())) == hashlib.sha256(numbers.tobytes()).hexdigest()
+    with pytest.raises(Refused) as refused:
+        read(array=(3, 4), sha256="0" * 64)
+    assert refused.value.reason == "changed"
+    with pytest.raises(Refused) as refused:
+        read(array=(3, 5))
+    assert (refused.value.reason, refused.value.detail) == ("truncated", "48 bytes of features, 60 needed")
+    numbers[1, 2], numbers[2, 0] = np.nan, np.inf
+    path.write_bytes(b"head" + numbers.tobytes())
+    with pytest.raises(Refused) as refused:
+        read(array=(3, 4))
+    assert (refused.value.reason, refused.value.detail) == ("not-finite", "2 of 12 numbers")
+    picture = _encoded()
+    path.write_bytes(b"1234" + picture)
+    assert read(length=len(picture), sha256=hashlib.sha256(picture).hexdigest())[0] == read(length=None)[0] == picture
+    path.unlink()
+    with pytest.raises(Refused) as refused:
+        read()
+    assert (refused.value.reason, refused.value.detail) == ("missing", "No such file or directory")
