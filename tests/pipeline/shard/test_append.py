@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cusa.errors import ConfigError, DataError, StaleError
-from cusa.manifests import ledger
+from cusa.manifests import ledger, schemas
+from cusa.manifests.ledger import Ledger
 from cusa.manifests.records import CaptionRecord, ImageRecord
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome
@@ -262,3 +264,59 @@ def test_append__a_drop_that_comes_again_stands_once(tmp_path: Path) -> None:
     shard.run(ShardConfig(workers=1, max_images=4), reading=reading, out=work, append=True)
     assert pq.read_table(work / "train/drops.parquet").to_pylist() == first
     assert Split(work, "train").num_images == 8
+
+
+@pytest.mark.parametrize("rows", range(9))
+def test_base__gives_a_table_as_it_was_before_the_append(tmp_path: Path, rows: int) -> None:
+    """A killed append may have written more rows behind them, in row groups that end anywhere."""
+    table = pa.table({"key": [f"k{row}" for row in range(9)], "source": [""] * 9})
+    (tmp_path / "train").mkdir()
+    pq.write_table(table, tmp_path / "train/captions.parquet", row_group_size=4)
+    base = append.Base(Ledger("shard", {}, {}, {}, {}, 0.0, 0), {"train": {"captions.parquet": rows}})
+    given = list(base.tables(tmp_path / "train", "captions.parquet"))
+    assert [key for part in given for key in part["key"].to_pylist()] == table["key"].to_pylist()[:rows]
+    assert all(part.num_rows for part in given), "no empty part behind the last row"
+    assert base.has_sources(tmp_path / "train") == (rows > 0)
+    assert list(base.tables(tmp_path / "val", "captions.parquet")) == [], "a split that is new"
+    assert list(base.tables(tmp_path / "train", "shards.parquet")) == []
+
+
+def test_base__the_first_new_tar_comes_behind_the_last(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    table = pa.table({"shard": ["00000.tar", "00001.tar", "00012.tar", "00013.tar"]})
+    pq.write_table(table, tmp_path / "train/shards.parquet")
+    for rows, number in ((0, 0), (1, 1), (3, 13), (4, 14)):
+        base = append.Base(Ledger("shard", {}, {}, {}, {}, 0.0, 0), {"train": {"shards.parquet": rows}})
+        assert base.first_number(tmp_path / "train") == number
+
+
+def test_old_and_new_drops__nothing_stands_twice_and_what_is_kept_now_is_none(tmp_path: Path) -> None:
+    def row(key: str, detail: str) -> dict[str, str]:
+        about = {"key": key, "source": "s", "kind": "image", "reason": "missing", "detail": detail}
+        return {name: about.get(name, "") for name in schemas.DROPS.names}
+
+    old = [row("d/a", "gone"), row("d/b", "gone"), row("d/c", "gone")]
+    (tmp_path / "train").mkdir()
+    pq.write_table(pa.Table.from_pylist(old, schema=schemas.DROPS), tmp_path / "train/drops.parquet")
+    base = append.Base(Ledger("shard", {}, {}, {}, {}, 0.0, 0), {"train": {"drops.parquet": 3}})
+    new = [row("d/b", "gone"), row("d/b", "another reason"), row("d/e", "gone")]
+    found = append.old_and_new_drops(base, tmp_path / "train", {"d/a"}, new)
+    assert found == [old[1], old[2], new[1], new[2]]
+
+
+def test_begin__other_settings_are_refused_by_name_and_leave_no_note(tmp_path: Path) -> None:
+    small, _ = _grown(tmp_path, images=2)
+    work = tmp_path / "work"
+    _run(small, work)
+    parameters = dict(ledger.read(work / "shard.ledger.json").parameters)  # type: ignore[union-attr]
+    base, inputs = append.begin(work, addition="x" * 64, parameters={**parameters, "dataset": "other"})
+    assert inputs == {**base.old.inputs, "appended-001": "x" * 64}
+    append.end(work)
+    for name in parameters:
+        if name == "dataset":
+            continue
+        with pytest.raises(ConfigError, match=f"was sharded with {name} "):
+            append.begin(work, addition="x" * 64, parameters={**parameters, name: "other"})
+        assert not (work / append.NOTE).exists()
+    with pytest.raises(ConfigError, match="was sharded with quality 92, not None"):
+        append.begin(work, addition="x" * 64, parameters={n: v for n, v in parameters.items() if n != "quality"})

@@ -1,6 +1,9 @@
 """Tar headers of our own, against those of the standard library."""
 
+import hashlib
+import io
 import tarfile
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -38,3 +41,32 @@ def test_header__a_long_folder_goes_into_the_prefix(folder: int, name: int) -> N
     info = tarfile.TarInfo(whole)
     info.size, info.mode = 7, 0o644
     assert ustar.header(whole, 7) == info.tobuf(tarfile.USTAR_FORMAT)
+
+
+class Lazy(io.BytesIO):
+    """A file that takes a thousand bytes at most, as an operating system may."""
+
+    def write(self, data: Any) -> int:
+        return super().write(bytes(data[:1000]))
+
+
+@pytest.mark.parametrize("at_once", [1 << 20, 600, 1])
+@pytest.mark.parametrize("sizes", [[], [0], [512, 511, 513], [9216 - 1024], [8192, 0, 3], [30_000, 5]])
+def test_archive__is_byte_for_byte_what_tarfile_writes(
+    monkeypatch: pytest.MonkeyPatch, sizes: list[int], at_once: int
+) -> None:
+    monkeypatch.setattr(ustar, "_AT_ONCE", at_once)
+    members = {f"d/{number}.jpg": bytes([65 + number]) * size for number, size in enumerate(sizes)}
+    theirs, ours = io.BytesIO(), Lazy()
+    with tarfile.open(fileobj=theirs, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(data), 0o644
+            archive.addfile(info, io.BytesIO(data))
+    made = ustar.Archive(ours)
+    offsets = {name: made.add(name, data) for name, data in members.items()}
+    made.end()
+    whole = ours.getvalue()
+    assert whole == theirs.getvalue()
+    assert {name: whole[at : at + len(members[name])] for name, at in offsets.items()} == members
+    assert (made.bytes, made.sha256) == (len(whole), hashlib.sha256(whole).hexdigest())
