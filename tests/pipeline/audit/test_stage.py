@@ -11,16 +11,21 @@ import pytest
 
 from cusa.errors import DataError, StaleError
 from cusa.manifests import schemas, tables
+from cusa.manifests.judgements.verdicts import Journal
+from cusa.manifests.neighbours import read_neighbours
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
-from cusa.pipeline import extract, index
+from cusa.pipeline import extract, index, readers, shard
 from cusa.pipeline.audit import stage as audit
-from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig
+from cusa.pipeline.calibrate import calibration
+from cusa.pipeline.calibrate.calibration import Calibration
+from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig, ShardConfig
 from cusa.pipeline.pairs.candidates import Candidates, Finder
-from cusa.pipeline.pairs.neighbourhoods import Encoders, choose, open_neighbourhoods
+from cusa.pipeline.pairs.neighbourhoods import Encoders, choose, open_neighbourhoods, stamps
 from cusa.pipeline.sql.database import connect
+from tests.manifests.judgements.test_verdicts import make
 from tests.pipeline.audited import load, make_taught, teach
-from tests.worlds import COLOURS, make_work
+from tests.worlds import COLOURS, make_work, write_karpathy
 
 CONFIG = AuditConfig(neighbours=4, gallery=5)
 
@@ -293,3 +298,106 @@ def test_run__what_to_do_next_names_the_folder_as_it_was_given(work: Path, monke
     page = (given / "train/audit/gallery.html").read_text(encoding="utf-8")
     assert "<code>cusa review WORK --split train</code>" in page
     assert str(given) not in page, "the page is equal wherever the folder lies"
+
+
+def test_run__every_column_says_what_the_tables_say(tmp_path: Path) -> None:
+    """Ranks, worth, what is known and judged, copies, and the figures that count them: of a calibrated audit."""
+    source = write_karpathy(tmp_path / "raw", images=10, splits=("train", "val"), captions=3)
+    content = store.read_json(source)
+    content["images"][1]["sentences"][0]["raw"] = "Just these words"
+    content["images"][2]["sentences"][1]["raw"] = "just THESE words."
+    content["images"][15]["sentences"][2]["raw"] = "just these words"
+    store.write_json(source, content)
+    for copy in ("train/picture_0004", "val/picture_0013"):
+        shutil.copy(tmp_path / "raw/train/picture_0000.jpg", tmp_path / f"raw/{copy}.jpg")
+    shard.run(ShardConfig(workers=1), reading=readers.read("karpathy", source, source.parent), out=tmp_path / "work")
+    work = teach(tmp_path / "work", neighbours=6, image="colours", text="words")
+    split = Split(work, "train")
+    rows = [(split.image_keys[0], split.caption_keys[13]), (split.image_keys[3], split.caption_keys[0])]
+    table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=schemas.TRUTH)
+    store.write_table(split.folder / "truth.parquet", table.replace_schema_metadata({"complete": "false"}))
+    (split.folder / "audit").mkdir()
+    said = {(0, 12): "match", (5, 3): "no match", (6, 1): "related"}
+    with Journal(split.folder / "audit") as journal:
+        for number, ((image, caption), word) in enumerate(said.items()):
+            journal.append(
+                make(number, word, image_key=split.image_keys[image], caption_key=split.caption_keys[caption])
+            )
+    chosen = choose(split, Encoders())
+    model = Calibration(
+        teachers=stamps(split, chosen),
+        features=("text_similarity",),
+        means=(0.5,),
+        scales=(0.1,),
+        products=False,
+        coefficients=(0.4,),
+        intercept=-1.0,
+        decisions=(),
+        probabilities=(),
+        resampled=(),
+        unselected=(),
+        about={"fitted": {"pairs": 1, "caveat": ""}},
+    )
+    calibration.write(tmp_path / "p.json", model)
+    config = AuditConfig(neighbours=5, gallery=3, floor=0.0, near_image=0.9, near_caption=0.99)
+    done = audit.run(config, split=split, calibrated=tmp_path / "p.json")
+
+    near = {name: read_neighbours(split, name, depth=5).ids.tolist() for name in ("colours", "words")}
+    owner, found = split.caption_owner.tolist(), _table(work)
+    assert found.num_rows == 10 * 30 - 30, "small splits are scored whole"
+    order = []
+    for row in found.to_pylist():
+        image, caption = split.image_row[row["image_key"]], split.caption_row[row["caption_key"]]
+        own = [c for c in range(30) if owner[c] == image]
+        ranks = [near["words"][caption].index(c) + 1 for c in own if c in near["words"][caption]]
+        here = near["colours"][image]
+        p = 1 / (1 + np.exp(-(0.4 * (row["text_similarity"] - 0.5) / 0.1 - 1.0)))
+        judged = (image, caption) in said
+        known = (row["image_key"], row["caption_key"]) in rows
+        assert row["image_rank"] == (here.index(owner[caption]) + 1 if owner[caption] in here else None)
+        assert row["text_rank"] == min(ranks, default=None)
+        assert row["p_positive"] == pytest.approx(p, abs=1e-5)
+        assert row["worth"] == pytest.approx(0 if judged else p * (1 - p), abs=1e-5)
+        assert row["known_match"] == (True if known else None), "the rest was never judged"
+        assert row["duplicate_image"] == ({image, owner[caption]} == {0, 4})
+        assert row["duplicate_caption"] == ((image, caption) in {(1, 7), (2, 3)})
+        order.append((-row["p_positive"], -row["score"], image, caption))
+    assert order == sorted(order)
+    metadata = found.schema.metadata
+    assert {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"} == {
+        "split": split.digest,
+        "image_teacher": "colours",
+        "text_teacher": "words",
+        "student": "",
+    }
+    summary = audit.read_summary(split)
+    assert done.counts == {"images": 10, "captions": 30, "candidates": 270}
+    assert summary["judged_candidates"] == 3
+    assert (summary["duplicate_image_candidates"], summary["duplicate_caption_candidates"]) == (6, 2)
+    assert summary["calibration_choice"] == {"name": "p.json", "why": ""}
+    grouped = pq.read_table(split.folder / "audit/duplicates.parquet").to_pylist()
+    for name, modality in (("images", "image"), ("captions", "text")):
+        of_kind = [row for row in grouped if row["modality"] == modality]
+        assert summary["duplicates"][name] == {
+            "groups": len({row["component"] for row in of_kind}),
+            "rows": len(of_kind),
+            "exact_groups": 1,
+            "exact_rows": 2,
+        }
+    leaked = pq.read_table(split.folder / "audit/leaks.parquet").to_pylist()
+    assert summary["leaks"] == {
+        "exact_images": sum(row["exact"] and row["modality"] == "image" for row in leaked),
+        "near_images": sum(not row["exact"] for row in leaked),
+        "captions": sum(row["modality"] == "text" for row in leaked),
+    }
+    assert (summary["leaks"]["exact_images"], summary["leaks"]["captions"]) == (2, 2), "two copies, two of the words"
+    # The page shows the best that nobody judged, one for any two images.
+    best, couples = [], set()
+    for row in found.to_pylist():
+        image, caption = split.image_row[row["image_key"]], split.caption_row[row["caption_key"]]
+        couple = frozenset((image, owner[caption]))
+        if (image, caption) not in said and couple not in couples and len(best) < 3:
+            couples.add(couple)
+            best.append(row["caption_key"])
+    page = (split.folder / "audit/gallery.html").read_text()
+    assert all(key in page for key in best)
