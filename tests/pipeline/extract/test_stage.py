@@ -1,5 +1,6 @@
 """Teacher tables: one row a key, in the shard's order; stale, cut or foreign ones refused by name."""
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from cusa.errors import DataError, StaleError
-from cusa.manifests import tables
+from cusa.manifests import ledger, tables
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome
 from cusa.manifests.storage import store
 from cusa.models.teachers.base import Teacher
 from cusa.pipeline import extract, readers, shard
 from cusa.pipeline.config import ExtractConfig, ShardConfig
+from cusa.pipeline.extract import stage
 from tests.worlds import COLOURS, Colours, Words, make_work, write_karpathy
 
 CONFIG = ExtractConfig(batch_size=4, dtype="float32")
@@ -354,3 +356,66 @@ def test_run__worker_processes_give_the_same_bytes(tmp_path: Path, workers: int)
     assert {part.name: part.read_bytes() for part in folder.glob("*.parquet")} == alone
     assert events[-1] == (60, 60)
     assert _hidden(folder) == []
+
+
+@pytest.mark.parametrize(("teacher", "modality"), [("colours", "image"), ("words", "text")])
+def test_run__every_part_says_what_made_it_and_of_which_tar(work: Path, teacher: str, modality: str) -> None:
+    split = Split(work, "train")
+    done = _run(work, teacher, modality)
+    parts = sorted((split.folder / "teachers" / teacher).glob("0*.parquet"))
+    tars = sorted(split.folder.glob("*.tar"))
+    assert [part.stem for part in parts] == [tar.stem for tar in tars]
+    for part, tar in zip(parts, tars, strict=True):
+        metadata = tables.read_part_metadata(part)
+        card = json.loads(metadata.pop("fidelity"))
+        assert metadata == {
+            **_load(teacher, modality).provenance(),
+            "teacher": teacher,
+            "modality": modality,
+            "weights_sha256": "",
+            "dtype": "float32",
+            "transform": "clean" if modality == "text" else "rgb",
+            "precision_asked": "auto",
+            "shard": tar.name,
+            "shard_sha256": store.sha256_file(tar),
+        }
+        assert card["rows"] == pq.read_metadata(part).num_rows
+    written = ledger.read(parts[0].with_name("ledger.json"))
+    assert written is not None
+    assert written.inputs == {"split": split.digest}
+    assert written.parameters == {
+        "teacher": teacher,
+        "modality": modality,
+        "weights_sha256": "",
+        "dtype": "float32",
+        "transform": "clean" if modality == "text" else "rgb",
+        "precision_asked": "auto",
+    }
+    assert written.digests == {part.name: store.sha256_file(part) for part in parts}
+    assert written.counts == done.counts
+
+
+def test_card__joins_parts_by_their_rows(tmp_path: Path) -> None:
+    """The mean weighs each part by its rows, the worst is the worst of all; parts without a card do not count."""
+    cards = [
+        {"rows": 30, "mean_row": 0.1, "worst_row": 0.4, "worst_pair": 0.2},
+        {},
+        {"rows": 10, "mean_row": 0.5, "worst_row": 0.3, "worst_pair": 0.9},
+    ]
+    parts = []
+    for number, card in enumerate(cards):
+        parts.append(tmp_path / f"{number}.parquet")
+        table = pa.table({"x": [1]}).replace_schema_metadata({"fidelity": json.dumps(card)})
+        pq.write_table(table, parts[-1])
+    assert stage._card(parts) == {
+        "fidelity_rows": 40,
+        "fidelity_mean_row": pytest.approx(0.2),
+        "fidelity_worst_row": 0.4,
+        "fidelity_worst_pair": 0.9,
+    }
+    assert stage._card(parts[1:2]) == {}
+    assert stage._notes({}, "float16") == ()
+    assert stage._notes(stage._card(parts), "float16") == (
+        "Fidelity of float16 against float32 on a sample of 40 rows: 1 - cosine of a row 4.0e-01 at most (2.0e-01 on "
+        "average), cosines of pairs off by 9.0e-01 at most.",
+    )
