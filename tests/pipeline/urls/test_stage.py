@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from cusa import cli
 from cusa.errors import DataError, StaleError
-from cusa.manifests.stage import Outcome
+from cusa.manifests.stage import NotCurrentError, Outcome, asking
 from cusa.manifests.storage import store
 from cusa.pipeline import readers, shard, urls, verify
 from cusa.pipeline.config import ReadConfig, ShardConfig, UrlsConfig
@@ -316,3 +316,49 @@ def test_command__straight_from_a_table_to_shards(web: Any, tmp_path: Path, monk
     assert set(samples["height"].to_pylist()) == {48}
     again = CliRunner().invoke(cli.app, [*command, "--split", "test", "--json"])
     assert [one["fresh"] for one in json.loads(again.stdout)] == [False, False]
+
+
+OF_CONTENT = {
+    "max_bytes": 1 << 21,
+    "max_pixels": 50_000_000,
+    "min_side": 9,
+    "resize": 64,
+    "quality": 80,
+    "robots": False,
+    "refused_tags": ("noai",),
+}
+"""Settings that decide which pictures are kept and what their bytes are."""
+
+
+def test_run__each_setting_of_the_content_is_another_folder_and_no_other_is(web: Any, tmp_path: Path) -> None:
+    table, out = _table(tmp_path / "t.csv", web[0], ["img/1.jpg"]), tmp_path / "raw"
+    _run(table, out)
+    before = _bytes(out)
+
+    def why(config: UrlsConfig = CONFIG, **more: Any) -> str:
+        with asking():
+            try:
+                _run(table, out, config, **more)
+            except NotCurrentError as due:
+                return due.why
+        return ""
+
+    assert why() == ""
+    for name, value in OF_CONTENT.items():
+        changed = CONFIG.model_copy(update={name: value})
+        assert why(changed).startswith(f"{name} was "), name
+        with pytest.raises(StaleError, match=name):
+            _run(table, out, changed)
+    for name in set(UrlsConfig.model_fields) - set(OF_CONTENT):
+        value = getattr(CONFIG, name)
+        other = "allow" if name == "private" else f"{value}x" if isinstance(value, str) else value + 1
+        assert why(CONFIG.model_copy(update={name: other})) == "", name
+    for name in ("dataset", "caption_column", "split_column", "label_column", "id_column", "url_column", "split"):
+        assert why(reading=ReadConfig(**{name: "another"})).startswith(f"{name} was "), name
+    for name in ("train_classes", "image_column"):
+        assert why(reading=ReadConfig(**{name: "5-6"})) == "", "of other readers"
+    assert why(force=True) == "--force"
+    assert why(retry=True) == "", "nothing failed"
+    assert _bytes(out) == before
+    table.write_text(table.read_text() + "\n")
+    assert why() == "table changed"
