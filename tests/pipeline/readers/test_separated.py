@@ -123,6 +123,8 @@ FORMS = {
     ("tsv", "image,caption\tx\n"): (",", False, False),
     ("TSV", "a\tb,c\n"): ("\t", False, False),
     ("csv", "a\tb,c\n"): (",", False, False),
+    ("csv", 'image,caption\n1.jpg,"a dog"\n2.jpg\n'): (",", False, True),
+    ("csv", '"image","caption"\n1.jpg,a dog\n2.jpg\n'): (",", False, True),
 }
 
 
@@ -150,3 +152,19 @@ def test_form_of__a_header_of_blanks_is_none(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("   \n1.jpg,a\n")
     with pytest.raises(DataError, match="has no header"):
         separated.form_of(tmp_path / "t.csv", WANTED)
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ('image, "caption, whole"', ("image", "caption, whole")),
+        (" image ,caption ", ("image", "caption")),
+        ('"image";"caption"', ("image", "caption")),
+        ("image\t\tcaption", ("image", "", "caption")),
+    ],
+)
+def test_form_of__names_of_columns_without_blanks_and_quotes(
+    tmp_path: Path, header: str, columns: tuple[str, ...]
+) -> None:
+    (tmp_path / "t.csv").write_text(f"{header}\n")
+    assert separated.form_of(tmp_path / "t.csv", WANTED).columns == columns
