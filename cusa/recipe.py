@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
+from cusa.data_config import FORMS, DataConfig, MixedSet
 from cusa.errors import ConfigError, nearest
 from cusa.eval.config import EvalConfig
 from cusa.manifests.settings import Settings
@@ -31,24 +32,6 @@ KINDS = ("model", "data", "method")
 """The pieces of a composed recipe's name, in its order."""
 
 _FOLDER = resources.files("cusa.manifests") / "recipes"
-
-
-class DataConfig(Settings):
-    """Which splits of the work folder serve what, and where they come from."""
-
-    dataset: str = Field(
-        default="",
-        description="what `cusa run` brings and shards (`cusa list datasets`, or a manifest's TOML file); empty = the "
-        "work folder is there",
-    )
-    settings: tuple[str, ...] = Field(default=(), description="`key=value` for `cusa download --set`")
-    also: tuple[str, ...] = Field(
-        default=(), description="further data sets that `cusa run` scores on, where they have been brought"
-    )
-
-    train: str = Field(default="train", description="split to train on")
-    val: str = Field(default="val", description="split that selects the best checkpoint")
-    test: str = Field(default="test", description="split that `cusa eval` reports")
 
 
 class TeachersConfig(Settings):
@@ -366,9 +349,11 @@ def _explain(error: ValidationError, known: Mapping[str, str]) -> str:
     """Turn pydantic's findings into sentences with dotted paths and nearest names."""
     sentences = []
     for finding in error.errors():
-        dotted = ".".join(str(part) for part in finding["loc"])
+        dotted = _dotted(finding["loc"])
         if finding["type"] == "extra_forbidden":
-            sentences.append(f"Unknown key {dotted!r}. {_nearest_keys(dotted, known, finding['input'])}.")
+            of_sets = [f"{dotted.rpartition('.')[0]}.{key}" for key in MixedSet.model_fields]
+            near = of_sets if dotted.startswith("data.train.") else known
+            sentences.append(f"Unknown key {dotted!r}. {_nearest_keys(dotted, near, finding['input'])}.")
         elif finding["type"] == "value_error":  # of several keys together; our own words name them and their values
             words = finding["msg"].removeprefix("Value error, ")
             sentences.append(f"{dotted}: {words}." if dotted else f"{words}.")
@@ -377,6 +362,13 @@ def _explain(error: ValidationError, known: Mapping[str, str]) -> str:
                 f"{dotted} = {finding['input']!r}: {finding['msg']}. ({known.get(dotted, 'see the recipe')})"
             )
     return " ".join(sentences)
+
+
+def _dotted(place: tuple[int | str, ...]) -> str:
+    """Return a finding's dotted key; of a list the numbers count from 1, as in every other message."""
+    if len(place) > 2 and place[1] == "train" and place[2] in FORMS:
+        place = (*place[:2], *(part + 1 if isinstance(part, int) else part for part in place[3:]))
+    return ".".join(str(part) for part in place)
 
 
 def _nearest_keys(dotted: str, known: Iterable[str], value: object) -> str:

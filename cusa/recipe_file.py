@@ -1,12 +1,13 @@
 """Recipes as text: what every key may be, a packaged recipe as one TOML file, and a new one of what matters."""
 
 import json
+import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -67,6 +68,8 @@ def _allowed(field: FieldInfo) -> str:
 
 def _of_type(annotation: Any) -> str:
     origin = get_origin(annotation)
+    if origin is Annotated:
+        return _of_type(get_args(annotation)[0])
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(annotation))
     if origin in (Union, types.UnionType):
@@ -74,15 +77,25 @@ def _of_type(annotation: Any) -> str:
     return _WORDS.get(origin or annotation, "text")
 
 
+_BARE = re.compile(r"[A-Za-z0-9_-]+").fullmatch
+
+
 def toml(value: Any) -> str:
     """Return a value as TOML writes it; only what a recipe's keys can hold."""
     if isinstance(value, Mapping):
-        inner = ", ".join(f"{toml(key)} = {toml(item)}" for key, item in value.items())
+        inner = ", ".join(f"{key if _BARE(key) else toml(key)} = {toml(item)}" for key, item in value.items())
         return "{ " + inner + " }" if inner else "{}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(toml, value)) + "]"
     # JSON's words are TOML's, but for a control character that JSON leaves as it is.
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _lines(value: Any) -> str:
+    """Return a value as TOML, a list of tables with a line for each."""
+    if not (isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value)):
+        return toml(value)
+    return "[\n" + "".join(f"    {toml(item)},\n" for item in value) + "]"
 
 
 def show(name: str, settings: Iterable[str] = (), *, everything: bool = False) -> str:
@@ -188,6 +201,8 @@ def _values(loaded: Recipe) -> dict[str, Any]:
             value = getattr(section, name)
             if isinstance(value, BaseModel):
                 yield from walk(value, f"{prefix}{name}.")
+            elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+                yield f"{prefix}{name}", [one.model_dump(mode="json") for one in value]
             elif value is not None:
                 yield f"{prefix}{name}", value
 
@@ -205,7 +220,7 @@ def _write(keys: Iterable[Key], values: Mapping[str, Any], *, comments: bool = F
         if parent != section:
             section = parent
             lines += ["", f"[{section}]"]
-        line = f"{last} = {toml(values[key.name])}"
+        line = f"{last} = {_lines(values[key.name])}"
         if comments and parent:
             choices = f" ({key.allowed.replace('`', '')})" if "`" in key.allowed else ""
             line += f"  # {key.meaning.replace(chr(10), ' ')}{choices}"

@@ -20,10 +20,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"errors", "manifests", "models"},
     "eval": {"errors", "manifests", "models"},
     # The recipe sees the rooms' configurations only; that is checked apart.
-    "recipe": {"errors", "manifests", "models", "train", "eval", "pipeline"},
+    "recipe": {"errors", "manifests", "models", "train", "eval", "pipeline", "data_config"},
+    "data_config": {"errors", "manifests"},
     "recipe_file": {"errors", "models", "recipe"},
     "integrations": {"errors", "manifests", "train"},
-    "workflow": {"errors", "manifests", "models", "pipeline", "train", "eval", "recipe"},
+    "workflow": {"errors", "manifests", "models", "pipeline", "train", "eval", "recipe", "data_config"},
     "doctor": {"train"},
     "cli": {
         "errors",

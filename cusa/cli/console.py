@@ -257,7 +257,11 @@ class Console:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Show a row of training's metrics: on the bar, or as a line where there is none; a validation as a line."""
         if "val.rsum" in values:
-            self.say(f"step {step:,}: val.rsum {values['val.rsum']:.1f}")
+            each = {
+                name[4:-5]: value for name, value in values.items() if name.startswith("val.") and name[-5:] == "/rsum"
+            }
+            of_sets = ", ".join(f"{name} {value:.1f}" for name, value in each.items())
+            self.say(f"step {step:,}: val.rsum {values['val.rsum']:.1f}{f', the mean of {of_sets}' if each else ''}")
         if "loss" not in values:
             return
         self._training = describe_step(values)

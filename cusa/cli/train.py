@@ -13,10 +13,15 @@ from cusa.cli.plan import RecipeName
 
 def train(
     recipe: RecipeName,
-    work: Annotated[
-        Path, typer.Option("--data", parser=parse_here, help="Work folder with shards and teacher tables.")
-    ],
     out: Annotated[Path, typer.Option(parser=local("--out"), help="Folder of the run.")],
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            parser=parse_here,
+            help="Work folder with shards and teacher tables; not needed where the recipe's data.train names folders.",
+        ),
+    ] = None,
     settings: Settings = None,
     resume: Annotated[
         Literal["auto", "must"],
@@ -35,8 +40,10 @@ def train(
     from cusa import recipe as recipes
     from cusa.manifests.events import Callbacks
     from cusa.workflow import train as training
+    from cusa.workflow.mixture import training_data
 
     loaded = recipes.load(recipe, settings or ())
+    work = training_data.main_folder(loaded.data, work)
     with Console() as console, Stopping() as stopping:
         outcome = training.train(
             loaded,
@@ -49,4 +56,5 @@ def train(
             callbacks=Callbacks(console.event, console.metrics, console.say, stopping.asked),
         )
     if os.environ.get("RANK", "0") == "0":
-        report_outcomes(outcome, as_json=as_json, then=f"cusa eval {out} --data {work}")
+        given = " ".join(f"--data {folder}" for folder in training_data.unique_folders(loaded, work))
+        report_outcomes(outcome, as_json=as_json, then=f"cusa eval {out} {given}")

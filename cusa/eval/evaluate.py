@@ -244,8 +244,9 @@ def write(stage: StageRun, seen: Embedded, result: dict[str, Any], table: pa.Tab
     return Evaluated(stage.finish(outputs=files, counts=counts, notes=seen.notes), result)
 
 
-def _leakage(train: Split | None, split: Split) -> dict[str, Any] | None:
-    return None if train is None or train.digest == split.digest else leakage.of_split(train, split)
+def _leakage(trained: Sequence[Split], split: Split) -> dict[str, Any] | None:
+    others = [train for train in trained if train.digest != split.digest]
+    return leakage.of_split(others, split) if others else None
 
 
 def _remarks(

@@ -79,7 +79,7 @@ def run(config: EvalConfig, model: ModelSource, folder: Path, job: Job, *, on_ev
             if cache is not None:
                 cache.finish()
             result = _result(config, scores, encoder.name, words)
-            leaked = leakage.of_texts(model.trained_on, sts.texts(pairs)) if model.trained_on is not None else None
+            leaked = leakage.of_texts(model.trained_on, sts.texts(pairs)) if model.trained_on else None
             result["leakage"] = leaked
             result["remarks"] = [leakage.sentence(leaked)] if leaked and leaked["captions"] else []
             return _write(stage, folder, result, scores, notes=tuple(cache.notes()) if cache is not None else ())

@@ -26,13 +26,14 @@ class ModelSource:
     """Makes the student, or a model of texts alone."""
     digest: str
     """Of its weights, so that an unchanged evaluation is not repeated."""
-    trained_on: Split | None = None
+    trained_on: tuple[Split, ...] = ()
     """What it was trained on, where that is known, to count what it has seen before."""
 
     @property
     def training_digest(self) -> str:
-        """Of the training split; `unknown` where it is not known."""
-        return "unknown" if self.trained_on is None else self.trained_on.digest
+        """Of the training split, of several all; `unknown` where it is not known."""
+        digests = [split.digest for split in self.trained_on]
+        return digests[0] if len(digests) == 1 else store.digest(digests) if digests else "unknown"
 
 
 @dataclass(frozen=True)

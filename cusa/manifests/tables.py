@@ -344,3 +344,28 @@ def provenance(split: Split, teacher: str) -> dict[str, str]:
     parts = sorted((split.folder / "teachers" / teacher).glob("[0-9]*.parquet"))
     metadata = read_part_metadata(parts[0]) if parts else {}
     return {key: metadata.get(key, "") for key in PROVENANCE} | ({"teacher": teacher} if not metadata else {})
+
+
+def encoder_difference(one: tuple[Split, str], other: tuple[Split, str]) -> str:
+    """Return in words what tells the encoders of two tables apart, empty where one made both.
+
+    Names and folders do not count: weights, preprocessing, transform and width do. Of imported rows only the width is
+    known, as each file has its own digest.
+
+    Args:
+        one: a split, and the name of a table of it.
+        other: likewise.
+    """
+    parts = [min((split.folder / "teachers" / name).glob("[0-9]*.parquet")) for split, name in (one, other)]
+    facts = [
+        {**provenance(*table), "width": str(part_width(part))} for table, part in zip((one, other), parts, strict=True)
+    ]
+    imported = [about["revision"] == IMPORTED for about in facts]
+    compared = ["width"] if all(imported) else ["width", "weights_sha256", "preprocessing", "transform"]
+    if not any(about["weights_sha256"] for about in facts) and not any(imported):
+        compared.append("revision")  # what a hub gave no digest is known by
+    return "; ".join(
+        f"{key.replace('_', ' ')} {facts[0][key][:60]!r} and {facts[1][key][:60]!r}"
+        for key in compared
+        if facts[0][key] != facts[1][key]
+    )

@@ -102,13 +102,38 @@ def digest(split: Split, modality: str, table: FeatureTable) -> str:
         DataError: if the split has no such table.
         StaleError: if it was made by something else than the one that the student learned from.
     """
-    if not is_there(split, modality, table):
+    name = find(split, modality, table)
+    if not name:
         raise DataError(
             f"{split.folder} has no table {table.table!r} of {modality}s, which the student reads. Run "
             f"{_how_to_make(split, modality, table.encoder)}.",
             split=split.name,
         )
-    return tables.teacher_digest(split, table.table)
+    return tables.teacher_digest(split, name)
+
+
+def find(split: Split, modality: str, table: FeatureTable) -> str:
+    """Return the name of a split's table that a student can read: the one of its name, or one that its encoder made.
+
+    Args:
+        split: whose table.
+        modality: of its rows.
+        table: what the student learned from.
+
+    Returns:
+        Empty if there is none. What was imported is known by its name alone.
+
+    Raises:
+        StaleError: if the one of that name was made by something else or has other rows.
+    """
+    if is_there(split, modality, table):
+        return table.table
+    if not table.provenance.get("weights_sha256") or table.provenance.get("revision") == IMPORTED:
+        return ""
+    names = [name for name, kind in tables.teachers(split).items() if kind == modality]
+    others = (of_table(split, name) for name in names)
+    same = (one.table for one in others if (one.width, one.provenance) == (table.width, dict(table.provenance)))
+    return next(same, "")
 
 
 def is_there(split: Split, modality: str, table: FeatureTable) -> bool:
@@ -147,9 +172,8 @@ def read_rows(split: Split, modality: str, table: FeatureTable | None) -> np.nda
         DataError: if a part is missing or broken.
         StaleError: if it was made by something else, or of another state of the split.
     """
-    if table is None or not is_there(split, modality, table):
-        return None
-    return tables.read_teacher(split, table.table).embeddings
+    name = find(split, modality, table) if table is not None else ""
+    return tables.read_teacher(split, name).embeddings if name else None
 
 
 def _first_part(split: Split, table: str) -> Path:

@@ -25,7 +25,7 @@ KEYS_OF_INPUTS = {
     "the text teacher": "teachers.text",
     "the neighbour tables": "train.neighbour_similarity",
 }
-"""Inputs in words -> the recipe key by which `allow_changed` names them."""
+"""Inputs in words -> the recipe key by which `allow_changed` names them; of several data sets those of each."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,12 @@ def load(
             meta = store.read_json(place / "meta.json")
             _check(place, meta, step)
             changed = _changes(meta, identity)
-            refused = [words for key, words in changed.items() if not {key, KEYS_OF_INPUTS.get(key)} & {*allow_changed}]
+            refused = [words for key, words in changed.items() if not {key, _key(key)} & {*allow_changed}]
             if refused:
                 raise StaleError(
                     f"{place} belongs to another run: {'; '.join(refused)}. Go on with what it was made from, "
                     "choose another --out, start again with --force, or allow the change by name with --allow-changed "
-                    f"{next(KEYS_OF_INPUTS.get(key, key) for key, words in changed.items() if words in refused)}."
+                    f"{next(_key(key) for key, words in changed.items() if words in refused)}."
                     f"{_earlier(folder, step, identity)}",
                     path=place,
                     changed=refused,
@@ -190,6 +190,11 @@ def _check(place: Path, meta: Any, step: int) -> None:
         raise DataError(f"{place / 'meta.json'} is no meta file of this format and step.", path=place)
     if not seal.is_intact(meta):
         raise DataError(f"{place / 'meta.json'} was changed after it was written.", path=place)
+
+
+def _key(name: str) -> str:
+    """Return the recipe key by which `allow_changed` names an input, or its own name where there is none."""
+    return KEYS_OF_INPUTS.get(name.partition(" of data set ")[0], name)
 
 
 def _changes(meta: Mapping[str, Any], identity: Identity) -> dict[str, str]:

@@ -12,15 +12,17 @@ from typing import Any
 
 from cusa.errors import ConfigError, DataError, StoppedError
 from cusa.manifests.events import SILENT, Callbacks, ignore
-from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.models.students.base import Student
 from cusa.train import checkpoint, ranks, schedule, step
 from cusa.train.config import LossConfig, TrainConfig
 from cusa.train.data.calibrated import Calibrated
+from cusa.train.data.mixture.opened import choose_tables
+from cusa.train.data.mixture.plan import plan_draws
 from cusa.train.data.order import Order
-from cusa.train.data.reading import Data, TrainingSplit
+from cusa.train.data.reading import Data
 from cusa.train.data.stream import available_threads, batches
+from cusa.train.data.training import Training, TrainingMixture, TrainingSplit
 from cusa.train.losses import CUSALoss
 from cusa.train.metrics import METRICS_FILE, TENSORBOARD_FOLDER, Metrics, Pace
 from cusa.train.optimizers.rates import tower_rates
@@ -30,7 +32,17 @@ from cusa.train.session import CHECKPOINTS_FOLDER, Session, settings
 from cusa.train.terms import make_loss
 from cusa.train.validation import MODEL_FOLDER, Validate, measure
 
-__all__ = ["CHECKPOINTS_FOLDER", "METRICS_FILE", "MODEL_FOLDER", "Start", "Trained", "TrainingSplit", "run"]
+__all__ = [
+    "CHECKPOINTS_FOLDER",
+    "METRICS_FILE",
+    "MODEL_FOLDER",
+    "Start",
+    "Trained",
+    "Training",
+    "TrainingMixture",
+    "TrainingSplit",
+    "run",
+]
 
 
 @dataclass(frozen=True)
@@ -73,13 +85,13 @@ def run(
     loss: LossConfig,
     *,
     student: Student,
-    data: TrainingSplit,
+    data: Training,
     out: Path,
     start: Start | None = None,
     validate: Validate | None = None,
     callbacks: Callbacks = SILENT,
 ) -> Trained:
-    """Train a student on the pairs of a split.
+    """Train a student on the pairs of a split, or of several.
 
     Writes `out/checkpoints`, `out/metrics.parquet`, `out/tensorboard` and `out/model` (the best by validation). A run
     that was killed at any moment and is called again with the same arguments continues from its last checkpoint; on a
@@ -90,7 +102,7 @@ def run(
         config: order, optimiser, schedule, checkpoints.
         loss: weights, temperatures, modes.
         student: fresh from `cusa.models.student.create`; trained in place.
-        data: the split to train on, and its teachers.
+        data: the split to train on, and its teachers; or several of them.
         out: the run's folder.
         start: how the run starts; None: from its last checkpoint, if there is one.
         validate: called every `validate_every` steps and after the last one.
@@ -109,14 +121,13 @@ def run(
         StoppedError: if `should_stop` returned true.
     """
     start = start or Start()
-    split = data.split
     if loss.beta and not student.has_uni:
         raise ConfigError(
             f"loss.beta is {loss.beta}, but the student has no uni-modal heads. Set student.uni_head=auto, or "
             "loss.beta=0.",
             key="loss.beta",
         )
-    check(config, loss, split)
+    check(config, loss, data)
     if student.has_own_loss or student.scores_pairs:
         _refuse_what_pairs_cannot(config, loss, student)
     if start.force and start.must_resume:
@@ -134,12 +145,14 @@ def run(
             ranks.barrier()
             opened = Data.open(config, loss, data, student, out=out, device=device)
             identity = checkpoint.Identity(
-                settings=settings(train=config, loss=loss) | dict(start.settings),
-                digests={"the training split": split.digest, **opened.digests, **start.digests},
+                settings=settings(train=config, loss=loss) | data.identity | dict(start.settings),
+                digests={**data.digests, **opened.digests, **start.digests},
             )
             checkpoint.seed_all(config.seed + ranks.rank())
             prepare(student.to(device), config)
-            rows = split.num_images, split.num_captions
+            if first and opened.mixture:
+                callbacks.on_message(opened.mixture)
+            rows = opened.split.num_images, opened.split.num_captions
             objective = _objective(loss, opened.calibrated, rows, callbacks if first else SILENT).to(device)
             if config.compile:
                 objective.compile()
@@ -172,7 +185,7 @@ def run(
                     session.notes += metrics.notes
                     if opened.met and not session.done:
                         metrics.log(0, opened.met)
-                _train(session, opened, split, metrics, validate=validate, callbacks=callbacks)
+                _train(session, opened, metrics, validate=validate, callbacks=callbacks)
             best, seen = session.best, sum(ranks.gather_values(session.seen)) % (1 << 64)
             return Trained(
                 session.done,
@@ -197,24 +210,27 @@ def _objective(
     return make_loss(calibrated.solved(loss), calibrated.probability, rows=rows)
 
 
-def check(config: TrainConfig, loss: LossConfig, split: Split) -> None:
+def check(config: TrainConfig, loss: LossConfig, data: Training) -> None:
     """Refuse a configuration that cannot train on a split, before a student or any data is loaded.
 
     Args:
         config: order, schedule.
         loss: weights.
-        split: the split to train on; no table of it is read.
+        data: what is trained on; no table of it is read.
 
     Raises:
         ConfigError: if no batch can be filled, the warm-up is as long as the run, or no loss has a weight.
     """
     if not (loss.infonce_weight or loss.alpha or loss.beta):
         raise ConfigError("All weights of the loss are 0. Set loss.infonce_weight, loss.alpha or loss.beta.")
-    order = Order(split.num_captions, config.batch, config.seed, config.drop_last)
+    if isinstance(data, TrainingMixture):
+        plan_draws(config, data)
+        choose_tables(loss, data)
+    order = Order(data.num_captions, config.batch, config.seed, config.drop_last)
     steps = config.steps or config.epochs * order.steps_per_epoch
     if config.warmup_steps >= steps:
         raise ConfigError(
-            f"train.warmup_steps is {config.warmup_steps}, and the run has {steps} steps ({split.num_captions} pairs, "
+            f"train.warmup_steps is {config.warmup_steps}, and the run has {steps} steps ({data.num_captions} pairs, "
             f"train.batch={config.batch}). Set train.warmup_steps to at most {steps - 1}, or more steps or epochs.",
             key="train.warmup_steps",
         )
@@ -253,7 +269,6 @@ def _refuse_what_pairs_cannot(config: TrainConfig, loss: LossConfig, student: St
 def _train(
     session: Session,
     data: Data,
-    split: Split,
     metrics: Metrics | None,
     *,
     validate: Validate | None,
@@ -294,7 +309,7 @@ def _train(
             stopping = False
             # Of several ranks none knows alone whether another one is asked to stop.
             if logs or validates or saves or (wish and ranks.world() == 1):
-                stopping = session.look(split, wish=wish) and not last
+                stopping = session.look(data.split, wish=wish) and not last
             if logs:
                 session.last = step.describe(session, parts[-1], terms, rate=rate) | pace.read(session.device)
                 if metrics is not None:

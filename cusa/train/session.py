@@ -21,6 +21,7 @@ from cusa.train.average import Average
 from cusa.train.config import TrainConfig
 from cusa.train.data.batch import Batch, Substitute
 from cusa.train.data.judged import JudgedPairs
+from cusa.train.data.mixture.joined import JoinedSplit
 from cusa.train.learned import frozen_digest, learned_state, load_learned
 from cusa.train.losses import CUSALoss
 from cusa.train.optimizers.choose import make_optimizer
@@ -267,7 +268,7 @@ class Session:
             self.seen = (self.seen + int.from_bytes(digest, "little")) % (1 << 64)
         self._substitutes += batch.substitutes
 
-    def look(self, split: Split, *, wish: bool = False) -> bool:
+    def look(self, split: Split | JoinedSplit, *, wish: bool = False) -> bool:
         """Look at what the steps since the last look left, on all ranks; nothing may be saved without it.
 
         This is where the host waits for the device, and ranks for each other: once for many steps.

@@ -51,28 +51,35 @@ class EvaluatedModel:
 
         return student.load(self.name, trust=self.trust)
 
-    def training_split(self) -> Split | None:
-        """Return the split it was trained on, where that is recorded and the split still exists."""
-        work = self._training_work()
-        name = self.recipe.get("data", {}).get("train", "train")
-        return Split(work, name) if work is not None and (work / name / "samples.parquet").is_file() else None
+    def training_splits(self) -> tuple[Split, ...]:
+        """Return what it was trained on, where that is recorded and still there; of several data sets each."""
+        places = self._trained_on()
+        return tuple(Split(work, name) for work, name in places if (work / name / "samples.parquet").is_file())
 
     def was_trained_on(self, work: Path) -> bool:
-        """Return whether a work folder is the run's own: by its place or, where one of them moved, by its content."""
+        """Return whether a work folder is the run's own: by its place or, where one of them moved, by its content.
+
+        Of a run on several data sets the first one's folder is its own: its results stand where those of other runs do.
+        """
         if self.run is None:
             return False
-        recorded = self._training_work()
-        if recorded is None or recorded == work.resolve():
+        places = self._trained_on()
+        if not places or places[0][0] == work.resolve():
             return True
-        training, name = ledger.read(self.run / "ledger.json"), self.recipe.get("data", {}).get("train", "train")
+        training, name = ledger.read(self.run / "ledger.json"), places[0][1]
         if training is None or name not in splits(work):
             return False
-        return Split(work, name).digest == training.inputs.get("the training split")
+        first = (training.inputs.get(f"the training split{which}") for which in ("", " of data set 1"))
+        return Split(work, name).digest in first
 
-    def _training_work(self) -> Path | None:
+    def _trained_on(self) -> list[tuple[Path, str]]:
+        """Return work folder and split of everything it was trained on, in the recipe's order; nothing if unknown."""
         if self.run is None or not (self.run / "run.json").is_file():
-            return None
-        return Path(store.read_json(self.run / "run.json")["data"])
+            return []
+        recorded = store.read_json(self.run / "run.json")
+        if sets := recorded.get("mixture"):
+            return [(Path(one["data"]), one["split"]) for one in sets]
+        return [(Path(recorded["data"]), self.recipe.get("data", {}).get("train", "train"))]
 
 
 def open_model(name: str, settings: Iterable[str], *, trust: Iterable[str] = ()) -> EvaluatedModel:

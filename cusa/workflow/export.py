@@ -8,6 +8,7 @@ from cusa.errors import ConfigError, nearest
 from cusa.manifests import ledger
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
+from cusa.manifests.words import mixture
 from cusa.models import source
 from cusa.models.config import EXPORT_FORMATS
 
@@ -75,7 +76,8 @@ def export(
     for key, place in (("recipe", "recipe.json"), ("run", "run.json"), ("metrics", "eval/metrics.json")):
         if (Path(name) / place).is_file():
             facts[key] = store.read_json(Path(name) / place)
-    facts["data"] = Path(facts.get("run", {}).get("data", "")).name
+    run = facts.get("run", {})
+    facts["data"] = mixture(run) or Path(run.get("data", "")).name
     with stage.begin():
         exporting.run(student, to, out, space=space, facts=facts)  # type: ignore[arg-type]
         counts = {"parameters": sum(parameter.numel() for parameter in student.parameters())}

@@ -15,6 +15,7 @@ from cusa.manifests.samples import Split, splits
 from cusa.manifests.stage import NotCurrentError, asking
 from cusa.workflow import project as projects
 from cusa.workflow import stages
+from cusa.workflow.mixture import training_data
 from cusa.workflow.project import Project
 from cusa.workflow.stages import Stage
 
@@ -143,12 +144,21 @@ class _Size:
 
 def _size(project: Project) -> _Size | None:
     data = project.recipe.data
-    if project.work.is_dir() and any(project.work.glob("*/samples.parquet")):
-        there = {name: Split(project.work, name) for name in splits(project.work)}
-        images = {name: split.num_images for name, split in there.items()}
-        captions = there[data.train].num_captions if data.train in there else 0
-        return _Size(images.get(data.train, 0), images.get(data.test, 0), sum(images.values()), captions, None)
-    manifest = project.manifest() if project.dataset else None
+    sets = project.sets
+    if all(one.work.is_dir() and any(one.work.glob("*/samples.parquet")) for one in sets):
+        works = {one.work: {name: Split(one.work, name) for name in splits(one.work)} for one in sets}
+        trained = [works[one.work][one.split] for one in sets if one.split in works[one.work]]
+        tests = [there[data.test].num_images for there in works.values() if data.test in there]
+        return _Size(
+            sum(split.num_images for split in trained),
+            sum(tests),
+            sum(split.num_images for there in works.values() for split in there.values()),
+            sum(split.num_captions for split in trained),
+            None,
+        )
+    manifest = project.manifest() if project.dataset and project.brings else None
+    if manifest is None and not project.brings:
+        return None
     if manifest is None:
         drawn = dict(pair.split("=") for pair in data.settings)
         images = {
@@ -156,10 +166,10 @@ def _size(project: Project) -> _Size | None:
         }
         return _Size(images["train"], images["test"], sum(images.values()), _CAPTIONS * images["train"], None)
     counts = {name: count.images or 0 for name, count in manifest.counts.items()}
-    if not counts.get(data.train):
+    if not counts.get(data.train_split):
         return None
-    captions = manifest.counts[data.train].captions or _CAPTIONS * counts[data.train]
-    return _Size(counts[data.train], counts.get(data.test, 0), sum(counts.values()), captions, manifest.gigabytes)
+    captions = manifest.counts[data.train_split].captions or _CAPTIONS * counts[data.train_split]
+    return _Size(counts[data.train_split], counts.get(data.test, 0), sum(counts.values()), captions, manifest.gigabytes)
 
 
 def _costs(project: Project, stage: Stage, state: str, rates: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,8 +199,8 @@ def _ledger_path(project: Project, stage: Stage) -> Path:
     return {
         "download": project.raw / "ledger.json",
         "shard": project.work / "shard.ledger.json",
-        "extract-teachers": project.work
-        / project.recipe.data.train
+        "extract-teachers": project.sets[0].work
+        / project.sets[0].split
         / "teachers"
         / _table(project, stage)
         / "ledger.json",
@@ -206,10 +216,10 @@ def _table(project: Project, stage: Stage) -> str:
     """Return the folder of the tables that an extraction writes."""
     if stage.name != "extract-teachers":
         return ""
-    train = project.work / project.recipe.data.train
+    first = project.sets[0]
     names: list[str] = []
-    if (train / "samples.parquet").is_file():
-        split = Split(project.work, project.recipe.data.train)
+    if (first.work / first.split / "samples.parquet").is_file():
+        split = Split(first.work, first.split)
         names = [tables.find_teacher(split, modality, stage.what) for modality in ("image", "text")]
     return next(filter(None, names), teacher_name(stage.what))
 
@@ -314,7 +324,9 @@ def _notes(project: Project, rates: Mapping[str, Any], smoke: bool) -> list[str]
     notes = [projects.SMOKE] if smoke else []
     if not project.needs_teachers:
         notes.append("No teacher is used (loss.alpha and loss.beta are 0): nothing to extract, index or audit.")
-    manifest = project.manifest() if project.given is None else None
+    if mixture := training_data.sentence(project.recipe, project.work):
+        notes.append(mixture)
+    manifest = project.manifest() if project.brings else None
     for file in manifest.files if manifest else ():
         if file.by_hand and not (project.raw / file.path).is_file():
             notes.append(f"{file.path} has to be brought by hand: {file.by_hand}")

@@ -11,6 +11,8 @@ from cusa.manifests.datasets import Dataset
 from cusa.manifests.judgements import flickr8k
 from cusa.recipe import Recipe
 from cusa.workflow import evaluate as scoring
+from cusa.workflow.mixture import training_data
+from cusa.workflow.mixture.training_data import SetFolder
 
 SMOKE = (
     "Smoke: drawn scenes stand in for the data set, the teachers offline-scenes-image and offline-scenes-text for the "
@@ -43,8 +45,20 @@ class Project:
 
     @property
     def work(self) -> Path:
-        """The work folder."""
+        """The work folder; of a mixture whose sets all name folders, the first one's."""
+        if not self.recipe.data.uses_own_folder:
+            return training_data.main_folder(self.recipe.data, self.given)
         return self.given or self.out / "data" / Path(self.dataset).stem
+
+    @property
+    def brings(self) -> bool:
+        """Whether a data set is downloaded and sharded."""
+        return self.given is None and self.recipe.data.uses_own_folder
+
+    @property
+    def sets(self) -> tuple[SetFolder, ...]:
+        """What is trained on: one split, or several data sets."""
+        return training_data.folders(self.recipe, self.work)
 
     @property
     def run(self) -> Path:
@@ -62,7 +76,7 @@ class Project:
 
     def scored_on(self) -> tuple[list[Path], dict[str, str]]:
         """Return what the run is scored on, and for each further data set that is not there the way to bring it."""
-        folders, missing = [self.work], {}
+        folders, missing = list(dict.fromkeys([self.work, *(one.work for one in self.sets)])), {}
         for name in self.recipe.data.also:
             place = self.out / "raw" / name if name == scoring.STS else self.out / "data" / name
             if place.is_dir():
@@ -110,9 +124,13 @@ def open_project(
     """
     loaded = recipes.load(recipe, settings)
     if smoke:
-        loaded = recipes.load(recipe, [*recipes.smoke_settings(loaded.student.kind), *settings])
+        plain = ["data.train=train", "data.mix=pairs"] if loaded.data.sets else []  # drawn scenes are one data set
+        small = [*recipes.smoke_settings(loaded.student.kind), *settings, *plain]
+        loaded = recipes.load(recipe, small)
         out, work = out / "smoke", None
-    if not loaded.data.dataset and work is None:
+    if not loaded.data.uses_own_folder:
+        training_data.main_folder(loaded.data, work)  # refuses a folder that nothing is read from
+    elif not loaded.data.dataset and work is None:
         raise DataError(
             f"Recipe {loaded.name} names no data set (data.dataset). Give a work folder with --data.",
             recipe=loaded.name,

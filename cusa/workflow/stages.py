@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from cusa.errors import ConfigError, DataError, StaleError
@@ -49,15 +50,16 @@ class StageResult:
 def of(project: Project) -> list[Stage]:
     """Return a project's stages in their order; those that a recipe does not need are not among them."""
     recipe, work, stages = project.recipe, project.work, []
-    if project.given is None:
+    if project.brings:
         stages.append(Stage("download", project.dataset, lambda callbacks: StageResult(_download(project, callbacks))))
         stages.append(
             Stage("shard", project.dataset, lambda callbacks: StageResult(_shard(project, callbacks)), ("download",))
         )
     if project.needs_teachers:
         load = _loader()
-        for modality, teacher in (("image", recipe.teachers.image), ("text", recipe.teachers.text)):
-            stages.append(_extraction(project, modality, teacher, load))
+        for modality in ("image", "text"):
+            words = dict.fromkeys(one.teachers[modality] for one in project.sets)
+            stages += [_extraction(project, modality, teacher, load) for teacher in words]
         needs = ("shard", "extract-teachers")
         audited = ", ".join(_audited(project))
         stages.append(Stage("index", audited, lambda callbacks: StageResult(_index(project, callbacks)), needs))
@@ -66,7 +68,8 @@ def of(project: Project) -> list[Stage]:
         )
     needs = ("shard", "extract-teachers")
     stages.append(Stage("train", recipe.name, lambda callbacks: StageResult(_train(project, callbacks)), needs))
-    stages.append(Stage("eval", work.name, lambda callbacks: _eval(project, callbacks), (*needs, "train")))
+    scored = ", ".join(dict.fromkeys([work.name, *(one.work.name for one in project.sets)]))
+    stages.append(Stage("eval", scored, lambda callbacks: _eval(project, callbacks), (*needs, "train")))
     stages.append(
         Stage(
             "report", recipe.name, lambda callbacks: StageResult(_report(project, callbacks)), (*needs, "train", "eval")
@@ -122,7 +125,7 @@ def _extract(
     from cusa.pipeline.config import ExtractConfig
 
     done = []
-    for split in _splits_with_teachers(project):
+    for split in _splits_with_teachers(project, modality, teacher):
         given = _table_not_from_a_name(split, modality, teacher)
         if given is not None:
             done.append(given)
@@ -170,12 +173,15 @@ def _refuse_regions(split: Split, teacher: str) -> None:
         )
 
 
-def _splits_with_teachers(project: Project) -> list[Split]:
-    """Return the splits that need teachers: training uses them, and others are audited."""
-    data = project.recipe.data
-    there = splits(project.work)
-    names = [name for name in dict.fromkeys((data.train, data.test, *_audited(project))) if name in there]
-    return [Split(project.work, name) for name in names]
+def _splits_with_teachers(project: Project, modality: str, teacher: str) -> list[Split]:
+    """Return the splits that need a teacher: training uses them, and others are audited."""
+    opened: dict[tuple[Path, str], Split] = {}
+    for one in project.sets:
+        if one.teachers[modality] == teacher:
+            there = splits(one.work)
+            names = dict.fromkeys((one.split, project.recipe.data.test, *_audited(project)))
+            opened |= {(one.work, name): Split(one.work, name) for name in names if name in there}
+    return list(opened.values())
 
 
 def _audited(project: Project) -> tuple[str, ...]:
@@ -183,26 +189,27 @@ def _audited(project: Project) -> tuple[str, ...]:
     return project.recipe.audit.splits or (project.recipe.data.test,)
 
 
-def _splits_to_audit(project: Project) -> list[Split]:
-    """Open the splits that are indexed and audited.
+def _splits_to_audit(project: Project) -> list[tuple[Split, dict[str, str]]]:
+    """Open the splits that are indexed and audited, of every data set; each with its teachers' tables by modality.
 
     Raises:
-        ConfigError: if the recipe names one that the data set has not.
+        ConfigError: if the recipe names one that no data set has.
     """
-    there = splits(project.work)
+    works = {one.work: one for one in reversed(project.sets)}
+    audited = [(one, name) for one in works.values() for name in _audited(project) if name in splits(one.work)]
+    there = {name for _, name in audited}
     if missing := [name for name in project.recipe.audit.splits if name not in there]:
+        every = dict.fromkeys(name for work in works for name in splits(work))
         raise ConfigError(
-            f"audit.splits names {', '.join(missing)}, which {project.work} has not: there are {', '.join(there)}.",
+            f"audit.splits names {', '.join(missing)}, which {', '.join(map(str, works))} has not: there are "
+            f"{', '.join(every)}.",
             key="audit.splits",
         )
-    return [Split(project.work, name) for name in _audited(project)]
-
-
-def _names(project: Project, split: Split) -> list[tuple[str, str]]:
-    """Return the project's teachers as their tables are named, by modality."""
-    teachers = project.recipe.teachers
-    named = (("image", teachers.image), ("text", teachers.text))
-    return [(kind, tables.choose_teacher(split, kind, name)) for kind, name in named]
+    opened = [(Split(one.work, name), one.teachers) for one, name in audited]
+    return [
+        (split, {kind: tables.choose_teacher(split, kind, word) for kind, word in teachers.items()})
+        for split, teachers in opened
+    ]
 
 
 def _index(project: Project, callbacks: Callbacks) -> list[Outcome]:
@@ -211,8 +218,8 @@ def _index(project: Project, callbacks: Callbacks) -> list[Outcome]:
 
     return [
         index.run(IndexConfig(), split=split, teacher=name, on_event=callbacks.on_event)
-        for split in _splits_to_audit(project)
-        for _, name in _names(project, split)
+        for split, teachers in _splits_to_audit(project)
+        for name in teachers.values()
     ]
 
 
@@ -225,10 +232,10 @@ def _audit(project: Project, callbacks: Callbacks) -> list[Outcome]:
         audit.run(
             AuditConfig(),
             split=split,
-            encoders=Encoders(**dict(_names(project, split))),
+            encoders=Encoders(**teachers),
             on_event=callbacks.on_event,
         )
-        for split in _splits_to_audit(project)
+        for split, teachers in _splits_to_audit(project)
     ]
 
 

@@ -36,6 +36,7 @@ from cusa.manifests.storage import store
 from cusa.recipe import Recipe
 from cusa.workflow import evaluate as scoring
 from cusa.workflow import train as training
+from cusa.workflow.mixture import training_data
 
 Value = str | int | float
 Cell = Mapping[str, Value]
@@ -176,7 +177,11 @@ def run(
     chosen = [(cell, recipes.load(recipe, settings_of(cell, settings))) for cell in cells(grid)]
     places = _places(chosen)
     first = chosen[0][1].data
-    inputs = {name: Split(data[0], name).digest for name in (first.train, first.val, first.test)}
+    if first.sets:
+        sets = training_data.folders(chosen[0][1], data[0])
+        inputs = {f"{one.name}/{one.split}": Split(one.work, one.split).digest for one in sets}
+    else:
+        inputs = {name: Split(data[0], name).digest for name in (first.train_split, first.val, first.test)}
     parameters = {
         "recipe": recipe,
         "settings": list(settings),

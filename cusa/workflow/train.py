@@ -1,7 +1,7 @@
 """Training by a recipe: one student, or the parts of an ensemble and their mean."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,6 @@ from cusa.errors import ConfigError, nearest
 from cusa.manifests import batch_calibration, ledger, tables
 from cusa.manifests.batch_calibration import BatchCalibration
 from cusa.manifests.events import SILENT, Callbacks
-from cusa.manifests.judgements import own_pairs, pair_judgements
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
@@ -21,9 +20,13 @@ from cusa.recipe import Recipe
 from cusa.train.data import caption_odds
 from cusa.workflow import evaluate as scoring
 from cusa.workflow import export as exporting
+from cusa.workflow.mixture import training_data
+from cusa.workflow.mixture.training_data import TrainingSet
+from cusa.workflow.mixture.validation import metric_names, on_each
 
 if TYPE_CHECKING:
     from cusa.models.students.base import Student
+    from cusa.train.loop import Training
 
 
 def train(
@@ -48,7 +51,8 @@ def train(
 
     Args:
         recipe: everything the run depends on besides the data.
-        work: work folder with the splits and teachers that the recipe names.
+        work: work folder with the splits and teachers that the recipe names; of several data sets, of those that name
+            no folder.
         out: the run's folder.
         force: start anew.
         resume: `auto` goes on from the latest whole checkpoint or starts; `must` refuses to start without one.
@@ -71,7 +75,7 @@ def _refuse_unknown_monitor(recipe: Recipe) -> None:
     """Refuse a metric that no validation gives, before anything is loaded."""
     from cusa.eval.evaluate import validation_names
 
-    names = validation_names(recipe.eval)
+    names = metric_names(recipe, validation_names(recipe.eval))
     if recipe.train.monitor not in names:
         raise ConfigError(
             f"train.monitor is {recipe.train.monitor!r}, and validation has no such metric. "
@@ -145,32 +149,21 @@ class _Run:
 
     def _score(self) -> None:
         """Score the best model on the recipe's test split."""
-        request = scoring.EvalRequest(data=[self.work], trust=self.recipe.student.classes)
+        data = training_data.unique_folders(self.recipe, self.work)
+        request = scoring.EvalRequest(data=data, trust=self.recipe.student.classes)
         scoring.evaluate(str(self.out), request, on_event=self.callbacks.on_event)
 
     def _train_if_due(self) -> Outcome:
         recipe, out = self.recipe, self.out
-        refuse_undecodable(self.work if is_remote(self.work) else self.work.resolve())  # as run.json records it
-        split, val = Split(self.work, recipe.data.train), Split(self.work, recipe.data.val)
-        caption_odds.refuse_unknown(recipe.train.caption_odds, [split])
-        inputs = {"the training split": split.digest, "the validation split": val.digest}
-        teachers = {"image": "", "text": ""}
-        if recipe.loss.needs_teachers:
-            for modality, name in (("image", recipe.teachers.image), ("text", recipe.teachers.text)):
-                teachers[modality] = tables.choose_teacher(split, modality, name)
-                inputs[f"the {modality} teacher"] = tables.teacher_digest(split, teachers[modality])
-        calibration = self._calibration(split, teachers)
+        for work in training_data.unique_folders(recipe, self.work):
+            refuse_undecodable(work if is_remote(work) else work.resolve())  # as run.json records it
+        sets = training_data.open_sets(recipe, self.work)
+        caption_odds.refuse_unknown(recipe.train.caption_odds, [one.split for one in sets])
+        inputs = training_data.inputs(recipe, sets)
+        calibration = self._calibration(sets)
         if calibration is not None:
             inputs["the calibration"] = calibration.digest
-        if recipe.loss.false_negatives == "positive":
-            inputs["the verdicts"] = pair_judgements.read(split).digest
-        if recipe.loss.pair_weights == "audit":
-            inputs["the audit of the pairs"] = own_pairs.weights_digest(split)
-        read = self._features(split)
-        for modality, table in read.items():
-            for one in (split, val):
-                inputs[f"the {modality} features of {one.name}"] = features.digest(one, modality, table)
-        settings = self._settings(teachers, read)
+        settings = self._settings(sets)
         stage = StageRun("train", out / "ledger.json", inputs=inputs, parameters=settings, force=self.force)
         if stage.up_to_date:
             return stage.reuse()
@@ -182,13 +175,13 @@ class _Run:
         with stage.begin() if ranks.rank() == 0 else nullcontext():
             ranks.barrier()  # the first holds the folder
             try:
-                return self._train(stage, split, val, _Tables(teachers, read, calibration))
+                return self._train(stage, sets, calibration)
             except ConfigError:
                 if new and ranks.rank() == 0 and not (out / loop.CHECKPOINTS_FOLDER).exists():
                     _leave_nothing(out)
                 raise
 
-    def _calibration(self, split: Split, teachers: Mapping[str, str]) -> BatchCalibration | None:
+    def _calibration(self, sets: Sequence[TrainingSet]) -> BatchCalibration | None:
         """Return the calibration of a batch's pairs: the recipe's, or the shipped one that knows the teachers.
 
         Raises:
@@ -203,14 +196,17 @@ class _Run:
                     "'calibrated', false_negatives 'debiased' and teacher_temperature 'audit' read one."
                 )
             return None
-        stamps = {modality: tables.provenance(split, name) for modality, name in teachers.items()}
+        every = [
+            {modality: tables.provenance(one.split, name) for modality, name in one.teachers.items()} for one in sets
+        ]
         if loss.calibration:
             made = batch_calibration.read(Path(loss.calibration).expanduser())
-            made.refuse_others(stamps, loss.calibration)
+            for stamps in every:
+                made.refuse_others(stamps, loss.calibration)
             return made
         from cusa.pipeline.calibrate import in_batch
 
-        shipped = in_batch.choose_shipped(stamps)
+        shipped, teachers = in_batch.choose_shipped(every[0]), sets[0].teachers
         if shipped is None:
             known = ", ".join(path.stem for path in sorted(in_batch.FOLDER.glob("*.json")))
             raise ConfigError(
@@ -221,73 +217,102 @@ class _Run:
             )
         return shipped
 
-    def _features(self, split: Split) -> dict[str, features.FeatureTable]:
-        """Return the tables that the student learns on in place of images and captions, those of `student.heads`."""
-        heads = self.recipe.student.heads
-        if self.recipe.student.kind != "heads":
-            return {}
-        return {
-            "image": features.describe(split, "image", name=heads.image_table, encoder=heads.image_encoder),
-            "text": features.describe(split, "text", name=heads.text_table, encoder=heads.text_encoder),
-        }
-
-    def _settings(self, teachers: Mapping[str, str], read: Mapping[str, features.FeatureTable]) -> dict[str, Any]:
+    def _settings(self, sets: Sequence[TrainingSet]) -> dict[str, Any]:
         """Return what of the recipe decides the run's weights, tables by the names that they have."""
         dump = self.recipe.model_dump(
             mode="json", exclude={"name", "description", "eval", "audit", "teachers", "expected", "parts"}
         )
-        dump["data"] = {key: dump["data"][key] for key in ("train", "val", "test")}
+        several = bool(self.recipe.data.sets)
+        dump["data"] = {key: dump["data"][key] for key in ("train", "val", "test", *(["mix"] if several else []))}
         dump["loss"] = {key: value for key, value in dump["loss"].items() if key not in self.recipe.loss.FREE}
         dump["train"] = {key: value for key, value in dump["train"].items() if key not in self.recipe.train.FREE}
-        dump["teachers"] = dict(teachers)
-        dump["student"]["heads"] |= {f"{modality}_table": table.table for modality, table in read.items()}
+        dump["teachers"] = dict(sets[0].teachers)
+        dump["student"]["heads"] |= {f"{modality}_table": table.table for modality, table in sets[0].features.items()}
+        if several:  # where the sets lie does not count, their content does
+            dump["data"]["train"] = [{"weight": one.folder.weight} for one in sets]
+            dump["teachers"] = [dict(one.teachers) for one in sets]
         return dump
 
-    def _describe(self, teachers: Mapping[str, str]) -> None:
+    def _describe(self, sets: Sequence[TrainingSet]) -> None:
         """Write down which recipe the run is of, and on which data."""
         store.write_json(self.out / "recipe.json", self.recipe.model_dump(mode="json"))
         changes = [change._asdict() for change in self.recipe.changes]
-        run = {"data": str(self.work.resolve()), "teachers": dict(teachers), "changes": changes}
-        store.write_json(self.out / "run.json", run)
+        run = {
+            "data": str(sets[0].folder.work.resolve()),
+            "teachers": dict(sets[0].teachers),
+            "changes": changes,
+        }
+        mixture = training_data.described(sets)
+        store.write_json(self.out / "run.json", {**run, "mixture": mixture} if mixture else run)
 
-    def _train(self, stage: StageRun, split: Split, val: Split, read: "_Tables") -> Outcome:
+    def _data(
+        self, sets: Sequence[TrainingSet], encoded: Mapping[str, str], calibration: BatchCalibration | None
+    ) -> "Training":
+        """Return what the loop trains on; `encoded` names the tables of frozen towers, by modality."""
+        from cusa.train import loop
+
+        each = tuple(
+            loop.TrainingSplit(
+                one.split,
+                one.teachers,
+                {modality: table.table for modality, table in one.features.items()} or encoded,
+                calibration,
+            )
+            for one in sets
+        )
+        if not self.recipe.data.sets:
+            return each[0]
+        return loop.TrainingMixture(
+            each,
+            tuple(one.name for one in sets),
+            tuple(one.folder.weight for one in sets),
+            self.recipe.data.mix,
+            calibration,
+        )
+
+    def _validation(self, sets: Sequence[TrainingSet]) -> Callable[["Student"], Mapping[str, float]]:
+        """Return what validates a student: on the one split, or on each set's own."""
         from cusa.eval.evaluate import validate
+
+        validated = [(one.name, one.val, one.features) for one in sets if one.val is not None]
+        if self.recipe.data.sets:
+            return on_each(validated, self.recipe.eval)
+        return lambda student: validate(student, validated[0][1], self.recipe.eval)
+
+    def _train(self, stage: StageRun, sets: Sequence[TrainingSet], calibration: BatchCalibration | None) -> Outcome:
         from cusa.models import student as students
         from cusa.train import loop, ranks
 
         recipe, out, first = self.recipe, self.out, ranks.rank() == 0
-        loop.check(recipe.train, recipe.loss, split)  # before a student is loaded
+        loop.check(recipe.train, recipe.loss, self._data(sets, {}, calibration))  # before a student is loaded
+        features = dict(sets[0].features)
         if first and (self.force or not (out / loop.CHECKPOINTS_FOLDER).is_dir()):
-            self._describe(read.teachers)  # else the loop first makes sure that the checkpoints belong to this recipe
+            self._describe(sets)  # else the loop first makes sure that the checkpoints belong to this recipe
         student = students.create(
             recipe.student,
-            captions=_LazyCaptions(split),
+            captions=_LazyCaptions([one.split for one in sets]),
             uni=bool(recipe.loss.beta),
             seed=recipe.train.seed,
-            features=read.features or None,
+            features=features or None,
         )
-        if recipe.train.encode_once and not read.features:
+        if recipe.train.encode_once and not features:
             # Validation reads them as well; the saved student encodes pictures and texts itself.
-            student.features = self._encode_once(student, [split, val])
+            every = [split for one in sets for split in (one.split, one.val) if split is not None]
+            student.features = self._encode_once(student, every)
         trained = loop.run(
             recipe.train,
             recipe.loss,
             student=student,
-            data=loop.TrainingSplit(
-                split,
-                read.teachers,
-                {modality: table.table for modality, table in student.features.items()},
-                read.calibration,
-            ),
+            data=self._data(sets, {kind: table.table for kind, table in student.features.items()}, calibration),
             out=out,
             start=loop.Start(
                 force=self.force,
                 must_resume=self.must_resume,
                 allow_changed=self.allow_changed,
                 settings={f"student.{key}": value for key, value in stage.parameters["student"].items()},
-                digests={"the validation split": val.digest},
+                digests={name: one for name, one in stage.inputs.items() if name.startswith("the validation split")},
             ),
-            validate=lambda model: validate(model, val, recipe.eval),
+            validate=self._validation(sets),
             callbacks=self.callbacks,
         )
         notes = (*trained.notes, *student.remarks())
@@ -296,7 +321,7 @@ class _Run:
             written = ledger.read(stage.ledger_path)
             assert written is not None
             return Outcome(stage.name, out, True, stage.why, written.counts, written.seconds, notes)
-        self._describe(read.teachers)
+        self._describe(sets)
         monitored = {name: value for name, value in trained.best.items() if name == recipe.train.monitor}
         outcome = stage.finish(
             outputs=[
@@ -351,26 +376,17 @@ def _leave_nothing(out: Path) -> None:
         store.remove_folder(out / name)
 
 
-@dataclass(frozen=True)
-class _Tables:
-    """The tables that a run reads."""
-
-    teachers: Mapping[str, str]
-    """`image` and `text` -> name, empty where the loss uses none."""
-    features: Mapping[str, features.FeatureTable]
-    """`image` and `text` -> what the student learns on in place of images or captions."""
-    calibration: BatchCalibration | None
-    """Of a batch's pairs; None where the loss uses none."""
-
-
 class _LazyCaptions(Sequence[str]):
-    """A split's captions, read only for a student from scratch."""
+    """The captions of splits, read only for a student from scratch."""
 
-    def __init__(self, split: Split) -> None:
-        self._split = split
+    def __init__(self, splits: Sequence[Split]) -> None:
+        self._splits = splits
 
     def __len__(self) -> int:
-        return self._split.num_captions
+        return sum(split.num_captions for split in self._splits)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._split.texts[index]
+        return [text for split in self._splits for text in split.texts][index]
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for split in self._splits for text in split.texts)

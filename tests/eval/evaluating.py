@@ -30,6 +30,6 @@ def run(
         altered=places.pop("altered", ()),
         **{name: places.pop(name, None) for name in ("ground_truth", "ratings", "flickr8k")},
     )
-    source = ModelSource(load, student_digest, places.pop("train", None))
+    source = ModelSource(load, student_digest, places.pop("train", ()))
     done = evaluate.run(config, source, evidence, Job(out, **places))
     return {**done.result, "fresh": done.outcome.fresh}

@@ -1,11 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from cusa.errors import ConfigError, DataError, StaleError
-from cusa.manifests import tables
+from cusa.manifests import ledger, tables
 from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 from cusa.models import features
 from cusa.pipeline import extract
 from cusa.pipeline.config import ExtractConfig
@@ -101,3 +104,24 @@ def test_a_table_of_captions_that_were_transformed_otherwise_is_refused(work: Pa
     extract.run(config, split=val, teacher="words", modality="text", load=lambda name, modality: worlds.Words())
     with pytest.raises(StaleError, match="its transform is 'none', not 'clean'"):
         features.read_rows(val, "text", table)
+
+
+def test_find__a_table_of_another_name_by_what_made_it(work: Path) -> None:
+    split = Split(work, "train")
+    own = split.folder / "teachers" / "colours"
+    for part in own.glob("[0-9]*.parquet"):  # as an extraction with weights of its own writes it
+        table = pq.read_table(part)
+        known = table.replace_schema_metadata({**table.schema.metadata, b"weights_sha256": b"c0" * 32})
+        store.write_table(part, known)
+    ledger.withdraw(own / "ledger.json")
+    learned = features.describe(split, "image", name="colours")
+    rows = features.read_rows(split, "image", learned)
+    own.rename(own.with_name("moved"))
+    assert features.find(split, "image", learned) == "moved"
+    moved = features.read_rows(split, "image", learned)
+    assert rows is not None
+    assert moved is not None
+    np.testing.assert_array_equal(moved, rows)
+    assert features.find(split, "image", replace(learned, width=2)) == ""
+    nameless = {**learned.provenance, "weights_sha256": ""}
+    assert features.find(split, "image", replace(learned, provenance=nameless)) == "", "no digest, no trust"

@@ -15,6 +15,7 @@ from cusa.eval.tasks import registry
 from cusa.manifests import ledger, schemas
 from cusa.manifests.storage import store
 from cusa.manifests.storage.paths import without_folders
+from cusa.manifests.words import mixture
 
 _NAMED = 3  # runs that a title names
 
@@ -28,6 +29,7 @@ class Run:
         everything: this and every other evaluation of the run, by the current protocols.
         left_out: evaluations by other protocols, in words.
         changes: keys of the recipe that the run was given other values of: `key`, `recipe`, `set`.
+        mixture: the data sets it was trained on with their shares, in words; empty where it was one split.
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class Run:
     everything: Sequence[Mapping[str, Any]] = ()
     left_out: Sequence[str] = ()
     changes: Sequence[Mapping[str, str]] = ()
+    mixture: str = ""
 
     @property
     def ks(self) -> tuple[int, ...]:
@@ -73,6 +76,7 @@ def read(folder: Path) -> Run:
         everything,
         left_out,
         _changes(folder / "run.json"),
+        _mixture(folder / "run.json"),
     )
 
 
@@ -87,6 +91,16 @@ def _changes(path: Path) -> list[dict[str, str]]:
     try:
         changes = store.read_json(path).get("changes", [])
         return [{name: str(one[name]) for name in ("key", "recipe", "set")} for one in changes]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is not what `cusa train` writes ({error!r}). Train again.", path=path) from error
+
+
+def _mixture(path: Path) -> str:
+    """Return what a run's `run.json` says of several data sets; raises as `_changes` does."""
+    if not path.is_file():
+        return ""
+    try:
+        return mixture(store.read_json(path))
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not what `cusa train` writes ({error!r}). Train again.", path=path) from error
 
@@ -172,10 +186,13 @@ def settings(run: Run) -> dict[str, str]:
     if training is not None:
         if "parameters" in training.counts:
             words["student"] += f", {training.counts['parameters']:,} parameters"
-        teachers = training.parameters.get("teachers", {})
-        words["teachers"] = ", ".join(without_folders(name) for name in teachers.values() if name) or "none"
+        teachers = training.parameters.get("teachers", {})  # of several data sets a list, one for each
+        every = [name for one in (teachers if isinstance(teachers, list) else [teachers]) for name in one.values()]
+        words["teachers"] = ", ".join(without_folders(name) for name in dict.fromkeys(every) if name) or "none"
         steps, best = training.counts.get("steps", 0), training.counts.get("best_step", 0)
         words["steps"] = f"{steps:,}, best by validation: {best:,}"
+    if run.mixture:
+        words["trained on"] = run.mixture
     words["versions"] = _versions(training or run.evaluated)
     if loss:
         words |= _loss_settings(loss, train)

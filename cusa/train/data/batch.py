@@ -38,7 +38,8 @@ class Batch:
     tokens: dict[str, Tensor]
     """What the student's `tokenize` made, each (B, L); or `features`, rows of a table (B, W)."""
     image_ids: Tensor
-    """(B) int64, the image's row in the split: equal where two captions of one image meet."""
+    """(B) int64, the image's row in the split: equal where two captions of one image meet. Of several data sets the
+    first row that holds the same bytes."""
     rows: Tensor
     """(B) int64, the captions' rows in the split."""
     teacher_image: Tensor | None

@@ -16,7 +16,7 @@ from cusa.manifests import tables
 from cusa.manifests.batch_calibration import BatchCalibration
 from cusa.manifests.samples import Split
 from cusa.train.config import LossConfig, TemperatureConfig
-from cusa.train.data.gather import TeacherRows
+from cusa.train.data.mixture.joined import AnyTable, JoinedTable
 from cusa.train.losses.pair_probability import PairProbability, Slope
 
 _FOR_MEANS = 1 << 16  # rows of a table, at even distances, that its mean is taken of
@@ -57,7 +57,7 @@ def open_calibrated(
     calibration: BatchCalibration | None,
     *,
     split: Split,
-    rows: Mapping[str, TeacherRows],
+    rows: Mapping[str, AnyTable],
     owner: np.ndarray,
     batch: int,
 ) -> Calibrated:
@@ -66,7 +66,7 @@ def open_calibrated(
     Args:
         loss: what it is used for.
         calibration: fitted on the teachers that are read; None is refused.
-        split: to train on.
+        split: to train on; of several the first.
         rows: modality -> the teacher's rows.
         owner: (captions,) the image row of each caption row.
         batch: B, the pairs that see each other in a step.
@@ -98,7 +98,7 @@ def open_calibrated(
     return Calibrated(probability, expected, temperatures, calibration.digest, sentence)
 
 
-def pair_probability(calibration: BatchCalibration, rows: Mapping[str, TeacherRows]) -> PairProbability:
+def pair_probability(calibration: BatchCalibration, rows: Mapping[str, AnyTable]) -> PairProbability:
     """Return a calibration with the means of this split's tables."""
     slopes = {name: Slope(calibration.cosines[name], calibration.levels[name]) for name in calibration.teachers}
     means = {modality: _mean(rows[modality]) for modality in slopes}
@@ -123,8 +123,11 @@ def _unit(rows: np.ndarray) -> Tensor:
     return normalize(torch.from_numpy(rows), dim=1)
 
 
-def _mean(table: TeacherRows) -> Tensor:
-    """Return the mean of a table's unit rows, or of as many at even distances."""
+def _mean(table: AnyTable) -> Tensor:
+    """Return the mean of a table's unit rows, or of as many at even distances; of several, by their shares."""
+    if isinstance(table, JoinedTable):
+        means = [share * _mean(part) for part, share in zip(table.parts, table.shares, strict=True)]
+        return torch.stack(means).sum(0)
     places = np.unique(np.linspace(0, len(table) - 1, min(len(table), _FOR_MEANS)).astype(np.int64))
     total = torch.zeros(table.width, dtype=torch.float64)
     for block in np.array_split(places, max(1, len(places) // 4096)):
@@ -143,14 +146,15 @@ class _Draw:
     """Booleans: pairs of the same image."""
 
 
-def _draw(probability: PairProbability, rows: Mapping[str, TeacherRows], owner: np.ndarray, batch: int) -> list[_Draw]:
+def _draw(probability: PairProbability, rows: Mapping[str, AnyTable], owner: np.ndarray, batch: int) -> list[_Draw]:
     """Draw batches as an epoch does: without replacement."""
     size = min(batch, len(owner))
+    odds = _odds(rows, owner)
     few = min(size, max(32, _ELEMENTS // size))
     rng = np.random.default_rng(0)
     draws = []
     for _ in range(max(1, min(_ROWS // few, _ELEMENTS // (few * size)))):
-        captions = np.sort(rng.choice(len(owner), size, replace=False))
+        captions = np.sort(rng.choice(len(owner), size, replace=False, p=odds))
         images = np.asarray(owner[captions]).astype(np.int64)
         order = torch.from_numpy(rng.permutation(size))
         ids = torch.from_numpy(images)[order]
@@ -162,6 +166,19 @@ def _draw(probability: PairProbability, rows: Mapping[str, TeacherRows], owner: 
         expected = logit_RB.sigmoid().masked_fill(own_RB, 0).sum(dtype=torch.float64) / few
         draws.append(_Draw(float(expected), cosines, own_RB))
     return draws
+
+
+def _odds(rows: Mapping[str, AnyTable], owner: np.ndarray) -> np.ndarray | None:
+    """Return how likely each pair of several sets is drawn, by the sets' shares; None for one set: all alike."""
+    table = rows["image"] if "image" in rows else rows["text"]
+    if not isinstance(table, JoinedTable):
+        return None
+    # A table of images has a row an image; a set's pairs are those whose images are among its rows.
+    stops = np.cumsum([len(part) for part in table.parts])
+    place = np.searchsorted(stops, owner if "image" in rows else np.arange(len(owner)), side="right")
+    odds: np.ndarray = (np.array(table.shares) / np.bincount(place, minlength=len(stops)))[place]
+    odds /= odds.sum()
+    return odds
 
 
 def _temperatures(draws: list[_Draw], wanted: float, *, apart: bool) -> dict[str, float]:

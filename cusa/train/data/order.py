@@ -11,6 +11,7 @@ import numpy as np
 from cusa.errors import ConfigError
 from cusa.train.data.blocks import Blocks
 from cusa.train.data.caption_odds import CaptionDraw
+from cusa.train.data.mixture.draws import Draws
 from cusa.train.data.permutation import derive_key, permute
 
 
@@ -23,8 +24,8 @@ class Order:
         batch: pairs a step, all ranks together.
         seed: another seed is another order.
         drop_last: leave out an epoch's last pairs where they fill no batch; else that batch is smaller.
-        blocks: pairs that are kept near each other or apart; None = an epoch is a permutation of all pairs.
-
+        blocks: pairs that are kept near each other or apart, or the draws of several data sets; None = an epoch is a
+            permutation of all pairs.
         captions: draws the caption that each turn of an image shows; None = each caption has a turn of its own.
 
     Raises:
@@ -35,7 +36,7 @@ class Order:
     batch: int
     seed: int
     drop_last: bool = True
-    blocks: Blocks | None = None
+    blocks: Blocks | Draws | None = None
     captions: CaptionDraw | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +57,13 @@ class Order:
     def epoch(self, step: int) -> int:
         """Return the epoch, counted from 0, that a step (from 0) belongs to."""
         return step // self.steps_per_epoch
+
+    def visit(self, step: int) -> int:
+        """Return what tells apart the times that a pair is seen, for what changes with them: the epoch of a step.
+
+        Of several data sets, whose pairs may come more than once an epoch, the step itself.
+        """
+        return step if isinstance(self.blocks, Draws) else self.epoch(step)
 
     @property
     def fewest(self) -> int:
@@ -107,7 +115,10 @@ class Order:
             row: the pair that failed.
             attempt: 1 for its first stand-in, 2 for that one's...
         """
-        rows = permute(np.array([row]), size=self.pairs, key=derive_key(self.seed, "substitute", attempt))
+        if isinstance(self.blocks, Draws):
+            rows = np.array([self.blocks.substitute(row, seed=self.seed, attempt=attempt)])
+        else:
+            rows = permute(np.array([row]), size=self.pairs, key=derive_key(self.seed, "substitute", attempt))
         if self.captions is not None:
             rows = self.captions.draw(rows, seed=self.seed, epoch=0)
         return int(rows[0])

@@ -55,6 +55,14 @@ class Pairs:
         """Return the tar that holds an image row."""
         return self._shards[int(self._shard.row(image))]
 
+    def image_ids(self, images: np.ndarray) -> np.ndarray:
+        """Return what image rows show: the rows themselves, as in one split each row is an image of its own."""
+        return images
+
+    def digests(self) -> np.ndarray:
+        """Return the recorded SHA-256 of every image row, (images,) of 32 bytes, zeros where a row has no image."""
+        return self._sha256.whole()
+
     def image_bytes(self, image: int) -> bytes:
         """Return the encoded image of a row, read by its byte range.
 

@@ -1,7 +1,7 @@
 """The data of a run: order, stream of batches, teacher rows, and the digests of what they are read from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from cusa.errors import ConfigError
 from cusa.manifests import tables
-from cusa.manifests.batch_calibration import BatchCalibration
 from cusa.manifests.neighbours import neighbour_path
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
@@ -20,28 +19,16 @@ from cusa.train.data.augment.opened import open_augmentation
 from cusa.train.data.blocks import Blocks
 from cusa.train.data.calibrated import Calibrated, open_calibrated
 from cusa.train.data.caption_odds import CaptionDraw
-from cusa.train.data.doubts import read_pair_weights
-from cusa.train.data.gather import TeacherRows
-from cusa.train.data.judged import JudgedPairs, read_judged
+from cusa.train.data.judged import JudgedPairs
+from cusa.train.data.mixture.joined import AnyPairs, JoinedSplit
+from cusa.train.data.mixture.judged import read_opinions
+from cusa.train.data.mixture.opened import choose_tables, open_rows
+from cusa.train.data.mixture.plan import describe, plan_draws
 from cusa.train.data.order import Order
-from cusa.train.data.pairs import Pairs
 from cusa.train.data.stream import PairStream, Pictures, Share, Tables
+from cusa.train.data.training import Training, TrainingMixture, TrainingSplit
 
 _SIMILARITY = 0.8  # of near images, where `train.batches` is set and `train.neighbour_similarity` is not
-
-
-@dataclass(frozen=True)
-class TrainingSplit:
-    """A split to train on, its teachers, and the tables that stand in place of its images or captions."""
-
-    split: Split
-    teachers: Mapping[str, str] = field(default_factory=dict)
-    """`image` or `text` -> name of a teacher; missing or empty = the split's only one. Not read where the loss uses
-    none."""
-    features: Mapping[str, str] = field(default_factory=dict)
-    """`image` or `text` -> name of the table whose rows the student takes in place of images or captions."""
-    calibration: BatchCalibration | None = None
-    """Of a batch's pairs, by these teachers; read where `LossConfig.needs_calibration`."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +37,8 @@ class Data:
 
     order: Order
     stream: PairStream
+    split: Split | JoinedSplit
+    """Whose images count, and where they lie."""
     on_device: Mapping[str, Tensor]
     """Teacher tables that are on the device whole, by the loss's names for their rows."""
     digests: Mapping[str, str]
@@ -66,12 +55,14 @@ class Data:
     notes: tuple[str, ...]
     augmented: str = ""
     """How pictures change, in a sentence; empty where they do not."""
+    mixture: str = ""
+    """What several data sets have of an epoch, in a sentence; empty for one."""
 
     @staticmethod
     def open(
         config: TrainConfig,
         loss: LossConfig,
-        training: TrainingSplit,
+        training: Training,
         student: Student,
         *,
         out: Path,
@@ -82,7 +73,7 @@ class Data:
         Args:
             config: order, reading.
             loss: whether teachers are read.
-            training: the split and its teachers.
+            training: the split and its teachers, or several of them.
             student: prepares images and captions.
             out: the run's folder.
             device: where teacher tables may stay.
@@ -92,51 +83,37 @@ class Data:
                 judgements and there are none.
             DataError, StaleError: if a table is missing, broken, or of another state of the split.
         """
-        split = training.split
-        teachers = {modality: training.teachers.get(modality, "") for modality in ("image", "text")}
-        chosen: dict[str, str] = {}
-        if loss.needs_teachers:
-            chosen = {modality: tables.choose_teacher(split, modality, name) for modality, name in teachers.items()}
+        chosen = choose_tables(loss, training)
+        draws = plan_draws(config, training) if isinstance(training, TrainingMixture) else None
         if ranks.rank():
             ranks.barrier()
-        pairs = Pairs(split, fallback=out / "cache")
-        names = dict.fromkeys([*chosen.values(), *training.features.values()])
-        opened = {name: TeacherRows(split, name, fallback=out / "cache") for name in names}
-        rows = {modality: opened[name] for modality, name in chosen.items()}
-        features = {modality: opened[name] for modality, name in training.features.items()}
+        opened = open_rows(training, chosen, (1.0,) if draws is None else draws.shares, out=out)
         if not ranks.rank():
             ranks.barrier()
-        notes = [*pairs.notes, *(note for table in opened.values() for note in table.notes)]
-        digests = {f"the {modality} teacher": teacher.digest for modality, teacher in rows.items()}
-        # What a frozen tower gives follows from its weights and the split, which the checkpoint knows anyway.
-        digests |= {
-            f"the {modality} features": table.digest
-            for modality, table in features.items()
-            if not table.teacher.startswith(tables.TOWER)
-        }
-        judged = None
-        if loss.false_negatives == "positive":
-            judged, digests["the verdicts"] = read_judged(split, device)
-            notes += judged.notes
-        pair_weights = None
-        if loss.pair_weights == "audit":
-            pair_weights, digests["the audit of the pairs"], note = read_pair_weights(split, device)
-            notes.append(note)
+        pairs, rows, features = opened.pairs, opened.teachers, opened.features
+        notes, digests = opened.notes, dict(opened.digests)
+        opinions = read_opinions(loss, training, pairs, device)
+        notes += opinions.notes
+        digests |= opinions.digests
         calibrated = None
         if loss.needs_calibration:
             shared = ranks.world() if loss.negatives == "local" else 1
             calibrated = open_calibrated(
                 loss,
                 training.calibration,
-                split=split,
+                split=training.sets[0].split,
                 rows=rows,
                 owner=pairs.owner.whole(),
                 batch=max(2, config.batch // config.accumulate // shared),
             )
             digests["the calibration"] = calibrated.digest
-        order, met = _order(config, split, pairs, chosen or teachers, digests)
+        if draws is None:
+            order, met = _order(config, training.sets[0], pairs, chosen[0], digests)
+        else:
+            order, met = Order(draws.pairs, config.batch, config.seed, config.drop_last, draws), {}
+        splits = [one.split for one in training.sets]
         if config.caption_odds:
-            captions = CaptionDraw(config.caption_odds, [split])
+            captions = CaptionDraw(config.caption_odds, splits)
             order = replace(order, captions=captions)
             notes.append(captions.note)
         met |= calibrated.metrics() if calibrated is not None else {}
@@ -159,15 +136,15 @@ class Data:
                 on_device[f"teacher_{modality}"] = table
         if "image" in features:  # no image is decoded, so the memory for images is free
             left = config.cache_mib << 20
-            for kept in opened.values():
+            for kept in opened.tables:
                 left -= kept.keep(budget=left)
         augmentation = open_augmentation(
             config.augment,
             student,
-            [split],
+            splits,
             pairs.owner,
             seed=config.seed,
-            rows_of=training.features.get("image", ""),
+            rows_of=training.sets[0].features.get("image", ""),
         )
         stream = PairStream(
             pairs,
@@ -180,14 +157,27 @@ class Data:
             share=Share(ranks.rank(), ranks.world(), config.accumulate),
             pictures=Pictures(config.cache_mib << 20, config.check_one_in, _draft(config, student), augmentation),
         )
-        said = "" if augmentation is None else augmentation.sentence()
-        return Data(order, stream, on_device, digests, judged, pair_weights, calibrated, met, tuple(notes), said)
+        return Data(
+            order=order,
+            stream=stream,
+            split=pairs.split,
+            on_device=on_device,
+            digests=digests,
+            judged=opinions.judged,
+            pair_weights=opinions.pair_weights,
+            calibrated=calibrated,
+            met=met,
+            notes=tuple(notes),
+            augmented="" if augmentation is None else augmentation.sentence(),
+            mixture=describe(draws, training) if draws is not None and isinstance(training, TrainingMixture) else "",
+        )
 
 
 def _order(
-    config: TrainConfig, split: Split, pairs: Pairs, teachers: Mapping[str, str], digests: dict[str, str]
+    config: TrainConfig, one: TrainingSplit, pairs: AnyPairs, chosen: Mapping[str, str], digests: dict[str, str]
 ) -> tuple[Order, dict[str, float]]:
     """Return the order and, where configured, how often near images meet in it; add its inputs' digests."""
+    split = one.split
     plain = Order(split.num_captions, config.batch, config.seed, config.drop_last)
     similarity = config.neighbour_similarity or (_SIMILARITY if config.batches != "random" else 0)
     blocks = None
@@ -198,7 +188,10 @@ def _order(
     # Imported here, as scipy is slow to import and seldom needed.
     from cusa.train.data import neighbourhood
 
-    named = {modality: tables.choose_teacher(split, modality, name) for modality, name in teachers.items()}
+    named = chosen or {
+        modality: tables.choose_teacher(split, modality, one.teachers.get(modality, ""))
+        for modality in ("image", "text")
+    }
     owner_M = pairs.owner.whole()
     near = neighbourhood.near_images(split, named, owner_M, similarity=similarity)
     digests["the neighbour tables"] = store.digest(

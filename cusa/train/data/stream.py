@@ -22,9 +22,8 @@ from cusa.models.features import FEATURES
 from cusa.models.preprocess import UNDECODABLE, decode
 from cusa.train.data.augment.augmentation import Augmentation
 from cusa.train.data.batch import Batch, Substitute
-from cusa.train.data.gather import TeacherRows
+from cusa.train.data.mixture.joined import AnyPairs, AnyTable
 from cusa.train.data.order import Order
-from cusa.train.data.pairs import Pairs
 
 _CPU = torch.device("cpu")
 _ATTEMPTS = 20  # stand-ins for one pair; a split where twenty in a row fail is not one to train on
@@ -61,8 +60,8 @@ ALONE = Share()
 class Tables:
     """Tables whose rows a batch holds: `image` or `text` -> rows by image, or by caption."""
 
-    teachers: Mapping[str, TeacherRows] = field(default_factory=dict)
-    features: Mapping[str, TeacherRows] = field(default_factory=dict)
+    teachers: Mapping[str, AnyTable] = field(default_factory=dict)
+    features: Mapping[str, AnyTable] = field(default_factory=dict)
     """What the student takes in place of images or captions."""
 
 
@@ -95,7 +94,7 @@ class PairStream:
     """The batches of a split, by step.
 
     Args:
-        pairs: the split's rows.
+        pairs: the rows of a split, or of several joined.
         order: the pairs of every step.
         reader: the student, for its `image_array` and `tokenize`.
         tables: whose rows a batch holds; the images or captions that a table stands for are not read.
@@ -105,7 +104,7 @@ class PairStream:
 
     def __init__(
         self,
-        pairs: Pairs,
+        pairs: AnyPairs,
         order: Order,
         reader: Reader,
         *,
@@ -139,9 +138,10 @@ class PairStream:
         share = self._share
         step, part = divmod(index, share.parts)
         rows = self._order.rows(step, rank=share.rank, world=share.world, part=part, parts=share.parts)
-        epoch = self._order.epoch(step)
+        epoch = self._order.visit(step)
         pictures, substitutes = self._pictures(rows, epoch=epoch)  # first: it replaces pairs
         owners = self._pairs.owner[rows]
+        image_ids = self._pairs.image_ids(owners)
         features = _rows(self._tables.features, "image", owners)
         return Batch(
             step=step,
@@ -150,9 +150,9 @@ class PairStream:
             keys=tuple(self._pairs.caption_keys[row] for row in rows),
             images=pictures if features is None else features,
             tokens=self._tokens(rows),
-            image_ids=torch.from_numpy(owners),
+            image_ids=torch.from_numpy(image_ids),
             rows=torch.from_numpy(rows),
-            teacher_image=_rows(self._tables.teachers, "image", owners),
+            teacher_image=_rows(self._tables.teachers, "image", image_ids),
             teacher_text=_rows(self._tables.teachers, "text", rows),
             substitutes=tuple(substitutes),
             patches=None if self._augmentation is None else self._augmentation.kept(rows, epoch=epoch),
@@ -262,7 +262,7 @@ class PairStream:
         self._lock = threading.Lock()
 
 
-def _rows(tables: Mapping[str, TeacherRows], modality: str, rows: np.ndarray) -> Tensor | None:
+def _rows(tables: Mapping[str, AnyTable], modality: str, rows: np.ndarray) -> Tensor | None:
     """Return some rows of the table of a modality; None where there is none."""
     table = tables.get(modality)
     return None if table is None else torch.from_numpy(table[rows])

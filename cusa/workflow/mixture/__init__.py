@@ -1,0 +1,1 @@
+"""Several data sets in one training: where they lie, what they are validated on."""
