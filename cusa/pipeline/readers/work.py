@@ -73,7 +73,15 @@ def read_subset(
     dataset = first[0].partition("/")[0] if first else work.name
     truth = {name: path for name in names if (path := work / name / "truth.parquet").is_file()}
     rows = Rows(lambda: _in_languages(_rows(work, names, wanted, verdicts, max_p_wrong), spoken))
-    return Reading(dataset, rows, files, truth, work=work)
+    notes: tuple[str, ...] = ()
+    if of_captions := sum("#" in key for key in keys or ()):
+        what = (
+            "1 of the keys is a caption's: its image was"
+            if of_captions == 1
+            else (f"{of_captions:,} of the keys are captions': their images were")
+        )
+        notes = (f"{what} kept with all captions.",)
+    return Reading(dataset, rows, files, truth, notes=notes, work=work)
 
 
 def _in_languages(rows: Iterator[Row], spoken: Mapping[str, Collection[str]]) -> Iterator[Row]:

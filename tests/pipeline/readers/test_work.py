@@ -102,6 +102,13 @@ def test_subset__keeps_bytes_captions_and_truth(tmp_path: Path) -> None:
         readers.read_subset(work, [])
 
 
+def test_read_subset__says_that_a_caption_keeps_its_whole_image(split: Split) -> None:
+    one, two = (readers.read_subset(split.work, split.caption_keys[:number]) for number in (1, 2))
+    assert one.notes == ("1 of the keys is a caption's: its image was kept with all captions.",)
+    assert two.notes == ("2 of the keys are captions': their images were kept with all captions.",)
+    assert readers.read_subset(split.work, split.image_keys[:1]).notes == ()
+
+
 def test_read_subset__a_picture_that_was_damaged_since_is_a_drop(tmp_path: Path) -> None:
     work = make_work(tmp_path, images=3, splits=("train",))
     split = Split(work, "train")
