@@ -59,7 +59,7 @@ LABELS = (
         "apart from the gradient",
         "1 number a weight of a linear layer, 2 of any other",
         "steps of equal size in all directions of a matrix, scaled such that AdamW's rates fit (Liu et al. 2025, "
-        "arXiv:2502.16982)",
+        "arXiv:2502.16982); fifteen products with each matrix a step, which a small student on a CPU feels",
     ),
     Label(
         "sgd",
