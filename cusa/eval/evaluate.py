@@ -153,8 +153,9 @@ def _no_texts(student: "Student | TextModel") -> str:
     if table is None or table.encoder:
         return ""
     return (
-        f"the model reads rows of the table {table.table!r} and knows no encoder of new texts: train it with --set "
-        "student.heads.text_encoder=ENCODER"
+        f"the model reads rows of the table {table.table!r} and knows no encoder of new texts: `cusa export RUN "
+        "--to folder --out MODEL --text ENCODER` gives the run a model that does, --set "
+        "student.heads.text_encoder=ENCODER the next one"
     )
 
 

@@ -13,6 +13,7 @@ from cusa.eval.tasks.zero_shot import class_embeddings
 from cusa.manifests import schemas
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
+from cusa.models.features import FeatureTable
 from tests import worlds
 from tests.eval import evaluating
 from tests.eval.seers import Seer
@@ -122,6 +123,16 @@ def test_zero_shot__a_broken_file_is_named_before_a_model_is_loaded(tmp_path: Pa
         config = CONFIG.model_copy(update={setting: str(file)})
         with pytest.raises(DataError, match="line 1: 'a photo'|entry 1"):
             evaluating.run(config, load=load, split=split, out=tmp_path / setting, tasks=["zero-shot"])
+
+
+def test_zero_shot__heads_that_know_no_encoder_say_how_they_get_one(tmp_path: Path) -> None:
+    split = _labelled(tmp_path, _colour_labels(4))
+    student = Seer()
+    student.features = {"text": FeatureTable("of old", 3, {}, "")}
+    result = evaluating.run(CONFIG, load=lambda: student, split=split, out=tmp_path / "eval", tasks=["zero-shot"])
+    why = result["tasks"]["zero-shot"]["unavailable"]
+    assert "rows of the table 'of old'" in why
+    assert "cusa export RUN --to folder --out MODEL --text ENCODER" in why
 
 
 def test_class_embeddings__are_the_unit_means_of_each_class() -> None:
