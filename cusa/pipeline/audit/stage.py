@@ -102,7 +102,7 @@ def run(
     parts = Parts(folder, what=f"audit {split.name}", key=key, task=task, locks=split.locks)
     if stage.up_to_date:
         if not stage.asked:
-            parts.remove()
+            parts.remove(others=False)
         return stage.reuse(notes=sentences(read_summary(split), split.work))
     prepare = functools.partial(_prepare, split, chosen, calibrated, config)
     images, outside = units.image_units(split.num_images), units.outside(split, config)

@@ -58,8 +58,6 @@ def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False,
     inputs = {"split": stamp["split"], "teacher": stamp["teacher_digest"]}
     parameters = {"teacher": teacher, **config.model_dump()}
     stage = StageRun("index", folder / f"{teacher}.ledger.json", inputs=inputs, parameters=parameters, force=force)
-    if stage.up_to_date:
-        return stage.reuse()
     number = split.num_images if stamp["modality"] == "image" else split.num_captions
     rows_of_units = units.row_units(number if number > 1 else 0)
     parts = Parts(
@@ -70,6 +68,10 @@ def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False,
         task=units.task(),
         locks=split.locks,
     )
+    if stage.up_to_date:
+        if not stage.asked:
+            parts.remove(others=False)
+        return stage.reuse()
     if parts.some_only:
         return parts.make_some(
             stage, lambda: _searched(_read(split, teacher), config), {}, rows_of_units, on_event=on_event

@@ -29,6 +29,7 @@ from cusa.pipeline.units.sharing import current
 FOLDER = ".units"
 """Where the parts of a stage lie while it works, in the stage's folder."""
 _PACKED, _RANGES = "packed", "ranges"
+_CLAIM = "[0-9]*-[0-9]*.json"
 _UNITS = 4096  # of a stage at most, about
 
 
@@ -102,7 +103,8 @@ class Parts:
     @property
     def locks(self) -> list[Path]:
         """Locks that nobody may hold while the parts are put together: those of ranges that are being made too."""
-        return [*self._locks, *(claim.parent / claim.stem / store.LOCK for claim in self._claims())]
+        claims = self._all.glob(f"*/{_RANGES}/{_CLAIM}")  # of other settings too: their parts are removed
+        return [*self._locks, *(claim.parent / claim.stem / store.LOCK for claim in sorted(claims))]
 
     def prepare(self, compute: Callable[[], Any], outside: Mapping[str, object], *, force: bool = False) -> Any:
         """Return what every unit needs: as it was packed before, else computed, and packed if others need it.
@@ -204,12 +206,16 @@ class Parts:
         counts = {"units": len(numbers), "units_in_all": len(rows)}
         return Outcome(stage.name, stage.out, True, stage.why, counts, stage.seconds, (note,))
 
-    def remove(self) -> None:
-        """Remove all parts of the stage, of other inputs and settings too."""
-        store.remove_folder(self._all)
-        units = self._stage_folder / FOLDER
-        if not is_remote(units) and units.is_dir() and not any(units.iterdir()):
-            units.rmdir()
+    def remove(self, *, others: bool = True) -> None:
+        """Remove the parts of the stage.
+
+        Args:
+            others: those of other inputs and settings too, which only whoever holds the stage's lock may.
+        """
+        store.remove_folder(self._all if others else self._folder)
+        for folder in () if is_remote(self._all) else (self._all, self._stage_folder / FOLDER):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
     def _prepare_alone(self, compute: Callable[[], Any], outside: Mapping[str, object]) -> Any:
         lock.wait_for_others()
@@ -247,7 +253,7 @@ class Parts:
         )
 
     def _claims(self) -> list[Path]:
-        return sorted((self._folder / _RANGES).glob("[0-9]*-[0-9]*.json"))
+        return sorted((self._folder / _RANGES).glob(_CLAIM))
 
     def _claim(self, claim: Path, numbers: range) -> None:
         """Write down which units this process makes, and refuse them if another range has some of them.

@@ -109,6 +109,16 @@ def test_ranges__made_apart_and_merged(tmp_path: Path) -> None:
     assert store.files_below(tmp_path) == []
 
 
+def test_remove__leaves_the_parts_of_other_settings_to_whoever_makes_them(tmp_path: Path) -> None:
+    _made(_parts(tmp_path))
+    other = _parts(tmp_path, key="b" * 20)
+    _made(other)
+    other.remove(others=False)
+    assert [folder.name for folder in (tmp_path / FOLDER).iterdir()] == ["a" * 16]
+    other.remove()
+    assert not (tmp_path / FOLDER).exists()
+
+
 def test_ranges__nothing_was_made(tmp_path: Path) -> None:
     with sharing(Workers(1), UnitRange("merge")), pytest.raises(DataError, match=r"No unit of `count mini` was made"):
         _made(_parts(tmp_path))
@@ -137,6 +147,7 @@ def test_ranges__nobody_puts_them_together_meanwhile_and_the_other_way_round(
     parts = _parts(tmp_path)
     _make_some(tmp_path, "0:2")
     assert [path.parent.name for path in parts.locks] == ["000000-000002"]
+    assert _parts(tmp_path, key="b" * 20).locks == parts.locks, "their parts would be removed"
     holder = lock.Holder("there", 1, "cusa count", "now")
     monkeypatch.setattr(lock, "holder", lambda path: holder if path.parent == tmp_path else None)
     with pytest.raises(BusyError, match="cusa count"):
