@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from cusa.train.losses import CUSALoss
+from cusa.train.losses.streaming import preferred
 
 RESULTS = Path(__file__).parents[1] / "results"
 WIDTHS = {"image": 512, "text": 512, "image_uni": 512, "text_uni": 512, "teacher_image": 512, "teacher_text": 768}
@@ -196,6 +197,18 @@ def step(card: Card) -> dict[str, Any]:
     return found
 
 
+def remember(device: str, rows: list[dict[str, Any]]) -> None:
+    """Write down from which batch kernels are faster on this device, for `impl="auto"`."""
+    starts = {PRECISIONS[name]: start for name, start in preferred.from_measurements(rows).items()}
+    path = Path(preferred.__file__).parents[3] / preferred.DEVICES
+    head = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    known = {**preferred.measured(), device: starts}
+    tables = [
+        f"\n[{json.dumps(name)}]\n" + "".join(f"{k} = {v}\n" for k, v in of.items()) for name, of in known.items()
+    ]
+    path.write_text(head + "".join(tables))
+
+
 def main() -> None:
     """Measure, print, write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -214,6 +227,8 @@ def main() -> None:
     if not asked.tiny:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"gpu-{name}-{date.today().isoformat()}.json").write_text(text + "\n")
+        if isinstance(result["streamed"], list):
+            remember(torch.cuda.get_device_name(), result["streamed"])
 
 
 if __name__ == "__main__":

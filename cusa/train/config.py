@@ -121,8 +121,8 @@ class LossConfig(Settings):
     )
     impl: Literal["auto", "plain", "streamed", "triton"] = Field(
         default="auto",
-        description="B x B matrices, or the same numbers in tiles; auto = tiles for large batches; triton = by kernels "
-        "for CUDA, not yet timed on one",
+        description="B x B matrices, or the same numbers in tiles; auto = tiles for large batches, by kernels where "
+        "they were measured faster; triton = by kernels for CUDA",
     )
     temperature: TemperatureConfig = Field(
         default=TemperatureConfig(initial=0.05, minimum=0.01, maximum=0.10), description="of InfoNCE"

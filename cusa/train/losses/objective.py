@@ -3,6 +3,7 @@
 Legend: B pairs in the batch, D student width, E image teacher width, F text teacher width.
 """
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -43,6 +44,7 @@ from cusa.train.losses.pair_probability import PairProbability, SoftLabels
 from cusa.train.losses.pair_weights import pair_weights_correction
 from cusa.train.losses.plain import plain
 from cusa.train.losses.sigmoid import BIAS, plain_sigmoid, streamed_sigmoid
+from cusa.train.losses.streaming.preferred import prefers_kernels
 from cusa.train.losses.streaming.streamed import streamed
 from cusa.train.losses.temperature import Setting, Temperature
 
@@ -135,8 +137,8 @@ class CUSALoss(nn.Module):
             with all their pairs. `release`: what the authors' code does in its gather mode: every rank computes the
             whole, and keeps the gradient of its own rows only, which leaves 1/W of it after averaging.
         impl: `plain` makes B x B matrices; `streamed` computes the same in O(B D) memory (see `streamed`); `auto`
-            streams large batches; `triton` streams by CUDA kernels that are checked in an interpreter only (see
-            `kernels`) and that `auto` does not choose.
+            streams large batches, by kernels where these were measured faster and pass a self-test (see `preferred`);
+            `triton` streams by CUDA kernels (see `kernels`).
 
     Raises:
         ConfigError: for a negative weight, an unknown mode, a threshold that is no cosine, or modes that exclude each
@@ -410,7 +412,10 @@ class CUSALoss(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             batch = self._batch(given, image_ids, text_ids, (positive_pairs, ignored_pairs), rows_of_ranks)
             large = self.impl in ("streamed", "triton") or (self.impl == "auto" and batch.size >= STREAMED_FROM)
-            unweighted = (streamed if large else plain)(batch, self.temperature_values(), self.modes())
+            modes = self.modes()
+            if self.impl == "auto" and large and prefers_kernels(batch.embeddings.image.device, batch.size):
+                modes = replace(modes, kernels=True)
+            unweighted = (streamed if large else plain)(batch, self.temperature_values(), modes)
             if self.contrast == "sigmoid" and self.infonce_weight:
                 decided = (streamed_sigmoid if large else plain_sigmoid)(
                     batch, self.infonce_temperature(), self.sigmoid_bias

@@ -6,7 +6,7 @@ number is written by one program, so that neither needs atomics and both give th
 as float32, TF32 or bfloat16, as `torch.set_float32_matmul_precision` says (highest, high, medium); sums are float32.
 
 Checked with Triton's interpreter, which runs them on a CPU without compiling (`TRITON_INTERPRET=1`); not yet compiled
-for or timed on a GPU, so nothing chooses them by itself (`impl="triton"` does).
+for or timed on a GPU. `impl="triton"` takes them, `impl="auto"` where they were measured faster (see `preferred`).
 
 Legend: B pairs, M rows and N columns of a block, K numbers of an embedding read at a time.
 """
