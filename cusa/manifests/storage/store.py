@@ -352,10 +352,21 @@ def _parquet_file(path: Path) -> Iterator[pq.ParquetFile]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(named_remote_errors(path))
             source = stack.enter_context(path.open("rb")) if is_remote(path) else path
+            stack.enter_context(_named_damage(path))
             yield stack.enter_context(pq.ParquetFile(source, page_checksum_verification=True))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Run the stage that writes it.", path=path) from None
+
+
+@contextlib.contextmanager
+def _named_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a name in the footer that is no text
+        if is_remote(path) and isinstance(error, OSError) and "page integrity" not in str(error):
+            raise  # the network's
         raise DataError(
             f"{path} is no readable Parquet table: {_first_line(error)} Run the stage that writes it with --force.",
             path=path,

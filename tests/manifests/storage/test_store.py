@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -471,3 +472,35 @@ def test_whole_file__a_failed_upload_shows_nothing() -> None:
         raise RuntimeError
     assert not path.exists()
     assert not temporary.exists()
+
+
+def test_elsewhere__no_flipped_byte_of_a_page_is_taken_for_data() -> None:
+    path = paths.place("memory://store/flipped.parquet")
+    drawn = np.random.default_rng(0)
+    table = pa.table({"a": drawn.random(500)})
+    store.write_table(path, table, rows_per_group=250)
+    whole = path.read_bytes()
+    readers: list[Callable[[], object]] = [
+        lambda: store.read_table(path),
+        lambda: list(store.table_batches(path)),
+        lambda: store.read_rows(path, range(500)),
+    ]
+    for place in range(200, 3000, 400):  # within the numbers' own bytes
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        for read in readers:
+            with pytest.raises(DataError, match=r"flipped\.parquet is no readable Parquet table"):
+                read()
+
+
+def test_elsewhere__what_a_store_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = paths.place("memory://store/refused.txt")
+
+    def refuse(*arguments: object, **more: object) -> None:
+        raise PermissionError("no")
+
+    for call in ("put_file", "rm"):
+        monkeypatch.setattr(type(path.fs), call, refuse)  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match=r"refused\.txt"):
+        store.write_text(path, "x")
+    with pytest.raises(DataError, match=r"refused\.txt"):
+        store.remove_folder(path)
