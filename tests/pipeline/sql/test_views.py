@@ -104,24 +104,27 @@ def test_views__the_rows_of_their_files_behind_their_place(work: Path, view: str
         store.write_json(folder / "recipe.json", {})
     files = {place: _table(schema, first=1000 * number) for number, place in enumerate(folders)}
     place = "split" if view in OF_SPLITS else "run"
+    joined = ["caption_source"] if view == "pairs" else []  # null here: the table's keys are no captions
     with sql.connect(work, raw=()) as database:
         empty = database.run(f"SELECT * FROM {view}")
         if view != "drops":
             assert (empty.rows, len(empty.notes)) == ([], 1)
-        assert empty.columns == [place, *schema.names]
+        assert empty.columns == [place, *schema.names, *joined]
     for name, table in files.items():
         store.write_table(folders[name] / file, table)
     with sql.connect(work, raw=()) as database:
         answer = database.run(f"SELECT * FROM {view}")
-        assert (answer.columns, answer.notes) == ([place, *schema.names], ())
-        assert _by_text(answer.rows) == _by_text(_expected(files))
+        assert (answer.columns, answer.notes) == ([place, *schema.names, *joined], ())
+        none = (None,) * len(joined)
+        assert _by_text(answer.rows) == _by_text([(*row, *none) for row in _expected(files)])
         described = {name: kind for name, kind, *_ in _rows(database, f"(DESCRIBE {view})")}
-        assert described == {place: "VARCHAR", **{field.name: TYPES[field.type] for field in schema}}
+        kinds = {field.name: TYPES[field.type] for field in schema}
+        assert described == {place: "VARCHAR", **kinds, **dict.fromkeys(joined, "VARCHAR")}
     (folders["one" if view in OF_RUNS else "test"] / file).unlink()
     left = {name: table for name, table in files.items() if name not in ("one", "test")}
     with sql.connect(work, raw=()) as database:
         answer = database.run(f"SELECT * FROM {view}")
-        assert _by_text(answer.rows) == _by_text(_expected(left))
+        assert _by_text(answer.rows) == _by_text([(*row, *none) for row in _expected(left)])
         assert answer.notes == (), "one of its files is there"
 
 
@@ -164,7 +167,10 @@ def test_views__candidates_with_the_words_of_both_captions(work: Path) -> None:
         answer = database.run("SELECT * FROM candidates")
     found = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
     expected = [
-        {"split": "train", **row, "caption": words[row["caption_key"]], "image_caption": words[f"{row['image_key']}#0"]}
+        {
+            **{"split": "train", **row, "caption": words[row["caption_key"]], "caption_source": ""},
+            "image_caption": words[f"{row['image_key']}#0"],
+        }
         for row in table.to_pylist()
     ]
     order: Callable[[dict[str, Any]], Any] = lambda row: (row["image_key"], row["caption_key"])  # noqa: E731
