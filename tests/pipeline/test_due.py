@@ -16,7 +16,7 @@ from cusa.manifests.settings import Settings
 from cusa.manifests.stage import NotCurrentError, Outcome, asking
 from cusa.manifests.storage import store
 from cusa.pipeline import audit, calibrate, extract, index, probe, publish, readers, shard
-from cusa.pipeline.calibrate import in_batch
+from cusa.pipeline.calibrate import fit, in_batch
 from cusa.pipeline.config import (
     AuditConfig,
     CalibrateConfig,
@@ -28,7 +28,7 @@ from cusa.pipeline.config import (
     ShardConfig,
 )
 from cusa.pipeline.extract import import_features
-from cusa.pipeline.own_pairs import issues
+from cusa.pipeline.own_pairs import issues, planted
 from cusa.pipeline.own_pairs import stage as own_pairs
 from cusa.pipeline.pairs.neighbourhoods import Encoders
 from cusa.pipeline.pairs.ratings import RatedSplit
@@ -141,10 +141,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keys = Split(root / "work", "val").image_keys
     rows = np.random.default_rng(0).normal(size=(len(keys), 6)).astype(np.float32)
     np.savez(root / "f.npz", ids=np.array(keys), features=rows)
-    _run(root, "calibrate")
-    shutil.copy(root / "p.json", root / "used.json")
-    for stage in CONFIGS:
-        _run(root, stage)
+    with pytest.MonkeyPatch.context() as patch:  # no setting depends on how much is drawn
+        patch.setattr(planted, "_PLANTED", 300)
+        patch.setattr(fit, "_RESAMPLES", 2)
+        patch.setattr(in_batch, "_RANDOM", 3000)
+        _run(root, "calibrate")
+        shutil.copy(root / "p.json", root / "used.json")
+        for stage in CONFIGS:
+            _run(root, stage)
     for stage in CONFIGS:
         assert not _why(root, stage), stage
     return root
