@@ -1,7 +1,10 @@
 """From a drawn sample to verdicts to what is missing: the audit's estimate, its calibration and its refusals."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,8 +15,11 @@ from cusa.manifests.judgements import pair_judgements, verdicts
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.pipeline import audit, calibrate
+from cusa.pipeline.audit import missing, sample
 from cusa.pipeline.config import AuditConfig, CalibrateConfig
 from cusa.pipeline.pairs import ratings
+from cusa.pipeline.pairs.candidates import Candidates
+from cusa.pipeline.pairs.ratings import PairRatings
 from tests.pipeline.audited import make_taught
 from tests.worlds import COLOURS
 
@@ -127,3 +133,85 @@ def test_run__a_folder_that_cannot_be_written_is_named(split: Split) -> None:
     with pytest.raises(DataError, match=r"audit.*cannot be written"):
         audit.run(SAMPLED, split=split)
     assert (split.folder / "audit").read_text() == "a file where the folder should be"
+
+
+def _drawn(split: Any, p: np.ndarray) -> Candidates:
+    """Every second open pair as a candidate, of a given probability."""
+    owner, width = split.caption_owner, split.num_captions
+    codes = [code for code in range(split.num_images * width) if owner[code % width] != code // width][::2]
+    names = [field.name for field in fields(Candidates)]
+    known = {"image": np.array(codes) // width, "caption": np.array(codes) % width, "p_positive": p[: len(codes)]}
+    return Candidates(**{name: known.get(name, np.zeros(len(codes))) for name in names})
+
+
+def test_judge__counts_every_judged_pair_in_its_stratum() -> None:
+    """Judged pairs that are no candidates stand for those; the ceiling knows what matches elsewhere."""
+    rng = np.random.default_rng(0)
+    split: Any = SimpleNamespace(num_images=12, num_captions=36, caption_owner=np.repeat(np.arange(12), 3))
+    p = rng.random(400)
+    candidates = _drawn(split, p)
+    open_codes = [code for code in range(12 * 36) if (code % 36) // 3 != code // 36]
+    judged = rng.permutation(open_codes)[:150]
+    match = rng.random(150) < 0.3
+    rated = PairRatings(judged // 36, judged % 36, match, complete=False, source="people")
+    got = sample.judge(split, candidates, AuditConfig(seed=4), rated)
+    assert got is not None
+    place = {
+        int(i) * 36 + int(c): row for row, (i, c) in enumerate(zip(candidates.image, candidates.caption, strict=True))
+    }
+    edges = (0.02, 0.1, 0.3, 0.6)
+    stratum = [1 + sum(p[place[code]] >= edge for edge in edges) if code in place else 0 for code in judged.tolist()]
+    numbers = np.bincount(stratum, minlength=6)
+    matches = np.bincount(stratum, match, minlength=6).astype(int)
+    of_candidates = np.array([1 + sum(one >= edge for edge in edges) for one in p[: len(place)]])
+    sizes = np.bincount(of_candidates, minlength=6)
+    sizes[0] = 12 * 36 - 36 - len(place)
+    estimated = missing.estimate(sizes, numbers, matches, seed=4)
+    assert (got["total"], got["interval"]) == (estimated.total, [estimated.low, estimated.high])
+    assert (got["judged"], got["source"]) == (150, "people")
+    few = (numbers < np.minimum(5, sizes)) | (numbers == 0)
+    assert got["left_out"] == sizes[few].sum()
+    assert "not drawn for this estimate" in got["caveat"]
+    assert [{**row, "stratum": ""} for row in got["strata"]] == [
+        {"stratum": "", "pairs": sizes[n], "judged": numbers[n], "matches": matches[n], "share": estimated.rates[0][n]}
+        for n in range(6)
+    ]
+    for name, rates in zip(("estimate", "low", "high"), estimated.rates, strict=True):
+        assert got["ceiling"][name] == missing.ceilings(
+            candidates.image,
+            candidates.caption,
+            rates[of_candidates],
+            split.caption_owner,
+            num_images=12,
+            elsewhere=rates[0] * sizes[0],
+        )
+    assert sample.judge(split, candidates, AuditConfig(), None) is None
+    nobody = PairRatings(judged[:0], judged[:0], match[:0], complete=False, source="people")
+    assert sample.judge(split, candidates, AuditConfig(), nobody) is None
+
+
+def test_judge__with_a_sample_only_its_own_pairs_count_and_a_whole_truth_answers_all_of_them() -> None:
+    rng = np.random.default_rng(1)
+    split: Any = SimpleNamespace(num_images=12, num_captions=36, caption_owner=np.repeat(np.arange(12), 3))
+    candidates = _drawn(split, rng.random(400))
+    config = AuditConfig(sample=60, seed=2)
+    _, drawn, _ = sample._sample(split, candidates, config)
+    every = np.array([code for code in range(12 * 36) if (code % 36) // 3 != code // 36])
+    match = every % 5 == 0
+    rated = PairRatings(every // 36, every % 36, match, complete=False, source="people")
+    some = sample.judge(split, candidates, config, rated)
+    truth = PairRatings(every[match] // 36, every[match] % 36, match[match], complete=True, source="people")
+    whole = sample.judge(split, candidates, config, truth)
+    assert some is not None
+    assert some == whole
+    assert some["judged"] == len(drawn)
+    assert sum(row["matches"] for row in some["strata"]) == (drawn % 5 == 0).sum()
+    assert some["caveat"] == ""
+
+
+def test_write_sample__no_sample_leaves_none(split: Split) -> None:
+    audit.run(SAMPLED, split=split)
+    path = split.folder / "audit" / sample.FILE
+    assert path.is_file()
+    audit.run(SAMPLED.model_copy(update={"sample": 0}), split=split)
+    assert not path.exists()
