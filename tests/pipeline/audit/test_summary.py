@@ -18,8 +18,9 @@ CONFIG = AuditConfig(neighbours=7, minimum_score=0.1, batch_size=4)
 FITTED = {"pairs": 99, "caveat": "A caveat."}
 
 
-def _split() -> Any:
-    return SimpleNamespace(name="val", num_images=3, num_captions=6, caption_owner=OWNER)
+def _split(**sources: list[int]) -> Any:
+    rows = {name: np.array(captions) for name, captions in sources.items()}
+    return SimpleNamespace(name="val", num_images=3, num_captions=6, caption_owner=OWNER, source_rows=rows)
 
 
 def _candidates(p: list[float] | None) -> Candidates:
@@ -134,6 +135,29 @@ def test_summarise__sums_of_probabilities() -> None:
     for truth in (None, _truth(complete=False)):
         other = summarise(_split(), _candidates(p), config=CONFIG, teachers={}, truth=truth, calibration=model)
         assert other["calibration"]["reliability"] is None, "nobody knows of the other pairs whether they match"
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+def test_summarise__by_the_source_of_the_caption(calibrated: bool, known: bool) -> None:
+    """Candidates are captions 2, 0, 1 and 5; the known matches 2, 5 and 5."""
+    model, p = (_model(), [0.9, 0.5, 0.25, 0.05]) if calibrated else (None, None)
+    truth = _truth(complete=False) if known else None
+    split = _split(human=[0, 2, 3], synthetic=[1, 4, 5])
+    got = summarise(split, _candidates(p), config=CONFIG, teachers={}, truth=truth, calibration=model)
+    expected = {"human": (0.9 + 0.5, 1), "synthetic": (0.25 + 0.05, 2)}
+    assert got["by_source"] == {
+        source: {
+            "captions": 3,
+            "candidates": 2,
+            "expected_false_negatives": pytest.approx(total) if calibrated else None,
+            "per_caption": pytest.approx(total / 3) if calibrated else None,
+            "known_false_negatives": matches if known else None,
+        }
+        for source, (total, matches) in expected.items()
+    }
+    alone = summarise(_split(human=[0, 1]), _candidates(p), config=CONFIG, teachers={}, truth=truth, calibration=model)
+    assert "by_source" not in alone
 
 
 def _told(**changes: Any) -> dict[str, Any]:
