@@ -144,7 +144,6 @@ def test_state__a_candidate_with_its_own_captions_and_its_caption_s_siblings(spl
         "owner_image_key": split.image_keys[0],
         "source": "",
         "caption": split.texts[0],
-        "source": "",
         "own_captions": split.texts[4:6],
         "siblings": [split.texts[1]],
         "numbers": dict.fromkeys(
