@@ -43,7 +43,7 @@ def test_of_split__equal_bytes_and_equal_words(splits: tuple[Split, Split]) -> N
     images = [test.image_keys[row] for row in range(test.num_images) if test.image_bytes(row) in seen]
     captions = [key for key, text in zip(test.caption_keys, test.texts, strict=True) if _plain(text) in said]
     assert (len(images), len(captions), train.num_images) == (7, 6, 8)
-    found = leakage.of_split(train, test)
+    found = leakage.of_split([train], test)
     assert found == {
         "train": str(train.folder),
         **{"images": 7, "of_images": 9, "captions": 6, "of_captions": 18},
@@ -57,7 +57,7 @@ def test_of_split__equal_bytes_and_equal_words(splits: tuple[Split, Split]) -> N
 def test_of_texts__sentences_of_a_test_set_without_images(splits: tuple[Split, Split]) -> None:
     train, _ = splits
     texts = [train.texts[3].upper(), f"  {train.texts[0]}", "a sentence of its own"] + ["x"] * 1997
-    found = leakage.of_texts(train, texts)
+    found = leakage.of_texts([train], texts)
     assert found == {"train": str(train.folder), "captions": 2, "of_captions": 2000}
     assert leakage.sentence(found) == (
         "Leakage: 2 of 2,000 texts of this test set stand in the training split work/train as well."
@@ -73,6 +73,6 @@ def test_of_split__rows_without_an_image_are_no_copies_of_each_other(
     none[1] = 0
     column = table.set_column(table.column_names.index("image_bytes"), "image_bytes", [none])
     monkeypatch.setattr(test, "samples", column)
-    found = leakage.of_split(train, test)
+    found = leakage.of_split([train], test)
     assert found["images"] == 6
     assert test.image_keys[1] not in found["image_keys"]
