@@ -28,7 +28,7 @@ from tests.worlds import make_work
 VIEWS = {
     "samples", "captions", "sources", "drops", "shards", "truth", "image_neighbours", "text_neighbours", "candidates",
     "verdicts", "verdict_journal", "pairs", "pair_verdicts", "pair_verdict_journal", "issues", "duplicates", "leaks",
-    "runs", "metrics", "per_query", "ledgers",
+    "runs", "metrics", "per_query", "ledgers", "languages",
 }  # fmt: skip
 
 
@@ -66,6 +66,7 @@ def test_connect__every_view_is_there_and_describes_itself(database: query.Datab
         "pair_verdicts",
         "pair_verdict_journal",
         "issues",
+        "languages",
     }
 
 
