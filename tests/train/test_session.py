@@ -21,6 +21,7 @@ from tests.train.test_survival import metrics, state
 OTHER_TRAIN: dict[str, Any] = {
     **{"seed": 5, "batch": 64, "steps": 9, "epochs": 7, "drop_last": False, "shuffle_window": 2, "batches": "apart"},
     **{"neighbour_similarity": 0.7, "accumulate": 2, "chunk": 4, "lr": 0.5, "min_lr": 1e-7, "warmup_steps": 3},
+    "caption_odds": {"human": 2.0},
     **{"schedule": "epoch", "weight_decay": 0.3, "decay": "release", "beta1": 0.8, "beta2": 0.9, "eps": 1e-3},
     **{"clip_norm": 1.0, "precision": "bf16", "ema": 0.9, "freeze": ("text",), "validate_every": 4},
     **{"monitor": "i2t_r1", "decode": "scaled", "max_undecodable": 0.5},
@@ -48,7 +49,8 @@ def test_settings__hold_every_option_that_is_not_free(config: TrainConfig | Loss
     plain = settings(part=config)
     for name, value in others.items():
         changed = settings(part=config.model_copy(update={name: value}))
-        assert {key for key in plain | changed if plain.get(key) != changed.get(key)} == {f"part.{name}"}
+        keys = {f"part.{name}.{key}" for key in value} if isinstance(value, dict) else {f"part.{name}"}
+        assert {key for key in plain | changed if plain.get(key) != changed.get(key)} == keys
     for name in nested:
         before = getattr(config, name)
         for number in type(before).model_fields:

@@ -58,6 +58,9 @@ def test_evaluate__every_family_by_one_command(run: Path, results: list[dict]) -
         "plausible-matches",
         "flickr8k-judgements",
         "image-to-image",
+        "zero-shot",
+        "sugarcrepe",
+        "rococo",
     ]
     assert set(by_name["coco"]["tasks"]) == set(TASKS)
     sizes = {name: by_name[name]["tasks"]["image-to-image"]["queries"] for name in ("cub", "sop", "in-shop")}

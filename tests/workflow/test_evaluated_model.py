@@ -42,8 +42,7 @@ def test_open_model__a_run_has_its_recipe_s_settings_and_the_digest_of_its_weigh
     assert model.recipe["data"] == {"test": "val"}
     assert model.digest == store.sha256_folder(run / "model")
     assert model.results_folder == run / "eval"
-    split = model.training_split()
-    assert split is not None
+    (split,) = model.training_splits()
     assert (split.work, split.name) == (made, "train")
 
 
@@ -53,7 +52,7 @@ def test_open_model__what_is_no_run_has_the_settings_that_are_given(tmp_path: Pa
     assert (model.run, model.recipe, model.config, model.trust) == (None, {}, EvalConfig(top=3), ())
     assert model.digest
     assert model.results_folder is None
-    assert model.training_split() is None
+    assert model.training_splits() == ()
     with pytest.raises(ConfigError, match="tops"):
         open_model(str(tmp_path / "model"), ["tops=3"])
     with pytest.raises(DataError):
@@ -82,19 +81,18 @@ def test_was_trained_on__by_place_or_by_content(made: Path, tmp_path: Path) -> N
     assert [model.was_trained_on(work) for work in (made, moved)] == [True, False], "its content is not known"
     (run / "run.json").unlink()
     assert model.was_trained_on(other), "nobody knows where its data were: none is another's"
-    assert model.training_split() is None
+    assert model.training_splits() == ()
     assert not EvaluatedModel("m", None, {}, EvalConfig(), "").was_trained_on(made)
 
 
-def test_training_split__by_its_name_in_the_recipe_while_it_is_there(made: Path, tmp_path: Path) -> None:
+def test_training_splits__by_their_name_in_the_recipe_while_it_is_there(made: Path, tmp_path: Path) -> None:
     run = _run(tmp_path / "run", made, data={"train": "val"})
-    split = open_model(str(run), []).training_split()
-    assert split is not None
+    (split,) = open_model(str(run), []).training_splits()
     assert split.name == "val"
     for gone in (_run(tmp_path / "a", made, data={"train": "none"}), _run(tmp_path / "b", made)):
         if gone.name == "b":
             store.write_json(gone / "run.json", {"data": str(tmp_path / "nowhere")})
-        assert open_model(str(gone), []).training_split() is None
+        assert open_model(str(gone), []).training_splits() == ()
 
 
 def test_place_of_results__in_the_run_for_its_own_data_else_beside_it(made: Path, tmp_path: Path) -> None:
