@@ -1,6 +1,7 @@
 """ECCV Caption's folder: each official file under its name, in both directions; what is missing is named."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,4 +64,5 @@ def test_official_folder__of_the_installed_package_or_none(tmp_path: Path, monke
     (tmp_path / "eccv_caption").mkdir()
     (tmp_path / "eccv_caption/__init__.py").write_text("raise RuntimeError('only its data are read')")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "eccv_caption", raising=False)  # another test may have imported the real one
     assert eccv_truth.official_folder() == tmp_path / "eccv_caption/data"

@@ -82,7 +82,7 @@ def test_nearest_rows__of_tied_rows_the_first_stay_whichever_the_index_keeps(
 ) -> None:
     """Exact numbers in few directions: most last places are tied. Rows that are added later change nothing of it."""
     monkeypatch.setattr(nearest, "flat_index", Contrary)
-    monkeypatch.setattr(nearest, "_ROWS_A_BLOCK", 7)
+    monkeypatch.setattr(nearest, "ROWS_A_BLOCK", 7)
     rng = np.random.default_rng(seed)
     rows = np.concatenate([np.eye(4), -np.eye(4), np.full((1, 4), 0.5)])[rng.integers(0, 9, 24)].astype(np.float32)
     products = rows @ rows.T
