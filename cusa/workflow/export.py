@@ -1,16 +1,19 @@
 """Exporting a trained student, or the mean of two, with its ledger."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cusa.errors import ConfigError, nearest
+from cusa.errors import ConfigError, DataError, nearest
 from cusa.manifests import ledger
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.manifests.words import mixture
 from cusa.models import source
 from cusa.models.config import EXPORT_FORMATS
+
+_CARD = "trained with cusa"
+"""What every export's `README.md` says."""
 
 
 def export(
@@ -38,7 +41,8 @@ def export(
 
     Raises:
         ConfigError: for another format or space, or a student that cannot be written so.
-        DataError: if a model is not there, or the export gives other rows than the student.
+        DataError: if a model is not there, the folder holds anything but an earlier export, or the export gives other
+            rows than the student.
     """
     if to not in EXPORT_FORMATS:
         raise ConfigError(f"There is no export to {to!r}. {nearest(to, EXPORT_FORMATS)}.", to=to)
@@ -50,6 +54,7 @@ def export(
     from cusa.models.students.sgraf import Sgraf
 
     parts = [part for part in (name, ensemble) if part]
+    _refuse_to_replace(out, parts)
     inputs = {f"student {number}": source.weights_digest(part) for number, part in enumerate(parts, 1)}
     parameters: dict[str, Any] = {"to": to, "space": space, "encoders": dict(encoders or {})}
     stage = StageRun("export", out / "ledger.json", inputs=inputs, parameters=parameters, force=force)
@@ -82,3 +87,26 @@ def export(
         exporting.run(student, to, out, space=space, facts=facts)  # type: ignore[arg-type]
         counts = {"parameters": sum(parameter.numel() for parameter in student.parameters())}
         return stage.finish(outputs=store.files_below(out), counts=counts)
+
+
+def _refuse_to_replace(out: Path, parts: Iterable[str]) -> None:
+    """Refuse a folder that is no earlier export, for an export replaces it whole.
+
+    Raises:
+        DataError: if it holds something else, or is a model that is exported.
+    """
+    there = [path for path in out.iterdir() if path.name != store.LOCK] if out.is_dir() else []
+    if not there:
+        return
+    written, card = ledger.read(out / "ledger.json"), out / "README.md"
+    if written is not None:
+        is_export = written.stage == "export"
+    else:  # killed before its ledger was written
+        is_export = (out / store.LOCK).is_file() and card.is_file() and _CARD in card.read_text(errors="replace")
+    if not is_export or any(Path(part).expanduser().resolve() == out.resolve() for part in parts):
+        what = ", ".join(sorted(path.name for path in there)[:3])
+        raise DataError(
+            f"--out {out} is no earlier export of another model: it holds {what}, and an export replaces its folder "
+            "whole. Name a folder that does not exist yet.",
+            path=out,
+        )

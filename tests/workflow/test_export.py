@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cusa import cli, recipe
+from cusa.errors import DataError
 from cusa.manifests.storage import store
 from cusa.models import student as students
 from cusa.models.students.sgraf import Sgraf
@@ -110,3 +111,21 @@ def test_export__wrong_use_names_the_way_out(
             ensemble=options.get("--ensemble", ""),
         )
     assert not (tmp_path / "x").exists()
+
+
+def test_export__never_replaces_what_is_no_earlier_export(runs: Path, tmp_path: Path) -> None:
+    for place in (runs / "clip", runs / "clip" / "model"):
+        before = store.sha256_folder(place)
+        with pytest.raises(DataError, match="an export replaces its folder whole"):
+            exporting.export(str(runs / "clip"), to="folder", out=place)
+        assert store.sha256_folder(place) == before
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "notes.txt").write_text("precious")
+    with pytest.raises(DataError, match="holds notes.txt"):
+        exporting.export(str(runs / "clip"), to="folder", out=tmp_path / "own", force=True)
+    (tmp_path / "model").mkdir()
+    exporting.export(str(runs / "clip"), to="folder", out=tmp_path / "model")
+    (tmp_path / "model" / "ledger.json").unlink()  # killed before it was written
+    assert exporting.export(str(runs / "clip"), to="hf", out=tmp_path / "model").fresh
+    with pytest.raises(DataError, match="no earlier export of another model"):
+        exporting.export(str(tmp_path / "model"), to="onnx", out=tmp_path / "model")

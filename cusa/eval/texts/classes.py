@@ -51,9 +51,9 @@ def of_labels(labels: Sequence[str], file: str = "") -> Classes:
     if len(distinct) < 2:
         there = "no image has a label" if not distinct else f"every label is {distinct[0]!r}"
         raise DataError(f"There are no classes to choose between: {there}.")
+    if file and not names_some(labels, file):
+        file = ""  # for other data, evaluated together with these
     given = _read(Path(file).expanduser()) if file else None
-    if given is not None and given.keys().isdisjoint(distinct):
-        given, file = None, ""  # a file for other data, evaluated together with these
     names = [name_of(label) if given is None else given.get(label, "") for label in distinct]
     for label, name in zip(distinct, names, strict=True):
         if not name and given is not None:
@@ -66,6 +66,15 @@ def of_labels(labels: Sequence[str], file: str = "") -> Classes:
     source = f"names of {Path(file).name}" if file else "names by rule from the labels"
     of_image = np.array([row.get(label, -1) for label in labels], np.int64)
     return Classes(tuple(distinct), tuple(names), of_image, source)
+
+
+def names_some(labels: Sequence[str], file: str) -> bool:
+    """Return whether a file of names has one of some labels.
+
+    Raises:
+        DataError: if it cannot be read, or a line is no label with a name.
+    """
+    return not _read(Path(file).expanduser()).keys().isdisjoint(labels)
 
 
 def name_of(label: str) -> str:

@@ -32,18 +32,24 @@ def parse(text: str) -> tuple[float, ...]:
     if not points:
         raise _refused(text, "it holds no point")
     for point in points:
-        if not 0 <= point <= 1:
-            raise _refused(text, f"{point} lies outside 0 and 1, where the weights are no mean of both")
-    return tuple(sorted({float(point) for point in points}))
+        _refuse_outside(text, point)
+    return tuple(sorted({abs(float(point)) for point in points}))  # -0 is 0
 
 
 def _from_to(text: str, start: Decimal, stop: Decimal, step: Decimal) -> list[Decimal]:
     if step <= 0:
         raise _refused(text, "its step is not above 0")
+    for end in (start, stop):
+        _refuse_outside(text, end)
+    if stop - start >= MOST * step:
+        raise _refused(text, f"it has more than {MOST:,} points")
     number = math.floor((stop - start) / step) + 1
-    if number > MOST:
-        raise _refused(text, f"it has {number:,} points, more than {MOST:,}")
     return [start + place * step for place in range(number)]
+
+
+def _refuse_outside(text: str, point: Decimal) -> None:
+    if not 0 <= point <= 1:
+        raise _refused(text, f"{point} lies outside 0 and 1, where the weights are no mean of both")
 
 
 def _refused(text: str, why: str) -> ConfigError:

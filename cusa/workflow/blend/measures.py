@@ -11,7 +11,7 @@ from cusa.eval.evidence import Evidence
 from cusa.eval.tasks import zero_shot
 from cusa.eval.tasks.metrics import named
 from cusa.eval.tasks.registry import TASKS
-from cusa.eval.texts.classes import of_labels
+from cusa.eval.texts.classes import names_some, of_labels
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
 from cusa.workflow.blend.grid import Choice
@@ -30,11 +30,13 @@ class Measured:
         evidence: the split, and what answers are judged by.
         tasks: which.
         is_new: whether it is the new task; else a guard.
+        left_out: why its labels are no task, in sentences; empty where they are one, or there are none.
     """
 
     evidence: Evidence
     tasks: tuple[str, ...]
     is_new: bool
+    left_out: str = ""
 
     @property
     def split(self) -> Split:
@@ -102,7 +104,7 @@ def gather(
     if choice is not None and choice.alpha is None:
         deciding = measured if choice.most_lost is not None else measured[:1]
         for one in deciding:
-            _refuse_test(one, own.get("test", "test") if one.is_new else "test")
+            _refuse_test(one, own.get("test", "test") if model.was_trained_on(one.split.work) else "test")
     return measured
 
 
@@ -172,15 +174,16 @@ def _guard(split: Split, config: EvalConfig) -> Measured:
             "classes).",
             path=split.folder,
         )
-    tasks = [RETRIEVAL] if split.num_captions else []
+    tasks, left_out = [RETRIEVAL] if split.num_captions else [], ""
     if any(labels):
         try:
             of_labels(labels, config.class_names)
             tasks.append(zero_shot.NAME)
         except DataError as error:
-            if not tasks:
+            if not tasks or (config.class_names and names_some(labels, config.class_names)):
                 raise DataError(f"The guard {split.folder}: {error}", path=split.folder) from error
-    return Measured(Evidence.open(split), tuple(tasks), False)
+            left_out = f"The guard {split.work.resolve().name} {split.name} is measured by retrieval alone. {error}"
+    return Measured(Evidence.open(split), tuple(tasks), False, left_out)
 
 
 def _refuse_test(measured: Measured, test: str) -> None:

@@ -17,7 +17,7 @@ from cusa.workflow.blend import grid as grids
 from cusa.workflow.blend import page
 from cusa.workflow.blend.measures import Measure, Measured, gather, of_results, texts_digest
 from cusa.workflow.blend.parents import Parents
-from cusa.workflow.blend.request import BlendRequest
+from cusa.workflow.blend.request import MODEL, BlendRequest
 
 if TYPE_CHECKING:
     from cusa.models.students.base import Student
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 RESULTS = "blend.json"
 PAGE = "blend.html"
-MODEL = "model"
 _LAYOUT = 1  # raised when what is written of the same points changes
 
 
@@ -52,12 +51,14 @@ def run(request: BlendRequest, *, callbacks: Callbacks = SILENT) -> Blended:
         callbacks: called with every batch, with a sentence before each point, and asked whether to stop.
 
     Raises:
-        ConfigError: for a grid, a choice or a guard that says something impossible, before anything is loaded.
-        DataError: if there is nothing between the two models, or a guard guards nothing.
+        ConfigError: for a grid, choice, guard or folder that says something impossible, before anything is loaded.
+        DataError: if there is nothing between the two models, a guard guards nothing, or the folder holds something
+            else.
         StoppedError: if it was asked to stop.
         BusyError: if another process writes there.
     """
     alphas, choice = request.points(), grids.parse_choice(request.choose)
+    request.refuse_to_replace()
     parents = Parents.open(request)
     measured = gather(parents.model, request.data, request.split, request.guards, choice)
     config = parents.model.config
@@ -86,11 +87,14 @@ def run(request: BlendRequest, *, callbacks: Callbacks = SILENT) -> Blended:
             callbacks.on_message(f"{number} of {len(alphas)}: alpha {alpha:g}")
             rows.append(points.measure(alpha))
         result = _result(parents, rows, choice)
+        result["notes"] += [one.left_out for one in measured if one.left_out]
         files = []
         if choice is not None:
             chosen = result["points"][result["chosen"]["point"]]
-            points.export(chosen["alpha"], choice, out / MODEL)
-            files = store.files_below(out / MODEL)
+            points.export(chosen["alpha"], choice, request.model)
+            files = store.files_below(request.model)
+        elif request.holds_own_model:  # of an earlier choice
+            store.remove_folder(request.model)
         store.write_json(out / RESULTS, result)
         store.write_text(out / PAGE, pages.render("workflow/blend/page.html.j2", report=page.gather(result)))
         counts = {"points": len(alphas), "measured_now": points.fresh}

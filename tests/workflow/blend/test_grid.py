@@ -14,6 +14,7 @@ from cusa.workflow.blend.grid import Choice, not_dominated, parse, parse_choice
         ("0.5:0.5:1", [0.5]),
         ("1, 0,0.25,1", [0.0, 0.25, 1.0]),
         ("0.3", [0.3]),
+        ("0:1:0.001", [number / 1000 for number in range(1001)]),
     ],
 )
 def test_parse__gives_decimal_points_rising(text: str, points: list[float]) -> None:
@@ -31,6 +32,8 @@ def test_parse__gives_decimal_points_rising(text: str, points: list[float]) -> N
         ("0:1.2:0.4", "1.2 lies outside"),
         ("-0.1,0.5", "-0.1 lies outside"),
         ("0:1:0.00001", "more than 1,001"),
+        ("0:1:1e-999999", "more than 1,001"),
+        ("0:1e9999999:0.1", "lies outside"),
         ("nan", "not numbers"),
         ("0:inf:0.1", "not numbers"),
         ("0:1", "not numbers"),

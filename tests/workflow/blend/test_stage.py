@@ -224,3 +224,60 @@ def test_blend__of_other_architectures_is_refused_by_name(place: Path, tmp_path:
         blends.run(_request(place, tmp_path / "out", base=str(tmp_path / "wide")))
     table = pq.read_table(place / "run" / "metrics.parquet")
     assert table.num_rows, "the run is as it was"
+
+
+def test_blend__writes_over_neither_parent_nor_what_is_no_blend(place: Path, tmp_path: Path) -> None:
+    before = [store.sha256_folder(place / name) for name in ("base", "run")]
+    for out in (place / "base", place / "run", place / "run" / "model", place / "run" / "model" / "blend"):
+        with pytest.raises(ConfigError, match="--out .* would be written over (BASE|RUN)"):
+            blends.run(_request(place, out, choose="0.5", guards=[]))
+    shutil.copytree(place / "base", tmp_path / "other")
+    with pytest.raises(DataError, match="holds what `cusa train` wrote"):
+        blends.run(_request(place, tmp_path / "other", choose="0.5", guards=[]))
+    assert [store.sha256_folder(place / name) for name in ("base", "run")] == before
+    (tmp_path / "own" / "model").mkdir(parents=True)
+    (tmp_path / "own" / "model" / "notes.txt").write_text("precious")
+    with pytest.raises(DataError, match="is no blend's model"):
+        blends.run(_request(place, tmp_path / "own", choose="0.5", guards=[]))
+    assert (tmp_path / "own" / "model" / "notes.txt").is_file()
+
+
+def test_blend__an_earlier_choice_leaves_no_model_behind(place: Path, tmp_path: Path) -> None:
+    asked = {"guards": [], "grid": "0,1"}
+    blends.run(_request(place, tmp_path / "out", choose="1", **asked))
+    assert (tmp_path / "out" / "model" / "student.json").is_file()
+    with pytest.raises(ConfigError, match="would be written over BASE"):  # its own model is a parent
+        blends.run(_request(place, tmp_path / "out", base=str(tmp_path / "out" / "model"), choose="0", **asked))
+    blends.run(_request(place, tmp_path / "out", **asked))
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_blend__the_kept_rule_needs_a_guard_and_knows_the_runs_own_test_split(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="asks what guards lose, and none is named"):
+        blends.run(_request(place, tmp_path / "a", choose="keep:1", guards=[]))
+    shutil.copytree(place / "run", tmp_path / "run")
+    recipe = store.read_json(tmp_path / "run" / "recipe.json")
+    store.write_json(tmp_path / "run" / "recipe.json", {**recipe, "data": {**recipe["data"], "test": "train"}})
+    (tmp_path / "run" / "ledger.json").unlink()
+    asked = {"run": str(tmp_path / "run"), "guards": [f"{place / 'work'}:train"], "choose": "keep:1"}
+    with pytest.raises(ConfigError, match="--choose would choose by the test split"):
+        blends.run(_request(place, tmp_path / "a", **asked))
+
+
+def test_blend__labels_that_name_no_class_are_said_and_a_broken_file_of_names_refused(
+    place: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "ids"
+    shutil.copytree(place / "work", work)
+    split = Split(work, "val")
+    rows = [{**row, "label": f"id_{number % 3}"} for number, row in enumerate(split.samples.to_pylist())]
+    store.write_table(work / "val" / "samples.parquet", split.samples.from_pylist(rows, schemas.SAMPLES))
+    asked = {"guards": [f"{work}:val"], "grid": "0,1"}
+    done = blends.run(_request(place, tmp_path / "a", **asked))
+    assert any("measured by retrieval alone. The labels differ in their numbers" in one for one in done.result["notes"])
+    names = tmp_path / "names.tsv"
+    with pytest.raises(DataError, match="names of classes .* cannot be read"):
+        blends.run(_request(place, tmp_path / "b", settings=[f"class_names={names}"], **asked))
+    names.write_text("id_0\tred wall\n")
+    with pytest.raises(DataError, match="has no name for the label 'id_1'"):
+        blends.run(_request(place, tmp_path / "b", settings=[f"class_names={names}"], **asked))
