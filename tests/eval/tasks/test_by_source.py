@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from cusa.eval.config import EvalConfig
 from cusa.eval.evidence import Evidence
 from cusa.eval.scores import Table
-from cusa.eval.tasks import cross_modal
+from cusa.eval.tasks import cross_modal, intervals
 from cusa.eval.tasks.task import Embedded
 from cusa.manifests.samples import Split
 from cusa.pipeline import readers, shard
@@ -65,6 +66,26 @@ def test_own_pairs__by_source_are_what_plain_loops_count(tmp_path: Path) -> None
         result["by_source"][name]["metrics"]["text-to-image/r@1"] * n for name, n in (("human", 18), ("synthetic", 9))
     ]
     assert abs(whole - sum(parts)) < 0.01
+
+
+def test_own_pairs__intervals_by_source_draw_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captions of an image are drawn together: what is drawn is named for each query."""
+    source = write_karpathy(tmp_path / "raw", images=4, splits=("test",), captions=3)
+    config = ReadConfig(caption_sources={"#2": "synthetic", "": "human"})
+    shard.run(ShardConfig(workers=1), reading=readers.read("karpathy", source, config=config), out=tmp_path / "work")
+    split = Split(tmp_path / "work", "test")
+    drawn: list[dict[str, list[int]]] = []
+    whole = intervals.of_rankings
+
+    def of_rankings(config: Any, directions: Any, image_of: Any, *others: Any, **options: Any) -> Any:
+        drawn.append({name: np.asarray(rows).tolist() for name, rows in image_of.items()})
+        return whole(config, directions, image_of, *others, **options)
+
+    monkeypatch.setattr(intervals, "of_rankings", of_rankings)
+    cross_modal.own_pairs(_seen(split, np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32)))
+    images = list(range(4))
+    for captions in ([0, 0, 1, 1, 2, 2, 3, 3], images):  # the human ones, two an image, and the synthetic ones
+        assert {"image-to-text": images, "text-to-image": captions} in drawn
 
 
 def test_own_pairs__of_one_source_or_none_are_not_told_apart(tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ import pytest
 
 from cusa.eval.config import EvalConfig
 from cusa.eval.encode import embed_texts, encode
+from cusa.eval.evidence import Evidence
+from cusa.eval.scores import Table
 from cusa.eval.tasks import metrics
-from cusa.eval.tasks.composition import edits, preferences
+from cusa.eval.tasks.composition import composition, edits, preferences
+from cusa.eval.tasks.task import Embedded
 from cusa.manifests.judgements.altered_captions import AlteredCaptions
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
@@ -68,6 +71,22 @@ def test_composition__equals_plain_loops(tmp_path: Path) -> None:
     for name in task["metrics"]:
         assert metrics.named(name).metric in metrics.METRICS, name
         assert metrics.title(name)
+
+
+@pytest.mark.parametrize("which", [0, 1, -1])
+def test_composition__one_edited_caption_that_stands_first_is_counted(tmp_path: Path, which: int) -> None:
+    """Whichever of them: the first one's number in the gallery is that of all captions."""
+    split = worlds.open_split(worlds.make_work(tmp_path, images=4, captions=2), "test")
+    made = edits(split)
+    image_ID, caption_CD = np.eye(4, dtype=np.float32), np.full((8, 4), 0.1, np.float32)
+    edit_ED = np.zeros((len(made), 4), np.float32)
+    edit_ED[which] = image_ID[split.caption_owner[made[which].caption]]
+    seen = Embedded(
+        *(CONFIG, Evidence.open(split), {"cross": image_ID}, {"cross": caption_CD}),
+        **{"scores": Table(image_ID @ caption_CD.T), "score": "cosines", "uni": "cross", "uni_words": ""},
+        texts={"composition": edit_ED},
+    )
+    assert composition(seen).summary["metrics"]["among-edits/false_first"] == 25
 
 
 def test_edits__are_of_each_picture_the_first_caption_that_fits(tmp_path: Path) -> None:

@@ -320,3 +320,26 @@ def test_begin__other_settings_are_refused_by_name_and_leave_no_note(tmp_path: P
         assert not (work / append.NOTE).exists()
     with pytest.raises(ConfigError, match="was sharded with quality 92, not None"):
         append.begin(work, addition="x" * 64, parameters={n: v for n, v in parameters.items() if n != "quality"})
+
+
+def test_append__every_addition_stands_in_the_ledger(tmp_path: Path) -> None:
+    small, whole = _grown(tmp_path, images=2, more=4)
+    rows = json.loads(whole.read_text())
+    names = {row["filename"] for split in ("train", "val", "test") for row in _of(rows, split)[:4]}
+    middle = whole.with_name("dataset_middle.json")
+    middle.write_text(json.dumps({**rows, "images": [row for row in rows["images"] if row["filename"] in names]}))
+    work = tmp_path / "work"
+    _run(small, work)
+    additions: list[dict[str, str]] = []
+    for source in (middle, whole):
+        _run(source, work, append=True)
+        written = ledger.read(work / "shard.ledger.json")
+        assert written is not None
+        additions.append(append.appended(written.inputs))
+    assert [sorted(one) for one in additions] == [["appended-001"], ["appended-001", "appended-002"]]
+    assert additions[1]["appended-001"] == additions[0]["appended-001"], "the first stays as it was"
+    assert not _run(whole, work, append=True).fresh
+
+
+def _of(rows: dict[str, Any], split: str) -> list[dict[str, Any]]:
+    return [row for row in rows["images"] if row["split"] == split]

@@ -77,6 +77,17 @@ def test_make__goes_on_where_it_was_with_other_workers(tmp_path: Path) -> None:
     assert [file.stat().st_mtime_ns for file in files] == before, "what was made is not made again"
 
 
+def test_make__progress_goes_on_from_what_was_made(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Row 6"):
+        _made(_parts(tmp_path, work=_fails_at_six))
+    events: list[tuple[str, int, int]] = []
+    parts = _parts(tmp_path)
+    shared = parts.prepare(lambda: VALUES, {})
+    list(parts.make(shared, ROWS, on_event=lambda *event: events.append(event)))
+    assert {(what, total) for what, _, total in events} == {("count mini", 10)}
+    assert sorted({done for _, done, _ in events}) == [6, 9, 10], "rows 0 to 5 were there"
+
+
 @pytest.mark.parametrize("harm", ["flip", "cut", "other rows"])
 def test_make__a_damaged_part_is_made_again(tmp_path: Path, harm: str) -> None:
     _made(_parts(tmp_path))

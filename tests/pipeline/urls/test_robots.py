@@ -68,3 +68,26 @@ def test_allow__patterns_as_a_regular_expression_says(pattern: str, ends: bool, 
 )
 def test_refused_tag__is_counted_by_name(values: list[str], word: str) -> None:
     assert robots.refused_tag(values, agent="cusa", refused=("noai", "noimageai")) == word
+
+
+@pytest.mark.parametrize(
+    ("agent", "path", "allowed"),
+    [
+        *(("first", "/x", False), ("first", "/y", True), ("first", "/z", True)),
+        *(("second", "/x", True), ("second", "/y", False), ("second", "/z", False)),
+        *(("third", "/x", True), ("third", "/y", False), ("third", "/z", True)),
+        *(("other", "/x", True), ("other", "/y", True), ("other", "/z", True)),
+    ],
+)
+def test_parse__rules_hold_for_the_robots_right_above_them(agent: str, path: str, allowed: bool) -> None:
+    """A group begins with one or more names; the first name behind a rule begins another group."""
+    text = """
+    User-agent: first
+    Disallow: /x
+    User-agent: second
+    User-agent: third
+    Disallow: /y
+    User-agent: second
+    Disallow: /z
+    """
+    assert robots.parse(text, agent).allow(path) is allowed

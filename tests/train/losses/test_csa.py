@@ -1,6 +1,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from scipy.special import softmax as scipy_softmax
 
 from cusa.errors import ConfigError
 from cusa.train.losses import csa, infonce
+from cusa.train.losses.csa import soft_divergence
 from tests.train.losses import reference
 from tests.train.losses.matrices import cross, within
 
@@ -192,3 +194,11 @@ def test_a_uniform_student_is_as_far_as_the_label_is_from_uniform() -> None:
 def test_an_unknown_mode_is_refused(option: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="allowed"):
         csa(cross(3, 0), within(3, 1), within(3, 2), image_temperature=1, text_temperature=1, **option)
+
+
+@pytest.mark.parametrize("rows", [2, 5, 9])
+def test_cross_entropy_release__divides_by_columns_where_rows_are_a_rank_s(rows: int) -> None:
+    teacher, student = within(9, 1)[:rows], within(9, 2)[:rows]
+    target, guess = scipy_softmax(teacher.numpy(), axis=1), scipy_softmax(student.numpy(), axis=1)
+    expected = -(target * np.log(guess)).sum() / rows / 9
+    assert soft_divergence(teacher, student, "cross_entropy_release").item() == pytest.approx(expected, rel=1e-10)

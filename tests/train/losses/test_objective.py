@@ -538,3 +538,17 @@ def test_paper_and_release_pass_everything_else_on() -> None:
         assert (plain.fusion, plain.false_negatives, plain.negatives) == ("each", "soft", negatives)
         assert (told.alpha, told.beta, told.fusion, told.false_negatives) == (0.1, 0.25, "dot", "mask")
         assert told.nearness.text == 0.5
+
+
+def test_modes__the_lowest_temperatures_stand_in_the_order_of_the_values() -> None:
+    """Each temperature is set to its minimum: bounds and values are then the same list."""
+    settings = {
+        name: Setting(value, value, 1.0)
+        for name, value in (("temperature", 0.01), ("csa_temperature", 0.02), ("usa_temperature", 0.03))
+    }
+    teachers = {"teacher_temperature": Setting(0.04, 0.04, 1.0), "usa_teacher_temperature": Setting(0.05, 0.05, 1.0)}
+    loss = CUSALoss(alpha=1, beta=1, **settings, **teachers)
+    values = loss.temperature_values()
+    flat = [values.infonce, *values.csa, *values.usa, *values.teacher, *values.usa_teacher]
+    assert list(loss.modes().lowest) == pytest.approx([float(one.detach()) for one in flat])
+    assert loss.eval().modes().lowest == (0.0,) * 9, "outside training nothing is clamped"

@@ -224,3 +224,13 @@ def test_a_squashed_picture_is_cropped_in_its_own_proportions() -> None:
         for row in range(20):
             augmentation.crop(wide, row=row, epoch=0)
     assert all(width / height == pytest.approx(4, rel=0.02) for width, height in shapes)
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.0, None), (0.25, 12), (0.5, 8), (0.8, 3), (0.99, 1)])
+def test_kept__the_share_is_what_is_left_out(share: float, kept: int | None) -> None:
+    """Of sixteen patches."""
+    config = AugmentConfig(patches=share, flip=0.5)
+    patches = 16 if share else 0
+    made = Augmentation(config, 0, Preprocess(size=8), np.zeros(3, dtype=bool), patches)
+    chosen = made.kept(np.arange(5), epoch=0)
+    assert (None if chosen is None else tuple(chosen.shape)) == (None if kept is None else (5, kept))
