@@ -395,8 +395,6 @@ class TrainConfig(Settings):
         for source, value in odds.items():
             if value < 0:
                 raise ValueError(f"the odds of {source!r} are {value:g}, below 0; set 0 to leave the source out")
-        if odds and not sum(odds.values()):
-            raise ValueError(f"the odds of {', '.join(map(repr, odds))} sum to 0; name a source with odds above 0")
         return odds
 
     @model_validator(mode="after")

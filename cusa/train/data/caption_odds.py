@@ -29,6 +29,7 @@ class CaptionDraw:
     Args:
         odds: source -> odds; a source that is not named has odds 1.
         splits: in the order of their rows, as training joins them.
+        shares: of the draws that each split has, their sum 1; None = by its captions.
 
     Attributes:
         note: what was chosen, as a sentence.
@@ -37,7 +38,9 @@ class CaptionDraw:
         ConfigError: if the odds name a source that no caption has, or leave an image without captions.
     """
 
-    def __init__(self, odds: Mapping[str, float], splits: Sequence[Split]) -> None:
+    def __init__(
+        self, odds: Mapping[str, float], splits: Sequence[Split], shares: Sequence[float] | None = None
+    ) -> None:
         names: dict[str, int] = {}
         codes: list[np.ndarray] = []
         first: list[np.ndarray] = []
@@ -63,21 +66,22 @@ class CaptionDraw:
                 "`cusa shard subset --sql`.",
                 key=_KEY,
             )
-        shares = ", ".join(f"{name} {weight:g}" for name, weight in zip(names, self._weight, strict=True))
-        drawn = self._expected(total_I, weight_C)
+        chosen = ", ".join(f"{name} {weight:g}" for name, weight in zip(names, self._weight, strict=True))
+        sizes = [len(of_split) for of_split in codes]
+        drawn = self._expected(total_I, weight_C, sizes, shares or [size / max(sum(sizes), 1) for size in sizes])
         parts = [
             f"{name} {drawn[code]:.1%} of the draws ({counts[name] / len(weight_C):.1%} of the captions)"
             for name, code in names.items()
         ]
-        self.note = f"Captions are drawn by the odds of their source ({shares}): {'; '.join(parts)}."
+        self.note = f"Captions are drawn by the odds of their source ({chosen}): {'; '.join(parts)}."
 
-    def draw(self, rows: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    def draw(self, rows: np.ndarray, *, seed: int, epoch: int | np.ndarray) -> np.ndarray:
         """Return the caption that each turn shows.
 
         Args:
             rows: (n,) caption rows, each a turn of the image that owns it.
             seed: of the run.
-            epoch: from 0.
+            epoch: from 0; or of each turn the pass over its data set, (n,).
 
         Returns:
             (n,) int64, a caption of the same image; where all an image's captions have equal odds, the row itself.
@@ -100,19 +104,24 @@ class CaptionDraw:
         return np.where(equal, rows, drawn)
 
     @staticmethod
-    def _shift(image: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    def _shift(image: np.ndarray, seed: int, epoch: int | np.ndarray) -> np.ndarray:
         """Return a number of [0, 1) for each image, the same for all its turns of an epoch."""
-        key = np.uint64(derive_key(seed, "captions", epoch))
+        epochs, place = np.unique(epoch, return_inverse=True)
+        key = np.array([derive_key(seed, "captions", one) for one in epochs.tolist()], np.uint64)[place.reshape(-1)]
         bits = scatter(key + (image.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
         shift: np.ndarray = (bits >> np.uint64(11)) * 2.0**-53
         return shift
 
-    def _expected(self, total_I: np.ndarray, weight_C: np.ndarray) -> np.ndarray:
+    def _expected(
+        self, total_I: np.ndarray, weight_C: np.ndarray, sizes: Sequence[int], shares: Sequence[float]
+    ) -> np.ndarray:
         """Return the share of the draws that each source has over many epochs."""
         counts = np.diff(self._bounds)
-        per_caption = weight_C * np.repeat(counts / total_I, counts)
-        shares: np.ndarray = np.bincount(self._code_C, weights=per_caption, minlength=len(self._weight)) / len(weight_C)
-        return shares
+        # A turn's share of the draws: its split's, over the split's turns.
+        turn_C = np.repeat([share / max(size, 1) for share, size in zip(shares, sizes, strict=True)], sizes)
+        per_caption = weight_C * np.repeat(counts / total_I, counts) * turn_C
+        drawn: np.ndarray = np.bincount(self._code_C, weights=per_caption, minlength=len(self._weight))
+        return drawn
 
 
 def refuse_unknown(odds: Mapping[str, float], splits: Sequence[Split]) -> None:

@@ -94,7 +94,11 @@ class Order:
             rows = self.blocks.at(positions, seed=self.seed, epoch=epoch)
         else:
             rows = permute(positions, size=self.pairs, key=derive_key(self.seed, "epoch", epoch))
-        return rows if self.captions is None else self.captions.draw(rows, seed=self.seed, epoch=epoch)
+        if self.captions is None:
+            return rows
+        # An image has its turns in a pass over its own data set, which is no epoch where there are several.
+        passes = self.blocks.passes(positions, epoch=epoch) if isinstance(self.blocks, Draws) else epoch
+        return self.captions.draw(rows, seed=self.seed, epoch=passes)
 
     def size(self, step: int, *, part: int = 0, parts: int = 1) -> int:
         """Return how many pairs a part of a step has, of all ranks together."""

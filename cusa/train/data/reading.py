@@ -113,7 +113,7 @@ class Data:
             order, met = Order(draws.pairs, config.batch, config.seed, config.drop_last, draws), {}
         splits = [one.split for one in training.sets]
         if config.caption_odds:
-            captions = CaptionDraw(config.caption_odds, splits)
+            captions = CaptionDraw(config.caption_odds, splits, None if draws is None else draws.shares)
             order = replace(order, captions=captions)
             notes.append(captions.note)
         met |= calibrated.metrics() if calibrated is not None else {}

@@ -15,6 +15,7 @@ from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.recipe import load
 from cusa.train.data.caption_odds import CaptionDraw, refuse_unknown
+from cusa.train.data.mixture.draws import Draws
 from cusa.train.data.order import Order
 
 Images = list[list[str]]
@@ -147,11 +148,49 @@ def test_order__draws_within_the_turns_that_it_has_anyway(tmp_path: Path) -> Non
     assert drawn.substitute(4, 1) % 5 < 3
 
 
+def test_draw__the_note_tells_shares_of_the_draws_of_data_sets_not_of_their_captions(tmp_path: Path) -> None:
+    one, two = [["human", "synthetic"]] * 3, [["", ""]] * 5
+    splits = [_split(tmp_path / "one", one), _split(tmp_path / "two", two)]
+    # The first set has three quarters of the draws, two thirds of which show what people wrote.
+    draw = CaptionDraw({"human": 1, "synthetic": 0.5}, splits, (0.75, 0.25))
+    assert "human 50.0% of the draws (18.8% of the captions)" in draw.note
+    assert "synthetic 25.0% of the draws (18.8% of the captions)" in draw.note
+    assert "no source 25.0% of the draws (62.5% of the captions)" in draw.note
+    by_captions = CaptionDraw({"human": 1, "synthetic": 0.5}, splits)
+    assert "human 25.0% of the draws" in by_captions.note
+
+
+def test_order__of_several_data_sets_every_pass_over_one_has_the_shares_of_its_odds(tmp_path: Path) -> None:
+    one, two = [["human", "human", "synthetic"]] * 4, [["human"]] * 20
+    draw = CaptionDraw({"human": 1, "synthetic": 0.5}, [_split(tmp_path / "one", one), _split(tmp_path / "two", two)])
+    # An epoch is two passes and a half over the first set, and so a pass lies in two epochs.
+    order = Order(32, 8, seed=2, blocks=Draws((12, 20), (30, 2)), captions=draw)
+    seen = [int(row) for step in range(4 * 24) for row in order.rows(step) if row < 12]
+    passes = [Counter(seen[first : first + 12]) for first in range(0, len(seen), 12)]
+    assert len(passes) == 60
+    for counts in passes:
+        for image in range(4):
+            # Of three turns 1.2, 1.2 and 0.6.
+            assert all(counts[3 * image + place] in wanted for place, wanted in enumerate(((1, 2), (1, 2), (0, 1))))
+    assert any(one != two for one, two in zip(passes[::2], passes[1::2], strict=True)), "passes of an epoch differ"
+
+
+@pytest.mark.parametrize("odds", ["{synthetic = 0}", "{human = 0, synthetic = 0}"])
+def test_recipe__odds_0_of_what_is_named_leave_it_out_as_what_is_not_named_has_1(odds: str) -> None:
+    assert load("tiny", [f"train.caption_odds={odds}"]).train.caption_odds["synthetic"] == 0
+
+
+def test_draw__a_source_alone_may_be_left_out(tmp_path: Path) -> None:
+    draw = CaptionDraw({"synthetic": 0.0}, [_split(tmp_path, [["human", "synthetic"], ["", "synthetic"]])])
+    assert draw.draw(np.arange(4), seed=0, epoch=0).tolist() == [0, 0, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("odds", "said"),
     [
         ({"humen": 1.0}, "no caption of .* has the source 'humen'. Did you mean 'human'"),
         ({"synthetic": 0.0, "human": 1.0}, r"1 of 3 images .* odds 0 alone \('synthetic'\)"),
+        ({"synthetic": 0.0, "human": 0.0}, r"3 of 3 images .* odds 0 alone \('human', 'synthetic'\)"),
     ],
 )
 def test_refuse_unknown__names_what_the_data_lack(tmp_path: Path, odds: dict[str, float], said: str) -> None:
@@ -169,7 +208,6 @@ def test_refuse_unknown__without_any_source_says_how_to_name_them(tmp_path: Path
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("{human = 0, synthetic = 0}", "sum to 0; name a source"),
         ("{human = -1}", "'human' are -1, below 0"),
         ("{human = inf}", "finite"),
         ("{human = 'much'}", "number"),

@@ -70,15 +70,24 @@ class Draws:
         Returns:
             (n,) int64 rows.
         """
-        places = np.atleast_1d(np.asarray(positions, dtype=np.int64))
-        turn, inside = np.divmod(places, self.run)
-        whose, number = take_turns(turn, [draws // self.run for draws in self.epoch])
-        rows = np.empty(len(places), dtype=np.int64)
-        for place, (start, size, draws) in enumerate(zip(self.starts, self.sizes, self.epoch, strict=True)):
+        whose, drawn = self._streams(positions, epoch)
+        rows = np.empty(len(whose), dtype=np.int64)
+        for place, (start, size) in enumerate(zip(self.starts, self.sizes, strict=True)):
             mine = whose == place
-            drawn = epoch * draws + number[mine] * self.run + inside[mine]
-            rows[mine] = start + self._of_set(place, size, drawn, seed)
+            rows[mine] = start + self._of_set(place, size, drawn[mine], seed)
         return rows
+
+    def passes(self, positions: np.ndarray, *, epoch: int) -> np.ndarray:
+        """Return in which pass over its own set each position of an epoch is: (n,) int64, counted from 0."""
+        whose, drawn = self._streams(positions, epoch)
+        numbers: np.ndarray = drawn // np.array(self.sizes)[whose]
+        return numbers
+
+    def _streams(self, positions: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return whose turn it is at each position, and where that is in the set's endless stream: (n,) int64 both."""
+        turn, inside = np.divmod(np.atleast_1d(np.asarray(positions, dtype=np.int64)), self.run)
+        whose, number = take_turns(turn, [draws // self.run for draws in self.epoch])
+        return whose, epoch * np.array(self.epoch)[whose] + number * self.run + inside
 
     def _of_set(self, place: int, size: int, drawn: np.ndarray, seed: int) -> np.ndarray:
         """Return what a set's endless stream gives at some of its positions."""
