@@ -66,16 +66,16 @@ def train(
     """
     if resume not in ("auto", "must"):
         raise ConfigError(f"--resume is {resume!r}; allowed: auto, must.", key="resume")
-    _refuse_unknown_monitor(recipe)
+    _refuse_unknown_monitor(recipe, work)
     run = _Run(recipe, work, out, force, resume == "must", tuple(allow_changed), callbacks)
     return run.train_parts(test=test) if recipe.parts else run.train(test=test)
 
 
-def _refuse_unknown_monitor(recipe: Recipe) -> None:
+def _refuse_unknown_monitor(recipe: Recipe, work: Path) -> None:
     """Refuse a metric that no validation gives, before anything is loaded."""
     from cusa.eval.evaluate import validation_names
 
-    names = metric_names(recipe, validation_names(recipe.eval))
+    names = metric_names(recipe.data, work, validation_names(recipe.eval))
     if recipe.train.monitor not in names:
         raise ConfigError(
             f"train.monitor is {recipe.train.monitor!r}, and validation has no such metric. "

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cusa import recipe as recipes
+from cusa.data_config import MixedSet
 from cusa.errors import ConfigError, CusaError, DataError, StaleError, StoppedError
 from cusa.manifests.events import Callbacks
 from cusa.manifests.samples import Split
@@ -17,6 +18,7 @@ from cusa.pipeline.config import ExtractConfig
 from cusa.workflow import evaluate as scoring
 from cusa.workflow import train as training
 from cusa.workflow.mixture import training_data
+from cusa.workflow.mixture.validation import metric_names
 from tests import worlds
 from tests.workflow.test_train_heads import FEW
 
@@ -120,6 +122,13 @@ def test_a_changed_set_or_weight_is_refused_by_name(works: list[Path], tmp_path:
     assert done.counts["steps"] == 12
 
 
+def test_a_set_without_a_folder_is_monitored_by_the_name_of_the_one_that_data_gives(works: list[Path]) -> None:
+    data = _recipe(works).data.model_copy(update={"train": (MixedSet(), MixedSet(data=str(works[1]), name="two"))})
+    assert metric_names(data, works[0], ["rsum"]) == ["rsum", f"{works[0].name}/rsum", "two/rsum"]
+    no_val = data.model_copy(update={"val": "dev"})
+    assert metric_names(no_val, works[0], ["rsum"]) == ["rsum"]
+
+
 @pytest.mark.parametrize(
     ("second", "settings", "words"),
     [
@@ -130,6 +139,7 @@ def test_a_changed_set_or_weight_is_refused_by_name(works: list[Path], tmp_path:
         ({}, ("train.batches=apart",), r"train\.batches is 'apart'"),
         ({}, ("data.mix=batches", "train.drop_last=false"), r"every batch is full"),
         ({}, ("train.monitor=three/rsum",), r"train\.monitor is 'three/rsum'"),
+        ({"val": ""}, ("train.monitor=two/rsum",), r"train\.monitor is 'two/rsum'.* Did you mean '(one/)?rsum'"),
         ({"val": ""}, ("data.val=dev",), r"No data set of data\.train is validated"),
     ],
 )

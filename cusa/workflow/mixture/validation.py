@@ -1,12 +1,14 @@
 """Validation during training on several data sets: each on its own split, and the mean over them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cusa.data_config import DataConfig
+from cusa.errors import DataError
 from cusa.eval.config import EvalConfig
-from cusa.manifests.samples import Split
+from cusa.manifests.samples import Split, splits
 from cusa.models.features import FeatureTable
-from cusa.recipe import Recipe
 
 if TYPE_CHECKING:
     from cusa.models.students.base import Student
@@ -39,9 +41,24 @@ def on_each(sets: Sequence[Validated], config: EvalConfig) -> Callable[["Student
     return measure
 
 
-def metric_names(recipe: Recipe, names: Sequence[str]) -> list[str]:
-    """Return what `train.monitor` may be: the metrics, of several data sets those of each as well.
+def metric_names(data: DataConfig, work: Path, names: Sequence[str]) -> list[str]:
+    """Return what `train.monitor` may be: the metrics, of several data sets those of each that is validated as well.
 
-    A set without a name or folder goes by the folder of `--data`, which is known later: its metrics are not listed.
+    Args:
+        data: the recipe's; no folder need be there yet.
+        work: the folder of the sets that name none.
+        names: the metrics of one set.
     """
-    return [*names, *(f"{one.called}/{name}" for one in recipe.data.sets if one.called for name in names)]
+    validated = []
+    for one in data.sets:
+        place = Path(one.data).expanduser() if one.data else work
+        if _has(place, data.val) if one.val is None else one.val:
+            validated.append(one.called or place.resolve().name)
+    return [*names, *(f"{of_set}/{name}" for of_set in validated for name in names)]
+
+
+def _has(work: Path, split: str) -> bool:
+    try:
+        return split in splits(work)
+    except DataError:
+        return True  # opening the set says what is missing
