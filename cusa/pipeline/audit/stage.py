@@ -108,6 +108,7 @@ def run(
     images, outside = units.image_units(split.num_images), units.outside(split, config)
     if parts.some_only:
         return parts.make_some(stage, prepare, outside, images, on_event=on_event)
+    parts.check(images)
     with stage.begin(unless_held=parts.locks):
         known = read_truth(split, source) if source else None
         prepared = parts.prepare(prepare, outside, force=force)

@@ -76,6 +76,7 @@ def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False,
         return parts.make_some(
             stage, lambda: _searched(_read(split, teacher), config), {}, rows_of_units, on_event=on_event
         )
+    parts.check(rows_of_units)
     rows_ND = _read(split, teacher)
     files = [folder / f"{teacher}.faiss", neighbour_path(split, teacher)]
     previous = stage.before

@@ -88,7 +88,7 @@ class Parts:
         self._stage_folder, self._all = folder, folder / FOLDER / name
         self._folder = self._all / key[:16]
         self._sharing = current()
-        self._digest = ""
+        self._digest, self._empty = "", False
 
     @property
     def some_only(self) -> bool:
@@ -105,6 +105,24 @@ class Parts:
         """Locks that nobody may hold while the parts are put together: those of ranges that are being made too."""
         claims = self._all.glob(f"*/{_RANGES}/{_CLAIM}")  # of other settings too: their parts are removed
         return [*self._locks, *(claim.parent / claim.stem / store.LOCK for claim in sorted(claims))]
+
+    def check(self, rows: Sequence[range]) -> None:
+        """Check that what is only to be put together was made, before the stage withdraws what it had.
+
+        Args:
+            rows: of each unit.
+
+        Raises:
+            DataError: if some units were not made.
+        """
+        self._empty = not rows
+        if not self.merges_only or self._empty:
+            return
+        self._digest = packed.digest_of(self._folder / _PACKED)
+        if not self._digest:
+            raise self._nothing_made()
+        units = [self._unit(number, some) for number, some in enumerate(rows)]
+        self._refuse_holes(units, [number for number, unit in enumerate(units) if not _is_stamped(unit)])
 
     def prepare(self, compute: Callable[[], Any], outside: Mapping[str, object], *, force: bool = False) -> Any:
         """Return what every unit needs: as it was packed before, else computed, and packed if others need it.
@@ -123,12 +141,8 @@ class Parts:
         if packed.digest_of(folder):
             value, self._digest = packed.read(folder, classes=self._task.classes, outside=outside)
             return value
-        if only is not None and only.merges:
-            raise DataError(
-                f"No unit of `{self.what}` was made with these inputs and settings: {self._folder} is not there. Make "
-                "them with --unit-range FIRST:STOP or K/N, or leave --unit-range out.",
-                path=self._folder,
-            )
+        if self.merges_only and not self._empty:
+            raise self._nothing_made()
         value = compute()
         taken = packed.pack(value, classes=self._task.classes, outside=outside)
         self._digest = taken.digest
@@ -157,12 +171,8 @@ class Parts:
             on_event(self.what, len(rows[0]), len(rows[0]))
             return
         missing = [number for number, unit in enumerate(units) if not _is_made(unit)]
-        if self._sharing.only is not None and missing:
-            raise DataError(
-                f"Of the {len(units)} units of `{self.what}` these were not made: {', '.join(_ranges(missing))}. Make "
-                "them with --unit-range, or leave it out: then this process makes them.",
-                units=_ranges(missing),
-            )
+        if self._sharing.only is not None:
+            self._refuse_holes(units, missing)
         self._work_on(shared, units, [units[number] for number in missing], on_event, threads)
         for unit in units:
             yield store.read_table(unit.path)
@@ -186,7 +196,7 @@ class Parts:
             on_event: called with every part: rows done.
 
         Raises:
-            ConfigError: if there are no such units, or another range that was asked for has some of them too.
+            ConfigError: if there are no such units, or another task at work has some of them too.
             BusyError: if another process makes just these, or puts the stage together.
         """
         assert self._sharing.only is not None
@@ -222,6 +232,21 @@ class Parts:
         with lock.holding(self._folder / store.LOCK):
             return self.prepare(compute, outside)
 
+    def _nothing_made(self) -> DataError:
+        return DataError(
+            f"No unit of `{self.what}` was made with these inputs and settings: {self._folder} is not there. Make "
+            "them with --unit-range FIRST:STOP or K/N, or leave --unit-range out.",
+            path=self._folder,
+        )
+
+    def _refuse_holes(self, units: Sequence[Unit], missing: Sequence[int]) -> None:
+        if missing:
+            raise DataError(
+                f"Of the {len(units)} units of `{self.what}` these were not made: {', '.join(_ranges(missing))}. Make "
+                "them with --unit-range, or leave it out: then this process makes them.",
+                units=_ranges(missing),
+            )
+
     @property
     def _elsewhere(self) -> bool:
         workers = self._sharing.workers
@@ -256,21 +281,24 @@ class Parts:
         return sorted((self._folder / _RANGES).glob(_CLAIM))
 
     def _claim(self, claim: Path, numbers: range) -> None:
-        """Write down which units this process makes, and refuse them if another range has some of them.
+        """Write down which units this process makes, and refuse them if another at work now has some of them.
 
-        Own claim first, then a look at the others': of two that overlap, one at least sees the other.
+        Own claim first, then a look at the others': of two that overlap, one at least sees the other. A task that ended
+        is in nobody's way: the units that a killed one left are another's to make.
         """
         mine = not claim.is_file()
         store.write_json(claim, [numbers.start, numbers.stop])
         for other in self._claims():
             first, stop = (int(word) for word in other.stem.split("-"))
-            if other.name != claim.name and first < numbers.stop and numbers.start < stop:
+            if other.name == claim.name or first >= numbers.stop or numbers.start >= stop:
+                continue
+            if (who := lock.holder(other.parent / other.stem / store.LOCK)) is not None:
                 if mine:
                     claim.unlink(missing_ok=True)
                 asked = f"{numbers.start}:{numbers.stop}"
                 raise ConfigError(
-                    f"--unit-range: the units {asked} overlap {first}:{stop}, which another task was given. Give every "
-                    f"unit to one task (K/N does), or remove {other} if that task will not be run again.",
+                    f"--unit-range: the units {asked} overlap {first}:{stop}, which {who} is making. Give every unit "
+                    "to one task (K/N does), or run this one again when that one has ended.",
                     option="--unit-range",
                     value=asked,
                 )
@@ -294,9 +322,13 @@ def _make_in_worker(task: Task, folder: Path, digest: str, unit: Unit) -> None:
     _make(task, _opened[digest], unit)
 
 
-def _is_made(unit: Unit) -> bool:
+def _is_stamped(unit: Unit) -> bool:
     metadata, _ = tables.describe_part(unit.path)
-    if any(metadata.get(key) != value for key, value in unit.stamp.items()):
+    return all(metadata.get(key) == value for key, value in unit.stamp.items())
+
+
+def _is_made(unit: Unit) -> bool:
+    if not _is_stamped(unit):
         return False
     try:
         store.read_table(unit.path)

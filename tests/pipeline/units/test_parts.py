@@ -135,14 +135,40 @@ def test_ranges__nothing_was_made(tmp_path: Path) -> None:
         _made(_parts(tmp_path))
 
 
-def test_ranges__that_overlap_are_refused_and_the_same_goes_on(tmp_path: Path) -> None:
+def test_ranges__that_overlap_one_at_work_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _make_some(tmp_path, "0:2")
-    with pytest.raises(ConfigError, match=r"the units 1:3 overlap 0:2, which another task was given"):
-        _make_some(tmp_path, "1:3")
-    assert _make_some(tmp_path, "0:2")["units"] == 2
     assert _make_some(tmp_path, "1/2")["units"] == 2
-    with pytest.raises(ConfigError, match="0:4 overlap 0:2"):
-        _make_some(tmp_path, "0/1")
+    holder = lock.Holder("there", 1, "cusa count", "now")
+    with monkeypatch.context() as patch:
+        patch.setattr(lock, "holder", lambda path: holder if path.parent.name == "000000-000002" else None)
+        with pytest.raises(ConfigError, match=r"the units 1:3 overlap 0:2, which `cusa count`.* is making"):
+            _make_some(tmp_path, "1:3")
+        with pytest.raises(ConfigError, match="0:4 overlap 0:2"):
+            _make_some(tmp_path, "0/1")
+        assert _make_some(tmp_path, "2:4")["units"] == 2, "what does not overlap goes on"
+    assert _make_some(tmp_path, "0:2")["units"] == 2
+
+
+def test_ranges__what_a_task_left_is_made_by_another_and_the_task_may_come_back(tmp_path: Path) -> None:
+    stage = StageRun("count", tmp_path / "ledger.json", inputs={}, parameters={})
+    with sharing(Workers(1), UnitRange("0:4")), pytest.raises(DataError, match="Row 6"):
+        _parts(tmp_path, work=_fails_at_six).make_some(stage, lambda: VALUES, {}, ROWS)
+    with sharing(Workers(1), UnitRange("merge")), pytest.raises(DataError, match=r"not made: 2:4\."):
+        _parts(tmp_path).check(ROWS)
+    assert _make_some(tmp_path, "2:4")["units"] == 2
+    assert _make_some(tmp_path, "0:4")["units"] == 4
+    with sharing(Workers(1), UnitRange("merge")):
+        _parts(tmp_path).check(ROWS)
+        assert _made(_parts(tmp_path)) == VALUES.tolist()
+
+
+def test_merge__of_no_rows_needs_no_task(tmp_path: Path) -> None:
+    with sharing(Workers(1), UnitRange("merge")):
+        parts = _parts(tmp_path)
+        parts.check([])
+        assert list(parts.make(parts.prepare(lambda: VALUES, {}), [])) == []
+        with pytest.raises(DataError, match="No unit of"):
+            _parts(tmp_path, key="b" * 20).check(ROWS)
 
 
 def test_ranges__more_shares_than_units_leave_some_with_nothing(tmp_path: Path) -> None:
