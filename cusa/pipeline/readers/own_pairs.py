@@ -1,6 +1,6 @@
 """What people and the audit say of a split's own pairs, for a subset: captions left out, better ones put in."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from cusa.manifests.judgements import own_pairs, pair_judgements
 from cusa.manifests.judgements.pair_judgements import PairJudgement
@@ -18,6 +18,7 @@ class OwnPairs:
         judged: leave out captions that people judged wrong.
         repair: also give images the captions that people chose for them.
         max_p_wrong: leave out captions that the audit calls wrong with a larger probability; None = by people alone.
+        spoken: keys of the captions that may be given to an image; None = all.
 
     Attributes:
         digest: of the judgements and of the audit that are used.
@@ -28,7 +29,15 @@ class OwnPairs:
         StaleError: if the audit of the pairs is of another state of the split.
     """
 
-    def __init__(self, split: Split, *, judged: bool, repair: bool, max_p_wrong: float | None) -> None:
+    def __init__(
+        self,
+        split: Split,
+        *,
+        judged: bool,
+        repair: bool,
+        max_p_wrong: float | None,
+        spoken: Collection[str] | None = None,
+    ) -> None:
         self._split, self._limit = split, max_p_wrong
         self._wrong: dict[str, PairJudgement] = {}
         self._chosen: dict[str, list[PairJudgement]] = {}
@@ -37,7 +46,7 @@ class OwnPairs:
             is_own = split.image_keys[split.caption_owner[split.caption_row[one.caption_key]]] == one.image_key
             if is_own and one.verdict == "no match":
                 self._wrong[one.caption_key] = one
-            elif not is_own and one.positive and repair:
+            elif not is_own and one.positive and repair and (spoken is None or one.caption_key in spoken):
                 self._chosen.setdefault(one.image_key, []).append(one)
         self.any = judgements is not None and bool(judgements.judgements)
         self._p_wrong = None if max_p_wrong is None else own_pairs.read_p_wrong(split)

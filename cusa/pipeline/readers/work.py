@@ -7,6 +7,7 @@ from cusa.errors import ConfigError, DataError, nearest
 from cusa.manifests import schemas
 from cusa.manifests.judgements import pair_judgements
 from cusa.manifests.keys import caption_key, split_caption_key
+from cusa.manifests.languages import read_languages
 from cusa.manifests.records import CaptionRecord, Drop, ImageRecord
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
@@ -45,7 +46,7 @@ def read_subset(
     Raises:
         ConfigError: if `verdicts` is none of these.
         DataError: if the folder is no work folder, no keys are given, nobody has judged, or no languages were
-            detected.
+            detected, or no caption is in one of them.
         StaleError: if languages are of another state of the split.
     """
     if verdicts and verdicts not in VERDICTS:
@@ -68,11 +69,15 @@ def read_subset(
         files["pairs"] = store.digest([_own_pairs(Split(work, name), "", max_p_wrong).digest for name in names])
     spoken = {name: captions_in(Split(work, name), languages) for name in names if languages}
     if languages:
+        if not any(spoken.values()):
+            there = sorted({code for name in names for code in read_languages(Split(work, name))})
+            asked = ", ".join(languages)
+            raise DataError(f"--language {asked}: no caption of {work} is in it. Captions are in: {', '.join(there)}.")
         files["languages"] = store.digest({name: sorted(keys_of) for name, keys_of in spoken.items()})
     first = store.read_table(work / names[0] / "samples.parquet", columns=["key"])["key"].to_pylist()[:1]
     dataset = first[0].partition("/")[0] if first else work.name
     truth = {name: path for name in names if (path := work / name / "truth.parquet").is_file()}
-    rows = Rows(lambda: _in_languages(_rows(work, names, wanted, verdicts, max_p_wrong), spoken))
+    rows = Rows(lambda: _rows(work, names, wanted, verdicts, max_p_wrong, spoken=spoken))
     notes: tuple[str, ...] = ()
     if of_captions := sum("#" in key for key in keys or ()):
         what = (
@@ -84,39 +89,39 @@ def read_subset(
     return Reading(dataset, rows, files, truth, notes=notes, work=work)
 
 
-def _in_languages(rows: Iterator[Row], spoken: Mapping[str, Collection[str]]) -> Iterator[Row]:
-    """Give rows without the captions in other languages, each of these as a drop.
-
-    Args:
-        rows: of the work folder, captions with their positions.
-        spoken: split -> keys of its captions in a wanted language; empty where all are wanted.
-    """
-    for row in rows:
-        if not spoken or not isinstance(row, ImageRecord):
-            yield row
-            continue
-        kept = []
-        for caption in row.captions:
-            key = caption_key(row.key, caption.position or 0)
-            if key in spoken[row.split]:
-                kept.append(caption)
-            else:
-                yield Drop(row.split, key, row.source, "caption", "language", f"{caption.text[:200]!r}")
-        yield row._replace(captions=tuple(kept))
-
-
-def _own_pairs(split: Split, verdicts: str, max_p_wrong: float | None) -> OwnPairs:
-    return OwnPairs(split, judged=verdicts in ("drop", "repair"), repair=verdicts == "repair", max_p_wrong=max_p_wrong)
+def _own_pairs(
+    split: Split, verdicts: str, max_p_wrong: float | None, spoken: Collection[str] | None = None
+) -> OwnPairs:
+    judged, repair = verdicts in ("drop", "repair"), verdicts == "repair"
+    return OwnPairs(split, judged=judged, repair=repair, max_p_wrong=max_p_wrong, spoken=spoken)
 
 
 def _rows(
-    work: Path, names: list[str], wanted: set[str] | None, verdicts: str, max_p_wrong: float | None
+    work: Path,
+    names: list[str],
+    wanted: set[str] | None,
+    verdicts: str,
+    max_p_wrong: float | None,
+    *,
+    spoken: Mapping[str, Collection[str]],
 ) -> Iterator[Row]:
+    """Give the rows of the splits.
+
+    Args:
+        work: the work folder.
+        names: of the splits.
+        wanted: keys of images; None = all.
+        verdicts: what becomes of what people judged.
+        max_p_wrong: own captions that the audit calls wrong with a larger probability are left out.
+        spoken: split -> keys of its captions in a wanted language, by the keys that they have there: what verdicts give
+            to another image has a new one. Empty = all.
+    """
     seen = set()
     for name in names:
         split = Split(work, name)
         judged = _Judged(split, verdicts if verdicts != "repair" else "")
-        pairs = _own_pairs(split, verdicts, max_p_wrong)
+        understood = spoken.get(name)
+        pairs = _own_pairs(split, verdicts, max_p_wrong, understood)
         samples = split.samples.select(schemas.SAMPLES.names).to_pylist()
         captions: dict[str, list[CaptionRecord]] = {}
         for row in split.captions.to_pylist():
@@ -136,15 +141,24 @@ def _rows(
                         yield Drop(name, row["key"], row["source"], "caption", "judged", detail)
                 continue
             kept = []
-            for one in pairs.apply(row["key"], row["source"], captions.get(row["key"], [])):
+            own = captions.get(row["key"], [])
+            _, foreign = _by_language(row["key"], own, understood)
+            for one in pairs.apply(row["key"], row["source"], own):
                 if isinstance(one, Drop):
                     yield one
+                elif one in foreign:
+                    yield _of_other_language(name, row["key"], row["source"], one)
                 else:
                     kept.append(one)
             if verdicts == "merge":
-                more = [caption for copy in judged.copies(number) for caption in captions.get(copy, ())]
+                more: list[CaptionRecord] = []
+                for copy in judged.copies(number):
+                    same, foreign = _by_language(copy, captions.get(copy, []), understood)
+                    more += same
+                    for caption in foreign:
+                        yield _of_other_language(name, copy, row["source"], caption)
                 # Behind the image's own, whose keys stay.
-                last = max((caption.position or 0 for caption in kept), default=-1)
+                last = max((caption.position or 0 for caption in own), default=-1)
                 kept = kept + [one._replace(position=place) for place, one in enumerate(more, last + 1)]
             elif left := judged.ambiguous(row["key"], [caption.position or 0 for caption in kept]):
                 for caption in kept:
@@ -164,6 +178,22 @@ def _rows(
             yield ImageRecord(*about, offset=offset, length=length, array=array, sha256=row["sha256"] if tar else "")
     for key in sorted((wanted or set()) - seen):
         yield Drop(names[0], key, str(work), "image", "missing", "the work folder has no such key")
+
+
+def _by_language(
+    key: str, captions: list[CaptionRecord], understood: Collection[str] | None
+) -> tuple[list[CaptionRecord], list[CaptionRecord]]:
+    """Return an image's captions in a wanted language, and those in another; None = all are wanted."""
+    if understood is None:
+        return captions, []
+    wanted = [caption_key(key, caption.position or 0) in understood for caption in captions]
+    both = list(zip(captions, wanted, strict=True))
+    return [caption for caption, is_wanted in both if is_wanted], [one for one, is_wanted in both if not is_wanted]
+
+
+def _of_other_language(split: str, key: str, source: str, caption: CaptionRecord) -> Drop:
+    place = caption_key(key, caption.position or 0)
+    return Drop(split, place, source, "caption", "language", f"{caption.text[:200]!r}")
 
 
 class _Judged:

@@ -80,6 +80,10 @@ def test_subset__keeps_captions_of_a_language_and_the_others_are_drops(work: Pat
     with pytest.raises(DataError, match="no languages were detected. Run `cusa languages"):
         readers.read_subset(work, languages=["en"])
     languages.run(ONE, split=Split(work, "train"))
+    with pytest.raises(
+        DataError, match="--language english: no caption of .* is in it. Captions are in: .*de, en, .*und"
+    ):
+        readers.read_subset(work, languages=["english"])
     shard.run(ShardConfig(workers=1), reading=readers.read_subset(work, languages=["en", "und"]), out=tmp_path / "en")
     split = Split(tmp_path / "en", "train")
     assert split.texts == [SAID["a"][0][1], SAID["b"][1][1]]

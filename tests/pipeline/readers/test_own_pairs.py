@@ -18,6 +18,7 @@ from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ShardConfig
+from cusa.pipeline.readers import work
 from cusa.pipeline.readers.own_pairs import OwnPairs
 from tests.manifests.judgements.test_verdicts import make
 from tests.worlds import make_work
@@ -57,6 +58,20 @@ def test_repair__puts_the_chosen_caption_in_its_place(split: Split, tmp_path: Pa
     assert part.caption_keys[1] == f"{split.image_keys[0]}#2", "a new key: the wrong caption's is not given again"
     rows = pq.read_table(tmp_path / "part/train/drops.parquet").to_pylist()
     assert f"{split.image_keys[0]}#2 came from {split.caption_keys[4]}" in rows[0]["detail"]
+
+
+def test_repair__the_chosen_caption_keeps_its_language_though_its_key_is_new(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other, texts, dropped in ((0, (4, 2, 3, 4), [0, 1, 5]), (4, (0, 2, 3), [1, 4, 5])):
+        monkeypatch.setattr(work, "captions_in", lambda of, _, row=other: {*of.caption_keys} - {of.caption_keys[row]})
+        reading = readers.read_subset(split.work, verdicts="repair", languages=["en"])
+        shard.run(ShardConfig(workers=1), reading=reading, out=tmp_path / str(other))
+        assert Split(tmp_path / str(other), "train").texts == [split.texts[row] for row in texts]
+        rows = pq.read_table(tmp_path / str(other) / "train/drops.parquet").to_pylist()
+        assert sorted(row["key"] for row in rows if row["kind"] == "caption") == [
+            split.caption_keys[row] for row in dropped
+        ]
 
 
 def test_merge__leaves_own_pairs_alone(split: Split, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cusa.manifests.records import CaptionRecord, ImageRecord
 from cusa.manifests.samples import Split
 from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ShardConfig
+from cusa.pipeline.readers import work
 from tests.manifests.judgements.test_verdicts import make
 from tests.pipeline.readers.counting import shard_counts
 from tests.worlds import make_work
@@ -71,6 +72,21 @@ def test_merge__gives_the_captions_to_the_first(split: Split, tmp_path: Path) ->
     assert part.caption_keys[:6] == [f"{keys[0]}#{place}" for place in range(6)]
 
 
+def test_merge__captions_keep_their_language_though_their_keys_are_new(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = [split.caption_keys[0], split.caption_keys[5]]  # of the first image, and of a copy of it
+    monkeypatch.setattr(work, "captions_in", lambda of, languages: set(of.caption_keys) - {*other})
+    reading = readers.read_subset(split.work, verdicts="merge", languages=["en"])
+    done = shard.run(ShardConfig(workers=1), reading=reading, out=tmp_path / "part")
+    assert done.counts["captions_read"] == 10 == done.counts["captions_kept"] + 2
+    part, texts = Split(tmp_path / "part", "train"), split.texts
+    assert part.texts == [texts[1], texts[4], *texts[8:10], *texts[2:4], *texts[6:8]]
+    assert part.caption_keys[:4] == [f"{split.image_keys[0]}#{place}" for place in range(1, 5)]
+    rows = pq.read_table(tmp_path / "part/train/drops.parquet").to_pylist()
+    assert [row["key"] for row in rows if row["reason"] == "language"] == other
+
+
 def test_read_subset__another_verdict_is_another_source(split: Split) -> None:
     before = readers.read_subset(split.work, verdicts="drop").files
     with Journal(split.folder / "audit") as journal:
@@ -87,19 +103,19 @@ def test_read_subset__refuses_what_it_does_not_know(split: Split, tmp_path: Path
 
 
 def test_subset__keeps_bytes_captions_and_truth(tmp_path: Path) -> None:
-    work = make_work(tmp_path, images=5)
-    split = Split(work, "test")
+    whole_work = make_work(tmp_path, images=5)
+    split = Split(whole_work, "test")
     wanted = [split.image_keys[3], split.caption_keys[2]]
-    shard.run(ShardConfig(workers=1), reading=readers.read_subset(work, wanted), out=tmp_path / "part")
+    shard.run(ShardConfig(workers=1), reading=readers.read_subset(whole_work, wanted), out=tmp_path / "part")
     part = Split(tmp_path / "part", "test")
     assert part.image_keys == [split.image_keys[0], split.image_keys[3]]
     assert [part.image_bytes(0), part.image_bytes(1)] == [split.image_bytes(0), split.image_bytes(3)]
     assert part.texts == split.texts[:5] + split.texts[15:20]
-    whole = readers.read_subset(work)
+    whole = readers.read_subset(whole_work)
     shard.run(ShardConfig(workers=1), reading=whole, out=tmp_path / "again")
     assert Split(tmp_path / "again", "test").digest == split.digest, "all of it is the same bytes"
     with pytest.raises(DataError, match="names no key"):
-        readers.read_subset(work, [])
+        readers.read_subset(whole_work, [])
 
 
 def test_read_subset__says_that_a_caption_keeps_its_whole_image(split: Split) -> None:
