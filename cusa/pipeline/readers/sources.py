@@ -49,7 +49,7 @@ class SourceRules:
             counted from 0; the name of a column or an ending of files; empty for all that nothing else names.
 
     Raises:
-        ConfigError: if a source is empty or a place is no range.
+        ConfigError: if a source is empty, a place is no range, or two rules name one place.
     """
 
     def __init__(self, rules: Mapping[str, str]) -> None:
@@ -76,6 +76,13 @@ class SourceRules:
                         f"--caption-source {where}={value}: the place {last} stands before {first}.",
                         option="--caption-source",
                     )
+                for start, stop, other in self._places:
+                    if (last is None or start <= last) and (stop is None or first <= stop):
+                        raise ConfigError(
+                            f"--caption-source {where}={value}: place {max(start, first)} is {other!r} already. Give "
+                            "each place one source.",
+                            option="--caption-source",
+                        )
                 self._places.append((first, last, source))
             elif where:
                 self._named[where] = source

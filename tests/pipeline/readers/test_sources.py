@@ -223,3 +223,11 @@ def test_subset__rules_give_old_folders_sources(tmp_path: Path) -> None:
     assert Split(tmp_path / "named", "train").caption_sources == (["human"] * 3 + ["synthetic"] * 2) * 2
     with pytest.raises(ConfigError, match="There are no columns or endings here"):
         readers.with_source_rules(reading, {"txt": "human"})
+
+
+@pytest.mark.parametrize("places", [("#1-2", "#2"), ("#2", "#1-"), ("#3-", "#0-"), ("#1-4", "#2-3")])
+def test_rules__a_place_that_two_rules_name_is_refused(places: tuple[str, str]) -> None:
+    one, two = places
+    with pytest.raises(ConfigError, match=rf"--caption-source {two}=b: place \d is 'a' already. Give each place one"):
+        SourceRules({one: "a", two: "b"})
+    SourceRules({"#0-1": "a", "#2": "b", "#3-": "c"})
