@@ -27,7 +27,7 @@ def test_sources__from_a_rule_to_sql_odds_languages_and_an_export(tmp_path: Path
 
     for odds, said in (
         ("{humen=1}", "no caption of"),
-        ("{human=0, synthetic=0}", "sum to 0"),
+        ("{human=0, synthetic=0}", "3 of 3 images"),
         ("{human=-1}", "below 0"),
     ):
         untaught = ("--set", "loss.alpha=0", "--set", "loss.beta=0")
