@@ -7,6 +7,7 @@ import typer
 
 from cusa.cli.console import print_json, print_table, print_text
 from cusa.cli.options import AsJson, Settings, parse_path
+from cusa.errors import ConfigError
 from cusa.manifests.words import counted
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ Smoke = Annotated[
 
 
 Rows = Annotated[
-    int, typer.Option("--rows", metavar="N", help="Plan a table of URLs of so many images instead, of any size.")
+    int | None, typer.Option("--rows", metavar="N", help="Plan a table of URLs of so many images instead, of any size.")
 ]
 OwnLedgers = Annotated[
     list[Path] | None,
@@ -47,6 +48,9 @@ PriceHour = Annotated[float, typer.Option("--price-hour", help="With --rows: pri
 PriceTerabyte = Annotated[float, typer.Option("--price-terabyte", help="With --rows: price of a TB kept for a month.")]
 
 
+_OF_ROWS = "--from, --captions, --machines, --cores, --memory, --gbit, --image-bytes, --price-hour and --price-terabyte"
+
+
 def plan(
     recipe: RecipeName,
     out: ProjectFolder = Path("work"),
@@ -54,7 +58,7 @@ def plan(
     name: RunName = "",
     settings: Settings = None,
     smoke: Smoke = False,
-    rows: Rows = 0,
+    rows: Rows = None,
     own: OwnLedgers = None,
     captions: Captions = 1,
     machines: Machines = 1,
@@ -73,11 +77,23 @@ def plan(
     Example:
         cusa plan clip-vit-b-32/coco/cusa --rows 400000000 --machines 16 --cores 32 --set train.epochs=1
     """
-    if rows:
+    of_rows = (captions, machines, cores, memory, gbit, image_bytes, price_hour, price_terabyte)
+    if rows is None:
+        if own or of_rows != (1, 1, 16, 64.0, 1.0, 0, 0.0, 0.0):
+            raise ConfigError(
+                f"{_OF_ROWS} are read with --rows N alone, and it is not there. Give it.", option="--rows"
+            )
+    else:
+        if work is not None or name or smoke or out != Path("work"):
+            raise ConfigError(
+                "--rows plans a table of URLs that is nowhere yet, so --out, --data, --name and --smoke have no part "
+                "in it. Leave them out, or --rows; rates of what you have come with --from FOLDER.",
+                option="--rows",
+            )
         from cusa.workflow.forecast.stages import Job
         from cusa.workflow.forecast.total import forecast
 
-        job = Job(rows, captions, machines, cores, memory, gbit, image_bytes, price_hour, price_terabyte)
+        job = Job(rows, *of_rows)
         _print_forecast(forecast(recipe, job, settings=settings or (), ledgers=own or ()), as_json)
         return
     from cusa.workflow import plan as plans
@@ -132,7 +148,8 @@ def _print_forecast(total: "Total", as_json: bool) -> None:
     ]
     table.append(("all", "", "", _hours(total.hours), _size(total.read), _size(total.written), ""))
     captions, machines = counted(job.captions, "caption"), counted(job.machines, "machine")
-    print_text(f"{total.recipe} over {job.rows:,} images with {captions} each, on {machines}")
+    images = "1 image" if job.rows == 1 else f"{job.rows:,} images"
+    print_text(f"{total.recipe} over {images} with {captions} each, on {machines}")
     print_table(("stage", "on", "units", "time", "read", "written", "memory"), table)
     for stage in total.stages:
         if stage.source:

@@ -3,6 +3,7 @@
 Legend: N images, C captions, D numbers of an embedding.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,12 +54,16 @@ class Job:
             ConfigError: if one is out of its range.
         """
         for name in ("rows", "captions", "machines", "cores", "memory", "gbit"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"--{name} is {getattr(self, name)}; it must be above 0.", option=f"--{name}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(
+                    f"--{name} is {getattr(self, name)}; it must be a finite number above 0.", option=f"--{name}"
+                )
         for name in ("image_bytes", "price_hour", "price_terabyte"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 option = "--" + name.replace("_", "-")
-                raise ConfigError(f"{option} is {getattr(self, name)}; it must be at least 0.", option=option)
+                raise ConfigError(
+                    f"{option} is {getattr(self, name)}; it must be a finite number, at least 0.", option=option
+                )
 
 
 @dataclass(frozen=True)
@@ -185,9 +190,9 @@ def _index(inputs: Inputs, teacher: str, rows: int) -> Forecast:
     hours = _hours(rows * looked_at * width, rate, min(job.machines, units))
     whole = 4 * rows * width
     neighbours = 12 * rows * config.neighbours
-    memory = int(whole * (2 if exact else 1) + neighbours + (0 if exact else config.memory * _GIB))
+    memory = _index_memory(rows, width, config)
     limits: tuple[str, ...] = ()
-    breaks_at = job.memory * _GIB / (memory / rows) / (rows / job.rows)
+    breaks_at = _most_rows(job.memory * _GIB, rows, width, config) / (rows / job.rows)
     if memory > job.memory * _GIB:
         limits = (
             f"index {teacher}: the machine that prepares the units and merges them holds all {rows:,} rows of {width} "
@@ -197,6 +202,22 @@ def _index(inputs: Inputs, teacher: str, rows: int) -> Forecast:
     stored = int((whole if exact else min(whole, config.memory * _GIB)) + neighbours)
     source = rate.source if rate else ""
     return Forecast("index", teacher, units, hours, 2 * rows * width, stored, memory, source, limits, breaks_at)
+
+
+def _index_memory(rows: int, width: int, config: IndexConfig) -> int:
+    """Return the bytes that an index takes: the rows, their copy or an approximate index, and the neighbours."""
+    beside = 4 * rows * width if rows <= config.exact_up_to else int(config.memory * _GIB)
+    return 4 * rows * width + beside + 12 * rows * config.neighbours
+
+
+def _most_rows(memory: float, rows: int, width: int, config: IndexConfig) -> int:
+    """Return the most rows whose index fits into some bytes: one as it is of so many rows, else an exact one."""
+    if rows > config.exact_up_to:
+        most = int((memory - config.memory * _GIB) // (4 * width + 12 * config.neighbours))
+        if most > config.exact_up_to:
+            return most
+    most = int(memory // (8 * width + 12 * config.neighbours))
+    return most if rows <= config.exact_up_to else min(most, config.exact_up_to)
 
 
 def _audit(inputs: Inputs) -> Forecast:

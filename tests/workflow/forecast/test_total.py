@@ -68,6 +68,19 @@ def test_what_breaks_first_is_named_first_and_at_its_size() -> None:
     assert any(stage.limits for stage in above.stages if stage.what == index.what)
 
 
+@pytest.mark.parametrize("memory", [64.0, 256.0, 2000.0])
+@pytest.mark.parametrize("captions", [1, 5])
+def test_an_index_breaks_from_the_size_that_it_names(memory: float, captions: int) -> None:
+    def indexes(rows: int) -> dict[str, Forecast]:
+        made = forecast(RECIPE, Job(rows=rows, captions=captions, memory=memory)).stages
+        return {stage.what: stage for stage in made if stage.stage == "index"}
+
+    for what, stage in indexes(400_000_000).items():
+        at = int(stage.breaks_at)
+        assert not indexes(int(0.999 * at))[what].limits, (what, at)
+        assert indexes(int(1.001 * at) + 1)[what].limits, (what, at)
+
+
 def test_money_is_hours_of_those_that_work() -> None:
     job = Job(rows=3_000_000, machines=5, price_hour=2.0, price_terabyte=20.0)
     total = forecast(RECIPE, job)
@@ -93,7 +106,16 @@ def test_a_stage_without_a_rate_is_left_out_and_said_to_be() -> None:
 
 
 @pytest.mark.parametrize(
-    "numbers", [{"rows": -1}, {"machines": 0}, {"gbit": 0.0}, {"image_bytes": -1}, {"price_hour": -0.1}]
+    "numbers",
+    [
+        {"rows": -1},
+        {"machines": 0},
+        {"gbit": 0.0},
+        {"image_bytes": -1},
+        {"price_hour": -0.1},
+        {"price_hour": float("nan")},
+        {"memory": float("inf")},
+    ],
 )
 def test_numbers_out_of_range_are_refused(numbers: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"--{next(iter(numbers)).replace('_', '-')} is"):
@@ -110,6 +132,22 @@ def test_the_command_prints_and_gives_json() -> None:
     assert [stage["stage"] for stage in given["stages"]][:2] == ["download", "shard"]
     assert given["hours"] == pytest.approx(sum(stage["hours"] for stage in given["stages"]))
     assert given["limits"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--machines", "3"], "are read with --rows N alone"),
+        (["--price-hour", "2"], "are read with --rows N alone"),
+        (["--rows", "0"], "--rows is 0"),
+        (["--rows", "10", "--smoke"], "have no part in it"),
+        (["--rows", "10", "--data", "work"], "have no part in it"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(options: list[str], said: str) -> None:
+    refused = CliRunner().invoke(app, ["plan", RECIPE, *options])
+    assert refused.exit_code == 2
+    assert said in " ".join(refused.output.split())
 
 
 @pytest.mark.parametrize(("rows", "machines"), [(1_000_000, 1), (100_000_000, 16), (1_000_000_000, 64)])
