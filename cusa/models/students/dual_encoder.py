@@ -84,10 +84,14 @@ class DualEncoder(Student):
                 backbone, tokenizer, card = _from_scratch(config, captions)
             elif (file := source.checkpoint_file(config.name)) is not None:
                 backbone, tokenizer, card, heads, notes = _from_checkpoint(file)
+            elif (folder := folders.find(config.name, "dual-encoder")) is not None:
+                there = DualEncoder.load(folder)
+                backbone, tokenizer, heads = there.backbone, there.tokenizer, there.heads.state_dict()
+                card = {**there.card, "name": config.name}
             else:
                 backbone, tokenizer, card = _from_hugging_face(config.name, revision=config.revision)
             torch.manual_seed(seed + 1)
-            # Heads that a checkpoint brings go on learning; others are new.
+            # Heads that a checkpoint or a run brings go on learning; others are new.
             known = {name: value for name, value in heads.items() if name.partition(".")[0] in spaces}
             card = {**card, "heads": spaces, "text": {**card["text"], **text}}
             student = DualEncoder(backbone, tokenizer, card, head_std=config.head_std).train()

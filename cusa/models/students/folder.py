@@ -63,6 +63,13 @@ def write(
         store.write_json(place / CARD, {**card, "format": FORMAT})
 
 
+def find(name: str, kind: str) -> Path | None:
+    """Return the folder of a student that a run or model folder holds; None where there is none of this kind."""
+    path = Path(name).expanduser()
+    folder = next((place for place in (path, path / "model") if (place / CARD).is_file()), None)
+    return folder if folder is not None and store.read_json(folder / CARD).get("kind") == kind else None
+
+
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
     """Return the card, the state and the tokenizer of a folder.
 

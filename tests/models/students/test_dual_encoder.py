@@ -338,3 +338,19 @@ def test_siglip_2_of_a_fixed_size_reads_with_its_own_tokenizer(tmp_path: Path) -
         expected = F.normalize(model.get_text_features(input_ids=own["input_ids"]).pooler_output, dim=-1)
         torch.testing.assert_close(student.encode_text(tokens), expected, rtol=0, atol=1e-6)
     assert (expected[0] - expected[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("place", ["run", "run/model"])
+def test_a_student_goes_on_with_heads_and_preprocessing_of_a_run(place: str, tmp_path: Path) -> None:
+    before = _make(cross=True)
+    assert isinstance(before, DualEncoder)
+    before.card["preprocess"]["mean"] = [0.5, 0.4, 0.3]
+    before.save(tmp_path / "run" / "model")
+    wanted = SMALL.model_copy(update={"name": str(tmp_path / place), "cross_head": True})
+    after = students.create(wanted, captions=CAPTIONS, uni=True, seed=9)
+    assert isinstance(after, DualEncoder)
+    assert after.preprocess.mean == (0.5, 0.4, 0.3)
+    assert all(torch.equal(value, after.state_dict()[name]) for name, value in before.state_dict().items())
+    bare = students.create(wanted.model_copy(update={"cross_head": False}), captions=CAPTIONS, uni=False, seed=9)
+    assert isinstance(bare, DualEncoder)
+    assert not len(bare.heads)
