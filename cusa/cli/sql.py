@@ -22,7 +22,8 @@ def sql(
         ),
     ] = "",
     runs: Annotated[
-        list[Path] | None, typer.Option("--run", parser=local("--run"), help="Run folder; default: `runs` beside WORK.")
+        list[Path] | None,
+        typer.Option("--run", parser=local("--run"), help="Run folder; default: `runs` beside WORK or its parent."),
     ] = None,
     raw: Annotated[
         list[Path] | None,

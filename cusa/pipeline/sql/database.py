@@ -295,7 +295,7 @@ def connect(
 
     Args:
         work: the work folder.
-        runs: run folders; those in `runs` beside the work folder if None.
+        runs: run folders; those in `runs` beside the work folder and beside its parent if None.
         raw: folders that `cusa download` filled; those in and beside the work folder, and in `raw` beside its parent,
             if None.
         read_only: refuse every statement that writes, and let DuckDB open no file but those tables.
@@ -309,9 +309,7 @@ def connect(
     for name in splits(work):
         with contextlib.suppress(CusaError):  # a folder that cannot be written shows what it showed before
             verdicts.publish(work / name / verdicts.FOLDER)
-    views = work_views(
-        work, find_runs(beside / "runs") if runs is None else runs, find_raw(beside) if raw is None else raw
-    )
+    views = work_views(work, _runs_near(beside) if runs is None else runs, find_raw(beside) if raw is None else raw)
     scratch = Path(tempfile.gettempdir()) / "cusa-sql"  # large answers are sorted there; not in the user's folder
     connection = duckdb.connect(
         config={
@@ -345,6 +343,12 @@ def find_runs(folder: Path) -> list[Path]:
         return []
     marks = ("metrics.parquet", "recipe.json", "eval/per_query.parquet")
     return sorted(run for run in folder.iterdir() if any((run / mark).is_file() for mark in marks))
+
+
+def _runs_near(beside: Path) -> list[Path]:
+    """Return the run folders in `runs` in `beside` and beside it; of two of one name the nearer."""
+    found = [run for place in (beside.parent, beside) for run in find_runs(place / "runs")]
+    return list({run.name: run for run in found}.values())
 
 
 def find_raw(beside: Path) -> list[Path]:

@@ -255,7 +255,7 @@ def _train(inputs: Inputs) -> Forecast:
             "train.steps.",
         )
     breaks_at = job.rows * year / hours if hours else float("inf")
-    read = int(pairs / job.captions * inputs.image_bytes) if recipe.student.kind != "heads" else 0
+    read = int(pairs * inputs.image_bytes) if recipe.student.kind != "heads" else 0  # every pair reads its picture
     what = f"{pairs:,} pairs"
     source = rate.source if rate else ""
     return Forecast("train", what, job.machines, hours, read, written, memory, source, limits, breaks_at)

@@ -388,6 +388,16 @@ def test_views__runs_sources_and_duplicates(work: Path, database: query.Database
         assert opened.run("SELECT dataset, path, status FROM sources").rows == [("coco", "a.zip", "failed")]
 
 
+def test_connect__finds_runs_beside_the_work_folder_and_beside_its_parent(tmp_path: Path) -> None:
+    work = make_work(tmp_path / "work", images=2, splits=("train",))
+    near, far = work.parent / "runs", work.parent.parent / "runs"
+    for run in (far / "mine", far / "both", near / "both"):
+        value = 1.0 if run.parent == near else 2.0
+        store.write_table(run / "metrics.parquet", pa.table([[0], ["loss"], [value]], schema=schemas.METRICS))
+    with query.connect(work) as opened:
+        assert sorted(opened.run("SELECT run, value FROM metrics").rows) == [("both", 1.0), ("mine", 2.0)]
+
+
 def test_connect__for_writing_only_where_asked(tmp_path: Path) -> None:
     work = make_work(tmp_path, images=2, splits=("train",))
     with query.connect(work, read_only=False) as database:

@@ -37,6 +37,11 @@ def test_hours_and_bytes_follow_from_the_rates_by_hand() -> None:
     assert total.written == sum(stage.written for stage in total.stages)
 
 
+def test_training_reads_a_picture_with_every_pair() -> None:
+    total = forecast(RECIPE, Job(rows=1000, captions=5), settings=["train.epochs=2"])
+    assert _by_stage(total)["train", ""].read == 2 * 5000 * 25_000
+
+
 def test_the_network_bounds_a_download() -> None:
     job = Job(rows=1_000_000, machines=2, cores=64, gbit=0.5, image_bytes=100_000)
     download = forecast(RECIPE, job).stages[0]
