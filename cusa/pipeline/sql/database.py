@@ -347,8 +347,8 @@ def find_runs(folder: Path) -> list[Path]:
 
 def _runs_near(beside: Path) -> list[Path]:
     """Return the run folders in `runs` in `beside` and beside it; of two of one name the nearer."""
-    found = [run for place in (beside.parent, beside) for run in find_runs(place / "runs")]
-    return list({run.name: run for run in found}.values())
+    runs = [run for place in (beside.parent, beside) for run in find_runs(place / "runs")]
+    return list({run.name: run for run in runs}.values())
 
 
 def find_raw(beside: Path) -> list[Path]:
