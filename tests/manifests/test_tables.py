@@ -303,8 +303,8 @@ def test_write_teacher_part__comes_back_as_it_was(tmp_path: Path, dtype: str, mo
     assert [len(group) for group in store.table_batches(tmp_path / "0.parquet")] == [2, 2, 2, 2, 1], "cut by bytes"
     np.testing.assert_allclose(tables.row_norms(rows * 3), np.linalg.norm(rows.astype(float) * 3, axis=1), rtol=2e-3)
     assert tables.row_norms(rows[:0]).shape == (0,)
-    small = np.full((2, 4096), 3e-3, dtype=dtype)  # squares that half precision has no numbers for
-    np.testing.assert_allclose(tables.row_norms(small), 3e-3 * 64, rtol=1e-3)
+    for value in (3e-3, 40.0):  # the latter's squares sum to more than half precision can hold
+        np.testing.assert_allclose(tables.row_norms(np.full((2, 64), value, dtype)), value * 8, rtol=1e-3)
     _write(tmp_path / "1.parquet", rows[:0])
     assert tables.describe_part(tmp_path / "1.parquet")[1] == 0
 
