@@ -186,7 +186,7 @@ def test_unreachable_store_is_told_as_such(bucket: str, monkeypatch: pytest.Monk
     [
         ("the split /tmp/old demo/x/train as well", "the split old demo/x/train as well"),
         ("in /home/anna/work/train.", "in train."),
-        ("(/work/real/all-MiniLM-L6-v2)", "(all-MiniLM-L6-v2)"),
+        ("(/models/all-MiniLM-L6-v2)", "(all-MiniLM-L6-v2)"),
         ("`cusa eval ~/runs/first --force`", "`cusa eval first --force`"),
         (r"C:\Users\anna\runs\first", "first"),
         ("openai/clip-vit-base-patch32", "openai/clip-vit-base-patch32"),
