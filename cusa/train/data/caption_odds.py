@@ -15,9 +15,8 @@ import pyarrow.compute as pc
 from cusa.errors import ConfigError, nearest
 from cusa.manifests.samples import NO_SOURCE, Split, with_caption_sources
 from cusa.manifests.storage import store
-from cusa.train.data.permutation import derive_key, scatter
+from cusa.train.data.permutation import GOLDEN, derive_key, scatter, unit_interval
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _KEY = "train.caption_odds"
 
 
@@ -108,9 +107,7 @@ class CaptionDraw:
         """Return a number of [0, 1) for each image, the same for all its turns of an epoch."""
         epochs, place = np.unique(epoch, return_inverse=True)
         key = np.array([derive_key(seed, "captions", one) for one in epochs.tolist()], np.uint64)[place.reshape(-1)]
-        bits = scatter(key + (image.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
-        shift: np.ndarray = (bits >> np.uint64(11)) * 2.0**-53
-        return shift
+        return unit_interval(scatter(key + (image.astype(np.uint64) + np.uint64(1)) * GOLDEN))
 
     def _expected(
         self, total_I: np.ndarray, weight_C: np.ndarray, sizes: Sequence[int], shares: Sequence[float]

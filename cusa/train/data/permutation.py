@@ -8,6 +8,8 @@ import hashlib
 
 import numpy as np
 
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""What SplitMix64 steps by: multiples of it are far from each other before they are scattered."""
 _ROUNDS = 10
 _FEWEST_BITS = 3  # a half: networks over fewer numbers are visibly less than random
 
@@ -25,7 +27,7 @@ def permute(positions: np.ndarray, *, size: int, key: int) -> np.ndarray:
     """
     assert 0 < size <= 1 << 62, size
     half = max(_FEWEST_BITS, -(-(size - 1).bit_length() // 2))
-    rounds = scatter(np.uint64(key) + np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    rounds = scatter(np.uint64(key) + np.arange(1, _ROUNDS + 1, dtype=np.uint64) * GOLDEN)
     out = _feistel(np.atleast_1d(np.asarray(positions)).astype(np.uint64), half, rounds)
     outside = np.flatnonzero(out >= size)
     while outside.size:
@@ -54,3 +56,9 @@ def scatter(numbers: np.ndarray) -> np.ndarray:
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     scattered: np.ndarray = numbers ^ (numbers >> np.uint64(31))
     return scattered
+
+
+def unit_interval(bits: np.ndarray) -> np.ndarray:
+    """Return scattered 64 bits as float64 in [0, 1): their upper 53, which is what a float64 holds."""
+    numbers: np.ndarray = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers

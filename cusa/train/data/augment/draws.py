@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from cusa.train.data.permutation import derive_key, scatter
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+from cusa.train.data.permutation import GOLDEN, derive_key, scatter, unit_interval
 
 
 def uniforms(rows: np.ndarray, count: int, *, seed: int, epoch: int, purpose: str = "augment") -> np.ndarray:
@@ -22,9 +20,7 @@ def uniforms(rows: np.ndarray, count: int, *, seed: int, epoch: int, purpose: st
     """
     key = np.uint64(derive_key(seed, purpose, epoch))
     base = scatter(np.asarray(rows).astype(np.uint64) + scatter(np.atleast_1d(key)))
-    bits = scatter(base[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
-    numbers: np.ndarray = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return numbers
+    return unit_interval(scatter(base[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN))
 
 
 def kept_patches(rows: np.ndarray, *, patches: int, kept: int, seed: int, epoch: int) -> np.ndarray:
