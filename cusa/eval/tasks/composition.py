@@ -65,10 +65,8 @@ def texts(evidence: Evidence, config: EvalConfig) -> list[str]:
 def composition(seen: Embedded) -> TaskResult:
     """Score true captions against edited ones, and retrieval among both."""
     config, split = seen.config, seen.split
-    if seen.scores is None:
-        return unavailable(NAME, TEXTS_ALONE)
-    if seen.score == "pairs":
-        return unavailable(NAME, SCORES_PAIRS)
+    if why := _no_cosines(seen):
+        return unavailable(NAME, why)
     every = edits(split)
     if not every:
         return unavailable(NAME, "no caption fits a rule: they are for English sentences")
@@ -215,12 +213,17 @@ def _located(evidence: Evidence, whose: str) -> list[tuple[int, Entry]]:
     return [] if files is None else files.located(evidence.split)
 
 
-def _why_not(seen: Embedded, whose: str) -> str:
-    """Return why a task on official files has no numbers; empty where it has."""
+def _no_cosines(seen: Embedded) -> str:
+    """Return why the model has no embeddings of both kinds to compare; empty where it has."""
     if seen.scores is None:
         return TEXTS_ALONE
-    if seen.score == "pairs":
-        return SCORES_PAIRS
+    return SCORES_PAIRS if seen.score == "pairs" else ""
+
+
+def _why_not(seen: Embedded, whose: str) -> str:
+    """Return why a task on official files has no numbers; empty where it has."""
+    if why := _no_cosines(seen):
+        return why
     if whose not in seen.evidence.altered:
         kinds = ", ".join(f"{kind}.json" for kind in KINDS["sugarcrepe" if whose == SUGARCREPE else "rococo"][:3])
         return f"its files were not given: --data FOLDER with {kinds}..."
