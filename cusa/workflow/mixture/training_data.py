@@ -13,6 +13,7 @@ from cusa.manifests.samples import Split, splits
 from cusa.models import features
 from cusa.models.features import FeatureTable
 from cusa.recipe import Recipe
+from cusa.train.data.training import of_set
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _open(recipe: Recipe, place: SetFolder) -> TrainingSet:
 def inputs(recipe: Recipe, sets: Sequence[TrainingSet]) -> dict[str, str]:
     """Return what a training's weights depend on beside the recipe: name of an input -> digest of its content."""
     digests: dict[str, str] = {}
-    for number, one in enumerate(sets, 1):
+    for number, one in enumerate(sets):
         own = {"the training split": one.split.digest}
         if one.val is not None:
             own["the validation split"] = one.val.digest
@@ -190,7 +191,7 @@ def inputs(recipe: Recipe, sets: Sequence[TrainingSet]) -> dict[str, str]:
         for modality, read in one.features.items():
             for split in filter(None, (one.split, one.val)):
                 own[f"the {modality} features of {split.name}"] = features.digest(split, modality, read)
-        digests |= own if len(sets) == 1 else {f"{what} of data set {number}": digest for what, digest in own.items()}
+        digests |= {of_set(what, number, len(sets)): digest for what, digest in own.items()}
     return digests
 
 
