@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # noqa: F401  before there is a group: see process_group
 
 from cusa.errors import ConfigError, DataError
 from cusa.models.device import choose
@@ -64,6 +65,9 @@ def process_group(device: str = "") -> Iterator[torch.device]:
     if dist.is_initialized():
         yield place
         return
+    # The functions of torch.distributed.nn have the group of the moment of their import as a default value. Imported
+    # within the group (transformers does so), they would keep it after its end, and its threads would meet the end of
+    # the interpreter: now and then that is an abort. So this module imports them at its top.
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
     try:
         yield place
