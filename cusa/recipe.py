@@ -345,6 +345,13 @@ def _set(content: dict[str, Any], override: str) -> None:
     section[last] = value
 
 
+_OWN_WORDS = {
+    "model_type": "Input should be a section, that is a table of keys and values",
+    "tuple_type": "Input should be a list",
+}
+"""Findings that pydantic tells in the words of Python's types."""
+
+
 def _explain(error: ValidationError, known: Mapping[str, str]) -> str:
     """Turn pydantic's findings into sentences with dotted paths and nearest names."""
     sentences = []
@@ -357,11 +364,29 @@ def _explain(error: ValidationError, known: Mapping[str, str]) -> str:
         elif finding["type"] == "value_error":  # of several keys together; our own words name them and their values
             words = finding["msg"].removeprefix("Value error, ")
             sentences.append(f"{dotted}: {words}." if dotted else f"{words}.")
-        else:
+        elif finding["type"] == "model_type" and _is_mixed_set(dotted):
             sentences.append(
-                f"{dotted} = {finding['input']!r}: {finding['msg']}. ({known.get(dotted, 'see the recipe')})"
+                f"{dotted} = {finding['input']!r}: a data set of a mixture is a table with the keys "
+                f'{", ".join(MixedSet.model_fields)}, such as {{ data = "FOLDER", split = "train", weight = 1 }}. '
+                'Of one split the name alone is given: data.train = "train".'
             )
+        else:
+            words = _OWN_WORDS.get(finding["type"], finding["msg"])
+            sentences.append(f"{dotted} = {finding['input']!r}: {words}. ({_description(dotted, known)})")
     return " ".join(sentences)
+
+
+def _is_mixed_set(dotted: str) -> bool:
+    return dotted.startswith("data.train.") and dotted.count(".") == 2
+
+
+def _description(dotted: str, known: Mapping[str, str]) -> str:
+    """Return what a key is for; a key of a mixture's set has its description in the set's own section."""
+    keys = sorted({key.removeprefix(f"{dotted}.").partition(".")[0] for key in known if key.startswith(f"{dotted}.")})
+    if keys:
+        return f"its keys: {', '.join(keys)}"
+    of_set = MixedSet.model_fields.get(dotted.rpartition(".")[2]) if dotted.startswith("data.train.") else None
+    return known.get(dotted) or (of_set and of_set.description) or "see the recipe"
 
 
 def _dotted(place: tuple[int | str, ...]) -> str:

@@ -107,6 +107,28 @@ def test_load__errors_name_the_path_and_the_way_out(
 
 
 @pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            'data.train=["a"]',
+            "data.train.1 = 'a': a data set of a mixture is a table with the keys data, split, weight",
+        ),
+        ("data.train=3", "data.train = 3: Input should be a list. (split to train on, or several"),
+        (
+            "data=3",
+            "data = 3: Input should be a section, that is a table of keys and values. (its keys: also, dataset,",
+        ),
+        ('data.train=[{data="x", weight="a"}]', "(its share of the draws is its weight"),
+    ],
+)
+def test_load__values_of_another_shape_are_told_in_the_words_of_a_recipe(override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        recipe.load("heads", [override])
+    assert said in str(caught.value)
+    assert "instance of" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["train.lr=0.1", "train.min_lr=0.2"], "train: min_lr 0.2 is above lr 0.1; set the two together."),

@@ -60,6 +60,7 @@ def test_sources__from_a_rule_to_sql_odds_languages_and_an_export(tmp_path: Path
         (["=human"], "names no place"),
         (["#9-3=human"], "stands before"),
         (["blip=synthetic"], "There are no columns or endings here"),
+        (["#9=synthetic"], "#9=synthetic: no image has a caption at this place; the last place is 4"),
     ],
 )
 def test_shard__a_rule_that_is_none_is_explained(tmp_path: Path, rules: list[str], said: str) -> None:

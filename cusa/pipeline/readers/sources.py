@@ -130,8 +130,28 @@ class SourceRules:
         return replace(reading, rows=Rows(lambda: self._filled(reading)))
 
     def _filled(self, reading: Reading) -> Iterator[Row]:
+        behind_last = 0
         for row in reading.rows:
             if isinstance(row, ImageRecord):
+                behind_last = max(behind_last, _behind_last_place(row.captions))
                 yield row._replace(captions=self.apply(row.captions))
             else:
                 yield row
+        self._refuse_places_from(behind_last)
+
+    def _refuse_places_from(self, behind_last: int) -> None:
+        """Refuse a rule for places that no image of the data has captions at."""
+        for first, last, source in self._places:
+            if first >= behind_last:
+                where = f"#{first}" + ("" if last == first else "-" if last is None else f"-{last}")
+                there = f"the last place is {behind_last - 1}" if behind_last else "there are no captions"
+                raise ConfigError(
+                    f"--caption-source {where}={source}: no image has a caption at this place; {there}, counted "
+                    "from 0. Leave the rule out, or name a place that is there.",
+                    option="--caption-source",
+                )
+
+
+def _behind_last_place(captions: Sequence[CaptionRecord]) -> int:
+    places = [place if one.position is None else one.position for place, one in enumerate(captions)]
+    return max(places, default=-1) + 1

@@ -231,3 +231,18 @@ def test_rules__a_place_that_two_rules_name_is_refused(places: tuple[str, str]) 
     with pytest.raises(ConfigError, match=rf"--caption-source {two}=b: place \d is 'a' already. Give each place one"):
         SourceRules({one: "a", two: "b"})
     SourceRules({"#0-1": "a", "#2": "b", "#3-": "c"})
+
+
+@pytest.mark.parametrize(
+    ("where", "fits"), [("#4", True), ("#4-9", True), ("#5", False), ("#5-", False), ("#6-7", False)]
+)
+def test_fill__places_that_no_caption_has_are_refused_when_all_is_read(tmp_path: Path, where: str, fits: bool) -> None:
+    work = make_work(tmp_path / "work", images=2)
+    reading = readers.with_source_rules(readers.read_subset(work), {where: "synthetic"})
+    captions = max(len(image.captions) for image in readers.read_subset(work).images)
+    assert captions == 5, "the places are 0 to 4"
+    if fits:
+        assert [one.source for image in reading.images for one in image.captions].count("synthetic") > 0
+    else:
+        with pytest.raises(ConfigError, match=f"{where}=synthetic: no image has .* the last place is 4"):
+            list(reading.rows)
