@@ -24,7 +24,7 @@ def write_karpathy(
     seed: int = 0,
 ) -> Path:
     """Draw `images` pictures a split (one colour each, with noise) and write `dataset_mini.json`; return its path."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     number = 0
     for split in splits:

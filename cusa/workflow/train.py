@@ -18,6 +18,7 @@ from cusa.manifests.storage.paths import is_remote, refuse_undecodable
 from cusa.models import features
 from cusa.recipe import Recipe
 from cusa.train.data import caption_odds
+from cusa.train.data.training import shares
 from cusa.workflow import evaluate as scoring
 from cusa.workflow import export as exporting
 from cusa.workflow.mixture import training_data
@@ -229,7 +230,7 @@ class _Run:
         dump["teachers"] = dict(sets[0].teachers)
         dump["student"]["heads"] |= {f"{modality}_table": table.table for modality, table in sets[0].features.items()}
         if several:  # where the sets lie does not count, their content does
-            dump["data"]["train"] = [{"weight": one.folder.weight} for one in sets]
+            dump["data"]["train"] = shares([one.folder.weight for one in sets])
             dump["teachers"] = [dict(one.teachers) for one in sets]
         return dump
 

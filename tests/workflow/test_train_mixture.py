@@ -114,12 +114,19 @@ def test_every_set_is_validated_and_the_run_says_which(works: list[Path], run: P
 def test_a_changed_set_or_weight_is_refused_by_name(works: list[Path], tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         training.train(_recipe(works), work=works[0], out=tmp_path / "run", callbacks=_stop_after(3))
-    with pytest.raises(StaleError, match=r"data\.train was \[2\.0, 1\.0\] and is now \[2\.0, 5\.0\]"):
+    with pytest.raises(StaleError, match=r"data\.train was \['2/3', '1/3'\] and is now \['2/7', '5/7'\]"):
         training.train(_recipe(works, weight=5), work=works[0], out=tmp_path / "run")
     done = training.train(
         _recipe(works, weight=5), work=works[0], out=tmp_path / "run", allow_changed=["data.train"], resume="must"
     )
     assert done.counts["steps"] == 12
+
+
+def test_weights_of_the_same_ratio_are_the_same_training(works: list[Path], run: Path) -> None:
+    again = _recipe(works, weight=3)
+    sets = tuple(one.model_copy(update={"weight": 6.0 if one.name == "one" else 3.0}) for one in again.data.sets)
+    again = again.model_copy(update={"data": again.data.model_copy(update={"train": sets})})
+    assert not training.train(again, work=works[0], out=run).fresh
 
 
 def test_a_set_without_a_folder_is_monitored_by_the_name_of_the_one_that_data_gives(works: list[Path]) -> None:

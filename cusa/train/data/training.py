@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal
 
 from cusa.errors import ConfigError
@@ -77,10 +78,23 @@ class TrainingMixture:
     @property
     def identity(self) -> dict[str, object]:
         """Settings that a checkpoint belongs to, beside those of the recipe's sections."""
-        return {"data.train": list(self.weights), "data.mix": self.mix}
+        return {"data.train": shares(self.weights), "data.mix": self.mix}
 
 
 Training = TrainingSplit | TrainingMixture
+
+
+def shares(weights: Sequence[float | None]) -> list[str | None]:
+    """Return each set's share of the draws as a fraction in words, such as 3/4; None where the pairs decide.
+
+    Weights of one ratio, 3 to 1 and 6 to 2, have equal shares, and train alike.
+
+    Args:
+        weights: of each set, as decimals: 0.1 is a tenth.
+    """
+    parts = [None if weight is None else Fraction(str(weight)) for weight in weights]
+    total = sum(part for part in parts if part is not None)
+    return [None if part is None else str(part / total) for part in parts]
 
 
 def of_set(what: str, number: int, sets: int) -> str:
