@@ -175,6 +175,7 @@ def scatter_chart(
     x_label: str,
     y_label: str,
     front: Sequence[int] = (),
+    chosen: int | None = None,
 ) -> Chart:
     """Draw named points, and a line through those of a frontier.
 
@@ -184,12 +185,18 @@ def scatter_chart(
         x_label: unit of x.
         y_label: unit of y.
         front: which points the frontier joins, x rising.
+        chosen: the point that was chosen; it is larger, and labelled wherever it lies.
     """
     xs, ys = [point.x for point in points], [point.y for point in points]
     x_ticks, y_ticks = nice_ticks(min(xs), max(xs)), nice_ticks(min(ys), max(ys))
     axes = _Axes(x=(x_ticks[0], x_ticks[-1]), y=(y_ticks[0], y_ticks[-1]))
     words = "; ".join(map(_in_words, (points[number] for number in front)))
-    labels = _labels(points, front, axes)
+    labelled = front if chosen is None or chosen in front else [*front, chosen]
+    labels = _labels(points, labelled, axes)
+
+    def colour(number: int) -> int:
+        return 2 if number == chosen else int(number in front)
+
     return Chart(
         title,
         f"{title}: {words}",
@@ -200,15 +207,15 @@ def scatter_chart(
         lines=[axes.line(1, [points[number][:2] for number in front])] if len(front) > 1 else [],
         dots=[
             Dot(
-                f"dot c{int(number in front)}",
+                f"dot c{colour(number)}",
                 *axes.at(point.x, point.y),
-                5,
-                _in_words(point),
+                8 if number == chosen else 5,
+                _in_words(point) + (" (chosen)" if number == chosen else ""),
                 labels.get(number, ""),
             )
             for number, point in enumerate(points)
         ],
-        legend=[(1, "frontier"), (0, "others")],
+        legend=[(1, "frontier"), (0, "others"), *([(2, "chosen")] if chosen is not None else [])],
         unit=f"{x_label} →, {y_label} ↑",
     )
 

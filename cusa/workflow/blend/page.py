@@ -40,7 +40,7 @@ def gather(result: Mapping[str, Any]) -> Page:
         run=result["run"],
         parents=Table(("model", "name", "SHA-256"), parents, words=(0, 1, 2)),
         figures=_figures(result),
-        charts=_charts(measures, points),
+        charts=_charts(measures, points, (result["chosen"] or {}).get("point")),
         table=table(result),
         notes=result["notes"],
         definitions=definitions.of(one["metric"] for one in measures),
@@ -77,7 +77,9 @@ def _figures(result: Mapping[str, Any]) -> list[Figure]:
     return figures
 
 
-def _charts(measures: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, Any]]) -> list[charts.Chart]:
+def _charts(
+    measures: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, Any]], chosen: int | None
+) -> list[charts.Chart]:
     """Return a chart a guard; without one, the new task over alpha."""
     new = measures[0]["title"]
     if len(measures) == 1:
@@ -91,7 +93,12 @@ def _charts(measures: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str,
         front = frontier([(dot.x, dot.y) for dot in dots])
         made.append(
             charts.scatter_chart(
-                f"New task and guard: {guard['title']}", dots, x_label=guard["title"], y_label=new, front=front
+                f"New task and guard: {guard['title']}",
+                dots,
+                x_label=guard["title"],
+                y_label=new,
+                front=front,
+                chosen=chosen,
             )
         )
     return made

@@ -80,6 +80,17 @@ def test_scatter_chart__joins_the_frontier_and_names_every_point() -> None:
     ]
 
 
+@pytest.mark.parametrize("front", [[0, 1], [0, 1, 2]])
+def test_scatter_chart__the_chosen_point_is_marked_on_the_frontier_and_off_it(front: list[int]) -> None:
+    points = [Point(1.0, 9.0, "a", "0"), Point(5.0, 5.0, "b", "1"), Point(2.0, 2.0, "c", "2")]
+    chart = scatter_chart("both", points, x_label="x", y_label="y", front=front, chosen=2)
+    assert [dot.css_class for dot in chart.dots] == ["dot c1", "dot c1", "dot c2"]
+    assert chart.dots[2].radius > chart.dots[0].radius
+    assert [dot.label for dot in chart.dots] == ["0", "1", "2"]
+    assert chart.dots[2].words == "2. c: 2, 2 (chosen)"
+    assert (2, "chosen") in chart.legend
+
+
 def test_share_chart__corners_of_the_unit_square_stand_on_its_grid() -> None:
     chart = share_chart("shares", [(0, 0), (1, 1)], diagonal=True)
     (dashed,) = [line for line in chart.grid if line.dashed]

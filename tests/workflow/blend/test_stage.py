@@ -76,6 +76,9 @@ def test_blend__from_the_command_line_measures_draws_and_exports(place: Path, tm
     assert [point["alpha"] for point in result["points"]] == [0.0, 0.25, 0.5, 1.0]
     assert result["chosen"]["alpha"] == 0.25
 
+    page = (out / "blend.html").read_text()
+    assert page.count("(chosen)</title>") == 1, "in the chart of the guard"
+
     ends = {0.0: "base", 1.0: "run"}
     for point in result["points"]:
         if point["alpha"] in ends:
