@@ -90,6 +90,11 @@ class DataConfig(Settings):
         "work folder is there",
     )
     settings: tuple[str, ...] = Field(default=(), description="`key=value` for `cusa download --set`")
+    caption_sources: dict[str, str] = Field(
+        default_factory=dict,
+        description="what made the captions of the data set that `cusa run` shards, as `cusa shard --caption-source`: "
+        "a place among the image's captions (`#3`, `#3-4`) -> source; the empty name = all others (docs/sources.md)",
+    )
     also: tuple[str, ...] = Field(
         default=(), description="further data sets that `cusa run` scores on, where they have been brought"
     )

@@ -125,6 +125,8 @@ def open_project(
     loaded = recipes.load(recipe, settings)
     if smoke:
         plain = ["data.train=train", "data.mix=pairs"] if loaded.data.sets else []  # drawn scenes are one data set
+        if loaded.data.caption_sources:  # they speak of the data set's own captions
+            plain.append("data.caption_sources={}")
         small = [*recipes.smoke_settings(loaded.student.kind), *settings, *plain]
         loaded = recipes.load(recipe, small)
         out, work = out / "smoke", None

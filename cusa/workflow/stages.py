@@ -108,11 +108,12 @@ def _shard(project: Project, callbacks: Callbacks) -> list[Outcome]:
     from cusa.pipeline import readers, shard
     from cusa.pipeline.config import ReadConfig, ShardConfig
 
-    manifest = project.manifest()
+    manifest, rules = project.manifest(), project.recipe.data.caption_sources
     if manifest is None:
-        reading = readers.read("karpathy", project.raw / "dataset_scenes.json", project.raw)
+        config = ReadConfig(caption_sources=rules)
+        reading = readers.read("karpathy", project.raw / "dataset_scenes.json", project.raw, config)
     else:
-        config = ReadConfig(dataset=manifest.name)
+        config = ReadConfig(dataset=manifest.name, caption_sources=rules)
         images = project.raw / manifest.images
         reading = readers.read(manifest.reader, project.raw / manifest.source, images, config)
     return [shard.run(ShardConfig(), reading=reading, out=project.work, on_event=callbacks.on_event)]

@@ -14,12 +14,15 @@ import pytest
 from cusa import recipe as recipes
 from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests import ledger
+from cusa.manifests.events import SILENT
+from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.models import student as students
 from cusa.workflow import evaluate as scoring
 from cusa.workflow import plan as plans
 from cusa.workflow import project as projects
 from cusa.workflow import run as runs
+from cusa.workflow import stages
 from tests import worlds
 
 COMPOSED = [name for name in recipes.packaged() if "/" in name]
@@ -194,6 +197,27 @@ def test_run__on_a_work_folder_that_is_there(tmp_path: Path) -> None:
     assert "has no image teacher. Run `cusa extract-teachers" in blocked[0].why
     with pytest.raises(DataError, match="has no image teacher"):
         runs.run("tiny", out=tmp_path / "out", work=work, settings=settings)
+
+
+def test_shard__captions_have_the_sources_that_the_recipe_says(tmp_path: Path) -> None:
+    sizes = 'data.settings=["train=6","val=4","test=4"]'
+    rules = 'data.caption_sources={"#3-4"="synthetic", ""="human"}'
+    project = projects.open_project("scenes-cusa", tmp_path, settings=["data.dataset=scenes", sizes, rules])
+    for stage in stages.of(project)[:2]:
+        stage.do(SILENT)
+    sources = Split(project.work, "train").captions["source"].to_pylist()
+    assert sources == ["human"] * 3 + ["synthetic"] * 2 + sources[5:]
+    assert len(sources) == 6 * 5
+    others = 'data.caption_sources={"#4"="synthetic", ""="human"}'
+    again = projects.open_project("scenes-cusa", tmp_path, settings=["data.dataset=scenes", sizes, others])
+    states = plans.plan("scenes-cusa", out=tmp_path, settings=["data.dataset=scenes", sizes, rules]).stages
+    assert [one.state for one in states[:2]] == ["up to date", "up to date"]
+    states = plans.plan("scenes-cusa", out=tmp_path, settings=["data.dataset=scenes", sizes, others]).stages
+    assert [one.state for one in states[:2]] == ["up to date", "due"], states[1].why
+    stages.of(again)[1].do(SILENT)
+    assert Split(project.work, "train").captions["source"].to_pylist()[:5] == ["human"] * 4 + ["synthetic"]
+    smoke = projects.open_project("sgr/coco/cusa", tmp_path, settings=[rules], smoke=True)
+    assert smoke.recipe.data.caption_sources == {}, "drawn scenes have captions of their own"
 
 
 def test_open_project__what_cannot_be(tmp_path: Path) -> None:
