@@ -100,7 +100,7 @@ def report_outcomes(*outcomes: "Outcome", as_json: bool = False, look_at: "Path 
             print_text(f"{outcome.stage}: {outcome.out} is up to date")
             continue
         counts = ", ".join(
-            f"{_number(value)} {name.replace('_', ' ')}"
+            _counted(value, name)
             for name, value in outcome.counts.items()
             if not name.startswith("fidelity")  # a note says it in words
         )
@@ -119,8 +119,13 @@ def point_on(look_at: "Path | str" = "", then: str = "") -> None:
         print_text(f"next: {then}")
 
 
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+def _counted(value: float, name: str) -> str:
+    """Return a count with its name in words: `2 units in all`, `1 unit in all`."""
+    number = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+    noun, space, rest = name.replace("_", " ").partition(" ")
+    if value == 1 and not noun.endswith("ss"):
+        noun = noun.removesuffix("es") if noun.endswith(("ches", "sses")) else noun.removesuffix("s")
+    return f"{number} {noun}{space}{rest}"
 
 
 def print_table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:

@@ -1,9 +1,12 @@
 """Progress in words: how far, how fast, how long still."""
 
+from pathlib import Path
+
 import pytest
 
 from cusa.cli import console
-from cusa.cli.console import Console, how_far
+from cusa.cli.console import Console, how_far, report_outcomes
+from cusa.manifests.stage import Outcome
 
 
 @pytest.mark.parametrize(
@@ -92,3 +95,10 @@ def test_describe_step__leaves_out_terms_of_no_weight() -> None:
     assert describe_step({"loss": 1.0, "infonce": 1.0, "csa": 0.0, "usa": 0.0, "grad_norm": 1.0}) == (
         "loss 1 (infonce 1)"
     )
+
+
+def test_report_outcomes__one_of_a_thing_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {"units": 1, "units_in_all": 1, "pairs": 2, "matches": 1, "captions_per_loss": 1.5}
+    report_outcomes(Outcome("index", Path("work"), True, "", counts, 0.25, ()))
+    said = "index: work done in 0.2 s: 1 unit, 1 unit in all, 2 pairs, 1 match, 1.5 captions per loss"
+    assert capsys.readouterr().out.splitlines() == [said]

@@ -23,6 +23,7 @@ from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import packed, store
 from cusa.manifests.storage.paths import is_remote
+from cusa.manifests.words import counted
 from cusa.pipeline.engine import Workers, run_units
 from cusa.pipeline.units.sharing import current
 
@@ -241,9 +242,10 @@ class Parts:
 
     def _refuse_holes(self, units: Sequence[Unit], missing: Sequence[int]) -> None:
         if missing:
+            all_units = counted(len(units), "unit")
             raise DataError(
-                f"Of the {len(units)} units of `{self.what}` these were not made: {', '.join(_ranges(missing))}. Make "
-                "them with --unit-range, or leave it out: then this process makes them.",
+                f"Of {all_units} of `{self.what}` these were not made: {', '.join(_ranges(missing))}. "
+                "Make them with --unit-range, or leave it out: then this process makes them.",
                 units=_ranges(missing),
             )
 

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from cusa.errors import ConfigError
+from cusa.manifests.words import counted
 from cusa.pipeline.engine import Workers
 
 MERGE = "merge"
@@ -22,7 +23,7 @@ class UnitRange:
 
     def __post_init__(self) -> None:
         words = self.words
-        numbers = re.fullmatch(r"(\d+)([:/])(\d+)", words)
+        numbers = re.fullmatch(r"([0-9]{1,18})([:/])([0-9]{1,18})", words)
         first, sign, second = (int(numbers[1]), numbers[2], int(numbers[3])) if numbers else (0, "", 0)
         if words != MERGE and (not sign or first >= second):
             raise ConfigError(
@@ -49,8 +50,8 @@ class UnitRange:
             return range(number * int(first) // int(second), number * (int(first) + 1) // int(second))
         if int(second) > number:
             raise ConfigError(
-                f"--unit-range {self.words}: this stage has {number} units, 0:{number} are all of them. K/N names "
-                "shares without knowing how many there are.",
+                f"--unit-range {self.words}: this stage has {counted(number, 'unit')}, and 0:{number} is the whole "
+                "range. K/N names shares without knowing how many there are.",
                 option="--unit-range",
                 value=self.words,
             )

@@ -81,10 +81,16 @@ def packaged(rates: Mapping[str, Any], cores: int, *names: str) -> Rate | None:
 
 
 def _ledgers(folder: Path) -> Iterator[tuple[Path, Ledger]]:
-    for path in sorted(folder.rglob("*ledger.json")):
-        record = ledger.read(path)
-        if record is not None:
-            yield path, record
+    try:
+        for path in sorted(folder.rglob("*ledger.json")):
+            if (record := ledger.read(path)) is not None:
+                yield path, record
+    except FileNotFoundError as error:
+        raise DataError(
+            f"--from {folder}: {error.filename} went away while the ledgers below were read. Name a folder that "
+            "nobody clears meanwhile, or run the command again.",
+            path=folder,
+        ) from error
 
 
 def _items(record: Ledger) -> tuple[float, str]:

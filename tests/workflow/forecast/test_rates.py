@@ -1,11 +1,14 @@
 """Rates from ledgers: which are believed, and what they are of."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cusa.errors import DataError
+from cusa.manifests import ledger
 from cusa.manifests.ledger import Clock
 from cusa.workflow.forecast.rates import OwnRates, packaged, student_of
 
@@ -72,6 +75,36 @@ def test_a_folder_without_a_finished_stage_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ledger.json").write_text("{}")
     with pytest.raises(DataError, match="holds no ledger of a finished stage"):
         OwnRates([tmp_path])
+
+
+@pytest.mark.parametrize("when", ["while the folder is listed", "before a ledger is read"])
+def test_a_folder_that_is_being_cleared_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    for name in "ab":
+        write(tmp_path / "work" / name, "shard", {"images_read": 100})
+    if when == "while the folder is listed":
+        scandir = os.scandir
+
+        def cleared(path: Any) -> Any:
+            if Path(path).name == "b":
+                monkeypatch.undo()
+                shutil.rmtree(path)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", cleared)
+    else:
+        read = ledger.read
+
+        def gone(path: Path) -> Any:
+            shutil.rmtree(tmp_path / "work/b", ignore_errors=True)
+            return read(path)
+
+        monkeypatch.setattr(ledger, "read", gone)
+    if when == "before a ledger is read":
+        rate = OwnRates([tmp_path / "work"]).of("shard")
+        assert rate is not None, "the ledger that is still there serves"
+        return
+    with pytest.raises(DataError, match=r"--from .*work/b went away while the ledgers below were read\. Name a folder"):
+        OwnRates([tmp_path / "work"])
 
 
 def test_packaged_rates_are_a_core_s() -> None:
