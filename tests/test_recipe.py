@@ -116,7 +116,7 @@ def test_load__errors_name_the_path_and_the_way_out(
         ("data.train=3", "data.train = 3: Input should be a list. (split to train on, or several"),
         (
             "data=3",
-            "data = 3: Input should be a section, that is a table of keys and values. (its keys: also, dataset,",
+            "data = 3: Input should be a section, that is a table of keys and values. (its keys: also, caption",
         ),
         ('data.train=[{data="x", weight="a"}]', "(its share of the draws is its weight"),
     ],
