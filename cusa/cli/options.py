@@ -27,7 +27,7 @@ def parse_text(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "replace")
 
 
-def parse_place(text: str) -> Path:
+def parse_place(text: str | Path) -> Path:
     """Return a path, or the place that a URL names."""
     from cusa.manifests.storage.paths import place
 
@@ -41,11 +41,14 @@ def parse_here(text: str) -> Path:
     return mirror.here(parse_place(text))
 
 
-def local(option: str) -> Callable[[str], Path]:
-    """Return a parser for what must lie on this machine: files that are renamed into place or mapped into memory."""
+def local(option: str) -> Callable[[str | Path], Path]:
+    """Return a parser for what must lie on this machine: files that are renamed into place or mapped into memory.
 
-    def parse_local(text: str) -> Path:
-        if "://" in text and not text.startswith("file://"):
+    It is given an option's default too, which is a path already.
+    """
+
+    def parse_local(text: str | Path) -> Path:
+        if isinstance(text, str) and "://" in text and not text.startswith("file://"):
             raise ConfigError(
                 f"{option} {text}: this lies on another machine, and a folder of this one is needed. Give a local "
                 "path, and copy it from or to the store with the store's own tool (for S3: `aws s3 cp --recursive`).",

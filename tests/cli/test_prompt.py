@@ -6,7 +6,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -97,3 +97,60 @@ def test_sql__a_prompt_on_a_terminal(tmp_path: Path) -> None:
     assert process.wait(60) == 0
     os.close(ours)
     assert "from samples" in (tmp_path / "cusa/sql_history").read_text()
+
+
+def test_prompt__a_statement_has_its_limit_and_its_form(
+    database: query.Database, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, float]] = []
+
+    def run(self: query.Database, words: str, *, limit: float = 0) -> query.QueryResult:
+        asked.append((words, limit))
+        return query.QueryResult(["n"], [(7,)], notes=("a note",))
+
+    monkeypatch.setattr(query.Database, "overview", lambda self: query.QueryResult(["view"], [("samples", "", "n")]))
+    monkeypatch.setattr(query.Database, "run", run)
+    _talk(database, "select", "7", "", "select 8;", ".format json", "select 9;", history=tmp_path / "h")
+    assert asked == [("select\n7", 30), ("select 8;", 30), ("select 9;", 30)]
+    out, err = capsys.readouterr()
+    assert out.startswith("n\n7\nn\n7\n[")
+    assert err.count("a note") == 3
+
+
+def test_prompt__ctrl_c_forgets_the_lines_of_a_statement_and_the_prompt_goes_on(
+    database: query.Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: Iterator[str | BaseException] = iter(["select 1", KeyboardInterrupt(), "select 2 as two;", EOFError()])
+    prompts: list[str] = []
+
+    def read(words: str) -> str:
+        prompts.append(words)
+        line = next(told)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    prompt.prompt(database, "csv", limit=30, read=read, history=tmp_path / "h")
+    assert capsys.readouterr().out == "two\n2\n"
+    assert prompts == ["cusa> ", "  ...> ", "cusa> ", "cusa> "]
+
+
+def test_history__lies_where_the_user_s_state_does(
+    database: query.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[Path] = []
+
+    def edit(completer: prompt.Completer, path: Path) -> Callable[[], None]:
+        places.append(path)
+        return lambda: None
+
+    monkeypatch.setattr(prompt, "_edit", edit)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for state in (str(tmp_path / "state"), ""):
+        monkeypatch.setenv("XDG_STATE_HOME", state)
+        prompt.prompt(database, "csv", limit=30, read=_end)
+    assert places == [tmp_path / "state/cusa/sql_history", tmp_path / ".local/state/cusa/sql_history"]
+
+
+def _end(words: str) -> str:
+    raise EOFError
