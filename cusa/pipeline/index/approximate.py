@@ -103,6 +103,20 @@ class Measured:
         )
 
 
+def can_grow(index: "faiss.Index", plan: Plan) -> bool:
+    """Return whether rows may be added to an index in place of building what a plan says.
+
+    Args:
+        index: holds its rows as they are.
+        plan: for all rows.
+    """
+    import faiss
+
+    if plan.kind == "hnsw":
+        return isinstance(faiss.downcast_index(index), faiss.IndexHNSWFlat)
+    return plan.exact_rows and faiss.try_extract_index_ivf(index) is not None
+
+
 def build(rows_ND: np.ndarray, plan: Plan, *, seed: int = 0) -> "faiss.Index":
     """Train an index on a sample of the rows and add all of them."""
     import faiss

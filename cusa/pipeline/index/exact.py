@@ -146,8 +146,8 @@ def flat_index(rows_ND: np.ndarray) -> "faiss.IndexFlatIP":
 
 def in_order(near_QS: np.ndarray, ids_QS: np.ndarray, rows_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sort search results by rounded similarity, then row number; the query row itself and empty places last."""
-    near_QS = np.round(near_QS, _DECIMALS)
-    near_QS[(ids_QS == rows_Q[:, None]) | (ids_QS < 0)] = -np.inf
+    # Before rounding: where FAISS finds nothing it writes the lowest float32, which overflows there.
+    near_QS = np.round(np.where((ids_QS == rows_Q[:, None]) | (ids_QS < 0), -np.inf, near_QS), _DECIMALS)
     order_QS = np.lexsort((ids_QS, -near_QS), axis=1)
     return np.take_along_axis(near_QS, order_QS, axis=1), np.take_along_axis(ids_QS, order_QS, axis=1)
 

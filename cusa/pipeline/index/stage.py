@@ -81,7 +81,7 @@ def run(config: IndexConfig, *, split: Split, teacher: str, force: bool = False,
     files = [folder / f"{teacher}.faiss", neighbour_path(split, teacher)]
     previous = stage.before
     usable = not (force or parts.merges_only) and previous is not None and _is_whole(files, previous, parameters)
-    before = _before(files, config.neighbours, rows_ND) if usable else None
+    before = _before(files, config, rows_ND) if usable else None
     with stage.begin(unless_held=parts.locks):
         added = len(rows_ND) - before[0].ntotal if before is not None else 0
         if before is not None and _is_exact(len(rows_ND), config):
@@ -172,23 +172,30 @@ def _is_whole(files: list[Path], previous: ledger.Ledger, parameters: dict[str, 
     )
 
 
-def _before(files: list[Path], depth: int, rows_ND: np.ndarray) -> "tuple[faiss.Index, Neighbours] | None":
+def _before(files: list[Path], config: IndexConfig, rows_ND: np.ndarray) -> "tuple[faiss.Index, Neighbours] | None":
     """Return the index and the neighbours of the table's first rows, if rows were only added since.
+
+    None too where so many rows need an index of another kind.
 
     Args:
         files: the index and its neighbour table.
-        depth: neighbours a row.
+        config: neighbours a row, and the budget of an approximate index.
         rows_ND: (N, D) all rows as they are now.
     """
     import faiss
 
     column = store.read_table(files[1], columns=["neighbours"])["neighbours"].combine_chunks()
     known = len(column)
-    if not 1 < known < len(rows_ND) or known - 1 < depth:
+    if not 1 < known < len(rows_ND) or known - 1 < config.neighbours:
         return None
     index = faiss.read_index(str(files[0]))
     if index.ntotal != known or index.d != rows_ND.shape[1]:
         return None
+    if not _is_exact(len(rows_ND), config):
+        from cusa.pipeline.index import approximate
+
+        if not approximate.can_grow(index, approximate.choose(*rows_ND.shape, config)):
+            return None
     first_rows = _first_rows(index, known)
     if first_rows is None or not np.allclose(first_rows, rows_ND[:known], atol=_UNCHANGED):
         return None

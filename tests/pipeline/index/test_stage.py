@@ -66,7 +66,9 @@ def _loop(rows: np.ndarray, k: int) -> list[list[int]]:
     return out
 
 
-def test_run__neighbours_are_what_a_loop_finds(work: Path) -> None:
+@pytest.mark.parametrize("block", [4096, 4])
+def test_run__neighbours_are_what_a_loop_finds(work: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "_ROWS_A_BLOCK", block)
     split = Split(work, "train")
     for teacher, key in (("noise", "key"), ("words", "caption_key")):
         outcome = index.run(IndexConfig(neighbours=6), split=split, teacher=teacher)
@@ -196,3 +198,22 @@ def test_unit_rows__a_row_that_is_no_direction_is_named(value: float) -> None:
     rows[1] = [0, 3, 4]
     np.testing.assert_allclose(unit_rows(table)[1], [0, 0.6, 0.8])
     assert rows[1].tolist() == [0, 3, 4], "the caller's rows are left as they were"
+
+
+@pytest.mark.parametrize(("most", "exact"), [(9, True), (8, False)])
+def test_run__is_exact_up_to_so_many_rows_and_then_says_how_it_searches(work: Path, most: int, exact: bool) -> None:
+    config = IndexConfig(neighbours=3, exact_up_to=most, memory=7, latency=1e6, recall=1.0)
+    done = index.run(config, split=Split(work, "train"), teacher="noise")
+    assert len(done.notes) == (0 if exact else 1)
+    if not exact:
+        assert "chosen for at most 7 GiB and 1e+06 ms a query; recall@3 against exact search" in done.notes[0]
+        assert "below" not in done.notes[0]
+        assert "above" not in done.notes[0]
+
+
+def test_run__a_table_with_as_many_rows_as_neighbours_are_asked_for_says_nothing_is_missing(work: Path) -> None:
+    assert index.run(IndexConfig(neighbours=8), split=Split(work, "train"), teacher="noise").notes == ()
+    assert (
+        "8 neighbours, not the 9"
+        in index.run(IndexConfig(neighbours=9), split=Split(work, "train"), teacher="noise").notes[0]
+    )

@@ -1,12 +1,16 @@
 """An index in units: the same bytes whoever searches."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cusa.errors import BusyError, DataError
+from cusa.manifests import lock
 from cusa.manifests.samples import Split
+from cusa.manifests.stage import asking
 from cusa.manifests.storage import packed, store
 from cusa.pipeline import extract
 from cusa.pipeline.config import ExtractConfig, IndexConfig
@@ -115,3 +119,85 @@ def test_part__an_opened_index_answers_as_the_one_that_was_built(tmp_path: Path,
     found = units.read_part(units.task().work(opened, range(2000)), 9)
     assert np.array_equal(found.ids, expected.ids)
     assert np.array_equal(found.similarities, expected.similarities)
+
+
+@pytest.mark.parametrize("other", ["settings", "rows"])
+def test_run__parts_of_other_settings_or_rows_are_not_put_together(work: Path, other: str) -> None:
+    """A task of an array made the first unit with five neighbours, or of other rows; the others come later."""
+    split, config = Split(work, "train"), IndexConfig(neighbours=4)
+    _index(work, config)
+    expected = _bytes(work)
+    shutil.rmtree(work / "train/index")
+    if other == "settings":
+        _index(work, CONFIG, "0:1")
+    else:
+        extracted = ExtractConfig(dtype="float32")
+        extract.run(extracted, split=split, teacher="words", modality="text", load=load)
+        _index(work, config, "0:1")
+        extract.run(ExtractConfig(), split=split, teacher="words", modality="text", load=load)
+    with pytest.raises(DataError, match="No unit of"):
+        _index(work, config, "merge")
+    _index(work, config, "0/1", "merge")
+    assert _bytes(work) == expected
+
+
+def test_run__by_force_every_unit_is_made_again(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[range] = []
+    part = units._part
+
+    def counted(searched: units.Searched, rows: range) -> object:
+        made.append(rows)
+        return part(searched, rows)
+
+    monkeypatch.setattr(units, "_part", counted)
+    shutil.rmtree(work / "train/index", ignore_errors=True)
+    _index(work, CONFIG, "0:2")
+    assert len(made) == 2
+    _index(work, CONFIG)
+    assert len(made) == 2 + 4, "the two that a task had made as well"
+    with sharing(Workers(1), UnitRange("0:2")):
+        index.run(IndexConfig(neighbours=3), split=Split(work, "train"), teacher="words")
+    assert len(made) == 8
+    with sharing(Workers(1), None):
+        index.run(IndexConfig(neighbours=3), split=Split(work, "train"), teacher="words")
+    assert len(made) == 10, "what a task had made is taken"
+    assert not (work / "train/index/.units").exists()
+
+
+def test_run__a_refused_merge_leaves_the_index_that_was_there(work: Path) -> None:
+    _index(work, CONFIG)
+    before = _bytes(work)
+    with sharing(Workers(1), UnitRange("merge")), pytest.raises(DataError, match="No unit of"):
+        index.run(IndexConfig(neighbours=3), split=Split(work, "train"), teacher="words")
+    assert _bytes(work) == before
+    assert not index.run(CONFIG, split=Split(work, "train"), teacher="words").fresh
+
+
+def test_run__what_a_task_left_is_cleared_up_once_the_index_is_there(work: Path) -> None:
+    _index(work, CONFIG)
+    with sharing(Workers(1), UnitRange("0:1")):
+        index.run(CONFIG, split=Split(work, "train"), teacher="words", force=True)
+    assert (work / "train/index/.units").exists()
+    with asking():
+        assert not index.run(CONFIG, split=Split(work, "train"), teacher="words").fresh
+    assert (work / "train/index/.units").exists(), "a question removes nothing"
+    assert not index.run(CONFIG, split=Split(work, "train"), teacher="words").fresh
+    assert not (work / "train/index/.units").exists()
+
+
+@pytest.mark.parametrize("held", ["a range", "the split"])
+def test_run__waits_for_nobody_who_works_on_what_it_reads_or_writes(
+    work: Path, held: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = Split(work, "train")
+    _index(work, CONFIG, "0:1")
+    holder = lock.Holder("there", 1, "cusa other", "now")
+    of = [path.parent for path in split.locks] if held == "the split" else ["000000-000001"]
+    monkeypatch.setattr(lock, "holder", lambda path: holder if {path.parent, path.parent.name} & {*of} else None)
+    with pytest.raises(BusyError, match="cusa other"):
+        index.run(CONFIG, split=split, teacher="words", force=True)
+    if held == "the split":
+        with sharing(Workers(1), UnitRange("1:2")), pytest.raises(BusyError, match="cusa other"):
+            index.run(CONFIG, split=split, teacher="words", force=True)
+    monkeypatch.undo()
+    shutil.rmtree(work / "train/index")
