@@ -136,11 +136,15 @@ def encode(
                 tokens = read_texts(model, [split.texts[row] for row in rows], device)
             return spaces_of_batch(model, "text", tokens, spaces, kept=kept, contents=[texts[row] for row in rows])
 
-        encoder = RowEncoder(config, spaces, model.width, cache=cache, share=share)
-        image_rows = encoder.rows(
+        # The cache knows rows by what was seen, not by the table that gave them: those of a table are computed anew.
+        encoders = [
+            RowEncoder(config, spaces, model.width, cache=cache if table is None else None, share=share)
+            for table in (image_table, text_table)
+        ]
+        image_rows = encoders[0].rows(
             "image", images, of_images, names=split.image_keys, on_done=lambda done: on_event(what, done, total)
         )
-        text_rows = encoder.rows(
+        text_rows = encoders[1].rows(
             "text",
             texts,
             of_texts,

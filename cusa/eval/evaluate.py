@@ -21,6 +21,7 @@ from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import StageRun
 from cusa.manifests.storage import store
+from cusa.models import features
 
 if TYPE_CHECKING:
     from cusa.eval.cache import EmbeddingCache
@@ -69,6 +70,7 @@ def run(
     inputs = {
         "student": model.digest,
         **evidence.digests,
+        **features.digests(evidence.split, model.features),
         "training split": model.training_digest,
         **{f"texts of {name}": store.digest(list(of_task)) for name, of_task in texts.items()},
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from cusa.eval.share import ALONE, Share
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
+from cusa.models.features import FeatureTable
 
 if TYPE_CHECKING:
     from cusa.eval.encode import TextModel
@@ -28,6 +29,8 @@ class ModelSource:
     """Of its weights, so that an unchanged evaluation is not repeated."""
     trained_on: tuple[Split, ...] = ()
     """What it was trained on, where that is known, to count what it has seen before."""
+    features: Mapping[str, FeatureTable] = field(default_factory=dict)
+    """Tables that it reads in place of pictures or texts, by modality."""
 
     @property
     def training_digest(self) -> str:

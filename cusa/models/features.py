@@ -14,10 +14,12 @@ from cusa.errors import ConfigError, DataError, StaleError, nearest
 from cusa.manifests import tables
 from cusa.manifests.origin import IMPORTED, read_origin
 from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
 
 FEATURES = "features"
 """Name under which a batch's tokens hold rows of a table instead: (B, W)."""
 
+_CARD = "student.json"  # as `cusa.models.students.base.CARD`, which needs torch
 _SAME = ("revision", "weights_sha256", "preprocessing", "transform")
 
 
@@ -93,6 +95,36 @@ def of_table(split: Split, table: str, *, encoder: str = "") -> FeatureTable:
     metadata = tables.read_part_metadata(path)
     provenance = {part: metadata.get(part, "") for part in _SAME}
     return FeatureTable(table, tables.part_width(path), provenance, encoder)
+
+
+def read_by(name: str | Path) -> dict[str, FeatureTable]:
+    """Return the tables that a student reads in place of pictures or texts, by modality, from its card alone.
+
+    Args:
+        name: of the student; what is no folder of a student of heads reads none.
+    """
+    path = Path(name).expanduser()
+    card = next((place / _CARD for place in (path, path / "model") if (place / _CARD).is_file()), None)
+    content = store.read_json(card) if card is not None else {}
+    if not isinstance(content, dict) or content.get("kind") != "heads":
+        return {}
+    return {modality: FeatureTable.from_json(fields) for modality, fields in content["features"].items()}
+
+
+def digests(split: Split, read: Mapping[str, FeatureTable]) -> dict[str, str]:
+    """Return a digest of every byte of a split's tables that a student reads, by its name among the inputs of a stage.
+
+    A table that the split lacks is left out: there the student's encoder reads the pictures or texts themselves.
+
+    Args:
+        split: whose tables.
+        read: what the student learned from, by modality.
+
+    Raises:
+        StaleError: if a table was made by something else than the one that the student learned from.
+    """
+    found = {modality: find(split, modality, table) for modality, table in read.items()}
+    return {f"the {modality} features": tables.teacher_digest(split, name) for modality, name in found.items() if name}
 
 
 def digest(split: Split, modality: str, table: FeatureTable) -> str:

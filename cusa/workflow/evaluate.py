@@ -252,7 +252,7 @@ class _Evaluation:
     def _source(self) -> "ModelSource":
         from cusa.eval.job import ModelSource
 
-        return ModelSource(self.model.load, self.model.digest, self.model.training_splits())
+        return ModelSource(self.model.load, self.model.digest, self.model.training_splits(), self.model.features)
 
     def _job(self, out: Path | None, tasks: Sequence[str] = ()) -> "Job":
         from cusa.eval.job import Job

@@ -11,7 +11,8 @@ from cusa.eval.config import EvalConfig
 from cusa.manifests import ledger
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
-from cusa.models import source
+from cusa.models import features, source
+from cusa.models.features import FeatureTable
 
 if TYPE_CHECKING:
     from cusa.eval.encode import TextModel
@@ -38,6 +39,11 @@ class EvaluatedModel:
     def results_folder(self) -> Path | None:
         """Folder of a run's results; None for what is no run."""
         return self.run / "eval" if self.run is not None else None
+
+    @property
+    def features(self) -> dict[str, FeatureTable]:
+        """Tables that it reads in place of pictures or texts, by modality."""
+        return features.read_by(self.name)
 
     def load(self) -> "Student | TextModel":
         """Load it: a student, or a sentence-transformers folder as a model of texts alone."""

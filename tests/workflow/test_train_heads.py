@@ -1,5 +1,6 @@
 """Heads on tables of embeddings, as a user trains, evaluates, exports and searches them."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from cusa import recipe as recipes
-from cusa.errors import ConfigError, CusaError, DataError
+from cusa.errors import ConfigError, CusaError, DataError, StaleError
 from cusa.manifests import tables
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
@@ -71,8 +72,6 @@ def run(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _without_pictures(work: Path, to: Path) -> Path:
     """Copy a work folder without what the pictures stand in: whoever decodes one fails."""
-    import shutil
-
     shutil.copytree(work, to, ignore=shutil.ignore_patterns("cache", "index"))
     for tar in to.rglob("*.tar"):
         tar.unlink()
@@ -102,6 +101,65 @@ def test_eval__equals_the_rows_by_hand(work: Path, run: Path) -> None:
     expected = 100 * float((better < 5).mean())
     (result,) = scoring.evaluate(str(run), scoring.EvalRequest(data=[work], force=True))
     assert result["tasks"]["cross-modal"]["metrics"]["text-to-image/r@5"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("table", ["colours", "words"])
+def test_rows_made_anew_under_the_same_name_are_read_anew(work: Path, run: Path, tmp_path: Path, table: str) -> None:
+    """The weights stay, and what the card says of the table: its bytes alone tell that it has changed."""
+    student, other = students.load(run), tmp_path / "work"
+    shutil.copytree(work, other)
+    split = Split(other, "test")
+
+    def by_hand() -> tuple[np.ndarray, np.ndarray]:
+        rows = (
+            torch.from_numpy(tables.read_teacher(split, name).embeddings.astype(np.float32))
+            for name in ("colours", "words")
+        )
+        with torch.inference_mode():
+            image, text = student.encode_image(next(rows)), student.encode_text({"features": next(rows)})
+        return image.numpy(), text.numpy()
+
+    def evaluated() -> float:
+        (result,) = scoring.evaluate(str(run), scoring.EvalRequest(data=[other]))
+        return float(result["tasks"]["cross-modal"]["metrics"]["text-to-image/r@5"])
+
+    def expected() -> float:
+        image, text = by_hand()
+        scores = text @ image.T
+        own = scores[np.arange(len(text)), split.caption_owner]
+        return 100 * float(((scores >= own[:, None]).sum(axis=1) <= 5).mean())
+
+    def index() -> bool:
+        return student_index.run(IndexConfig(neighbours=3), split=split, student=str(run)).fresh
+
+    assert evaluated() == pytest.approx(expected(), abs=1e-4)
+    assert [index(), index()] == [True, False]
+    before = expected()
+    worlds_teacher = {"colours": worlds.Colours, "words": worlds.Words}[table]()
+    rng = np.random.default_rng(0)
+    encode = worlds_teacher.encode
+    worlds_teacher.encode = lambda items: (
+        (rows := rng.normal(size=encode(items).shape))
+        / np.linalg.norm(  # type: ignore[method-assign]
+            rows, axis=1, keepdims=True
+        )
+    )
+    extract.run(
+        ExtractConfig(transform="none"),
+        split=split,
+        teacher=table,
+        modality=worlds_teacher.modality,
+        load=lambda *_: worlds_teacher,
+        force=True,
+    )
+    assert expected() != before
+    assert evaluated() == pytest.approx(expected(), abs=1e-4)
+    with pytest.raises(StaleError, match="made from another state of the tables that the student reads"):
+        student_index.read_student(split, str(run))
+    assert index()
+    cross = student_index.read_student(split, str(run)).cross
+    for got, rows in zip((cross.images, cross.captions), by_hand(), strict=True):
+        np.testing.assert_allclose(got, rows, atol=1e-5)
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(work: Path, run: Path, tmp_path: Path) -> None:

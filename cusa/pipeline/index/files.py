@@ -86,4 +86,5 @@ _WHAT = {
     "split": "state of the split",
     "teacher_digest": "state of the teacher's tables",
     "weights_sha256": "state of the student",
+    "features_sha256": "state of the tables that the student reads",
 }

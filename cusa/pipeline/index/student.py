@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cusa.models.students.base import Student
 
 _FILE_OF = {"image": "images", "text": "captions"}  # modality -> how its files are called
+_FEATURES = "features_sha256"
 _A_BATCH = 64
 _ROWS_A_BLOCK = 4096
 
@@ -79,7 +80,8 @@ def run(
     """
     folder, name = split.folder / "index", student_name(student)
     weights = source.weights_digest(student)
-    inputs = {"split": split.digest, "student": weights}
+    read = features.digests(split, features.read_by(student))
+    inputs = {"split": split.digest, "student": weights, **read}
     parameters = {"student": name, "neighbours": config.neighbours}
     stage = StageRun("index", folder / f"cross-{name}.ledger.json", inputs=inputs, parameters=parameters, force=force)
     if stage.up_to_date:
@@ -100,6 +102,7 @@ def run(
             near[other] = _neighbours(split, index, rows[other], depth, modality=modality)
         for modality, table in near.items():
             stamp = {"split": split.digest, "student": name, "weights_sha256": weights, **checksums[modality]}
+            stamp |= {_FEATURES: store.digest(read)} if read else {}
             written.append(folder / f"cross-{name}-{_FILE_OF[modality]}.parquet")
             store.write_table(written[-1], table.replace_schema_metadata(stamp))
         counts = {"images": len(rows["image"]), "captions": len(rows["text"]), "width": rows["image"].shape[1]}
@@ -144,17 +147,20 @@ def open_index(split: Split, student: str, modality: str) -> Any:
 
     Args:
         split: the split.
-        student: the student, by the name or path that was indexed; where it is there, its weights must be those.
+        student: the student, by the name or path that was indexed; where it is there, its weights and the
+            tables that it reads must be those.
         modality: `image` or `text`: of the rows.
 
     Raises:
         DataError: if it was not indexed, or a file is damaged.
-        StaleError: if the split or the student's weights have changed since.
+        StaleError: if the split, the student's weights or a table that it reads have changed since.
     """
     name = student_name(student)
     made_from = {"split": split.digest, "student": name}
     if (weights := source.weights_digest(student)) != student:  # the student may be gone, its index remains
         made_from["weights_sha256"] = weights
+        if read := features.digests(split, features.read_by(student)):
+            made_from[_FEATURES] = store.digest(read)
     return read_index(
         split.folder / "index" / f"{name}-{_FILE_OF[modality]}.faiss",
         table=_table_path(split, name, modality),

@@ -13,6 +13,7 @@ from cusa.manifests.events import SILENT, Callbacks
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
 from cusa.manifests.words import counted
+from cusa.models import features
 from cusa.workflow.blend import grid as grids
 from cusa.workflow.blend import page
 from cusa.workflow.blend.measures import Measure, Measured, gather, of_results, texts_digest
@@ -65,7 +66,16 @@ def run(request: BlendRequest, *, callbacks: Callbacks = SILENT) -> Blended:
     inputs = {
         "base": parents.base_digest,
         "run": parents.model.digest,
-        **{one.folder: store.digest([one.evidence.digests, texts_digest(one, config)]) for one in measured},
+        **{
+            one.folder: store.digest(
+                [
+                    one.evidence.digests,
+                    texts_digest(one, config),
+                    features.digests(one.split, parents.model.features),
+                ]
+            )
+            for one in measured
+        },
     }
     parameters = {
         "layout": _LAYOUT,
@@ -135,7 +145,7 @@ class _Points:
         from cusa.eval.job import Job, ModelSource
 
         digest = self._parents.digest(alpha)
-        source = ModelSource(lambda: self._blend.at(alpha), digest)
+        source = ModelSource(lambda: self._blend.at(alpha), digest, features=self._parents.model.features)
         rows, fresh = [], False
         for one in self._measured:
             place = self._request.out / "points" / f"{alpha:.10g}" / one.folder
