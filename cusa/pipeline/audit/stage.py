@@ -220,7 +220,7 @@ def _judgements_digest(judged: PairRatings | None) -> str:
     """Return a digest of the judgements, empty where there are none."""
     if judged is None or not len(judged.images):
         return ""
-    return store.digest(np.stack([judged.images, judged.captions, judged.match]).tolist())
+    return judged.digest
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ class PairRatings:
 
     @property
     def digest(self) -> str:
-        """One digest over the pairs and what was said of each."""
-        return store.digest(np.stack([self.images, self.captions, self.match]).tolist())
+        """One digest over the pairs, what was said of each, and whether the rest is known not to match."""
+        return store.digest([*np.stack([self.images, self.captions, self.match]).tolist(), self.complete])
 
     def refuse_too_few(self, matches: int, others: int) -> None:
         """Refuse judgements that no probability can be fitted on.

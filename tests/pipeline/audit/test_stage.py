@@ -300,8 +300,9 @@ def test_run__what_to_do_next_names_the_folder_as_it_was_given(work: Path, monke
     assert str(given) not in page, "the page is equal wherever the folder lies"
 
 
-def test_run__every_column_says_what_the_tables_say(tmp_path: Path) -> None:
+def test_run__every_column_says_what_the_tables_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks, worth, what is known and judged, copies, and the figures that count them: of a calibrated audit."""
+    monkeypatch.setattr(audit, "_ROWS_A_GROUP", 64)
     source = write_karpathy(tmp_path / "raw", images=10, splits=("train", "val"), captions=3)
     content = store.read_json(source)
     content["images"][1]["sentences"][0]["raw"] = "Just these words"
@@ -401,3 +402,20 @@ def test_run__every_column_says_what_the_tables_say(tmp_path: Path) -> None:
             best.append(row["caption_key"])
     page = (split.folder / "audit/gallery.html").read_text()
     assert all(key in page for key in best)
+
+
+def test_run__with_other_ratings_a_verdict_still_counts_for_what_is_asked(work: Path, tmp_path: Path) -> None:
+    """What is missing is estimated from the ratings that are given; the worth of a pair is 0 once it was judged."""
+    split = Split(work, "train")
+    given = tmp_path / "truth.parquet"
+    store.write_table(given, _truth_of_colours(split))
+    audit.run(CONFIG, split=split, ratings=given)
+    first = _table(work).to_pylist()[0]
+    with Journal(split.folder / "audit") as journal:
+        journal.append(make(0, "match", image_key=first["image_key"], caption_key=first["caption_key"]))
+    done = audit.run(CONFIG, split=split, ratings=given)
+    assert done.why == "verdicts changed"
+    assert audit.read_summary(split)["judged_candidates"] == 1
+    store.write_table(given, _truth_of_colours(split).replace_schema_metadata({"complete": "false"}))
+    assert audit.run(CONFIG, split=split, ratings=given).why == "judgements changed", "the rest is no longer known"
+    assert not audit.run(CONFIG, split=split, ratings=given).fresh

@@ -1,5 +1,6 @@
 """Human judgements of pairs, from CxC, from verdicts and from a truth."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +147,15 @@ def test_read_ratings__cxc_of_another_split_is_refused(work: Path, tmp_path: Pat
     )
     with pytest.raises(DataError, match=r"rates no pair of different items of the split 'val' \(1 of other images"):
         read_ratings(Split(work, "val"), path)
+
+
+def test_digest__of_the_pairs_the_answers_and_what_the_rest_means() -> None:
+    said = PairRatings(np.array([0, 1]), np.array([5, 2]), np.array([True, False]), complete=False, source="people")
+    others = [
+        replace(said, images=np.array([1, 1])),
+        replace(said, captions=np.array([5, 3])),
+        replace(said, match=np.array([True, True])),
+        replace(said, complete=True),
+    ]
+    assert len({one.digest for one in (said, *others)}) == 5
+    assert replace(said, source="others", caveat="Of a sample.").digest == said.digest
