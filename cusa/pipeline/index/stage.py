@@ -194,7 +194,7 @@ def _before(files: list[Path], config: IndexConfig, rows_ND: np.ndarray) -> "tup
     if not _is_exact(len(rows_ND), config):
         from cusa.pipeline.index import approximate
 
-        if not approximate.can_grow(index, approximate.choose(*rows_ND.shape, config)):
+        if not approximate.can_grow(index, approximate.choose(len(rows_ND), rows_ND.shape[1], config)):
             return None
     first_rows = _first_rows(index, known)
     if first_rows is None or not np.allclose(first_rows, rows_ND[:known], atol=_UNCHANGED):
