@@ -123,8 +123,8 @@ def digests(split: Split, read: Mapping[str, FeatureTable]) -> dict[str, str]:
     Raises:
         StaleError: if a table was made by something else than the one that the student learned from.
     """
-    found = {modality: find(split, modality, table) for modality, table in read.items()}
-    return {f"the {modality} features": tables.teacher_digest(split, name) for modality, name in found.items() if name}
+    names = {modality: find(split, modality, table) for modality, table in read.items()}
+    return {f"the {modality} features": tables.teacher_digest(split, name) for modality, name in names.items() if name}
 
 
 def digest(split: Split, modality: str, table: FeatureTable) -> str:
