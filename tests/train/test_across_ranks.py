@@ -44,6 +44,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "positive": {"false_negatives": "positive"},
     "hardness": {"false_negatives": "hardness", "hardness": Hardness(0.3, 0.01), "temperature": Setting(0.2, 0.1, 1.0)},
     "calibrated": {"false_negatives": "debiased", "soft_labels": "calibrated", "pair_probability": PROBABILITY},
+    "sigmoid": {"contrast": "sigmoid", "sigmoid_bias": -2.0, "temperature": Setting(0.2, 0.1, 1.0)},
+    "smoothed": {"label_smoothing": 0.3},
+    "weighted": {"pair_weights": True},
 }
 ACCURACY = {"cold": 1e-9}
 
@@ -55,7 +58,8 @@ def _world(size: int) -> tuple[dict[str, Tensor], Tensor]:
     rows = {name: torch.randn(size, width, generator=random, dtype=torch.float64) for name, width in widths.items()}
     ids = torch.randint(0, size - 2, (size,), generator=random)
     listed = torch.randint(0, size, (size, 2), generator=random)
-    return rows | {"image_ids": ids, "text_ids": torch.arange(size)}, listed
+    weights = torch.rand(size, generator=random, dtype=torch.float64)
+    return rows | {"image_ids": ids, "text_ids": torch.arange(size), "pair_weights": weights}, listed
 
 
 class _Towers(torch.nn.Module):
@@ -77,11 +81,14 @@ class _Towers(torch.nn.Module):
 
 def _once(options: dict[str, Any], inputs: dict[str, Tensor], listed: Tensor, parallel: bool) -> dict[str, Tensor]:
     """Return the terms and every gradient of one step."""
+    weighted = options.get("pair_weights", False)
     towers: Any = _Towers()
-    loss: Any = CUSALoss(**options).double()
+    loss: Any = CUSALoss(**{name: value for name, value in options.items() if name != "pair_weights"}).double()
     if parallel:
         towers, loss = DistributedDataParallel(towers), DistributedDataParallel(loss)
     others = {name: inputs[name] for name in ("teacher_image", "teacher_text", "image_ids", "text_ids")}
+    if weighted:
+        others["pair_weights"] = inputs["pair_weights"]
     # Other pairs than the listed ones, all of them on every rank.
     ignored = torch.tensor([[0, 3], [2, 7], [5, 1], [1, 4]])
     terms = loss(**towers(inputs), **others, positive_pairs=listed, ignored_pairs=ignored)

@@ -13,6 +13,8 @@ from torch import Tensor
 from cusa.errors import ConfigError
 from cusa.train.config import LossConfig
 from cusa.train.losses import CUSALoss, Setting
+from cusa.train.losses.by_rows.hardness import Hardness
+from cusa.train.losses.by_rows.thresholds import Thresholds
 from cusa.train.losses.pair_probability import PairProbability, Slope
 from cusa.train.losses.streaming import tiles
 from cusa.train.optimizers.groups import parameter_groups
@@ -27,6 +29,7 @@ CONFIGURATIONS = [
 ]  # fmt: skip
 AT_128 = ["csa_dot", "csa_each_separate_taus", "cusa_published", "cusa_sum", "nce_only_sum_diag", "usa_softtau"]
 CASES = [(size, name) for size in (8, 33) for name in CONFIGURATIONS] + [(128, name) for name in AT_128]
+SHARP = (Setting(0.2, 0.1, 1, False), Setting(0.4, 0.1, 1, False))
 TERMS = {"infonce": "nce", "csa": "csa", "usa": "usa", "loss": "total"}
 
 
@@ -552,3 +555,104 @@ def test_modes__the_lowest_temperatures_stand_in_the_order_of_the_values() -> No
     flat = [values.infonce, *values.csa, *values.usa, *values.teacher, *values.usa_teacher]
     assert list(loss.modes().lowest) == pytest.approx([float(one.detach()) for one in flat])
     assert loss.eval().modes().lowest == (0.0,) * 9, "outside training nothing is clamped"
+
+
+def _thresholds() -> Thresholds:
+    """Return thresholds that half of the pairs are above, of items that were met often."""
+    made = Thresholds(7, 13, after=1)
+    for name in ("image", "text"):
+        getattr(made, name).fill_(0.1)
+        getattr(made, f"{name}_met").fill_(3)
+    return made
+
+
+CONTRASTS: dict[str, dict[str, Any]] = {
+    "soft": {},
+    "smoothed": {"label_smoothing": 0.2},
+    "mask": {"false_negatives": "mask", "mask_text": 0.3},
+    "positive": {"false_negatives": "positive"},
+    "hardness": {"false_negatives": "hardness", "hardness": Hardness(0.5, 0.02)},
+    "thresholds": {"false_negatives": "thresholds"},
+    "debiased": {"false_negatives": "debiased"},
+    "weights": {},
+    "sigmoid": {"contrast": "sigmoid"},
+}
+
+
+@pytest.mark.parametrize("name", CONTRASTS)
+def test_infonce_s_weight_and_the_releases_division_apply_to_all_of_it(name: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(tiles, "TILE", 5)
+    inputs = _inputs() | {"text_ids": torch.arange(13)}
+    given: dict[str, Any] = dict(inputs)
+    if name == "positive":
+        given |= {"positive_pairs": torch.tensor([[0, 4]]), "ignored_pairs": torch.tensor([[1, 7], [4, 0]])}
+    if name == "weights":
+        given["pair_weights"] = torch.linspace(0, 1, 13)
+
+    def contrast(**options: Any) -> float:
+        told = {**CONTRASTS[name], "alpha": 0, "beta": 0, "temperature": Setting(0.2, 0.1, 1), **options}
+        if name == "thresholds":
+            told["thresholds"] = _thresholds()
+        if name == "debiased":
+            told["pair_probability"] = PairProbability(
+                intercept=-1.0, text=Slope(2.0), text_mean=torch.full((5,), 0.1).double()
+            )
+        terms = CUSALoss(**told).double()(**given)
+        value = float(terms["sigmoid" if name == "sigmoid" else "infonce"].detach())
+        assert float(terms["loss"].detach()) == value
+        return value
+
+    whole = contrast(impl="plain")
+    if name not in ("soft", "sigmoid"):
+        untreated = CUSALoss(alpha=0, beta=0, temperature=Setting(0.2, 0.1, 1)).double()(**inputs)["loss"]
+        assert abs(whole - float(untreated.detach())) > 1e-3, "the treatment does something"
+    for impl in ("plain", "streamed"):
+        assert contrast(impl=impl, infonce_weight=0.3) == pytest.approx(0.3 * whole, rel=1e-9)
+        if name not in ("weights", "sigmoid"):
+            assert contrast(impl=impl, reduction="release") == pytest.approx(whole / 13, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "missing", "says"),
+    [
+        ({"beta": 0}, "teacher_image", "teacher_image is missing, and alpha or beta is set.*set alpha or beta to 0"),
+        ({"alpha": 0}, "teacher_text", "teacher_text is missing, and alpha or beta is set"),
+        ({"alpha": 0}, "image_uni", "image_uni is missing, and beta is set. Pass it, or set beta to 0"),
+        ({"alpha": 0}, "text_uni", "text_uni is missing, and beta is set"),
+        (
+            {"alpha": 0, "beta": 0, "false_negatives": "mask", "mask_text": 0.5},
+            "teacher_text",
+            "teacher_text is missing, and mask_text is set. Pass it, or set mask_text to None",
+        ),
+        (
+            {"alpha": 0, "beta": 0, "false_negatives": "mask", "mask_image": 0.5},
+            "teacher_image",
+            "teacher_image is missing, and mask_image is set",
+        ),
+    ],
+)
+def test_what_asks_for_a_missing_input_is_named(options: dict[str, Any], missing: str, says: str) -> None:
+    batch = _batch()
+    loss = CUSALoss(**options)
+    with pytest.raises(ConfigError, match=says) as refused:
+        loss(**batch | {missing: None})
+    assert refused.value.values["key"] == missing
+    unread = {"image_uni", "text_uni", "teacher_image", "teacher_text"} - {missing}
+    if not loss.beta and not loss.alpha:  # nothing else is asked for
+        assert loss(**{name: rows for name, rows in batch.items() if name not in unread})["loss"].isfinite()
+
+
+def test_diagnostics__without_csa_are_of_usa_s_labels_and_without_both_of_none() -> None:
+    teachers = {name: rows for name, rows in _batch(7, dtype=torch.float64).items() if name.startswith("teacher")}
+    separate = {"teacher_temperature": Setting(0.9, 0.1, 1, False), "usa_teacher_temperature": SHARP, "fusion": "dot"}
+    found = CUSALoss(alpha=0, beta=1, **separate).double().diagnostics(**teachers)
+    for modality, tau in (("image", SHARP[0].initial), ("text", SHARP[1].initial)):
+        rows = teachers[f"teacher_{modality}"].tolist()
+        labels = [reference.softmax(row) for row in reference.divided(reference.cosines(rows, rows), tau)]
+        off = sum(q for i, row in enumerate(labels) for j, q in enumerate(row) if i != j) / 7
+        assert found[f"target_off_diagonal.{modality}"].item() == pytest.approx(off, rel=1e-6)
+    none = CUSALoss(alpha=0, beta=0, **separate).diagnostics(**teachers)
+    assert not [name for name in none if name.startswith("target")]
+    assert {name: round(float(none[f"effective_weight.{name}"]), 6) for name in ("infonce", "csa", "usa")} == {
+        **{"infonce": 1, "csa": 0, "usa": 0}
+    }
