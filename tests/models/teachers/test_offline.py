@@ -1,7 +1,10 @@
 """The weight-free teachers: unit rows, the same on every machine, close for what looks or reads alike."""
 
+import itertools
+import math
 import subprocess
 import sys
+from hashlib import blake2b
 
 import numpy as np
 import pytest
@@ -102,8 +105,6 @@ def test_gist_is_not_changed_by_size() -> None:
 
 def test_ngrams_are_the_signs_of_the_digest() -> None:
     """One word of one letter has one word n-gram and one run of letters; the digest's bits by hand."""
-    from hashlib import blake2b
-
     signs = []
     for gram in (b"wx", b"l<x>"):
         number = int.from_bytes(blake2b(gram, digest_size=32).digest(), "big")
@@ -137,3 +138,49 @@ def test_ngrams_are_the_same_in_another_process() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(NgramTeacher().encode(["a red star"])[0, :8].tolist())
+
+
+def _gist_by_loops(image: Image.Image) -> list[float]:
+    """Return the gist of one image, pixel by pixel: colours and edges of six by six cells, each half of length 1."""
+    small = np.asarray(image.convert("RGB").resize((48, 48), Image.Resampling.BOX), dtype=np.float64) / 255 - 0.5
+    grey = [[0.299 * r + 0.587 * g + 0.114 * b for r, g, b in line] for line in small.tolist()]
+    colour, edges = np.zeros((6, 6, 3)), np.zeros((6, 6, 8))
+
+    def slope(values: list[float], at: int) -> float:
+        low, high = max(at - 1, 0), min(at + 1, 47)
+        return (values[high] - values[low]) / (high - low)
+
+    for y in range(48):
+        for x in range(48):
+            red, green, blue = small[y, x]
+            colour[y // 8, x // 8] += np.array([grey[y][x], red - green, blue - (red + green) / 2]) / 64
+            across, down = slope(grey[y], x), slope([line[x] for line in grey], y)
+            turn = math.atan2(down, across) % math.pi / math.pi * 8
+            share = turn - int(turn)
+            edges[y // 8, x // 8, int(turn) % 8] += (1 - share) * math.hypot(down, across) / 64
+            edges[y // 8, x // 8, (int(turn) + 1) % 8] += share * math.hypot(down, across) / 64
+    halves = [colour.reshape(-1) + 1e-6, np.sqrt(edges).reshape(-1) + 1e-6]
+    joined = np.concatenate([half / np.linalg.norm(half) for half in halves])
+    return (joined / np.linalg.norm(joined)).tolist()
+
+
+def test_gist_equals_loops_over_pixels() -> None:
+    """A table of an earlier version stays true: revision 1 is these numbers."""
+    pictures = [_noise(3), _disc(30, "red", "teal")]
+    for row, picture in zip(GistTeacher().encode(pictures), pictures, strict=True):
+        np.testing.assert_allclose(row, _gist_by_loops(picture), rtol=0, atol=2e-5)
+
+
+def test_ngrams_equal_loops_over_words_and_letters() -> None:
+    text = "Red red star go go go"
+    words = text.lower().split()
+    grams = [f"w{word}" for word in words] + [f"p{one} {other}" for one, other in itertools.pairwise(words)]
+    for word in words:
+        marked = f"<{word}>"
+        grams += [f"l{marked[k : k + n]}" for n in (3, 4, 5) for k in range(len(marked) - n + 1)]
+    total = np.zeros(256)
+    for gram in set(grams):
+        number = int.from_bytes(blake2b(gram.encode(), digest_size=32).digest(), "big")
+        signs = np.array([1 if number >> (255 - bit) & 1 else -1 for bit in range(256)])
+        total += signs * (1 + math.log(grams.count(gram)))
+    np.testing.assert_allclose(NgramTeacher().encode([text])[0], total / np.linalg.norm(total), rtol=0, atol=1e-5)

@@ -178,3 +178,61 @@ def test_hashed_words_are_the_same_everywhere() -> None:
     numbers = scene_teachers.hash_words(["Red, red.", "123456789"])
     assert numbers[1].tolist() == [1 + 0xCBF43926 % 2047, 0]
     assert numbers[0, 0] == numbers[0, 1] > 0
+
+
+@torch.inference_mode()
+def test_concepts_of_an_image_equal_loops_over_cells() -> None:
+    """A thing is in each cell with a probability of its own; a concept holds if any cell has it."""
+    torch.manual_seed(0)
+    model = scene_teachers.SceneImageEncoder().eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    pixels = scene_teachers.pixels([Image.effect_noise((96, 96), 90), Image.new("RGB", (20, 50), "red")])
+    things, background = model(pixels)
+    found = dict(zip(IMAGE_FAMILIES, model.concepts(pixels).split(list(IMAGE_FAMILIES.values()), dim=1), strict=True))
+    for n in range(2):
+        cells = []
+        for place in range(9):
+            logits = things[n, :, place // 3, place % 3]
+            there = float(logits[0].sigmoid())
+            cells.append((there, logits[1:9].softmax(0), logits[9:17].softmax(0), logits[19:23].softmax(0)))
+        for k in range(8):
+            for name, part in (("shape", 1), ("colour", 2)):
+                absent = np.prod([1 - cell[0] * float(cell[part][k]) for cell in cells])
+                assert float(found[name][n, k]) == pytest.approx(1 - absent, abs=1e-5)
+                for place, cell in enumerate(cells):
+                    in_cell = float(found[f"{name} cell"][n, 8 * place + k])
+                    assert in_cell == pytest.approx(cell[0] * float(cell[part][k]), abs=1e-6)
+            for j in range(8):
+                absent = np.prod([1 - cell[0] * float(cell[1][k]) * float(cell[2][j]) for cell in cells])
+                assert float(found["shape colour"][n, 8 * k + j]) == pytest.approx(1 - absent, abs=1e-5)
+        for k in range(4):
+            absent = np.prod([1 - cell[0] * float(cell[3][k]) for cell in cells])
+            assert float(found["texture"][n, k]) == pytest.approx(1 - absent, abs=1e-5)
+        torch.testing.assert_close(found["background"][n], background[n].softmax(0))
+
+
+@torch.inference_mode()
+def test_rows_are_weighted_concepts_of_unit_length(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scene_teachers, "BATCH", 4)
+    images, texts = world.images[:6], world.texts[:6]
+    inputs = {"image": scene_teachers.pixels(images), "text": scene_teachers.hash_words(texts)}
+    for modality, model, teacher, items in (
+        ("image", scene_teachers.SceneImageEncoder(), SceneImageTeacher(), images),
+        ("text", scene_teachers.SceneTextEncoder(), SceneTextTeacher(), texts),
+    ):
+        path = WEIGHTS / f"offline-scenes-{modality}.safetensors"
+        scene_teachers.load_weights(model, path)
+        weighted = model.concepts(inputs[modality]).double() * load_file(path)["scale"].double() + 1e-6
+        rows = weighted / weighted.norm(dim=1, keepdim=True)
+        np.testing.assert_allclose(teacher.encode(items), rows.numpy(), rtol=0, atol=1e-6)
+
+
+def test_words__are_lower_case_without_marks_and_64_at_most() -> None:
+    same = scene_teachers.hash_words(["A red, round disc. On snow", "a red round disc on snow"])
+    assert torch.equal(same[0], same[1])
+    many = scene_teachers.hash_words([" ".join(f"w{n}" for n in range(70)), "w0"])
+    assert many.shape == (2, 64)
+    assert many[0, 63] == scene_teachers.hash_words(["w63"])[0, 0]
+    assert many[1].tolist() == [int(many[0, 0])] + [0] * 63
+    assert 0 < int(many[0].min()) <= int(many[0].max()) < scene_teachers.BUCKETS
