@@ -65,7 +65,9 @@ class Blip(Matching):
                 tokenizer = vocabulary.build(cleaned, size=config.vocabulary, context=config.context)
                 model = _scratch(config, tokenizer)
             else:
-                where = hub.where(config.name, what=f"student.name is {config.name!r}")
+                of_hub = config.revision and not Path(config.name).expanduser().is_dir()
+                wanted = f"{config.name}@{config.revision}" if of_hub else config.name
+                where = hub.where(wanted, what=f"student.name is {config.name!r}")
                 try:
                     model = BlipForImageTextRetrieval.from_pretrained(config.name, **where)
                     tokenizer = AutoTokenizer.from_pretrained(config.name, trust_remote_code=False, **where)

@@ -75,13 +75,7 @@ class GridFeatures(nn.Module):
         """Write the model and its preprocessing, as `load` reads them."""
         model: Any = self.model
         model.save_pretrained(folder)
-        size, mean, std = self.preprocess.size, list(self.preprocess.mean), list(self.preprocess.std)
-        crop = self.preprocess.fit == "crop"
-        fields: dict[str, Any] = {"image_mean": mean, "image_std": std, "do_center_crop": crop}
-        fields["size"] = {"shortest_edge": self.preprocess.resize or size} if crop else {"height": size, "width": size}
-        if crop:
-            fields["crop_size"] = {"height": size, "width": size}
-        store.write_json(folder / "preprocessor_config.json", fields)
+        store.write_json(folder / "preprocessor_config.json", self.preprocess.to_hugging_face())
 
     def train(self, mode: bool = True) -> "GridFeatures":
         """Stay in evaluation mode: it does not learn."""

@@ -1,5 +1,7 @@
 """X2-VLM and BLIP as students: saved and loaded, from checkpoints, and BLIP against Hugging Face's own forward."""
 
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,75 @@ def test_blip_equals_hugging_face(tmp_path: Path) -> None:
         torch.testing.assert_close(read.encode_image(pixels), student.encode_image(pixels))
     with pytest.raises(DataError, match="cannot be loaded as BLIP"):
         _make("blip", name=str(tmp_path))
+
+
+def test_blip_s_revision_is_the_recipe_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    from cusa.models.teachers import hub
+
+    made = _make("blip", uni=False)
+    asked: list[tuple[str, Any]] = []
+    monkeypatch.setattr(hub, "_unreachable", lambda: "")
+    for loader, loaded in (("BlipForImageTextRetrieval", made.model), ("AutoTokenizer", made._tokenizer)):
+
+        def load(name: str, loaded: Any = loaded, **told: Any) -> Any:
+            asked.append((name, told.get("revision")))
+            return loaded
+
+        monkeypatch.setattr(getattr(transformers, loader), "from_pretrained", load)
+    _make("blip", name="some/blip", revision="v2")
+    _make("blip", name="some/blip")
+    _make("blip", name=str(tmp_path), revision="v2")
+    assert asked == [*[("some/blip", "v2")] * 2, *[("some/blip", None)] * 2, *[(str(tmp_path), None)] * 2]
+
+
+def test_itc_by_hand() -> None:
+    """InfoNCE both ways over all texts of an image, at the learned temperature; ids decide who belongs together."""
+    for kind in ("x2vlm", "blip"):
+        student = _make(kind, uni=False)
+        with torch.no_grad():
+            (student.temp if kind == "blip" else student.network.temp).fill_(0.2)
+        out = student(*_inputs(student))
+        cosine, ids = (out["image"] @ out["text"].T).tolist(), [0, 1, 0, 2]
+        total = 0.0
+        for matrix in (cosine, [list(column) for column in zip(*cosine, strict=True)]):
+            for i, row in enumerate(matrix):
+                norm = math.log(sum(math.exp(s / 0.2) for s in row))
+                own = [row[j] / 0.2 - norm for j in range(4) if ids[j] == ids[i]]
+                total -= sum(own) / len(own)
+        got = student.base_loss(out, image_ids=torch.tensor(ids))["itc"]
+        assert float(got.detach()) == pytest.approx(total / 8, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["x2vlm", "blip"])
+@pytest.mark.parametrize(("value", "kept"), [(0.0, 0.001), (-1.0, 0.001), (0.07, 0.07), (3.0, 0.5)])
+def test_the_temperature_stays_within_its_bounds(kind: str, value: float, kept: float) -> None:
+    student = _make(kind, uni=False)
+    with torch.no_grad():
+        (student.temp if kind == "blip" else student.network.temp).fill_(value)
+    assert float(student.temperature().detach()) == pytest.approx(kept)
+    student.base_loss(student(*_inputs(student)), image_ids=torch.arange(4))["itc"].backward()
+    assert (student.temp if kind == "blip" else student.network.temp).grad is not None
+
+
+def test_scratch__has_the_sizes_of_the_recipe() -> None:
+    sizes = {"image_layers": 2, "text_layers": 3, "image_width": 24, "text_width": 16, "context": 9, "vocabulary": 12}
+    blip = _make("blip", **sizes).model.config
+    vision, text = blip.vision_config, blip.text_config
+    assert (vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads) == (24, 2, 3)
+    assert (text.hidden_size, text.num_hidden_layers, text.num_attention_heads) == (16, 3, 2)
+    assert (vision.intermediate_size, text.intermediate_size, text.encoder_hidden_size) == (96, 64, 24)
+    assert (vision.image_size, vision.patch_size, blip.image_text_hidden_size) == (16, 8, 12)
+    assert (text.vocab_size, text.max_position_embeddings) == (12, 9)
+    assert (text.pad_token_id, text.bos_token_id, text.eos_token_id, text.sep_token_id) == (0, 2, 3, 3)
+    own = MatchingConfig(fusion_layers=3, dropout=0.25)
+    x2vlm = _make("x2vlm", x2vlm=own, **sizes).network.sizes
+    assert asdict(x2vlm) == {
+        **{"image_size": 16, "patch_size": 8, "vision_width": 24, "vision_layers": 2, "vision_heads": 3},
+        **{"text_width": 16, "text_heads": 2, "text_inner": 64, "text_layers": 3, "fusion_layers": 3},
+        **{"vocabulary": 12, "positions": 9, "width": 12, "dropout": 0.25, "temperature": 0.07},
+    }
 
 
 def test_an_x2vlm_checkpoint_loads_by_its_names_at_another_resolution(tmp_path: Path) -> None:

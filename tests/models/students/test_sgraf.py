@@ -173,6 +173,54 @@ def test_captions_that_are_cut_are_counted() -> None:
     assert "1 caption (counted each time it is read) was longer" in student.remarks()[0]
 
 
+@pytest.mark.parametrize("negatives", ["hardest", "all"])
+def test_the_hinge_loss_is_the_recipe_s(negatives: str) -> None:
+    student = _make(margin=0.35, negatives=negatives)
+    scores = torch.rand(4, 4, generator=torch.Generator().manual_seed(2))
+    ids, rows = [0, 1, 0, 2], scores.tolist()
+    total = 0.0
+    for i in range(4):
+        others = [j for j in range(4) if ids[j] != ids[i]]
+        of_image = [max(0.0, 0.35 + rows[i][j] - rows[i][i]) for j in others]
+        of_text = [max(0.0, 0.35 + rows[j][i] - rows[i][i]) for j in others]
+        total += (max(of_image) + max(of_text)) if negatives == "hardest" else sum(of_image) + sum(of_text)
+    found = student.base_loss({"similarity": scores}, image_ids=torch.tensor(ids))
+    assert {name: float(term) for name, term in found.items()} == {"hinge": pytest.approx(total, rel=1e-6)}
+
+
+def test_the_networks_sizes_are_the_recipe_s() -> None:
+    student = _make(module="sgr", width=12, word_width=7, similarity_width=5, steps=3, dropout=0.3, region_width=6)
+    network: Any = student.networks["sgr"]
+    assert tuple(network.img_enc["fc"].weight.shape) == (12, 6)
+    assert tuple(network.txt_enc.embed.weight.shape) == (len(student._tokenizer), 7)
+    assert len(network.sim_enc.SGR_module) == 3
+    assert network.sim_enc.sim_tranloc_w.out_features == 5
+    dropouts = {module.p for module in network.modules() if isinstance(module, torch.nn.Dropout)}
+    assert dropouts == {0.3}
+    assert network.sim_enc.v_global_w.embedding_local[1].num_features == 9
+    assert student.width == 12
+    patches_of = _make(regions_from="patches", regions=16, patch=3)
+    assert patches_of.preprocess is not None
+    assert (patches_of.preprocess.size, patches_of.preprocess.fit) == (12, "squash")
+    assert patches_of.networks["sgr"].img_enc["fc"].in_features == 27  # type: ignore[union-attr, index]
+
+
+def test_embed__is_the_pooled_vector_and_in_uni_its_layer() -> None:
+    for uni in (True, False):
+        student = _make(uni=uni).eval()
+        arrays = torch.from_numpy(np.stack([student.image_array(_regions(9, n)) for n in range(3)]))
+        tokens = student.tokenize(CAPTIONS[:3])
+        with torch.no_grad():
+            for modality, parts in (("image", student.image_parts(arrays)), ("text", student.text_parts(tokens))):
+                pooled = parts["global.sgr"]
+                assert torch.equal(student.embed(parts, "cross", modality), torch.nn.functional.normalize(pooled))  # type: ignore[arg-type]
+                if uni:
+                    layer: Any = student.uni["sgr"][modality]  # type: ignore[index]
+                    pooled = pooled @ layer.weight.T + layer.bias
+                expected = pooled / pooled.norm(dim=1, keepdim=True)
+                torch.testing.assert_close(student.embed(parts, "uni", modality), expected)  # type: ignore[arg-type]
+
+
 def test_what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="square number"):
         _make(regions_from="patches", regions=10)
