@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cusa.cli import judged
 from cusa.eval import paper
 from cusa.workflow import evaluate as scoring
 from tests.cli import calls
@@ -131,6 +132,13 @@ def test_eval__of_several_folders_one_that_failed_is_an_error(tmp_path: Path, mo
     )
     told = cusa_here(*words, "--json")
     assert (told.returncode, len(json.loads(told.stdout))) == (1, 3)
+    results.pop()
+    assert "In the form of the paper's tables" in cusa_here(*words).stdout
+    results.pop()
+    assert "In the form of the paper's tables" not in cusa_here(*words).stdout, (
+        "one folder's numbers stand there already"
+    )
+    results.append({"data": "there", "failed": "its captions are gone"})
     monkeypatch.setenv("RANK", "1")
     quiet = cusa_here(*words)
     assert (quiet.returncode, quiet.stdout) == (0, ""), "the first rank speaks"
@@ -140,3 +148,20 @@ class _Row:
     """A row of the paper's tables."""
 
     table, column, value, size = "T2", "R@1", 50.04, "5 images"
+
+
+def test_eval__two_runs_are_compared_by_what_people_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = calls.record(monkeypatch, judged, "compare")
+    scored = calls.record(monkeypatch, scoring, "evaluate", [])
+    words = ("eval", "one", "two", "--judged", "--data", tmp_path)
+    calls.plain(*words, "--split", "val", "--force", "--json")
+    calls.plain(*words)
+    common = {"runs": ("one", "two"), "work": tmp_path}
+    assert compared == [
+        {**common, "split": "val", "force": True, "as_json": True},
+        {**common, "split": "", "force": False, "as_json": False},
+    ]
+    assert scored == []
+    for option, value in (("--tasks", "sts"), ("--out", "o"), ("--ids", "i"), ("--set", "top=3"), ("--trust", "m:C")):
+        assert f"{option} has no meaning with --judged" in calls.refused(*words, option, value)
+    assert "give --data once" in calls.refused(*words, "--data", tmp_path)

@@ -3,6 +3,7 @@
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,8 +12,10 @@ import torch
 
 from cusa.errors import BusyError, DataError
 from cusa.eval import evaluate
-from cusa.eval.config import EvalConfig
-from cusa.eval.encode import Embeddings, encode
+from cusa.eval.config import RETRIEVAL_PROTOCOL, EvalConfig
+from cusa.eval.encode import Embeddings, embed_texts, encode
+from cusa.eval.evidence import Evidence
+from cusa.eval.share import ALONE
 from cusa.eval.tasks import intervals
 from cusa.manifests import schemas
 from cusa.manifests.judgements.verdicts import Journal
@@ -372,3 +375,117 @@ def test_run__pair_scores_that_are_no_numbers_end_in_an_error_and_leave_no_resul
     assert not (tmp_path / "eval/ledger.json").exists()
     with pytest.raises(DataError, match="pair scores"):
         evaluate.validate(Broken(), split, CONFIG)
+
+
+class _AskedError(Exception):
+    """What a stage is asked with, in place of work."""
+
+
+def _stage(monkeypatch: pytest.MonkeyPatch, module: object) -> list[dict[str, Any]]:
+    """Let a stage write down what it depends on and do nothing."""
+    asked: list[dict[str, Any]] = []
+
+    def begin(name: str, ledger: Path, **more: Any) -> None:
+        asked.append({"name": name, "ledger": ledger, **more})
+        raise _AskedError
+
+    monkeypatch.setattr(module, "StageRun", begin)
+    return asked
+
+
+def test_run__depends_on_every_input_and_setting_that_is_in_the_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = _world(tmp_path, truth=True, images=3, captions=2)
+    other = Split(split.work, "val")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a {}\n")
+    asked = _stage(monkeypatch, evaluate)
+    config = EvalConfig(
+        **{"batch_size": 3, "ks": (1, 2), "block": 4, "top": 5, "rerank": 6, "bootstrap": 7, "seed": 8},
+        **{"cache_mib": 9, "train_classes": "1-2", "templates": str(prompts), "class_names": "", "device": "cpu"},
+    )
+    work = {"load": Seer, "student_digest": "weights", "split": split, "out": tmp_path / "o"}
+
+    def ask(**more: Any) -> dict[str, Any]:
+        with pytest.raises(_AskedError):
+            evaluating.run(config, **{**work, **more})
+        return asked[-1]
+
+    told = ask(tasks=["text-to-text", "cross-modal"], train=(other,), force=True)
+    assert told == {
+        "name": "eval",
+        "ledger": tmp_path / "o/ledger.json",
+        "inputs": {
+            "student": "weights",
+            "training split": other.digest,
+            **Evidence.open(split).digests,
+        },
+        "parameters": {
+            "protocol": RETRIEVAL_PROTOCOL,
+            "split": "test",
+            "tasks": ["cross-modal", "text-to-text"],
+            **{"batch_size": 3, "ks": [1, 2], "block": 4, "top": 5, "rerank": 6, "bootstrap": 7, "seed": 8},
+        },
+        "force": True,
+    }
+    plain = ask()
+    assert (plain["inputs"]["training split"], plain["force"]) == ("unknown", False)
+    assert plain["parameters"]["tasks"] == sorted(
+        ["cross-modal", "cross-modal-truth", "text-to-text", "image-to-image"]
+    ), "what the data allow"
+    rows = [
+        {**row, "label": f"{colour} wall"}
+        for row, colour in zip(split.samples.to_pylist(), worlds.COLOURS, strict=False)
+    ]
+    store.write_table(split.folder / "samples.parquet", split.samples.from_pylist(rows, schemas.SAMPLES))
+    work["split"] = labelled = Split(split.work, "test")
+    prompted = ask(tasks=["zero-shot"])["inputs"]
+    assert prompted.keys() == {"student", "training split", "texts of zero-shot", *Evidence.open(labelled).digests}
+    prompts.write_text("one {}\n")
+    assert ask(tasks=["zero-shot"])["inputs"]["texts of zero-shot"] != prompted["texts of zero-shot"]
+
+
+def test_run__what_a_split_has_of_training_and_lacks_of_the_official_one_is_said(tmp_path: Path) -> None:
+    split = _world(tmp_path, images=3, captions=2)
+    train = Split(split.work, "train")
+    told = _run(split, tmp_path / "a")
+    assert (told["leakage"], told["remarks"]) == (None, [])
+    source = evaluating.run(CONFIG, load=Seer, split=split, out=tmp_path / "b", train=(train,))
+    assert source["leakage"]["train"] == str(train.folder)
+    assert (source["leakage"]["images"], source["leakage"]["of_images"]) == (0, 3)
+    itself = evaluating.run(CONFIG, load=Seer, split=train, out=tmp_path / "c", train=(train,))
+    assert itself["leakage"] is None, "what is evaluated on the training split itself is no leak"
+    assert told["ids"] == store.digest(sorted(split.image_keys))
+    assert (tmp_path / "a/ids.txt").read_text().split() == sorted(split.image_keys)
+    assert [told[name] for name in ("student", "split", "dataset", "images", "captions", "ties")] == [
+        *("seer", "test", "mini", 3, 6, evaluate.TIES),
+    ]
+    bare = evaluating.run(CONFIG.model_copy(update={"bootstrap": 0}), load=Seer, split=split, out=tmp_path / "d")
+    assert (bare["interval"], bare["embeddings"]) == ("none", None)
+    assert told["interval"].endswith("; 60 resamples, seed 0")
+
+
+def test_remarks__a_cut_official_split_and_missing_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = _world(tmp_path, images=3, captions=2)
+    model = Seer(uni=False)
+    for official, words in ((5000, "This test split has 3 images and the official one of mini has 5,000"), (3, "")):
+        monkeypatch.setattr(evaluate.datasets, "official_images", lambda name, which, number=official: number)
+        found = evaluate._remarks(model, split, None, ["cross-modal"])
+        assert [remark.partition(":")[0] for remark in found] == ([words] if words else [])
+    for task in ("text-to-text", "image-to-image", "cxc-uni-modal"):
+        (said,) = evaluate._remarks(model, split, None, [task])
+        assert said.startswith("There are no uni-modal heads")
+    assert evaluate._remarks(Seer(), split, None, ["text-to-text"]) == []
+    leak = {"train": "w/train", "images": 0, "of_images": 3, "captions": 1, "of_captions": 6}
+    (said,) = evaluate._remarks(Seer(), split, leak, [])
+    assert said.startswith("Leakage: 0 of 3 images and 1 of 6 texts")
+    assert evaluate._remarks(Seer(), split, {**leak, "captions": 0}, []) == []
+
+
+def test_embed__texts_of_several_tasks_are_told_apart(tmp_path: Path) -> None:
+    of_tasks = {"a": ["a red wall", "a blue wall"], "b": [], "c": ["a green wall"]}
+    found = evaluate._embed_texts(Seer(), of_tasks, CONFIG, None, ALONE, on_event=lambda *event: None)
+    for name, texts in of_tasks.items():
+        expected = embed_texts(Seer(), texts, CONFIG)["cross"] if texts else np.zeros((0, 8), np.float32)
+        np.testing.assert_array_equal(found[name], expected)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cusa.errors import DataError
-from cusa.eval.scores import Cosines, Reranked, Table, candidates, of_pairs
+from cusa.eval.scores import Cosines, Reranked, Table, candidates, of_pairs, part
 
 RNG = np.random.default_rng(0)
 
@@ -75,3 +75,33 @@ def test_of_pairs__whatever_the_student_ranks_by() -> None:
         np.testing.assert_allclose(of_pairs(scores, rows, columns, 2), table[rows, columns], rtol=1e-5)
     whole = _all(again.of_images(100))
     np.testing.assert_allclose(of_pairs(again, rows, columns, 2), whole[rows, columns], rtol=1e-6)
+
+
+def test_part__of_any_scores_the_rows_and_columns_in_the_order_wanted() -> None:
+    images, texts = RNG.standard_normal((9, 4)).astype(np.float32), RNG.standard_normal((13, 4)).astype(np.float32)
+    rows, columns = RNG.permutation(9)[:5], RNG.permutation(13)[:7]
+    table = images @ texts.T
+    captions, pictures = candidates(iter([table]), 2), candidates(iter([table.T]), 3)
+    again = RNG.normal(size=captions.shape), RNG.normal(size=pictures.shape)
+    reranked = Reranked(Table(table), captions, again[0], pictures, again[1])
+    wholes = {
+        "cosines": (Cosines(images, texts), table, table.T),
+        "table": (Table(table), table, table.T),
+        "reranked": (reranked, _all(reranked.of_images(9)), _all(reranked.of_captions(13))),
+    }
+    for name, (scores, of_images, of_captions) in wholes.items():
+        some = part(scores, rows, columns)
+        for block in (2, 100):
+            found = _all(some.of_images(block)), _all(some.of_captions(block))
+            np.testing.assert_allclose(found[0], of_images[np.ix_(rows, columns)], rtol=1e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(found[1], of_captions[np.ix_(columns, rows)], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_of_pairs__of_a_second_ranking_are_its_own_scores() -> None:
+    table = RNG.standard_normal((7, 9)).astype(np.float32)
+    captions, pictures = candidates(iter([table]), 2), candidates(iter([table.T]), 3)
+    scores = Reranked(Table(table), captions, RNG.normal(size=(7, 2)), pictures, RNG.normal(size=(9, 3)))
+    rows, columns = RNG.integers(0, 7, 40), RNG.integers(0, 9, 40)
+    whole = _all(scores.of_images(7))
+    for block in (1, 3, 7):
+        np.testing.assert_array_equal(of_pairs(scores, rows, columns, block), whole[rows, columns])

@@ -7,23 +7,32 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from cusa import recipe as recipes
 from cusa.errors import ConfigError, DataError, StaleError
-from cusa.manifests import ledger
-from cusa.manifests.events import SILENT
+from cusa.eval.config import EvalConfig
+from cusa.manifests import datasets, ledger, tables
+from cusa.manifests.events import SILENT, Callbacks
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.models import student as students
+from cusa.pipeline import audit, extract, index, readers, shard
+from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig, ReadConfig, ShardConfig
+from cusa.pipeline.pairs.neighbourhoods import Encoders
+from cusa.workflow import download as downloading
 from cusa.workflow import evaluate as scoring
 from cusa.workflow import plan as plans
 from cusa.workflow import project as projects
+from cusa.workflow import report as reporting
 from cusa.workflow import run as runs
 from cusa.workflow import stages
+from cusa.workflow import train as training
 from tests import worlds
+from tests.cli import calls
 
 COMPOSED = [name for name in recipes.packaged() if "/" in name]
 FEW = ["train.steps=2", "train.batch=16", "train.validate_every=2", "train.log_every=1", "eval.bootstrap=0"]
@@ -252,3 +261,92 @@ def test_run__killed_in_training_goes_on_and_ends_with_the_same_bits(tmp_path: P
     models = [path / "model" for path in (folder, out / "smoke/runs/whole")]
     assert store.sha256_folder(models[0]) == store.sha256_folder(models[1])
     assert done.figures == whole.figures
+
+
+def _project(out: Path, *settings: str, recipe: str = "clip-vit-b-32/coco/cusa", **fields: Any) -> projects.Project:
+    return projects.Project(recipes.load(recipe, settings), out, **fields)
+
+
+def test_of__each_stage_is_the_single_command_with_the_recipe_s_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = _project(tmp_path, "eval.top=3", "eval.ks=[1,2]", 'data.settings=["workers=3"]', force=True)
+    events = Callbacks(on_event=lambda what, done, total: None)
+    brought = calls.record(monkeypatch, downloading, "download", calls.outcome("download"))
+    read = calls.record(monkeypatch, readers, "read", "the reading")
+    sharded = calls.record(monkeypatch, shard, "run", calls.outcome("shard"))
+    trained = calls.record(monkeypatch, training, "train", calls.outcome("train"))
+    reported = calls.record(monkeypatch, reporting, "report", calls.outcome("report"))
+    summary = {"data": str(project.work), "dataset": "coco", "tasks": {"cross-modal": {"metrics": {"rsum": 7.0}}}}
+    evaluated = [scoring.EvaluatedFolder(summary, calls.outcome("eval")), scoring.EvaluatedFolder(summary, None)]
+    scored = calls.record(monkeypatch, scoring, "evaluate_folders", evaluated)
+    by_name = {stage.name: stage for stage in stages.of(project)}
+    assert [name for name, stage in by_name.items() if "train" in stage.needs] == ["eval", "report"]
+    assert by_name["audit"].needs == ("shard", "extract-teachers", "index")
+    results = {name: by_name[name].do(events) for name in ("download", "shard", "train", "eval", "report")}
+    common = {"on_event": events.on_event}
+    assert brought == [{"name": "coco", "out": tmp_path / "raw/coco", "settings": ("workers=3",), **common}]
+    manifest = datasets.load("coco")
+    source = {"source": project.raw / manifest.source, "images": project.raw / manifest.images}
+    assert read == [{"layout": manifest.reader, **source, "config": ReadConfig(dataset="coco")}]
+    assert sharded == [{"config": ShardConfig(), "reading": "the reading", "out": project.work, **common}]
+    shown = {name: getattr(events, name) for name in ("on_event", "on_metrics", "on_message", "should_stop")}
+    told = {"recipe": project.recipe, "work": project.work, "out": project.run, "force": True, "callbacks": shown}
+    assert trained == [told]
+    (one,) = scored
+    request = one["request"]
+    assert (one["name"], one["on_event"]) == (str(project.run), events.on_event)
+    assert (request.data, request.force, request.trust) == ([project.work], True, project.recipe.student.classes)
+    assert recipes.section(EvalConfig, request.settings) == project.recipe.eval
+    assert results["eval"].figures == {"cross-modal/rsum": 7.0}
+    (outcome,) = results["eval"].outcomes
+    assert [note.partition(" is not there")[0] for note in outcome.notes] == list(project.recipe.data.also)
+    assert reported == [{"runs": [project.run], "work": project.work, "out": project.run / "report.html"}]
+
+
+def test_report__beside_the_baseline_of_the_same_student_where_that_was_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported = calls.record(monkeypatch, reporting, "report", calls.outcome("report"))
+    baseline = tmp_path / "runs/clip-vit-b-32-coco-baseline"
+    store.write_json(baseline / "eval/metrics.json", {})
+    for recipe in ("clip-vit-b-32/coco/cusa", "clip-vit-b-32/coco/baseline"):
+        (stage,) = [one for one in stages.of(_project(tmp_path, recipe=recipe)) if one.name == "report"]
+        stage.do(SILENT)
+    assert [one["runs"] for one in reported] == [[baseline, tmp_path / "runs/clip-vit-b-32-coco-cusa"], [baseline]]
+
+
+def test_extract_index_and_audit__of_the_splits_that_need_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = worlds.make_work(tmp_path / "world", images=2, captions=1)
+    settings = ("teachers.image=eyes", "teachers.text=ears", "loss.alpha=0.1", 'audit.splits=["val"]', "data.dataset=")
+    project = _project(tmp_path, *settings, recipe="tiny", given=work)
+    extracted = calls.record(monkeypatch, extract, "run", calls.outcome("extract-teachers"))
+    indexed = calls.record(monkeypatch, index, "run", calls.outcome("index"))
+    audited = calls.record(monkeypatch, audit, "run", calls.outcome("audit"))
+    monkeypatch.setattr(tables, "find_teacher", lambda split, kind, word: "")
+    monkeypatch.setattr(tables, "choose_teacher", lambda split, kind, word="": f"{word} of {split.name}")
+    every = stages.of(project)
+    assert [stage.what for stage in every] == ["eyes", "ears", "val", "val", "tiny", work.name, "tiny"]
+    for stage in every[:4]:
+        stage.do(SILENT)
+    splits = ("train", "test", "val")
+    assert [(one["teacher"], one["modality"], one["split"]) for one in extracted] == [
+        (teacher, modality, (work, split))
+        for teacher, modality in (("eyes", "image"), ("ears", "text"))
+        for split in splits
+    ]
+    assert {one["config"] for one in map(_hashable, extracted)} == {repr(ExtractConfig())}
+    teachers = ("eyes of val", "ears of val")
+    assert [(one["config"], one["split"], one["teacher"]) for one in indexed] == [
+        (IndexConfig(), (work, "val"), teacher) for teacher in teachers
+    ]
+    assert [(one["config"], one["split"], one["encoders"]) for one in audited] == [
+        (AuditConfig(), (work, "val"), Encoders(*teachers))
+    ]
+    gone = _project(tmp_path, *settings, 'audit.splits=["dev"]', recipe="tiny", given=work)
+    with pytest.raises(ConfigError, match=r"audit\.splits names dev, which .* has not: there are train, val, test"):
+        stages.of(gone)[2].do(SILENT)
+
+
+def _hashable(call: Any) -> dict[str, str]:
+    return {name: repr(value) for name, value in call.items()}
