@@ -27,8 +27,11 @@ help: ## show this list
 demo: .venv/.ready ## the whole journey on drawn scenes: no network, accelerator or account
 	$(BIN)/cusa demo --out work/demo
 
-test: .venv/.ready-dev ## the whole suite
-	$(BIN)/python -m pytest
+# A process a core, each with one thread: the tests of one file stay together, since they share what their fixtures made.
+TEST_JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2> /dev/null || echo 2)
+
+test: .venv/.ready-dev ## the whole suite (TEST_JOBS=1 for one process)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --maxprocesses 8 --dist loadfile
 
 test-slow: .venv/.ready-dev ## what takes long: thirty kills of every stage, every STS set
 	CUSA_KILLS=30 $(BIN)/python -m pytest -m "slow or long" --timeout 1800 tests/pipeline
