@@ -6,6 +6,7 @@ SHA-256 of the state, and what it belongs to). The folder appears under its name
 
 import random
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def load(
         DataError: if there are checkpoints and none is intact.
         StaleError: if the latest intact one belongs to other settings or inputs; the message names what changed.
     """
-    _check_names(allow_changed, identity)
+    _check_names(folder, allow_changed, identity)
     notes: list[str] = []
     for step in reversed(steps(folder)):
         place = folder / f"step-{step:09d}"
@@ -103,15 +104,15 @@ def load(
             meta = store.read_json(place / "meta.json")
             _check(place, meta, step)
             changed = _changes(meta, identity)
-            refused = [words for key, words in changed.items() if not {key, _key(key)} & {*allow_changed}]
+            refused = {key: words for key, words in changed.items() if not {key, _key(key)} & {*allow_changed}}
             if refused:
+                options = dict.fromkeys(f"--allow-changed {_key(key)}" for key in refused)
                 raise StaleError(
-                    f"{place} belongs to another run: {'; '.join(refused)}. Go on with what it was made from, "
-                    "choose another --out, start again with --force, or allow the change by name with --allow-changed "
-                    f"{next(_key(key) for key, words in changed.items() if words in refused)}."
-                    f"{_earlier(folder, step, identity)}",
+                    f"{place} belongs to another run: {'; '.join(refused.values())}. Go on with what it was made from, "
+                    "choose another --out, start again with --force, or allow by name what changed, with "
+                    f"{' '.join(options)}.{_earlier(folder, step, identity)}",
                     path=place,
-                    changed=refused,
+                    changed=[*refused.values()],
                 )
             if store.sha256_file(place / "state.pt") != meta["sha256"]:
                 raise DataError(f"{place / 'state.pt'} is not what was written.", path=place)
@@ -202,8 +203,10 @@ def _changes(meta: Mapping[str, Any], identity: Identity) -> dict[str, str]:
     changed = {}
     then, now = meta["settings"], dict(identity.settings)
     for key in sorted({*then, *now}):
-        if then.get(key) != now.get(key):
-            changed[key] = f"{key} was {then.get(key)!r} and is now {now.get(key)!r}"
+        if key not in then:
+            changed[key] = f"{key}, which was not there when it was written, is {now[key]!r}"
+        elif then[key] != now.get(key):
+            changed[key] = f"{key} was {then[key]!r} and is now {now.get(key)!r}"
     then, now = meta["digests"], dict(identity.digests)
     return changed | {name: f"{name} changed" for name in sorted({*then, *now}) if then.get(name) != now.get(name)}
 
@@ -222,8 +225,12 @@ def _earlier(folder: Path, step: int, identity: Identity) -> str:
     return ""
 
 
-def _check_names(allow_changed: Collection[str], identity: Identity) -> None:
+def _check_names(folder: Path, allow_changed: Collection[str], identity: Identity) -> None:
     known = {*identity.settings, *identity.digests, *KEYS_OF_INPUTS.values()}
+    for step in steps(folder) if allow_changed else ():
+        with suppress(DataError, KeyError, TypeError):  # a broken one is told of when it is read
+            meta = store.read_json(folder / f"step-{step:09d}" / "meta.json")
+            known |= {*meta["settings"], *meta["digests"]}
     for name in allow_changed:
         if name not in known:
             raise ConfigError(

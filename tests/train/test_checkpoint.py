@@ -186,7 +186,7 @@ OTHERS = {
 }
 WORDS = {
     "train.lr": "train.lr was 0.001 and is now 0.002",
-    "loss.new": "loss.new was None and is now 1",
+    "loss.new": "loss.new, which was not there when it was written, is 1",
     "the training split": "the training split changed",
     "the image teacher": "the image teacher changed",
 }
@@ -209,6 +209,18 @@ def test_load__one_difference_is_refused_by_name_or_allowed_by_name(tmp_path: Pa
         checkpoint.load(tmp_path, identity=OTHERS[name], allow_changed=[other])
     with pytest.raises(ConfigError, match=r"--allow-changed 'train\.tempo' is nothing"):
         checkpoint.load(tmp_path, identity=OTHERS[name], allow_changed=[key, "train.tempo"])
+
+
+def test_load__all_that_changed_is_allowed_by_the_options_that_the_message_names(tmp_path: Path) -> None:
+    _save(tmp_path, 4)
+    settings = {key: value for key, value in SELF.settings.items() if key != "train.lr"}
+    digests = {**SELF.digests, "the training split": "bb", "the training split of data set 2": "cc"}
+    other = checkpoint.Identity({**settings, "loss.new": 1}, digests)
+    with pytest.raises(StaleError) as caught:
+        checkpoint.load(tmp_path, identity=other)
+    said = str(caught.value).partition("what changed, with ")[2].removesuffix(".")
+    assert said == "--allow-changed loss.new --allow-changed train.lr --allow-changed data.train"
+    assert checkpoint.load(tmp_path, identity=other, allow_changed=said.split()[1::2])[0] == 4
 
 
 def test_load__an_earlier_one_of_this_very_run_is_named(tmp_path: Path) -> None:
