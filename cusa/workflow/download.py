@@ -35,7 +35,7 @@ def download(
         name: `scenes`, a packaged manifest, or the path of one.
         out: folder of the raw files.
         lock: digests that another machine recorded.
-        only_failed: try only the files that failed the last time.
+        only_failed: leave alone what came the last time, with `force` too.
         settings: `key=value` of `ScenesConfig`, or of `DownloadConfig` for a manifest.
         force: bring it again.
         on_event: called with every image, or with bytes.

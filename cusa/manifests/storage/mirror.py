@@ -50,7 +50,10 @@ def here(work: Path, *, on_event: OnEvent = ignore) -> Path:
     old = _read(note).get("files", {})
     changed = [name for name, tag in states.items() if old.get(name) != tag or not (folder / name).is_file()]
     if changed or old.keys() != states.keys():
-        note.unlink(missing_ok=True)  # a mirror that is half one state and half another is none
+        # A mirror that is half one state and half another is none. Its files are remembered: whoever goes on after a
+        # kill takes away what is gone there, and copies only the rest.
+        whole = states.keys() - changed
+        store.write_json(note, {"files": {name: states[name] if name in whole else None for name in {**old, **states}}})
         for name in old.keys() - states.keys():
             (folder / name).unlink(missing_ok=True)
         for number, name in enumerate(changed, 1):

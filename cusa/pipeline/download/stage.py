@@ -61,7 +61,7 @@ def run(
         dataset: the manifest.
         out: the data set's folder.
         lock: a `lock.json` of another machine: its digests are expected here too.
-        only_failed: try only the files whose row says `failed`.
+        only_failed: leave alone what came the last time and is still the right file, with `force` too.
         force: fetch again what is there.
         on_event: called with the bytes of each file as they arrive.
 
@@ -94,14 +94,14 @@ def run(
         guard = threading.Lock()
 
         def bring(file: SourceFile) -> _Row:
-            if only_failed and (row := before.get(file.path)) and row.status != "failed":
-                return row
+            came = only_failed and file.path in before and before[file.path].status == "there"
 
             def on_bytes(done: int, total: int | None) -> None:
                 with guard:
                     on_event(f"{file.path} (bytes)", done, total or 0)
 
-            row = _bring(file, out, known.get(file.path, {}), config, force=force, on_bytes=on_bytes)
+            locked = known.get(file.path, {})
+            row = _bring(file, out, locked, config, force=force and not came, on_bytes=on_bytes)
             if row.status == "there":
                 with guard:
                     known[file.path] = {"bytes": row.bytes, "sha256": row.sha256, "url": row.url}

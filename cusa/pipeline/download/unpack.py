@@ -99,7 +99,7 @@ def unpack(archive: Path, folder: Path, *, reserved: Collection[Path] = ()) -> l
 def _safe(archive: Path, member: _Member) -> PurePosixPath:
     """Return a member's name, if it is a file or folder below the archive's own root."""
     name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts or "\\" in member.name or ":" in name.parts[:1] or "\0" in member.name:
+    if name.is_absolute() or ".." in name.parts or "\\" in member.name or "\0" in member.name:
         raise DataError(f"{archive} holds {member.name!r}, which leaves the folder. It is refused.", path=archive)
     if member.kind not in ("file", "folder"):
         raise DataError(f"{archive} holds {member.name!r}, a {member.kind}. It is refused.", path=archive)

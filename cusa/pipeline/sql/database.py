@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from cusa.errors import ConfigError, CusaError, DataError, nearest
 from cusa.manifests.events import OnEvent, ignore
-from cusa.manifests.judgements import verdicts
+from cusa.manifests.judgements import own_pairs, verdicts
 from cusa.manifests.samples import splits
 from cusa.manifests.storage import store
 from cusa.pipeline.result_table import FORMATS, QueryResult, render
@@ -306,9 +306,9 @@ def connect(
     import duckdb
 
     beside = work.resolve().parent
-    for name in splits(work):
+    for folder in (work / name / place for name in splits(work) for place in (verdicts.FOLDER, own_pairs.FOLDER)):
         with contextlib.suppress(CusaError):  # a folder that cannot be written shows what it showed before
-            verdicts.publish(work / name / verdicts.FOLDER)
+            verdicts.publish(folder)
     views = work_views(work, _runs_near(beside) if runs is None else runs, find_raw(beside) if raw is None else raw)
     scratch = Path(tempfile.gettempdir()) / "cusa-sql"  # large answers are sorted there; not in the user's folder
     connection = duckdb.connect(

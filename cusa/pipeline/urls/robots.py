@@ -49,8 +49,7 @@ def parse(text: str, agent: str) -> Rules:
         if field == "user-agent":
             if in_rules:
                 named, in_rules = [], False
-            match = _AGENT.match(value)
-            name = "*" if value.startswith("*") else match[0].lower() if match else ""
+            name = "*" if value.startswith("*") else _token(value)
             named.append(name)
             groups.setdefault(name, [])
         elif field in ("allow", "disallow"):
@@ -58,9 +57,13 @@ def parse(text: str, agent: str) -> Rules:
             if value:
                 for name in named:
                     groups[name].append((value, field == "allow"))
+    return Rules(tuple(groups.get(_token(agent), groups.get("*", []))))
+
+
+def _token(agent: str) -> str:
+    """Return a robot's name in lower case, without its version and what follows; empty if there is none."""
     match = _AGENT.match(agent)
-    own = groups.get(match[0].lower() if match else "", groups.get("*", []))
-    return Rules(tuple(own))
+    return match[0].lower() if match else ""
 
 
 def _fits(pattern: str, path: str) -> bool:
@@ -85,9 +88,10 @@ def refused_tag(values: Iterable[str], *, agent: str, refused: Sequence[str]) ->
 
     Args:
         values: the headers. One may begin with the name of the robot it is for: `cusa: noai`.
-        agent: the robot's name.
+        agent: the robot's name; what stands behind it, as in `cusa/1.0 (+https://...)`, does not count.
         refused: words, in lower case.
     """
+    own = _token(agent)
     for value in values:
         robot = ""
         for part in value.split(","):
@@ -96,6 +100,6 @@ def refused_tag(values: Iterable[str], *, agent: str, refused: Sequence[str]) ->
             if colon and before.strip().lower() not in _VALUED:
                 robot, word = before.strip().lower(), after
             word = word.strip().lower()
-            if word in refused and robot in ("", "*", agent.lower()):
+            if word in refused and robot in ("", "*", agent.lower(), own):
                 return word
     return ""

@@ -85,3 +85,40 @@ def test_archive__a_flipped_byte_or_no_archive_is_refused(tmp_path: Path) -> Non
         arrays.Archive(file)["rows"]
     with pytest.raises(ValueError, match="no NumPy archive"):
         arrays.Archive(io.BytesIO(b"nothing"))
+
+
+@pytest.mark.parametrize("array", [ROWS, np.asfortranarray(ROWS), np.arange(3, dtype=">u2"), np.float64(3)])
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_read_header__what_the_file_says_and_where_its_numbers_begin(
+    array: np.ndarray, version: tuple[int, int]
+) -> None:
+    out = io.BytesIO()
+    np.lib.format.write_array(out, np.asanyarray(array), version=version)
+    data = out.getvalue()
+    file = io.BytesIO(data)
+    header = arrays.read_header(file, len(data))
+    column_major = array.ndim > 1 and not array.flags.c_contiguous
+    assert header == arrays.Header(array.shape, column_major, array.dtype, len(data) - array.nbytes)
+    assert file.tell() == header.offset
+    np.testing.assert_array_equal(arrays.parse(data), array)
+    with pytest.raises(ValueError, match="more than its"):
+        arrays.read_header(io.BytesIO(data), len(data) - 1)
+
+
+def test_read_header__a_format_of_later_is_named() -> None:
+    out = io.BytesIO()
+    np.lib.format.write_array(out, ROWS, version=(3, 0))
+    with pytest.raises(ValueError, match=r"version \(3, 0\) of the format is not read"):
+        arrays.parse(out.getvalue())
+
+
+def test_archive__a_size_that_nothing_packs_into_so_few_bytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("rows.npy", _lying(f"({1 << 37},)"))
+        archive.filelist[0].file_size = 1 << 40  # what the directory at the end will claim
+    with path.open("rb") as file, pytest.raises(ValueError, match=rf"the archive claims {1 << 40} bytes for 'rows'"):
+        arrays.Archive(file)["rows"]
+    np.savez_compressed(path, rows=np.zeros(2_000_000))  # what packs best
+    with path.open("rb") as file:
+        assert arrays.Archive(file)["rows"].shape == (2_000_000,)

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NonInteractiveExampleWarning
 
@@ -22,6 +22,7 @@ with warnings.catch_warnings(action="ignore", category=NonInteractiveExampleWarn
     TEXTS.example()  # builds the table of characters once; in a fresh clone that alone takes more than a second
 
 
+@settings(deadline=None)
 @given(
     content=st.dictionaries(st.text("abc_", max_size=4), VALUES, max_size=4),
     indent=st.sampled_from([None, 1]),
@@ -63,6 +64,7 @@ def test_the_end_of_a_long_file_is_enough(tmp_path: Path) -> None:
     assert json_stream.last_text(tmp_path / "none.json", "dataset") == ""
 
 
+@settings(deadline=None)
 @given(content=st.dictionaries(TEXTS, VALUES, max_size=4))
 def test_items_are_what_json_reads(tmp_path_factory: pytest.TempPathFactory, content: dict[str, object]) -> None:
     path = tmp_path_factory.mktemp("json") / "one.json"
@@ -109,6 +111,7 @@ def test_items__whatever_the_window_cuts(tmp_path: Path, monkeypatch: pytest.Mon
             assert list(json_stream.items(path)) == expected, (start, text)
 
 
+@settings(deadline=None)
 @given(content=st.dictionaries(TEXTS, VALUES | st.floats(allow_nan=False), max_size=4), chunk=st.integers(1, 9))
 def test_items__are_what_json_reads_through_a_small_window(
     tmp_path_factory: pytest.TempPathFactory, content: dict[str, object], chunk: int
@@ -119,3 +122,76 @@ def test_items__are_what_json_reads_through_a_small_window(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_stream, "_CHUNK", chunk)
         assert list(json_stream.items(path)) == expected
+
+
+@settings(deadline=None)
+@given(
+    content=st.lists(VALUES, max_size=3) | st.dictionaries(TEXTS, VALUES | st.floats(allow_nan=False), max_size=3),
+    place=st.integers(0, 40),
+    sign=st.sampled_from(["", *'[]{}",:0e-. xé', "\n", "null"]),
+    cut=st.integers(0, 2) | st.just(10**9),
+    chunk=st.integers(1, 9),
+)
+def test_items__takes_what_json_takes_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, content: object, place: int, sign: str, cut: int, chunk: int
+) -> None:
+    """A text of which a piece was cut out and a sign put in its place: read as `json` reads it, or refused."""
+    text = json.dumps(content)
+    text = text[:place] + sign + text[place + cut :]
+    try:
+        expected = json.loads(text)
+        pairs = json.JSONDecoder(object_pairs_hook=list).decode(text)
+    except ValueError:
+        expected = None
+    path = tmp_path_factory.mktemp("json") / "one.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_stream, "_CHUNK", chunk)
+        if not isinstance(expected, list | dict):
+            with pytest.raises(DataError, match=r"one\.json is no readable JSON"):
+                list(json_stream.items(path))
+            return
+        if isinstance(expected, dict):
+            assume(len(expected) == len(pairs))  # a name that comes twice comes twice
+            items = [(k, one) for k, v in expected.items() for one in (v if isinstance(v, list) else [v])]
+        else:
+            items = [("", one) for one in expected]
+        assert list(json_stream.items(path)) == items
+
+
+@pytest.mark.parametrize(
+    "text", ["", "  ", "5", '"a"', "null", "[1] 2", '{"a": 1}}', "{1: 2}", '{"a" 1}', "[1,]", "[1 2]"]
+)
+def test_items__a_top_that_is_none_or_goes_on_behind_its_end(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "one.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"one\.json is no readable JSON"):
+        list(json_stream.items(path))
+
+
+def test_items__a_list_at_the_top_has_no_name_and_comes_piece_by_piece(tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    path.write_text(' [ 1, [2, 3], {"a": [4]} ] \n')
+    assert list(json_stream.items(path)) == [("", 1), ("", [2, 3]), ("", {"a": [4]})]
+    path.write_text("[1, 2, x]")
+    given = json_stream.items(path)
+    assert [next(given), next(given)] == [("", 1), ("", 2)], "before the break is seen"
+    path.write_text("[]")
+    assert list(json_stream.items(path)) == []
+
+
+def test_items__what_is_no_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.json does not exist\. Check the path"):
+        list(json_stream.items(tmp_path / "none.json"))
+    with pytest.raises(DataError, match=r"is a folder, not a JSON file"):
+        list(json_stream.items(tmp_path))
+
+
+def test_last_text__within_the_last_kilobytes_whatever_stands_before(tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    for number in range(4):  # the cut falls within a letter of two bytes, or beside it
+        path.write_text('{"images": "' + "é" * 3000 + "x" * number + '", "dataset": "coco"}', encoding="utf-8")
+        assert json_stream.last_text(path, "dataset") == "coco"
+    for size in (4000, 5000):
+        path.write_text(json.dumps({"dataset": "x" * size}))
+        assert json_stream.last_text(path, "dataset") == ("x" * size if size < 4096 else "")
