@@ -29,12 +29,25 @@ def test_load__counts_are_the_documented_ones() -> None:
     assert counts["cub"] == {"train": 5_864, "test": 5_924}
 
 
+_HEAD = "name = 'x'\ntitle = 't'\nlicence = 'l'\n"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("name = 1", "no TOML|name"),
         ("name = 'x'\ntitle = 't'\nlicence = 'l'\nfiles = [{path = '../x', urls = ['http://x']}]", "leaves the folder"),
         ("name = 'x'\ntitle = 't'\nlicence = 'l'\nfiles = [{path = 'x'}]", "urls or by_hand"),
+        (f"{_HEAD}files = [{{path = 'x', urls = ['http://x'], by_hand = 'ask'}}]", "urls or by_hand"),
+        (
+            f"{_HEAD}files = [{{path = '/x', urls = ['http://x']}}]",
+            r"m.toml: files.0: the path '/x' leaves the folder\.$",
+        ),
+        (f"{_HEAD}files = [{{path = '', urls = ['http://x']}}]", "the path '' leaves the folder"),
+        (f"{_HEAD}files = [{{path = 'x', unpack = 'a/../..', urls = ['http://x']}}]", "path 'a/../..' leaves"),
+        (f"{_HEAD}files = [{{path = 'x', bytes = -1, urls = ['http://x']}}]", "files.0.bytes"),
+        (f"{_HEAD}files = [{{path = 'x', sha256 = 'AB', urls = ['http://x']}}]", "files.0.sha256"),
+        (f"{_HEAD}files = [{{path = 'x', md5 = '{'0' * 31}', urls = ['http://x']}}]", "files.0.md5"),
         ("name = 'x'\ntitle = 't'\nlicence = 'l'\nfiles = []\ncolour = 'red'", "colour"),
         ("name = ", "no TOML"),
     ],
@@ -45,3 +58,26 @@ def test_load__an_impossible_one_is_explained(tmp_path: Path, text: str, words: 
         datasets.load(str(tmp_path / "m.toml"))
     with pytest.raises(ConfigError, match="Did you mean 'coco'"):
         datasets.load("cocoo")
+
+
+def test_load__a_manifest_of_one_s_own_with_all_that_it_says(tmp_path: Path) -> None:
+    digests = f"sha256 = '{'a' * 64}', md5 = '{'b' * 32}', bytes = 0"
+    files = f"files = [{{path = 'x.zip', urls = ['http://x', 'http://y'], unpack = '.', {digests}}}]\n"
+    (tmp_path / "m.toml").write_text(f"{_HEAD}{files}[counts.test]\nimages = 3\n[counts.val]\n")
+    manifest = datasets.load(str(tmp_path / "m.toml"))
+    (file,) = manifest.files
+    assert (file.path, file.urls, file.unpack, file.bytes) == ("x.zip", ("http://x", "http://y"), ".", 0)
+    assert (file.sha256, file.md5, file.by_hand) == ("a" * 64, "b" * 32, "")
+    assert (manifest.counts["test"].images, manifest.counts["test"].captions) == (3, None)
+    assert manifest.counts["val"] == datasets.Counts()
+    with pytest.raises(ConfigError, match=r"There is no manifest .*none\.toml"):
+        datasets.load(str(tmp_path / "none.toml"))
+
+
+def test_official_images__of_the_packaged_manifests() -> None:
+    assert datasets.official_images("flickr8k", "test") == 1_000
+    assert datasets.official_images("coco", "train") == 113_287
+    assert datasets.official_images("coco", "none") is None
+    assert datasets.official_images("nobody-knows", "test") is None
+    assert all("/" not in name and name == name.lower() for name in datasets.names())
+    assert datasets.names() == sorted(datasets.names())

@@ -56,7 +56,7 @@ def place(text: str | Path) -> Path:
             f"No file system answers to {name}://. {nearest(name, ('s3', 'gs', 'hf', 'az', 'file'))}", scheme=name
         )
     # Listings are not kept: another process may have written since.
-    remote: Any = UPath(text, use_listings_cache=False)
+    remote: Any = UPath(f"{name}{text[len(name) :]}", use_listings_cache=False)
     try:
         _ = remote.fs
     except ImportError as error:

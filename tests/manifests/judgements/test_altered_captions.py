@@ -1,5 +1,6 @@
 """SugarCrepe's and RoCOCO's files in their official layouts, and files that are none."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import pytest
 
 from cusa.errors import DataError
-from cusa.manifests.judgements.altered_captions import KINDS, TITLES, AlteredCaptions, recognise
+from cusa.manifests.judgements.altered_captions import KINDS, TITLES, AlteredCaptions, Entry, recognise
+from cusa.manifests.samples import CocoIds, Split
+from tests.worlds import make_work
 
 SUGARCREPE = {
     "0": {"filename": "000000000006.jpg", "caption": "a red wall, seen", "negative_caption": "a green wall, seen"},
@@ -69,3 +72,40 @@ def test_entries__a_broken_file_is_named(tmp_path: Path, kind: str, content: Any
 def test_recognise__nothing_else(tmp_path: Path) -> None:
     assert recognise(tmp_path) is None
     assert {kind for kinds in KINDS.values() for kind in kinds} == set(TITLES)
+
+
+def test_located__entries_whose_image_the_split_has_by_its_row(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=3, captions=1, splits=("test",)), "test")
+    split.coco_ids = CocoIds([999999, -1, 6], [-1] * 3)
+    captions = AlteredCaptions(write(tmp_path / "s", swap_att=SUGARCREPE, add_obj={"x": SUGARCREPE["0"]}), "sugarcrepe")
+    first = Entry("add_obj", 6, ("a red wall, seen",), ("a green wall, seen",))
+    assert captions.located(split) == [
+        *((2, first), (2, first._replace(kind="swap_att"))),
+        (0, Entry("swap_att", 999999, ("elsewhere",), ("nowhere",))),
+    ]
+    split.coco_ids = CocoIds([-1, -1, 8], [-1] * 3)
+    assert captions.located(split) == []
+
+
+def test_files__of_its_maker_s_kinds_in_their_order_with_their_digests(tmp_path: Path) -> None:
+    folder = write(tmp_path / "s", swap_att=SUGARCREPE, danger=ROCOCO, add_att={}, other={})
+    captions = AlteredCaptions(folder, "sugarcrepe")
+    assert list(captions.files.items()) == [(kind, folder / f"{kind}.json") for kind in ("add_att", "swap_att")]
+    assert captions.digests() == {
+        f"{kind}.json": hashlib.sha256((folder / f"{kind}.json").read_bytes()).hexdigest()
+        for kind in ("add_att", "swap_att")
+    }
+    assert list(AlteredCaptions(folder, "rococo").files) == ["danger"]
+    assert recognise(folder) == "sugarcrepe"
+
+
+def test_entries__which_captions_of_rococo_are_true(tmp_path: Path) -> None:
+    every = [
+        {"image": "COCO_val2014_000000000006.jpg", "caption": [f"c{n}" for n in range(size)]} for size in range(13)
+    ]
+    entries = AlteredCaptions(write(tmp_path / "r", danger=every), "rococo").entries
+    for size, entry in enumerate(entries):
+        true = {10: 5, 11: 6}.get(size, size)
+        assert entry == Entry(
+            "danger", 6, tuple(f"c{n}" for n in range(true)), tuple(f"c{n}" for n in range(true, size))
+        )

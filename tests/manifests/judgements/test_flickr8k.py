@@ -1,7 +1,9 @@
 """Flickr8k's judgements: the official rows against plain counts, any other file against its own words."""
 
+import hashlib
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,3 +131,72 @@ def test_locate__the_whole_test_split_by_either_annotation(shared: Path) -> None
     test = set((folder / "Flickr_8k.testImages.txt").read_text().split())
     assert {pair.image for pair in judgements.pairs} | {pair.owner for pair in judgements.pairs} <= test
     assert len(judgements.texts) == len({pair.caption for pair in judgements.pairs})
+
+
+def test_files__of_a_folder_or_the_one_that_is_given_and_their_digests(tmp_path: Path) -> None:
+    assert (flickr8k.files(tmp_path), flickr8k.digests(tmp_path), flickr8k.is_layout(tmp_path)) == ({}, {}, False)
+    content = {name: name.encode() for name in (EXPERTS, CROWD, flickr8k.TOKENS, "other.txt")}
+    for name, data in content.items():
+        (tmp_path / name).write_bytes(data)
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    assert flickr8k.files(tmp_path) == {name: tmp_path / name for name in (EXPERTS, CROWD)}
+    assert flickr8k.digests(tmp_path) == {name: sums[name] for name in (EXPERTS, CROWD, flickr8k.TOKENS)}
+    assert flickr8k.files(tmp_path / CROWD) == {CROWD: tmp_path / CROWD}
+    assert flickr8k.digests(tmp_path / CROWD) == {name: sums[name] for name in (CROWD, flickr8k.TOKENS)}
+    assert flickr8k.is_layout(tmp_path / EXPERTS)
+    assert not flickr8k.is_layout(tmp_path / "other.txt")
+    (tmp_path / flickr8k.TOKENS).unlink()
+    assert flickr8k.digests(tmp_path / EXPERTS) == {EXPERTS: sums[EXPERTS]}
+
+
+def test_read__a_pair_of_both_files_and_the_words_of_judged_captions_alone(tmp_path: Path) -> None:
+    (tmp_path / EXPERTS).write_bytes(b"\xef\xbb\xbfa.jpg\tb.jpg#1\t1\t2\t4\r\n\n")
+    (tmp_path / CROWD).write_text("a.jpg\tb.jpg#1\t0.6667\t2\t1\nc.jpg\tb.jpg#0\t0\t0\t3\n")
+    (tmp_path / flickr8k.TOKENS).write_text("b.jpg#0\tA dog .\nb.jpg#1\tA\tcat .\nb.jpg#2\tno\n")
+    found = flickr8k.read(tmp_path)
+    assert found.pairs == (JudgedPair("a.jpg", "b.jpg#1", (1, 2, 4), 2, 1), JudgedPair("c.jpg", "b.jpg#0", (), 0, 3))
+    assert found.rows == {EXPERTS: 1, CROWD: 2}
+    assert found.texts == {"b.jpg#0": "A dog .", "b.jpg#1": "A\tcat ."}
+    assert found.coverage.startswith("Read 1 of the 5,822 official rows of ExpertAnnotations.txt (0.0 %) and 2 of the")
+    assert [pair.own for pair in found.pairs] == [False, False]
+    assert (JudgedPair("a", "a#0").median, JudgedPair("a", "a#0").share) == (None, None)
+    assert (JudgedPair("a", "a#0").describes, JudgedPair("a", "a#0").own) == (False, True)
+
+
+@pytest.mark.parametrize(("share", "taken"), [("0.66670", True), ("0.6666", True), ("0.6669", False), ("0.6", False)])
+def test_read__a_share_is_that_of_the_votes_to_four_digits(tmp_path: Path, share: str, taken: bool) -> None:
+    (tmp_path / CROWD).write_text(f"a.jpg\tb.jpg#1\t{share}\t2\t1\n")
+    if taken:
+        assert flickr8k.read(tmp_path).pairs[0].share == pytest.approx(2 / 3)
+    else:
+        with pytest.raises(DataError, match="is not that of 2 yes and 1 no"):
+            flickr8k.read(tmp_path)
+
+
+def _located(split: Split, folder: Path, *pairs: tuple[str, str]) -> list[tuple[int, int]]:
+    (folder / EXPERTS).write_text("\n".join(f"{image}\t{caption}\t1\t1\t1" for image, caption in pairs))
+    found = flickr8k.locate(split, flickr8k.read(folder))
+    assert found.unknown == len(pairs) - len(found.pairs)
+    assert [pair.image for pair in found.pairs] == [
+        Path(split.samples["source"][row].as_py()).name for row in found.images
+    ]
+    return list(zip(found.images.tolist(), found.captions.tolist(), strict=True))
+
+
+def test_locate__a_caption_s_own_id_stands_before_its_number_and_shared_names_are_nobody_s(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path / "world", images=3, captions=2, splits=("test",)), "test")
+    names = [Path(source).name for source in split.samples["source"].to_pylist()]
+    pair = (names[0], f"{names[1]}#0")
+    assert _located(split, tmp_path, pair) == [(0, 2)], "by its number among its image's"
+    ids = split.captions["caption_id"].to_pylist()
+
+    def rename(table: pa.Table, column: str, values: list[str]) -> pa.Table:
+        return table.set_column(table.column_names.index(column), column, pa.array(values))
+
+    split.captions = rename(split.captions, "caption_id", [*ids[:3], f"{names[1]}#0", *ids[4:]])
+    assert _located(split, tmp_path, pair) == [(0, 3)], "by the id that it has"
+    split.captions = rename(split.captions, "caption_id", [f"{names[1]}#0", *ids[1:3], f"{names[1]}#0", *ids[4:]])
+    assert _located(split, tmp_path, pair) == [(0, 2)], "an id of two captions is none's"
+    sources = split.samples["source"].to_pylist()
+    split.samples = rename(split.samples, "source", [sources[0], sources[1], f"elsewhere/{names[0]}"])
+    assert _located(split, tmp_path, pair, (names[1], f"{names[0]}#0"), (names[1], f"{names[1]}#1")) == [(1, 3)]

@@ -1,5 +1,6 @@
 """Known matches: a data set's own table, and ECCV Caption's files, found again in our keys."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 
 from cusa.errors import DataError
 from cusa.manifests import schemas
-from cusa.manifests.judgements.truth import find_truth, read_truth, write_truth
-from cusa.manifests.samples import Split
+from cusa.manifests.judgements.truth import find_truth, read_truth, truth_digest, write_truth
+from cusa.manifests.samples import CocoIds, Split
+from cusa.manifests.storage import store
 from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ShardConfig
 from tests.worlds import make_work
@@ -113,3 +115,47 @@ def test_read_truth__foreign_or_broken_tables_are_refused(split: Split, tmp_path
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match="no readable Parquet"):
         read_truth(split, path)
+
+
+def test_read_truth__a_folder_by_keys_and_by_numbers_in_either_direction(split: Split, tmp_path: Path) -> None:
+    images, captions = split.image_keys, split.caption_keys
+    split.coco_ids = CocoIds([70, -1, 72, 73], [*range(500, 500 + split.num_captions)])
+    folder = tmp_path / "truth"
+    content = {
+        "b_image_to_caption.json": {images[1]: [captions[0], captions[6], "x/none#0"], "0072": [507, "508"]},
+        "a_caption_to_image.json": {captions[6]: [images[1]], "519": ["73", 70, 999], "999": [70]},
+        "a_image_to_image.json": {images[0]: [images[1]]},
+        "notes.json": {"of": ["another"]},
+    }
+    for name, matches in content.items():
+        store.write_json(folder / name, matches)
+    truth = read_truth(split, folder)
+    pairs = {(1, 0), (1, 6), (2, 7), (2, 8), (3, 19), (0, 19)}
+    assert list(zip(truth.images.tolist(), truth.captions.tolist(), strict=True)) == sorted(pairs)
+    assert (truth.unknown, truth.complete) == (4, False)
+    assert truth.source == "truth: a, b"
+    foreign = [pair for pair in sorted(pairs) if split.caption_owner[pair[1]] != pair[0]]
+    found = truth.false_negatives(split.caption_owner)
+    assert list(zip(*(rows.tolist() for rows in found), strict=True)) == foreign
+
+
+def test_write_truth__what_is_incomplete_stays_so_and_says_where_it_comes_from(split: Split, tmp_path: Path) -> None:
+    keys = [(split.image_keys[3], split.caption_keys[1])]
+    truth = read_truth(split, _write(tmp_path / "t.parquet", keys, complete="false"))
+    assert (truth.source, truth.complete) == ("t.parquet", False)
+    write_truth(tmp_path / "again.parquet", split, truth)
+    table = pq.read_table(tmp_path / "again.parquet")
+    assert table.to_pylist() == [{"image_key": keys[0][0], "caption_key": keys[0][1]}]
+    assert table.schema.metadata == {b"complete": b"false", b"source": b"t.parquet"}
+    assert not read_truth(split, tmp_path / "again.parquet").complete
+
+
+def test_truth_digest__of_a_table_s_bytes_or_of_all_files_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(b"table")
+    assert truth_digest(tmp_path / "t.parquet") == hashlib.sha256(b"table").hexdigest()
+    folder = tmp_path / "truth"
+    store.write_json(folder / "a_image_to_caption.json", {"1": [2]})
+    before = truth_digest(folder)
+    assert before == store.sha256_folder(folder)
+    store.write_json(folder / "a_image_to_caption.json", {"1": [3]})
+    assert truth_digest(folder) != before

@@ -97,6 +97,8 @@ def test_append__undo_takes_back_ones_own_and_once(tmp_path: Path) -> None:
             journal.append(replace(undo, undoes="verdict-0009"))
         assert journal.append(undo)
         assert not journal.append(undo)
+        with pytest.raises(ConfigError, match="verdict-0002 is that of another verdict"):
+            journal.append(replace(undo, undoes="verdict-0009"))
         with pytest.raises(ConfigError, match="already"):
             journal.append(replace(undo, id="verdict-0003"))
         with pytest.raises(ConfigError, match="no verdict"):

@@ -1,14 +1,22 @@
 """The look of every page, in a real browser: nothing is cut off on a phone or on paper, whatever a run is called."""
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from cusa.manifests.pages import Figure, Table, environment
+from cusa.manifests.pages import Figure, Table, environment, thumbnail
 from tests.browser import needs_browser
 
-pytestmark = needs_browser
+
+def _in_a_browser(test: Any) -> Any:
+    for mark in needs_browser:
+        test = mark(test)
+    return test
+
 
 LONG = "seed=2_loss.reduction=standard_method=baseline_" * 3
 PAGE = """
@@ -34,6 +42,21 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("size", "side", "small"), [((400, 200), 160, (160, 80)), ((30, 600), 100, (5, 100)), ((9, 7), 160, (9, 7))]
+)
+def test_thumbnail__a_jpeg_of_the_longer_side_and_never_larger(size: Any, side: int, small: Any) -> None:
+    image = Image.linear_gradient("L").convert("RGB").resize(size)
+    before = image.tobytes()
+    kind, _, data = thumbnail(image, side=side).partition(",")
+    assert kind == "data:image/jpeg;base64"
+    shown = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert (shown.format, shown.size, shown.mode) == ("JPEG", small, "RGB")
+    assert (image.size, image.tobytes()) == (size, before), "the caller's stays as it is"
+    assert max(Image.open(io.BytesIO(base64.b64decode(thumbnail(image).partition(",")[2]))).size) == min(max(size), 160)
+
+
+@_in_a_browser
 @pytest.mark.parametrize("width", [360, 390, 1280])
 def test_base__nothing_is_wider_than_the_screen(browser: Any, file: Path, width: int) -> None:
     tab = browser.new_page(viewport={"width": width, "height": 800})
@@ -42,6 +65,7 @@ def test_base__nothing_is_wider_than_the_screen(browser: Any, file: Path, width:
     tab.close()
 
 
+@_in_a_browser
 def test_base__nothing_is_cut_off_on_paper(browser: Any, file: Path) -> None:
     tab = browser.new_page(viewport={"width": 718, "height": 1000})  # A4 without its margins
     tab.goto(file.as_uri())

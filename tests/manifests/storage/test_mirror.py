@@ -1,6 +1,8 @@
 """A work folder on a real S3 server, mirrored: same images, same training, a cache that stays in its bounds."""
 
+import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -159,3 +161,140 @@ def test_command_line__reads_a_work_folder_from_a_store_and_says_what_must_be_lo
     assert f"--out {bucket}/run" in done.stderr
     assert "Give a local path" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def _put(root: str, files: dict[str, bytes]) -> Path:
+    """Write files of a work folder into a store in memory; return its place."""
+    there = place(f"memory://{root}")
+    for name, data in files.items():
+        (there / name).write_bytes(data)
+    return there
+
+
+def _held(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != mirror.NOTE
+    }
+
+
+def test_here__tables_are_copied_and_not_what_is_large_or_made_on_a_machine() -> None:
+    tables = {name: name.encode() for name in ("shard.ledger.json", "train/samples.parquet", "train/audit/runs.json")}
+    others = {
+        *("train/00000.tar", "train/index/colours.faiss", "train/audit/gallery.html", "train/cache/rows.npy"),
+        *("train/.units/claim.json", "runs/one/recipe.json", "train/cache/deep/rows.npy"),
+    }
+    there = _put("copied/work", {**tables, **{name: b"x" for name in others}})
+    heard: list[tuple[str, int, int]] = []
+    folder = mirror.here(there, on_event=lambda *event: heard.append(event))
+    assert _held(folder) == tables
+    assert heard == [("copy tables", number, 3) for number in (1, 2, 3)]
+    assert mirror.origin(folder) == there
+    assert mirror.origin(there) is None
+
+
+def test_here__each_work_folder_has_a_mirror_of_its_own(cache: Path) -> None:
+    folders = [mirror.here(_put(f"{root}/work", {"a.json": root.encode()})) for root in ("one", "two")]
+    assert folders[0] != folders[1]
+    assert [_held(folder)["a.json"] for folder in folders] == [b"one", b"two"]
+    assert {folder.parent for folder in folders} == {cache / "mirrors"}
+
+
+def test_here__copies_again_what_changed_there_or_is_gone_here() -> None:
+    there = _put("again/work", {"a.json": b"1", "b.json": b"2", "deep/c.json": b"3"})
+    folder = mirror.here(there)
+    heard: list[int] = []
+    (there / "b.json").write_bytes(b"4")  # of the same size
+    mirror.here(there, on_event=lambda *event: heard.append(event[2]))
+    assert (heard, _held(folder)["b.json"]) == ([1], b"4")
+    (folder / "deep/c.json").unlink()
+    (there / "a.json").unlink()
+    heard.clear()
+    mirror.here(there, on_event=lambda *event: heard.append(event[2]))
+    assert heard == [1]
+    assert _held(folder) == {"b.json": b"4", "deep/c.json": b"3"}
+    heard.clear()
+    mirror.here(there, on_event=lambda *event: heard.append(event[2]))
+    assert heard == []
+
+
+def test_here__killed_half_way_it_is_no_mirror_and_goes_on_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = _put("killed/work", {"a.json": b"1", "b.json": b"2", "c.json": b"3", "val/samples.parquet": b"4"})
+    folder = mirror.here(there)
+    for name in ("a.json", "b.json"):
+        (there / name).write_bytes(b"new")
+    (there / "val/samples.parquet").unlink()
+    real = mirror._fetch
+
+    def killed(source: Path, target: Path) -> None:
+        if target.name == "b.json":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(mirror, "_fetch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        mirror.here(there)
+    assert mirror.origin(folder) is None, "half of one state and half of another"
+    (folder / "val").mkdir(exist_ok=True)
+    (folder / "val/samples.parquet").write_bytes(b"4")  # as if it had been killed before that was taken away
+    monkeypatch.undo()
+    monkeypatch.setenv("CUSA_CACHE", str(folder.parent.parent))
+    assert mirror.here(there) == folder
+    assert _held(folder) == {"a.json": b"new", "b.json": b"new", "c.json": b"3"}
+    assert mirror.origin(folder) == there
+
+
+def _tar(root: str, content: bytes) -> tuple[Path, str]:
+    (name,) = files = {"00000.tar": content}
+    return _put(f"{root}/{content[:1].decode()}", files) / name, hashlib.sha256(content).hexdigest()
+
+
+def test_read_tar__what_was_read_longest_ago_makes_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tars = {letter: _tar("room", letter.encode() * 1000) for letter in "abcd"}
+    monkeypatch.setenv("CUSA_CACHE_GIB", repr(3000 / 2**30))  # three of them, to the byte
+
+    def read(letter: str) -> set[str]:
+        for path in (cache / "tars").glob("*.tar"):  # a second later
+            os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))
+        assert mirror.read_tar(*tars[letter], 10, 5) == letter.encode() * 5
+        there = {path.name for path in (cache / "tars").iterdir()}
+        return {letter for letter, (_, sha256) in tars.items() if f"{sha256}.tar" in there}
+
+    assert [read(letter) for letter in "abc"] == [{"a"}, {"a", "b"}, {"a", "b", "c"}]
+    assert read("a") == {"a", "b", "c"}
+    assert read("d") == {"a", "c", "d"}, "b was read longest ago"
+    assert read("b") == {"a", "b", "d"}
+    monkeypatch.setenv("CUSA_CACHE_GIB", repr(1 / 2**30))
+    assert read("c") == {"c"}, "one that is larger than all there may be is fetched alone"
+
+
+def test_read_tar__to_its_end_and_not_beyond(cache: Path) -> None:
+    tar, sha256 = _tar("end", b"z" * 100)
+    assert mirror.read_tar(tar, sha256, 95, 5) == b"z" * 5
+    assert mirror.read_tar(tar, sha256, 95, 50) == b"z" * 5
+    with pytest.raises(DataError, match=r"00000\.tar is another tar than its table says \(sha256 [0-9a-f]{12} instead"):
+        mirror.read_tar(tar, "0" * 64, 0, 1)
+    assert [path.name for path in (cache / "tars").iterdir()] == [f"{sha256}.tar"]
+
+
+def test_budget__fifty_gib_where_nobody_says(cache: Path) -> None:
+    (cache / "tars").mkdir(parents=True)
+    for number, gib in enumerate((24, 24, 24)):  # files without bytes on the disk
+        path = cache / f"tars/{number}.tar"
+        path.touch()
+        os.truncate(path, gib << 30)
+        os.utime(path, (number, number))
+    tar, sha256 = _tar("budget", b"y")
+    mirror.read_tar(tar, sha256, 0, 1)
+    assert {path.name for path in (cache / "tars").iterdir()} == {"1.tar", "2.tar", f"{sha256}.tar"}
+
+
+def test_cache_folder__of_the_user_where_nobody_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mirror.cache_folder() == tmp_path / "cache"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CUSA_CACHE", "~/elsewhere")
+    assert mirror.cache_folder() == tmp_path / "home/elsewhere"
+    for unset in (lambda: monkeypatch.setenv("CUSA_CACHE", ""), lambda: monkeypatch.delenv("CUSA_CACHE")):
+        unset()
+        assert mirror.cache_folder() == tmp_path / "home/.cache/cusa"

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from cusa.errors import DataError
 from cusa.manifests.storage import packed
+from cusa.manifests.storage.paths import place
 
 
 @dataclass(frozen=True)
@@ -114,3 +115,52 @@ def test_read__damage_is_refused(tmp_path: Path, harm: str) -> None:
         one.unlink()
     with pytest.raises(DataError, match=r"packed|damaged|not whole|not hold"):
         packed.read(tmp_path, classes=(), outside={})
+
+
+STRANGE = [
+    *(np.float32(0.1), np.int64(7), np.bool_(True), np.zeros(()), np.zeros((0, 3))),
+    *(np.arange(6).reshape(2, 3).T, np.arange(9)[::-2], np.asfortranarray(np.ones((3, 2)))),
+]
+
+
+@pytest.mark.parametrize("value", STRANGE)
+def test_read__numbers_alone_and_arrays_of_any_order(value: Any, tmp_path: Path) -> None:
+    packed.write(tmp_path, packed.pack([value, {"a": value}], classes=(), outside={}))
+    (one, two), _ = packed.read(tmp_path, classes=(), outside={})
+    for again in (one, two["a"]):
+        assert type(again) is type(value)
+        assert (again.dtype, again.shape) == (value.dtype, value.shape)
+        np.testing.assert_array_equal(again, value)
+
+
+def test_read__from_a_store_as_from_here(tmp_path: Path) -> None:
+    rows = np.arange(100_000, dtype=np.float32)
+    taken = packed.pack([rows, "x", rows[:3]], classes=(), outside={})
+    folder = place("memory://packed/one")
+    assert packed.digest_of(folder) == ""
+    packed.write(folder, taken)
+    assert packed.digest_of(folder) == taken.digest
+    (one, word, few), digest = packed.read(folder, classes=(), outside={})
+    np.testing.assert_array_equal(one, rows)
+    np.testing.assert_array_equal(few, rows[:3])
+    assert (word, digest) == ("x", taken.digest)
+
+
+def test_digest__is_of_the_tree_as_well(tmp_path: Path) -> None:
+    rows = np.arange(3)
+    values = [rows, [rows], (rows,), {"a": rows}, {"b": rows}, Box(rows, "a"), Box(rows, "b"), [rows, 1], [rows, 2]]
+    assert len({packed.pack(value, classes=CLASSES, outside={}).digest for value in values}) == len(values)
+
+
+def test_digest_of__nothing_where_it_was_not_finished_or_changed(tmp_path: Path) -> None:
+    assert packed.digest_of(tmp_path) == ""
+    taken = packed.pack([1], classes=(), outside={})
+    packed.write(tmp_path, taken)
+    assert packed.digest_of(tmp_path) == taken.digest
+    index = tmp_path / packed.INDEX
+    whole = index.read_text()
+    for text in (whole.replace(taken.digest, "0" * 64), "[]", "{}"):
+        index.write_text(text)
+        assert packed.digest_of(tmp_path) == ""
+        with pytest.raises(DataError, match="is not whole or was changed"):
+            packed.read(tmp_path, classes=(), outside={})

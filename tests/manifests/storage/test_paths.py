@@ -12,7 +12,14 @@ from cusa.errors import BusyError, ConfigError, DataError
 from cusa.manifests import ledger, lock
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
-from cusa.manifests.storage.paths import is_remote, place, without_folders
+from cusa.manifests.storage.paths import (
+    expand,
+    is_remote,
+    named_remote_errors,
+    place,
+    refuse_undecodable,
+    without_folders,
+)
 from cusa.pipeline import audit, extract, index, readers, shard, verify
 from cusa.pipeline.audit import units
 from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig, ShardConfig
@@ -33,9 +40,101 @@ def test_place__paths_stay_paths_and_urls_become_places() -> None:
     assert (remote.name, remote.parent.name, str(remote / ".." / "c")) == ("b.txt", "a", str(remote / ".." / "c"))
     with pytest.raises(ConfigError, match=r"No file system answers to s4://.*Did you mean 's3'"):
         place("s4://bucket/x")
-    with pytest.raises(ConfigError, match="holds credentials") as caught:
-        place("s3://key:secret@bucket/x")
-    assert "secret" not in str(caught.value)
+    for address in ("s3://key:secret@bucket/x", "S3://key:secret@bucket", "ftp://anna@host/a@b"):
+        with pytest.raises(ConfigError, match="holds credentials") as caught:
+            place(address)
+        assert not any(word in str(caught.value) for word in ("secret", "anna"))
+    kept = place("memory://bucket/a@b.txt")
+    assert (kept.name, place(kept) is kept) == ("a@b.txt", True), "behind the host it is a letter as any other"
+    assert is_remote(place("MEMORY://a/b"))
+
+
+def test_place__the_home_folder_also_where_no_shell_expanded_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert place("~/work") == expand("~/work") == tmp_path / "work"
+    assert place("a/~") == Path("a/~")
+    with pytest.raises(ConfigError, match=r"~nobody-here/x: there is no such home folder .*\./~nobody-here/x"):
+        place("~nobody-here/x")
+
+
+@pytest.mark.parametrize(("value", "offline"), [("1", True), ("on", True), ("Yes", True), ("TRUE", True), ("0", False)])
+def test_place__the_hub_only_where_its_client_may_ask_it(
+    monkeypatch: pytest.MonkeyPatch, value: str, offline: bool
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    if offline:
+        with pytest.raises(ConfigError, match=r"hf://datasets/a/b lies on the hub, and HF_HUB_OFFLINE forbids"):
+            place("hf://datasets/a/b")
+    else:
+        pytest.importorskip("huggingface_hub")
+        assert is_remote(place("hf://datasets/a/b"))
+
+
+def test_refuse_undecodable__names_the_byte_that_is_no_text() -> None:
+    refuse_undecodable(Path("größe/犬"))
+    with pytest.raises(ConfigError, match=r"udce9.* is not UTF-8") as caught:
+        refuse_undecodable(Path(os.fsdecode(b"a/w\xe9/b")))
+    str(caught.value).encode()
+
+
+class NoCredentialsError(Exception):
+    """As a store's own library names it."""
+
+
+class ClientError(Exception):
+    """As S3's library has it: the store's own word lies in the answer."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__("the answer\nin several lines")
+        self.response = {"Error": {"Code": code}}
+
+
+def _caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError("no"), "the store refused (PermissionError: no). Check the credentials"),
+        (ClientError("AccessDenied"), "the store refused (ClientError: the answer). Check the credentials"),
+        (_caused(OSError("x"), ClientError("InvalidAccessKeyId")), "the store refused (OSError: x)."),
+        (ClientError("403"), "their rights on memory://bucket."),
+        (NoCredentialsError("none"), "no credentials (NoCredentialsError: none). Put them into the environment"),
+        (_caused(FileNotFoundError("x"), ClientError("NoSuchBucket")), "there is no bucket memory://bucket. Make it"),
+        (OSError("The specified bucket does not exist."), "there is no bucket memory://bucket."),
+        (FileNotFoundError("a.txt"), "it does not exist (FileNotFoundError: a.txt). Check the URL"),
+        (ClientError("SlowDown"), "the store cannot be reached or answered wrongly (ClientError: the answer)."),
+        (TimeoutError(), "the store cannot be reached or answered wrongly (TimeoutError: )."),
+    ],
+)
+def test_named_remote_errors__what_a_store_answers_in_words(error: Exception, words: str) -> None:
+    remote = place("memory://bucket/deep/a.txt")
+    with pytest.raises(DataError) as caught, named_remote_errors(remote):
+        raise error
+    assert str(caught.value).startswith(f"{remote}: ")
+    assert words in str(caught.value)
+    assert caught.value.values["path"] == remote
+    with pytest.raises(type(error)), named_remote_errors(Path("a.txt")):  # here it is the caller's
+        raise error
+    ours = ConfigError("Ours.")
+    with pytest.raises(ConfigError, match="Ours") as passed, named_remote_errors(remote):
+        raise ours
+    assert passed.value is ours
+
+
+def test_place__what_another_process_wrote_meanwhile_is_seen(bucket: str) -> None:
+    import boto3
+
+    there = place(f"{bucket}/work")
+    (there / "a.txt").write_text("a")
+    assert [path.name for path in there.iterdir()] == ["a.txt"]
+    boto3.client("s3").put_object(Bucket=bucket.removeprefix("s3://"), Key="work/b.txt", Body=b"b")
+    assert sorted(path.name for path in there.iterdir()) == ["a.txt", "b.txt"]
+    assert (there / "b.txt").is_file()
 
 
 def test_stages__on_s3_give_the_same_bytes_as_here(bucket: str, tmp_path: Path) -> None:
