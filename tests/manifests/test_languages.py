@@ -24,10 +24,11 @@ def test_language_rows__are_those_of_each_known_language(tmp_path: Path) -> None
     assert languages.language_rows(split) == {}
     with pytest.raises(DataError, match="no languages were detected"):
         languages.read_languages(split)
-    write(split, ["en", "de", "und", "de", "de", "fr"])
+    write(split, ["en", "fr", "und", "fr", "fr", "de"])
     rows = {code: found.tolist() for code, found in languages.language_rows(split).items()}
-    assert rows == {"de": [1, 3, 4], "en": [0], "fr": [5]}
-    assert list(rows) == ["de", "en", "fr"], "that of most captions first"
+    assert rows == {"fr": [1, 3, 4], "de": [5], "en": [0]}
+    assert list(rows) == ["fr", "de", "en"], "that of most captions first, of equal ones by their codes"
+    assert languages.read_languages(split) == ["en", "fr", "und", "fr", "fr", "de"]
     write(split, ["en"] * 6, digest="of another state")
     with pytest.raises(StaleError, match="cusa languages"):
         languages.language_rows(split)

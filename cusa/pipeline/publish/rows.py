@@ -32,11 +32,17 @@ class Part:
     file: Path
     made_of: str
     """Digest of all that the file depends on; the file repeats it, so that a killed export goes on."""
+    state: str
+    """Digest of the split."""
 
     @property
     def images(self) -> range:
         """The rows of its images in the split's samples."""
-        return _split(self.work, self.split).shard_rows()[self.number][2]
+        return self._opened.shard_rows()[self.number][2]
+
+    @property
+    def _opened(self) -> Split:
+        return _split(self.work, self.split, self.state)
 
     def samples(self) -> Iterator[Sample]:
         """Give every sample of the tar, its picture compared with the digest that was recorded.
@@ -44,7 +50,7 @@ class Part:
         Raises:
             DataError: if the tar is damaged, or holds features of regions and no pictures.
         """
-        split = _split(self.work, self.split)
+        split = self._opened
         _, _, images, captions = split.shard_rows()[self.number]
         texts: dict[str, list[dict[str, Any]]] = {}
         for row in split.captions.slice(captions.start, len(captions)).to_pylist():
@@ -61,6 +67,6 @@ class Part:
 
 
 @lru_cache(maxsize=4)
-def _split(work: Path, name: str) -> Split:
-    """Return a split, opened once a process."""
+def _split(work: Path, name: str, state: str) -> Split:
+    """Return a split, opened once a process for each state of it."""
     return Split(work, name)

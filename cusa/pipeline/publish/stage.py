@@ -121,12 +121,13 @@ def _weight(part: Part) -> int:
 
 
 def _parts(split: Split, target: Target, to: str, out: Path) -> list[Part]:
-    captions = store.sha256_file(split.folder / "captions.parquet")
     tars = split.shard_rows()
     parts = []
     for number, (_, sha256, _, _) in enumerate(tars):
         name = target.file.format(split=split.name, number=number, total=len(tars))
-        parts.append(Part(split.work, split.name, number, out / name, store.digest([to, sha256, captions])))
+        # The tables as well: captions that were dropped later, and roles and sources, do not change the tar.
+        made_of = store.digest([to, sha256, split.digest])
+        parts.append(Part(split.work, split.name, number, out / name, made_of, split.digest))
     return parts
 
 

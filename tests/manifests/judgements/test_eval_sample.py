@@ -17,6 +17,7 @@ def test_places(tmp_path: Path) -> None:
     assert [eval_sample.sample_path(folder, scores).name for scores in eval_sample.SCORES] == [
         *("sample_r1.parquet", "sample_at_r.parquet"),
     ]
+    assert eval_sample.SCORES == ("r@1", "at-r"), "as --scores takes them"
     assert eval_sample.sample_path(folder, "r@1").parent == folder
     with pytest.raises(ConfigError, match="--scores r@5: .*r@1"):
         eval_sample.sample_path(folder, "r@5")

@@ -76,6 +76,8 @@ def test_read__what_was_written(rows: list, tmp_path_factory: pytest.TempPathFac
         (CROWD, "a.jpg\tb.jpg#0\t0.5\t3\t0", "share 0.5 is not that of 3 yes and 0 no"),
         (CROWD, "a.jpg\tb.jpg#0\tnan\t3\t0", "share nan"),
         (CROWD, "a.jpg\tb.jpg#0\t0\t0\t0", "no votes"),
+        (CROWD, "a.jpg\tb.jpg#0\t-1\t-1\t2", "no votes"),
+        (CROWD, "a.jpg\tb.jpg#0\t2\t2\t-1", "no votes"),
         (CROWD, "x.jpg\tb.jpg#0\t1\t3\t0", "judged in an earlier line"),
     ],
 )

@@ -63,6 +63,13 @@ def test_pairs__of_every_kind_of_file(tmp_path: Path) -> None:
     }
 
 
+def test_pairs__behind_the_last_score_there_is_none(tmp_path: Path) -> None:
+    _layout(tmp_path)
+    (tmp_path / "STS/STS12-en-test/STS.gs.MSRpar.txt").write_text("4.5\n")
+    first, second = sts_pairs.pairs(sts_pairs.parts(tmp_path)[0])
+    assert (first.score, second) == (4.5, sts_pairs.Pair(2, "d", "e", None))
+
+
 def test_pairs__a_missing_file_of_scores_is_named(tmp_path: Path) -> None:
     _layout(tmp_path)
     (tmp_path / "STS/STS12-en-test/STS.gs.MSRpar.txt").unlink()

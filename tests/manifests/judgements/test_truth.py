@@ -159,3 +159,16 @@ def test_truth_digest__of_a_table_s_bytes_or_of_all_files_of_a_folder(tmp_path: 
     assert before == store.sha256_folder(folder)
     store.write_json(folder / "a_image_to_caption.json", {"1": [3]})
     assert truth_digest(folder) != before
+
+
+def test_read_truth__of_a_split_of_one_pair_and_tables_that_lack_a_column(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=2, captions=1, splits=("train",)), "train")
+    split.caption_keys = split.caption_keys[:1]
+    split._num_captions = 1
+    rows = [(image, split.caption_keys[0]) for image in split.image_keys]
+    truth = read_truth(split, _write(tmp_path / "t.parquet", rows))
+    assert (truth.images.tolist(), truth.captions.tolist()) == ([0, 1], [0, 0])
+    for column in schemas.TRUTH.names:
+        pq.write_table(pa.table({"other": ["x"], column: ["y"]}), tmp_path / "t.parquet")
+        with pytest.raises(DataError, match=r"t\.parquet lacks the columns"):
+            read_truth(split, tmp_path / "t.parquet")

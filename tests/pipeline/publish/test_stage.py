@@ -2,6 +2,7 @@
 
 import gc
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from cusa.errors import ConfigError, DataError
-from cusa.manifests.samples import SPLIT_FILES, Split
+from cusa.manifests.records import CaptionRecord, ImageRecord
+from cusa.manifests.samples import SPLIT_FILES, Split, caption_json
 from cusa.manifests.storage import store
 from cusa.pipeline import publish, readers, shard
 from cusa.pipeline.config import PublishConfig, ReadConfig, ShardConfig
+from cusa.pipeline.publish import parquet
+from cusa.pipeline.readers import Reading
 from tests.cli.test_cli import cusa
 from tests.worlds import make_work
 
@@ -142,3 +146,149 @@ def test_command__writes_a_folder_to_open(work: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "open: " in done.stdout
     assert "Licence: CC0" in (tmp_path / "out/README.md").read_text()
+
+
+def _shard(work: Path, raw: Path, **changes: Any) -> None:
+    """Shard two pictures and a sample of texts alone."""
+    texts = (CaptionRecord("7", "Erste", source="human"), CaptionRecord("8", "zweite"))
+    rows = [
+        ImageRecord("own/a", "train", raw / "train/picture_0000.jpg", "x/a.jpg", texts, label="dog", role="query"),
+        ImageRecord("own/b", "train", raw / "train/picture_0001.jpg", "x/b.jpg", texts[:1], label="cat"),
+        ImageRecord("own/c", "train", None, "x/c", texts[1:]),
+    ]
+    rows = [row._replace(**changes) if row.key == "own/a" else row for row in rows]
+    shard.run(ShardConfig(workers=1), reading=Reading("own", rows, {}), out=work, force=bool(changes))
+
+
+def _exported(out: Path) -> list[dict[str, Any]]:
+    return [row for file in sorted((out / "data").glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+
+
+def test_parquet__every_column_of_a_row(work: Path, tmp_path: Path) -> None:
+    raw = work.parent / "raw"
+    _shard(tmp_path / "work", raw)
+    publish.run(ONE, work=tmp_path / "work", to="parquet", out=tmp_path / "out")
+    split = Split(tmp_path / "work", "train")
+    names = ("key", "label", "role", "source", "sha256", "width", "height")
+    plain = [{name: row[name] for name in names} for row in split.samples.to_pylist()]
+    assert [(row["label"], row["role"], row["source"]) for row in plain] == [
+        *(("dog", "query", "x/a.jpg"), ("cat", "", "x/b.jpg"), ("", "", "x/c")),
+    ]
+    pictures = [
+        {"bytes": (raw / f"train/picture_000{n}.jpg").read_bytes(), "path": f"{x}.jpg"} for n, x in enumerate("ab")
+    ]
+    expected = [
+        {
+            "image": pictures[0],
+            "captions": ["Erste", "zweite"],
+            "caption_ids": ["7", "8"],
+            "caption_sources": ["human", ""],
+        },
+        {"image": pictures[1], "captions": ["Erste"], "caption_ids": ["7"], "caption_sources": ["human"]},
+        {"image": None, "captions": ["zweite"], "caption_ids": ["8"], "caption_sources": [""]},
+    ]
+    keys = [["own/a#0", "own/a#1"], ["own/b#0"], ["own/c#0"]]
+    assert _exported(tmp_path / "out") == [
+        {**one, "caption_keys": of_keys, **row} for one, of_keys, row in zip(expected, keys, plain, strict=True)
+    ]
+    (file,) = (tmp_path / "out/data").iterdir()
+    told = json.loads(pq.read_schema(file).metadata[b"huggingface"])["info"]["features"]
+    texts = {"_type": "List", "feature": {"_type": "Value", "dtype": "string"}}
+    assert {name: kind for name, kind in told.items() if kind != {"_type": "Value", "dtype": "string"}} == {
+        "image": {"_type": "Image"},
+        **dict.fromkeys(("captions", "caption_keys", "caption_ids", "caption_sources"), texts),
+        **dict.fromkeys(("width", "height"), {"_type": "Value", "dtype": "int32"}),
+    }
+    assert list(told) == pq.read_schema(file).names
+
+
+def test_webdataset__every_member_of_a_tar(work: Path, tmp_path: Path) -> None:
+    _shard(tmp_path / "work", work.parent / "raw")
+    outcome = publish.run(ONE, work=tmp_path / "work", to="webdataset", out=tmp_path / "out")
+    assert outcome.counts == {"images": 3, "captions": 4, "files": 1}
+    split = Split(tmp_path / "work", "train")
+    with tarfile.open(tmp_path / "out/data/train-00000.tar") as tar:
+        members = {one.name: tar.extractfile(one).read() for one in tar}  # type: ignore[union-attr]
+    assert list(members) == [
+        f"own/{name}" for name in ["a.jpg", "a.txt", "a.json", "b.jpg", "b.txt", "b.json", "c.txt", "c.json"]
+    ]
+    captions = split.captions.to_pylist()
+    for row, (key, first) in enumerate((("own/a", 0), ("own/b", 2), ("own/c", 3))):
+        sample = split.samples.slice(row, 1).to_pylist()[0]
+        assert members.get(f"{key}.jpg", b"") == (split.image_bytes(row) if row < 2 else b"")
+        assert members[f"{key}.txt"].decode() == captions[first]["text"]
+        assert json.loads(members[f"{key}.json"]) == {
+            **{name: sample[name] for name in ("key", "label", "role", "source", "sha256", "width", "height")},
+            "captions": [caption_json(one) for one in captions if one["key"] == key],
+        }
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 100])
+def test_parquet__rows_in_groups_each_once(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(parquet, "_ROWS", number)
+    publish.run(ONE, work=work, to="parquet", out=tmp_path)
+    files = [pq.ParquetFile(file).metadata for file in sorted((tmp_path / "data").glob("val-*.parquet"))]
+    groups = [[file.row_group(at).num_rows for at in range(file.num_row_groups)] for file in files]
+    whole = [[min(number, size - at) for at in range(0, size, number)] for size in (3, 3, 1)]
+    assert groups == whole
+    assert [row["key"] for row in _exported(tmp_path) if row["key"] in Split(work, "val").image_row] == Split(
+        work, "val"
+    ).image_keys
+
+
+@pytest.mark.parametrize(
+    "changes", [{"role": "gallery"}, {"source": "y/a.jpg"}, {"captions": (CaptionRecord("9", "Dritte"),)}]
+)
+def test_run__files_of_a_killed_export_count_only_for_the_tables_of_now(
+    work: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Roles and sources stand in no tar: the same bytes of it say nothing of them."""
+    _shard(tmp_path / "work", work.parent / "raw")
+    publish.run(ONE, work=tmp_path / "work", to="parquet", out=tmp_path / "out")
+    before = _exported(tmp_path / "out")
+    (tmp_path / "out/ledger.json").unlink()
+    _shard(tmp_path / "work", work.parent / "raw", **changes)
+    publish.run(ONE, work=tmp_path / "work", to="parquet", out=tmp_path / "out")
+    publish.run(ONE, work=tmp_path / "work", to="parquet", out=tmp_path / "fresh")
+    assert _exported(tmp_path / "out") == _exported(tmp_path / "fresh") != before
+
+
+def test_run__what_is_another_export_and_what_is_not(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=2, captions=1, splits=("train", "test"))
+
+    def due(to: str = "parquet", **more: Any) -> str:
+        config = PublishConfig(**{"workers": 1, **more})
+        return publish.run(config, work=work, to=to, out=tmp_path / "out").why
+
+    assert due() == "never finished"
+    assert due() == due(workers=2) == ""
+    assert due(licence="CC0") == "facts changed"
+    assert due(name="x", licence="CC0") == "facts changed"
+    assert due("webdataset", name="x", licence="CC0") == "to was 'parquet' and is now 'webdataset'"
+    assert publish.run(ONE, work=work, to="parquet", out=tmp_path / "out", force=True).why == "--force"
+    store.write_json(work / "test/audit/summary.json", {"open_pairs": 2})
+    assert due() == "facts changed", "what is known to be wrong stands on the card"
+    (tmp_path / "out/data/mine.txt").touch()
+    (tmp_path / "out/data/older.parquet").touch()
+    assert due("webdataset").startswith("to was")
+    assert {file.name for file in (tmp_path / "out/data").iterdir()} == {
+        *("mine.txt", "train-00000.tar", "test-00000.tar"),
+    }
+    with pytest.raises(ConfigError, match=r"There is no export to 'parket'\. Did you mean 'parquet'"):
+        publish.run(ONE, work=work, to="parket", out=tmp_path / "out")
+    captions = work / "test/captions.parquet"
+    captions.write_bytes(captions.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match=r"captions\.parquet was changed after `cusa shard` wrote it"):
+        due("webdataset")
+
+
+def test_run__features_of_regions_have_no_place(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=1, captions=1, splits=("train",))
+    samples = pq.read_table(work / "train/samples.parquet")
+    at = samples.column_names.index("ext")
+    store.write_table(work / "train/samples.parquet", samples.set_column(at, "ext", pa.array(["npy"])))
+    (work / "shard.ledger.json").unlink()
+    with pytest.raises(DataError, match="holds features of regions and no pictures"):
+        publish.run(ONE, work=work, to="parquet", out=tmp_path / "out")
