@@ -1,13 +1,17 @@
 """Records travel through a plan of JSON whole, and drops fit into a table whatever they hold."""
 
+import ast
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cusa
 from cusa.manifests.records import REASONS, CaptionRecord, Drop, ImageRecord, utf8
+from cusa.pipeline.config import UrlsConfig
 
 FULL = ImageRecord(
     key="mini/a",
@@ -78,3 +82,33 @@ def test_reasons__are_words_in_one_sentence() -> None:
         assert reason == reason.lower().strip()
         assert words
         assert not words.endswith(".")
+
+
+def _texts(node: ast.AST) -> set[str]:
+    return {one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+
+
+def _given() -> Iterator[tuple[str, str]]:
+    """Give every reason that the package's code writes down where it refuses something, with the place."""
+    places = {"Refused": 0, "Failure": 0, "Drop": 4}
+    for path in Path(cusa.__path__[0]).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in places:
+                reason = node.args[places[node.func.id] :][:1]
+                if reason and isinstance(reason[0], ast.Constant):
+                    yield str(reason[0].value), f"{path.name}:{node.lineno}"
+
+
+def test_reasons__each_that_is_given_has_its_words_and_none_is_left_over() -> None:
+    given = dict(_given())
+    assert len(given) > 15
+    assert given.keys() <= REASONS.keys(), {place for reason, place in given.items() if reason not in REASONS}
+    assert {*UrlsConfig().refused_tags} <= REASONS.keys()
+    said = set().union(
+        *(
+            _texts(ast.parse(path.read_text("utf-8")))
+            for path in Path(cusa.__path__[0]).rglob("*.py")
+            if path.name != "records.py"
+        )
+    )
+    assert REASONS.keys() <= said, "a reason that nobody gives"

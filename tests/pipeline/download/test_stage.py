@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -134,3 +136,116 @@ def test_run__an_archive_does_not_replace_what_the_download_wrote(server: Server
     with pytest.raises(DataError, match=r"images\.zip \(failed\).*holds 'lock\.json', a name that is ours"):
         _run(manifest, tmp_path / "raw")
     assert set(json.loads((tmp_path / "raw/lock.json").read_text())) == {"images.zip", "notes.tgz", "plain.bin"}
+
+
+def _rows(out: Path) -> dict[str, dict[str, Any]]:
+    return {row["path"]: row for row in pq.read_table(out / "sources.parquet").to_pylist()}
+
+
+def test_run__only_what_failed_looks_at_what_came_and_at_what_a_person_brought(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "raw"
+    files = [
+        {"path": "plain.bin", "urls": [f"{server.root}/plain.bin"]},
+        {"path": "other.bin", "urls": [f"{server.root}/other.bin"]},
+        {"path": "form.bin", "by_hand": "Ask for it."},
+    ]
+    server.files["/other.bin"] = BODY[::-1]
+    server.behaviour["/other.bin"] = lambda handler, n: server.answer(handler, 404)
+    manifest = make_manifest(server, files=files)
+    with pytest.raises(DataError, match="2 of 3 files"):
+        _run(manifest, out)
+    assert {name: row["status"] for name, row in _rows(out).items()} == {
+        **{"plain.bin": "there", "other.bin": "failed", "form.bin": "by-hand"},
+    }
+    del server.behaviour["/other.bin"]
+    (out / "form.bin").write_bytes(b"brought")
+    before = Counter(server.asked)
+    assert _run(manifest, out, only_failed=True, force=True).counts == {
+        **{"files": 3, "bytes": 2 * len(BODY) + 7, "unpacked": 0},
+    }
+    assert server.asked - before == {"/other.bin": 1}
+    (out / "plain.bin").write_bytes(b"x" * len(BODY))
+    (out / "other.bin").unlink()
+    before = Counter(server.asked)
+    _run(manifest, out, only_failed=True)
+    assert server.asked - before == {"/plain.bin": 1, "/other.bin": 1}, "another file, and one that is gone"
+    assert (out / "plain.bin").read_bytes() == BODY
+    assert _rows(out)["form.bin"] == {
+        **{"path": "form.bin", "url": "", "bytes": 7, "sha256": hashlib.sha256(b"brought").hexdigest()},
+        **{"status": "there", "error": ""},
+    }
+    before = Counter(server.asked)
+    _run(manifest, out, force=True)
+    assert server.asked - before == {"/plain.bin": 1, "/other.bin": 1}, "all that has an address"
+
+
+def test_run__what_a_manifest_says_is_held_to_and_another_is_another_download(server: Server, tmp_path: Path) -> None:
+    sha256 = hashlib.sha256(BODY).hexdigest()
+    file = {"path": "plain.bin", "urls": [f"{server.root}/plain.bin"]}
+    for wrong, words in (
+        ({"bytes": 5}, "5 are expected"),
+        ({"sha256": "0" * 64}, "sha256"),
+        ({"md5": "0" * 32}, "md5"),
+    ):
+        with pytest.raises(DataError, match=rf"plain\.bin \(failed\): .*{words}"):
+            _run(make_manifest(server, files=[{**file, **wrong}]), tmp_path / "raw")
+        assert not (tmp_path / "raw/plain.bin").exists()
+    right = {"bytes": len(BODY), "sha256": sha256, "md5": hashlib.md5(BODY).hexdigest()}
+    done = _run(make_manifest(server, files=[{**file, **right}]), tmp_path / "raw")
+    assert done.counts == {"files": 1, "bytes": len(BODY), "unpacked": 0}
+    assert not _run(make_manifest(server, files=[{**file, **right}]), tmp_path / "raw").fresh
+    assert json.loads((tmp_path / "raw/lock.json").read_text()) == {
+        "plain.bin": {"bytes": len(BODY), "sha256": sha256, "url": f"{server.root}/plain.bin"}
+    }
+    again = _run(make_manifest(server, files=[file], title="Other"), tmp_path / "raw")
+    assert again.why == "manifest changed"
+    (tmp_path / "raw/lock.json").write_text('{"plain.bin": {"bytes": 1}}')
+    with pytest.raises(DataError, match=r"lock\.json is no lock: it needs bytes and sha256"):
+        _run(make_manifest(server, files=[file]), tmp_path / "raw")
+
+
+def test_run__what_it_says_at_its_end(server: Server, tmp_path: Path) -> None:
+    plain = [{"path": "plain.bin", "urls": [f"{server.root}/plain.bin"]}]
+    out = tmp_path / "raw"
+    events: list[tuple[str, int, int]] = []
+    more = {"images": "img", "note": "Mind the gap."}
+    done = _run(make_manifest(server, files=plain, **more), out, on_event=lambda *event: events.append(event))
+    assert done.notes == (
+        *("Terms: free.", f"Next: cusa shard folder {out / 'pictures'} --images {out / 'img'} --out WORK"),
+        "Mind the gap.",
+    )
+    assert {event[0] for event in events} == {"plain.bin (bytes)"}
+    assert events[-1][1:] == (len(BODY), len(BODY))
+    for fields, next_ in (
+        ({"images": "pictures"}, f"Next: cusa shard folder {out / 'pictures'} --out WORK"),
+        ({"images": ""}, f"Next: cusa shard folder {out / 'pictures'} --out WORK"),
+    ):
+        assert _run(make_manifest(server, files=plain, **fields), out).notes == ("Terms: free.", next_)
+    assert _run(make_manifest(server, files=plain, reader="", note=""), out).notes == ("Terms: free.",)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "unpacks", "there", "said"), [(6, False, 0, None), (6, True, 0, 12), (6, True, 4, 8)]
+)
+def test_run__space_for_what_comes_and_for_what_is_unpacked(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gigabytes: int,
+    unpacks: bool,
+    there: int,
+    said: int | None,
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(download.stage.shutil, "disk_usage", lambda path: usage._replace(free=7 * 10**9))
+    file = {"path": "images.zip", "urls": [f"{server.root}/images.zip"], **({"unpack": "."} if unpacks else {})}
+    manifest = make_manifest(server, files=[file], gigabytes=gigabytes)
+    (tmp_path / "raw").mkdir()
+    if there:
+        (tmp_path / "raw/images.zip").touch()
+        os.truncate(tmp_path / "raw/images.zip", there * 10**9)
+    if said is None:
+        assert _run(manifest, tmp_path / "raw").fresh
+    else:
+        with pytest.raises(DataError, match=rf"mini needs about {said} GB more in .* and 7 GB are free"):
+            _run(manifest, tmp_path / "raw")

@@ -142,3 +142,32 @@ def test_unpack__of_two_members_of_one_name_the_later_stands(tmp_path: Path) -> 
             archive.addfile(info, io.BytesIO(data))
     assert unpack(tmp_path / "x.tar", tmp_path / "out") == [tmp_path / "out/a.txt"]
     assert (tmp_path / "out/a.txt").read_bytes() == b"later"
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_unpack__a_colon_is_a_letter_as_any_other(tmp_path: Path, kind: str) -> None:
+    names = ["12:30.jpg", "C:/a.txt", ":/b.txt"]
+    path = tmp_path / f"x.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, "x")
+    else:
+        _tar(path, [tarfile.TarInfo(name) for name in names])
+    assert unpack(path, tmp_path / "out") == sorted(tmp_path / "out" / name for name in names)
+
+
+def test_unpack__as_large_and_as_many_as_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacking, "MAX_RATIO", 2)
+    monkeypatch.setattr(unpacking, "MAX_FILES", 2)
+    for size, allowed in ((2 << 20, True), ((2 << 20) + 1, False)):  # twice the least that an archive counts for
+        with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.mkdir("deep")
+            archive.writestr("deep/one", b"\0" * (size - 5))
+            archive.writestr("two", b"12345")
+        if allowed:
+            assert [file.stat().st_size for file in unpack(tmp_path / "x.zip", tmp_path / "out")] == [size - 5, 5]
+        else:
+            with pytest.raises(DataError, match="looks like a bomb"):
+                unpack(tmp_path / "x.zip", tmp_path / "other")
+            assert list((tmp_path / "other").iterdir()) == []

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from cusa.errors import ConfigError, CusaError, DataError
 from cusa.manifests import neighbours, schemas, tables
+from cusa.manifests.judgements import own_pairs, verdicts
 from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
@@ -411,9 +413,18 @@ def test_connect__a_verdict_that_only_the_journal_has_is_seen(tmp_path: Path) ->
         (work / name / "audit").mkdir()
         with Journal(work / name / "audit") as journal:
             journal.append(make(1, word))
+    own = work / "test" / own_pairs.FOLDER
+    own.mkdir()
+    with Journal(own) as journal:
+        journal.append(make(2, "no match"))
     with query.connect(work) as database:
         rows = database.run("SELECT split, id, verdict FROM verdicts ORDER BY split").rows
+        pairs = database.run("SELECT split, id, verdict FROM pair_verdicts").rows
     assert rows == [("test", "verdict-0001", "related"), ("train", "verdict-0001", "match")]
+    assert pairs == [("test", "verdict-0002", "no match")]
+    (own / verdicts.JOURNAL).write_text("no verdict\n")
+    with query.connect(work) as database:  # a journal that is broken shows what it showed before
+        assert database.run("SELECT id FROM pair_verdicts").rows == [("verdict-0002",)]
 
 
 def test_run__a_table_that_breaks_while_it_is_read_is_named(tmp_path: Path) -> None:
@@ -448,3 +459,93 @@ def test_explained__each_error_of_duckdb_by_what_to_do(
     assert type(found) is error
     assert re.search(words, str(found), re.DOTALL), str(found)
     assert found.values["query"] == "SELECT 1"
+
+
+def test_macros__a_pair_with_all_that_is_known_of_it_in_its_own_split(tmp_path: Path) -> None:
+    """Two splits with the same keys, whose candidates, captions and verdicts differ."""
+    work = make_work(tmp_path, images=2, captions=2, splits=("train",))
+    shutil.copytree(work / "train", work / "val")
+    for name, score in (("train", 0.25), ("val", 0.5)):
+        split = Split(work, name)
+        pair = {"image_key": split.image_keys[0], "caption_key": split.caption_keys[2]}
+        row = {**pair, "score": score, "image_similarity": 0.125, "text_similarity": 0.75, "cross_similarity": 0.375}
+        row |= {"image_rank": 3, "text_rank": 4, "p_positive": score / 2, "known_match": name == "val"}
+        table = pa.Table.from_pylist([row], schema=schemas.CANDIDATES)
+        store.write_table(split.folder / "audit/candidates.parquet", table)
+        with Journal(split.folder / "audit") as journal:
+            for number, who in enumerate(("zoe", "ada")):
+                at = datetime(2026, 11, 30, 12, number, tzinfo=UTC)
+                journal.append(make(number, "match" if name == "val" else "related", who, judged_at=at, **pair))
+    captions = pq.read_table(work / "val/captions.parquet").to_pylist()
+    for caption in captions:
+        caption["text"] = f"val {caption['text']}"
+    store.write_table(work / "val/captions.parquet", pa.Table.from_pylist(captions[::-1], schema=schemas.CAPTIONS))
+    split = Split(work, "train")
+    with query.connect(work, runs=(), raw=()) as database:
+        answer = database.run(f"FROM pair('{split.image_keys[0]}', '{split.caption_keys[2]}') ORDER BY split")
+    rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+    for row, name, before, score in zip(rows, ("train", "val"), ("", "val "), (0.25, 0.5), strict=True):
+        assert {key: row[key] for key in ("split", "image_key", "caption_key", "owner_image_key")} == {
+            **{"split": name, "image_key": split.image_keys[0], "caption_key": split.caption_keys[2]},
+            "owner_image_key": split.image_keys[1],
+        }
+        assert (row["caption"], row["caption_source"]) == (before + split.texts[2], "")
+        assert row["image_captions"] == [before + text for text in split.texts[:2]]
+        assert (row["image_similarity"], row["text_similarity"], row["cross_similarity"]) == (0.125, 0.75, 0.375)
+        assert (row["image_rank"], row["text_rank"], row["score"]) == (3, 4, score)
+        assert (row["p_positive"], row["known_match"]) == (score / 2, name == "val")
+        word = "match" if name == "val" else "related"
+        assert row["verdicts"] == [f"zoe: {word}", f"ada: {word}"], "in the order in which they were said"
+
+
+def test_views__shards_languages_and_neighbours_of_each_split(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=3, captions=1, splits=("train", "val"))
+    keys = Split(work, "train").image_keys
+    schema = schemas.neighbour_table("key").with_metadata({"modality": "image"})
+    rows = [
+        {"key": keys[0], "neighbour_keys": [keys[2], keys[1]], "similarities": [0.75, 0.5], "neighbours": None},
+        {"key": keys[1], "neighbour_keys": [], "similarities": [], "neighbours": None},
+    ]
+    store.write_table(work / "train/index/neighbours-a-b.parquet", pa.Table.from_pylist(rows, schema=schema))
+    language = {"caption_key": "k", "language": "und", "guess": "en", "probability": 0.25}
+    store.write_table(work / "val/languages.parquet", pa.Table.from_pylist([language], schema=schemas.LANGUAGES))
+    with query.connect(work, runs=(), raw=()) as database:
+        assert database.run("FROM image_neighbours").rows == [
+            ("train", "a-b", keys[0], 1, keys[2], 0.75),
+            ("train", "a-b", keys[0], 2, keys[1], 0.5),
+        ]
+        answer = database.run("SELECT * FROM image_neighbours LIMIT 0")
+        assert answer.columns == ["split", "teacher", "key", "rank", "neighbour_key", "similarity"]
+        assert database.run("FROM text_neighbours").rows == []
+        assert database.run("FROM languages").rows == [("val", "k", "und", "en", 0.25)]
+        shards = database.run("SELECT split, shard, bytes, sha256, images, captions FROM shards ORDER BY split").rows
+        assert shards == [
+            (name, *row.values()) for name in ("train", "val") for row in Split(work, name).shards.to_pylist()
+        ]
+
+
+def test_views__a_teacher_of_several_widths_has_lists(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=1, captions=1, splits=("train", "val"))
+    for name, width in (("train", 2), ("val", 3)):
+        table = pa.Table.from_pylist(
+            [{"key": name, "embedding": [0.5] * width, "content": bytes(32)}],
+            schema=schemas.teacher_table("key", width, "float32"),
+        )
+        store.write_table(work / name / "teachers/A b/00000.parquet", table)
+    with query.connect(work, runs=(), raw=()) as database:
+        answer = database.run("SELECT split, key, embedding, typeof(embedding) FROM teacher_a_b ORDER BY split")
+    assert answer.rows == [("train", "train", [0.5] * 2, "FLOAT[]"), ("val", "val", [0.5] * 3, "FLOAT[]")]
+
+
+def test_run__notes_name_the_empty_views_that_a_question_reads(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=1, captions=1, splits=("train",))
+    with query.connect(work, runs=(), raw=()) as database:
+        assert database.run("SELECT * FROM samples").notes == ()
+        notes = database.run("SELECT count(*) FROM Candidates JOIN leaks USING (split)").notes
+        assert [note.partition(" ")[0] for note in notes] == ["candidates", "leaks"]
+        assert database.run("SELECT 'my_leaks' AS leaks_not").notes == ()
+        assert database.save("SELECT * FROM samples WHERE false", tmp_path / "none.parquet") == 0
+        assert pq.read_table(tmp_path / "none.parquet").num_rows == 0
+        heard: list[tuple[str, int, int]] = []
+        number = database.export(tmp_path / "all.duckdb", on_event=lambda *event: heard.append(event))
+        assert heard == [("export all.duckdb", at, number) for at in range(1, number + 1)]

@@ -91,3 +91,19 @@ def test_parse__rules_hold_for_the_robots_right_above_them(agent: str, path: str
     Disallow: /z
     """
     assert robots.parse(text, agent).allow(path) is allowed
+
+
+@pytest.mark.parametrize("agent", ["cusa", "CUSA", "cusa/1.0 (+https://a.example)", "cusa 2"])
+def test_a_robot_is_known_by_its_name_without_what_follows(agent: str) -> None:
+    rules = robots.parse("User-agent: *\nDisallow: /\n\nUser-agent: Cusa/0.9\nDisallow: /x", agent)
+    assert [rules.allow(path) for path in ("/x", "/y", "/robots.txt")] == [False, True, True]
+    for header, word in (("cusa: noai", "noai"), ("Cusa: all, noimageai", "noimageai"), ("cusax: noai", "")):
+        assert robots.refused_tag([header], agent=agent, refused=("noai", "noimageai")) == word
+    assert robots.refused_tag(["*: noai"], agent=agent, refused=("noai",)) == "noai"
+
+
+def test_rules__of_a_host_without_any_and_of_one_that_cannot_answer() -> None:
+    assert robots.EVERYTHING.allow("/x")
+    assert [robots.NOTHING.allow(path) for path in ("/", "/x", "/robots.txt")] == [False, False, True]
+    assert robots.Rules((("/a", False), ("/a", True), ("/ab", False))).allow("/a")
+    assert not robots.Rules((("/a", True), ("/ab", False))).allow("/abc")
