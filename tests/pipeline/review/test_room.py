@@ -1,18 +1,24 @@
 """The room without HTTP, over a drawn sample: whose turn a pair is, and every number that a reviewer is shown."""
 
+import io
 import random
 import shutil
 from collections import defaultdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from PIL import Image
 
 from cusa.errors import ConfigError, DataError
 from cusa.manifests.judgements import verdicts
 from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
+from cusa.models.edits.rules import TITLES
 from cusa.pipeline.review import room as room_module
+from cusa.pipeline.review.queue import Candidate, Queue
 from cusa.pipeline.review.room import Room
 from cusa.pipeline.review.sample import SampledPairs
 from tests.manifests.judgements.test_verdicts import make
@@ -223,3 +229,74 @@ def test_image__bytes_and_type_or_a_named_error(split: Split) -> None:
         room.image("mini/none")
     assert room.close() is None
     assert not (split.folder / verdicts.FOLDER / verdicts.TABLE).exists()
+
+
+class Numbered(SampledPairs):
+    """Pairs with numbers that are shown, as the audit's candidates have them."""
+
+    def __init__(self, split: Split) -> None:
+        pairs = [(split.image_keys[image], split.caption_keys[caption]) for image, caption in PAIRS]
+        numbers = (0.5, 0.25, 0.125, 3, 4, 0.75)
+        blind = (next(iter(TITLES)), None, None, None)
+        rows = tuple(Candidate(*pair, *numbers, edit) for pair, edit in zip(pairs, blind, strict=True))
+        self._queue = Queue(rows, 9, {row.pair: place for place, row in enumerate(rows)})
+        self.sha256 = "ab" * 32
+
+
+def test_judge__the_numbers_that_were_shown_are_kept_with_the_verdict(split: Split) -> None:
+    room = Room(split, sample=Numbered(split))
+    ada = Tab(room, "ada", "a-tab")
+    ada.next()
+    numbers = {"score": 0.5, "image_similarity": 0.25, "text_similarity": 0.125, "image_rank": 3, "text_rank": 4}
+    numbers["p_positive"] = 0.75
+    assert ada.state["candidate"]["numbers"] == numbers
+    assert ada.state["candidate"]["text_blind"] == next(iter(TITLES.values()))
+    assert (ada.state["progress"]["candidates"], ada.state["progress"]["asked"]) == (9, 4)
+    ada.say("related", id="verdict-0001")
+    assert ada.state["candidate"]["text_blind"] is None
+    pair = {"image_key": split.image_keys[0], "caption_key": split.caption_keys[7]}
+    ada.say("undo", id="verdict-0002", undoes="verdict-0001", **pair)
+    said, undone = verdicts.read(split.folder / verdicts.FOLDER)
+    assert {name: getattr(said, name) for name in numbers} == numbers
+    assert (said.candidates_sha256, undone.candidates_sha256) == ("ab" * 32, None)
+    assert {getattr(undone, name) for name in numbers} == {None}
+    room.close()
+
+
+def test_state__the_last_fifty_words_of_a_reviewer_in_the_order_of_their_time(split: Split) -> None:
+    start = datetime(2026, 11, 30, tzinfo=UTC)
+    numbers = list(range(60))
+    random.Random(0).shuffle(numbers)
+    with Journal(split.folder / verdicts.FOLDER) as journal:
+        for number in numbers:
+            journal.append(make(number, "match", judged_at=start + timedelta(seconds=number)))
+        journal.append(make(99, "match", "bob", judged_at=start))
+    room = _room(split)
+    state = room.next(reviewer="ada", tab="a-tab")
+    assert [one["id"] for one in state["history"]] == [f"verdict-{number:04d}" for number in range(10, 60)]
+    assert (state["progress"]["mine"], state["progress"]["reviewers"]) == (60, 2)
+    assert state["progress"]["done"] == 0, "none of them is asked about here"
+    assert state["progress"]["verdicts"] == {"match": 61}
+    room.close()
+
+
+@pytest.mark.parametrize(
+    ("ext", "kind"),
+    [
+        *(("jpg", "image/jpeg"), ("jpeg", "image/jpeg"), ("png", "image/png"), ("webp", "image/webp")),
+        *(("gif", "image/gif"), ("bmp", "image/bmp"), ("tiff", None), ("avif", None)),
+    ],
+)
+def test_image__as_browsers_read_it_or_as_a_jpeg(split: Split, ext: str, kind: str | None) -> None:
+    room = _room(split)
+    table = split.samples
+    split.samples = table.set_column(table.column_names.index("ext"), "ext", pa.array([ext] * len(table)))
+    data, told = room.image(split.image_keys[1])
+    if kind is not None:
+        assert (data, told) == (split.image_bytes(1), kind)
+    else:
+        assert told == "image/jpeg"
+        assert data != split.image_bytes(1)
+        shown, stored = (Image.open(io.BytesIO(one)) for one in (data, split.image_bytes(1)))
+        assert (shown.format, shown.size) == ("JPEG", stored.size)
+    room.close()
