@@ -156,11 +156,12 @@ def test_run__each_guess_with_its_probability_and_known_from_the_bound_on(guesse
     assert table.schema.metadata == {b"split": guessed.digest.encode()}
     assert done.counts == {"captions": 21, "undetermined": 3}
     assert (done.stage, done.fresh, done.out) == ("languages", True, guessed.folder)
-    assert events == [("languages of train", at, 21) for at in (14, 21)]
+    assert events == [("languages of train", at, 21) for at in (0, 14, 21)]
     assert done.notes == (
         "train: de 5 (23.8%), en 4 (19.0%), fr 3 (14.3%), es 2 (9.5%), nl 2 (9.5%), 2 others 2.",
         "Of 3 captions (14.3%) the language is not known (und): they are short, 2 words in the median where all "
-        "captions have 2, or mixed, or names. --only en,de says which languages there may be, and then fewer stay unknown.",
+        "captions have 2, or mixed, or names. --only en,de says which languages there may be, and then fewer stay "
+        "unknown.",
     )
     assert captions_in(guessed, ["en", "und"]) == {
         key for key, (code, p) in zip(guessed.caption_keys, GUESSES.values(), strict=True) if code == "en" or p < 0.5

@@ -57,3 +57,30 @@ def test_metadata__of_tars_has_files_alone_and_no_licence_that_nobody_stated() -
     assert [one["encodingFormat"] for one in told["distribution"]] == ["application/x-tar"] * 3
     assert told["recordSet"] == []
     assert not {"license", "url"} & told.keys()
+
+
+def test_metadata__its_words_are_those_of_the_vocabulary() -> None:
+    """As Croissant 1.0 gives the context: each term under its own name, but for these."""
+    context = dict(croissant.metadata(facts(split()), {}, encoding="application/x-tar")["@context"])
+    apart = {
+        **{"@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/"},
+        **{"cr": "http://mlcommons.org/croissant/", "rai": "http://mlcommons.org/croissant/RAI/"},
+        **{"dct": "http://purl.org/dc/terms/", "conformsTo": "dct:conformsTo"},
+        **{name: {"@id": f"cr:{name}", "@type": "@json"} for name in ("data", "examples")},
+        "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    }
+    assert {name: context.pop(name) for name in apart} == apart
+    assert context == {name: f"cr:{name}" for name in context}
+    used = {
+        "recordSet",
+        "field",
+        "source",
+        "fileSet",
+        "extract",
+        "column",
+        "transform",
+        "jsonPath",
+        "repeated",
+        "includes",
+    }
+    assert used <= context.keys()
