@@ -140,10 +140,10 @@ def write_html(path: Path, splits: list[Split], hits: list[Hit], asked: str) -> 
         picture, problem = "", ""
         try:
             picture = pages.thumbnail(decode_rgb(split.image_bytes(row[hit.image_key])), side=_THUMBNAIL)
+        except DataError as error:  # which is among the others
+            problem = str(error)
         except UNDECODABLE:
             problem = "This picture does not decode."
-        except DataError as error:
-            problem = str(error)
         cards.append(_Card(rank, hit, picture, problem))
     html = pages.render("pipeline/index/search.html.j2", title=f"Search: {asked}", asked=asked, cards=cards)
     store.write_text(path, html)

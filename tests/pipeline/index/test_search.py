@@ -169,3 +169,139 @@ def test_answer__is_a_row_a_hit_in_order(work: Path) -> None:
     for row, hit in zip(told.rows, hits, strict=True):
         assert {hit.split, hit.image_key, hit.caption} <= set(row)
     assert len(search.run(_splits(work), words="a red wall", load=load)) == 10, "unless told otherwise"
+
+
+class _Found:
+    """An index that finds what it is told, as many as it is asked for."""
+
+    def __init__(self, rows: list[int], similarities: list[float], *, total: int = 40) -> None:
+        self.d, self.ntotal = Words.width, total
+        self._rows, self._similarities = np.array([rows], np.int64), np.array([similarities], np.float32)
+        self.asked: list[tuple[np.ndarray, int]] = []
+
+    def search(self, query: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
+        self.asked.append((query, places))
+        return self._similarities[:, :places], self._rows[:, :places]
+
+
+def _with(monkeypatch: pytest.MonkeyPatch, *found: _Found) -> None:
+    indices = iter(found)
+    monkeypatch.setattr(search, "read_index", lambda *args, **options: next(indices))
+
+
+def test_run__the_best_caption_of_each_image_and_ties_by_key(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five captions an image: rows 0 to 4 are the first one's. Where nothing was found stands -1."""
+    split, none = Split(work, "train"), float("-inf")
+    _with(monkeypatch, _Found([7, 3, 21, 20, 1, 12, -1], [0.9, 0.9, 0.9, 0.9, 0.8, 0.7, none]))
+    hits = search.run([split], words="a red wall", number=2, load=load)
+    assert [(hit.image_key, hit.caption_key, hit.caption) for hit in hits] == [
+        (split.image_keys[row // 5], split.caption_keys[row], split.texts[row]) for row in (3, 7)
+    ]
+    _with(monkeypatch, _Found([7, 3, 21, 20, 1, 12, -1], [0.9, 0.9, 0.9, 0.9, 0.8, 0.7, none]))
+    hits = search.run([split], words="a red wall", number=9, load=load)
+    assert [(hit.caption_key, round(hit.similarity, 3)) for hit in hits] == [
+        (split.caption_keys[row], value) for row, value in ((3, 0.9), (7, 0.9), (20, 0.9), (12, 0.7))
+    ]
+
+
+def test_run__hits_of_all_splits_are_one_ranking(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = _splits(work)
+    _with(monkeypatch, _Found([0, 10], [0.5, 0.4]), _Found([5, 30], [0.6, 0.1]))
+    hits = search.run([train, test], words="a red wall", number=3, load=load)
+    assert [(hit.split, hit.caption_key) for hit in hits] == [
+        ("test", test.caption_keys[5]),
+        ("train", train.caption_keys[0]),
+        ("train", train.caption_keys[10]),
+    ]
+
+
+@pytest.mark.parametrize(("number", "total", "places"), [(3, 40, 24), (10, 40, 40)])
+def test_run__several_captions_of_an_image_may_be_near(
+    work: Path, monkeypatch: pytest.MonkeyPatch, number: int, total: int, places: int
+) -> None:
+    found = _Found([0], [1.0], total=total)
+    _with(monkeypatch, found)
+    search.run([Split(work, "train")], words="a red wall", number=number, load=load)
+    ((query, asked),) = found.asked
+    assert asked == places
+    np.testing.assert_allclose(np.linalg.norm(query), 1, atol=1e-6)
+
+
+def test_run__what_a_teacher_gives_is_brought_to_unit_length_or_refused(work: Path) -> None:
+    class Scaled(Words):
+        by = 7.0
+
+        def encode(self, items: Any) -> np.ndarray:
+            return super().encode(items) * self.by
+
+    expected = search.run(_splits(work), words="a red wall", number=4, load=load)
+    got = search.run(_splits(work), words="a red wall", number=4, load=lambda *_: Scaled())
+    assert [hit.similarity for hit in got] == pytest.approx([hit.similarity for hit in expected], abs=1e-6)
+    for by in (0.0, float("nan")):
+        Scaled.by = by
+        with pytest.raises(DataError, match="no usable vector for what was asked"):
+            search.run(_splits(work), words="a red wall", load=lambda *_: Scaled())
+
+
+def test_run__the_same_weights_from_a_folder_or_a_hub_are_the_same_teacher(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {**tables.provenance(Split(work, "train"), "words"), "revision": "of a hub", "weights_sha256": "1" * 64}
+    monkeypatch.setattr(tables, "provenance", lambda split, teacher: known)
+    monkeypatch.setattr(search, "weights_digest", lambda name: "1" * 64)
+    assert search.run(_splits(work), words="a wall", load=load)
+    monkeypatch.setattr(search, "weights_digest", lambda name: "2" * 64)
+    with pytest.raises(StaleError, match="its (revision|weights_sha256) is"):
+        search.run(_splits(work), words="a wall", load=load)
+
+
+@pytest.mark.parametrize("words", ["", "  \n"])
+def test_run__spaces_are_no_words(work: Path, words: str) -> None:
+    with pytest.raises(ConfigError, match="for words or for a picture"):
+        search.run(_splits(work), words=words, load=load)
+
+
+def test_run__indices_of_another_split_or_table_are_refused(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def remember(path: Path, **options: Any) -> _Found:
+        asked.append({"path": path, **options})
+        return _Found([0], [1.0])
+
+    monkeypatch.setattr(search, "read_index", remember)
+    splits = _splits(work)
+    search.run(splits, words="a wall", load=load)
+    for split, options in zip(splits, asked, strict=True):
+        assert options["path"] == split.folder / "index/words.faiss"
+        assert options["table"] == split.folder / "index/neighbours-words.parquet"
+        assert options["rows"] == split.num_captions
+        assert options["made_from"] == {
+            "split": split.digest,
+            "teacher_digest": tables.teacher_digest(split, "words"),
+        }
+
+
+def test_write_html__a_picture_that_cannot_be_shown_says_why(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = _splits(work)
+    hits = search.run(splits, words="a red wall", number=4, load=load)
+    read = Split.image_bytes
+    shown: list[tuple[str, int]] = []
+
+    def broken(self: Split, row: int) -> bytes:
+        shown.append((self.name, row))
+        if len(shown) == 1:
+            return b"no picture"
+        if len(shown) == 2:
+            raise DataError("The tar is gone.")
+        return read(self, row)
+
+    monkeypatch.setattr(Split, "image_bytes", broken)
+    search.write_html(tmp_path / "hits.html", splits, hits, "red")
+    opened = {split.name: split for split in splits}
+    assert shown == [(hit.split, opened[hit.split].image_row[hit.image_key]) for hit in hits]
+    page = (tmp_path / "hits.html").read_text()
+    assert "This picture does not decode." in page
+    assert "The tar is gone." in page
+    assert page.count("data:image/jpeg") == 2
