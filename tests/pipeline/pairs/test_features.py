@@ -199,3 +199,50 @@ def test_matrix__an_image_without_captions_has_no_text_and_those_asked_for_come_
     np.testing.assert_array_equal(features.matrix(1, np.arange(3)), every.matrix(1, np.arange(3))[:, places])
     with pytest.raises(DataError, match="has the features map_similarity, which cannot be computed here"):
         PairFeatures(OWNER, num_images=IMAGES, encodings=Encodings(IMAGE, TEXT, None, None, CAPTIONS), names=names)
+
+
+def test_matrix__a_level_is_of_the_ten_nearest_of_a_sample_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample is drawn once for all; a caption of one that has few strangers in it takes what there is."""
+    for name, value in {"_SAMPLE": 8, "_NEAREST": 3, "_ROWS_A_BLOCK": 4}.items():
+        monkeypatch.setattr(f"cusa.pipeline.pairs.features.{name}", value)
+    encodings = Encodings(None, TEXT, None, None, CAPTIONS)
+    features = PairFeatures(OWNER, num_images=IMAGES, encodings=encodings, names=("caption_level", "image_level"))
+    sample = np.random.default_rng(0).permutation(len(OWNER))[:8].tolist()
+    assert len({int(OWNER[one]) for one in sample}) < 8, "some have siblings in the sample"
+
+    def level(caption: int) -> float:
+        cosines = sorted(float(TEXT_ROWS[caption] @ TEXT_ROWS[one]) for one in sample if OWNER[one] != OWNER[caption])
+        return sum(cosines[-3:]) / len(cosines[-3:])
+
+    for image in range(IMAGES - 1):
+        captions = np.array([caption for caption in range(len(OWNER)) if OWNER[caption] != image])
+        of_image = sum(map(level, _own(image))) / len(_own(image))
+        expected = [(level(caption), of_image) for caption in captions.tolist()]
+        np.testing.assert_allclose(features.matrix(image, captions), expected, atol=1e-5)
+
+
+def test_map_skill__is_the_mean_of_own_captions_standing_out() -> None:
+    features = PairFeatures(OWNER, num_images=IMAGES, encodings=Encodings(IMAGE, TEXT, None, MAPPED, CAPTIONS))
+    own = [_map_features(int(OWNER[caption]), caption)["map_relative"] for caption in range(len(OWNER))]
+    assert features.map_skill() == pytest.approx(np.mean(own), abs=1e-4)
+    without = PairFeatures(OWNER, num_images=IMAGES, encodings=Encodings(IMAGE, TEXT, None, None, CAPTIONS))
+    assert without.map_skill() is None
+
+
+def test_matrix__captions_without_words_have_nothing_to_cover() -> None:
+    captions = ["", "dog", *CAPTIONS[2:]]
+    names = ("words", "words_missing", "words_covered")
+    features = PairFeatures(
+        OWNER, num_images=IMAGES, encodings=Encodings(None, TEXT, None, None, captions), names=names
+    )
+    assert features.matrix(3, np.array([0])).tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize("names", [("text_set",), ("map_relative",), ("image_centred", "words"), ("text_two",)])
+def test_matrix__each_feature_alone_is_what_it_is_among_all(names: tuple[str, ...]) -> None:
+    encodings = Encodings(IMAGE, TEXT, CROSS, MAPPED, CAPTIONS)
+    every = PairFeatures(OWNER, num_images=IMAGES, encodings=encodings)
+    some = PairFeatures(OWNER, num_images=IMAGES, encodings=encodings, names=names)
+    pairs = np.array([2, 2, 5, 5, 8]), np.array([0, 20, 3, 1, 4])
+    places = [every.names.index(name) for name in names]
+    np.testing.assert_array_equal(some.matrix(*pairs), every.matrix(*pairs)[:, places])

@@ -13,12 +13,14 @@ from cusa.cli import app
 from cusa.errors import DataError
 from cusa.manifests import schemas, tables
 from cusa.manifests.samples import Split
-from cusa.pipeline import extract, probe
-from cusa.pipeline.config import ExtractConfig, ProbeConfig
+from cusa.manifests.storage import store
+from cusa.models.edits.rules import RULES
+from cusa.pipeline import extract, probe, readers, shard
+from cusa.pipeline.config import ExtractConfig, ProbeConfig, ShardConfig
 from cusa.pipeline.extract import import_features
-from cusa.pipeline.probe.stage import edited, wilson
+from cusa.pipeline.probe.stage import edited, sentences, wilson
 from tests.cli.test_cli import cusa_here as cusa
-from tests.worlds import COLOURS, Words, make_work
+from tests.worlds import COLOURS, Words, make_work, write_karpathy
 
 
 class Blind(Words):
@@ -115,3 +117,114 @@ def test_command_line__probes_every_text_teacher(tmp_path: Path) -> None:
     assert (work / "train/probe/offline-ngrams.json").is_file()
     assert "up to date" in cusa("teachers", "probe", work, "--edits", 4).stdout
     assert cusa("teachers", "probe", work, "--edits", 0).returncode == 2
+
+
+class Letters(Words):
+    """Sees how often each letter stands in a text, at no length in particular, and says how many it was given."""
+
+    width = 26
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+
+    def encode(self, items: Sequence[Any]) -> np.ndarray:
+        self.batches.append(list(items))
+        return 3 * _letters(items)
+
+
+def _letters(items: Sequence[str]) -> np.ndarray:
+    rows = np.array([[text.count(chr(97 + n)) + 0.01 * n for n in range(26)] for text in items])
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+class Unit(Letters):
+    """The same as its table holds it."""
+
+    def encode(self, items: Sequence[Any]) -> np.ndarray:
+        return super().encode(items) / 3
+
+
+def test_run__every_figure_by_plain_loops_in_any_batches(tmp_path: Path) -> None:
+    """Captions of several kinds: each edit against its caption and the best of its siblings, as the teacher reads."""
+    source = write_karpathy(tmp_path / "raw", images=8, splits=("train",), captions=3)
+    content = store.read_json(source)
+    said = ["Two dogs, on the LEFT.", "a man and his red car", "There is no cat."]
+    for number, row in enumerate(content["images"]):
+        for place, sentence in enumerate(row["sentences"]):
+            sentence["raw"] = said[(number + place) % 3] + " x" * number
+    store.write_json(source, content)
+    shard.run(ShardConfig(workers=1), reading=readers.read("karpathy", source, source.parent), out=tmp_path / "work")
+    split = Split(tmp_path / "work", "train")
+    config = ExtractConfig(dtype="float32")
+    extract.run(config, split=split, teacher="words", modality="text", load=lambda *_: Unit())
+    teacher, events = Letters(), []
+    outcome = probe.run(
+        ProbeConfig(edits=5, batch_size=4),
+        split=split,
+        teacher="words",
+        load=lambda *_: teacher,
+        on_event=lambda *event: events.append(event),
+    )
+    wanted = edited(split, 5)
+    number = len(wanted)
+    read = [" ".join("".join(" " if c in ",." else c for c in words.lower()).split()) for _, _, words in wanted]
+    assert [text for batch in teacher.batches for text in batch] == read, "edits are cleaned as the captions were"
+    assert [len(batch) for batch in teacher.batches] == [4] * (number // 4) + [number % 4] * (number % 4 > 0)
+    assert events == [("probe words on train", done, number) for done in (*range(0, number, 4), number)]
+    cleaned = [" ".join("".join(" " if c in ",." else c for c in text.lower()).split()) for text in split.texts]
+    captions, edits = _letters(cleaned), _letters(read)
+    expected, kinds = [], {kind: [] for kind in RULES}
+    for place, (row, kind, words) in enumerate(wanted):
+        siblings = [one for one in range(24) if one // 3 == row // 3 and one != row]
+        best = max(siblings, key=lambda one: captions[one] @ captions[row])
+        edit, sibling = float(edits[place] @ captions[row]), float(captions[best] @ captions[row])
+        expected.append(
+            {
+                "kind": kind,
+                "caption_key": split.caption_keys[row],
+                "caption": split.texts[row],
+                "edited": words,
+                "edit_similarity": pytest.approx(edit, abs=1e-5),
+                "sibling_similarity": pytest.approx(sibling, abs=1e-5),
+                "sibling": split.texts[best],
+                "nearer": edit > sibling,
+            }
+        )
+        kinds[kind].append((edit > sibling, edit, sibling))
+    assert pq.read_table(split.folder / "probe/words.parquet").to_pylist() == expected
+    result = store.read_json(split.folder / "probe/words.json")
+    assert (result["teacher"], result["split"]) == ("words", "train")
+    assert len({kind for kind, rows in kinds.items() if rows}) >= 4
+    for kind, rows in kinds.items():
+        one = result["kinds"][kind]
+        hits = sum(near for near, _, _ in rows)
+        assert (one["edits"], one["nearer"]) == (len(rows), hits)
+        assert outcome.counts[kind] == len(rows)
+        if rows:
+            assert one["share"] == round(100 * hits / len(rows), 2)
+            assert one["interval"] == [round(100 * end, 2) for end in wilson(hits, len(rows))]
+            for name, place in (("edit_similarity", 1), ("sibling_similarity", 2)):
+                assert one[name] == pytest.approx(np.mean([row[place] for row in rows]), abs=2e-4)
+
+
+def test_edited__of_each_picture_the_first_caption_that_fits_spread_over_the_split(tmp_path: Path) -> None:
+    split = _split(tmp_path, Words)
+    every = [row for row, kind, _ in edited(split, 100) if kind == "colour"]
+    assert every == [image * 5 for image in range(12)]
+    assert [row for row, kind, _ in edited(split, 4) if kind == "colour"] == [0, 15, 35, 55]
+    assert [row for row, kind, _ in edited(split, 1) if kind == "colour"] == [0]
+    assert [row for row, kind, _ in edited(split, 12) if kind == "colour"] == every
+
+
+def test_sentences__speak_of_kinds_with_twenty_edits() -> None:
+    kinds = {
+        "colour": {"title": "colours", "edits": 20, "share": 12.4, "interval": [3.6, 30.2], "nearer": 2},
+        "number": {"title": "numbers", "edits": 19, "share": 50.0, "interval": [30.0, 70.0], "nearer": 9},
+        "place": {"title": "places", "edits": 1200, "share": 0.4, "interval": [0.1, 0.6], "nearer": 5},
+        "gender": {"title": "genders", "edits": 0, "nearer": 0},
+    }
+    (said,) = sentences({"teacher": "words", "split": "val", "kinds": kinds})
+    assert said.startswith("val: ")
+    assert said.endswith("by words: colours 12 % (4 to 30, 20); places 0 % (0 to 1, 1,200).")
+    few = {"teacher": "words", "split": "val", "kinds": {"number": kinds["number"]}}
+    assert sentences(few) == ("val: fewer than 20 captions fit any rule.",)

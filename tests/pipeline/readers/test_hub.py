@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -157,6 +157,7 @@ def test_read__a_broken_file_is_named(tmp_path: Path) -> None:
         readers.read("hub", path)
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | st.binary(max_size=20), min_size=1, max_size=9), st.integers(1, 4), st.booleans())
 def test_cells__every_cell_of_any_column(values: list[bytes | None], chunk: int, wide: bool) -> None:
     import tempfile
@@ -182,3 +183,121 @@ def test_cells__every_cell_of_any_column(values: list[bytes | None], chunk: int,
 def test_place__the_hub_offline_is_refused_with_the_way_out() -> None:
     with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE forbids to ask it.*hf download"):
         place("hf://datasets/owner/name")
+
+
+@pytest.mark.parametrize(
+    ("file", "config", "split"),
+    [
+        ("pets/data/test-00000-of-00002.parquet", {}, "test"),
+        ("pets/data/validation-00000-of-00001-0123456789abcdef.parquet", {}, "val"),
+        ("pets/dev.parquet", {}, "val"),
+        ("pets/test/data-00000-of-00001.parquet", {}, "test"),
+        ("pets/val/part-00000.parquet", {}, "val"),
+        ("pets/part-00000.parquet", {}, "train"),
+        ("pets/latest.parquet", {}, "train"),
+        ("pets/test-00000-of-00002.parquet", {"split": "val"}, "val"),
+        ("pets/queries-00000-of-00001.parquet", {}, "queries"),
+    ],
+)
+def test_read__the_split_is_told_by_the_option_the_file_or_its_folder(
+    tmp_path: Path, file: str, config: dict[str, str], split: str
+) -> None:
+    _write(tmp_path / file, {"image": _pictures(1), "text": ["a"]})
+    reading = readers.read("hub", tmp_path / "pets", config=ReadConfig(**config))
+    assert [one.split for one in reading.images] == [split]
+    assert any("train" in note for note in reading.notes) == (split == "train")
+
+
+def test_read__a_column_of_splits_comes_before_the_files_name(tmp_path: Path) -> None:
+    columns = {"image": _pictures(4), "text": list("abcd"), "split": ["test", "validation", None, "train"]}
+    path = _write(tmp_path / "val-00000-of-00001.parquet", columns)
+    reading = readers.read("hub", path)
+    assert [one.split for one in reading.images] == ["test", "val", "val", "train"]
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "dataset"),
+    [
+        ("pets/data/train-00000-of-00001.parquet", "pets/data/train-00000-of-00001.parquet", "pets"),
+        ("pets/data/train-00000-of-00001.parquet", "pets/data", "pets"),
+        ("pets/data/train-00000-of-00001.parquet", "pets", "pets"),
+        ("pets/cats.parquet", "pets/cats.parquet", "cats"),
+        ("my pets!/train.parquet", "my pets!", "my_pets_"),
+    ],
+)
+def test_read__a_data_set_is_called_as_its_file_or_folder(tmp_path: Path, file: str, given: str, dataset: str) -> None:
+    _write(tmp_path / file, {"image": _pictures(1), "text": ["a"]})
+    assert [one.key for one in readers.read("hub", tmp_path / given).images] == [f"{dataset}/p0"]
+    named = readers.read("hub", tmp_path / given, config=ReadConfig(dataset="other"))
+    assert [one.key for one in named.images] == ["other/p0"]
+
+
+def test_read__rows_are_numbered_through_groups_and_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cusa.pipeline.readers.hub._BATCH", 2)
+    columns = {"image": _pictures(7, names=False), "text": [f"text {row}" for row in range(7)]}
+    path = _write(tmp_path / "pets/data/train-00000-of-00001.parquet", columns, group=3)
+    reading = readers.read("hub", path)
+    assert [one.key for one in reading.images] == [f"pets/train-00000-of-00001-{row:07d}" for row in range(7)]
+    assert [one.source for one in reading.images] == [f"train-00000-of-00001.parquet row {row}" for row in range(7)]
+    assert [_bytes(one) for one in reading.images] == [_jpeg(row) for row in range(7)]
+    assert [_texts(one) for one in reading.images] == [[f"text {row}"] for row in range(7)]
+    size = len(_jpeg(0))
+    assert all(0 < (one.length or 0) < 4 * size for one in reading.images), "about what a picture takes"
+
+
+def test_read__ids_name_keys_and_labels_their_classes_where_they_can(tmp_path: Path) -> None:
+    features = {"info": {"features": {"label": {"names": ["cat", "dog"]}}}}
+    columns = {"image": _pictures(4), "label": [1, 0, 2, -1], "id": ["a", "", "c", "d"]}
+    path = _write(tmp_path / "pets.parquet", columns, metadata={"huggingface": json.dumps(features)})
+    reading = readers.read("hub", path)
+    assert [(one.key, one.label) for one in reading.images] == [
+        ("pets/a", "dog"),
+        ("pets/p1", "cat"),
+        ("pets/c", "2"),
+        ("pets/d", "-1"),
+    ]
+    assert [one.other_key for one in reading.images] == ["", "pets/pets-0000001", "", ""]
+
+
+def test_read__captions_in_lists_of_structs_and_texts_that_are_lists(tmp_path: Path) -> None:
+    structs = pa.list_(pa.struct([("raw", pa.string()), ("sentid", pa.int64())]))
+    columns = {
+        "image": _pictures(2),
+        "sentences": pa.array([[{"raw": "a", "sentid": 1}, {"raw": "b", "sentid": 2}], []], structs),
+        "sentids": pa.array([[1, 2], []], pa.list_(pa.int64())),
+        "raw": ['["c", "d"]', "e"],
+    }
+    reading = readers.read("hub", _write(tmp_path / "pets.parquet", columns))
+    assert [_texts(one) for one in reading.images] == [["a", "b", "c", "d"], ["e"]]
+    assert reading.notes == ("Captions were taken from sentences, raw. --column caption=NAME,NAME names others.",) or (
+        "sentences, raw" in " ".join(reading.notes)
+    )
+
+
+@pytest.mark.parametrize("option", ["split", "label", "id", "source"])
+def test_read__a_column_that_was_named_and_is_not_there_is_refused(tmp_path: Path, option: str) -> None:
+    path = _write(tmp_path / "pets.parquet", {"image": _pictures(1), "caption": ["a"]})
+    with pytest.raises(DataError, match="has no column 'mine'"):
+        readers.read("hub", path, config=ReadConfig(**{f"{option}_column": "mine"}))
+    with pytest.raises(DataError, match="column 'image' is struct.*, not texts"):
+        readers.read("hub", path, config=ReadConfig(caption_column="image"))
+
+
+def test_read__of_several_pictures_a_row_the_named_ones(tmp_path: Path) -> None:
+    other = pa.array([{"bytes": _jpeg(9), "path": "q.jpg"}], PICTURE)
+    path = _write(tmp_path / "pets.parquet", {"first": _pictures(1), "second": other, "caption": ["a"]})
+    with pytest.raises(DataError, match="first, second hold pictures"):
+        readers.read("hub", path)
+    (one,) = readers.read("hub", path, config=ReadConfig(image_column="second")).images
+    assert (one.key, _bytes(one)) == ("pets/q", _jpeg(9))
+    both = _write(tmp_path / "more.parquet", {"image": _pictures(1), "second": other, "caption": ["a"]})
+    (one,) = readers.read("hub", both).images
+    assert _bytes(one) == _jpeg(0), "the one that is called image"
+
+
+def test_read__the_cache_of_the_datasets_library_is_no_part_of_a_data_set(tmp_path: Path) -> None:
+    for name in ("train.parquet", "cache-0123.parquet", ".hidden.parquet"):
+        _write(tmp_path / "pets" / name, {"image": _pictures(1), "caption": ["a"]})
+    reading = readers.read("hub", tmp_path / "pets")
+    assert list(reading.files) == ["train.parquet"]
+    assert len(reading.images) == 1
