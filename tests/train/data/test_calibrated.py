@@ -14,9 +14,12 @@ from cusa.manifests.samples import Split
 from cusa.models import student as students
 from cusa.train import loop
 from cusa.train.config import LossConfig
+from cusa.train.data import calibrated
 from cusa.train.data.calibrated import open_calibrated, pair_probability
 from cusa.train.data.gather import TeacherRows
+from cusa.train.data.mixture.joined import JoinedTable
 from tests.train.conftest import STUDENT, TRAIN
+from tests.train.losses.matrices import unit
 
 CALIBRATED = LossConfig(alpha=1, beta=0, infonce_weight=0, soft_labels="calibrated")
 AUDIT = LossConfig(alpha=0.5, beta=0.5, teacher_temperature="audit")
@@ -95,8 +98,11 @@ def test_open_calibrated__the_temperature_gives_the_expected_mass(world: Path, t
         masses.append(np.where(same, 0, labels).sum(1).mean())
     if apart:
         assert masses == pytest.approx([wanted, wanted], rel=1e-3)
+        for modality, tau in opened.temperatures.items():
+            assert f"That makes the {modality} teacher's temperature {tau:.4g} (loss." in opened.sentence
     else:
         assert np.mean(masses) == pytest.approx(wanted, rel=1e-3)
+        assert f"That makes the teachers' temperature {opened.temperatures['image']:.4g} (loss." in opened.sentence
     assert list(opened.temperatures) == (["image", "text"] if apart else ["image"])
     assert not solved.teacher_image_temperature.learned
 
@@ -151,6 +157,60 @@ def test_training__refuses_no_calibration_another_teacher_s_and_another_one_on_r
     run(world, tmp_path / "run", CALIBRATED, told, [], steps=2, checkpoint_every=1)
     with pytest.raises(StaleError, match="the calibration"):
         run(world, tmp_path / "run", CALIBRATED, calibration(split, -3.0), [], steps=4, checkpoint_every=1)
+
+
+@pytest.mark.parametrize(
+    ("train", "pairs"), [({"accumulate": 2}, 4), ({"batch": 12, "accumulate": 4}, 3), ({"accumulate": 8}, 2)]
+)
+def test_training__expects_false_negatives_of_what_is_compared_at_once(
+    world: Path, tmp_path: Path, train: dict[str, int], pairs: int
+) -> None:
+    said: list[str] = []
+    run(world, tmp_path / "run", CALIBRATED, calibration(Split(world, "train")), said, steps=1, **train)
+    assert f"A row of a batch of {pairs} pairs has" in said[0]
+
+
+class _Rows:
+    """A table of random unit rows that stands for a teacher's."""
+
+    def __init__(self, teacher: str, number: int, seed: int) -> None:
+        self.teacher, self.width = teacher, 5
+        self.unit = unit(number, 5, seed).numpy()
+
+    def __len__(self) -> int:
+        return len(self.unit)
+
+    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+        return self.unit[numbers].astype(np.float32)
+
+
+@pytest.mark.parametrize(("modality", "shares"), [("image", (0.8, 0.2)), ("text", (0.1, 0.9)), ("text", (0.8, 0.2))])
+def test_open_calibrated__of_several_sets_by_their_shares(
+    world: Path, modality: str, shares: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of two pairs: the chance of each two, drawn without replacement by their sets' shares, written out."""
+    monkeypatch.setattr(calibrated, "_ROWS", 1200)
+    split, images = Split(world, "train"), (5, 3)
+    owner = np.array([0, 0, 0, 1, 1, 2, 3, 4, 5, 5, 6, 6, 7])  # 8 captions of the first set, 5 of the second
+    numbers = images if modality == "image" else (8, 5)
+    parts = [_Rows(NAMES[modality], number, seed) for seed, number in enumerate(numbers)]
+    table = JoinedTable(parts, modality, shares)  # type: ignore[arg-type]
+    teachers = {modality: tables.provenance(split, NAMES[modality])}
+    told = BatchCalibration(teachers, {modality: 2.0}, {modality: -1.0}, -1.0, {})
+    opened = open_calibrated(CALIBRATED, told, split=split, rows={modality: table}, owner=owner, batch=2)
+    rows = np.concatenate([part.unit for part in parts])
+    rows = rows[owner] if modality == "image" else rows
+    mean = sum(share * part.unit.mean(0) for share, part in zip(shares, parts, strict=True))
+    odds = np.repeat([shares[0] / 8, shares[1] / 5], [8, 5])
+    expected = 0.0
+    for i in range(13):
+        for j in range(13):
+            if owner[i] != owner[j]:
+                level = rows[i] @ mean + rows[j] @ mean - 2 * mean @ mean
+                true = 1 / (1 + math.exp(-(2 * rows[i] @ rows[j] - level - 1)))
+                expected += odds[i] * odds[j] / (1 - odds[i]) * true
+    assert opened.expected == pytest.approx(expected, rel=0.05)
+    np.testing.assert_allclose(opened.probability.get_buffer(f"{modality}_mean").numpy(), mean, rtol=0, atol=1e-6)
 
 
 def test_pair_probability__a_text_teacher_alone(world: Path, tmp_path: Path) -> None:

@@ -107,8 +107,14 @@ def test_elsewhere_where_the_work_folder_cannot_be_written(own_world: Path, tmp_
 
 def test_check__other_bytes_are_refused(world: Path) -> None:
     pairs = Pairs(Split(world, "train"))
-    with pytest.raises(DataError, match=r"the bytes of mini/.* are not those that were sharded.*Restore it"):
-        pairs.check(3, pairs.image_bytes(4))
+    split = Split(world, "train")
+    for row in (3, 9):  # the tars hold 7 images
+        tar, key = split.folder / split.samples["shard"][row].as_py(), split.image_keys[row]
+        with pytest.raises(DataError, match=r"are not those that were sharded.*Restore it") as refused:
+            pairs.check(row, pairs.image_bytes(row + 1))
+        assert str(refused.value).startswith(f"{tar}: the bytes of {key} are not")
+        assert (refused.value.values["path"], refused.value.values["key"]) == (tar, key)
+        assert tar.is_file()
 
 
 def test_captions_in_another_order_are_refused(own_world: Path) -> None:

@@ -195,6 +195,12 @@ def _two_towers() -> Student:
     return students.create(config, captions=[], uni=False, seed=0)
 
 
+def test_sentence__speaks_of_mirrors_only_where_there_are_some(student: Student) -> None:
+    changed = open_augmentation(AugmentConfig(crop=0.25), student, [], np.zeros(0, np.int64), seed=0)
+    assert changed is not None
+    assert changed.sentence() == "Pictures change from epoch to epoch: crops of at least 25% of the area."
+
+
 def test_an_image_with_a_side_in_its_captions_is_never_mirrored(world: Path, student: Student) -> None:
     augmentation = _augmentation(world, student, AugmentConfig(flip=1.0))
     sides = augmentation.one_sided.copy()

@@ -110,6 +110,15 @@ def test_recolour__is_the_textbooks_blend(name: str, at: float) -> None:
     assert np.abs(got - expected).max() <= 2  # greys and blends are cut to whole numbers on the way
 
 
+@pytest.mark.parametrize("bytes_", [-128, -100, -43, -1, 1, 2, 60, 127])
+def test_recolour__hue_turns_by_so_many_bytes_of_a_circle_of_256(bytes_: int) -> None:
+    red = np.zeros((3, 2, 2), np.uint8)
+    red[0] = 255
+    turned = recolour(red, _numbers("hue", 0.5 + bytes_ / 256 + 1e-9), AugmentConfig(hue=0.5))
+    expected = Image.new("HSV", (2, 2), (bytes_ % 256, 255, 255)).convert("RGB")
+    np.testing.assert_array_equal(turned, np.asarray(expected).transpose(2, 0, 1))
+
+
 def test_recolour__hue_turns_and_leaves_greys() -> None:
     red = np.zeros((3, 2, 2), dtype=np.uint8)
     red[0] = 200

@@ -73,7 +73,12 @@ def test_tables_join_and_differing_widths_are_read_apart_only(two: list[Split], 
     assert on_device is not None
     np.testing.assert_array_equal(on_device.float().numpy(), whole)
     assert table.on(torch.device("cpu"), budget=table.nbytes - 1) is None
+    mixed = JoinedTable([colours, again], "image", (0.5, 0.5))
+    whole_rows = colours._rows.whole
+    again._rows.whole = lambda: whole_rows().astype(np.float64)  # type: ignore[method-assign]
+    assert mixed.on(torch.device("cpu"), budget=mixed.nbytes) is None, "of two types"
     apart = JoinedTable([colours, words], "image", (0.5, 0.5))
+    assert apart.on(torch.device("cpu"), budget=apart.nbytes) is None, "of two widths"
     assert colours.width != words.width
     np.testing.assert_array_equal(apart[np.array([14, 12])], words[np.array([2, 0])])
     with pytest.raises(ConfigError, match="and this needs rows that compare over sets"):
