@@ -13,7 +13,8 @@ from cusa.manifests.storage import store
 from cusa.pipeline.config import ShardConfig
 from tests.worlds import make_work, write_karpathy
 
-KILLS = 30
+KILLS = 15
+TRIES = 6 * KILLS
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -28,7 +29,7 @@ def test_run__killed_anywhere_ends_with_the_bytes_of_an_undisturbed_run(tmp_path
     reading = readers.read("karpathy", source, source.parent)
     shard.run(ShardConfig(max_images=5, workers=1), reading=reading, out=work)
     kept, killed = map(int, _helper("kill", work).split())
-    assert killed >= KILLS // 2, "most kills must have come before the end"
+    assert killed == KILLS, "so many must have come before the end"
     assert kept, "some run must have met finished parts"
 
 
@@ -100,12 +101,17 @@ def _kill_and_compare(work: Path) -> None:
     assert expected.keys() == {f"batchwise/{n:05d}.parquet" for n in range(4)} | {"batchwise/origin.json"}
     rng = random.Random(0)
     killed = whole_parts = 0
-    for _ in range(KILLS):
+    for _ in range(TRIES):
+        if killed == KILLS:
+            break
         fresh()
         child = _child(work)
         time.sleep(rng.uniform(0, whole))
         os.kill(child, signal.SIGKILL)
-        killed += os.waitpid(child, 0)[1] == signal.SIGKILL
+        if os.waitpid(child, 0)[1] == signal.SIGKILL:
+            killed += 1
+        else:  # a busy machine has become less busy: the first run took longer than this one
+            whole *= 0.8
         there = _files(teachers)
         whole_parts += sum(there.get(name) == data for name, data in expected.items())
         assert os.waitpid(_child(work), 0)[1] == 0
