@@ -135,7 +135,7 @@ IN_PIPELINE: dict[str, set[str]] = {
     "index": {"config", "units", "result_table"},
     "probe": {"config"},
     "pairs": {"config", "index"},
-    "calibrate": {"config", "index", "pairs"},
+    "calibrate": {"config", "units", "index", "pairs"},
     "audit": {"config", "units", "index", "pairs", "calibrate", "probe"},
     "own_pairs": {"config", "index", "pairs"},
     "sql": {"config", "result_table"},

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from cusa.cli.console import Console, report_outcomes
-from cusa.cli.options import AsJson, Force, Wait, Work, parse_path, validated
+from cusa.cli.options import (
+    AsJson,
+    EngineAddress,
+    EngineKind,
+    Force,
+    UnitRanges,
+    UnitWorkers,
+    Wait,
+    Work,
+    parse_path,
+    units_shared,
+    validated,
+)
 from cusa.errors import ConfigError
 
 
@@ -39,11 +51,17 @@ def calibrate(
         bool,
         typer.Option("--in-batch", help="Calibrate random pairs by the teachers' cosines alone, for training."),
     ] = False,
+    workers: UnitWorkers = None,
+    engine: EngineKind = "local",
+    address: EngineAddress = "",
+    unit_range: UnitRanges = "",
     force: Force = False,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit the probability that a pair matches on human ratings; `cusa audit --calibration` uses the file.
+
+    Example: cusa calibrate WORK --split val --out p.json --ratings sits_val.csv --test test
 
     With --in-batch the file is for training instead: `cusa train --set loss.calibration=FILE` with
     loss.soft_labels=calibrated, loss.false_negatives=debiased or loss.teacher_temperature=audit.
@@ -61,7 +79,11 @@ def calibrate(
         raise ConfigError(f"--test {test} is the split that is fitted on; test on another one.", option="--test")
     if in_batch and (neighbours, background) != (50, 2000):
         raise ConfigError("--neighbours and --background are not of --in-batch, which looks at random pairs.")
-    with Console() as console:
+    if in_batch and (workers is not None or engine != "local" or address or unit_range):
+        raise ConfigError(
+            "--workers, --engine, --address and --unit-range are not of --in-batch, which is done in seconds."
+        )
+    with Console() as console, units_shared(workers, engine, address, unit_range):
         run: Callable[..., Outcome] = for_batches.run if in_batch else partial(stage.run, on_event=console.event)
         outcome = run(
             config,
@@ -72,6 +94,9 @@ def calibrate(
             encoders=Encoders(image, text, student),
             force=force,
         )
+    if unit_range not in ("", "merge"):
+        report_outcomes(outcome, as_json=as_json)
+        return
     then = f"cusa audit {work} --calibration {out}"
     if in_batch:
         of_loss = f"--set loss.soft_labels=calibrated --set loss.calibration={out}"

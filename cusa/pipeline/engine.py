@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -205,43 +207,17 @@ def _on_ray(
 ) -> Iterator[tuple[int, Result]]:
     """Hand units to actors as they become free; Ray restarts an actor that died and gives it its unit again."""
     ray = _ray()
-    address = workers.engine.address
-    mine = not ray.is_initialized()
-    if mine:
-        _check_address(address)
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            ray.init(
-                address=address or "local",
-                num_cpus=None if address else max(workers.count, available_cores()),
-                include_dashboard=None if address else False,
-                log_to_driver=False,
-                configure_logging=False,
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise _no_cluster(address or "local", error) from error
-        except Exception as error:  # what Ray raises where it could not start in time is nothing else
-            raise CusaError(
-                f"Ray did not start: {str(error).splitlines()[0]} Run the same command again when the machine is less "
-                "busy, or use --engine local."
-            ) from error
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, handler)  # Ray puts its own there; ours stops as Ctrl-C does
+    kept = _KEPT.get()
+    here = kept or _RayWorkers(ray)
     try:
-        there = ray.cluster_resources()
-        with_gpu = workers.gpus and there.get("GPU", 0) >= 1
-        wanted = workers.count or int(there["GPU"] if with_gpu else there.get("CPU", 1))
-        options = {"num_cpus": 1, "num_gpus": int(with_gpu), "max_restarts": -1, "max_task_retries": _RETRIES}
-        actor = ray.remote(_Worker).options(**options)
-        actors = [actor.remote(function) for _ in range(min(max(1, wanted), len(units)))]
+        actors = here.actors(workers, most=len(units))
         waiting = iter(range(len(units)))
         running: dict[Any, tuple[int, Any]] = {}
 
         def give(worker: Any) -> None:
             number = next(waiting, None)
             if number is not None:
-                running[worker.work.remote(units[number])] = (number, worker)
+                running[worker.work.remote(function, units[number])] = (number, worker)
 
         for worker in actors:
             give(worker)
@@ -251,8 +227,90 @@ def _on_ray(
             yield number, _result(ray, ready[0], what)
             give(worker)
     finally:
-        if mine:
-            ray.shutdown()
+        if kept is None:
+            here.end()
+
+
+class _RayWorkers:
+    """Actors on Ray; a Ray that was started for them ends with them."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray, self._mine = ray, False
+        self._actors: dict[bool, list[Any]] = {}
+
+    def actors(self, workers: Workers, *, most: int) -> list[Any]:
+        """Return as many actors as are wanted, those first that are there already.
+
+        Args:
+            workers: how many, where, and whether each needs a GPU.
+            most: more than these have nothing to do.
+        """
+        ray = self._ray
+        if not ray.is_initialized():
+            _start_ray(ray, workers)
+            self._mine = True
+        there = ray.cluster_resources()
+        with_gpu = workers.gpus and there.get("GPU", 0) >= 1
+        wanted = workers.count or int(there["GPU"] if with_gpu else there.get("CPU", 1))
+        options = {"num_cpus": 1, "num_gpus": int(with_gpu), "max_restarts": -1, "max_task_retries": _RETRIES}
+        actors = self._actors.setdefault(with_gpu, [])
+        number = min(max(1, wanted), most)
+        while len(actors) < number:
+            actors.append(ray.remote(_Worker).options(**options).remote())
+        return actors[:number]
+
+    def end(self) -> None:
+        """Let the actors go, and end Ray if it was started here."""
+        self._actors.clear()
+        if self._mine:
+            self._ray.shutdown()
+            self._mine = False
+
+
+_KEPT: ContextVar["_RayWorkers | None"] = ContextVar("workers on Ray that stay", default=None)
+
+
+@contextmanager
+def workers_kept(engine: Engine) -> Iterator[None]:
+    """Within it, workers on Ray stay from one stage to the next, with what they have imported; started when units come.
+
+    Args:
+        engine: where units will be worked on.
+    """
+    if engine.kind != "ray" or _KEPT.get() is not None:
+        yield
+        return
+    kept = _RayWorkers(_ray())
+    token = _KEPT.set(kept)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+        kept.end()
+
+
+def _start_ray(ray: Any, workers: Workers) -> None:
+    address = workers.engine.address
+    _check_address(address)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else max(workers.count, available_cores()),
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise _no_cluster(address or "local", error) from error
+    except Exception as error:  # what Ray raises where it could not start in time is nothing else
+        raise CusaError(
+            f"Ray did not start: {str(error).splitlines()[0]} Run the same command again when the machine is less "
+            "busy, or use --engine local."
+        ) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray puts its own there; ours stops as Ctrl-C does
 
 
 def _check_address(address: str) -> None:
@@ -275,13 +333,10 @@ def _no_cluster(address: str, error: Exception) -> ConfigError:
 
 
 class _Worker:
-    """A Ray actor: it holds the function, and with it whatever the function's module keeps loaded."""
+    """A Ray actor; whatever a function's module keeps loaded stays in its process."""
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        self._function = function
-
-    def work(self, unit: Any) -> Any:
-        return self._function(unit)
+    def work(self, function: Callable[[Any], Any], unit: Any) -> Any:
+        return function(unit)
 
 
 def _result(ray: Any, reference: Any, what: str) -> Any:

@@ -21,7 +21,7 @@ from cusa.pipeline.pairs.caption_words import CaptionWords
 from cusa.pipeline.pairs.features import Encodings, PairFeatures
 from cusa.pipeline.pairs.groups import Groups, Reverse
 from cusa.pipeline.pairs.row_statistics import ImageStatistics, MapStatistics, TextStatistics
-from cusa.pipeline.units.parts import Task, units_of
+from cusa.pipeline.units.parts import Task, table_of, units_of
 
 _BLOCKS_A_UNIT = 4
 _SUMS = "sums"
@@ -74,7 +74,7 @@ def _part(prepared: Prepared, images: range) -> pa.Table:
     )
     candidates = merge(list(blocks))
     sums = {str(image): values.tolist() for image, values in scorer.take_sums().items()}
-    table = pa.table({field.name: pa.array(getattr(candidates, field.name)) for field in fields(Candidates)})
+    table = table_of({field.name: getattr(candidates, field.name) for field in fields(Candidates)})
     return table.replace_schema_metadata({_SUMS: json.dumps(sums, sort_keys=True)})
 
 

@@ -1,6 +1,6 @@
 """Calibrating: from human ratings of a split to a probability that a pair matches, tested on ratings of another."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from cusa.errors import DataError
 from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
-from cusa.pipeline.calibrate import calibration
+from cusa.manifests.storage import store
+from cusa.pipeline.calibrate import calibration, units
 from cusa.pipeline.calibrate.calibration import Calibration
 from cusa.pipeline.calibrate.fit import fit
 from cusa.pipeline.calibrate.reliability import reliability
@@ -23,8 +24,8 @@ from cusa.pipeline.pairs.neighbourhoods import (
     open_neighbourhoods,
     stamps,
 )
-from cusa.pipeline.pairs.products import PAIRS_A_BLOCK
 from cusa.pipeline.pairs.ratings import PairRatings, RatedSplit, read_ratings
+from cusa.pipeline.units.parts import Parts, together
 
 
 def run(
@@ -48,7 +49,7 @@ def run(
         test: a split on whose judgements it is tested, or None.
         encoders: which to use, see `cusa.pipeline.pairs.neighbourhoods.choose`.
         force: fit again even if nothing changed.
-        on_event: called with every block of pairs.
+        on_event: called with every unit of pairs.
 
     Returns:
         The outcome; counts has the pairs and matches, notes the figures in sentences.
@@ -68,15 +69,37 @@ def run(
     stage = StageRun(
         "calibrate", out.with_suffix(".ledger.json"), out=out, inputs=inputs, parameters=parameters, force=force
     )
+    lock_path = out.with_name(f".{out.name}.lock")  # its folder may be a work folder
+    sides = [
+        _Side(
+            *(one, judged, chosen, config, fits),
+            Parts(
+                out.parent,
+                name=f"{out.name}-{'fit' if fits else 'test'}",
+                what=f"{'calibrate' if fits else 'test'} on {one.name}",
+                key=store.digest([inputs, parameters]),
+                task=units.task(),
+                locks=[lock_path, *one.locks],
+            ),
+        )
+        for (one, judged), fits in zip(sources, (True, False), strict=False)
+    ]
     if stage.up_to_date:
+        if not stage.asked:
+            for side in sides:
+                side.parts.remove(others=False)
         return stage.reuse(notes=sentences(calibration.read(out)))
-    with stage.begin(lock_path=out.with_name(f".{out.name}.lock")):  # its folder may be a work folder
+    if sides[0].parts.some_only:
+        return together([side.make_some(stage, on_event) for side in sides])
+    if sides[0].parts.merges_only:
+        for side in sides:
+            side.parts.check(side.open().unit_rows)
+    others = {path for side in sides for path in side.parts.locks} - {lock_path}
+    with stage.begin(lock_path=lock_path, unless_held=sorted(others)):
         teachers = stamps(split, chosen)
-        opened = open_neighbourhoods(split, chosen, depth=config.neighbours)
-        pairs = _pairs(split, sources[0][1], opened, config)
-        sources[0][1].refuse_too_few(int(pairs.match.sum()), int((~pairs.match).sum()))
-        names = opened.features(split).names
-        values = _values(split, opened, pairs, f"calibrate on {split.name}", on_event)
+        opened = sides[0].open()
+        pairs = opened.pairs
+        names, values = sides[0].values(opened, on_event, force=force)
         fitted = fit(values, pairs.match, pairs.images, seed=config.seed)
         judged_rows = np.flatnonzero(pairs.judged)
         about: dict[str, Any] = {
@@ -109,12 +132,14 @@ def run(
         del opened, values
         if test is not None:
             made.refuse_others(stamps(test.split, chosen), out)
-            neighbourhoods = open_neighbourhoods(test.split, chosen, depth=config.neighbours)
-            about["tested"] = _test(made, test.split, sources[1][1], neighbourhoods, on_event)
+            about["tested"] = _test(made, sides[1], on_event, force=force)
         calibration.write(out, made)
         fit_counts = about["fitted"]
         counts = {name: fit_counts[name] for name in ("pairs", "matches", "background")}
-        return stage.finish(outputs=[out], counts=counts, notes=sentences(made))
+        outcome = stage.finish(outputs=[out], counts=counts, notes=sentences(made))
+        for side in sides:
+            side.parts.remove()
+    return outcome
 
 
 def sentences(made: Calibration) -> tuple[str, ...]:
@@ -200,32 +225,87 @@ def _random_pairs(split: Split, number: int, rng: np.random.Generator) -> np.nda
     return np.unique(drawn)[:number] if len(drawn) <= number else rng.permutation(np.unique(drawn))[:number]
 
 
-def _values(split: Split, opened: Neighbourhoods, pairs: _Pairs, what: str, on_event: OnEvent) -> np.ndarray:
-    """Return the features of pairs, (P, F)."""
-    features = opened.features(split)
-    out = np.empty((len(pairs.images), len(features.names)), dtype=np.float32)
-    on_event(what, 0, len(out))
-    for start in range(0, len(out), PAIRS_A_BLOCK):
-        block = slice(start, start + PAIRS_A_BLOCK)
-        out[block] = features.matrix(pairs.images[block], pairs.captions[block])
-        on_event(what, min(start + PAIRS_A_BLOCK, len(out)), len(out))
-    if not np.isfinite(out).all():
-        pair, feature = np.argwhere(~np.isfinite(out))[0]
-        image, caption = int(pairs.images[pair]), int(pairs.captions[pair])
-        raise DataError(
-            f"{split.image_keys[image]} with {split.caption_keys[caption]} has the {features.names[feature]} "
-            f"{out[pair, feature]:g}, which nothing can be fitted on. Run `cusa index {split.work} "
-            f"--split {split.name} --force`.",
-            image_key=split.image_keys[image],
-            caption_key=split.caption_keys[caption],
+@dataclass(frozen=True)
+class _Opened:
+    """A split whose tables are read, and the pairs of it that are looked at."""
+
+    split: Split
+    neighbourhoods: Neighbourhoods
+    pairs: _Pairs
+
+    @property
+    def unit_rows(self) -> list[range]:
+        return units.pair_units(len(self.pairs.images))
+
+    def prepare(self) -> units.Compared:
+        return units.prepared(self.neighbourhoods.features(self.split), self.pairs.images, self.pairs.captions)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One split of a calibration: people's judgements of it, and the parts of the features of its pairs.
+
+    Attributes:
+        split: the split.
+        judged: what people said.
+        encoders: as `choose` returns them.
+        config: depth, pairs, seed.
+        fits: whether the model is fitted on it, else tested.
+        parts: of the features.
+    """
+
+    split: Split
+    judged: PairRatings
+    encoders: Encoders
+    config: CalibrateConfig
+    fits: bool
+    parts: Parts
+
+    def open(self) -> _Opened:
+        """Read its tables and choose its pairs.
+
+        Raises:
+            DataError: if there are too few judgements to fit on.
+        """
+        opened = open_neighbourhoods(self.split, self.encoders, depth=self.config.neighbours)
+        if not self.fits:
+            return _Opened(self.split, opened, _tested_pairs(self.split, self.judged, opened))
+        pairs = _pairs(self.split, self.judged, opened, self.config)
+        self.judged.refuse_too_few(int(pairs.match.sum()), int((~pairs.match).sum()))
+        return _Opened(self.split, opened, pairs)
+
+    def make_some(self, stage: StageRun, on_event: OnEvent) -> Outcome:
+        """Make the parts that this process was asked for."""
+        opened = self.open()
+        return self.parts.make_some(
+            stage, opened.prepare, units.outside(self.split), opened.unit_rows, on_event=on_event
         )
-    return out
+
+    def values(self, opened: _Opened, on_event: OnEvent, *, force: bool) -> tuple[tuple[str, ...], np.ndarray]:
+        """Return the names of the features, and the features of its pairs, (P, F) float32.
+
+        Raises:
+            DataError: if one of them is no number.
+        """
+        compared = self.parts.prepare(opened.prepare, units.outside(self.split), force=force)
+        names = compared.features.names
+        tables = self.parts.make(compared, opened.unit_rows, on_event=on_event)
+        values = np.concatenate([np.empty((0, len(names)), np.float32), *map(units.read_part, tables)])
+        if not np.isfinite(values).all():
+            pair, feature = np.argwhere(~np.isfinite(values))[0]
+            split, image, caption = self.split, int(opened.pairs.images[pair]), int(opened.pairs.captions[pair])
+            raise DataError(
+                f"{split.image_keys[image]} with {split.caption_keys[caption]} has the {names[feature]} "
+                f"{values[pair, feature]:g}, which nothing can be fitted on. Run `cusa index {split.work} "
+                f"--split {split.name} --force`.",
+                image_key=split.image_keys[image],
+                caption_key=split.caption_keys[caption],
+            )
+        return names, values
 
 
-def _test(
-    made: Calibration, test: Split, ratings: PairRatings, opened: Neighbourhoods, on_event: OnEvent
-) -> dict[str, Any]:
-    """Measure a calibration on the judgements of another split; with a complete truth, on all its candidates."""
+def _tested_pairs(test: Split, ratings: PairRatings, opened: Neighbourhoods) -> _Pairs:
+    """Return the judged pairs of a split that is tested on; with a complete truth, all its candidates."""
     if ratings.complete:
         parts = [(image, opened.finder.captions_near(image)) for image in range(test.num_images)]
         images = np.repeat([image for image, _ in parts], [len(captions) for _, captions in parts])
@@ -234,7 +314,12 @@ def _test(
         match = np.isin(images * test.num_captions + captions, code)
     else:
         images, captions, match = ratings.images, ratings.captions, ratings.match
-    pairs = _Pairs(images, captions, match, np.ones(len(images), dtype=bool))
-    values = _values(test, opened, pairs, f"test on {test.name}", on_event)
-    figures = reliability(made.probability(values), pairs.match)
-    return {"split": test.name, "ratings": ratings.source, "complete": ratings.complete, **figures}
+    return _Pairs(images, captions, match, np.ones(len(images), dtype=bool))
+
+
+def _test(made: Calibration, side: _Side, on_event: OnEvent, *, force: bool) -> dict[str, Any]:
+    """Measure a calibration on the judgements of another split."""
+    opened = side.open()
+    _, values = side.values(opened, on_event, force=force)
+    figures = reliability(made.probability(values), opened.pairs.match)
+    return {"split": side.split.name, "ratings": side.judged.source, "complete": side.judged.complete, **figures}

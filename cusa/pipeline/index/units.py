@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cusa.manifests.neighbours import Neighbours
 from cusa.pipeline.index.exact import ROWS_A_BLOCK, RowSearcher, search_block
-from cusa.pipeline.units.parts import Task, units_of
+from cusa.pipeline.units.parts import Task, table_of, units_of
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _part(searched: Searched, rows: range) -> pa.Table:
                 )
             ids.append(nearest.ids.reshape(-1))
             similarities.append(nearest.similarities.reshape(-1))
-    return pa.table({"ids": np.concatenate(ids), "similarities": np.concatenate(similarities)})
+    return table_of({"ids": np.concatenate(ids), "similarities": np.concatenate(similarities)})
 
 
 def read_part(table: pa.Table, neighbours: int) -> Neighbours:

@@ -11,10 +11,11 @@ every page is what was written; so a stage that was killed goes on, with another
 import contextvars
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from cusa.errors import ConfigError, DataError
@@ -56,6 +57,21 @@ class Task:
     work: Callable[[Any, range], pa.Table]
     open_outside: Callable[[], Mapping[str, object]]
     classes: tuple[type, ...]
+
+
+def table_of(columns: Mapping[str, np.ndarray]) -> pa.Table:
+    """Return arrays as a table. `pa.array` would import pandas first, half a second of every worker's start.
+
+    Args:
+        columns: (n,) each, by name; numbers or bools.
+    """
+    arrays = {}
+    for name, values in columns.items():
+        whole = np.ascontiguousarray(values)
+        data = np.packbits(whole, bitorder="little") if whole.dtype == np.bool_ else whole
+        kind = pa.from_numpy_dtype(whole.dtype)
+        arrays[name] = pa.Array.from_buffers(kind, len(whole), [None, pa.py_buffer(data)])
+    return pa.table(arrays)
 
 
 def units_of(rows: int, block: int, blocks_a_unit: int) -> list[range]:
@@ -211,9 +227,9 @@ class Parts:
                 units = [self._unit(number, rows[number]) for number in numbers]
                 self._work_on(shared, units, [unit for unit in units if not _is_made(unit)], on_event)
         done = (
-            f"The units {numbers.start}:{numbers.stop} of {len(rows)} are made" if numbers else "There is no unit here"
+            f"the units {numbers.start}:{numbers.stop} of {len(rows)} are made" if numbers else "there is no unit here"
         )
-        note = f"{done}. When all are, put them together with --unit-range merge."
+        note = f"{self.what}: {done}. When all are, put them together with --unit-range merge."
         counts = {"units": len(numbers), "units_in_all": len(rows)}
         return Outcome(stage.name, stage.out, True, stage.why, counts, stage.seconds, (note,))
 
@@ -304,6 +320,17 @@ class Parts:
                     option="--unit-range",
                     value=asked,
                 )
+
+
+def together(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the outcome of a stage of several kinds of parts, of each of which `make_some` made some.
+
+    Args:
+        outcomes: of each kind, at least one.
+    """
+    counts = {name: sum(one.counts[name] for one in outcomes) for name in outcomes[0].counts}
+    notes = tuple(note for one in outcomes for note in one.notes)
+    return replace(outcomes[-1], counts=counts, notes=notes)
 
 
 def _make(task: Task, shared: Any, unit: Unit) -> None:

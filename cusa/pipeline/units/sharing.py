@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cusa.errors import ConfigError
 from cusa.manifests.words import counted
-from cusa.pipeline.engine import Workers
+from cusa.pipeline.engine import Workers, workers_kept
 
 MERGE = "merge"
 
@@ -74,10 +74,11 @@ _SHARING: ContextVar[Sharing] = ContextVar("sharing", default=_ALONE)
 
 @contextmanager
 def sharing(workers: Workers, only: UnitRange | None = None) -> Iterator[None]:
-    """Within it the stages that work in units share them so."""
+    """Within it the stages that work in units share them so, and workers on Ray stay from one stage to the next."""
     token = _SHARING.set(Sharing(workers, only))
     try:
-        yield
+        with workers_kept(workers.engine):
+            yield
     finally:
         _SHARING.reset(token)
 
