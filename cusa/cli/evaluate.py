@@ -8,7 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from cusa.cli.console import Console, point_on, print_json, print_table, print_text, say
-from cusa.cli.options import AsJson, Force, Settings, Trust, Wait, local, parse_here, parse_path
+from cusa.cli.options import (
+    AsJson,
+    EngineAddress,
+    EngineKind,
+    Force,
+    Settings,
+    Trust,
+    UnitRanges,
+    UnitWorkers,
+    Wait,
+    local,
+    parse_here,
+    parse_path,
+    units_shared,
+)
 from cusa.errors import ConfigError
 from cusa.manifests.words import counted
 
@@ -44,20 +58,31 @@ def eval_(
     ] = None,
     settings: Settings = None,
     trust: Trust = None,
+    workers: UnitWorkers = None,
+    engine: EngineKind = "local",
+    address: EngineAddress = "",
+    unit_range: UnitRanges = "",
     force: Force = False,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score a student: retrieval by own pairs and every known match, COCO, CxC, ECCV Caption, Flickr8k, class, STS."""
+    """Score a student: retrieval by own pairs and every known match, COCO, CxC, ECCV Caption, Flickr8k, class, STS.
+
+    Example: cusa eval RUN --data WORK --split test
+
+    Example, embeddings and rankings shared by eight processes: cusa eval RUN --data WORK --workers 8
+    """
     from cusa.workflow import evaluate as scoring
 
     local("RUN")(name)
     if judged or other is not None:
-        unused = {"--tasks": tasks, "--out": out, "--ids": ids, "--set": settings, "--trust": trust}
+        unused: dict[str, Any] = {"--tasks": tasks, "--out": out, "--ids": ids, "--set": settings, "--trust": trust}
+        unused |= {"--workers": workers, "--address": address, "--unit-range": unit_range}
+        unused["--engine"] = engine if engine != "local" else ""
         _compare((name, other), judged, data, split=split, unused=unused, force=force, as_json=as_json)
         return
 
-    with Console() as console:
+    with Console() as console, units_shared(workers, engine, address, unit_range):
         results = scoring.evaluate(
             name,
             scoring.EvalRequest(
@@ -82,11 +107,13 @@ def eval_(
             if "missing" in result:
                 for dataset, how in result["missing"].items():
                     print_text(f"not given: {dataset}: {how}.")
+            elif "units_made" in result:
+                print_text(f"eval: {result['out']}: {result['units_made']}")
             elif "failed" not in result:
                 _print_evaluation(result)
         if len(results) > 1:
             _print_paper([result for result in results if "tasks" in result])
-        if (Path(name) / "run.json").is_file():
+        if (Path(name) / "run.json").is_file() and unit_range in ("", "merge"):
             print_text("")
             point_on(then=f"cusa report {name}")
     for result in failed:

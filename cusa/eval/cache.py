@@ -9,6 +9,7 @@ used files go when there are too many.
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,10 @@ class EmbeddingCache:
 
     def _make_room(self, need: int) -> None:
         """Remove files, those first that were not used for longest."""
-        there = [(path.stat().st_mtime, path.stat().st_size, path) for path in self._all.glob("*/*.parquet")]
+        there = []
+        for path in self._all.glob("*/*.parquet"):
+            with suppress(FileNotFoundError):  # another process keeps and removes rows too
+                there.append((path.stat().st_mtime, path.stat().st_size, path))
         total = sum(size for _, size, _ in there)
         for _, size, path in sorted(there):
             if total + need <= self._limit:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cusa.models.students.base import Space, Student
 
 Modality = Literal["image", "text"]
+_MODALITIES: tuple[Modality, Modality] = ("image", "text")
 
 
 @dataclass(frozen=True)
@@ -118,28 +119,15 @@ def encode(
         on_event(what, total, total)
         return Embeddings({}, rows)
     spaces = model.spaces if uni else ("cross",)
-    image_table = features.read_rows(split, "image", model.features.get("image"))
-    text_table = features.read_rows(split, "text", model.features.get("text"))
     with ready(model, config) as device, torch.inference_mode():
-
-        def of_images(rows: Sequence[int]) -> dict[str, np.ndarray]:
-            if image_table is not None:
-                pixels = _table_rows(image_table, rows, device)
-            else:
-                pixels = read_images(model, split, rows, device)
-            return spaces_of_batch(model, "image", pixels, spaces, kept=kept, contents=[images[row] for row in rows])
-
-        def of_texts(rows: Sequence[int]) -> dict[str, np.ndarray]:
-            if text_table is not None:
-                tokens = {FEATURES: _table_rows(text_table, rows, device)}
-            else:
-                tokens = read_texts(model, [split.texts[row] for row in rows], device)
-            return spaces_of_batch(model, "text", tokens, spaces, kept=kept, contents=[texts[row] for row in rows])
-
+        of_images = _row_reader(model, split, "image", spaces, device, kept=kept, contents=images)
+        of_texts = _row_reader(model, split, "text", spaces, device, kept=kept, contents=texts)
         # The cache knows rows by what was seen, not by the table that gave them: those of a table are computed anew.
         encoders = [
-            RowEncoder(config, spaces, model.width, cache=cache if table is None else None, share=share)
-            for table in (image_table, text_table)
+            RowEncoder(
+                config, spaces, model.width, cache=None if reads_table(model, split, kind) else cache, share=share
+            )
+            for kind in _MODALITIES
         ]
         image_rows = encoders[0].rows(
             "image", images, of_images, names=split.image_keys, on_done=lambda done: on_event(what, done, total)
@@ -152,6 +140,69 @@ def encode(
             on_done=lambda done: on_event(what, split.num_images + done, total),
         )
     return Embeddings(image_rows, text_rows)
+
+
+def embed_rows(
+    model: "Student | TextModel", split: Split, config: EvalConfig, modality: Modality, rows: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Return the embeddings of some rows of a split in every space of the model: space -> (rows, D).
+
+    Args:
+        model: a student is put into evaluation mode and onto the device here, and back afterwards.
+        split: of the rows.
+        config: batch size and device.
+        modality: of the rows.
+        rows: row numbers; every batch of them is embedded at once.
+
+    Raises:
+        DataError: if an image does not decode, or an embedding is not finite.
+    """
+    names = split.image_keys if modality == "image" else split.caption_keys
+    if isinstance(model, TextModel):
+        return embed_texts(model, [split.texts[row] for row in rows], config, names=[names[row] for row in rows])
+    blocks: dict[str, list[np.ndarray]] = {space: [] for space in model.spaces}
+    with ready(model, config) as device, torch.inference_mode():
+        read = _row_reader(model, split, modality, model.spaces, device)
+        for start in range(0, len(rows), config.batch_size):
+            batch = rows[start : start + config.batch_size]
+            for space, block in read(batch).items():
+                _check(block, batch, names, modality)
+                blocks[space].append(block)
+    return {space: np.concatenate(parts) for space, parts in blocks.items()}
+
+
+def reads_table(model: "Student", split: Split, modality: Modality) -> bool:
+    """Return whether a student reads a table of the split instead of its pictures or texts."""
+    table = model.features.get(modality)
+    return table is not None and bool(features.find(split, modality, table))
+
+
+def _row_reader(
+    model: "Student",
+    split: Split,
+    modality: Modality,
+    spaces: "Sequence[Space]",
+    device: torch.device,
+    *,
+    kept: PartsCache | None = None,
+    contents: Sequence[bytes] = (),
+) -> Callable[[Sequence[int]], dict[str, np.ndarray]]:
+    """Return what embeds rows of a split: of the table that the student reads, else of pictures and texts."""
+    table = features.read_rows(split, modality, model.features.get(modality))
+
+    def read(rows: Sequence[int]) -> dict[str, np.ndarray]:
+        inputs: Any
+        if table is not None:
+            whole = _table_rows(table, rows, device)
+            inputs = whole if modality == "image" else {FEATURES: whole}
+        elif modality == "image":
+            inputs = read_images(model, split, rows, device)
+        else:
+            inputs = read_texts(model, [split.texts[row] for row in rows], device)
+        mine = [contents[row] for row in rows] if kept is not None else ()
+        return spaces_of_batch(model, modality, inputs, spaces, kept=kept, contents=mine)
+
+    return read
 
 
 def contents(split: Split) -> tuple[list[bytes], list[bytes]]:

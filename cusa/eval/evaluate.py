@@ -12,6 +12,7 @@ from cusa.eval import leakage
 from cusa.eval.config import NOT_IN_THE_NUMBERS, RETRIEVAL_PROTOCOL, EvalConfig
 from cusa.eval.evidence import Evidence
 from cusa.eval.job import Evaluated, Job, ModelSource, previous, writing
+from cusa.eval.ranking import ranked_by
 from cusa.eval.scores import Cosines, Scores
 from cusa.eval.tasks import cross_modal, intervals
 from cusa.eval.tasks.registry import COCO, CXC, JUDGED, TASKS, results
@@ -81,12 +82,17 @@ def run(
     evidence.refuse_doubles()
     evidence.read(official=not set(COCO).isdisjoint(wanted))
     with writing(stage, job.share):
+        if job.helpers is not None:
+            job.helpers.embed()
         student = model.load()
         ranked = not set(JUDGED).issuperset(wanted)
         seen = _embed(config, student, evidence, job, ranked=ranked, texts=texts, on_event=on_event)
 
         def finish() -> Evaluated:
-            result, table = score(seen, student, wanted, on_event=on_event)
+            with ranked_by(None if job.helpers is None else job.helpers.ranker):
+                result, table = score(seen, student, wanted, on_event=on_event)
+            if job.helpers is not None:
+                job.helpers.clean()
             result["leakage"] = leaked = _leakage(model.trained_on, evidence.split)
             result["remarks"] = [*_remarks(student, evidence.split, leaked, wanted), *evidence.judgements.notes()]
             return write(stage, seen, result, table)

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cusa.eval.cache import EmbeddingCache
 from cusa.eval.config import EvalConfig
+from cusa.eval.ranking import Ranker
 from cusa.eval.share import ALONE, Share
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome, StageRun
@@ -39,6 +40,23 @@ class ModelSource:
         return digests[0] if len(digests) == 1 else store.digest(digests) if digests else "unknown"
 
 
+class Helpers(Protocol):
+    """Other processes that take a part of an evaluation's work."""
+
+    def embed(self) -> None:
+        """Fill the folder of kept embeddings; called before the model is loaded, if there is something to compute."""
+        ...
+
+    @property
+    def ranker(self) -> Ranker | None:
+        """What ranks with their help, see `cusa.eval.ranking.ranked_by`."""
+        ...
+
+    def clean(self) -> None:
+        """Remove what they left; called when everything is ranked."""
+        ...
+
+
 @dataclass(frozen=True)
 class Job:
     """Where an evaluation writes, which tasks it computes, and who computes."""
@@ -53,6 +71,8 @@ class Job:
     """The ranks that evaluate together."""
     force: bool = False
     """Score again even if nothing changed."""
+    helpers: Helpers | None = None
+    """Other processes that take a part of the work."""
 
     def open_cache(self, model: "Student | TextModel", config: EvalConfig) -> EmbeddingCache | None:
         """Return the model's kept embeddings, where any are to be kept."""

@@ -8,8 +8,10 @@ Legend: Q queries, G gallery items, K kept per query, b queries of a block, n ca
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -67,8 +69,9 @@ def check_finite(scores: np.ndarray, whose: str) -> None:
         )
 
 
-def score_blocks(query_QD: np.ndarray, gallery_GD: np.ndarray, block: int) -> Iterator[np.ndarray]:
-    """Give the inner products of queries and gallery, at most `block` queries at a time: (b, G) float32.
+@dataclass(frozen=True)
+class ScoreBlocks:
+    """The inner products of queries and gallery, at most `block` queries at a time: (b, G) float32.
 
     A block is at most 64 MiB large, whatever the gallery, and good until the next one is asked for: all share their
     memory. Equal gallery rows get equal scores, to the bit. A matrix
@@ -76,22 +79,39 @@ def score_blocks(query_QD: np.ndarray, gallery_GD: np.ndarray, block: int) -> It
     of one caption would be ordered by where they lie.
 
     Raises:
-        DataError: if an embedding is not finite.
+        DataError: as blocks are asked for, if an embedding is not finite.
     """
-    for name, rows in (("query", query_QD), ("gallery", gallery_GD)):
-        if bad := sum(int((~np.isfinite(some).all(1)).sum()) for some in _pieces(rows)):
-            raise DataError(
-                f"{bad} {name} embeddings hold NaN or infinity: the model diverged or its weights are broken."
-            )
-    copies, originals = _copies(gallery_GD)
-    size = max(1, min(block, len(query_QD), _BLOCK_BYTES // max(1, len(gallery_GD) * gallery_GD.itemsize)))
-    memory = np.empty((size, len(gallery_GD)), np.result_type(query_QD, gallery_GD))
-    for start in range(0, len(query_QD), size):
-        some = query_QD[start : start + size]
-        scores = np.matmul(some, gallery_GD.T, out=memory[: len(some)])
-        if len(copies):
-            scores[:, copies] = scores[:, originals]
-        yield scores
+
+    query_QD: np.ndarray
+    gallery_GD: np.ndarray
+    block: int
+
+    @property
+    def size(self) -> int:
+        """Queries of a block; the last one may have fewer."""
+        number, wide = len(self.query_QD), len(self.gallery_GD) * self.gallery_GD.itemsize
+        return max(1, min(self.block, number, _BLOCK_BYTES // max(1, wide)))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for name, rows in (("query", self.query_QD), ("gallery", self.gallery_GD)):
+            if bad := sum(int((~np.isfinite(some).all(1)).sum()) for some in _pieces(rows)):
+                raise DataError(
+                    f"{bad} {name} embeddings hold NaN or infinity: the model diverged or its weights are broken."
+                )
+        gallery, size = self.gallery_GD, self.size
+        copies, originals = _copies(gallery)
+        memory = np.empty((size, len(gallery)), np.result_type(self.query_QD, gallery))
+        for start in range(0, len(self.query_QD), size):
+            some = self.query_QD[start : start + size]
+            scores = np.matmul(some, gallery.T, out=memory[: len(some)])
+            if len(copies):
+                scores[:, copies] = scores[:, originals]
+            yield scores
+
+
+def score_blocks(query_QD: np.ndarray, gallery_GD: np.ndarray, block: int) -> ScoreBlocks:
+    """Return the inner products of queries and gallery in blocks of at most so many queries."""
+    return ScoreBlocks(query_QD, gallery_GD, block)
 
 
 def _pieces(rows_ND: np.ndarray, size: int = 8192) -> Iterator[np.ndarray]:
@@ -132,6 +152,21 @@ class Truth:
     at_r: bool = True
 
 
+Ranker = Callable[[ScoreBlocks, Sequence[Truth], np.ndarray | None, int], list["Ranking"]]
+"""What `rank_by_each` does, done with the help of others: blocks, truths, what is left out, K."""
+_ranker: ContextVar[Ranker | None] = ContextVar("ranker", default=None)
+
+
+@contextmanager
+def ranked_by(ranker: Ranker | None) -> Iterator[None]:
+    """Within it, rankings of several blocks are made by `ranker`; by this process alone if None."""
+    token = _ranker.set(ranker)
+    try:
+        yield
+    finally:
+        _ranker.reset(token)
+
+
 def rank(
     blocks: Iterable[np.ndarray],
     relevant: Sequence[np.ndarray],
@@ -163,8 +198,13 @@ def rank(
 def rank_by_each(
     blocks: Iterable[np.ndarray], truths: Sequence[Truth], *, exclude: np.ndarray | None = None, top: int = 10
 ) -> list[Ranking]:
-    """Rank the gallery once and judge it by several truths; see `rank`."""
+    """Rank the gallery once and judge it by several truths; see `rank`.
+
+    Where others help (`ranked_by`), they rank the blocks of `ScoreBlocks` of which there are several.
+    """
     num = len(truths[0].relevant)
+    if (elsewhere := _ranker.get()) is not None and isinstance(blocks, ScoreBlocks) and num > blocks.size:
+        return elsewhere(blocks, truths, exclude, top)
     rankings = []
     for truth in truths:
         positives = np.array([len(rows) for rows in truth.relevant], np.int64)

@@ -3,7 +3,7 @@
 Legend: I images, C captions, D width of the embedding, K candidates of a query.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,11 +15,11 @@ from cusa.eval.ranking import check_finite, score_blocks
 class Scores(Protocol):
     """What ranks captions for images and images for captions."""
 
-    def of_images(self, block: int) -> Iterator[np.ndarray]:
+    def of_images(self, block: int) -> Iterable[np.ndarray]:
         """Give (<= block, C) scores, image by image."""
         ...
 
-    def of_captions(self, block: int) -> Iterator[np.ndarray]:
+    def of_captions(self, block: int) -> Iterable[np.ndarray]:
         """Give (<= block, I) scores, caption by caption."""
         ...
 
@@ -31,11 +31,11 @@ class Cosines:
     image_ID: np.ndarray
     text_CD: np.ndarray
 
-    def of_images(self, block: int) -> Iterator[np.ndarray]:
+    def of_images(self, block: int) -> Iterable[np.ndarray]:
         """Give (<= block, C) inner products."""
         return score_blocks(self.image_ID, self.text_CD, block)
 
-    def of_captions(self, block: int) -> Iterator[np.ndarray]:
+    def of_captions(self, block: int) -> Iterable[np.ndarray]:
         """Give (<= block, I) inner products."""
         return score_blocks(self.text_CD, self.image_ID, block)
 
@@ -111,7 +111,7 @@ class _Part:
         return _some(self.whole.of_captions(block), self.captions, self.images, block)
 
 
-def _some(blocks: Iterator[np.ndarray], queries: np.ndarray, answers: np.ndarray, block: int) -> Iterator[np.ndarray]:
+def _some(blocks: Iterable[np.ndarray], queries: np.ndarray, answers: np.ndarray, block: int) -> Iterator[np.ndarray]:
     """Give the rows of some queries, in their order, each with some answers."""
     kept: dict[int, np.ndarray] = {}
     wanted, start = np.sort(queries), 0
@@ -161,7 +161,7 @@ def of_pairs(scores: Scores, images: np.ndarray, captions: np.ndarray, block: in
     return score_P
 
 
-def candidates(blocks: Iterator[np.ndarray], k: int) -> np.ndarray:
+def candidates(blocks: Iterable[np.ndarray], k: int) -> np.ndarray:
     """Return the rows of each query's k best items, best first, the lower row first among equals: (queries, k)."""
     best_rows = []
     for block in blocks:
@@ -174,7 +174,7 @@ def candidates(blocks: Iterator[np.ndarray], k: int) -> np.ndarray:
     return np.stack(best_rows)
 
 
-def _rerank(blocks: Iterator[np.ndarray], rows: np.ndarray, again: np.ndarray) -> Iterator[np.ndarray]:
+def _rerank(blocks: Iterable[np.ndarray], rows: np.ndarray, again: np.ndarray) -> Iterator[np.ndarray]:
     start = 0
     for block in blocks:
         some = slice(start, start + len(block))

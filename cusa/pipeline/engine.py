@@ -87,11 +87,13 @@ def run_units(
         finished = _on_ray(function, units, what, workers)
     else:
         count = min(workers.count or available_cores(), len(units))
-        pool = workers.pool.pool if workers.pool else None
+        warm, kept = workers.pool.pool if workers.pool else None, _KEPT.get()
         if count <= 1:
             finished = _here(function, units, workers.threads)
+        elif warm is None and kept is not None:
+            finished = kept.in_processes(function, units, what, workers)
         else:
-            finished = _in_processes(function, units, what, pool or _pool(count, workers.gpus), wait=pool is None)
+            finished = _in_processes(function, units, what, warm or _pool(count, workers.gpus), wait=warm is None)
     results: dict[int, Result] = {}
     done = 0
     for number, result in finished:
@@ -166,6 +168,16 @@ def _in_processes(
     function: Callable[[Unit], Result], units: Sequence[Unit], what: str, pool: ProcessPoolExecutor, *, wait: bool
 ) -> Iterator[tuple[int, Result]]:
     try:
+        yield from _by_pool(function, units, what, pool)
+    finally:
+        # Those that `WarmPool` started end while the stage goes on; it waits for them at its end.
+        pool.shutdown(wait=wait, cancel_futures=True)
+
+
+def _by_pool(
+    function: Callable[[Unit], Result], units: Sequence[Unit], what: str, pool: ProcessPoolExecutor
+) -> Iterator[tuple[int, Result]]:
+    try:
         futures = {pool.submit(function, unit): number for number, unit in enumerate(units)}
         for future in as_completed(futures):
             yield futures[future], future.result()
@@ -174,9 +186,6 @@ def _in_processes(
             f"A worker of '{what}' was killed, most likely for want of memory. Finished units are kept: run the same "
             "command again, with fewer --workers if it happens twice."
         ) from error
-    finally:
-        # Those that `WarmPool` started end while the stage goes on; it waits for them at its end.
-        pool.shutdown(wait=wait, cancel_futures=True)
 
 
 def _start(started: Any, workers: int, gpus: bool) -> None:
@@ -208,7 +217,7 @@ def _on_ray(
     """Hand units to actors as they become free; Ray restarts an actor that died and gives it its unit again."""
     ray = _ray()
     kept = _KEPT.get()
-    here = kept or _RayWorkers(ray)
+    here = kept.on_ray if kept is not None else _RayWorkers(ray)
     try:
         actors = here.actors(workers, most=len(units))
         waiting = iter(range(len(units)))
@@ -264,23 +273,49 @@ class _RayWorkers:
         self._actors.clear()
         if self._mine:
             self._ray.shutdown()
-            self._mine = False
 
 
-_KEPT: ContextVar["_RayWorkers | None"] = ContextVar("workers on Ray that stay", default=None)
+class _Kept:
+    """Workers that stay from one call of `run_units` to the next: none until units come."""
+
+    def __init__(self) -> None:
+        self._pools: dict[tuple[int, bool], ProcessPoolExecutor] = {}
+
+    @functools.cached_property
+    def on_ray(self) -> _RayWorkers:
+        return _RayWorkers(_ray())
+
+    def in_processes(
+        self, function: Callable[[Unit], Result], units: Sequence[Unit], what: str, workers: Workers
+    ) -> Iterator[tuple[int, Result]]:
+        key = (workers.count or available_cores(), workers.gpus)
+        if key not in self._pools:
+            self._pools[key] = _pool(*key)
+        pool = self._pools[key]
+        try:
+            yield from _by_pool(function, units, what, pool)
+        except BaseException:  # units that wait in it are nobody's any more
+            del self._pools[key]
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+    def end(self) -> None:
+        for pool in self._pools.values():
+            pool.shutdown(wait=True, cancel_futures=True)
+        if "on_ray" in vars(self):
+            self.on_ray.end()
+
+
+_KEPT: ContextVar[_Kept | None] = ContextVar("workers that stay", default=None)
 
 
 @contextmanager
-def workers_kept(engine: Engine) -> Iterator[None]:
-    """Within it, workers on Ray stay from one stage to the next, with what they have imported; started when units come.
-
-    Args:
-        engine: where units will be worked on.
-    """
-    if engine.kind != "ray" or _KEPT.get() is not None:
+def workers_kept() -> Iterator[None]:
+    """Within it, workers stay from one stage to the next with what they have imported; started when units come."""
+    if _KEPT.get() is not None:
         yield
         return
-    kept = _RayWorkers(_ray())
+    kept = _Kept()
     token = _KEPT.set(kept)
     try:
         yield
@@ -304,10 +339,8 @@ def _start_ray(ray: Any, workers: Workers) -> None:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _no_cluster(address or "local", error) from error
     except Exception as error:  # what Ray raises where it could not start in time is nothing else
-        raise CusaError(
-            f"Ray did not start: {str(error).splitlines()[0]} Run the same command again when the machine is less "
-            "busy, or use --engine local."
-        ) from error
+        way_out = "Run the same command again when the machine is less busy, or use --engine local."
+        raise CusaError(f"Ray did not start: {str(error).splitlines()[0]} {way_out}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray puts its own there; ours stops as Ctrl-C does

@@ -4,7 +4,7 @@ Each function returns values and reports progress through `on_event`; none print
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from cusa.manifests.events import OnEvent, ignore
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.stage import Outcome
 from cusa.models import source
+from cusa.pipeline.units.sharing import current
 from cusa.workflow import layouts
 from cusa.workflow.evaluated_data import DataFolders, Kind, refuse_other_images, result_names, sort_by_kind
 from cusa.workflow.evaluated_model import EvaluatedModel, open_model
@@ -23,6 +24,7 @@ from cusa.workflow.evaluated_model import EvaluatedModel, open_model
 if TYPE_CHECKING:
     from cusa.eval.job import Evaluated, Job, ModelSource
     from cusa.eval.share import Share
+    from cusa.workflow.evaluated_units import SharedEvaluation
 
 STS = "sts"
 """The task on the STS sets; the others, `cusa.eval.tasks.registry.TASKS`, are evaluated on a split."""
@@ -123,6 +125,12 @@ def _evaluate(name: str, request: EvalRequest, on_event: OnEvent) -> tuple[list[
     from cusa.eval.share import ALONE, Share  # here: torch takes a second, what is wrong is said before
     from cusa.train import ranks
 
+    if ranks.started_together() and is_shared():
+        raise ConfigError(
+            "--workers, --engine and --unit-range share the work among processes of their own; torchrun does it among "
+            "its ranks. Use one of the two.",
+            option="--workers",
+        )
     if not ranks.started_together():
         return _Evaluation(model, request, chosen, folders, ALONE, on_event).run()
     with ranks.process_group(model.config.device) as device:
@@ -138,6 +146,12 @@ def _refuse_tasks_without_data(chosen: Sequence[str], folders: DataFolders, requ
         raise ConfigError(f"--tasks {retrieval[0]} needs a work folder: give it with --data.", task=retrieval[0])
     if STS in chosen and not folders.sts:
         raise ConfigError(f"--tasks {STS} needs the folder of the STS sets: give it with --data.", task=STS)
+
+
+def is_shared() -> bool:
+    """Return whether other processes do a part of an evaluation here, see `cusa.pipeline.units.sharing`."""
+    shared = current()
+    return shared.workers.count != 1 or shared.workers.engine.kind != "local" or shared.only is not None
 
 
 @dataclass(frozen=True)
@@ -179,11 +193,17 @@ class _Evaluation:
                     raise
                 results.append(EvaluatedFolder({"data": str(folder), "failed": str(error)}, None))
         home, summaries = self.home, [result.summary for result in results]
-        if home is not None and len(folders) > 1:
+        if home is not None and len(folders) > 1 and not any("units_made" in one for one in summaries):
             self.share.agree(lambda: summary.write(home, summaries))
         return results, _missing(summaries, self.folders) if ALL in self.request.tasks else {}
 
     def _on(self, kind: Kind, folder: Path, name: str, out: Path | None) -> EvaluatedFolder:
+        if kind != "work" and current().only is not None:
+            raise ConfigError(
+                f"--unit-range shares the embeddings of a work folder, and {folder} is none. Evaluate on it without "
+                "--unit-range; of a data set in its official layout make a work folder with `cusa shard` first.",
+                option="--unit-range",
+            )
         if kind == "sts":
             return self._on_sts(folder, out)
         if kind == "layout":
@@ -230,6 +250,10 @@ class _Evaluation:
         opened = Split(work, split)
         if self.request.ids is not None:
             refuse_other_images(opened, self.request.ids)
+        shared = self._shared(work, split, out)
+        if shared is not None and shared.only_some:
+            note, counts = shared.embed_some()
+            return EvaluatedFolder({"data": str(data or work), "out": str(out), "units_made": note, **counts}, None)
         evidence = Evidence.open(
             opened,
             ground_truth=self.folders.truth,
@@ -238,8 +262,21 @@ class _Evaluation:
             altered=self.folders.altered,
         )
         job = self._job(out, [task for task in self.chosen if task != STS])
-        done = stage.run(model.config, self._source(), evidence, job, on_event=self.on_event)
+        source = self._source()
+        if shared is not None:
+            job, source = replace(job, helpers=shared), replace(source, load=shared.load)
+        done = stage.run(model.config, source, evidence, job, on_event=self.on_event)
         return _evaluated_folder(done, data or work, out)
+
+    def _shared(self, work: Path, split: str, out: Path) -> "SharedEvaluation | None":
+        """Return what shares the work, where it is to be shared."""
+        from cusa.workflow.evaluated_units import SharedEvaluation
+
+        if not is_shared():
+            return None
+        cache = self._cache(out)
+        assert cache is not None
+        return SharedEvaluation(self.model, work, split, out, cache, self.on_event)
 
     def _on_sts(self, folder: Path, out: Path | None) -> EvaluatedFolder:
         from cusa.eval import evaluate_sts as stage

@@ -1,6 +1,6 @@
 """Retrieval by what made the captions: the same rankings, told apart by the source of the right caption."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ def measure(
     return results
 
 
-def _behind(blocks: Iterator[np.ndarray], left_out: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+def _behind(blocks: Iterable[np.ndarray], left_out: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
     """Give blocks of scores in which some items of each query stand behind all others."""
     row = 0
     for block in blocks:

@@ -6,7 +6,7 @@ further captions (a sixth, a seventh); the official lists leave them out, and so
 Legend: I images, C captions of the split; Q queries of a ground truth.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -130,7 +130,7 @@ KINDS: dict[str, metrics.Kind] = {"eccv-caption": "matches", "plausible-matches"
 
 
 def _rank(
-    blocks: Iterator[np.ndarray], asked: Mapping[str, "_Asked"], num: int, config: EvalConfig
+    blocks: Iterable[np.ndarray], asked: Mapping[str, "_Asked"], num: int, config: EvalConfig
 ) -> dict[str, Ranking]:
     """Rank the gallery for every query and judge it by each ground truth, its own queries alone."""
     judged = []

@@ -74,10 +74,10 @@ _SHARING: ContextVar[Sharing] = ContextVar("sharing", default=_ALONE)
 
 @contextmanager
 def sharing(workers: Workers, only: UnitRange | None = None) -> Iterator[None]:
-    """Within it the stages that work in units share them so, and workers on Ray stay from one stage to the next."""
+    """Within it the stages that work in units share them so, and their workers stay from one stage to the next."""
     token = _SHARING.set(Sharing(workers, only))
     try:
-        with workers_kept(workers.engine):
+        with workers_kept():
             yield
     finally:
         _SHARING.reset(token)
