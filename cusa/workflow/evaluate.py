@@ -18,13 +18,13 @@ from cusa.manifests.stage import Outcome
 from cusa.models import source
 from cusa.pipeline.units.sharing import current
 from cusa.workflow import layouts
-from cusa.workflow.evaluated_data import DataFolders, Kind, refuse_other_images, result_names, sort_by_kind
-from cusa.workflow.evaluated_model import EvaluatedModel, open_model
+from cusa.workflow.evaluated.data import DataFolders, Kind, refuse_other_images, result_names, sort_by_kind
+from cusa.workflow.evaluated.model import EvaluatedModel, open_model
 
 if TYPE_CHECKING:
     from cusa.eval.job import Evaluated, Job, ModelSource
     from cusa.eval.share import Share
-    from cusa.workflow.evaluated_units import SharedEvaluation
+    from cusa.workflow.evaluated.units import SharedEvaluation
 
 STS = "sts"
 """The task on the STS sets; the others, `cusa.eval.tasks.registry.TASKS`, are evaluated on a split."""
@@ -270,7 +270,7 @@ class _Evaluation:
 
     def _shared(self, work: Path, split: str, out: Path) -> "SharedEvaluation | None":
         """Return what shares the work, where it is to be shared."""
-        from cusa.workflow.evaluated_units import SharedEvaluation
+        from cusa.workflow.evaluated.units import SharedEvaluation
 
         if not is_shared():
             return None

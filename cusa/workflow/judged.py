@@ -12,8 +12,8 @@ from cusa.manifests.judgements.eval_sample import sample_path
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome
 from cusa.workflow import evaluate as scoring
-from cusa.workflow.evaluated_data import result_names
-from cusa.workflow.evaluated_model import open_model
+from cusa.workflow.evaluated.data import result_names
+from cusa.workflow.evaluated.model import open_model
 
 
 def compare(

@@ -20,7 +20,7 @@ from cusa.models.config import StudentConfig
 from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ShardConfig
 from cusa.workflow import evaluate as scoring
-from cusa.workflow.evaluated_data import DataFolders
+from cusa.workflow.evaluated.data import DataFolders
 from tests.cli.test_cli import cusa_here
 from tests.worlds import make_work, write_flickr8k
 

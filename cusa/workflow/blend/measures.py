@@ -15,7 +15,7 @@ from cusa.eval.texts.classes import names_some, of_labels
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import store
 from cusa.workflow.blend.grid import Choice
-from cusa.workflow.evaluated_model import EvaluatedModel
+from cusa.workflow.evaluated.model import EvaluatedModel
 
 RETRIEVAL = "cross-modal"
 _HEADLINE = {RETRIEVAL: "rsum", zero_shot.NAME: "top@1"}

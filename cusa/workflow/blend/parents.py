@@ -11,7 +11,7 @@ from cusa.manifests.storage.paths import without_folders
 from cusa.models import source
 from cusa.recipe import Recipe
 from cusa.workflow.blend.request import START, BlendRequest
-from cusa.workflow.evaluated_model import EvaluatedModel, open_model
+from cusa.workflow.evaluated.model import EvaluatedModel, open_model
 
 if TYPE_CHECKING:
     from cusa.models.students.base import Student

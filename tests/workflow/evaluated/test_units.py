@@ -14,7 +14,7 @@ from cusa.models.config import StudentConfig
 from cusa.pipeline.engine import Workers
 from cusa.pipeline.units.sharing import UnitRange, sharing
 from cusa.workflow import evaluate as scoring
-from cusa.workflow import evaluated_units
+from cusa.workflow.evaluated import units as evaluated_units
 from tests.worlds import make_work
 
 SMALL = StudentConfig(

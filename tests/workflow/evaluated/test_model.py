@@ -12,7 +12,7 @@ from cusa.manifests import ledger
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.workflow.evaluate import place_of_results
-from cusa.workflow.evaluated_model import EvaluatedModel, open_model
+from cusa.workflow.evaluated.model import EvaluatedModel, open_model
 from tests.worlds import make_work
 
 

@@ -14,7 +14,7 @@ from cusa.manifests.words import counted
 from cusa.pipeline.engine import Workers, run_units
 from cusa.pipeline.units.parts import FOLDER, Parts, Task
 from cusa.pipeline.units.sharing import current, sharing
-from cusa.workflow.evaluated_model import EvaluatedModel
+from cusa.workflow.evaluated.model import EvaluatedModel
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ from cusa.errors import ConfigError, DataError
 from cusa.manifests.judgements import flickr8k
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
-from cusa.workflow.evaluated_data import DataFolders, refuse_other_images, result_names, sort_by_kind
+from cusa.workflow.evaluated.data import DataFolders, refuse_other_images, result_names, sort_by_kind
 from tests.manifests.judgements.test_altered_captions import ROCOCO, SUGARCREPE, write
 from tests.worlds import make_work
 

@@ -1,0 +1,1 @@
+"""What `cusa eval` evaluates: a model, on data, in units of work."""
