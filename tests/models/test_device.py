@@ -3,10 +3,11 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
-from cusa.models.device import choose
+from cusa.models.device import Device, choose, unit_rows
 
 FAULTS = """
 import resource, torch
@@ -41,3 +42,25 @@ def test_choose__a_cpu_keeps_the_memory_of_large_arrays() -> None:
     given_back = _faults(chosen=False)
     assert given_back >= 8 * 32  # else there is nothing to mend
     assert _faults(chosen=True) < given_back / 4
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("auto", torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_device__runs_a_frozen_network_in_its_numbers(precision: str, dtype: torch.dtype) -> None:
+    device = Device(precision, "cpu")  # type: ignore[arg-type]
+    assert device.precision == str(dtype).removeprefix("torch.")
+    network = device.place(torch.nn.Linear(3, 2).train())
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    inputs = device.send(np.ones((4, 3), dtype=np.float32))
+    with device.autocast():
+        assert network(inputs).dtype == dtype
+    with device.autocast(exact=True):
+        assert network(inputs).dtype == torch.float32
+
+
+def test_unit_rows__are_of_length_one_in_float32_and_zeros_stay() -> None:
+    rows = unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=torch.bfloat16))
+    np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0]], rtol=0, atol=1e-7)
+    assert rows.dtype == np.float32

@@ -1,5 +1,6 @@
 """Text encoders: rows as sentence-transformers and transformers give them, or refused with the way out."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,52 @@ def test_load__modules_of_another_package_are_not_run(tmp_path: Path) -> None:
     store.write_json(tmp_path / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": "tests.towers.Letters"}])
     with pytest.raises(DataError, match=r"code of another package \('tests\.towers\.Letters'\), which is not run"):
         _load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "own", "tokenizers", "positions", "context"),
+    [
+        (0, 10, 12, 512, 10),
+        (0, None, 77, 512, 77),
+        (0, None, None, None, 512),
+        (0, None, 10**30, 514, 514),
+        (0, 10**30, 64, None, 64),
+        (5, 10, 12, 12, 5),
+        (12, 10, 12, 512, 12),  # more than the model was saved with, no more than it can read
+        (512, 128, None, 512, 512),
+    ],
+)
+def test_context__is_what_was_asked_for_or_the_model_s_own(
+    asked: int, own: int | None, tokenizers: int | None, positions: int | None, context: int
+) -> None:
+    assert text._context(TextTowerConfig(name="x", max_tokens=asked), own, tokenizers, positions) == context
+
+
+@pytest.mark.parametrize(("asked", "tokenizers", "positions"), [(13, 12, 512), (513, None, 512), (65, 64, 512)])
+def test_context__more_than_the_model_reads_is_refused(
+    asked: int, tokenizers: int | None, positions: int | None
+) -> None:
+    most = min(limit for limit in (tokenizers, positions) if limit)
+    with pytest.raises(ConfigError, match=rf"max_tokens is {asked}, and 'x' reads {most} at most") as refused:
+        text._context(TextTowerConfig(name="x", max_tokens=asked), 10, tokenizers, positions)
+    assert refused.value.values["key"] == "student.towers.text.max_tokens"
+
+
+def test_load__a_prompt_of_the_model_stands_before_every_text(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "prompted"
+    shutil.copytree(folders["sentences"], folder)
+    path = folder / "config_sentence_transformers.json"
+    prompts = {"query": "two green triangles ", "passage": "a red square "}
+    content = store.read_json(path) | {"prompts": prompts, "default_prompt_name": "passage"}
+    store.write_json(path, content)
+    tower = _load(folder)
+    assert tower.reading["prompt"] == "a red square "
+    model = SentenceTransformer(str(folder), device="cpu")
+    torch.testing.assert_close(_rows(tower), model.encode(CAPTIONS, convert_to_tensor=True), rtol=0, atol=1e-6)
+    assert (_rows(tower) - _rows(_load(folders["sentences"]))).abs().max() > 1e-2
+    (pooling,) = folder.glob("*Pooling/config.json")
+    store.write_json(pooling, store.read_json(pooling) | {"include_prompt": False})
+    with pytest.raises(DataError, match="leaves its prompt out of the pooling"):
+        _load(folder)
+    store.write_json(path, content | {"default_prompt_name": None})
+    assert _load(folder).reading["prompt"] == ""

@@ -90,3 +90,19 @@ def test_buckets_hold_every_parameter_once_the_last_first(
     held = [p for bucket in gradients._buckets for p in bucket.parameters]
     assert len(gradients._buckets) == buckets
     assert [id(p) for p in held] == [id(p) for p in model.parameters()][::-1]
+
+
+@pytest.mark.parametrize(
+    ("bucket_bytes", "sizes"),
+    [(31, [1, 1, 1, 1]), (32, [2, 1, 1]), (47, [2, 1, 1]), (48, [3, 1]), (1 << 20, [3, 1])],
+)
+def test_a_bucket_is_of_so_many_bytes_and_of_one_type(
+    monkeypatch: pytest.MonkeyPatch, bucket_bytes: int, sizes: list[int]
+) -> None:
+    """Three parameters of 16 bytes each, and before them one of another type."""
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    parameters = [torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))]
+    parameters += [torch.nn.Parameter(torch.zeros(4)) for _ in range(3)]
+    gradients = Gradients(parameters, bucket_bytes=bucket_bytes)
+    assert [len(bucket.parameters) for bucket in gradients._buckets] == sizes
+    assert [bucket.parameters[0].dtype for bucket in gradients._buckets][-1] == torch.float64

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -119,3 +120,13 @@ def test_on_device__a_flow_that_is_left_is_closed(monkeypatch: pytest.MonkeyPatc
         next(coming)
         coming.close()
         assert closed == [True], device
+
+
+def test_tensors__are_all_that_a_batch_holds() -> None:
+    """Every field that is a tensor, and every tokens' one: memory of one that is left out could be taken too early."""
+    batch = replace(_batch(0), teacher_text=torch.ones(3, 2), patches=torch.zeros(3, 1, dtype=torch.int64))
+    held = [value for field in fields(batch) if isinstance(value := getattr(batch, field.name), Tensor)]
+    expected = {id(tensor) for tensor in (*held, *batch.tokens.values())}
+    assert {id(tensor) for tensor in tensors(batch)} == expected
+    assert len(expected) == 6  # image_ids and rows are one here
+    assert len(list(tensors(_batch(0)))) == 5
