@@ -84,3 +84,13 @@ def test_find__a_given_file_or_folder_is_used_without_network(tmp_path: Path) ->
     assert weights_file.find(file, str(tmp_path / "renamed")) == tmp_path / "renamed"
     with pytest.raises(DataError, match="cannot be downloaded"):
         weights_file.find(file)
+
+
+def test_weights_folder__is_the_named_one_or_one_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv(weights_file.FOLDER_VARIABLE, raising=False)
+    assert weights_file.weights_folder() == tmp_path / ".cache/cusa/weights"
+    monkeypatch.setenv(weights_file.FOLDER_VARIABLE, "")
+    assert weights_file.weights_folder() == tmp_path / ".cache/cusa/weights"
+    monkeypatch.setenv(weights_file.FOLDER_VARIABLE, "~/kept")
+    assert weights_file.weights_folder() == tmp_path / "kept"

@@ -194,6 +194,32 @@ def test_the_best_by_validation_is_kept(train: Train, tmp_path: Path) -> None:
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [8, 10]
 
 
+@pytest.mark.parametrize(
+    ("told", "validated", "saved"),
+    [
+        ({"validate_every": 0, "checkpoint_every": 0}, [4, 8, 10], [4, 8, 10]),
+        ({"validate_every": 3, "checkpoint_every": 0}, [3, 6, 9, 10], [3, 6, 9, 10]),
+        ({"validate_every": 0, "checkpoint_every": 5}, [4, 8, 10], [5, 10]),
+        ({"steps": 0, "epochs": 2, "validate_every": 0, "checkpoint_every": 6}, [4, 8], [6, 8]),
+        ({"steps": 0, "epochs": 1, "drop_last": False, "validate_every": 2}, [2, 4, 5], [2, 4, 5]),
+    ],
+)
+def test_an_epoch_is_what_runs_between_validations_and_checkpoints_by_default(
+    train: Train, tmp_path: Path, told: dict[str, Any], validated: list[int], saved: list[int]
+) -> None:
+    """36 pairs in batches of 8: four full steps an epoch, or five."""
+    heard: list[int] = []
+    done = train(
+        tmp_path / "run",
+        validate=Validation(),
+        train={"keep_checkpoints": 9, **told},
+        on_metrics=lambda step, values: heard.append(step) if "val.rsum" in values else None,
+    )
+    assert heard == validated
+    assert done.steps == validated[-1]
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == saved
+
+
 def test_without_validation_the_last_is_kept(train: Train, tmp_path: Path) -> None:
     done = train(tmp_path / "run")
     assert (done.best_step, done.best) == (10, {})

@@ -11,8 +11,10 @@ from cusa.models import student as students
 from cusa.models.config import SgrafConfig, StudentConfig
 from cusa.train.config import LossConfig, TemperatureConfig
 from cusa.train.losses import CUSALoss, Setting
+from cusa.train.losses.pair_probability import PairProbability, Slope
 from cusa.train.terms import cosines, make_loss, match_labels, terms
 from tests.train.conftest import STUDENT, Train
+from tests.train.losses import reference
 
 SGRAF = SgrafConfig(
     regions_from="patches", regions=4, patch=6, word_width=8, width=12, similarity_width=6, steps=2, min_count=1
@@ -219,6 +221,67 @@ def test_make_loss_gives_every_setting_its_place() -> None:
     other = make_loss(LossConfig(contrast="sigmoid", sigmoid_bias=-4.0))
     assert (other.contrast, float(other.sigmoid_bias.detach())) == ("sigmoid", -4.0)
     assert make_loss(LossConfig(label_smoothing=0.3)).label_smoothing == 0.3
+
+
+def test_make_loss_gives_what_false_negatives_are_treated_by() -> None:
+    hard = make_loss(LossConfig(false_negatives="hardness", hardness=0.6, hardness_prior=0.03))
+    assert (hard.hardness.concentration, hard.hardness.prior) == (0.6, 0.03)
+    told: dict[str, Any] = {"threshold_share": 0.2, "threshold_rate": 0.03, "threshold_after": 7}
+    learned = make_loss(LossConfig(false_negatives="thresholds", **told), rows=(3, 8)).thresholds
+    assert learned is not None
+    assert (learned.share, learned.rate, learned.after) == (0.2, 0.03, 7)
+    assert (len(learned.image), len(learned.text)) == (3, 8)
+    assert make_loss(LossConfig(), rows=(3, 8)).thresholds is None
+    probable = PairProbability(intercept=-1.0, text=Slope(2.0), text_mean=torch.zeros(3))
+    for config in (LossConfig(soft_labels="calibrated"), LossConfig(false_negatives="debiased")):
+        made = make_loss(config, probable)
+        assert made.pair_probability is probable
+        assert made.soft_labels == config.soft_labels
+        assert made.false_negatives == config.false_negatives
+
+
+@pytest.mark.parametrize("reduction", ["standard", "release"])
+@pytest.mark.parametrize("infonce", [True, False])
+def test_terms_of_a_student_that_scores_pairs_equal_loops(world: Path, reduction: Any, infonce: bool) -> None:
+    """InfoNCE in the place of its own loss, CSA over its scores, USA over its global vectors; all weights apart."""
+    split = Split(world, "train")
+    student = students.create(KINDS["sgr"], captions=split.texts, uni=True, seed=0)
+    student.has_own_loss = not infonce
+    random = torch.Generator().manual_seed(3)
+    widths = {"image_uni": 4, "text_uni": 3, "teacher_image": 5, "teacher_text": 6}
+    rows = {name: torch.randn(5, width, generator=random).double() for name, width in widths.items()}
+    out = {"similarity": torch.rand(5, 5, generator=random).double()}
+    out |= {name: rows.pop(name) for name in ("image_uni", "text_uni")}
+    ids = [0, 1, 0, 2, 3]
+    temperatures: dict[str, Any] = {
+        "temperature": Setting(0.25, 0.1, 1),
+        "csa_temperature": (Setting(0.5, 0.1, 1), Setting(0.125, 0.1, 1)),
+        "usa_temperature": (Setting(0.75, 0.1, 1), Setting(0.375, 0.1, 1)),
+        "teacher_temperature": (Setting(0.625, 0.1, 1), Setting(0.875, 0.1, 1)),
+    }
+    loss = CUSALoss(alpha=0.3, beta=0.7, infonce_weight=0.4, reduction=reduction, **temperatures).double()
+    found = terms(student, loss, out, image_ids=torch.tensor(ids), **rows)
+    scores = out["similarity"].tolist()
+    own, between = ({name: one.tolist() for name, one in each.items()} for each in (out, rows))
+    images, texts = (reference.cosines(*[between[f"teacher_{one}"]] * 2) for one in ("image", "text"))
+    labels = reference.divided(images, 0.625), reference.divided(texts, 0.875)
+    scored = reference.divided(scores, 0.5), reference.divided(reference.transpose(scores), 0.125)
+    unis = [
+        reference.divided(reference.cosines(*[own[f"{one}_uni"]] * 2), tau)
+        for one, tau in (("image", 0.75), ("text", 0.375))
+    ]
+    expected = {
+        "csa": 0.3 * sum(reference.kl(q, p) for q, p in zip(labels, scored, strict=True)) / 2,
+        "usa": 0.7 * sum(reference.kl(q, p) for q, p in zip(labels, unis, strict=True)) / 2,
+    }
+    if infonce:
+        whole = 0.4 * reference.infonce(scores, ids, 0.25)
+        expected["infonce"] = whole / 5 if reduction == "release" else whole
+    else:
+        hinge = student.base_loss(out, image_ids=torch.tensor(ids))["hinge"]
+        expected["hinge"] = 0.4 * float(hinge)
+    observed = {name: float(term.detach()) for name, term in found.items()}
+    assert observed == pytest.approx({"loss": sum(expected.values()), **expected}, rel=1e-9)
 
 
 def test_temperatures_of_a_student_that_scores_pairs_stay_within_their_bounds(world: Path) -> None:

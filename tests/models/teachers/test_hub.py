@@ -36,6 +36,14 @@ def test_where__a_folder_is_not_asked_for(no_network: list[object], tmp_path: Pa
     assert no_network == []
 
 
+def test_where__a_folder_at_home(no_network: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert hub.where("~/model") == {}
+    assert hub.model_folder("~/model") == tmp_path / "model"
+    assert no_network == []
+
+
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "~/nowhere", "a/b/c"])
 def test_where__a_path_is_no_hub_name(no_network: list[object], name: str) -> None:
     with pytest.raises(DataError, match=f"'{name}': there is no such folder"):
