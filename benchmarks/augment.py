@@ -57,7 +57,7 @@ def pictures(split: Split, count: int, shorter: int, rounds: int) -> dict[str, d
         def run() -> None:
             for row, data in zip(rows, encoded, strict=True):
                 image = decode_rgb(data)
-                square = made.crop(image, row=row, epoch=0) if made.config.crop else preprocess.square(image)
+                square = made.crop(image, row=row, epoch=0) if made.config.crop else preprocess.array(image)
                 made.changed(square, row=row, image=row, epoch=0)
 
         return run

@@ -51,8 +51,8 @@ def ways() -> dict[str, Way]:
 
     preprocess = Preprocess()
     found: dict[str, Way] = {
-        "exact": lambda data: preprocess.square(decode_rgb(data)),
-        "draft (scaled)": lambda data: preprocess.square(decode_rgb(data, draft=SIZE)),
+        "exact": lambda data: preprocess.array(decode_rgb(data)),
+        "draft (scaled)": lambda data: preprocess.array(decode_rgb(data, draft=SIZE)),
         "reducing_gap 2": lambda data: cut(opened(data), 2.0),
         "draft + reducing_gap 2": lambda data: cut(opened(data, SIZE), 2.0),
     }

@@ -66,7 +66,7 @@ class Reader:
         self.preprocess = Preprocess()
 
     def image_array(self, image: Image.Image) -> np.ndarray:
-        return self.preprocess.square(image)
+        return self.preprocess.array(image)
 
     def tokenize(self, texts):  # noqa: ANN001, ANN201
         import torch

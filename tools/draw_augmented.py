@@ -41,7 +41,7 @@ def sheet(
     for place, row in enumerate(rows):
         image, top = int(owners[row]), place * (size + _GAP)
         picture = decode_rgb(split.image_bytes(image))
-        columns = [preprocess.square(picture)]
+        columns = [preprocess.array(picture)]
         for epoch in range(epochs):
             square = made.crop(picture, row=row, epoch=epoch) if config.crop else columns[0]
             square = made.changed(square, row=row, image=image, epoch=epoch).copy()

@@ -34,6 +34,12 @@ class EvalConfig(Settings):
     cache_mib: int = Field(
         default=2048, ge=0, description="embeddings kept for the next evaluation, in the run; 0 = none"
     )
+    max_patches: int = Field(
+        default=0,
+        ge=0,
+        description="of a student that reads pictures in their own proportions (NaFlex): patches of a picture at most; "
+        "0 = as it was trained; validation during training always reads as training does",
+    )
     train_classes: str = Field(
         default="1-100", description="of CUB in its official layout: the classes that train; all others are tested"
     )

@@ -1,12 +1,15 @@
-"""The caption clean-up that the paper's training, evaluation and text teacher share."""
+"""The caption clean-up that the paper's training, evaluation and text teacher share, and how long captions may be."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from cusa.errors import DataError
+from cusa.errors import ConfigError, DataError
 
 _TO_SPACE = str.maketrans(dict.fromkeys(",.'!?\"()*#:;~-/", " "))
 _RUNS = re.compile(r"\s{2,}")
+_AFTER_PADDING = ("altclip_text_model", "camembert", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
+"""Text models whose first token has the position behind the padding's, so that they read fewer than they have."""
 
 
 def clean_caption(text: str, max_words: int = 64) -> str:
@@ -53,6 +56,63 @@ def repair(text: str) -> str:
     import ftfy
 
     return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+
+
+def prepare(texts: Sequence[str], reading: Mapping[str, Any]) -> tuple[list[str], int]:
+    """Return captions as a student's tokenizer gets them, and how many of them lost words.
+
+    Args:
+        texts: captions.
+        reading: `text` of a student's card: `transform` (`clean` or `none`), `max_words` and, where the tokenizer
+            wants it, `repair`.
+
+    Raises:
+        DataError: if nothing is left of a caption once cleaned.
+    """
+    prepared, cut = list(texts), 0
+    if reading["transform"] == "clean":
+        most = reading["max_words"]
+        for place, text in enumerate(prepared):
+            longer = clean_caption(text, most + 1)
+            is_cut = longer.count(" ") >= most
+            prepared[place] = clean_caption(text, most) if is_cut else longer
+            cut += is_cut
+    return ([repair(text) for text in prepared] if reading.get("repair") else prepared), cut
+
+
+def token_positions(config: Any) -> int | None:
+    """Return how many tokens a text model reads at most, marks included; None where its positions have no end.
+
+    Args:
+        config: its configuration in transformers.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if not positions or positions < 0:
+        return None
+    behind = int(config.pad_token_id or 0) + 1 if config.model_type in _AFTER_PADDING else 0
+    return int(positions) - behind
+
+
+def choose_tokens(wish: int, own: int, most: int | None, *, key: str, name: str) -> int:
+    """Return how many tokens of a caption a student reads.
+
+    Args:
+        wish: 0 = the model's own.
+        own: what the model says of itself.
+        most: what its text tower has positions for; None = no end.
+        key: of the recipe, for the message.
+        name: of the model, likewise.
+
+    Raises:
+        ConfigError: if more are asked for than the tower has positions for.
+    """
+    if most and wish > most:
+        raise ConfigError(
+            f"{key} is {wish}, and {name!r} reads {most} at most. Set it to at most that, or to 0 for the model's own "
+            f"{own}.",
+            key=key,
+        )
+    return wish or own
 
 
 TRANSFORMS: dict[str, Callable[[str], str]] = {"none": lambda text: text, "clean": clean_caption}

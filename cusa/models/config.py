@@ -112,6 +112,12 @@ class ImageTowerConfig(Settings):
     pooling: Literal["own", "cls", "mean"] = Field(
         default="own", description="the model's own pooled output, its first token, or the mean of its patches"
     )
+    max_patches: int = Field(
+        default=0,
+        ge=0,
+        description="of SigLIP 2's NaFlex: patches of a picture at most, its proportions kept; 0 = as its folder says "
+        "(256)",
+    )
 
 
 class TextTowerConfig(Settings):
@@ -167,6 +173,18 @@ class StudentConfig(Settings):
     head_std: float = Field(default=0.02, gt=0, description="deviation of a new head's weights")
     captions: Literal["clean", "none"] = Field(default="clean", description="captions before tokenising")
     max_words: int = Field(default=64, ge=1, description="words kept of a cleaned caption (paper: 64)")
+    max_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="dual-encoder: tokens of a caption at most, marks included; 0 = as many as its text tower has "
+        "positions for (CLIP 77, SigLIP 64, Long-CLIP 248)",
+    )
+    max_patches: int = Field(
+        default=0,
+        ge=0,
+        description="dual-encoder of SigLIP 2's NaFlex: patches of a picture at most, its proportions kept; 0 = as its "
+        "folder says (256)",
+    )
 
     image_size: int = Field(default=64, ge=8, description="scratch: pixels a side of the input")
     patch_size: int = Field(default=16, ge=1, description="scratch: pixels a side of a patch")
@@ -192,6 +210,15 @@ class StudentConfig(Settings):
                 f"lora.rank is {self.lora.rank}, towers.image.mode {self.towers.image.mode!r} and towers.text.mode "
                 f"{self.towers.text.mode!r}; a tower of mode 'lora' needs a rank (8, say), and a rank such a tower"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _reading_has_its_key(self) -> "StudentConfig":
+        if self.kind in STUDENT_KINDS and self.kind != "dual-encoder":
+            for key, tower in (("max_patches", "image"), ("max_tokens", "text")):
+                if value := getattr(self, key):
+                    own = f"; of a two-tower it is towers.{tower}.{key}" if self.kind == "two-tower" else ""
+                    raise ValueError(f"{key} is {value}, which is of kind dual-encoder{own}; set it to 0")
         return self
 
     @model_validator(mode="after")

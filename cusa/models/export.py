@@ -21,6 +21,7 @@ from cusa.models import onnx_pair
 from cusa.models import student as students
 from cusa.models.config import EXPORT_FORMATS
 from cusa.models.features import FEATURES
+from cusa.models.pixels import model_inputs
 from cusa.models.quiet import quiet
 from cusa.models.students.base import Space, Student
 from cusa.models.students.dual_encoder import DualEncoder
@@ -328,7 +329,8 @@ def _compare_hf(student: DualEncoder, folder: Path) -> float:
     )
     if not torch.equal(again["input_ids"], tokens["input_ids"]):
         return float("inf")
-    features = {"image": model.get_image_features(pixel_values=pixels), "text": model.get_text_features(**tokens)}
+    images = model.get_image_features(**model_inputs(pixels, student.preprocess))
+    features = {"image": images, "text": model.get_text_features(**tokens)}
     worst = 0.0
     spaces: tuple[Space, ...] = ("cross", "uni") if student.has_uni else ("cross",)
     for space in spaces:

@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from cusa.errors import ConfigError
 from cusa.manifests.storage import store
+from cusa.models.pixels import grey, model_inputs, packed
+from cusa.models.preprocess import Preprocess
 from cusa.models.quiet import quiet
 from cusa.models.students.dual_encoder import DualEncoder
 from cusa.models.towers.two_tower import TwoTower
 
 _Modality = Literal["image", "text"]
 _MODALITIES: tuple[_Modality, ...] = ("image", "text")
+_NAFLEX = ("pixel_values", "spatial_shapes")
 _ONE_FILE = 1 << 30
 """Bytes of weights up to which they lie in the file itself; protobuf ends at two gigabytes."""
 
@@ -30,7 +33,8 @@ _ONE_FILE = 1 << 30
 def write(student: DualEncoder | TwoTower, folder: Path) -> None:
     """Write `image.onnx`, `text.onnx`, the tokenizer, and `reading.json`: how pictures and captions are made ready.
 
-    Inputs: `pixels` (B, 3, S, S) float32, normalised; `input_ids` and, where the towers read one, `attention_mask`
+    Inputs: `pixels` (B, 3, S, S) float32, normalised, or of a NaFlex `pixel_values` (B, N, 3 P P) and `spatial_shapes`
+    (B, 2), as `cusa.models.pixels.model_inputs` has them; `input_ids` and, where the towers read one, `attention_mask`
     (B, L) int64. Outputs: `cross` and, with uni-modal heads, `uni`: (B, D) float32 unit rows. B is free, and L too
     where the student does not pad to its full length.
 
@@ -46,10 +50,12 @@ def write(student: DualEncoder | TwoTower, folder: Path) -> None:
     dimensions: dict[int, Any] = {0: batch}
     if text["padding"] != "max_length":
         dimensions[1] = torch.export.Dim("length", max=text["context"])
-    size = student.preprocess.size
     tokens = student.tokenize(["a dog on the grass", "two people"])
-    inputs = {"image": {"pixels": torch.zeros(2, 3, size, size)}, "text": tokens}
-    shapes: dict[str, dict[str, Any]] = {"image": {"pixels": {0: batch}}, "text": dict.fromkeys(tokens, dimensions)}
+    inputs = {"image": _image_inputs(student, grey(student.preprocess).repeat_interleave(2, 0)), "text": tokens}
+    shapes: dict[str, dict[str, Any]] = {
+        "image": dict.fromkeys(inputs["image"], {0: batch}),
+        "text": dict.fromkeys(tokens, dimensions),
+    }
     for modality in _MODALITIES:
         tower = _Tower(student, modality, list(inputs[modality])).eval()
         with _quiet(), torch.no_grad():
@@ -89,9 +95,8 @@ def largest_difference(
         )
         for count in (1, len(pictures if modality == "image" else texts)):
             if modality == "image":
-                inputs: dict[str, Tensor] = {
-                    "pixels": torch.stack([student.image_transform(picture) for picture in pictures[:count]])
-                }
+                pixels = torch.stack([student.image_transform(picture) for picture in pictures[:count]])
+                inputs = _image_inputs(student, pixels)
             else:
                 inputs = student.tokenize(texts[:count])
             with torch.no_grad():
@@ -122,11 +127,20 @@ def use(student: DualEncoder | TwoTower) -> list[str]:
         "",
         f"read, tokenizer = AutoImageProcessor.from_pretrained(FOLDER), {load}",
         f"image, text = (onnxruntime.InferenceSession(f'{{FOLDER}}/{{modality}}.onnx') for modality in {_MODALITIES})",
-        "pixels = read(images=[PIL_IMAGE], return_tensors='np')['pixel_values']",
-        f"rows = image.run({[*student.spaces]}, {{'pixels': pixels}})  # unit rows of each space",
+        *_use_image(student),
         call + (f"  # {clean}" if clean else ""),
         f"rows = text.run({[*student.spaces]}, {{name: tokens[name] for name in {text['inputs']}}})",
     ]
+
+
+def _use_image(student: DualEncoder | TwoTower) -> list[str]:
+    """Return the lines that embed a picture."""
+    if isinstance(student.preprocess, Preprocess):
+        pixels, inputs = "pixels = read(images=[PIL_IMAGE], return_tensors='np')['pixel_values']", "{'pixels': pixels}"
+    else:
+        pixels = "picture = read(images=[PIL_IMAGE], return_tensors='np')"
+        inputs = f"{{name: picture[name] for name in {_NAFLEX}}}"
+    return [pixels, f"rows = image.run({[*student.spaces]}, {inputs})  # unit rows of each space"]
 
 
 class _Tower(nn.Module):
@@ -144,8 +158,19 @@ class _Tower(nn.Module):
 
 def _rows(student: DualEncoder | TwoTower, modality: _Modality, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     """Embed one modality in every space, its tower run once."""
-    parts = student.image_parts(inputs["pixels"]) if modality == "image" else student.text_parts(dict(inputs))
+    if modality == "text":
+        parts = student.text_parts(dict(inputs))
+    else:
+        parts = student.image_parts(inputs["pixels"] if "pixels" in inputs else packed(**inputs))
     return tuple(student.embed(parts, space, modality) for space in student.spaces)
+
+
+def _image_inputs(student: DualEncoder | TwoTower, pixels: Tensor) -> dict[str, Tensor]:
+    """Return the inputs of `image.onnx`, of normalised pixels."""
+    if isinstance(student.preprocess, Preprocess):
+        return {"pixels": pixels}
+    inputs = model_inputs(pixels, student.preprocess)
+    return {name: inputs[name].contiguous() for name in _NAFLEX}
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""From cached squares to what a network sees of them, on whatever device they lie: pixels, and which of their patches.
+"""From cached pictures to what a network sees of them, on whatever device they lie: pixels, and which of their patches.
 
-Legend: B images, T patches, K kept ones, W width of the tower, S pixels a side.
+Legend: B images, T patches, K kept ones, W width of the tower, S pixels a side; N and P as in `cusa.models.naflex`.
 """
 
 from collections.abc import Iterator
@@ -9,23 +9,86 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from cusa.models.naflex import HEADER, AnyPreprocess, NaFlex
 from cusa.models.preprocess import Preprocess
 
 
-def normalise(squares: Tensor, preprocess: Preprocess) -> Tensor:
-    """Turn (B, 3, S, S) uint8 into float32 as `Preprocess.normalise` does, on the squares' own device."""
-    if squares.device.type == "cpu":
-        return torch.from_numpy(preprocess.normalise(squares.numpy()))
-    return on_device(squares, preprocess)
+def normalise(arrays: Tensor, preprocess: AnyPreprocess) -> Tensor:
+    """Turn a batch of arrays into float32 as the preprocessing's `normalise` does, on their own device.
+
+    Args:
+        arrays: (B, 3, S, S) uint8, or (B, 1 + N, 3 P P) uint8 of a NaFlex.
+        preprocess: whose arrays they are.
+
+    Returns:
+        As large; of a NaFlex the first row of each picture begins with h and w, and rows behind its patches are 0.
+    """
+    if isinstance(preprocess, NaFlex):
+        return _normalise_patches(arrays, preprocess)
+    if arrays.device.type == "cpu":
+        return torch.from_numpy(preprocess.normalise(arrays.numpy()))
+    return on_device(arrays, preprocess)
 
 
 def on_device(squares: Tensor, preprocess: Preprocess) -> Tensor:
-    """Do the same by arithmetic, where no table of 256 values can be looked up."""
+    """Do the same with squares by arithmetic, where no table of 256 values can be looked up."""
     mean, std = _constants(preprocess.mean, preprocess.std, squares.device)
     return (squares.to(torch.float32) / 255 - mean) / std
+
+
+def _normalise_patches(arrays: Tensor, preprocess: NaFlex) -> Tensor:
+    patches, header = arrays[:, 1:], arrays[:, 0, :HEADER].to(torch.float32)
+    grid_B2 = header[:, 0::2] + 256 * header[:, 1::2]
+    out = torch.zeros(arrays.shape, device=arrays.device)
+    out[:, 0, :2] = grid_B2
+    if arrays.device.type == "cpu":
+        out[:, 1:] = torch.from_numpy(preprocess.normalise(np.ascontiguousarray(patches.numpy())))
+    else:
+        mean, std = (one.reshape(3) for one in _constants(preprocess.mean, preprocess.std, arrays.device))
+        colours = patches.unflatten(-1, (-1, 3)).to(torch.float32)
+        out[:, 1:] = ((colours / 255 - mean) / std).flatten(-2)
+    number = torch.arange(patches.shape[1], device=arrays.device)
+    out[:, 1:] *= (number < grid_B2.prod(1, keepdim=True))[:, :, None]
+    return out
+
+
+def model_inputs(pixels: Tensor, preprocess: AnyPreprocess) -> dict[str, Tensor]:
+    """Return what a vision model of transformers takes of normalised pixels, by name.
+
+    Args:
+        pixels: what `normalise` returned.
+        preprocess: whose they are.
+
+    Returns:
+        `pixel_values`; of a NaFlex (B, N, 3 P P), with `pixel_attention_mask` (B, N), 1 for patches that are there, and
+        `spatial_shapes` (B, 2), h and w of each picture.
+    """
+    if not isinstance(preprocess, NaFlex):
+        return {"pixel_values": pixels}
+    shapes_B2 = pixels[:, 0, :2].to(torch.int64)
+    number = torch.arange(pixels.shape[1] - 1, device=pixels.device)
+    return {
+        "pixel_values": pixels[:, 1:],
+        "pixel_attention_mask": (number < shapes_B2.prod(1, keepdim=True)).to(torch.int32),
+        "spatial_shapes": shapes_B2,
+    }
+
+
+def packed(pixel_values: Tensor, spatial_shapes: Tensor) -> Tensor:
+    """Return the normalised pixels of which `model_inputs` of a NaFlex made these two: (B, 1 + N, 3 P P)."""
+    header = nn.functional.pad(spatial_shapes.to(pixel_values.dtype), (0, pixel_values.shape[2] - 2))
+    return torch.cat([header[:, None], pixel_values], 1)
+
+
+def grey(preprocess: AnyPreprocess, device: torch.device | None = None) -> Tensor:
+    """Return the normalised pixels of one grey picture, to try a model on."""
+    array = preprocess.array(Image.new("RGB", (64, 48), (128, 128, 128)))
+    return normalise(torch.from_numpy(array.copy()[None]).to(device), preprocess)
 
 
 @lru_cache(maxsize=64)

@@ -21,17 +21,18 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError)
 """What Pillow raises for bytes that are no whole image; some of it surprising, all of it seen on broken files."""
 
-_MOST_PIXELS = 1 << 24
+MOST_PIXELS = 1 << 24
 """Pixels that scaling may make on the way; thin pictures would make more."""
 _NO_CROP_PCT = 384
 """Pixels a side from which Hugging Face's processor of ConvNeXt squashes."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-_RESAMPLE = {
+RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
     "lanczos": Image.Resampling.LANCZOS,
     "nearest": Image.Resampling.NEAREST,
 }
+"""Pillow's filters by the names that a preprocessing has for them."""
 
 
 def decode_rgb(data: bytes, *, max_pixels: int = 200_000_000, draft: int = 0) -> Image.Image:
@@ -124,22 +125,27 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         assert self.fit in ("crop", "squash"), self.fit
-        assert self.resample in _RESAMPLE, self.resample
+        assert self.resample in RESAMPLE, self.resample
         assert self.resize == 0 or self.resize >= self.size, (self.resize, self.size)
 
-    def square(self, image: Image.Image | np.ndarray) -> np.ndarray:
+    @property
+    def own_proportions(self) -> bool:
+        """Whether a crop should have the picture's own proportions: a square is then made of any of them."""
+        return self.fit == "squash"
+
+    @property
+    def decoded_side(self) -> int:
+        """Pixels that both sides of a decoded picture must keep for nothing to be lost."""
+        return self.resize or self.size
+
+    def array(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """Scale and cut an RGB image: (3, S, S) uint8, what a cache keeps."""
-        if isinstance(image, np.ndarray):
-            raise DataError(
-                f"The shards hold arrays of shape {image.shape} (region features), and this student reads pictures. "
-                "Set student.kind=sgraf, or shard the pictures."
-            )
-        assert image.mode == "RGB", image.mode
+        image = picture_only(image)
         width, height = image.size
-        filter_ = _RESAMPLE[self.resample]
+        filter_ = RESAMPLE[self.resample]
         if self.fit == "squash":
             # Pillow may scale the width first, which would make a far larger picture of a thin one.
-            if height * self.size > _MOST_PIXELS:
+            if height * self.size > MOST_PIXELS:
                 image = image.resize((width, self.size), filter_)
             cut = image.resize((self.size, self.size), filter_)
         else:
@@ -147,7 +153,7 @@ class Preprocess:
             wide, tall = int(short * width / height), int(short * height / width)
             scaled = (short, tall) if width <= height else (wide, short)
             left, top = round((scaled[0] - self.size) / 2), round((scaled[1] - self.size) / 2)
-            if scaled[0] * scaled[1] > _MOST_PIXELS:
+            if scaled[0] * scaled[1] > MOST_PIXELS:
                 # Only what the crop needs. Not for all pictures: what Pillow rounds on the way differs.
                 across, down = width / scaled[0], height / scaled[1]
                 box = (left * across, top * down, (left + self.size) * across, (top + self.size) * down)
@@ -156,19 +162,32 @@ class Preprocess:
                 cut = image.resize(scaled, filter_).crop((left, top, left + self.size, top + self.size))
         return np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1))
 
-    def square_of(self, image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
+    def array_of(self, image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
         """Scale a part of an RGB image to the whole square: (3, S, S) uint8.
 
         Args:
             image: the image.
             box: left, top, right, bottom in pixels, inside it.
         """
-        filter_ = _RESAMPLE[self.resample]
-        if (box[3] - box[1]) * self.size > _MOST_PIXELS:  # as in `square`
+        filter_ = RESAMPLE[self.resample]
+        if (box[3] - box[1]) * self.size > MOST_PIXELS:  # as in `array`
             image = image.resize((box[2] - box[0], self.size), filter_, box=box)
             box = (0, 0, *image.size)
         cut = image.resize((self.size, self.size), filter_, box=box)
         return np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1))
+
+    def packed(self, picture: np.ndarray) -> np.ndarray:
+        """Return what a cache keeps of a picture (3, S, S): itself; see `cusa.models.naflex` for others."""
+        return picture
+
+    def unpacked(self, array: np.ndarray) -> np.ndarray:
+        """Return the picture (3, S, S) uint8 that a cache keeps."""
+        return array
+
+    def in_words(self) -> str:
+        """Return how a picture is scaled, as a model card says it."""
+        fit = "squashed" if self.fit == "squash" else f"shorter side to {self.resize or self.size}, cut"
+        return f"{self.resample}, {fit} to {self.size} x {self.size}"
 
     def normalise(self, square: np.ndarray) -> np.ndarray:
         """Turn (..., 3, S, S) uint8 into float32: divided by 255, less the mean, divided by the deviation."""
@@ -216,7 +235,7 @@ class Preprocess:
             "do_rescale": True,
             "do_normalize": True,
             "do_convert_rgb": True,
-            "resample": int(_RESAMPLE[self.resample]),
+            "resample": int(RESAMPLE[self.resample]),
             "image_mean": list(self.mean),
             "image_std": list(self.std),
         }
@@ -258,7 +277,7 @@ class Preprocess:
         size = crop or _side(fields.get("size")) or image_size
         shorter = _side(fields.get("size")) or size
         squash = not crop and "shortest_edge" not in _sides(fields) and bool(fields)
-        names = {int(value): name for name, value in _RESAMPLE.items()}
+        names = {int(value): name for name, value in RESAMPLE.items()}
         return Preprocess(
             size=size,
             fit="squash" if squash else "crop",
@@ -267,6 +286,21 @@ class Preprocess:
             mean=tuple(fields.get("image_mean", CLIP_MEAN)),
             std=tuple(fields.get("image_std", CLIP_STD)),
         )
+
+
+def picture_only(image: Image.Image | np.ndarray) -> Image.Image:
+    """Return an RGB image as it is, and refuse the array of a `.npy` member.
+
+    Raises:
+        DataError: if it is an array.
+    """
+    if isinstance(image, np.ndarray):
+        raise DataError(
+            f"The shards hold arrays of shape {image.shape} (region features), and this student reads pictures. "
+            "Set student.kind=sgraf, or shard the pictures."
+        )
+    assert image.mode == "RGB", image.mode
+    return image
 
 
 def _sides(fields: Mapping[str, Any]) -> Mapping[str, int]:

@@ -36,7 +36,7 @@ def test_square_and_numbers_equal_the_reference(golden: Path, name: str) -> None
         if f"{name}/crop_uint8_{size}" not in arrays:
             continue
         preprocess = Preprocess(size)
-        square = preprocess.square(image)
+        square = preprocess.array(image)
         np.testing.assert_array_equal(square.transpose(1, 2, 0), arrays[f"{name}/crop_uint8_{size}"])
         if size == 64:
             np.testing.assert_allclose(preprocess.normalise(square), arrays[f"{name}/pixels_{size}"], rtol=0, atol=1e-6)
@@ -55,7 +55,7 @@ def test_normalise_is_the_formula() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(["crop", "squash"]), st.sampled_from([0, 20]))
 def test_every_shape_becomes_the_square(width: int, height: int, fit: str, resize: int) -> None:
-    square = Preprocess(16, fit=fit, resize=resize).square(Image.new("RGB", (width, height), (1, 2, 3)))
+    square = Preprocess(16, fit=fit, resize=resize).array(Image.new("RGB", (width, height), (1, 2, 3)))
     assert square.shape == (3, 16, 16)
     assert square.dtype == np.uint8
     assert (square == np.array([1, 2, 3])[:, None, None]).all()  # no black border was cut in
@@ -169,7 +169,7 @@ def test_scaled_decoding_keeps_enough_pixels_and_nearly_the_picture() -> None:
 def test_square__a_thin_picture_takes_neither_time_nor_memory(size: tuple[int, int], fit: str) -> None:
     image = Image.new("RGB", size, (200, 30, 90))
     with _peak() as peak:
-        square = Preprocess(fit=fit).square(image)
+        square = Preprocess(fit=fit).array(image)
     assert peak() < 400 << 20, "less than the picture itself, three times"
     assert (square.transpose(1, 2, 0) == (200, 30, 90)).all()
 
@@ -182,9 +182,9 @@ def test_square__cropped_before_scaling_is_the_same_picture(
     y, x = np.mgrid[: size[1], : size[0]]
     smooth = np.stack([x * 255 / size[0], y * 255 / size[1], 255 - y * 255 / size[1]], axis=-1)
     image = Image.fromarray(smooth.astype(np.uint8))
-    whole = Preprocess(64, resize=resize).square(image).astype(int)
+    whole = Preprocess(64, resize=resize).array(image).astype(int)
     monkeypatch.setattr(preprocess, "_MOST_PIXELS", 0)
-    part = Preprocess(64, resize=resize).square(image).astype(int)
+    part = Preprocess(64, resize=resize).array(image).astype(int)
     assert np.abs(part - whole).max() <= 2
     assert np.ptp(whole) > 20, "the picture is not all of one colour"
 
@@ -290,7 +290,7 @@ def test_decode__other_arrays_are_refused(array: np.ndarray) -> None:
 def test_square__an_array_is_no_picture() -> None:
     features: object = np.zeros((3, 4), np.float32)
     with pytest.raises(DataError, match=r"arrays of shape \(3, 4\).*student.kind=sgraf"):
-        Preprocess().square(features)  # type: ignore[arg-type]
+        Preprocess().array(features)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -302,9 +302,9 @@ def test_square__scales_the_shorter_side_and_cuts_the_middle(size: tuple[int, in
     width, height = (short, size[1] * short // size[0]) if size[0] <= size[1] else (size[0] * short // size[1], short)
     left, top = round((width - 16) / 2), round((height - 16) / 2)
     expected = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))[top : top + 16, left : left + 16]
-    np.testing.assert_array_equal(Preprocess(16, resize=resize).square(image).transpose(1, 2, 0), expected)
+    np.testing.assert_array_equal(Preprocess(16, resize=resize).array(image).transpose(1, 2, 0), expected)
     squashed = np.asarray(image.resize((16, 16), Image.Resampling.NEAREST))
-    got = Preprocess(16, fit="squash", resample="nearest").square(image)
+    got = Preprocess(16, fit="squash", resample="nearest").array(image)
     np.testing.assert_array_equal(got.transpose(1, 2, 0), squashed)
 
 

@@ -4,6 +4,7 @@ Legend: B pairs or items, D width of an embedding, C H W channels and pixels of 
 """
 
 import abc
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cusa.errors import ConfigError
 from cusa.manifests.words import counted
 from cusa.models.config import StudentConfig
 from cusa.models.features import FeatureTable
@@ -22,6 +24,7 @@ Space = Literal["cross", "uni"]
 """`cross`: images and texts side by side. `uni`: images among images, texts among texts (what USA teaches)."""
 
 
+_COUNTING = threading.Lock()
 CARD = "student.json"
 """In every model folder: its class, its preprocessing, and the heads of each task."""
 
@@ -44,8 +47,12 @@ class Student(nn.Module, abc.ABC):
     """D of the cross-modal embedding."""
     notes: tuple[str, ...] = ()
     """Sentences on how its weights were read, for the user."""
+    read: int = 0
+    """Captions that `tokenize` has read so far, each as often as it was."""
     truncated: int = 0
-    """Captions that `tokenize` has truncated so far to the student's context."""
+    """Of these, how many had more tokens than the student reads."""
+    shortened: int = 0
+    """Of these, how many had more words than the clean-up keeps."""
 
     features: Mapping[str, FeatureTable] = {}
     """`image`, `text` -> table whose rows (B, W) it takes as pixels, or as the tokens `features`, where a split has
@@ -71,11 +78,16 @@ class Student(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def image_array(self, image: Image.Image) -> np.ndarray:
-        """Turn an RGB image into the array that a loader caches, of one shape and type; uint8 where possible."""
+        """Turn an RGB image into the array that a loader caches, of one shape and type; uint8 where possible.
+
+        A model that reads pictures in their own proportions packs them into one shape: see `cusa.models.naflex`.
+        """
 
     @abc.abstractmethod
     def pixels(self, arrays: Tensor) -> Tensor:
-        """Turn a batch of such arrays (B, ...) into the float input (B, C, H, W), on the arrays' device."""
+        """Turn a batch of such arrays (B, ...) into the float input (B, C, H, W), or (B, ...) of another kind, on the
+        arrays' device.
+        """
 
     @abc.abstractmethod
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -156,15 +168,48 @@ class Student(nn.Module, abc.ABC):
         """Return what a tower gives, (B, W) float32, before anything that learns; required where `frozen`."""
         raise NotImplementedError(f"{type(self).__name__} says frozen and has no tower_features")
 
+    def read_patches(self, most: int, *, key: str) -> None:
+        """Read pictures as so many patches at most from now on; for students that read them in their own proportions.
+
+        Args:
+            most: patches of a picture.
+            key: of the settings, for the message.
+
+        Raises:
+            ConfigError: if the student reads pictures in one size, or has no positions for so many patches.
+        """
+        raise ConfigError(
+            f"{key} is {most}, and a {type(self).__name__} does not read pictures as a chosen number of patches. Set "
+            f"{key}=0.",
+            key=key,
+        )
+
+    def count_captions(self, read: int, *, truncated: int, shortened: int = 0) -> None:
+        """Count captions that `tokenize` read, for `remarks`; from any thread."""
+        with _COUNTING:
+            self.read += read
+            self.truncated += truncated
+            self.shortened += shortened
+
     def remarks(self) -> tuple[str, ...]:
         """Return full sentences for the user: how its weights were read, captions truncated, words unknown."""
-        if not self.truncated:
+        text: Mapping[str, Any] = (getattr(self, "card", None) or {}).get("text", {})
+        tokens = f"than {text['context']} tokens" if "context" in text else "tokens than the student reads"
+        parts = [
+            f"{self._share(number)} had more {limit}"
+            for number, limit in (
+                (self.truncated, tokens),
+                (self.shortened, f"than {text.get('max_words')} words (student.max_words)"),
+            )
+            if number
+        ]
+        if not parts:
             return self.notes
-        verb = "was" if self.truncated == 1 else "were"
-        cut = (
-            f"{counted(self.truncated, 'caption')} (counted each time it is read) {verb} longer than the student reads."
-        )
+        cut = f"Captions were cut: of {counted(self.read, 'caption')} read (each time counted) {' and '.join(parts)}."
         return (*self.notes, cut)
+
+    def _share(self, number: int) -> str:
+        return f"{number:,} ({number / max(self.read, number):.1%})"
 
     @abc.abstractmethod
     def save(self, folder: Path) -> None:

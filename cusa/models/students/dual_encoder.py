@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from cusa.errors import DataError
 from cusa.manifests.storage import store
-from cusa.models import checkpoint_file, source
-from cusa.models.captions import clean_caption, repair
+from cusa.models import checkpoint_file, naflex, source
+from cusa.models.captions import clean_caption, prepare, token_positions
 from cusa.models.config import StudentConfig
-from cusa.models.pixels import Patches, normalise, of_vision_model
+from cusa.models.pixels import Patches, model_inputs, normalise, of_vision_model
 from cusa.models.preprocess import Preprocess
 from cusa.models.quiet import quiet
 from cusa.models.students import architecture, lora, openai_clip, vocabulary
@@ -63,7 +63,7 @@ class DualEncoder(Student):
                 for space in card["heads"]
             }
         )
-        self.preprocess = Preprocess.from_json(card["preprocess"])
+        self.preprocess = naflex.from_json(card["preprocess"])
         self.tokenizer = tokenizer
         for name, parameter in self.backbone.named_parameters():
             # CLIP's own temperature and SigLIP's bias: the losses have temperatures of their own.
@@ -93,7 +93,8 @@ class DualEncoder(Student):
             torch.manual_seed(seed + 1)
             # Heads that a checkpoint or a run brings go on learning; others are new.
             known = {name: value for name, value in heads.items() if name.partition(".")[0] in spaces}
-            card = {**card, "heads": spaces, "text": {**card["text"], **text}}
+            card = {**folders.as_wished(card, config, backbone.config), "heads": spaces}
+            card["text"] = {**card["text"], **text}
             student = DualEncoder(backbone, tokenizer, card, head_std=config.head_std).train()
             student.notes = notes
             student.heads.load_state_dict(known, strict=False)
@@ -175,8 +176,8 @@ class DualEncoder(Student):
             store.write_json(place / CARD, self.card)
 
     def image_array(self, image: Image.Image) -> np.ndarray:
-        """Scale and cut an RGB image: (3, S, S) uint8."""
-        return self.preprocess.square(image)
+        """Scale and cut an RGB image: (3, S, S) uint8, or patches as `NaFlex.array` gives them."""
+        return self.preprocess.array(image)
 
     def tower(self, modality: Literal["image", "text"]) -> tuple[str, ...]:
         """Return the names of a tower and its projection, as Hugging Face gives them."""
@@ -186,10 +187,12 @@ class DualEncoder(Student):
     def patches(self) -> Patches | None:
         """Return those of the image tower, where it is one that takes any number of them."""
         model = getattr(self.backbone, "vision_model", None)
-        return None if model is None else of_vision_model(model, size=self.preprocess.size)
+        if model is None or not isinstance(self.preprocess, Preprocess):
+            return None
+        return of_vision_model(model, size=self.preprocess.size)
 
     def pixels(self, arrays: Tensor) -> Tensor:
-        """Normalise (B, 3, S, S) uint8 to float32."""
+        """Normalise a batch of arrays to float32; see `cusa.models.pixels.normalise`."""
         return normalise(arrays, self.preprocess)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -198,24 +201,30 @@ class DualEncoder(Student):
         Raises:
             DataError: if nothing is left of a caption once cleaned.
         """
-        text, texts = self.card["text"], self.cleaned(texts)
+        text = self.card["text"]
+        cleaned, shortened = prepare(texts, text)
         with _TOKENIZING:
             tokens = self.tokenizer(
-                texts, padding=text["padding"], truncation=True, max_length=text["context"], return_tensors="pt"
+                cleaned, padding=text["padding"], truncation=True, max_length=text["context"], return_tensors="pt"
             )
-            self.truncated += sum(bool(encoding.overflowing) for encoding in tokens.encodings or ())
+            truncated = sum(bool(encoding.overflowing) for encoding in tokens.encodings or ())
+        self.count_captions(len(texts), truncated=truncated, shortened=shortened)
         return {name: tokens[name] for name in text["inputs"]}
 
     def cleaned(self, texts: Sequence[str]) -> list[str]:
         """Return captions as the tokenizer gets them."""
-        text = self.card["text"]
-        if text["transform"] == "clean":
-            texts = [clean_caption(words, text["max_words"]) for words in texts]
-        return [repair(words) for words in texts] if text["repair"] else list(texts)
+        return prepare(texts, self.card["text"])[0]
+
+    def read_patches(self, most: int, *, key: str) -> None:
+        """Read pictures as so many patches at most; see `Student.read_patches`."""
+        config: Any = self.backbone.config
+        self.preprocess = naflex.choose_patches(self.preprocess, most, config.vision_config, key=key, name=self.name)
+        self.card["preprocess"] = self.preprocess.to_json()
 
     def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return `pooled` (B, W): what the image tower gives."""
-        return {"pooled": _pooled(self.backbone.get_image_features(pixel_values=pixels))}  # type: ignore[operator]
+        inputs = model_inputs(pixels, self.preprocess)
+        return {"pooled": _pooled(self.backbone.get_image_features(**inputs))}  # type: ignore[operator]
 
     def text_parts(self, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return `pooled` (B, W): what the text tower gives."""
@@ -283,18 +292,10 @@ def _from_scratch(config: StudentConfig, captions: Sequence[str]) -> tuple[nn.Mo
 def _from_hugging_face(name: str, *, revision: str = "") -> tuple[nn.Module, Any, dict[str, Any]]:
     backbone, tokenizer = _load_backbone(name, revision)
     config: Any = backbone.config
-    path = Path(name) / "preprocessor_config.json"
-    if Path(name).is_dir():
-        fields = store.read_json(path) if path.is_file() else {}
-    else:
-        from transformers.utils.hub import cached_file
-
-        config_path = cached_file(
-            name, path.name, _raise_exceptions_for_missing_entries=False, **_where(name, revision)
-        )
-        fields = store.read_json(Path(config_path)) if config_path else {}
-    preprocess = Preprocess.from_hugging_face(fields, image_size=config.vision_config.image_size)
-    return backbone, tokenizer, _card(name, backbone, preprocess, config.text_config.max_position_embeddings, tokenizer)
+    fields = hub.image_processor(name, _where(name, revision))
+    preprocess = naflex.from_hugging_face(fields, config.vision_config, name=name)
+    context = token_positions(config.text_config) or tokenizer.model_max_length
+    return backbone, tokenizer, _card(name, backbone, preprocess, context, tokenizer)
 
 
 class _Checkpoint(NamedTuple):
@@ -357,16 +358,20 @@ def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
             "such as openai/clip-vit-base-patch32.",
             name=name,
         )
-    if not isinstance(getattr(backbone.config.vision_config, "image_size", None), int):
+    vision = backbone.config.vision_config
+    if not naflex.is_variable(vision) and not isinstance(getattr(vision, "image_size", None), int):
         raise DataError(
-            f"{name!r} is a {type(backbone).__name__} without a fixed image size (NaFlex), which is not read here. "
-            "Give its fixed-size sister, such as google/siglip2-base-patch16-224.",
+            f"{name!r} is a {type(backbone).__name__} whose pictures have no fixed size, which is read of SigLIP 2's "
+            "NaFlex models alone. Give one of them, or a model of a fixed size such as "
+            "google/siglip2-base-patch16-224.",
             name=name,
         )
     return backbone, tokenizer
 
 
-def _card(name: str, backbone: nn.Module, preprocess: Preprocess, context: int, tokenizer: Any) -> dict[str, Any]:
+def _card(
+    name: str, backbone: nn.Module, preprocess: naflex.AnyPreprocess, context: int, tokenizer: Any
+) -> dict[str, Any]:
     """Return what a folder needs to be read again, heads apart."""
     from transformers import CLIPTokenizer
 

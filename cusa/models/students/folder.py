@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from cusa.errors import DataError, did_you_mean
 from cusa.manifests.storage import store
+from cusa.models import naflex
+from cusa.models.captions import choose_tokens, token_positions
+from cusa.models.config import StudentConfig
 from cusa.models.students import lora
 from cusa.models.students.base import CARD
 
@@ -61,6 +64,34 @@ def write(
         if also is not None:
             also(place)
         store.write_json(place / CARD, {**card, "format": FORMAT})
+
+
+def as_wished(card: Mapping[str, Any], config: StudentConfig, settings: Any) -> dict[str, Any]:
+    """Return a dual encoder's card with the patches of a picture and the tokens of a caption that are asked for.
+
+    Args:
+        card: what the model says of itself.
+        config: with `max_patches` and `max_tokens`.
+        settings: configuration of the dual encoder in transformers.
+
+    Raises:
+        ConfigError: if the model cannot read so many.
+    """
+    preprocess = naflex.choose_patches(
+        naflex.from_json(card["preprocess"]),
+        config.max_patches,
+        settings.vision_config,
+        key="student.max_patches",
+        name=config.name,
+    )
+    context = choose_tokens(
+        config.max_tokens,
+        card["text"]["context"],
+        token_positions(settings.text_config),
+        key="student.max_tokens",
+        name=config.name,
+    )
+    return {**card, "preprocess": preprocess.to_json(), "text": {**card["text"], "context": context}}
 
 
 def find(name: str, kind: str) -> Path | None:

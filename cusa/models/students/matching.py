@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cusa.models.captions import clean_caption
+from cusa.models.captions import prepare
 from cusa.models.preprocess import Preprocess
 from cusa.models.students import vocabulary
 from cusa.models.students.base import Student
@@ -70,7 +70,7 @@ class Matching(Student, abc.ABC):
 
     def image_array(self, image: Image.Image) -> np.ndarray:
         """Squash an RGB image to (3, S, S) uint8."""
-        return self.preprocess.square(image)
+        return self.preprocess.array(image)
 
     def pixels(self, arrays: Tensor) -> Tensor:
         """Normalise (B, 3, S, S) uint8 to float32."""
@@ -78,11 +78,9 @@ class Matching(Student, abc.ABC):
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Clean and tokenise captions: `input_ids` and `attention_mask`, both (B, L)."""
-        text = self.card["text"]
-        if text["transform"] == "clean":
-            texts = [clean_caption(words, text["max_words"]) for words in texts]
-        tokens = vocabulary.encode(self._tokenizer, texts, context=text["context"])
-        self.truncated += tokens.cut
+        cleaned, shortened = prepare(texts, self.card["text"])
+        tokens = vocabulary.encode(self._tokenizer, cleaned, context=self.card["text"]["context"])
+        self.count_captions(len(texts), truncated=tokens.cut, shortened=shortened)
         return {"input_ids": tokens.ids, "attention_mask": tokens.mask}
 
     def forward(self, pixels_BCHW: Tensor, tokens: dict[str, Tensor]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cusa.errors import ConfigError, DataError
-from cusa.models.captions import TRANSFORMS, clean_caption
+from cusa.models.captions import TRANSFORMS, prepare
 from cusa.models.config import StudentConfig
 from cusa.models.preprocess import Preprocess
 from cusa.models.students import folder as folders
@@ -194,7 +194,7 @@ class Sgraf(Student):
     def image_array(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """Return a picture as (3, S, S) uint8, or the regions of a shard as (R, F) float32, absent ones 0."""
         if self.preprocess is not None:
-            return self.preprocess.square(image)
+            return self.preprocess.array(image)
         max_regions, width = self.card["network"]["regions"], self.card["network"]["region_width"]
         if not isinstance(image, np.ndarray):
             raise DataError(
@@ -220,11 +220,9 @@ class Sgraf(Student):
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Clean and tokenise captions: `input_ids` and `attention_mask`, both (B, L)."""
-        text = self.card["text"]
-        if text["transform"] == "clean":
-            texts = [clean_caption(words, text["max_words"]) for words in texts]
-        tokens = vocabulary.encode(self._tokenizer, texts, context=text["context"])
-        self.truncated += tokens.cut
+        cleaned, shortened = prepare(texts, self.card["text"])
+        tokens = vocabulary.encode(self._tokenizer, cleaned, context=self.card["text"]["context"])
+        self.count_captions(len(texts), truncated=tokens.cut, shortened=shortened)
         self.words += int(tokens.mask.sum()) - 2 * len(texts)
         self.unknown += int((tokens.ids == self._unknown_id).sum())
         return {"input_ids": tokens.ids, "attention_mask": tokens.mask}

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -83,6 +84,31 @@ def model_folder(name: str) -> Path | None:
         if isinstance(config_path, str):
             return Path(config_path).parent
     return None
+
+
+def image_processor(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a model's images are prepared, as its folder says it; empty where it does not.
+
+    Args:
+        name: a folder, or a hub name without revision.
+        arguments: what `where` returned of it.
+
+    Returns:
+        The content of `preprocessor_config.json`, or the part of `processor_config.json` that speaks of images: where
+        transformers 5 writes it for models of images and texts.
+    """
+    fields = _json(name, "preprocessor_config.json", arguments)
+    return fields or dict(_json(name, "processor_config.json", arguments).get("image_processor") or {})
+
+
+def _json(name: str, file: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    if Path(name).is_dir():
+        path = Path(name) / file
+        return store.read_json(path) if path.is_file() else {}
+    from transformers.utils.hub import cached_file
+
+    in_cache = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **arguments)
+    return store.read_json(Path(in_cache)) if in_cache else {}
 
 
 def model_provenance(name: str) -> dict[str, str]:

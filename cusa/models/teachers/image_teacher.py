@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cusa.models.device import Device, unit_rows
-from cusa.models.preprocess import Preprocess
+from cusa.models.naflex import AnyPreprocess, NaFlex
+from cusa.models.pixels import normalise
 
 _BATCH = 64  # images a forward pass where the caller does not cut batches itself
 
@@ -22,7 +23,8 @@ class ImageTeacher:
     Args:
         name: the folder's name of its tables.
         network: what holds the weights.
-        features: (B, 3, S, S) normalised pixels to (B, D) features, through `network`.
+        features: normalised pixels, (B, 3, S, S) or as `cusa.models.pixels.normalise` gives them of a NaFlex, to (B, D)
+            features, through `network`.
         width: D.
         preprocess: how an image becomes pixels.
         provenance: teacher, revision and weights_sha256.
@@ -38,7 +40,7 @@ class ImageTeacher:
         network: nn.Module,
         features: Callable[[Tensor], Tensor],
         width: int,
-        preprocess: Preprocess,
+        preprocess: AnyPreprocess,
         provenance: Mapping[str, str],
         device: Device,
     ) -> None:
@@ -60,20 +62,23 @@ class ImageTeacher:
         return self._device.precision
 
     def prepare(self, items: Sequence[Image.Image]) -> np.ndarray:
-        """Scale and cut RGB images: (B, 3, S, S) uint8; threads may do it ahead of `embed`."""
-        return np.stack([self._preprocess.square(image) for image in items])
+        """Scale and cut RGB images into a batch of the preprocessing's arrays; threads may do it ahead of `embed`."""
+        return np.stack([self._preprocess.array(image) for image in items])
 
     @torch.inference_mode()
     def embed(self, prepared: np.ndarray, *, exact: bool = False) -> np.ndarray:
         """Embed what `prepare` returned in one pass: (B, D) float32 unit rows.
 
         Args:
-            prepared: (B, 3, S, S) uint8.
+            prepared: (B, 3, S, S) uint8, or patches.
             exact: calculate in float32 whatever the precision.
         """
         squares = self._device.send(prepared)
-        # The order of these three is the reference's: the numbers are equal to the bit.
-        pixels = (squares.to(torch.float32) / 255).sub_(self._mean).div_(self._std)
+        if isinstance(self._preprocess, NaFlex):
+            pixels = normalise(squares, self._preprocess)
+        else:
+            # The order of these three is the reference's: the numbers are equal to the bit.
+            pixels = (squares.to(torch.float32) / 255).sub_(self._mean).div_(self._std)
         with self._device.autocast(exact=exact):
             return unit_rows(self._features(pixels))
 
@@ -86,10 +91,14 @@ class ImageTeacher:
     def provenance(self) -> dict[str, str]:
         """Return what made the vectors."""
         how = self._preprocess
-        cut = f"shorter side to {how.resize or how.size}, centre {how.size}" if how.fit == "crop" else f"to {how.size}"
+        if isinstance(how, NaFlex):
+            scaled = how.in_words()
+        else:
+            cut = f"shorter side to {how.resize or how.size}, centre" if how.fit == "crop" else "to"
+            scaled = f"{how.resample} {cut} {how.size} x {how.size}"
         mean, std = (" ".join(f"{value:g}" for value in values) for values in (how.mean, how.std))
         return {
             **self._provenance,
-            "preprocessing": f"RGB, {how.resample} {cut} x {how.size}, mean {mean}, std {std}",
+            "preprocessing": f"RGB, {scaled}, mean {mean}, std {std}",
             "precision": self.precision,
         }

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from cusa.errors import DataError
 from cusa.manifests.origin import split_revision, teacher_name
-from cusa.manifests.storage import store
-from cusa.models import checkpoint_file
+from cusa.models import checkpoint_file, naflex
 from cusa.models.device import Device, Precision
-from cusa.models.preprocess import Preprocess
+from cusa.models.naflex import AnyPreprocess
+from cusa.models.pixels import grey, model_inputs
 from cusa.models.quiet import quiet
 from cusa.models.teachers import hub
 from cusa.models.teachers.hub import model_provenance
@@ -48,19 +48,16 @@ def load_vision(name: str, *, precision: Precision = "auto", device: str = "") -
             teacher=name,
         ) from error
     settings = getattr(network.config, "vision_config", network.config)
-    side = getattr(settings, "image_size", 224)
-    preprocess = Preprocess.from_hugging_face(
-        _preprocessor(plain, where), image_size=side if isinstance(side, int) else int(side[0])
-    )
+    preprocess = naflex.from_hugging_face(hub.image_processor(plain, where), settings, name=name)
     runs_on = Device(precision, device)
     runs_on.place(network)
 
-    def features(pixels_B3SS: Tensor) -> Tensor:
+    def features(pixels: Tensor) -> Tensor:
         forward = getattr(network, "get_image_features", network)
-        pooled: Tensor = forward(pixel_values=pixels_B3SS).pooler_output
+        pooled: Tensor = forward(**model_inputs(pixels, preprocess)).pooler_output
         return pooled
 
-    width = _width(name, features, preprocess.size, runs_on)
+    width = _width(name, features, preprocess, runs_on)
     provenance = model_provenance(name)
     return ImageTeacher(
         name=teacher_name(name),
@@ -74,26 +71,16 @@ def load_vision(name: str, *, precision: Precision = "auto", device: str = "") -
 
 
 @torch.inference_mode()
-def _width(name: str, features: Any, size: int, device: Device) -> int:
+def _width(name: str, features: Any, preprocess: AnyPreprocess, device: Device) -> int:
     """Run the model on an empty image and return the width of its output."""
     try:
-        pooled = features(torch.zeros((1, 3, size, size), device=device.torch))
+        pooled = features(grey(preprocess, device.torch))
         assert pooled.ndim == 2, pooled.shape
     except Exception as error:  # a model of another kind may raise anything
         raise DataError(
-            f"{name!r} gives no pooled output for images of {size} x {size} pixels ({type(error).__name__}: "
+            f"{name!r} gives no pooled output for images ({preprocess.in_words()}; {type(error).__name__}: "
             f"{str(error).strip().splitlines()[0] if str(error) else ''}). Give a vision model such as "
             "facebook/dinov2-base, or write a `module:Class` teacher around it.",
             teacher=name,
         ) from error
     return int(pooled.shape[1])
-
-
-def _preprocessor(name: str, where: dict[str, Any]) -> dict[str, Any]:
-    path = Path(name) / "preprocessor_config.json"
-    if Path(name).is_dir():
-        return store.read_json(path) if path.is_file() else {}
-    from transformers.utils.hub import cached_file
-
-    config_path = cached_file(name, path.name, _raise_exceptions_for_missing_entries=False, **where)
-    return store.read_json(Path(config_path)) if config_path else {}

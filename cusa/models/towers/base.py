@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cusa.models.naflex import AnyPreprocess, choose_patches
 from cusa.models.pixels import Patches
-from cusa.models.preprocess import Preprocess
 
 
 class Tower(nn.Module, abc.ABC):
@@ -33,13 +33,26 @@ class Tower(nn.Module, abc.ABC):
 
 
 class ImageTower(Tower):
-    """An encoder of images: `forward` takes normalised pixels (B, C, H, W) and returns features (B, W)."""
+    """An encoder of images: `forward` takes what `cusa.models.pixels.normalise` gives and returns features (B, W)."""
 
-    preprocess: Preprocess
+    preprocess: AnyPreprocess
     """How an image becomes pixels."""
 
     def patches(self) -> Patches | None:
         """Return its patches, where training may leave some out; see `cusa.models.pixels`."""
+        return None
+
+    def read_patches(self, most: int, *, key: str) -> None:
+        """Read pictures as so many patches at most from now on.
+
+        Raises:
+            ConfigError: if it reads pictures of one size, or has no positions for so many patches.
+        """
+        self.preprocess = choose_patches(self.preprocess, most, self.settings, key=key, name=str(self.card["name"]))
+
+    @property
+    def settings(self) -> Any:
+        """Its configuration in transformers; None where it has none."""
         return None
 
 

@@ -91,13 +91,11 @@ def towers_table(student: TwoTower) -> list[str]:
         mode = how.get(card["modes"].get(modality, ""), "not recorded")
         name = without_folders(tower["name"])
         lines.append(f"| {modality} | `{name}` | {licence} | {tower['width']:,} | {tower['parameters']:,} | {mode} |")
-    preprocess = student.preprocess
-    fit = "squashed" if preprocess.fit == "squash" else f"shorter side to {preprocess.resize or preprocess.size}, cut"
     return [
         *lines,
         "",
-        f"Pictures: RGB, {preprocess.resample}, {fit} to {preprocess.size} x {preprocess.size}. Captions: "
-        f"{card['text']['context']} tokens at most. The licences of both encoders hold for this model.",
+        f"Pictures: RGB, {student.preprocess.in_words()}. Captions: {card['text']['context']} tokens at most. The "
+        "licences of both encoders hold for this model.",
         "",
     ]
 

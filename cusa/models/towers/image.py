@@ -13,9 +13,12 @@ from torch import Tensor
 from cusa.errors import ConfigError
 from cusa.manifests.origin import teacher_name
 from cusa.manifests.storage import store
+from cusa.models import naflex
 from cusa.models.config import CLASS_NAME, ImageTowerConfig
-from cusa.models.pixels import Patches, of_vision_model
+from cusa.models.naflex import AnyPreprocess, NaFlex
+from cusa.models.pixels import Patches, grey, model_inputs, of_vision_model
 from cusa.models.preprocess import Preprocess
+from cusa.models.teachers import hub
 from cusa.models.towers import hugging_face, plugged
 from cusa.models.towers.base import ImageTower, first_line
 from cusa.models.towers.place import Place, locate
@@ -35,16 +38,17 @@ class HuggingFaceImage(ImageTower):
         ConfigError: if the model does not give such an output for a picture of the preprocessing's size.
     """
 
-    def __init__(self, model: Any, preprocess: Preprocess, card: Mapping[str, Any]) -> None:
+    def __init__(self, model: Any, preprocess: AnyPreprocess, card: Mapping[str, Any]) -> None:
         super().__init__(card, 0)
         self.model = model
         self.preprocess = preprocess
         self._pooling = str(card["pooling"])
         self.width = self._measure()
 
-    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> Tensor:
         """Encode pixels: (B, W)."""
-        output = self.model(pixel_values=pixels_BCHW)
+        inputs = model_inputs(pixels, self.preprocess)
+        output = self.model(**inputs)
         if self._pooling == "own":
             pooled = hugging_face.pooled_output(output, "image")
             assert pooled is not None
@@ -54,11 +58,21 @@ class HuggingFaceImage(ImageTower):
             return hidden.mean((2, 3))
         if self._pooling == "cls":
             return hidden[:, 0]
-        return hidden[:, -self._patches(pixels_BCHW) :].mean(1)
+        if isinstance(self.preprocess, NaFlex):
+            mask_BN1 = inputs["pixel_attention_mask"][:, :, None]
+            return (hidden * mask_BN1).sum(1) / mask_BN1.sum(1)
+        return hidden[:, -self._patches(pixels) :].mean(1)
 
     def patches(self) -> Patches | None:
         """Return its patches; None also where it averages them and has to know how many there are."""
-        return None if self._pooling == "mean" else of_vision_model(self.model, size=self.preprocess.size)
+        if self._pooling == "mean" or not isinstance(self.preprocess, Preprocess):
+            return None
+        return of_vision_model(self.model, size=self.preprocess.size)
+
+    @property
+    def settings(self) -> Any:
+        """Its configuration in transformers."""
+        return self.model.config
 
     def save(self, folder: Path) -> None:
         """Write the model and its preprocessing, as `AutoModel` and `AutoImageProcessor` read them."""
@@ -76,13 +90,14 @@ class HuggingFaceImage(ImageTower):
     @torch.no_grad()
     def _measure(self) -> int:
         """Encode an empty picture and return the width of its features."""
-        size, kind = self.preprocess.size, type(self.model).__name__
+        kind = type(self.model).__name__
         try:
-            output = self.model(pixel_values=torch.zeros(1, 3, size, size))
+            output = self.model(**model_inputs(grey(self.preprocess), self.preprocess))
         except Exception as error:  # a model of another kind may raise anything
             raise ConfigError(
-                f"{_KEY} is {self.card['name']!r}, a {kind}, which cannot read a picture of {size} x {size} pixels: "
-                f"{first_line(error)} Give a vision model such as facebook/dinov2-base, or a module:Class around it.",
+                f"{_KEY} is {self.card['name']!r}, a {kind}, which cannot read a picture "
+                f"({self.preprocess.in_words()}): {first_line(error)} Give a vision model such as "
+                "facebook/dinov2-base, or a module:Class around it.",
                 key=_KEY,
             ) from error
         if self._pooling == "own":
@@ -124,18 +139,22 @@ def load(config: ImageTowerConfig) -> ImageTower:
             key=_KEY,
         )
     if CLASS_NAME.fullmatch(config.name):
-        return plugged.make_image(config.name)
+        tower = plugged.make_image(config.name)
+        if config.max_patches:
+            tower.read_patches(config.max_patches, key="student.towers.image.max_patches")
+        return tower
     place = locate(config.name, _KEY)
     settings = hugging_face.check_modality(place, "image", _KEY)
     model = hugging_face.load(place, "image", _KEY, pooled=config.pooling == "own")
     timm = getattr(settings, "pretrained_cfg", None)
-    side = getattr(getattr(settings, "vision_config", settings), "image_size", None) or 224
+    vision = getattr(settings, "vision_config", settings)
     preprocess = (
         Preprocess.from_timm(timm)
         if timm
-        else Preprocess.from_hugging_face(
-            place.json("preprocessor_config.json"), image_size=side if isinstance(side, int) else int(side[0])
-        )
+        else naflex.from_hugging_face(hub.image_processor(place.name, place.where), vision, name=config.name)
+    )
+    preprocess = naflex.choose_patches(
+        preprocess, config.max_patches, vision, key="student.towers.image.max_patches", name=config.name
     )
     card = {
         "name": teacher_name(config.name) if Path(place.name).is_dir() else config.name,
@@ -147,7 +166,7 @@ def load(config: ImageTowerConfig) -> ImageTower:
     return HuggingFaceImage(model, preprocess, card)
 
 
-def read(folder: Path, card: Mapping[str, Any], preprocess: Preprocess) -> ImageTower:
+def read(folder: Path, card: Mapping[str, Any], preprocess: AnyPreprocess) -> ImageTower:
     """Read an encoder that `Tower.save` wrote.
 
     Args:

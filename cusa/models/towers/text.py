@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cusa.errors import ConfigError, DataError
 from cusa.manifests.origin import teacher_name
+from cusa.models.captions import choose_tokens, token_positions
 from cusa.models.config import CLASS_NAME, TextTowerConfig
 from cusa.models.quiet import quiet
 from cusa.models.towers import hugging_face, plugged
@@ -174,7 +175,7 @@ def _load_sentences(place: Place, card: dict[str, Any], config: TextTowerConfig,
             key=_KEY,
         )
     settings = model[0].model.config
-    positions = getattr(settings, "max_position_embeddings", None)
+    positions = token_positions(settings)
     tokenizer: Any = model.tokenizer
     context = _context(config, model.max_seq_length, tokenizer.model_max_length, positions)
     model.max_seq_length = context
@@ -231,7 +232,7 @@ def _load_clip(place: Place, card: dict[str, Any], config: TextTowerConfig) -> C
     reading = {
         "repair": isinstance(tokenizer, CLIPTokenizer),
         "prompt": "",
-        "context": _context(config, model.config.max_position_embeddings, None, model.config.max_position_embeddings),
+        "context": _context(config, token_positions(model.config), None, token_positions(model.config)),
         # SigLIP learned with captions padded to the full length and reads no mask.
         "padding": "max_length" if siglip else "longest",
         "inputs": ["input_ids"] if siglip else ["input_ids", "attention_mask"],
@@ -244,7 +245,10 @@ def _is_clip_half(place: Place) -> bool:
     """Return whether a folder holds what `ClipText.save` wrote."""
     fields = place.json("config.json")
     architecture = str((fields.get("architectures") or [""])[0])
-    return architecture.endswith("TextModelWithProjection") or fields.get("model_type") == "siglip_text_model"
+    return architecture.endswith("TextModelWithProjection") or fields.get("model_type") in (
+        "siglip_text_model",
+        "siglip2_text_model",
+    )
 
 
 def _clip(place: Place) -> tuple[Any, Any]:
@@ -275,10 +279,5 @@ def _context(config: TextTowerConfig, own: int | None, tokenizers: int | None, p
     """
     limits = [limit for limit in (own, tokenizers, positions) if limit and limit < _MOST_TOKENS]
     most = min((limit for limit in (tokenizers, positions) if limit and limit < _MOST_TOKENS), default=None)
-    if most and config.max_tokens > most:
-        raise ConfigError(
-            f"student.towers.text.max_tokens is {config.max_tokens}, and {config.name!r} reads {most} at most. Set it "
-            "to at most that, or to 0 for the model's own.",
-            key="student.towers.text.max_tokens",
-        )
-    return config.max_tokens or (own if own in limits else min(limits, default=512))
+    usual = own if own in limits and own is not None else min(limits, default=512)
+    return choose_tokens(config.max_tokens, usual, most, key="student.towers.text.max_tokens", name=config.name)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from cusa.errors import ConfigError, DataError
 from cusa.manifests.storage import store
-from cusa.models.captions import clean_caption, repair
+from cusa.models import naflex
+from cusa.models.captions import prepare
 from cusa.models.config import HeadsConfig, StudentConfig
 from cusa.models.features import FEATURES
 from cusa.models.pixels import Patches, normalise
-from cusa.models.preprocess import Preprocess
 from cusa.models.quiet import quiet
 from cusa.models.students import folder as folders
 from cusa.models.students import lora
@@ -129,7 +129,7 @@ class TwoTower(Student):
                 "version that wrote it.",
                 path=folder,
             )
-        preprocess = Preprocess.from_json(card["preprocess"])
+        preprocess = naflex.from_json(card["preprocess"])
         cards = {str(modality): dict(card["towers"][modality]) for modality in _MODALITIES}
         widths = {str(modality): int(one.pop("width")) for modality, one in cards.items()}
         for one in cards.values():
@@ -188,11 +188,11 @@ class TwoTower(Student):
         return features.float()
 
     def image_array(self, image: Image.Image) -> np.ndarray:
-        """Scale and cut an RGB image: (3, S, S) uint8."""
-        return self.preprocess.square(image)
+        """Scale and cut an RGB image: (3, S, S) uint8, or patches as `NaFlex.array` gives them."""
+        return self.preprocess.array(image)
 
     def pixels(self, arrays: Tensor) -> Tensor:
-        """Normalise (B, 3, S, S) uint8 to float32; features (B, W) pass."""
+        """Normalise a batch of arrays to float32, see `cusa.models.pixels.normalise`; features (B, W) pass."""
         if arrays.ndim == 2:
             return arrays
         return normalise(arrays, self.preprocess)
@@ -204,16 +204,21 @@ class TwoTower(Student):
             DataError: if nothing is left of a caption once cleaned.
         """
         text: Any = self.towers["text"]
-        tokens, truncated = text.tokenize(self.cleaned(texts))
-        self.truncated += truncated
+        cleaned, shortened = prepare(texts, self.card["text"])
+        tokens, truncated = text.tokenize(cleaned)
+        self.count_captions(len(texts), truncated=truncated, shortened=shortened)
         return dict(tokens)
 
     def cleaned(self, texts: Sequence[str]) -> list[str]:
         """Return captions as the tokenizer gets them."""
-        text = self.card["text"]
-        if text["transform"] == "clean":
-            texts = [clean_caption(words, text["max_words"]) for words in texts]
-        return [repair(words) for words in texts] if text["repair"] else list(texts)
+        return prepare(texts, self.card["text"])[0]
+
+    def read_patches(self, most: int, *, key: str) -> None:
+        """Read pictures as so many patches at most; see `Student.read_patches`."""
+        image: Any = self.towers["image"]
+        image.read_patches(most, key=key)
+        self.preprocess = image.preprocess
+        self.card["preprocess"] = self.preprocess.to_json()
 
     def tower(self, modality: Literal["image", "text"]) -> tuple[str, ...]:
         """Return the name of a tower, its projection and heads apart."""
@@ -226,7 +231,7 @@ class TwoTower(Student):
         return patches
 
     def image_parts(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Return `projected` (B, D), of pixels (B, C, H, W) or of features (B, W)."""
+        """Return `projected` (B, D), of pixels (B, C, H, W), of patches (B, 1 + N, 3 P P), or of features (B, W)."""
         features = pixels if pixels.ndim == 2 else self.tower_features(pixels, "image")
         return {"projected": self.heads.project(features, "image")}
 

@@ -220,6 +220,6 @@ def _draft(config: TrainConfig, student: Student) -> int:
             "exact.",
             key="train.decode",
         )
-    whole = int(preprocess.resize or preprocess.size)
+    whole = int(preprocess.decoded_side)
     # A crop keeps its part of a picture, so that the picture has to be larger for it.
     return round(whole / (config.augment.crop / config.augment.crop_ratio) ** 0.5) if config.augment.crop else whole

@@ -55,7 +55,10 @@ class EvaluatedModel:
             return TextModel(teacher.name, teacher.encode, teacher.provenance())
         from cusa.models import student
 
-        return student.load(self.name, trust=self.trust)
+        loaded = student.load(self.name, trust=self.trust)
+        if self.config.max_patches:
+            loaded.read_patches(self.config.max_patches, key="eval.max_patches")
+        return loaded
 
     def training_splits(self) -> tuple[Split, ...]:
         """Return what it was trained on, where that is recorded and still there; of several data sets each."""

@@ -113,4 +113,4 @@ def _items(record: Ledger) -> tuple[float, str]:
 
 def student_of(student: Mapping[str, Any]) -> str:
     """Return what makes one student as fast as another: its kind, what it starts from, and its pictures' size."""
-    return " ".join(str(student.get(key, "")) for key in ("kind", "name", "image_size"))
+    return " ".join(str(student.get(key, "")) for key in ("kind", "name", "image_size", "max_patches"))

@@ -122,7 +122,7 @@ def test_teacher__rows_are_the_networks_output_on_clip_preprocessed_pixels(
     teacher = unicom_teacher(f"unicom-tiny{ending}", size, path)
     pictures = _pictures(5)
     how = Preprocess(size.size)
-    pixels = torch.from_numpy(np.stack([how.normalise(how.square(picture)) for picture in pictures]))
+    pixels = torch.from_numpy(np.stack([how.normalise(how.array(picture)) for picture in pictures]))
     model = Unicom(size).eval()
     model.load_state_dict({key: value.float() for key, value in torch.load(path, weights_only=True).items()})
     with torch.inference_mode():

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from cusa.manifests.words import counted
-from cusa.models.preprocess import Preprocess
+from cusa.models.naflex import AnyPreprocess
 from cusa.train.data.augment import pictures
 from cusa.train.data.augment.config import AugmentConfig
 from cusa.train.data.augment.draws import kept_patches, uniforms
@@ -23,7 +23,7 @@ class Augmentation:
 
     config: AugmentConfig
     seed: int
-    preprocess: Preprocess
+    preprocess: AnyPreprocess
     """How the student scales a picture."""
     one_sided: np.ndarray
     """(images,) bool: which are never mirrored."""
@@ -31,38 +31,44 @@ class Augmentation:
     """T of the image tower; 0 where all are kept."""
 
     def crop(self, image: Image.Image | np.ndarray, *, row: int, epoch: int) -> np.ndarray:
-        """Scale a random crop of a picture: (3, S, S) uint8.
+        """Scale a random crop of a picture into an array of the preprocessing.
 
         Raises:
             DataError: if the shards hold arrays in place of pictures.
         """
         if isinstance(image, np.ndarray):
-            return self.preprocess.square(image)  # which refuses it in words
+            return self.preprocess.array(image)  # which refuses it in words
         box = pictures.crop_box(
             *image.size,
             self._numbers(row, epoch)[_CROP],
             smallest=self.config.crop,
             ratio=self.config.crop_ratio,
-            own=self.preprocess.fit == "squash",
+            own=self.preprocess.own_proportions,
         )
-        return self.preprocess.square_of(image, box)
+        return self.preprocess.array_of(image, box)
 
-    def changed(self, square: np.ndarray, *, row: int, image: int, epoch: int) -> np.ndarray:
-        """Mirror and recolour a square as asked for.
+    def changed(self, array: np.ndarray, *, row: int, image: int, epoch: int) -> np.ndarray:
+        """Mirror and recolour a picture as asked for.
 
         Args:
-            square: (3, S, S) uint8; not changed.
+            array: what the preprocessing made of it; not changed.
             row: the caption's.
             image: its image's.
             epoch: counted from 0.
         """
         config = self.config
         if not config.flip and not config.recolours:
-            return square
+            return array
         numbers = self._numbers(row, epoch)
-        if numbers[_FLIP] < config.flip and not self.one_sided[image]:
-            square = pictures.mirror(square)
-        return pictures.recolour(square, numbers[_COLOURS], config) if config.recolours else square
+        flips = bool(numbers[_FLIP] < config.flip and not self.one_sided[image])
+        if not flips and not config.recolours:
+            return array
+        picture = self.preprocess.unpacked(array)
+        if flips:
+            picture = pictures.mirror(picture)
+        if config.recolours:
+            picture = pictures.recolour(picture, numbers[_COLOURS], config)
+        return self.preprocess.packed(picture)
 
     def kept(self, rows: np.ndarray, *, epoch: int) -> Tensor | None:
         """Return which patches of each row the image tower sees: (n, K) int64; None = all."""

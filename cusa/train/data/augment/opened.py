@@ -6,7 +6,7 @@ import numpy as np
 
 from cusa.errors import ConfigError
 from cusa.manifests.samples import Split
-from cusa.models.preprocess import Preprocess
+from cusa.models.naflex import AnyPreprocess
 from cusa.models.students.base import Student
 from cusa.train.data.augment.augmentation import Augmentation
 from cusa.train.data.augment.config import AugmentConfig
@@ -33,7 +33,7 @@ def open_augmentation(
         return None
     refuse_where_no_pictures(config, student, rows_of)
     preprocess, patches = getattr(student, "preprocess", None), None
-    assert isinstance(preprocess, Preprocess)
+    assert isinstance(preprocess, AnyPreprocess)
     if config.patches:
         patches = student.patches()
         assert patches is not None
@@ -61,7 +61,7 @@ def refuse_where_no_pictures(config: AugmentConfig, student: Student, rows_of: s
             f"Set {key}=0, or train a student on pictures (student.kind=two-tower).",
             key=key,
         )
-    if not isinstance(getattr(student, "preprocess", None), Preprocess):
+    if not isinstance(getattr(student, "preprocess", None), AnyPreprocess):
         raise ConfigError(
             f"{key} is {value}, and {kind} reads no pictures that it scales by a `preprocess`. Set {key}=0.", key=key
         )
@@ -69,6 +69,7 @@ def refuse_where_no_pictures(config: AugmentConfig, student: Student, rows_of: s
         raise ConfigError(
             f"train.augment.patches is {config.patches}, and the image tower of this {kind} needs all of them. Those "
             "of CLIP, SigLIP, BLIP, ViT, DeiT and DINOv2 can do without some, unless their patches are averaged "
-            "(student.towers.image.pooling=mean). Set train.augment.patches=0.",
+            "(student.towers.image.pooling=mean) or of any number (NaFlex, where max_patches has the same use). Set "
+            "train.augment.patches=0.",
             key="train.augment.patches",
         )

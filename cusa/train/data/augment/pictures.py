@@ -1,6 +1,6 @@
 """Crops, mirroring and colours from numbers in [0, 1), without randomness of their own.
 
-Legend: S pixels a side of the square the student reads.
+Legend: H and W pixels of the picture that the student reads, often a square.
 """
 
 import math
@@ -56,22 +56,22 @@ def crop_box(
     return left, top, left + wide, top + tall
 
 
-def mirror(square: np.ndarray) -> np.ndarray:
-    """Mirror (3, S, S), left to right."""
-    return np.ascontiguousarray(square[..., ::-1])
+def mirror(picture: np.ndarray) -> np.ndarray:
+    """Mirror (3, H, W), left to right."""
+    return np.ascontiguousarray(picture[..., ::-1])
 
 
-def recolour(square: np.ndarray, numbers: np.ndarray, config: AugmentConfig) -> np.ndarray:
-    """Change brightness, contrast, saturation and hue of (3, S, S) uint8, one after another in a random order.
+def recolour(picture: np.ndarray, numbers: np.ndarray, config: AugmentConfig) -> np.ndarray:
+    """Change brightness, contrast, saturation and hue of (3, H, W) uint8, one after another in a random order.
 
     Args:
-        square: the picture.
+        picture: it.
         numbers: five in [0, 1): the order, and one for each change.
         config: how far each goes.
 
     Source: torchvision's ColorJitter, whose changes on pictures are these of Pillow.
     """
-    image = Image.fromarray(np.ascontiguousarray(square.transpose(1, 2, 0)))
+    image = Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0)))
     at = dict(zip(_ORDERS[0], (2 * float(number) - 1 for number in numbers[1:5]), strict=True))
     for name in _ORDERS[int(float(numbers[0]) * len(_ORDERS))]:
         reach = getattr(config, name)

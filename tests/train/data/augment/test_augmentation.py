@@ -67,10 +67,10 @@ def test_every_picture_is_the_one_of_seed_epoch_and_row(world: Path, student: St
             owner = int(split.caption_owner[row])
             numbers = uniforms(np.array([row]), 10, seed=5, epoch=step // 4)[0]
             image = decode_rgb(split.image_bytes(owner))
-            square = preprocess.square(image)
+            square = preprocess.array(image)
             if config.crop:
                 box = pictures.crop_box(*image.size, numbers[:4], smallest=config.crop, ratio=config.crop_ratio)
-                square = preprocess.square_of(image, box)
+                square = preprocess.array_of(image, box)
             if numbers[4] < config.flip and not sides[owner]:
                 square = square[:, :, ::-1]
                 seen.add("mirrored")
@@ -219,14 +219,14 @@ def test_a_squashed_picture_is_cropped_in_its_own_proportions() -> None:
     )
     wide = Image.new("RGB", (400, 100))
     shapes: list[tuple[int, int]] = []
-    original = Preprocess.square_of
+    original = Preprocess.array_of
 
     def spy(self: Preprocess, image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
         shapes.append((box[2] - box[0], box[3] - box[1]))
         return original(self, image, box)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Preprocess, "square_of", spy)
+        patch.setattr(Preprocess, "array_of", spy)
         for row in range(20):
             augmentation.crop(wide, row=row, epoch=0)
     assert all(width / height == pytest.approx(4, rel=0.02) for width, height in shapes)

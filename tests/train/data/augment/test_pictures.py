@@ -71,15 +71,15 @@ def test_crop_box__a_long_picture_gives_its_outermost_proportions() -> None:
         assert (right - left) * (bottom - top) >= 0.88 * 3000 * 100
 
 
-def test_square_of__is_pillows_resize_of_the_part() -> None:
+def test_array_of__is_pillows_resize_of_the_part() -> None:
     draw = np.random.default_rng(1)
     image = Image.fromarray(draw.integers(0, 256, (90, 120, 3), dtype=np.uint8))
     for resample, size in (("bicubic", 32), ("bilinear", 64)):
-        got = Preprocess(size, resample=resample).square_of(image, (10, 20, 70, 80))
+        got = Preprocess(size, resample=resample).array_of(image, (10, 20, 70, 80))
         part = image.resize((size, size), getattr(Image.Resampling, resample.upper()), box=(10, 20, 70, 80))
         np.testing.assert_array_equal(got, np.asarray(part).transpose(2, 0, 1))
     whole = Preprocess(32, fit="squash")
-    np.testing.assert_array_equal(whole.square_of(image, (0, 0, 120, 90)), whole.square(image))
+    np.testing.assert_array_equal(whole.array_of(image, (0, 0, 120, 90)), whole.array(image))
 
 
 def test_mirror__is_the_other_way_round() -> None:
