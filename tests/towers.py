@@ -14,7 +14,7 @@ from cusa.models.students import vocabulary
 
 CAPTIONS = ["A red square.", "a blue circle, left of a red square", "Two green triangles!", "a yellow star on grass"]
 _TRANSFORMER = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
-IMAGE_FOLDERS = ("vit", "dinov2", "convnext", "resnet", "clip", "siglip")
+IMAGE_FOLDERS = ("vit", "dinov2", "convnext", "resnet", "clip", "siglip", "siglip2")
 
 
 def image_model(kind: str) -> Any:
@@ -36,8 +36,31 @@ def image_model(kind: str) -> Any:
     vision = {**_TRANSFORMER, "image_size": 32, "patch_size": 8}
     if kind == "siglip":
         return hf.SiglipModel(hf.SiglipConfig(text_config={**text, "projection_size": 16}, vision_config=vision))
+    if kind == "siglip2":
+        return naflex_model(**_TRANSFORMER)
     marks = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
     return hf.CLIPModel(hf.CLIPConfig(projection_dim=12, text_config={**text, **marks}, vision_config=vision))
+
+
+def naflex_model(*, positions: int = 16, tokens: int = 12, words: int = 60, **sizes: int) -> Any:
+    """Return a SigLIP 2 that reads any number of patches, with random weights under which no two inputs are alike."""
+    import transformers as hf
+
+    marks = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    text = {**sizes, "vocab_size": words, "max_position_embeddings": tokens, **marks}
+    vision = {**sizes, "patch_size": 8, "num_patches": positions}
+    model = hf.Siglip2Model(hf.Siglip2Config(text_config=text, vision_config=vision)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def naflex_processor(most: int = 16, patch: int = 8) -> Any:
+    """Return SigLIP 2's own image processor, with Pillow."""
+    from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+
+    return Siglip2ImageProcessorPil(patch_size=patch, max_num_patches=most)
 
 
 def write_image(kind: str, folder: Path) -> Path:
@@ -45,6 +68,9 @@ def write_image(kind: str, folder: Path) -> Path:
     with quiet():
         image_model(kind).save_pretrained(folder)
         vocabulary.build([caption.lower() for caption in CAPTIONS], size=60, context=12).save_pretrained(folder)
+    if kind == "siglip2":
+        naflex_processor().save_pretrained(folder)
+        return folder
     side = 28 if kind == "dinov2" else 32
     fields: dict[str, Any] = {"size": {"height": side, "width": side}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     if kind in ("convnext", "resnet"):

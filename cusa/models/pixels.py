@@ -49,12 +49,17 @@ def _normalise_patches(arrays: Tensor, preprocess: NaFlex) -> Tensor:
     if arrays.device.type == "cpu":
         out[:, 1:] = torch.from_numpy(preprocess.normalise(np.ascontiguousarray(patches.numpy())))
     else:
-        mean, std = (one.reshape(3) for one in _constants(preprocess.mean, preprocess.std, arrays.device))
-        colours = patches.unflatten(-1, (-1, 3)).to(torch.float32)
-        out[:, 1:] = ((colours / 255 - mean) / std).flatten(-2)
+        out[:, 1:] = colours_on_device(patches, preprocess)
     number = torch.arange(patches.shape[1], device=arrays.device)
     out[:, 1:] *= (number < grid_B2.prod(1, keepdim=True))[:, :, None]
     return out
+
+
+def colours_on_device(patches: Tensor, preprocess: NaFlex) -> Tensor:
+    """Normalise patches (B, N, 3 P P) as `NaFlex.normalise` does, by arithmetic."""
+    mean, std = (one.reshape(3) for one in _constants(preprocess.mean, preprocess.std, patches.device))
+    colours = patches.unflatten(-1, (-1, 3)).to(torch.float32)
+    return ((colours / 255 - mean) / std).flatten(-2)
 
 
 def model_inputs(pixels: Tensor, preprocess: AnyPreprocess) -> dict[str, Tensor]:

@@ -12,13 +12,14 @@ import yaml
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, Siglip2Model
 
 from cusa.errors import ConfigError, DataError
 from cusa.models import export
 from cusa.models import student as students
 from cusa.models.captions import clean_caption
 from cusa.models.config import SgrafConfig, StudentConfig
+from tests import towers
 
 SMALL = StudentConfig(
     image_size=16, patch_size=8, image_width=16, image_layers=1, text_width=16, text_layers=1, head_width=8, width=12
@@ -112,6 +113,37 @@ def test_an_onnx_pair_gives_the_students_rows(real: Any, tmp_path: Path, cross: 
     whole = sum(parameter.numel() for parameter in student.parameters())
     assert held["image"] + held["text"] < 1.1 * whole  # each file its own tower only
     assert "onnxruntime.InferenceSession" in (tmp_path / "pair" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("to", ["folder", "hf", "sentence-transformers", "onnx"])
+def test_pictures_in_their_own_proportions(real: Any, tmp_path: Path, to: str) -> None:
+    pictures, captions = real
+    folder = towers.write_image("siglip2", tmp_path / "naflex")
+    wish = StudentConfig(name=str(folder), cross_head=True, max_patches=20)
+    student = students.create(wish, captions=[], uni=True, seed=0).eval()
+    out = tmp_path / "out"
+    assert export.run(student, to, out) <= 1e-5
+    if to == "sentence-transformers":
+        return
+    read = AutoImageProcessor.from_pretrained(out, backend="pil")
+    inputs = read(images=pictures, return_tensors="pt")
+    pixels = torch.stack([student.image_transform(picture) for picture in pictures])
+    with torch.no_grad():
+        expected = student.encode_image(pixels)
+    if to == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(out / "image.onnx", providers=["CPUExecutionProvider"])
+        names = [one.name for one in session.get_inputs()]
+        assert names == ["pixel_values", "spatial_shapes"]
+        (rows,) = session.run(["cross"], {name: inputs[name].numpy() for name in names})
+        np.testing.assert_allclose(rows, expected.numpy(), rtol=0, atol=1e-5)
+        assert "'pixel_values', 'spatial_shapes'" in (out / "README.md").read_text()
+        return
+    with torch.no_grad():
+        features = Siglip2Model.from_pretrained(out).eval().get_image_features(**inputs).pooler_output
+        rows = F.normalize(student.heads["cross"]["image"](features), dim=-1)
+    torch.testing.assert_close(rows, expected, rtol=0, atol=1e-5)
 
 
 def _numbers(model: Any) -> int:

@@ -155,7 +155,7 @@ def test_scaled_decoding_keeps_enough_pixels_and_nearly_the_picture() -> None:
     assert exact.size == (640, 480)
     assert scaled.size == (160, 120)
     assert scaled.mode == "RGB"
-    square = Preprocess(size=112).square
+    square = Preprocess(size=112).array
     assert np.abs(square(exact).astype(int) - square(scaled).astype(int)).mean() < 3
     assert decode_rgb(file.getvalue(), draft=481).size == (640, 480)
     for other, mode in (("PNG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK")):
@@ -183,7 +183,7 @@ def test_square__cropped_before_scaling_is_the_same_picture(
     smooth = np.stack([x * 255 / size[0], y * 255 / size[1], 255 - y * 255 / size[1]], axis=-1)
     image = Image.fromarray(smooth.astype(np.uint8))
     whole = Preprocess(64, resize=resize).array(image).astype(int)
-    monkeypatch.setattr(preprocess, "_MOST_PIXELS", 0)
+    monkeypatch.setattr(preprocess, "MOST_PIXELS", 0)
     part = Preprocess(64, resize=resize).array(image).astype(int)
     assert np.abs(part - whole).max() <= 2
     assert np.ptp(whole) > 20, "the picture is not all of one colour"

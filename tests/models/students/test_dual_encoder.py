@@ -15,8 +15,10 @@ from cusa.errors import ConfigError, DataError
 from cusa.manifests.storage import store
 from cusa.models import student as students
 from cusa.models.config import StudentConfig
+from cusa.models.naflex import NaFlex
 from cusa.models.students import vocabulary
 from cusa.models.students.dual_encoder import DualEncoder
+from tests import towers
 
 CAPTIONS = ["A red square.", "a blue circle, left of a red square", "Two green triangles!", "a yellow star on grass"]
 SMALL = StudentConfig(
@@ -290,13 +292,139 @@ def test_any_family_is_a_student_and_stays_itself(family: str, tmp_path: Path) -
         torch.testing.assert_close(again.encode_text(tokens, "uni"), tuned.encode_text(tokens, "uni"), rtol=0, atol=0)
 
 
-def test_siglip_2_without_a_fixed_size_is_refused_with_its_sister(tmp_path: Path) -> None:
-    vision = {name: value for name, value in VISION.items() if name != "image_size"}
-    config = transformers.Siglip2Config(text_config={**TEXT, "vocab_size": 60}, vision_config=vision)
-    transformers.Siglip2Model(config).save_pretrained(tmp_path / "naflex")
-    vocabulary.build(CAPTIONS, size=60, context=20).save_pretrained(tmp_path / "naflex")
-    with pytest.raises(DataError, match="Siglip2Model without a fixed image size.*siglip2-base-patch16-224"):
-        students.load(tmp_path / "naflex")
+@pytest.fixture
+def naflex(tmp_path: Path) -> Path:
+    return towers.write_image("siglip2", tmp_path / "naflex")
+
+
+@pytest.fixture(scope="module")
+def photographs(shared: Path) -> list[Image.Image]:
+    mini = shared / "data" / "coco-mini"
+    rows = json.loads((mini / "dataset_coco.json").read_text())["images"][:3]
+    whole = [Image.open(mini / row["filepath"] / row["filename"]).convert("RGB") for row in rows]
+    return [*whole, whole[0].crop((0, 0, 600, 40)), whole[1].crop((10, 5, 50, 420)), whole[2].crop((0, 0, 5, 4))]
+
+
+def test_naflex__embeddings_are_those_of_transformers_own_model_and_processor(
+    naflex: Path, photographs: list[Image.Image]
+) -> None:
+    model = transformers.Siglip2Model.from_pretrained(naflex).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(naflex)
+    assert type(processor).__name__ == "Siglip2ImageProcessorPil"
+    student = students.load(naflex)
+    pixels, tokens = torch.stack([student.image_transform(one) for one in photographs]), student.tokenize(CAPTIONS)
+    with torch.no_grad():
+        image = F.normalize(model.get_image_features(**processor(photographs, return_tensors="pt")).pooler_output)
+        text = F.normalize(model.get_text_features(**tokens).pooler_output)
+        torch.testing.assert_close(student.encode_image(pixels), image, rtol=0, atol=1e-6)
+        torch.testing.assert_close(student.encode_text(tokens), text, rtol=0, atol=1e-6)
+        alone = torch.cat([student.encode_image(one[None]) for one in pixels])
+        torch.testing.assert_close(alone, image, rtol=0, atol=1e-6)  # whatever neighbours its batch has
+        again = students.load(naflex)
+        again.read_patches(40, key="eval.max_patches")
+        processor.max_num_patches = 40
+        finer = F.normalize(model.get_image_features(**processor(photographs, return_tensors="pt")).pooler_output)
+        more = torch.stack([again.image_transform(one) for one in photographs])
+        torch.testing.assert_close(again.encode_image(more), finer, rtol=0, atol=1e-6)
+    assert (image[0] - image[1]).abs().max() > 1e-2
+    assert (finer - image).abs().max() > 1e-3
+    assert tokens["input_ids"].shape == (4, 12)
+
+
+def test_naflex__a_student_of_other_patches_is_saved_and_tuned_further(
+    naflex: Path, tmp_path: Path, photographs: list[Image.Image]
+) -> None:
+    wish = StudentConfig(name=str(naflex), cross_head=True, max_patches=40, max_tokens=9)
+    tuned = students.create(wish, captions=[], uni=True, seed=0)
+    pixels, tokens = torch.stack([tuned.image_transform(one) for one in photographs]), tuned.tokenize(CAPTIONS)
+    assert pixels.shape == (6, 41, 192)
+    assert tokens["input_ids"].shape == (4, 9)
+    assert tuned.patches() is None
+    out = tuned(pixels[:4], tokens)
+    out["image"].sum().backward()
+    assert all(one.grad is not None for name, one in tuned.named_parameters() if ".vision_model." in name)
+    tuned.eval().save(tmp_path / "tuned")
+    again = students.load(tmp_path / "tuned")
+    with torch.no_grad():
+        expected = tuned.encode_image(pixels, "uni")
+        assert torch.equal(
+            again.encode_image(torch.stack([again.image_transform(one) for one in photographs]), "uni"), expected
+        )
+    further = students.create(StudentConfig(name=str(tmp_path / "tuned")), captions=[], uni=True, seed=0)
+    assert isinstance(further, DualEncoder)
+    assert (further.card["preprocess"]["max_patches"], further.card["text"]["context"]) == (40, 9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_patches": 257}, r"student\.max_patches is 257.*positions for 16 patches.*256 at most"),
+        ({"max_tokens": 13}, r"student\.max_tokens is 13.*reads 12 at most"),
+    ],
+)
+def test_naflex__more_than_it_has_positions_for(naflex: Path, settings: dict[str, int], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        students.create(StudentConfig(name=str(naflex), **settings), captions=[], uni=False, seed=0)  # type: ignore[arg-type]
+
+
+def test_naflex__a_chosen_number_is_refused_where_pictures_have_one_size(tmp_path: Path) -> None:
+    _save("clip", tmp_path / "clip")
+    with pytest.raises(ConfigError, match=r"student\.max_patches is 9.*reads squares of 16 pixels"):
+        students.create(StudentConfig(name=str(tmp_path / "clip"), max_patches=9), captions=[], uni=False, seed=0)
+    with pytest.raises(ConfigError, match=r"eval\.max_patches is 9.*reads squares of 16 pixels"):
+        students.load(tmp_path / "clip").read_patches(9, key="eval.max_patches")
+    sgraf = students.create(StudentConfig(kind="sgraf"), captions=CAPTIONS, uni=False, seed=0)
+    with pytest.raises(ConfigError, match="a Sgraf does not read pictures as a chosen number of patches"):
+        sgraf.read_patches(9, key="eval.max_patches")
+
+
+def test_naflex__files_that_do_not_belong_together(naflex: Path) -> None:
+    size = {"height": 16, "width": 16}
+    fixed = {"image_processor_type": "SiglipImageProcessor", "size": size, "image_mean": [0.5] * 3}
+    store.write_json(naflex / "preprocessor_config.json", fixed)
+    with pytest.raises(DataError, match="reads any number of patches.*one of a fixed size"):
+        students.load(naflex)
+    # Where transformers 5 writes it for models of images and texts.
+    (naflex / "preprocessor_config.json").unlink()
+    store.write_json(naflex / "processor_config.json", {"image_processor": towers.naflex_processor(20).to_dict()})
+    assert students.load(naflex).preprocess == NaFlex(20, 8)  # type: ignore[comparison-overlap]
+
+
+def test_naflex__its_text_half_alone_is_no_student(tmp_path: Path, naflex: Path) -> None:
+    transformers.Siglip2Model.from_pretrained(naflex).text_model.save_pretrained(tmp_path / "text")
+    vocabulary.build(CAPTIONS, size=60, context=12).save_pretrained(tmp_path / "text")
+    with pytest.raises(DataError, match="is a Siglip2TextModel, which embeds no pairs"):
+        students.load(tmp_path / "text")
+
+
+def test_long_captions_are_read_as_far_as_there_are_positions(tmp_path: Path) -> None:
+    """A Long-CLIP in the layout of Hugging Face's CLIP: 248 positions, and a tokenizer that still says 77."""
+    tokenizer = vocabulary.build(CAPTIONS, size=60, context=77)
+    marks = {f"{mark}_token_id": getattr(tokenizer, f"{mark}_token_id") for mark in ("pad", "bos", "eos")}
+    text = {**TEXT, "max_position_embeddings": 248, "vocab_size": len(tokenizer), **marks}
+    torch.manual_seed(0)
+    model = CLIPModel(transformers.CLIPConfig(projection_dim=12, text_config=text, vision_config=VISION)).eval()
+    model.save_pretrained(tmp_path / "long")
+    tokenizer.save_pretrained(tmp_path / "long")
+    words = " ".join(["a red square left of a blue circle"] * 20)
+    student = students.create(StudentConfig(name=str(tmp_path / "long"), max_words=300), captions=[], uni=False, seed=0)
+    tokens = student.eval().tokenize([words, "a red square"])
+    assert tokens["input_ids"].shape == (2, 162)
+    own = tokenizer([words], truncation=True, max_length=248, return_tensors="pt")
+    with torch.no_grad():
+        expected = F.normalize(model.get_text_features(**own).pooler_output, dim=-1)
+        torch.testing.assert_close(student.encode_text(tokens)[:1], expected, rtol=0, atol=1e-5)
+    assert student.remarks() == ()
+    with pytest.raises(ConfigError, match=r"student\.max_tokens is 249.*reads 248 at most"):
+        students.create(StudentConfig(name=str(tmp_path / "long"), max_tokens=249), captions=[], uni=False, seed=0)
+    shorter = students.create(
+        StudentConfig(name=str(tmp_path / "long"), max_tokens=77, max_words=100), captions=[], uni=False, seed=0
+    )
+    assert shorter.tokenize([words, "a red square", "a", "b"])["input_ids"].shape == (4, 77)
+    assert shorter.remarks() == (
+        "Captions were cut: of 4 captions read (each time counted) 1 (25.0%) had more than 77 tokens and 1 (25.0%) had "
+        "more than 100 words (student.max_words).",
+    )
 
 
 def test_a_model_that_is_no_dual_encoder_is_refused(tmp_path: Path) -> None:

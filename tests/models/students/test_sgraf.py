@@ -170,7 +170,7 @@ def test_captions_that_are_cut_are_counted() -> None:
     student = _make()
     student.tokenize(["red " * 60, "red"])
     assert student.truncated == 1
-    assert "1 caption (counted each time it is read) was longer" in student.remarks()[0]
+    assert "of 2 captions read (each time counted) 1 (50.0%) had more than" in student.remarks()[0]
 
 
 @pytest.mark.parametrize("negatives", ["hardest", "all"])

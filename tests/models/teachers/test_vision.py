@@ -12,6 +12,7 @@ from PIL import Image
 from cusa.errors import DataError
 from cusa.manifests.storage import store
 from cusa.models.teachers.registry import load_teacher, weights_digest
+from tests import towers
 
 SMALL = {
     "hidden_size": 32,
@@ -95,6 +96,25 @@ def test_load_vision__rows_are_the_models_pooled_output(official: tuple[str, Any
     said = teacher.provenance()
     assert said["teacher"] == teacher.name == f"{kind}-tiny"
     assert said["weights_sha256"] == store.sha256_folder(folder) == weights_digest(str(folder))
+
+
+def test_load_vision__patches_of_any_number(tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, Siglip2Model
+
+    folder = towers.write_image("siglip2", tmp_path / "naflex")
+    rng = np.random.default_rng(1)
+    sizes = [(64, 96), (30, 300), (300, 20), (2, 3)]
+    pictures = [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in sizes]
+    read = AutoImageProcessor.from_pretrained(folder)
+    with torch.inference_mode():
+        inputs = read(pictures, return_tensors="pt")
+        expected = (
+            Siglip2Model.from_pretrained(folder).eval().get_image_features(**inputs).pooler_output.double().numpy()
+        )
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    teacher = load_teacher(str(folder), "image")
+    np.testing.assert_allclose(teacher.encode(pictures), expected, rtol=0, atol=2e-5)
+    assert "16 patches of 8 x 8 pixels at most" in teacher.provenance()["preprocessing"]
 
 
 def test_load_vision__what_is_no_vision_model_is_refused(tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from cusa.errors import ConfigError, DataError
 from cusa.manifests.storage import store
 from cusa.models.config import ImageTowerConfig
+from cusa.models.naflex import NaFlex
+from cusa.models.pixels import normalise
 from cusa.models.preprocess import Preprocess
 from cusa.models.quiet import quiet
 from cusa.models.towers import image
@@ -23,11 +27,19 @@ def _load(name: str | Path, pooling: str = "own") -> image.ImageTower:
 @pytest.mark.parametrize("kind", towers.IMAGE_FOLDERS)
 def test_load__gives_the_models_own_pooled_output(folders: dict[str, Path], kind: str) -> None:
     tower, model = _load(folders[kind]), towers.image_model(kind).eval()
-    size = tower.preprocess.size
-    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    if kind == "siglip2":
+        rng = np.random.default_rng(0)
+        pictures = [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in ((30, 90), (50, 40))]
+        inputs = dict(towers.naflex_processor()(images=pictures, return_tensors="pt"))
+        arrays = torch.from_numpy(np.stack([tower.preprocess.array(picture) for picture in pictures]))
+        pixels = normalise(arrays, tower.preprocess)
+    else:
+        size = getattr(tower.preprocess, "size", 0)
+        pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+        inputs = {"pixel_values": pixels}
     with torch.no_grad():
         forward = getattr(model, "get_image_features", model)
-        expected = forward(pixel_values=pixels).pooler_output.flatten(1)
+        expected = forward(**inputs).pooler_output.flatten(1)
         rows = tower(pixels)
     torch.testing.assert_close(rows, expected)
     assert rows.shape == (2, tower.width)
@@ -47,6 +59,35 @@ def test_load__reads_the_folders_preprocessing(folders: dict[str, Path]) -> None
     assert _load(folders["vit"]).preprocess == Preprocess(32, fit="squash", mean=half, std=quarter)
     # As ConvNextImageProcessor: the shorter side to 32 / 0.875.
     assert _load(folders["convnext"]).preprocess == Preprocess(32, resize=36, mean=half, std=quarter)
+
+
+def test_load__patches_of_any_number(folders: dict[str, Path]) -> None:
+    tower = image.load(ImageTowerConfig(name=str(folders["siglip2"]), max_patches=40))
+    assert tower.preprocess == NaFlex(40, patch=8)
+    assert tower.patches() is None
+    for name, most, words in (
+        (
+            "siglip2",
+            257,
+            r"student\.towers\.image\.max_patches is 257.*positions for 16 patches.*resized to 256 at most",
+        ),
+        ("siglip", 40, r"student\.towers\.image\.max_patches is 40.*reads squares of 32 pixels"),
+        ("tests.towers:Colours", 40, r"student\.towers\.image\.max_patches is 40.*reads squares of 8 pixels"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            image.load(ImageTowerConfig(name=str(folders.get(name, name)), max_patches=most))
+
+
+def test_load__the_mean_of_patches_leaves_out_the_padding(folders: dict[str, Path]) -> None:
+    tower = _load(folders["siglip2"], "mean")
+    pictures = [Image.new("RGB", (30, 90), (20, 90, 200)), Image.new("RGB", (3, 200), (250, 9, 9))]
+    pixels = normalise(torch.from_numpy(np.stack([tower.preprocess.array(one) for one in pictures])), tower.preprocess)
+    with torch.no_grad():
+        inputs = towers.naflex_processor()(images=pictures, return_tensors="pt")
+        hidden = towers.image_model("siglip2").vision_model(**inputs).last_hidden_state
+        rows = tower(pixels)
+    for place, (height, width) in enumerate(inputs["spatial_shapes"].tolist()):
+        torch.testing.assert_close(rows[place], hidden[place, : height * width].mean(0))
 
 
 def test_from_timm() -> None:

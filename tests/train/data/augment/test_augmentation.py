@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cusa.errors import ConfigError, DataError, StoppedError
 from cusa.manifests.samples import Split
@@ -79,6 +79,36 @@ def test_every_picture_is_the_one_of_seed_epoch_and_row(world: Path, student: St
         assert batch.patches is not None
         assert batch.patches.shape == (8, 2)
     assert seen
+
+
+@pytest.mark.parametrize("crop", [0.0, 0.4])
+def test_patches_in_own_proportions_are_changed_as_pictures(world: Path, tmp_path: Path, crop: float) -> None:
+    """Against Pillow on the pictures themselves."""
+    folder = towers.write_image("siglip2", tmp_path / "naflex")
+    reader = students.create(StudentConfig(name=str(folder), max_patches=30), captions=[], uni=False, seed=0)
+    split = Split(world, "train")
+    config = AugmentConfig(crop=crop, flip=0.5, brightness=0.3, hue=0.02)
+    batch = _stream(world, reader, _augmentation(world, reader, config, seed=5))[3]
+    sides = one_sided([split], split.caption_owner, config.flip_words)
+    how: Any = reader.preprocess
+    mirrored = 0
+    for place, row in enumerate(batch.rows.tolist()):
+        owner = int(split.caption_owner[row])
+        numbers = uniforms(np.array([row]), 10, seed=5, epoch=0)[0]
+        image = decode_rgb(split.image_bytes(owner))
+        box = (0, 0, *image.size)
+        if crop:
+            box = pictures.crop_box(*image.size, numbers[:4], smallest=crop, ratio=config.crop_ratio, own=True)
+        tall, wide = how.grid(box[3] - box[1], box[2] - box[0])
+        changed = image.resize((8 * wide, 8 * tall), Image.Resampling.BILINEAR, box=box)
+        if numbers[4] < config.flip and not sides[owner]:
+            changed = ImageOps.mirror(changed)
+            mirrored += 1
+        expected = pictures.recolour(np.asarray(changed).transpose(2, 0, 1), numbers[5:], config)
+        np.testing.assert_array_equal(how.unpacked(batch.images[place].numpy()), expected)
+    assert mirrored
+    with pytest.raises(ConfigError, match=r"train\.augment\.patches is 0\.5.*or of any number \(NaFlex"):
+        _augmentation(world, reader, AugmentConfig(patches=0.5))
 
 
 @pytest.mark.parametrize("config", [ALL, NO_CROP])
