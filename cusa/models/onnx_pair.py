@@ -66,6 +66,7 @@ def write(student: DualEncoder | TwoTower, folder: Path) -> None:
                 input_names=list(inputs[modality]),
                 output_names=list(student.spaces),
                 dynamic_shapes={"values": tuple(shapes[modality][name] for name in inputs[modality])},
+                custom_translation_table=_translations(),
                 external_data=sum(value.numel() * 4 for value in student.parameters()) > _ONE_FILE,
                 verbose=False,
             )
@@ -173,18 +174,30 @@ def _image_inputs(student: DualEncoder | TwoTower, pixels: Tensor) -> dict[str, 
     return {name: inputs[name].contiguous() for name in _NAFLEX}
 
 
+def _translations() -> dict[Any, Any]:
+    """Return what the exporter does not know of: the check of NaFlex models that grids fit, which is always true."""
+    from onnxscript import opset18 as op
+
+    def is_all_true(values: Any) -> Any:
+        return op.Cast(op.ReduceMin(op.Cast(values, to=7), keepdims=0), to=9)  # int64, and back to booleans
+
+    return {torch.ops.aten._is_all_true.default: is_all_true}
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's warnings about deprecated internals and absent packages off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _import(*names: str) -> Any:

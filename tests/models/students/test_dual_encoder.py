@@ -393,7 +393,7 @@ def test_naflex__files_that_do_not_belong_together(naflex: Path) -> None:
 def test_naflex__its_text_half_alone_is_no_student(tmp_path: Path, naflex: Path) -> None:
     transformers.Siglip2Model.from_pretrained(naflex).text_model.save_pretrained(tmp_path / "text")
     vocabulary.build(CAPTIONS, size=60, context=12).save_pretrained(tmp_path / "text")
-    with pytest.raises(DataError, match="is a Siglip2TextModel, which embeds no pairs"):
+    with pytest.raises(DataError, match="cannot be loaded as a Hugging Face model.*Siglip2TextConfig"):
         students.load(tmp_path / "text")
 
 
