@@ -176,7 +176,9 @@ def _image_inputs(student: DualEncoder | TwoTower, pixels: Tensor) -> dict[str, 
 
 def _translations() -> dict[Any, Any]:
     """Return what the exporter does not know of: the check of NaFlex models that grids fit, which is always true."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
+
+    op: Any = opset18
 
     def is_all_true(values: Any) -> Any:
         return op.Cast(op.ReduceMin(op.Cast(values, to=7), keepdims=0), to=9)  # int64, and back to booleans

@@ -59,7 +59,8 @@ def colours_on_device(patches: Tensor, preprocess: NaFlex) -> Tensor:
     """Normalise patches (B, N, 3 P P) as `NaFlex.normalise` does, by arithmetic."""
     mean, std = (one.reshape(3) for one in _constants(preprocess.mean, preprocess.std, patches.device))
     colours = patches.unflatten(-1, (-1, 3)).to(torch.float32)
-    return ((colours / 255 - mean) / std).flatten(-2)
+    normalised: Tensor = (colours / 255 - mean) / std
+    return normalised.flatten(-2)
 
 
 def model_inputs(pixels: Tensor, preprocess: AnyPreprocess) -> dict[str, Tensor]:
