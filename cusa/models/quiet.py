@@ -1,7 +1,11 @@
 """Keeping a library's own progress off the terminal."""
 
+import logging as standard
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_ON_DEFAULTS = "transformers.configuration_utils"
+"""Logger that warns of the default values of some configurations (SigLIP 2's), whatever model is read."""
 
 
 @contextmanager
@@ -14,12 +18,16 @@ def quiet(*, reports: bool = True) -> Iterator[None]:
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    on_defaults = standard.getLogger(_ON_DEFAULTS)
+    before = on_defaults.level
     logging.disable_progress_bar()
+    on_defaults.setLevel(standard.ERROR)
     if not reports:
         logging.set_verbosity_error()
     try:
         yield
     finally:
         logging.set_verbosity(level)
+        on_defaults.setLevel(before)
         if shown:
             logging.enable_progress_bar()

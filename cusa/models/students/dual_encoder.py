@@ -345,7 +345,7 @@ def _load_backbone(name: str, revision: str) -> tuple[nn.Module, Any]:
     try:
         with quiet():
             backbone = AutoModel.from_pretrained(name, trust_remote_code=False, **where)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, SafetensorError... for a bad model
         raise DataError(
             f"{name!r} cannot be loaded as a Hugging Face model: {str(error).strip().splitlines()[0]} "
