@@ -56,11 +56,9 @@ def test_remarks__are_the_notes_and_how_many_captions_were_cut() -> None:
     assert student.remarks() == ()
     student.notes = ("Read so.",)
     assert student.remarks() == ("Read so.",)
-    student.truncated = 1
-    cut = "(counted each time it is read)"
-    assert student.remarks() == ("Read so.", f"1 caption {cut} was longer than the student reads.")
-    student.truncated = 1200
-    assert student.remarks()[1] == f"1,200 captions {cut} were longer than the student reads."
+    student.read, student.truncated = 4800, 1200
+    said = "1,200 (25.0%) had more tokens than the student reads."
+    assert student.remarks() == ("Read so.", f"Captions were cut: of 4,800 captions read (each time counted) {said}")
 
 
 def test_image_transform__is_one_picture_s_input() -> None:
