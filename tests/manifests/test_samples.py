@@ -16,7 +16,8 @@ from cusa.eval.tasks import coco, cxc
 from cusa.manifests import keys
 from cusa.manifests.judgements import cxc_ratings, eccv_truth
 from cusa.manifests.judgements.truth import read_truth
-from cusa.manifests.samples import CocoIds, Split, sample_json, splits
+from cusa.manifests.records import CaptionRecord, ImageRecord
+from cusa.manifests.samples import CocoIds, Split, caption_json, sample_json, splits, with_caption_sources
 from cusa.manifests.storage import store
 from cusa.pipeline import readers, shard
 from cusa.pipeline.audit import export_eccv
@@ -304,3 +305,44 @@ def test_split__the_digest_of_each_tar_by_its_name(tmp_path: Path) -> None:
     )
     assert split._sha256 == {path.name: store.sha256_file(path) for path in split.folder.glob("*.tar")}
     assert len(split._sha256) == 2
+
+
+def _told(work: Path, *captions: tuple[tuple[str, str], ...]) -> Split:
+    """Shard samples of texts alone: words and source of each caption of each sample."""
+    rows = [
+        ImageRecord(
+            f"own/{name}", "train", None, name, tuple(CaptionRecord("", text, source=who) for text, who in of_one)
+        )
+        for name, of_one in zip("abcdef", captions, strict=False)
+    ]
+    shard.run(ShardConfig(workers=1), reading=readers.Reading("own", rows, {}), out=work)
+    return Split(work, "train")
+
+
+def test_caption_sources__rows_by_what_made_them(tmp_path: Path) -> None:
+    split = _told(tmp_path / "some", (("a", "human"), ("b", "")), (("c", "alt text"), ("d", "human")), (("e", ""),))
+    assert split.caption_sources == ["human", "", "alt text", "human", ""]
+    assert {name: rows.tolist() for name, rows in split.source_rows.items()} == {
+        **{"no source": [1, 4], "alt text": [2], "human": [0, 3]},
+    }
+    rows = split.captions.to_pylist()
+    assert [caption_json(row) for row in rows[:2]] == [
+        {"caption_key": "own/a#0", "caption_id": "", "text": "a", "source": "human"},
+        {"caption_key": "own/a#1", "caption_id": "", "text": "b"},
+    ]
+    nobody = _told(tmp_path / "none", (("a", ""), ("b", "")))
+    assert (nobody.caption_sources, nobody.source_rows) == (["", ""], {})
+    assert "source" not in store.column_names(nobody.folder / "captions.parquet")
+    assert nobody.captions.schema.field("source").type == pa.string()
+    table = with_caption_sources(split.captions)
+    assert table is split.captions or table == split.captions
+    assert with_caption_sources(table.drop_columns("source"))["source"].to_pylist() == [""] * 5
+
+
+def test_image_bytes__of_texts_alone_there_are_none(tmp_path: Path) -> None:
+    split = _told(tmp_path / "work", (("a", ""),))
+    for read in (split.image_bytes, split.checked_image_bytes):
+        with pytest.raises(
+            DataError, match=r"own/a has no image: .*train holds texts alone\. Use it with text teachers"
+        ):
+            read(0)

@@ -362,3 +362,40 @@ def test_a_part_that_is_broken_says_nothing_of_itself(two: Split, tmp_path: Path
         store.write_table(part, other)
         with pytest.raises(DataError, match="no readable teacher table"):
             tables.part_width(part)
+
+
+FACTS = {
+    **{"teacher": "t", "revision": "1", "weights_sha256": "ab", "preprocessing": "p", "transform": "clean"},
+    **{"modality": "text", "width": "4"},
+}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ({}, {}, ""),
+        ({}, {"teacher": "another", "revision": "2", "modality": "image"}, ""),
+        ({}, {"weights_sha256": "cd"}, "weights sha256 'ab' and 'cd'"),
+        ({}, {"preprocessing": "q", "transform": "none"}, "preprocessing 'p' and 'q'; transform 'clean' and 'none'"),
+        ({}, {"width": "5", "transform": "none"}, "width '4' and '5'; transform 'clean' and 'none'"),
+        ({"weights_sha256": ""}, {"weights_sha256": "", "revision": "2"}, "revision '1' and '2'"),
+        ({"weights_sha256": ""}, {"revision": "2"}, "weights sha256 '' and 'ab'"),
+        ({"revision": "imported"}, {"revision": "imported", "weights_sha256": "cd", "transform": "none"}, ""),
+        ({"revision": "imported"}, {"revision": "imported", "width": "5"}, "width '4' and '5'"),
+        ({"revision": "imported"}, {"weights_sha256": "cd"}, "weights sha256 'ab' and 'cd'"),
+        ({"revision": "imported", "weights_sha256": ""}, {"weights_sha256": "", "revision": "2"}, ""),
+        ({}, {"preprocessing": "q" * 99}, f"preprocessing 'p' and {'q' * 60!r}"),
+    ],
+)
+def test_encoder_difference__what_tells_two_tables_apart(
+    made: Path, tmp_path: Path, one: dict[str, str], other: dict[str, str], said: str
+) -> None:
+    split = Split(Path(shutil.copytree(made, tmp_path / "work")), "train")
+    for name, changes in (("one", one), ("other", other)):
+        facts = {**FACTS, **changes}
+        rows = _rows(3, int(facts.pop("width")))
+        contents = pa.array([bytes([number]) * 32 for number in range(3)], pa.binary(32))
+        path = split.folder / "teachers" / name / "00000.parquet"
+        fields = {"keys": ["a", "b", "c"], "contents": contents, "embeddings": rows, "metadata": facts}
+        tables.write_teacher_part(path, modality=facts["modality"], **fields)  # type: ignore[arg-type]
+    assert tables.encoder_difference((split, "one"), (split, "other")) == said

@@ -1,6 +1,7 @@
 """Fetching one file: whole and right, or not at all, whatever the server does."""
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable
 from email.message import Message
@@ -11,6 +12,7 @@ from urllib.request import Request
 
 import pytest
 
+from cusa.errors import DataError
 from cusa.pipeline.download import fetch
 from tests.pipeline.download.server import BODY, FAST, Server
 
@@ -410,3 +412,103 @@ def test_redirects__never_from_https_to_http() -> None:
         redirect("https://a/x", "ftp://b/x")
     for address, to in (("https://a/x", "https://b/x"), ("http://a/x", "https://b/x"), ("http://a/x", "http://b/x")):
         assert redirect(address, to).full_url == to
+
+
+@pytest.mark.parametrize(
+    ("status", "times"),
+    [
+        *((status, 4) for status in (408, 425, 429, 500, 502, 503, 504)),
+        *((status, 1) for status in (400, 401, 410, 501)),
+    ],
+)
+def test_fetch__which_answers_another_try_may_help(server: Server, tmp_path: Path, status: int, times: int) -> None:
+    server.behaviour["/plain.bin"] = lambda handler, n: server.answer(handler, status)
+    with pytest.raises(fetch.FetchError, match=rf"HTTP {status} .*\(tried {times} times\)"):
+        _get(server, tmp_path / "a.bin", "/plain.bin")
+    assert server.asked["/plain.bin"] == times
+
+
+def test_fetch__waits_twice_as_long_each_time_half_of_it_by_chance(server: Server, tmp_path: Path) -> None:
+    waits: list[float] = []
+    server.behaviour["/plain.bin"] = lambda handler, n: server.answer(handler, 500)
+    config = FAST.model_copy(update={"first_wait": 1.0, "retries": 9})
+    url = (server.root + "/plain.bin",)
+    with pytest.raises(fetch.FetchError):
+        fetch.fetch(tmp_path / "a.bin", url, expected=fetch.Expected(), config=config, sleep=waits.append)
+    wholes = [min(2.0**number, 120.0) for number in range(9)]
+    assert all(whole / 2 <= wait <= whole for wait, whole in zip(waits, wholes, strict=True))
+    assert len({wait / whole for wait, whole in zip(waits, wholes, strict=True)}) > 1, "not all at the same moment"
+
+
+def test_fetch__what_one_server_was_cut_at_another_begins_anew(server: Server, tmp_path: Path) -> None:
+    """Each has the same validator, and neither the bytes of the other."""
+    server.files["/old.bin"], server.files["/new.bin"] = BODY[::-1], BODY
+    server.behaviour["/old.bin"] = lambda handler, n: server.give(handler, n, cut=1000)
+    config = FAST.model_copy(update={"retries": 0})
+    got = _get(server, tmp_path / "a.bin", "/old.bin", "/new.bin", config=config)
+    assert (got.url, got.sha256) == (f"{server.root}/new.bin", hashlib.sha256(BODY).hexdigest())
+    assert server.ranges == ["", ""]
+    assert _alone(tmp_path / "a.bin")
+
+
+@pytest.mark.parametrize(("expected", "total"), [({}, len(BODY)), ({"bytes": len(BODY)}, len(BODY))])
+def test_fetch__says_how_far_it_is_of_how_much(server: Server, tmp_path: Path, expected: Any, total: int) -> None:
+    told: list[tuple[int, int | None]] = []
+    url = (server.root + "/plain.bin",)
+    more = {"expected": fetch.Expected(**expected), "config": FAST}
+    fetch.fetch(tmp_path / "a.bin", url, on_bytes=lambda *event: told.append(event), **more)
+    assert told[-1] == (len(BODY), total)
+    assert {event[1] for event in told} == {total}
+    assert [event[0] for event in told] == sorted(event[0] for event in told)
+
+
+def test_fetch__no_room_for_the_rest_is_said_before_it_comes(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.behaviour["/plain.bin"] = lambda handler, n: server.give(handler, n, cut=200_000 if n == 1 else None)
+    once = FAST.model_copy(update={"retries": 0})
+    with pytest.raises(fetch.FetchError, match="cut after 200000"):
+        _get(server, tmp_path / "a.bin", "/plain.bin", config=once)
+    usage = shutil.disk_usage(tmp_path)
+    rest = len(BODY) - 200_000
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: usage._replace(free=rest - 1))
+    with pytest.raises(DataError, match=r"a\.bin needs 0 MiB more and 0 MiB are free\. Free some space"):
+        _get(server, tmp_path / "a.bin", "/plain.bin", config=once)
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: usage._replace(free=rest))
+    _get(server, tmp_path / "a.bin", "/plain.bin", config=once)
+    assert server.ranges == ["", "bytes=200000-", "bytes=200000-"]
+    assert _alone(tmp_path / "a.bin")
+
+
+@pytest.mark.parametrize("name", ["page.html", "page.htm"])
+def test_fetch__a_page_that_was_asked_for_is_the_file(server: Server, tmp_path: Path, name: str) -> None:
+    body = b"<!doctype html><p>data</p>"
+    server.behaviour["/x"] = lambda handler, n: server.answer(handler, 200, body, Content_Type="text/html")
+    _get(server, tmp_path / name, "/x")
+    assert (tmp_path / name).read_bytes() == body
+
+
+def test_fetch__a_file_that_is_known_by_its_digest_may_be_anything(server: Server, tmp_path: Path) -> None:
+    for number, body in enumerate((b"", b"<html>data", b"version https://git-lfs.github.com/spec/v1")):
+        server.behaviour["/x"] = lambda handler, n, body=body: server.answer(handler, 200, body)  # type: ignore[misc]
+        _get(server, tmp_path / f"{number}.bin", "/x", sha256=hashlib.sha256(body).hexdigest())
+        assert (tmp_path / f"{number}.bin").read_bytes() == body
+    server.behaviour["/x"] = lambda handler, n: server.answer(handler, 200, b"")
+    _get(server, tmp_path / "empty.bin", "/x", bytes=0)
+    assert (tmp_path / "empty.bin").read_bytes() == b""
+
+
+def test_fetch__what_a_server_is_asked_with(server: Server, tmp_path: Path) -> None:
+    told: list[dict[str, str]] = []
+
+    def note(handler: BaseHTTPRequestHandler, n: int) -> None:
+        told.append({name.lower(): value for name, value in handler.headers.items()})
+        server.give(handler, n)
+
+    server.behaviour["/plain.bin"] = note
+    _get(server, tmp_path / "a.bin", "/plain.bin")
+    assert (told[0]["user-agent"], told[0]["accept-encoding"]) == ("cusa", "identity")
+    assert not {"range", "if-range"} & told[0].keys()
+    for address in ("ftp://a/b", "file:///etc/passwd", "a/b"):
+        with pytest.raises(fetch.FetchError, match=r"is no http or https address \(tried 1 times\)"):
+            fetch.fetch(tmp_path / "b.bin", (address,), expected=fetch.Expected(), config=FAST)

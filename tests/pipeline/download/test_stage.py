@@ -40,6 +40,16 @@ def test_run__everything_comes_checked_and_unpacked_with_a_row_each(server: Serv
         ("plain.bin", "there", "plain.bin"),
     ]
     assert rows[2]["sha256"] == hashlib.sha256(BODY).hexdigest()
+    contents = pq.read_table(tmp_path / "raw/contents/images.zip.parquet")
+    assert contents.schema.metadata == {b"archive_sha256": rows[0]["sha256"].encode()}
+    assert contents.to_pylist() == [
+        {"path": f"pictures/{letter.lower()}.jpg", "bytes": size, "sha256": hashlib.sha256(data).hexdigest()}
+        for letter, size in (("A", 5000), ("B", 7000))
+        for data in [letter.encode() * size]
+    ]
+    assert [row["path"] for row in pq.read_table(tmp_path / "raw/contents/notes.tgz.parquet").to_pylist()] == [
+        "deep/x/notes.txt"
+    ]
     asked = server.asked.total()
     assert not _run(manifest, tmp_path / "raw").fresh
     assert server.asked.total() == asked, "up to date asks nobody"

@@ -62,3 +62,12 @@ def test_gather__a_data_set_that_the_package_knows_and_its_sources(tmp_path: Pat
     assert found.splits[0].sources == {"human": 4, "no source": 2}
     own = facts.gather(tmp_path / "work", name="mine", licence="CC0", url="u")
     assert (own.name, own.title, own.licence, own.homepage) == ("mine", known.title, "CC0", "u")
+
+
+def test_gather__a_split_without_rows_is_called_by_its_folder(tmp_path: Path) -> None:
+    work = make_work(tmp_path, images=1, captions=1, splits=("train",))
+    for file in ("samples", "captions", "shards"):
+        table = store.read_table(work / f"train/{file}.parquet")
+        store.write_table(work / f"train/{file}.parquet", table.slice(0, 0))
+    found = facts.gather(work)
+    assert (found.name, found.title, found.images) == ("work", "work", 0)
