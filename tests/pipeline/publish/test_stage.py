@@ -86,7 +86,8 @@ def test_run__is_up_to_date_and_goes_on_after_a_kill(work: Path, tmp_path: Path,
     before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in (out / "data").iterdir()}
     (out / "ledger.json").unlink()
     (out / "data/train-00001-of-00003.parquet").write_bytes(b"half")
-    publish.run(ONE, work=work, to="parquet", out=out)
+    again = publish.run(ONE, work=work, to="parquet", out=out)
+    assert (again.counts, again.why) == (first.counts, "never finished")
     after = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in (out / "data").iterdir()}
     assert {name: data for name, (data, _) in after.items()} == {name: data for name, (data, _) in before.items()}
     assert [name for name in after if after[name][1] != before[name][1]] == ["train-00001-of-00003.parquet"]
@@ -263,6 +264,9 @@ def test_run__what_is_another_export_and_what_is_not(tmp_path: Path) -> None:
         return publish.run(config, work=work, to=to, out=tmp_path / "out").why
 
     assert due() == "never finished"
+    card = (tmp_path / "out/README.md").read_text()
+    assert all(f"  - split: {name}\n    path: data/{name}-*.parquet\n" in card for name in ("train", "test"))
+    assert "load_dataset(FOLDER)" in card
     assert due() == due(workers=2) == ""
     assert due(licence="CC0") == "facts changed"
     assert due(name="x", licence="CC0") == "facts changed"

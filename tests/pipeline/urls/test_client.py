@@ -300,3 +300,9 @@ def test_fetch__what_a_server_is_told_of_us(server: Server) -> None:
     assert not any("cookie" in one for one in told)
     assert {one["accept-encoding"] for one in told} == {"identity"}
     assert "image/jpeg" in told[0]["accept"]
+
+
+def test_fetch__rules_of_robots_see_what_is_asked_behind_the_path(server: Server) -> None:
+    server.files["/robots.txt"] = b"User-agent: *\nDisallow: /*?x"
+    assert [one.reason for one in _ask(server, "/0.jpg?x=1", "/0.jpg")] == ["robots", ""]
+    assert server.asked["/0.jpg?x=1"] == 0

@@ -200,3 +200,11 @@ def test_columns_of__a_file_that_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t\.txt is of no known kind of table"):
         plans.columns_of(tmp_path / "t.txt", ReadConfig())
     assert list(plans.read(tmp_path)) == []
+
+
+def test_plan__splits_that_are_none_refuse_the_table(tmp_path: Path) -> None:
+    rows = [{**row, "split": word} for row, word in zip(_urls("abc"), ("train", "trian", "val"), strict=True)]
+    with pytest.raises(DataError, match=r"names splits that are not known: 'trian' \(1 rows\)"):
+        _plan(_table(tmp_path / "t.jsonl", *rows), tmp_path / "out")
+    _plan(_table(tmp_path / "t.jsonl", *rows), tmp_path / "out", split_names={"trian": "test"})
+    assert [row["split"] for row in plans.read(tmp_path / "out")] == ["train", "test", "val"]

@@ -22,6 +22,8 @@ from cusa.pipeline import readers, shard, urls, verify
 from cusa.pipeline.config import ReadConfig, ShardConfig, UrlsConfig
 from cusa.pipeline.engine import Engine
 from cusa.pipeline.urls import hosts
+from cusa.pipeline.urls import stage as stage_module
+from cusa.pipeline.urls.unit import Batch
 from tests.cli.test_cli import cusa
 from tests.pipeline.urls.server import picture, serving
 
@@ -362,3 +364,77 @@ def test_run__each_setting_of_the_content_is_another_folder_and_no_other_is(web:
     assert _bytes(out) == before
     table.write_text(table.read_text() + "\n")
     assert why() == "table changed"
+
+
+def test_retry__each_repair_writes_a_tar_of_its_own_and_keeps_what_came_before(web: Any, tmp_path: Path) -> None:
+    out = tmp_path / "raw"
+    table = _table(
+        tmp_path / "t.csv", web[0], ["img/1.jpg", "inside/2.jpg", "busy/256.jpg"]
+    )  # which comes the third time
+    once = CONFIG.model_copy(update={"retries": 0})
+    allowed = once.model_copy(update={"private": "allow"})
+    first = _run(table, out, once)
+    assert first.notes == (
+        f"Every URL's reason stands in {out}/fetched/*.parquet; `--retry failed` tries those again.",
+    )
+    log = pq.read_table(out / "fetched/00000.log.parquet").to_pylist()
+    for generation, kept in ((1, 2), (2, 3)):
+        done = _run(table, out, allowed, retry=True)
+        assert done.counts["kept"] == kept
+        assert [file.name for file in (out / "fetched").glob("*.tar")] == [f"00000.{generation}.tar"]
+    assert done.notes == ()
+    pictures = {"img/1.jpg": picture(1), "inside/2.jpg": picture(2), "busy/256.jpg": picture(0)}
+    for name, row in _fetched(out).items():
+        with (out / row["file"]).open("rb") as tar:
+            tar.seek(row["offset"])
+            assert tar.read(row["bytes"]) == pictures[name]
+    after = pq.read_table(out / "fetched/00000.log.parquet").to_pylist()
+    assert after[0] == log[0], "what was kept is not asked for again"
+    assert [row["tries"] for row in after] == [1, 1, 1]
+    assert [row["key"] for row in after] == [row["key"] for row in pq.read_table(out / "urls.parquet").to_pylist()]
+    assert [row["received"] for row in after] == [len(data) for data in pictures.values()]
+
+
+def test_run__what_no_unit_names_is_removed(web: Any, tmp_path: Path) -> None:
+    table, out = _table(tmp_path / "t.csv", web[0], ["img/1.jpg"]), tmp_path / "raw"
+    _run(table, out)
+    before = _bytes(out)
+    for name in ("00000.5.tar", "00007.tar", "00007.parquet", "00007.log.parquet"):
+        (out / "fetched" / name).write_bytes(b"x")
+    (out / "ledger.json").unlink()
+    _run(table, out)
+    assert _bytes(out) == before
+
+
+@pytest.mark.parametrize(
+    ("urls_", "workers", "per_host", "sizes", "each"),
+    [
+        *((1, 1, 16, [1], 16), (40, 1, 16, [10] * 4, 16), (40, 2, 16, [5] * 8, 8), (3, 8, 16, [1] * 3, 5)),
+        *((200, 1, 3, [16] * 12 + [8], 3), (40, 8, 3, [2] * 20, 1)),
+    ],
+)
+def test_run__units_and_requests_to_a_host_shared_among_processes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    urls_: int,
+    workers: int,
+    per_host: int,
+    sizes: list[int],
+    each: int,
+) -> None:
+    given: list[Batch] = []
+
+    def note(function: Any, batches: list[Batch], **more: Any) -> list[Any]:
+        given.extend(batches)
+        assert [more["weigh"](batch) for batch in batches] == sizes, "a unit is one URL here"
+        return []
+
+    monkeypatch.setattr(stage_module, "run_units", note)
+    monkeypatch.setattr(stage_module.WarmPool, "start", lambda pool: None)
+    table = _table(tmp_path / "t.csv", "http://a.org", [f"{number}.jpg" for number in range(urls_)])
+    config = CONFIG.model_copy(update={"rows": 1, "workers": workers, "per_host": per_host})
+    with pytest.raises(DataError, match="None of the 0 URLs"):
+        _run(table, tmp_path / "raw", config)
+    assert [len(batch.units) for batch in given] == sizes
+    assert [unit.number for batch in given for unit in batch.units] == list(range(urls_))
+    assert {batch.per_host for batch in given} == {each}
