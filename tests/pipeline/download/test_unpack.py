@@ -171,3 +171,35 @@ def test_unpack__as_large_and_as_many_as_allowed(tmp_path: Path, monkeypatch: py
             with pytest.raises(DataError, match="looks like a bomb"):
                 unpack(tmp_path / "x.zip", tmp_path / "other")
             assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_unpack__a_zip_whose_members_say_what_they_are(tmp_path: Path) -> None:
+    """As Info-ZIP writes them: the kind of file stands beside its rights."""
+    path = tmp_path / "x.zip"
+    for kind, said in (
+        (stat.S_IFREG, None),
+        (stat.S_IFCHR, "device"),
+        (stat.S_IFIFO, "device"),
+        (stat.S_IFLNK, "link"),
+    ):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, mode in (("deep/", stat.S_IFDIR | 0o755), ("deep/a.txt", kind | 0o644)):
+                info = zipfile.ZipInfo(name)
+                info.external_attr = mode << 16
+                archive.writestr(info, b"" if name.endswith("/") else b"a")
+        out = tmp_path / f"out-{kind}"
+        if said is None:
+            assert [file.read_bytes() for file in unpack(path, out)] == [b"a"]
+        else:
+            with pytest.raises(DataError, match=rf"holds 'deep/a.txt', a {said}\. It is refused"):
+                unpack(path, out)
+
+
+def test_unpack__what_a_killed_one_left_is_removed(tmp_path: Path) -> None:
+    _tar(tmp_path / "x.tar", _infos())
+    for name in ("x.tar", "older.tar"):
+        (tmp_path / "out" / f"{store.TEMPORARY}{name}/a").mkdir(parents=True)
+        (tmp_path / "out" / f"{store.TEMPORARY}{name}/a/half.txt").write_text("half")
+    unpack(tmp_path / "x.tar", tmp_path / "out")
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {*FILES}

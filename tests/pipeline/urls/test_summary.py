@@ -95,6 +95,7 @@ def test_write__the_page_has_the_same_numbers(tmp_path: Path) -> None:
     most = max(dropped.values())
     assert widths == [round(320 * number / most) for number in sorted(dropped.values(), reverse=True)]
     hosts = page.partition("Hosts with the most URLs")[2]
+    assert re.findall(r"<th[^>]*>(.*?)</th>", hosts) == ["host", "kept", "dropped", "MiB"]
     for host in HOSTS:
         of_host = [row for row in rows if row["host"] == host]
         kept = sum(row["status"] == "kept" for row in of_host)
