@@ -189,3 +189,52 @@ def test_treatments__are_methods_of_a_sweep_without_csa_and_usa(treatment: str) 
         )
     plain = recipe.load("scenes-cusa", recipe.method_settings("baseline")).loss
     assert loss != plain
+
+
+TREATMENTS = {
+    "label-smoothing": {"label_smoothing": 0.1},
+    "mask": {"false_negatives": "mask", "mask_text": 0.7},
+    "gist": {"false_negatives": "mask", "mask_text": "positive", "mask_margin": 0.2},
+    "debiased": {"false_negatives": "debiased"},
+    "hardness": {"false_negatives": "hardness", "hardness": 0.25},
+    "thresholds": {
+        **{"false_negatives": "thresholds", "threshold_share": 0.01, "threshold_rate": 0.01, "threshold_after": 5},
+    },
+    "sigmoid": {"contrast": "sigmoid", "reduction": "standard"},
+    "calibrated": {"soft_labels": "calibrated", "csa_temperatures": "one", "divergence": "kl"},
+}
+"""What each treatment sets, see docs/losses.md."""
+
+
+@pytest.mark.parametrize("treatment", recipe.pieces("treatment"))
+def test_treatments__set_what_they_are_called_and_nothing_else(treatment: str) -> None:
+    loss = recipe.load("clip-vit-b-32/coco/cusa", recipe.method_settings(treatment)).loss
+    plain = recipe.load("clip-vit-b-32/coco/cusa", recipe.method_settings("baseline")).loss
+    assert {name: getattr(loss, name) for name in TREATMENTS[treatment]} == TREATMENTS[treatment]
+    apart = {*TREATMENTS[treatment], "alpha", "beta", "infonce_weight"}
+    if treatment == "sigmoid":  # SigLIP begins at a logit scale of 10
+        assert loss.temperature.initial == 0.1
+        apart.add("temperature")
+    if treatment == "calibrated":
+        apart.add("csa_image_temperature")
+    assert loss.model_dump(exclude=apart) == plain.model_dump(exclude=apart)
+
+
+@pytest.mark.parametrize("name", [name for name in COMPOSED if name.startswith("clip")])
+def test_clip__is_trained_as_the_release_did_it(name: str) -> None:
+    """Negatives of a GPU alone, a head on both ends, rates by the epoch, temperatures decayed as the weights are."""
+    told = recipe.load(name)
+    assert (told.loss.negatives, told.student.cross_head) == ("local", True)
+    assert (told.train.schedule, told.train.decay) == ("epoch", "release")
+    assert told.student.name == f"openai/{'clip-vit-base-patch32' if 'b-32' in name else 'clip-vit-large-patch14-336'}"
+
+
+def test_data__of_each_recipe() -> None:
+    uni_modal = ("cub", "sop", "in-shop", "inaturalist-2018", "sts")  # the paper's tables of models trained on COCO
+    for name in COMPOSED:
+        model, data, _ = name.split("/")
+        told = recipe.load(name).data
+        regions = model in ("sgr", "saf", "sgraf")
+        expected = {"coco": "coco_precomp", "flickr30k": "f30k_precomp"}[data] if regions else data
+        assert told.dataset == expected, name
+        assert tuple(told.also) == (uni_modal if data == "coco" else ()), name

@@ -21,6 +21,25 @@ def test_load__are_valid_and_name_a_reader(name: str) -> None:
 
 def test_load__counts_are_the_documented_ones() -> None:
     counts = {name: {s: c.images for s, c in datasets.load(name).counts.items()} for name in datasets.names()}
+    assert counts["flickr30k"] == {"train": 29_000, "val": 1_014, "test": 1_000}
+    assert counts["coco_precomp"] == {"train": 113_287, "testall": 5_000}
+    assert counts["f30k_precomp"] == {"train": 29_000, "test": 1_000}
+    assert counts["sop"] == {"train": 59_551, "test": 60_502}
+    assert counts["in-shop"] == {"train": 25_882, "test": 26_830}
+    years = {"sts12": 3_108, "sts13": 1_500, "sts14": 3_750, "sts15": 3_000, "sts16": 1_186}
+    parts = {"stsb-train": 5_749, "stsb-dev": 1_500, "stsb-test": 1_379}
+    sick = {"sick-train": 4_500, "sick-trial": 500, "sick-test": 4_927}
+    assert counts["sts"] == {**years, **parts, **sick}
+    every = [(name, split, c) for name in datasets.names() for split, c in datasets.load(name).counts.items()]
+    labels = {(name, split): c.labels for name, split, c in every if c.labels is not None}
+    assert labels == {
+        **{("cub", "train"): 100, ("cub", "test"): 100, ("sop", "train"): 11_318, ("sop", "test"): 11_316},
+        **{("in-shop", "train"): 3_997, ("in-shop", "test"): 3_985},
+        **{("inaturalist-2018", "train"): 5_690, ("inaturalist-2018", "test"): 2_452},
+    }
+    captions = {(name, split): c.captions for name, split, c in every if c.captions is not None}
+    five = ("flickr8k", "coco_precomp", "f30k_precomp")
+    assert captions == {(name, split): 5 * c.images for name, split, c in every if name in five and c.images}
     assert counts["coco"] == {"train": 113_287, "val": 5_000, "test": 5_000}
     assert sum(counts["sop"].values()) == 120_053  # type: ignore[arg-type]
     assert sum(counts["in-shop"].values()) == 52_712  # type: ignore[arg-type]
