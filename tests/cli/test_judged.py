@@ -47,7 +47,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     )
 
 
-def test_compare__hands_on_and_says_what_each_number_is(asked: list[Any]) -> None:
+def test_compare__hands_on_and_says_what_each_number_is(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("eval", "one", "two", "--judged", "--data", "work")
     lines = calls.plain(*words, "--split", "test", "--force").splitlines()
     common = {"names": ("one", "two"), "work": Path("work"), "on_event": "Console.event"}
@@ -72,8 +72,20 @@ def test_compare__hands_on_and_says_what_each_number_is(asked: list[Any]) -> Non
     assert [row[7] for row in told] == [
         *("A is better", "B is better", "told", "unknown yet", "all is known", "some 2,345 more verdicts"),
     ]
+    monkeypatch.setitem(RESULT["samples"][0], "answered_pairs", 3)  # type: ignore[index]
+    shown = calls.plain(*words)
+    assert "note: For R@1 3 of 9 pairs are answered: `cusa review work --split test --for-eval one two`." in shown
+    stale = calls.outcome("judged", fresh=False)
+    monkeypatch.setattr(judged, "compare", lambda *names, **told: (stale, RESULT, Path("j")))
+    assert calls.plain(*words).startswith("eval: j (up to date): A = one, B = two")
+    monkeypatch.undo()
+
+
+def test_compare__as_json(asked: list[Any]) -> None:
+    words = ("eval", "one", "two", "--judged", "--data", "work")
+    common = {"names": ("one", "two"), "work": Path("work"), "on_event": "Console.event"}
     told_json = json.loads(calls.plain(*words, "--json"))
-    assert asked[1] == {**common, "split": "", "force": False}
+    assert asked == [{**common, "split": "", "force": False}]
     assert told_json == {**RESULT, "out": "judged/one-vs-two", "fresh": True}
 
 

@@ -156,5 +156,5 @@ def test_caption_sources_of__by_place_once_each() -> None:
 def test_validated__names_the_option_and_the_value() -> None:
     assert options.validated(ShardConfig, max_images=3) == ShardConfig(max_images=3)
     with pytest.raises(ConfigError, match=r"^--max-images 0: Input should be greater than or equal to 1\.$") as error:
-        options.validated(ShardConfig, resize=5, max_images=0)
+        options.validated(ShardConfig, resize=5, quality=0, max_images=0)
     assert error.value.values == {"option": "--max-images"}

@@ -221,3 +221,30 @@ def test_formats_and_options_belong_together(work: Path, tmp_path: Path) -> None
         push(tmp_path / "view", "me/pictures", dry_run=True)
     with pytest.raises(CusaError, match="no export of a work folder to 'atlass'"):
         export(work, to="atlass", out=tmp_path / "o")
+
+
+def test_export__is_due_when_anything_it_reads_changed(work: Path, tmp_path: Path) -> None:
+    split = Split(work, "train")
+    files = {
+        "the candidates": split.folder / "audit/candidates.parquet",
+        "the neighbours": neighbours.neighbour_path(split, "words"),
+    }
+
+    def fresh(**asked: Any) -> bool:
+        return export(work, **{"to": "label-studio", "out": tmp_path / "out", **asked}).fresh
+
+    assert fresh()
+    assert not fresh()
+    for path in files.values():
+        table = pq.read_table(path)
+        pq.write_table(table, path, compression="none")  # the same rows, other bytes
+        assert fresh(), path
+        assert not fresh()
+    _judge(split, "match")
+    assert fresh(), "a verdict"
+    verdicts.publish(split.folder / verdicts.FOLDER)
+    assert fresh(), "the table of verdicts"
+    assert [fresh(limit=3), fresh(limit=3), fresh(limit=4)] == [True, False, True]
+    assert [fresh(image="colours"), fresh(text="words"), fresh(force=True), fresh()] == [True, True, True, False]
+    plain = {"to": "atlas", "out": tmp_path / "atlas"}
+    assert [fresh(**plain), fresh(**plain, limit=3)] == [True, False], "no limit there"

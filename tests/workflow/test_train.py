@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from cusa import recipe as recipes
 from cusa.errors import ConfigError, StaleError
+from cusa.eval import evaluate as evaluating
 from cusa.manifests import batch_calibration, tables
 from cusa.manifests.events import Callbacks
 from cusa.manifests.judgements import pair_judgements
@@ -21,9 +23,12 @@ from cusa.manifests.storage import store
 from cusa.models import student as students
 from cusa.pipeline import extract
 from cusa.pipeline.config import ExtractConfig
+from cusa.train import loop
 from cusa.workflow import evaluate as scoring
 from cusa.workflow import train as training
 from tests import worlds
+from tests.cli import calls
+from tests.eval.seers import Seer
 from tests.manifests.judgements.test_verdicts import make
 
 FEW = [
@@ -225,3 +230,82 @@ def test_train__a_calibration_is_the_recipe_s_own_and_of_these_teachers(asked: A
 def test_train__resume_is_auto_or_must(asked: Asked, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--resume is 'yes'; allowed: auto, must"):
         training.train(recipes.load("tiny"), work=tmp_path / "work", out=tmp_path / "run", resume="yes")
+
+
+@dataclass
+class _Loop:
+    """Stands for the loop: what it was asked to do; it writes what a run leaves."""
+
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    created: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self, config: Any, loss: Any, **more: Any) -> loop.Trained:
+        self.asked.append({"config": config, "loss": loss, **more})
+        store.write_text(more["out"] / loop.METRICS_FILE, "rows")
+        store.write_text(more["out"] / loop.MODEL_FOLDER / "weights", "weights")
+        return loop.Trained(9, 4, 6, {"rsum": 123.45678, "other": 5.0}, {}, ("a note",), "seen")
+
+    def create(self, config: Any, **more: Any) -> Any:
+        self.created.append({"config": config, **more})
+        return Seer()
+
+
+@pytest.fixture
+def looped(monkeypatch: pytest.MonkeyPatch) -> _Loop:
+    made = _Loop()
+    monkeypatch.setattr(loop, "run", made.run)
+    monkeypatch.setattr(loop, "check", lambda *words: None)
+    monkeypatch.setattr(students, "create", made.create)
+    return made
+
+
+def test_train__hands_everything_on_to_the_loop_and_writes_what_came_of_it(
+    taught: Path, tmp_path: Path, looped: _Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, callbacks = tmp_path / "run", Callbacks(on_message=lambda text: None)
+    told = recipes.load("tiny", ["loss.alpha=0.1", "loss.beta=0.2", "train.seed=7", "train.encode_once=false"])
+    more = {"resume": "must", "allow_changed": ["train.lr"], "callbacks": callbacks}
+    done = training.train(told, work=taught, out=out, **more)  # type: ignore[arg-type]
+    train, val = Split(taught, "train"), Split(taught, "val")
+    (asked,) = looped.asked
+    data, start = asked["data"], asked["start"]
+    assert (asked["config"], asked["loss"], asked["out"], asked["callbacks"]) == (told.train, told.loss, out, callbacks)
+    assert (data.split.folder, data.teachers, data.features, data.calibration) == (train.folder, TEACHERS, {}, None)
+    student = {f"student.{key}": value for key, value in told.student.model_dump(mode="json").items()}
+    assert start == loop.Start(False, True, ("train.lr",), student, {"the validation split": val.digest})
+    (made,) = looped.created
+    assert (made["config"], made["uni"], made["seed"], made["features"]) == (told.student, True, 7, None)
+    assert (list(made["captions"]), len(made["captions"]), made["captions"][1]) == (train.texts, 8, train.texts[1])
+    found = asked["validate"](Seer())
+    assert found == evaluating.validate(Seer(), val, told.eval)
+    counts = {"steps": 9, "steps_done_now": 5, "best_step": 6, "parameters": 24, "val_rsum": 123.457}
+    assert (done.counts, done.notes) == (counts, ("a note",))
+    assert store.read_json(out / "run.json") == {
+        "data": str(taught.resolve()),
+        "teachers": TEACHERS,
+        "changes": [change._asdict() for change in told.changes],
+    }
+    assert store.read_json(out / "recipe.json") == told.model_dump(mode="json")
+    written = {"recipe.json", "run.json", loop.METRICS_FILE, f"{loop.MODEL_FOLDER}/weights"}
+    assert store.read_json(out / "ledger.json")["outputs"].keys() == written
+    training.train(
+        told.model_copy(update={"loss": told.loss.model_copy(update={"beta": 0.0})}), work=taught, out=out, force=True
+    )
+    assert (looped.asked[1]["start"].force, looped.asked[1]["start"].must_resume) == (True, False)
+    assert looped.created[1]["uni"] is False
+
+
+def test_train__the_test_split_is_scored_once_by_the_first_rank(
+    taught: Path, tmp_path: Path, looped: _Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = calls.record(monkeypatch, scoring, "evaluate", [])
+    told = recipes.load("tiny", ["loss.alpha=0.1", "train.encode_once=false"])
+    callbacks = Callbacks()
+    training.train(told, work=taught, out=tmp_path / "run", callbacks=callbacks)
+    assert scored == []
+    training.train(told, work=taught, out=tmp_path / "run", callbacks=callbacks, test=True)
+    request = scoring.EvalRequest(data=[taught], trust=told.student.classes)
+    assert scored == [{"name": str(tmp_path / "run"), "request": request, "on_event": callbacks.on_event}]
+    monkeypatch.setenv("RANK", "1")
+    training.train(told, work=taught, out=tmp_path / "run", test=True)
+    assert len(scored) == 1

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cusa.errors import DataError
 from cusa.eval.judged import rankings, stage
 from cusa.eval.judged.stage import Rivals, draw, run
 from cusa.manifests import schemas
@@ -181,6 +182,15 @@ def test_run__verdicts_after_the_draw_decide_the_scores_to_the_end(rivals: Rival
 def _asked(folder: Path, scores: str) -> list[list[str]]:
     table = pq.read_table(sample_path(folder, scores), columns=["image_key", "caption_key"])
     return [list(row.values()) for row in table.to_pylist()]
+
+
+def test_run__a_sample_of_another_pool_is_refused(rivals: Rivals, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(rivals)
+    monkeypatch.setattr(stage, "draw", lambda rivals: None)  # which would draw it anew
+    path = sample_path(rivals.folder, "r@1")
+    store.write_table(path, pq.read_table(path).slice(1))
+    with pytest.raises(DataError, match=r"does not belong to .*pool\.parquet\. Remove .* and draw again"):
+        run(rivals)
 
 
 def test_run__a_sample_that_was_changed_after_it_was_drawn_is_drawn_again(rivals: Rivals) -> None:

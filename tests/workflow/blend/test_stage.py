@@ -4,6 +4,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,8 @@ import torch
 from cusa import recipe as recipes
 from cusa.errors import BusyError, ConfigError, DataError, StoppedError
 from cusa.eval import evaluate as evaluating
+from cusa.eval.config import NOT_IN_THE_NUMBERS
+from cusa.eval.evidence import Evidence
 from cusa.manifests import lock, schemas
 from cusa.manifests.events import Callbacks
 from cusa.manifests.samples import Split
@@ -19,8 +22,10 @@ from cusa.manifests.storage import store
 from cusa.models import student as students
 from cusa.workflow import blend as blends
 from cusa.workflow import evaluate as scoring
+from cusa.workflow import evaluated_model
 from cusa.workflow import train as training
-from cusa.workflow.blend import BlendRequest
+from cusa.workflow.blend import BlendRequest, measures
+from cusa.workflow.blend import stage as stages
 from tests import worlds
 from tests.cli.test_cli import cusa_here
 from tests.workflow.test_train_heads import ENCODERS, FEW, _extract
@@ -284,3 +289,54 @@ def test_blend__labels_that_name_no_class_are_said_and_a_broken_file_of_names_re
     names.write_text("id_0\tred wall\n")
     with pytest.raises(DataError, match="has no name for the label 'id_1'"):
         blends.run(_request(place, tmp_path / "b", settings=[f"class_names={names}"], **asked))
+
+
+def test_blend__depends_on_both_models_every_split_texts_and_what_is_in_the_numbers(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AskedError(Exception):
+        """What a stage is asked with, in place of work."""
+
+    asked: list[dict[str, Any]] = []
+
+    def begin(name: str, ledger: Path, **more: Any) -> None:
+        asked.append({"name": name, "ledger": ledger, **more})
+        raise AskedError
+
+    monkeypatch.setattr(stages, "StageRun", begin)
+    settings = ["top=5", "seed=3", "device=cpu", "cache_mib=1", "templates=clip-7"]
+    with pytest.raises(AskedError):
+        blends.run(_request(place, tmp_path / "out", choose="0.25", settings=settings, force=True))
+    work = place / "work"
+    splits = {"new": Split(work, "val"), "labelled": Split(place / "labelled", "test"), "train": Split(work, "train")}
+    folders = {
+        name: f"{split.work.name}-{split.name}-{store.digest(str(split.work.resolve()))[:6]}"
+        for name, split in splits.items()
+    }
+    opened = evaluated_model.open_model(str(place / "run"), settings)
+    measured = {
+        name: measures.Measured(Evidence.open(split), ("zero-shot",) if name == "labelled" else ("cross-modal",), True)
+        for name, split in splits.items()
+    }
+    assert asked == [
+        {
+            "name": "blend",
+            "ledger": tmp_path / "out/ledger.json",
+            "inputs": {
+                "base": store.sha256_folder(place / "base/model"),
+                "run": store.sha256_folder(place / "run/model"),
+                **{
+                    folders[name]: store.digest([one.evidence.digests, measures.texts_digest(one, opened.config)])
+                    for name, one in measured.items()
+                },
+            },
+            "parameters": {
+                "layout": 1,
+                "points": [0.0, 0.25, 0.5, 1.0],
+                "choose": "0.25",
+                "tasks": {folders[name]: list(one.tasks) for name, one in measured.items()},
+                **opened.config.model_dump(mode="json", exclude=NOT_IN_THE_NUMBERS),
+            },
+            "force": True,
+        }
+    ]
