@@ -15,12 +15,14 @@ from cusa.eval import evaluate
 from cusa.eval.config import RETRIEVAL_PROTOCOL, EvalConfig
 from cusa.eval.encode import Embeddings, embed_texts, encode
 from cusa.eval.evidence import Evidence
+from cusa.eval.job import Job, ModelSource
 from cusa.eval.share import ALONE
 from cusa.eval.tasks import intervals
 from cusa.manifests import schemas
 from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
+from cusa.models import features
 from tests import worlds
 from tests.eval import evaluating
 from tests.eval.seers import Seer
@@ -434,6 +436,11 @@ def test_run__depends_on_every_input_and_setting_that_is_in_the_numbers(
     assert plain["parameters"]["tasks"] == sorted(
         ["cross-modal", "cross-modal-truth", "text-to-text", "image-to-image"]
     ), "what the data allow"
+    read: Any = {"image": "a table"}
+    with monkeypatch.context() as patched, pytest.raises(_AskedError):
+        patched.setattr(features, "digests", lambda split, tables: {f"{split.name} {one}": "1" for one in tables})
+        evaluate.run(config, ModelSource(Seer, "1", features=read), Evidence.open(split), Job(tmp_path / "o"))
+    assert asked[-1]["inputs"]["test image"] == "1"
     rows = [
         {**row, "label": f"{colour} wall"}
         for row, colour in zip(split.samples.to_pylist(), worlds.COLOURS, strict=False)

@@ -116,3 +116,38 @@ def test_texts_digest__follows_prompts_and_names(work: Path, tmp_path: Path) -> 
     digests.append(texts_digest(guard, EvalConfig()))
     assert len(set(digests)) == 3
     assert texts_digest(new, EvalConfig(templates=str(prompts))) == texts_digest(new, EvalConfig()), "it asks none"
+
+
+def _labelled(work: Path, to: Path, labels: list[str]) -> Path:
+    """Copy a work folder with other labels of its test images, which have no captions, and of val, which has."""
+    made = Path(shutil.copytree(work, to))
+    for name in ("val", "test"):
+        split = Split(made, name)
+        rows = [{**row, "label": label} for row, label in zip(split.samples.to_pylist(), labels, strict=True)]
+        store.write_table(split.folder / "samples.parquet", split.samples.from_pylist(rows, schemas.SAMPLES))
+    return made
+
+
+def test_gather__a_guard_has_captions_or_labels_that_name_classes(work: Path, tmp_path: Path) -> None:
+    some = _labelled(work, tmp_path / "some", ["red wall", "", "blue wall", ""])
+    found = gather(_model(None), work, "train", [str(some), f"{some}:val"], None)
+    assert [one.tasks for one in found[1:]] == [("zero-shot",), ("cross-modal", "zero-shot")]
+    none = _labelled(work, tmp_path / "none", ["", "", "", ""])
+    (_, plain) = gather(_model(None), work, "train", [f"{none}:val"], None)
+    assert (plain.tasks, plain.left_out) == (("cross-modal",), "")
+    with pytest.raises(DataError, match="guards nothing: it has neither captions, for retrieval, nor labels"):
+        gather(_model(None), work, "train", [str(none)], None)
+    numbers = _labelled(work, tmp_path / "numbers", ["id_1", "id_2", "id_3", "id_4"])
+    (_, kept) = gather(_model(None), work, "train", [f"{numbers}:val"], None)
+    assert kept.tasks == ("cross-modal",)
+    assert kept.left_out.startswith("The guard numbers val is measured by retrieval alone. The labels differ in")
+    with pytest.raises(DataError, match="The guard .*numbers/test: The labels differ in their numbers"):
+        gather(_model(None), work, "train", [str(numbers)], None)
+    names = tmp_path / "names.tsv"
+    names.write_text("id_1\tred wall\n")
+    model = EvaluatedModel("run", None, {}, EvalConfig(class_names=str(names)), "1")
+    with pytest.raises(DataError, match="has no name for the label 'id_2'"):
+        gather(model, work, "train", [f"{numbers}:val"], None)
+    names.write_text("other\tred wall\n")
+    (_, kept) = gather(model, work, "train", [f"{numbers}:val"], None)
+    assert kept.tasks == ("cross-modal",), "names of other data, measured together with these"

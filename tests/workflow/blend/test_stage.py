@@ -19,6 +19,7 @@ from cusa.manifests import lock, schemas
 from cusa.manifests.events import Callbacks
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
+from cusa.models import features
 from cusa.models import student as students
 from cusa.workflow import blend as blends
 from cusa.workflow import evaluate as scoring
@@ -326,7 +327,13 @@ def test_blend__depends_on_both_models_every_split_texts_and_what_is_in_the_numb
                 "base": store.sha256_folder(place / "base/model"),
                 "run": store.sha256_folder(place / "run/model"),
                 **{
-                    folders[name]: store.digest([one.evidence.digests, measures.texts_digest(one, opened.config)])
+                    folders[name]: store.digest(
+                        [
+                            one.evidence.digests,
+                            measures.texts_digest(one, opened.config),
+                            features.digests(one.split, opened.features),
+                        ]
+                    )
                     for name, one in measured.items()
                 },
             },
