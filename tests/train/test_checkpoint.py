@@ -264,3 +264,17 @@ def test_keys_of_inputs__are_what_people_allow_by_name() -> None:
         **{"the image teacher": "teachers.image", "the text teacher": "teachers.text"},
         "the neighbour tables": "train.neighbour_similarity",
     }
+
+
+def test_a_later_one_that_is_broken_is_not_offered_to_go_on_from(tmp_path: Path) -> None:
+    """The one that belongs to the run has lost its state; the one before it is of another run."""
+    other = checkpoint.Identity({**SELF.settings, "train.lr": 0.5}, SELF.digests)
+    checkpoint.save(tmp_path, step=1, state=_state(1), identity=other, keep=9)
+    _save(tmp_path, 2, keep=9)
+    (tmp_path / "step-000000002" / "state.pt").write_bytes(b"cut")
+    with pytest.raises(StaleError, match=r"train\.lr was 0\.5 and is now 0\.001") as refused:
+        checkpoint.load(tmp_path, identity=SELF)
+    assert "does belong to this one" not in str(refused.value)
+    _save(tmp_path, 0, keep=9)
+    with pytest.raises(StaleError, match=r"Step 0 does belong to this one"):
+        checkpoint.load(tmp_path, identity=SELF)
