@@ -14,7 +14,7 @@ from cusa.manifests.storage import store
 from cusa.workflow.blend import measures
 from cusa.workflow.blend.grid import Choice
 from cusa.workflow.blend.measures import Measure, gather, of_results, texts_digest
-from cusa.workflow.evaluated_model import EvaluatedModel
+from cusa.workflow.evaluated.model import EvaluatedModel
 from tests.worlds import COLOURS, make_work
 
 

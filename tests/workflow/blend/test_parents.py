@@ -13,7 +13,7 @@ from cusa.models import source
 from cusa.models import student as students
 from cusa.workflow.blend import BlendRequest, interpolation, parents
 from cusa.workflow.blend.parents import Parents
-from cusa.workflow.evaluated_model import EvaluatedModel
+from cusa.workflow.evaluated.model import EvaluatedModel
 from tests.cli import calls
 
 RECIPE = recipes.load("tiny", ["student.name=org/model", "loss.beta=0.5", "train.seed=7"]).model_dump(mode="json")

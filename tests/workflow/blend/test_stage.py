@@ -23,10 +23,10 @@ from cusa.models import features
 from cusa.models import student as students
 from cusa.workflow import blend as blends
 from cusa.workflow import evaluate as scoring
-from cusa.workflow import evaluated_model
 from cusa.workflow import train as training
 from cusa.workflow.blend import BlendRequest, measures
 from cusa.workflow.blend import stage as stages
+from cusa.workflow.evaluated import model as evaluated_model
 from tests import worlds
 from tests.cli.test_cli import cusa_here
 from tests.workflow.test_train_heads import ENCODERS, FEW, _extract
