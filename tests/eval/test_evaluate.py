@@ -404,7 +404,16 @@ def test_run__depends_on_every_input_and_setting_that_is_in_the_numbers(
     prompts.write_text("a {}\n")
     asked = _stage(monkeypatch, evaluate)
     config = EvalConfig(
-        **{"batch_size": 3, "ks": (1, 2), "block": 4, "top": 5, "rerank": 6, "bootstrap": 7, "seed": 8},
+        **{
+            "batch_size": 3,
+            "ks": (1, 2),
+            "block": 4,
+            "top": 5,
+            "rerank": 6,
+            "bootstrap": 7,
+            "seed": 8,
+            "max_patches": 9,
+        },
         **{"cache_mib": 9, "train_classes": "1-2", "templates": str(prompts), "class_names": "", "device": "cpu"},
     )
     work = {"load": Seer, "student_digest": "weights", "split": split, "out": tmp_path / "o"}
@@ -428,6 +437,7 @@ def test_run__depends_on_every_input_and_setting_that_is_in_the_numbers(
             "split": "test",
             "tasks": ["cross-modal", "text-to-text"],
             **{"batch_size": 3, "ks": [1, 2], "block": 4, "top": 5, "rerank": 6, "bootstrap": 7, "seed": 8},
+            "max_patches": 9,
         },
         "force": True,
     }
