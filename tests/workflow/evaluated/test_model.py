@@ -8,11 +8,14 @@ import pytest
 
 from cusa.errors import ConfigError, DataError
 from cusa.eval.config import EvalConfig
+from cusa.eval.encode import cache_key
 from cusa.manifests import ledger
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
+from cusa.models.naflex import NaFlex
 from cusa.workflow.evaluate import place_of_results
 from cusa.workflow.evaluated.model import EvaluatedModel, open_model
+from tests import towers
 from tests.worlds import make_work
 
 
@@ -106,3 +109,15 @@ def test_place_of_results__in_the_run_for_its_own_data_else_beside_it(made: Path
     plain = EvaluatedModel("org/all-mpnet", None, {}, EvalConfig(), "")
     assert place_of_results(plain, made, "") == ("test", made / "eval/all-mpnet")
     assert place_of_results(plain, made, "val") == ("val", made / "eval/all-mpnet")
+
+
+def test_load__as_many_patches_as_the_settings_say(tmp_path: Path) -> None:
+    """And embeddings that were kept of another number are never taken."""
+    folder = towers.write_image("siglip2", tmp_path / "naflex")
+    plain, finer = (open_model(str(folder), settings) for settings in ([], ["max_patches=40"]))
+    as_it_is, more = plain.load(), finer.load()
+    assert (as_it_is.preprocess, more.preprocess) == (NaFlex(16, 8), NaFlex(40, 8))  # type: ignore[union-attr]
+    assert cache_key(as_it_is, plain.config) != cache_key(more, plain.config)
+    assert cache_key(as_it_is, plain.config) == cache_key(plain.load(), plain.config)
+    with pytest.raises(ConfigError, match=r"eval\.max_patches is 257.*positions for 16 patches"):
+        open_model(str(folder), ["max_patches=257"]).load()
