@@ -152,3 +152,27 @@ class Grid(Colours):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return a feature map."""
         return pixels.repeat(1, 2, 1, 1)
+
+
+class Patchwork(Colours):
+    """The same, which also gives its four quarters apart."""
+
+    def hidden_states(self, pixels: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the mixture, and the colour of each quarter."""
+        return self(pixels), F.adaptive_avg_pool2d(pixels, 2).flatten(2).mT, None
+
+
+class Spelling(Letters):
+    """The same, which also gives its letters apart."""
+
+    def hidden_states(self, tokens: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mean, the letters, and where there are any."""
+        return self(tokens), self.table(tokens["codes"]), tokens["codes"] > 0
+
+
+class Untidy(Colours):
+    """An encoder whose hidden states have no width."""
+
+    def hidden_states(self, pixels: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return a number a quarter."""
+        return self(pixels), F.adaptive_avg_pool2d(pixels, 2).mean(1).flatten(1), None

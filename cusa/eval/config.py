@@ -1,5 +1,7 @@
 """Settings of evaluation; no heavy import, so that `cusa --help` answers at once."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from cusa.manifests.settings import Settings
@@ -27,7 +29,15 @@ class EvalConfig(Settings):
     block: int = Field(default=4096, ge=1, description="queries ranked at once, at most; 64 MiB of scores bound it too")
     top: int = Field(default=10, ge=1, le=1000, description="nearest items kept for each query")
     rerank: int = Field(
-        default=16, ge=0, description="candidates of a query that a fusion encoder scores again; 0 = none"
+        default=16,
+        ge=0,
+        description="candidates of a query that are scored again by a fusion encoder, or with pairs=candidates by a "
+        "student that scores pairs; 0 = none",
+    )
+    pairs: Literal["all", "candidates"] = Field(
+        default="all",
+        description="what a student that scores pairs scores: every image with every caption, or the `rerank` first "
+        "ones by its pooled embeddings",
     )
     bootstrap: int = Field(default=1000, ge=0, description="resamples of the queries for intervals; 0 = none")
     seed: int = Field(default=0, ge=0, description="of the resamples")

@@ -319,7 +319,7 @@ def _cross_scores(
     first = Cosines(embeddings.image["cross"], embeddings.text["cross"])
     if not split.num_captions:
         return first, "cross"
-    if student.scores_pairs:
+    if student.scores_pairs and not _reranks(student, config):
         return pairs.all_pairs(student, split, config, on_event=on_event), "pairs"
     if _reranks(student, config):
         again = pairs.rerank(student, split, first, config, kept=kept, on_event=on_event)
@@ -336,12 +336,29 @@ def _match(
 
     if isinstance(student, TextModel) or not split.num_captions:
         return None, ""
-    if _reranks(student, config):
-        return partial(pairs.matched, student, split, config=config, on_event=on_event), "matching head's log-odds"
-    if student.scores_pairs and not ranked:
+    again = _reranks(student, config)
+    if student.scores_pairs and (again or not ranked):
         return partial(pairs.scored, student, split, config=config, on_event=on_event), "pairs"
+    if again:
+        return partial(pairs.matched, student, split, config=config, on_event=on_event), "matching head's log-odds"
     return None, ""
 
 
 def _reranks(model: "Student | TextModel", config: EvalConfig) -> bool:
-    return bool(config.rerank and getattr(model, "reranks", False))
+    """Return whether first candidates are scored again.
+
+    Raises:
+        ConfigError: if it is asked for, and the student's embeddings find no candidates.
+    """
+    if not getattr(model, "scores_pairs", False):
+        return bool(config.rerank and getattr(model, "reranks", False))
+    if config.pairs == "all":
+        return False
+    if not (config.rerank and getattr(model, "reranks", False) and getattr(model, "pooled_weight", 0)):
+        raise ConfigError(
+            f"eval.pairs is 'candidates', and eval.rerank is {config.rerank}; {model.name} finds candidates by its "
+            "embeddings only where it re-ranks and they were trained (student.kind=late-interaction, "
+            "student.late.pooled_weight above 0), and where eval.rerank is above 0. Set eval.pairs=all.",
+            key="eval.pairs",
+        )
+    return True

@@ -3,6 +3,7 @@
 Legend: I images, C captions, K candidates of a query.
 """
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from cusa.models.students.base import Student
 
 Parts = Mapping[str, "Tensor"]
+_TABLE_BYTES = 2 << 30
+"""Scores of all pairs that are kept in memory; more lie in a temporary file."""
 
 
 def all_pairs(student: "Student", split: Split, config: EvalConfig, *, on_event: OnEvent = ignore) -> Table:
@@ -28,8 +31,9 @@ def all_pairs(student: "Student", split: Split, config: EvalConfig, *, on_event:
 
     Images are encoded once and kept on the host (for SGRAF 147 KB each at 36 regions of 1,024 numbers); captions
     stream through, `config.batch_size` at a time, each batch against all images. Besides, the memory is the table's
-    4 I C bytes and one block of the student's. A caption or image that repeats an earlier one gets its scores, to the
-    bit.
+    4 I C bytes and one block of the student's; a table above 2 GiB lies in an unnamed file of the system's folder for
+    temporary files ($TMPDIR), and both rankings read it block by block. A caption or image that repeats an earlier one
+    gets its scores, to the bit.
 
     Args:
         student: one with `scores_pairs`.
@@ -45,7 +49,7 @@ def all_pairs(student: "Student", split: Split, config: EvalConfig, *, on_event:
         texts = split.texts
         first = _first(texts)
         new = [row for row, original in enumerate(first) if row == original]
-        table = np.empty((split.num_images, len(texts)), np.float32)
+        table = _empty_table(split.num_images, len(texts))
         for start in range(0, len(new), config.batch_size):
             rows = new[start : start + config.batch_size]
             parts = student.text_parts(read_texts(student, [texts[row] for row in rows], device))
@@ -55,9 +59,21 @@ def all_pairs(student: "Student", split: Split, config: EvalConfig, *, on_event:
                 table[place : place + len(scores), rows] = scores
                 place += len(scores)
             on_event(f"score {split.name}", start + len(rows), len(new))
-        table[:, :] = table[:, first]
-        table[:, :] = table[_first(split.samples["sha256"].to_pylist())]
+        for column, original in enumerate(first):
+            if column != original:
+                table[:, column] = table[:, original]
+        for row, original in enumerate(_first(split.samples["sha256"].to_pylist())):
+            if row != original:
+                table[row] = table[original]
     return Table(table)
+
+
+def _empty_table(images: int, captions: int) -> np.ndarray:
+    """Return (I, C) float32 in memory, or mapped from a file that is gone when the table is."""
+    if 4 * images * captions <= _TABLE_BYTES:
+        return np.empty((images, captions), np.float32)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.float32, "w+", shape=(images, captions))
 
 
 def rerank(
@@ -69,7 +85,7 @@ def rerank(
     kept: PartsCache | None = None,
     on_event: OnEvent = ignore,
 ) -> Reranked:
-    """Score each query's first candidates again, with the student's `match`.
+    """Score each query's first candidates again, with the student's `match`: a fusion encoder, or late interaction.
 
     Every image and every caption that the first ranking did not keep is encoded once; a pair that is a candidate both
     ways is matched once. What `match` reads of the whole split lies on the host: for X2-VLM base at 384 pixels 1.8 MB

@@ -7,8 +7,11 @@ from pydantic import Field, model_validator
 
 from cusa.manifests.settings import Settings
 
-STUDENT_KINDS = ("dual-encoder", "heads", "two-tower", "sgraf", "x2vlm", "blip")
+STUDENT_KINDS = ("dual-encoder", "heads", "two-tower", "late-interaction", "sgraf", "x2vlm", "blip")
 """Kinds of students that come with the package; see `cusa.models.student.KINDS`."""
+
+_OF_TOWERS = ("two-tower", "late-interaction")
+"""Kinds of students that are made of `student.towers`."""
 
 EXPORT_FORMATS = ("folder", "hf", "sentence-transformers", "onnx")
 """What a student can be exported to."""
@@ -100,7 +103,7 @@ class HeadsConfig(Settings):
 
 
 class ImageTowerConfig(Settings):
-    """The image encoder of a two-tower student."""
+    """The image encoder of a student of two towers."""
 
     name: str = Field(
         default="",
@@ -121,7 +124,7 @@ class ImageTowerConfig(Settings):
 
 
 class TextTowerConfig(Settings):
-    """The text encoder of a two-tower student."""
+    """The text encoder of a student of two towers."""
 
     name: str = Field(
         default="",
@@ -145,13 +148,34 @@ class TowersConfig(Settings):
     text: TextTowerConfig = TextTowerConfig()
 
 
+class LateConfig(Settings):
+    """Late interaction: an image and a caption score by the similarities of its patches and its tokens (MaxSim)."""
+
+    width: int = Field(default=128, ge=2, description="numbers of a patch's and of a token's vector (ColBERT: 128)")
+    average: Literal["tokens", "patches", "both"] = Field(
+        default="tokens",
+        description="the score is the mean over tokens of the best patch (ColBERT), the mean over patches of the best "
+        "token (FILIP's image-to-text), or the mean of both",
+    )
+    leave_out: tuple[Literal["special", "punctuation"], ...] = Field(
+        default=(), description="tokens that do not count: the tokenizer's marks, punctuation, or both"
+    )
+    pooled_weight: float = Field(
+        default=1.0,
+        ge=0,
+        description="of InfoNCE over the pooled embeddings beside that over the scores; they find candidates for "
+        "re-ranking and search, and 0 leaves them untrained",
+    )
+
+
 class StudentConfig(Settings):
     """The model that learns."""
 
     kind: str = Field(
         default="dual-encoder",
         min_length=1,
-        description="dual-encoder, two-tower, heads, sgraf, x2vlm, blip, or module:Class (docs/students.md)",
+        description="dual-encoder, two-tower, late-interaction, heads, sgraf, x2vlm, blip, or module:Class "
+        "(docs/students.md)",
     )
     name: str = Field(
         default="scratch",
@@ -199,13 +223,14 @@ class StudentConfig(Settings):
 
     towers: TowersConfig = TowersConfig()
     heads: HeadsConfig = HeadsConfig()
+    late: LateConfig = LateConfig()
     lora: LoraConfig = LoraConfig()
     sgraf: SgrafConfig = SgrafConfig()
     x2vlm: MatchingConfig = MatchingConfig()
 
     @model_validator(mode="after")
     def _adapters_have_a_rank(self) -> "StudentConfig":
-        if self.kind == "two-tower" and bool(self.adapted) != bool(self.lora.rank):
+        if self.kind in _OF_TOWERS and bool(self.adapted) != bool(self.lora.rank):
             raise ValueError(
                 f"lora.rank is {self.lora.rank}, towers.image.mode {self.towers.image.mode!r} and towers.text.mode "
                 f"{self.towers.text.mode!r}; a tower of mode 'lora' needs a rank (8, say), and a rank such a tower"
@@ -245,7 +270,7 @@ class StudentConfig(Settings):
     @property
     def adapted(self) -> tuple[Literal["image", "text"], ...]:
         """The towers that learn by low-rank adapters."""
-        if self.kind != "two-tower":
+        if self.kind not in _OF_TOWERS:
             return ("image", "text") if self.lora.rank else ()
         modes: dict[Literal["image", "text"], str] = {"image": self.towers.image.mode, "text": self.towers.text.mode}
         return tuple(modality for modality, mode in modes.items() if mode == "lora")

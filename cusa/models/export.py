@@ -61,6 +61,12 @@ def run(
     """
     if to not in EXPORT_FORMATS:
         raise ConfigError(f"There is no export to {to!r}. {nearest(to, EXPORT_FORMATS)}.", to=to)
+    if to in ("hf", "onnx") and isinstance(student, TwoTower) and student.scores_pairs:
+        raise ConfigError(
+            f"--to {to} takes one vector an item, and this {type(student).__name__} scores patches with tokens. Use "
+            "--to folder, or --to sentence-transformers for its pooled embedding.",
+            to=to,
+        )
     if to in ("hf", "onnx") and not isinstance(student, (DualEncoder, TwoTower)):
         raise ConfigError(
             f"--to {to} takes dual encoders of transformers (student.kind=dual-encoder or two-tower), and this is a "
@@ -289,8 +295,15 @@ def _pictures() -> list[Image.Image]:
 
 @torch.no_grad()
 def _compare_loaded(student: Student, folder: Path) -> float:
-    """Load the folder as a student and compare texts."""
+    """Load the folder as a student and compare texts, and of two towers that score pairs the scores."""
     again = students.load(folder, trust=_classes(student))
+    if isinstance(student, TwoTower) and student.scores_pairs:
+        pixels = torch.stack([student.image_transform(picture) for picture in _pictures()])
+        ours, theirs = (
+            one.pair_scores(one.image_parts(pixels), one.text_parts(_tokens(one))) for one in (student, again)
+        )
+        if not torch.allclose(ours, theirs, rtol=0, atol=TOLERANCE):
+            return float((ours - theirs).abs().max())
     spaces: tuple[Space, ...] = ("cross", "uni") if student.has_uni else ("cross",)
     read = _rows_of_a_table if "text" in student.features else _tokens
     return max(

@@ -21,6 +21,7 @@ KINDS = {
     "dual-encoder": "cusa.models.students.dual_encoder:DualEncoder",
     "heads": "cusa.models.students.embedding_heads:EmbeddingHeads",
     "two-tower": "cusa.models.towers.two_tower:TwoTower",
+    "late-interaction": "cusa.models.towers.late_interaction:LateInteraction",
     "sgraf": "cusa.models.students.sgraf:Sgraf",
     "x2vlm": "cusa.models.students.x2vlm:X2vlm",
     "blip": "cusa.models.students.blip:Blip",

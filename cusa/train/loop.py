@@ -258,6 +258,18 @@ def _refuse_what_pairs_cannot(config: TrainConfig, loss: LossConfig, student: St
             "subset`.",
             key="loss.false_negatives",
         )
+    if loss.impl not in ("auto", "plain"):
+        raise ConfigError(
+            f"loss.impl is {loss.impl!r}, which streams cosines of embeddings; {kind} scores pairs or has a loss of "
+            "its own. Set loss.impl=auto.",
+            key="loss.impl",
+        )
+    if ranks.started_together() and student.scores_pairs and not student.has_own_loss and loss.negatives != "local":
+        raise ConfigError(
+            f"loss.negatives is {loss.negatives!r}, which gathers the embeddings of all ranks; {kind} scores the pairs "
+            "of each rank. Set loss.negatives=local.",
+            key="loss.negatives",
+        )
     if config.chunk:
         raise ConfigError(
             f"train.chunk is {config.chunk}, which needs embeddings that do not depend on the rest of the batch; "

@@ -33,8 +33,9 @@ def terms(
     """Compute the loss of one batch.
 
     A dual encoder's terms are those of `CUSALoss`. The loss of a student that has one replaces InfoNCE, with InfoNCE's
-    weight. The similarities of a student that scores pairs go into CSA; a matching loss gets CSA's soft labels instead
-    (`match_labels`), and its similarities do not go into CSA.
+    weight. The similarities of a student that scores pairs go into InfoNCE and CSA; where its embeddings are to find
+    candidates (`pooled_weight`), InfoNCE over these is added, by the same temperature: `infonce_pooled`. A matching
+    loss gets CSA's soft labels instead (`match_labels`), and its similarities do not go into CSA.
 
     Args:
         student: decides which terms there are; brings its own loss.
@@ -81,6 +82,14 @@ def terms(
             named["infonce"] = loss.infonce_weight * infonce(
                 similarity_BB, image_ids, temperature=temperatures.infonce, reduction=loss.reduction
             )
+            if student.scores_pairs and student.pooled_weight:
+                pooled = infonce(
+                    cosines(out["image"], out["text"]),
+                    image_ids,
+                    temperature=temperatures.infonce,
+                    reduction=loss.reduction,
+                )
+                named["infonce_pooled"] = loss.infonce_weight * student.pooled_weight * pooled
         if loss.alpha and not matching:
             assert soft is not None
             named["csa"] = loss.alpha * csa_term((similarity_BB, similarity_BB.T), soft, temperatures, modes)

@@ -66,6 +66,9 @@ class Student(nn.Module, abc.ABC):
     """Where CSA acts: on the batch's similarities, or on the labels of a matching loss (passed to `base_loss`)."""
     scores_pairs: bool = False
     """Whether its score is `pair_scores`, not a cosine; `forward` then gives `similarity` (B, B)."""
+    pooled_weight: float = 0.0
+    """Of one that scores pairs: weight of InfoNCE over its embeddings beside that over its scores; `forward` then gives
+    `image` and `text` too. Above 0 they find candidates, for an index and for re-ranking."""
     reranks: bool = False
     """Whether `match` scores the first candidates again."""
     embeds_parts: bool = False

@@ -1,17 +1,30 @@
 """What a two-tower student asks of an encoder.
 
-Legend: B items, W width of the features, L tokens, C H W channels and pixels of an input.
+Legend: B items, W width of the features, L tokens, T patches or tokens, V width of their hidden states, C H W channels
+and pixels of an input.
 """
 
 import abc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from cusa.errors import ConfigError
 from cusa.models.naflex import AnyPreprocess, choose_patches
 from cusa.models.pixels import Patches
+
+
+class HiddenStates(NamedTuple):
+    """What an encoder gives of items, each of its patches or tokens apart."""
+
+    pooled: Tensor
+    """(B, W), what `forward` returns."""
+    states: Tensor
+    """(B, T, V): of an image's patches, without class and register tokens; of a text's tokens."""
+    there: Tensor | None
+    """(B, T) bool, false where a text is padded; None = all are there."""
 
 
 class Tower(nn.Module, abc.ABC):
@@ -26,6 +39,19 @@ class Tower(nn.Module, abc.ABC):
         super().__init__()
         self.card = dict(card)
         self.width = width
+
+    def hidden_states(self, inputs: Any) -> HiddenStates:
+        """Return the hidden states of patches or tokens, and the pooled output; takes what `forward` takes.
+
+        Raises:
+            ConfigError: if the encoder gives none.
+        """
+        raise ConfigError(
+            f"The encoder {self.card['name']!r} gives pooled features alone, and late interaction scores patches with "
+            "tokens. Give a model of transformers or sentence-transformers, or a module:Class with `hidden_states`; "
+            "see docs/students.md.",
+            key="student.kind",
+        )
 
     @abc.abstractmethod
     def save(self, folder: Path) -> None:

@@ -20,7 +20,7 @@ from cusa.models.pixels import Patches, grey, model_inputs, of_vision_model
 from cusa.models.preprocess import Preprocess
 from cusa.models.teachers import hub
 from cusa.models.towers import hugging_face, plugged
-from cusa.models.towers.base import ImageTower, first_line
+from cusa.models.towers.base import HiddenStates, ImageTower, first_line
 from cusa.models.towers.place import Place, locate
 
 _KEY = "student.towers.image.name"
@@ -43,12 +43,37 @@ class HuggingFaceImage(ImageTower):
         self.model = model
         self.preprocess = preprocess
         self._pooling = str(card["pooling"])
+        known = of_vision_model(model, size=preprocess.size) if isinstance(preprocess, Preprocess) else None
+        self._before = None if known is None else known.before
         self.width = self._measure()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode pixels: (B, W)."""
         inputs = model_inputs(pixels, self.preprocess)
-        output = self.model(**inputs)
+        return self._pooled(self.model(**inputs), inputs)
+
+    def hidden_states(self, inputs: Tensor) -> HiddenStates:
+        """Return the last hidden states of patches, or of a feature map's places row by row.
+
+        Raises:
+            ConfigError: if the model has none.
+        """
+        given = model_inputs(inputs, self.preprocess)
+        output = self.model(**given)
+        hidden: Tensor | None = getattr(output, "last_hidden_state", None)
+        if hidden is None or hidden.ndim not in (3, 4):
+            raise ConfigError(
+                f"{_KEY} is {self.card['name']!r}, a {type(self.model).__name__} without hidden states of patches, "
+                "which late interaction scores. Give another vision model.",
+                key=_KEY,
+            )
+        pooled = self._pooled(output, given)
+        if isinstance(self.preprocess, NaFlex):
+            return HiddenStates(pooled, hidden, given["pixel_attention_mask"].bool())
+        states = hidden.flatten(2).mT if hidden.ndim == 4 else hidden[:, self._before_patches(inputs, hidden) :]
+        return HiddenStates(pooled, states, None)
+
+    def _pooled(self, output: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         if self._pooling == "own":
             pooled = hugging_face.pooled_output(output, "image")
             assert pooled is not None
@@ -61,7 +86,7 @@ class HuggingFaceImage(ImageTower):
         if isinstance(self.preprocess, NaFlex):
             mask_BN1 = inputs["pixel_attention_mask"][:, :, None]
             return (hidden * mask_BN1).sum(1) / mask_BN1.sum(1)
-        return hidden[:, -self._patches(pixels) :].mean(1)
+        return hidden[:, -self._patches(inputs["pixel_values"]) :].mean(1)
 
     def patches(self) -> Patches | None:
         """Return its patches; None also where it averages them and has to know how many there are."""
@@ -86,6 +111,13 @@ class HuggingFaceImage(ImageTower):
             return 0
         patch = patch if isinstance(patch, int) else patch[0]
         return (pixels_BCHW.shape[2] // patch) * (pixels_BCHW.shape[3] // patch)
+
+    def _before_patches(self, pixels_BCHW: Tensor, hidden: Tensor) -> int:
+        """Return how many tokens stand before the patches, also where training leaves some patches out."""
+        if self._before is not None:
+            return self._before
+        patches = self._patches(pixels_BCHW)
+        return max(0, hidden.shape[1] - patches) if patches else 0
 
     @torch.no_grad()
     def _measure(self) -> int:

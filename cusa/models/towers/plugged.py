@@ -2,8 +2,9 @@
 
 An image encoder has `width`, `preprocess` (a `cusa.models.preprocess.Preprocess`) and `forward(pixels) -> (B, W)`; a
 text encoder has `width`, `context` (tokens at most), `tokenize(texts) -> {name: (B, L)}` and `forward(tokens) -> (B,
-W)`. `licence`, a text, is optional. To make one again runs its module, so a folder that names it is loaded only where
-the user names it too.
+W)`. `licence`, a text, is optional; so is `hidden_states(inputs) -> (pooled (B, W), states (B, T, V), there (B, T) bool
+or None)`: the patches or tokens that late interaction scores. To make one again runs its module, so a folder that names
+it is loaded only where the user names it too.
 """
 
 import importlib
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from cusa.errors import ConfigError, DataError
 from cusa.models.config import CLASS_NAME
 from cusa.models.preprocess import Preprocess
-from cusa.models.towers.base import ImageTower, TextTower, first_line
+from cusa.models.towers.base import HiddenStates, ImageTower, TextTower, Tower, first_line
 
 _WEIGHTS = "weights.safetensors"
 _PARTS = {"image": ("width", "preprocess"), "text": ("width", "context", "tokenize")}
@@ -42,6 +43,10 @@ class PluggedImage(ImageTower):
         """Encode pixels: (B, W)."""
         features: Tensor = self.model(pixels_BCHW)
         return features
+
+    def hidden_states(self, inputs: Tensor) -> HiddenStates:
+        """Ask its own `hidden_states`."""
+        return _hidden_states(self, inputs)
 
     def save(self, folder: Path) -> None:
         """Write its weights."""
@@ -73,6 +78,10 @@ class PluggedText(TextTower):
         """Encode tokens: (B, W)."""
         features: Tensor = self.model(tokens)
         return features
+
+    def hidden_states(self, inputs: dict[str, Tensor]) -> HiddenStates:
+        """Ask its own `hidden_states`."""
+        return _hidden_states(self, inputs)
 
     def save(self, folder: Path) -> None:
         """Write its weights."""
@@ -175,6 +184,22 @@ def _try(model: nn.Module, inputs: Any, name: str, key: str) -> None:
             "says. Pool in its forward: `.mean((2, 3))` of a feature map, `.mean(1)` of tokens.",
             key=key,
         )
+
+
+def _hidden_states(tower: "PluggedImage | PluggedText", inputs: Any) -> HiddenStates:
+    if not hasattr(tower.model, "hidden_states"):
+        return Tower.hidden_states(tower, inputs)  # refuses by name
+    given = tuple(tower.model.hidden_states(inputs))
+    shapes = [None if part is None else tuple(part.shape) for part in given]
+    batch = shapes[0][:1] if shapes and shapes[0] else (0,)
+    good = len(given) == 3 and shapes[0] == (*batch, tower.width) and len(shapes[1] or ()) == 3
+    if not good or shapes[1][:1] != batch or shapes[2] not in (None, shapes[1][:2]):  # type: ignore[index]
+        raise ConfigError(
+            f"`hidden_states` of {tower.card['class']!r} gives {shapes}; it must be pooled (B, {tower.width}), states "
+            "(B, T, V) and there (B, T) or None.",
+            key="student.kind",
+        )
+    return HiddenStates(*given)
 
 
 def _save(model: nn.Module, folder: Path) -> None:

@@ -16,7 +16,7 @@ from cusa.models.captions import choose_tokens, token_positions
 from cusa.models.config import CLASS_NAME, TextTowerConfig
 from cusa.models.quiet import quiet
 from cusa.models.towers import hugging_face, plugged
-from cusa.models.towers.base import TextTower, first_line
+from cusa.models.towers.base import HiddenStates, TextTower, first_line
 from cusa.models.towers.place import Place, locate
 
 _KEY = "student.towers.text.name"
@@ -67,6 +67,13 @@ class SentenceText(HuggingFaceText):
         features: Tensor = self.model(dict(tokens))["sentence_embedding"]  # its modules write into what they are given
         return features[:, : self.width]
 
+    def hidden_states(self, inputs: dict[str, Tensor]) -> HiddenStates:
+        """Return what its modules give of each token."""
+        out = self.model(dict(inputs))
+        return HiddenStates(
+            out["sentence_embedding"][:, : self.width], out["token_embeddings"], out["attention_mask"].bool()
+        )
+
     def save(self, folder: Path) -> None:
         """Write a folder that `SentenceTransformer` reads."""
         self.model.save(str(folder), create_model_card=False)
@@ -80,6 +87,19 @@ class ClipText(HuggingFaceText):
         features = hugging_face.pooled_output(self.model(**tokens), "text")
         assert features is not None
         return features
+
+    def hidden_states(self, inputs: dict[str, Tensor]) -> HiddenStates:
+        """Return the last hidden states of tokens; of SigLIP, which reads no mask, the padding is not there."""
+        output = self.model(**inputs)
+        pooled = hugging_face.pooled_output(output, "text")
+        assert pooled is not None
+        mask = inputs.get("attention_mask")
+        if mask is not None:
+            there = mask.bool()
+        else:
+            there = inputs["input_ids"] != self.tokenizer.pad_token_id
+            there[:, 0] |= ~there.any(1)  # an empty text is one mark, which may be the padding's
+        return HiddenStates(pooled, output.last_hidden_state, there)
 
     def save(self, folder: Path) -> None:
         """Write the model and its tokenizer, as transformers reads them."""

@@ -5,7 +5,7 @@ Legend: B pairs or items, W width of an encoder's features, D of the embedding, 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ class TwoTower(Student):
     """
 
     embeds_parts = True
+    kind = "two-tower"
+    """What its card says, and the configuration: `student.kind`."""
 
     def __init__(self, image: ImageTower, text: TextTower, card: Mapping[str, Any], *, head_std: float = 0.02) -> None:
         super().__init__()
@@ -64,7 +66,7 @@ class TwoTower(Student):
         self.width = self.heads.width
         modes = card.get("modes", {})
         self.card: dict[str, Any] = {
-            "kind": "two-tower",
+            "kind": self.kind,
             "format": folders.FORMAT,
             "name": self.name,
             "width": self.width,
@@ -77,11 +79,11 @@ class TwoTower(Student):
             "text": {**card["text"], **text.reading},
             "heads": {"spaces": spaces, **shape.projections()},
             "tasks": {"cross-modal": "cross", "image-image": "uni", "text-text": "uni"},
-            **({"blend": card["blend"]} if "blend" in card else {}),
+            **{key: card[key] for key in ("late", "blend") if key in card},
         }
 
-    @staticmethod
-    def create(config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: int) -> "TwoTower":
+    @classmethod
+    def create(cls, config: StudentConfig, *, captions: Sequence[str], uni: bool, seed: int) -> Self:
         """Make a student for training; see `cusa.models.student.create`.
 
         `student.name` is `scratch` for new heads, or a run or model folder of a two-tower student whose heads go on
@@ -96,14 +98,15 @@ class TwoTower(Student):
             "heads": {"spaces": spaces, **config.heads.projections()},
             "text": {"transform": config.captions, "max_words": config.max_words},
             "modes": {"image": config.towers.image.mode, "text": config.towers.text.mode},
+            **cls.settings(config),
         }
-        state = None if config.name == "scratch" else _saved_heads(config.name)
+        state = None if config.name == "scratch" else _saved_heads(config.name, cls.kind)
         # The caller's random numbers stay as they are; towers and heads draw from seeds of their own.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             image, text = image_towers.load(config.towers.image), text_towers.load(config.towers.text)
             torch.manual_seed(seed + 1)
-            student = TwoTower(image, text, card, head_std=config.head_std)
+            student = cls(image, text, card, head_std=config.head_std)
         if state is not None:
             known = {name: value for name, value in state.items() if name in student.heads.state_dict()}
             new = tuple(f"heads.{space}" for space in spaces if not any(f".{space}." in name for name in state))
@@ -113,8 +116,13 @@ class TwoTower(Student):
                 student.towers[modality].requires_grad_(False)
         return student.train()
 
-    @staticmethod
-    def load(folder: Path) -> "TwoTower":
+    @classmethod
+    def settings(cls, config: StudentConfig) -> dict[str, Any]:
+        """Return what the card holds besides, of a student that adds to this one."""
+        return {}
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
         """Read what `save` wrote.
 
         Classes that the card names run their modules; `cusa.models.student.load` asks the user first.
@@ -144,7 +152,7 @@ class TwoTower(Student):
                     path=folder / modality,
                 )
         text.reading = {key: card["text"][key] for key in ("repair", "prompt", "context", "padding", "inputs")}
-        student = TwoTower(image, text, card)
+        student = cls(image, text, card)
         folders.load_state(student.heads, _read_heads(folder), folder / _HEADS)
         return student
 
@@ -162,17 +170,21 @@ class TwoTower(Student):
             save_file(heads, place / _HEADS)
             store.write_json(place / CARD, self.card)
 
-    def train(self, mode: bool = True) -> "TwoTower":
+    def train(self, mode: bool = True) -> Self:
         """Set the mode of what learns; a frozen tower stays in evaluation mode, so that its outputs stay constant."""
         super().train(mode)
         for modality, tower in self._both():
-            if self.frozen(modality):
+            if self.stands_still(modality):
                 tower.eval()
         return self
 
+    def stands_still(self, modality: Literal["image", "text"]) -> bool:
+        """Return whether no weight of a tower learns."""
+        return not any(parameter.requires_grad for parameter in self.towers[modality].parameters())
+
     def frozen(self, modality: Literal["image", "text"]) -> bool:
         """Return whether no weight of a tower learns; it then gives the same features whenever it is asked."""
-        return not any(parameter.requires_grad for parameter in self.towers[modality].parameters())
+        return self.stands_still(modality)
 
     def tower_features(self, inputs: Any, modality: Literal["image", "text"]) -> Tensor:
         """Run a tower: (B, W) float32, before projection and heads.
@@ -260,13 +272,13 @@ def _count(tower: nn.Module) -> int:
     return sum(parameter.numel() for parameter in tower.parameters())
 
 
-def _saved_heads(name: str) -> dict[str, Tensor]:
-    """Return the heads of a run or model folder of a two-tower student."""
+def _saved_heads(name: str, kind: str) -> dict[str, Tensor]:
+    """Return the heads of a run or model folder of a student of a kind."""
     path = Path(name).expanduser()
     folder = next((place for place in (path, path / "model") if (place / CARD).is_file()), None)
-    if folder is None or store.read_json(folder / CARD).get("kind") != "two-tower":
+    if folder is None or store.read_json(folder / CARD).get("kind") != kind:
         raise ConfigError(
-            f"student.name is {name!r}, which is no run or model folder of a two-tower student. Leave it at scratch "
+            f"student.name is {name!r}, which is no run or model folder of a {kind} student. Leave it at scratch "
             "for new heads; the encoders are student.towers.image.name and student.towers.text.name.",
             key="student.name",
         )

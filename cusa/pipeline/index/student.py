@@ -229,8 +229,12 @@ def _embed(
     from cusa.models.student import load as load_student
 
     model = (load or load_student)(student)
-    if getattr(model, "scores_pairs", False):
-        raise DataError(f"{student} scores pairs and has no embedding to index; a dual encoder has.", student=student)
+    if getattr(model, "scores_pairs", False) and not getattr(model, "pooled_weight", 0):
+        raise DataError(
+            f"{student} scores pairs and has no trained embedding to index; a dual encoder has, and one of late "
+            "interaction with student.late.pooled_weight above 0.",
+            student=student,
+        )
     device = choose()
     model.eval().to(device)
     total, done = split.num_images + split.num_captions, 0
