@@ -3,6 +3,8 @@
 The torch network, which can learn; as a teacher, which need not, `benchmarks.photographs.lite` runs it in ONNX Runtime.
 """
 
+from torch import Tensor
+
 from benchmarks.photographs.lite import PooledLite
 from cusa.models.preprocess import Preprocess
 
@@ -23,6 +25,11 @@ class Tower(PooledLite):
         del self.network._fc
         # (x - 127) / 128 of pixels from 0 to 255; the whole picture squashed, as Flickr8k's copy holds them already.
         self.preprocess = Preprocess(pixels, fit="squash", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+
+    def hidden_states(self, pixels_BCSS: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the pooled features and those of each place of the map, row by row, for late interaction."""
+        features_BWhw: Tensor = self.network.extract_features(pixels_BCSS)
+        return features_BWhw.mean((2, 3)), features_BWhw.flatten(2).mT, None
 
 
 class Lite0(Tower):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cusa.errors import ConfigError
 from cusa.eval import evaluate, pairs
 from cusa.eval.config import EvalConfig
 from cusa.eval.encode import PartsCache, encode, picture
@@ -15,7 +16,7 @@ from cusa.eval.scores import Cosines
 from cusa.manifests.samples import Split
 from cusa.models import student as students
 from cusa.models.config import SgrafConfig, StudentConfig
-from tests import worlds
+from tests import towers, worlds
 from tests.eval import evaluating
 
 SMALL = StudentConfig(
@@ -38,6 +39,15 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     return Split(work, "test")
 
 
+@pytest.fixture(scope="module")
+def late(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a student of late interaction, of a vision transformer and somebody's letters."""
+    vit = str(towers.write_image("vit", tmp_path_factory.mktemp("towers") / "vit"))
+    names = {"image": {"name": vit}, "text": {"name": "tests.towers:Spelling"}}
+    config = {"kind": "late-interaction", "towers": names, "late": {"width": 6, "average": "both"}}
+    return students.create(StudentConfig.model_validate(config), captions=[], uni=False, seed=0).eval()
+
+
 def _student(kind: str, split: Split) -> Any:
     return students.create(SMALL.model_copy(update={"kind": kind}), captions=split.texts, uni=False, seed=0).eval()
 
@@ -55,6 +65,55 @@ def test_all_pairs_are_scored_as_one_by_one(split: Split) -> None:
             for caption in range(split.num_captions):
                 alone = student.pair_scores(*_parts(student, split, image, caption))
                 assert table[image, caption] == pytest.approx(float(alone), abs=1e-6)
+
+
+@pytest.mark.parametrize("table_bytes", [0, 1 << 30])
+def test_late_interaction__all_pairs_are_scored_as_one_by_one(
+    split: Split, late: Any, table_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairs, "_TABLE_BYTES", table_bytes)
+    table = pairs.all_pairs(late, split, CONFIG).scores_IC
+    assert isinstance(table, np.memmap) == (table_bytes == 0)
+    with torch.no_grad():
+        for image in range(split.num_images):
+            for caption in range(split.num_captions):
+                images, texts = _parts(late, split, image, caption)
+                sims = (images["vectors"][0] @ texts["vectors"][0].T).tolist()  # patches, tokens
+                of_tokens = np.mean([max(row[token] for row in sims) for token in range(len(sims[0]))])
+                of_patches = np.mean([max(row) for row in sims])
+                assert table[image, caption] == pytest.approx((of_tokens + of_patches) / 2, abs=1e-6)
+
+
+def test_late_interaction__reranking_every_candidate_is_ranking_all_pairs(split: Split, late: Any) -> None:
+    everything = CONFIG.model_copy(update={"pairs": "candidates", "rerank": 1000})
+    embeddings = encode(late, split, everything)
+    first = Cosines(embeddings.image["cross"], embeddings.text["cross"])
+    again = pairs.rerank(late, split, first, everything)
+    table = pairs.all_pairs(late, split, CONFIG).scores_IC
+    np.testing.assert_allclose(np.concatenate(list(again.of_images(3))), table, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(list(again.of_captions(3))), table.T, atol=1e-6)
+    whole, found = (evaluate.validate(late, split, one) for one in (CONFIG, everything))
+    assert whole == pytest.approx(found)
+
+
+def test_late_interaction__a_few_candidates_stand_first_by_their_pair_score(split: Split, late: Any) -> None:
+    few = CONFIG.model_copy(update={"pairs": "candidates"})
+    embeddings = encode(late, split, few)
+    first = Cosines(embeddings.image["cross"], embeddings.text["cross"])
+    again = pairs.rerank(late, split, first, few)
+    table = pairs.all_pairs(late, split, few).scores_IC
+    for image, candidates in enumerate(again.captions_IK):
+        cosines = embeddings.image["cross"][image] @ embeddings.text["cross"].T
+        assert set(candidates.tolist()) == set(np.argsort(-cosines, kind="stable")[:3].tolist())
+        np.testing.assert_allclose(again.caption_scores_IK[image], table[image, candidates], atol=1e-6)
+
+
+def test_candidates__of_embeddings_that_find_none_are_refused(split: Split, late: Any) -> None:
+    few = CONFIG.model_copy(update={"pairs": "candidates"})
+    with pytest.raises(ConfigError, match=r"eval\.pairs is 'candidates'.*Set eval\.pairs=all"):
+        evaluate.validate(_student("sgraf", split), split, few)
+    with pytest.raises(ConfigError, match=r"and eval\.rerank is 0"):
+        evaluate.validate(late, split, few.model_copy(update={"rerank": 0}))
 
 
 def test_equal_captions_get_equal_scores(split: Split) -> None:

@@ -10,9 +10,10 @@ from cusa.manifests.samples import Split
 from cusa.models import student as students
 from cusa.models.config import SgrafConfig, StudentConfig
 from cusa.train.config import LossConfig, TemperatureConfig
-from cusa.train.losses import CUSALoss, Setting
+from cusa.train.losses import CUSALoss, Setting, infonce
 from cusa.train.losses.pair_probability import PairProbability, Slope
 from cusa.train.terms import cosines, make_loss, match_labels, terms
+from tests.towers import write_sentences
 from tests.train.conftest import STUDENT, Train
 from tests.train.losses import reference
 
@@ -113,6 +114,83 @@ def test_a_dual_encoders_terms_are_the_losss(world: Path) -> None:
     similarity = {**out, "similarity": cosines(out["image"], out["text"])}
     for name, value in terms(student, loss, similarity, **given).items():
         torch.testing.assert_close(value, loss(**out, **given)[name], rtol=1e-6, atol=1e-7)
+
+
+def _late(folder: Path, *, uni: bool, **late: Any) -> students.Student:
+    names = {"image": {"name": "tests.towers:Patchwork"}, "text": {"name": str(folder)}}
+    config = {"kind": "late-interaction", "towers": names, "late": {"width": 6, **late}, "heads": {"width": 8}}
+    return students.create(StudentConfig.model_validate(config), captions=[], uni=uni, seed=0)
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sentences(tmp_path_factory.mktemp("sentences"))
+
+
+def test_late_interaction__trains_and_resumes_to_the_same_bits(
+    world: Path, train: Train, tmp_path: Path, sentences: Path
+) -> None:
+    loss = LossConfig(alpha=0.5, beta=0.5)
+    settings = {"steps": 40, "log_every": 1, "validate_every": 40, "lr": 0.02}
+    train(tmp_path / "whole", student=_late(sentences, uni=True), loss=loss, train=settings)
+    for name in ("loss", "infonce", "infonce_pooled", "csa", "usa"):
+        first, last = _first_and_last(tmp_path / "whole", name)
+        assert last < first, name
+    stops = iter([False] * 3 + [True])
+    with pytest.raises(Exception, match="stopped"):
+        student = _late(sentences, uni=True)
+        train(tmp_path / "cut", student=student, loss=loss, train=settings, should_stop=lambda: next(stops, False))
+    train(tmp_path / "cut", student=_late(sentences, uni=True), loss=loss, train=settings)
+    states = [
+        torch.load(tmp_path / name / "checkpoints" / "step-000000040" / "state.pt", weights_only=True)["student"]
+        for name in ("whole", "cut")
+    ]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_late_interaction__its_terms_are_the_losss_of_its_scores_and_of_its_embeddings(
+    world: Path, sentences: Path
+) -> None:
+    texts = Split(world, "train").texts[:6]
+    student = _late(sentences, uni=True, pooled_weight=0.5).eval()
+    out = student(torch.randn(6, 3, 8, 8), student.tokenize(texts))
+    given: dict[str, Any] = {"teacher_image": torch.randn(6, 4), "teacher_text": torch.randn(6, 3)}
+    ids = torch.arange(6) // 2
+    loss = CUSALoss(alpha=0.3, beta=0.2, infonce_weight=0.7).eval()
+    named = terms(student, loss, out, **given, image_ids=ids)
+    assert set(named) == {"loss", "infonce", "infonce_pooled", "csa", "usa"}
+    tau = loss.temperature_values().infonce
+    torch.testing.assert_close(named["infonce"], 0.7 * infonce(out["similarity"], ids, temperature=tau))
+    pooled = infonce(out["image"] @ out["text"].T, ids, temperature=tau)
+    torch.testing.assert_close(named["infonce_pooled"], 0.7 * 0.5 * pooled)
+    # Of scores that are the cosines of its embeddings, CSA and USA are those of a dual encoder.
+    same = terms(student, loss, {**out, "similarity": cosines(out["image"], out["text"])}, **given, image_ids=ids)
+    whole = loss(**{name: out[name] for name in ("image", "text", "image_uni", "text_uni")}, **given, image_ids=ids)
+    for name in ("csa", "usa"):
+        torch.testing.assert_close(same[name], whole[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings", "words"),
+    [
+        ({"impl": "streamed"}, {}, "loss.impl is 'streamed', which streams cosines of embeddings; LateInteraction"),
+        ({"contrast": "sigmoid"}, {}, "loss.contrast is 'sigmoid'"),
+        ({}, {"chunk": 4}, "train.chunk is 4, which needs embeddings that do not depend on the rest of the batch"),
+    ],
+)
+def test_late_interaction__what_scores_of_pairs_cannot(
+    train: Train, tmp_path: Path, sentences: Path, loss: dict[str, Any], settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        train(tmp_path, student=_late(sentences, uni=True), loss=LossConfig(**loss), train=settings)
+
+
+def test_late_interaction__negatives_of_other_ranks_are_refused(
+    train: Train, tmp_path: Path, sentences: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="loss.negatives is 'global', which gathers the embeddings of all ranks"):
+        train(tmp_path, student=_late(sentences, uni=False), loss=LossConfig(alpha=0, beta=0))
 
 
 def test_match_labels_and_their_limits() -> None:
