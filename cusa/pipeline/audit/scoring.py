@@ -15,6 +15,7 @@ import numpy as np
 from cusa.errors import DataError
 from cusa.manifests.samples import Split
 from cusa.pipeline.calibrate.calibration import Calibration
+from cusa.pipeline.calibrate.normal_scores import NormalScores
 from cusa.pipeline.config import AuditConfig
 from cusa.pipeline.pairs.candidates import Candidates, concatenate
 from cusa.pipeline.pairs.features import PairFeatures
@@ -60,10 +61,13 @@ class PairScorer:
     def __init__(self, split: Split, opened: Neighbourhoods, model: Calibration | None, config: AuditConfig) -> None:
         self._split, self.finder, self._model, self._config = split, opened.finder, model, config
         self._features: PairFeatures | None = None
+        self._normal: NormalScores | None = None
         if model is not None:
             self._features = opened.features(split, model.features)
             if split.num_captions:  # what is computed once, before several threads ask for it
                 self._features.matrix(0, np.zeros(1, dtype=np.int64))
+                if model.normal_scores:
+                    self._normal = NormalScores.of_split(self._features, split.caption_owner, split.num_images)
         self._sums: dict[int, np.ndarray] = {}
         self.depth = self._choose_depth()
 
@@ -81,7 +85,7 @@ class PairScorer:
                 parts.append(self.finder.describe(image, caption))
             else:
                 compared = self._features.compare(image, caption)
-                scored = self._model.score(compared.features)
+                scored = self._model.score(self._values(compared.features))
                 sums.append(np.array([scored.probability.sum(), scored.at_least, *scored.resampled]))
                 # What is no number stays, and is refused.
                 kept = np.flatnonzero(~(scored.probability < self._config.floor))
@@ -118,12 +122,12 @@ class PairScorer:
             candidates: what is written.
 
         Returns:
-            total (the sum of the probability of all open pairs), at_least (the same if pairs that nobody chose match no
-            oftener than lists that leave matches out say; the total where nobody chose pairs by what the features do
-            not know), interval (from the one to the other, widened to 95 % by the images that the calibration was
-            fitted on and by what was sampled), written (the part in the candidates), outside (the share
-            of the total that is not), scored (`whole` or `neighbourhoods`), neighbours, beyond (mean probability of
-            the first pairs left out), floor, and histogram: from, to, pairs, matches. None without a calibration.
+            total (the sum of the probability of all open pairs), at_least (the same by the strictest reading that the
+            calibration knows; the total where it knows none), interval (from the one to the other, widened to 95 % by
+            the images that the calibration was fitted on and by what was sampled), written (the part in the
+            candidates), outside (the share of the total that is not), scored (`whole` or `neighbourhoods`), neighbours,
+            beyond (mean probability of the first pairs left out), floor, and histogram: from, to, pairs, matches. None
+            without a calibration.
         """
         if self._model is None:
             return None
@@ -207,7 +211,11 @@ class PairScorer:
         assert self._features is not None
         if not len(captions):
             return np.empty(0)
-        return self._model.probability(self._features.matrix(image, captions))
+        return self._model.probability(self._values(self._features.matrix(image, captions)))
+
+    def _values(self, features_PF: np.ndarray) -> np.ndarray:
+        """Return what the calibration knows pairs by."""
+        return features_PF if self._normal is None else self._normal(features_PF)
 
     def _refuse_what_cannot_be_ranked(self, candidates: Candidates) -> None:
         """Refuse candidates whose score, or with a calibration whose probability, is no number: sorted, it means

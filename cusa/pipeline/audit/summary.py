@@ -233,10 +233,10 @@ def _of_likely(summary: dict[str, Any], work: Path) -> list[str]:
     )
     if likely["at_least"] < likely["total"]:
         out = [
-            f"Between {low:,.0f} and {high:,.0f} matches are probably missing. {counts} The larger number holds if "
-            "pairs that nobody chose match as often as the ones that judges were shown, the smaller if no oftener than "
-            "lists that are known to leave matches out. To know it of this data, judge a random sample: `cusa audit "
-            f"{work} --split {split} --sample 300`, `cusa review`, and audit again."
+            f"Between {low:,.0f} and {high:,.0f} matches are probably missing. {counts} The larger number is by "
+            "the standard of people who forgave minor mistakes, the smaller by that of a stricter reader. To know it "
+            f"of this data, judge a random sample: `cusa audit {work} --split {split} --sample 300`, `cusa review`, "
+            "and audit again."
         ]
     else:
         out = [
@@ -304,9 +304,8 @@ def _of_calibration(summary: dict[str, Any]) -> list[str]:
         return []
     expected = calibrated["expected"]
     batch = expected["batch"]
-    bound = ", an upper bound," if summary["likely"]["at_least"] < summary["likely"]["total"] else ""
     out = [
-        f"By p_positive{bound} {expected['false_negatives']:,.0f} of the candidates match, "
+        f"By p_positive {expected['false_negatives']:,.0f} of the candidates match, "
         f"{expected['per_image']:.2f} an image; a random batch of {batch['size']} holds "
         f"{batch['false_negatives']:.1f} of them, {batch['per_row']:.2f} a row; R@1 ceiling "
         f"{_both(calibrated['ceiling'])}."

@@ -13,6 +13,7 @@ from cusa.manifests.neighbours import Neighbours
 from cusa.manifests.samples import Split
 from cusa.pipeline.audit.scoring import Depth, PairScorer
 from cusa.pipeline.calibrate.calibration import Calibration
+from cusa.pipeline.calibrate.normal_scores import NormalScores
 from cusa.pipeline.calibrate.shipped import Choice
 from cusa.pipeline.config import AuditConfig
 from cusa.pipeline.index.neighbours import CrossModal, Modality
@@ -38,7 +39,7 @@ class Prepared:
 
 _CLASSES = (
     *(Calibration, CaptionWords, Choice, CrossModal, Depth, Encodings, Finder, Groups, ImageStatistics, MapStatistics),
-    *(Modality, Neighbours, PairFeatures, PairScorer, Prepared, Reverse, TextStatistics),
+    *(Modality, Neighbours, NormalScores, PairFeatures, PairScorer, Prepared, Reverse, TextStatistics),
 )
 
 

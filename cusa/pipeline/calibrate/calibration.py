@@ -36,10 +36,13 @@ class Calibration:
     resampled: tuple[tuple[float, ...], ...]
     """Coefficients and, last, the intercept of the same fit on images drawn with replacement: how sure it is."""
     unselected: tuple[float, ...]
-    """Slope and intercept from the decision to the logit that bounds from below how often pairs match that nobody
-    chose; empty where the pairs that it was fitted on were not chosen by what the features do not know."""
+    """Slope and intercept from the decision to the logit by the strictest reading of pairs that nobody chose; empty
+    without such a reading."""
     about: Mapping[str, Any]
     """What it was fitted on and how well it does, for people and reports."""
+    normal_scores: bool = False
+    """Whether the features are normal scores among the split's own random pairs, as
+    `cusa.pipeline.calibrate.normal_scores.NormalScores` gives them."""
 
     def decision(self, values_PF: np.ndarray) -> np.ndarray:
         """Return the logit of the regression, (P,) float64."""
@@ -105,7 +108,7 @@ class Scored:
 
     Attributes:
         probability: (P,) that a person calls each pair a match.
-        at_least: the sum of probabilities if pairs are ones that nobody chose, bounded from below.
+        at_least: the sum of probabilities by the strictest reading; by the probabilities themselves without one.
         resampled: (R,) the sum of probabilities by each of the resampled fits.
     """
 

@@ -27,6 +27,8 @@ from cusa.pipeline.pairs.neighbourhoods import (
 from cusa.pipeline.pairs.ratings import PairRatings, RatedSplit, read_ratings
 from cusa.pipeline.units.parts import Parts, together
 
+_SIMILARITIES = ("text_similarity", "text_two", "text_set", "image_centred", "map_similarity", "cross_similarity")
+
 
 def run(
     config: CalibrateConfig,
@@ -100,6 +102,8 @@ def run(
         opened = sides[0].open()
         pairs = opened.pairs
         names, values = sides[0].values(opened, on_event, force=force)
+        certain = pairs.judged | _unlike(values, names, ~pairs.judged)
+        pairs, values = pairs.take(certain), values[certain]
         fitted = fit(values, pairs.match, pairs.images, seed=config.seed)
         judged_rows = np.flatnonzero(pairs.judged)
         about: dict[str, Any] = {
@@ -149,7 +153,7 @@ def sentences(made: Calibration) -> tuple[str, ...]:
     out = [
         f"Logistic regression over {len(made.features)} {terms}, {fitted['curve']} curve; fitted on "
         f"{fitted['pairs']:,} judged pairs of {fitted['split']} ({fitted['matches']:,} matches; {fitted['ratings']}) "
-        f"and {fitted['background']:,} pairs drawn at random.",
+        f"and {fitted['background']:,} unlike pairs drawn at random.",
         "On judged pairs, each by a model that did not see its image: " + _figures(made.about["out_of_fold"]),
     ]
     if (tested := made.about.get("tested")) is not None:
@@ -185,14 +189,18 @@ class _Pairs:
         self.images, self.captions = images[order], captions[order]
         self.match, self.judged = match[order].astype(bool), judged[order].astype(bool)
 
+    def take(self, kept: np.ndarray) -> "_Pairs":
+        """Return the pairs where `kept` is True."""
+        return _Pairs(self.images[kept], self.captions[kept], self.match[kept], self.judged[kept])
+
 
 def _pairs(split: Split, ratings: PairRatings, opened: Neighbourhoods, config: CalibrateConfig) -> _Pairs:
     """Choose the pairs to fit on.
 
     People rated pairs that were sampled by similarity, and the features are similarities: given the features, the
-    share of matches is that of the rated pairs. Random pairs are added for the region that nobody rated. With a
-    complete truth the candidates of random images are taken instead, as many as `config.pairs`, and random pairs with
-    their true answer.
+    share of matches is that of the rated pairs. Random pairs are added for the region that nobody rated; of those
+    `_unlike` leaves the ones that hardly match. With a complete truth the candidates of random images are taken
+    instead, as many as `config.pairs`, and random pairs with their true answer.
     """
     rng = np.random.default_rng(config.seed)
     code = ratings.images * split.num_captions + ratings.captions
@@ -302,6 +310,18 @@ class _Side:
                 caption_key=split.caption_keys[caption],
             )
         return names, values
+
+
+def _unlike(values_PF: np.ndarray, names: tuple[str, ...], drawn_P: np.ndarray) -> np.ndarray:
+    """Return which of the drawn pairs are in the less alike half of them.
+
+    Among random pairs some match (2 % of Flickr8k's, by its experts), nearly all of them in the other half: taken for
+    no match, they would teach that alike pairs do not match.
+    """
+    alike = values_PF[:, [names.index(name) for name in _SIMILARITIES if name in names]].astype(np.float64)
+    alike = (alike - alike.mean(0)) / np.maximum(alike.std(0), 1e-9)
+    mean = alike.mean(1)
+    return np.asarray(drawn_P & (mean <= np.median(mean[drawn_P])) if drawn_P.any() else drawn_P)
 
 
 def _tested_pairs(test: Split, ratings: PairRatings, opened: Neighbourhoods) -> _Pairs:

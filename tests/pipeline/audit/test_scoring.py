@@ -10,6 +10,7 @@ from cusa.pipeline.audit import scoring
 from cusa.pipeline.audit.scoring import PairScorer
 from cusa.pipeline.calibrate import calibration
 from cusa.pipeline.calibrate.calibration import Calibration
+from cusa.pipeline.calibrate.normal_scores import NormalScores
 from cusa.pipeline.config import AuditConfig
 from cusa.pipeline.pairs.candidates import Candidates, find_all, merge
 from cusa.pipeline.pairs.neighbourhoods import Encoders, Neighbourhoods, choose, open_neighbourhoods
@@ -224,3 +225,16 @@ def test_likely__a_split_of_just_so_many_pairs_is_scored_whole(
 ) -> None:
     scorer = PairScorer(split, opened, _model(), AuditConfig(neighbours=4, whole=whole))
     assert scorer.depth.whole == (scored == "whole")
+
+
+def test_find__a_calibration_of_normal_scores_sees_where_a_pair_lies_among_the_splits_own(
+    split: Split, opened: Neighbourhoods
+) -> None:
+    changes = {"normal_scores": True, "means": (0.0,), "scales": (1.0,)}
+    _, candidates = _scored(split, opened, AuditConfig(neighbours=4, floor=0.0), _model(**changes))
+    features = opened.features(split, ("text_similarity",))
+    normal = NormalScores.of_split(features, split.caption_owner, split.num_images)
+    pairs = zip(candidates.image, candidates.caption, strict=True)
+    values = [features.matrix(int(image), np.array([caption]))[0] for image, caption in pairs]
+    expected = 1 / (1 + np.exp(-(1.5 * normal(np.array(values))[:, 0] - 2.0)))
+    np.testing.assert_allclose(candidates.p_positive, expected, rtol=1e-5)

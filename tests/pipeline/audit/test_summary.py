@@ -260,15 +260,14 @@ def _likely(**changes: Any) -> dict[str, Any]:
 
 def test_sentences__what_is_likely() -> None:
     assert sentences(_likely(), Path("W")) == (
-        f"Between 500 and 1,800 matches are probably missing. {COUNTS} The larger number holds if pairs that nobody "
-        "chose match as often as the ones that judges were shown, the smaller if no oftener than lists that are known "
-        "to leave matches out. To know it of this data, judge a random sample: `cusa audit W --split val --sample "
-        "300`, `cusa review`, and audit again.",
+        f"Between 500 and 1,800 matches are probably missing. {COUNTS} The larger number is by the standard "
+        "of people who forgave minor mistakes, the smaller by that of a stricter reader. To know it of this data, "
+        "judge a random sample: `cusa audit W --split val --sample 300`, `cusa review`, and audit again.",
         LOOK,
         "p_positive is by the calibration mine: it knows the text teacher.",
         "Every pair was scored; 4 are written, those of 0.005 and more. The others hold 6.7% of the probability.",
         "Beside p_positive there is a score: 0.30 image_similarity + 0.70 text_similarity.",
-        "By p_positive, an upper bound, 1,400 of the candidates match, 2.50 an image; a random batch of 128 holds 12.3 "
+        "By p_positive 1,400 of the candidates match, 2.50 an image; a random batch of 128 holds 12.3 "
         "of them, 0.10 a row; R@1 ceiling 0.500 image to text and 0.250 text to image.",
     )
 

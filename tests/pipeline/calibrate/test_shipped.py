@@ -24,6 +24,7 @@ def test_files__each_is_whole_says_what_it_is_and_knows_this_versions_features()
         assert made.features == (*TEXT_FEATURES, *((*IMAGE_FEATURES, *MAP_FEATURES) if with_image else ()))
         assert len(made.resampled) == 20
         assert len(made.unselected) == 2
+        assert made.normal_scores
         assert not made.decisions
         assert made.about["fitted"]["pairs"] > 20_000
         assert made.about["measured"]["flickr8k to coco-mini"]["pairs"] > 50
