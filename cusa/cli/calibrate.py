@@ -45,7 +45,7 @@ def calibrate(
     student: Annotated[str, typer.Option(help="An indexed student, whose similarity is a feature.")] = "",
     neighbours: Annotated[int, typer.Option(help="Depth of the neighbourhoods, as the audit's.")] = 50,
     pairs: Annotated[int, typer.Option(help="Judged pairs at most, where every pair is judged.")] = 20_000,
-    background: Annotated[int, typer.Option(help="Random pairs beside the judged, taken for no match.")] = 2000,
+    background: Annotated[int, typer.Option(help="Random pairs; the less alike half is no match.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
     in_batch: Annotated[
         bool,

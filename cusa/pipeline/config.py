@@ -221,5 +221,5 @@ class CalibrateConfig(Settings):
 
     neighbours: int = Field(default=50, ge=1, le=10_000, description="depth of the neighbourhoods that pairs come from")
     pairs: int = Field(default=20_000, ge=100, description="judged pairs at most, where every pair is judged")
-    background: int = Field(default=2000, ge=0, description="random pairs beside the judged ones, taken for no match")
+    background: int = Field(default=2000, ge=0, description="random pairs drawn; the less alike half is no match")
     seed: int = Field(default=0, ge=0, description="of what is drawn")

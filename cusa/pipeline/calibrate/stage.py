@@ -181,7 +181,7 @@ class _Pairs:
         images: image rows.
         captions: caption rows.
         match: whether they match.
-        judged: False for pairs drawn at random and taken for no match.
+        judged: False for pairs drawn at random.
     """
 
     def __init__(self, images: np.ndarray, captions: np.ndarray, match: np.ndarray, judged: np.ndarray) -> None:

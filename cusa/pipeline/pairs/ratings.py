@@ -17,13 +17,13 @@ _FEWEST = 10  # judged matches, and pairs that do not match, without which there
 CXC_CAVEAT = (
     "CxC's annotators saw pairs that were sampled for the similarity of their captions or images, not at random: the "
     "probability holds for pairs given their similarities, the share of matches among the rated pairs does not hold "
-    "for all pairs. Pairs that nobody rated and that were drawn at random are taken for no match."
+    "for all pairs. Of pairs drawn at random that nobody rated, the less alike half is taken for no match."
 )
 
 FLICKR8K_CAVEAT = (
     "Flickr8k's judges saw pairs that the models of its paper had ranked high, not random ones: the probability holds "
     "for pairs given their similarities, the share of matches among the judged pairs does not hold for all pairs. "
-    "Pairs that nobody judged and that were drawn at random are taken for no match."
+    "Of pairs drawn at random that nobody judged, the less alike half is taken for no match."
 )
 
 VERDICTS_CAVEAT = "Reviewers saw the pairs that the queue offered, not random ones."
