@@ -21,6 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 
 _TAILS = np.linspace(0.3, 0.95, 14)  # shares of the planted pairs beyond the thresholds that pi is read at
+_SMALL_TAILS = np.array([0.05, 0.1, 0.2])
+"""Further ones, with few own pairs beyond them. Where right pairs can look as bad as a third of the wrong ones, as on
+drawn scenes, only these come near the share."""
 _LEAST = 20  # own or planted pairs below which nothing is fitted
 HIGHEST = 0.999
 """No pair is certainly wrong."""
@@ -98,14 +101,19 @@ def wrong_share(
 
     Source: Blanchard, Lee and Scott, "Semi-supervised novelty detection", JMLR 2010, section 5.
     """
+    from scipy.special import gammaincinv
+
     share, others = known
-    thresholds = np.quantile(planted_W, 1 - _TAILS)
+    sizes = np.concatenate([_SMALL_TAILS, _TAILS])
+    thresholds = np.quantile(planted_W, 1 - sizes)
     beyond = np.array([(own_P > threshold).sum() for threshold in thresholds], dtype=float)
-    # Half a pair more, so that a tail in which no own pair was seen is not taken for proof that there is none.
-    tails = (beyond + 0.5) / len(own_P)
+    # Half a pair more, so that a tail in which no own pair was seen is not taken for proof that there is none; in small
+    # tails as many as a Poisson number's mean may be, with a confidence of 84 %: the least of noisy ratios is too low.
+    small = np.arange(len(sizes)) < len(_SMALL_TAILS)
+    tails = np.where(small, gammaincinv(beyond + 1, 0.84), beyond + 0.5) / len(own_P)
     if share:
         tails -= share * np.array([(others > threshold).mean() for threshold in thresholds])
-    return float(np.clip((tails / _TAILS).min(), 0, 1 - share))
+    return float(np.clip((tails / sizes).min(), 0, 1 - share))
 
 
 def density_ratio(own_P: np.ndarray, planted_W: np.ndarray) -> np.ndarray:

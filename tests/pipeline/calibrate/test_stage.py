@@ -224,7 +224,7 @@ def test_run__every_figure_is_of_the_pairs_that_it_names(work: Path, tmp_path: P
     for number in (
         f"{fitted['pairs']:,} judged pairs",
         f"({fitted['matches']:,} matches",
-        f"{fitted['background']:,} pairs",
+        f"{fitted['background']:,} unlike pairs",
     ):
         assert number in words
     assert f"On test ({judged.source}): Brier score {tested['brier']:.3f}" in words

@@ -77,3 +77,13 @@ def test_way_of_being_wrong__too_few_pairs_fit_nothing() -> None:
 def test_wrong_share__a_tail_without_an_own_pair_may_hide_half_a_pair() -> None:
     own, planted = np.zeros(50), np.linspace(5, 6, 50)
     assert wrong_share(own, planted) == pytest.approx(0.5 / 50 / 0.95)
+
+
+def test_wrong_share__right_pairs_that_look_as_bad_as_most_wrong_ones_are_not_called_wrong() -> None:
+    """A tenth of clean pairs looks like seven tenths of the planted: only small tails show that none is wrong."""
+    random = np.random.default_rng(5)
+    own = np.concatenate([random.normal(size=9_000), random.normal(size=1_000) + 4])
+    planted = np.concatenate([random.normal(size=2_800) + 4, random.normal(size=1_200) + 9])
+    assert wrong_share(own, planted) < 0.01
+    wrong = np.concatenate([own, random.normal(size=2_000) + 9])
+    assert 2_000 / 12_000 * 0.3 <= wrong_share(wrong, planted)
