@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 import urllib.request
 from pathlib import Path
@@ -70,6 +71,17 @@ def test_place__the_hub_only_where_its_client_may_ask_it(
     else:
         pytest.importorskip("huggingface_hub")
         assert is_remote(place("hf://datasets/a/b"))
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("az", "adlfs")])
+def test_place__a_store_whose_package_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        ConfigError, match=rf"{scheme}:// needs a package that is not installed .*pip install {package}`"
+    ):
+        place(f"{scheme}://bucket/x")
 
 
 def test_refuse_undecodable__names_the_byte_that_is_no_text() -> None:

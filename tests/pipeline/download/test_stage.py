@@ -259,3 +259,22 @@ def test_run__space_for_what_comes_and_for_what_is_unpacked(
     else:
         with pytest.raises(DataError, match=rf"mini needs about {said} GB more in .* and 7 GB are free"):
             _run(manifest, tmp_path / "raw")
+
+
+def test_run__a_lock_that_is_given_stands_before_one_s_own(server: Server, tmp_path: Path) -> None:
+    """What came here at first is another file than the one that somebody else's lock names."""
+    file = {"path": "plain.bin", "urls": [f"{server.root}/plain.bin"]}
+    manifest = make_manifest(server, files=[file])
+    server.files["/plain.bin"] = BODY[::-1]
+    _run(manifest, tmp_path / "raw")
+    assert (tmp_path / "raw/plain.bin").read_bytes() == BODY[::-1]
+    lock = tmp_path / "theirs.json"
+    right = {"bytes": len(BODY), "sha256": hashlib.sha256(BODY).hexdigest(), "url": "elsewhere"}
+    lock.write_text(json.dumps({"plain.bin": right}))
+    with pytest.raises(DataError, match=r"plain\.bin \(failed\).*another one: sha256"):
+        _run(manifest, tmp_path / "raw", lock=lock)
+    server.files["/plain.bin"] = BODY
+    assert _run(manifest, tmp_path / "raw", lock=lock).fresh
+    assert (tmp_path / "raw/plain.bin").read_bytes() == BODY
+    told = json.loads((tmp_path / "raw/lock.json").read_text())["plain.bin"]
+    assert told == {**right, "url": f"{server.root}/plain.bin"}

@@ -270,7 +270,11 @@ def test_run__what_is_another_export_and_what_is_not(tmp_path: Path) -> None:
     assert due() == due(workers=2) == ""
     assert due(licence="CC0") == "facts changed"
     assert due(name="x", licence="CC0") == "facts changed"
-    assert due("webdataset", name="x", licence="CC0") == "to was 'parquet' and is now 'webdataset'"
+    assert due(name="x", licence="CC0", url="https://a.example") == "facts changed"
+    described = json.loads((tmp_path / "out/croissant.json").read_text())
+    assert [described[key] for key in ("name", "license", "url")] == ["x", "CC0", "https://a.example"]
+    assert due(name="x") == "facts changed"
+    assert due("webdataset", name="x") == "to was 'parquet' and is now 'webdataset'"
     assert publish.run(ONE, work=work, to="parquet", out=tmp_path / "out", force=True).why == "--force"
     store.write_json(work / "test/audit/summary.json", {"open_pairs": 2})
     assert due() == "facts changed", "what is known to be wrong stands on the card"

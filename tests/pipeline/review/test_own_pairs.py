@@ -13,6 +13,7 @@ from cusa.manifests.judgements.own_pairs import FOLDER, pairs_path
 from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
+from cusa.pipeline.review import server
 from cusa.pipeline.review.room import Room
 from cusa.pipeline.sql.database import connect
 from tests.browser import needs_browser
@@ -20,6 +21,8 @@ from tests.manifests.judgements.test_verdicts import make
 from tests.pipeline.audited import make_taught
 from tests.pipeline.review.served import in_thread
 from tests.pipeline.review.test_page import SIZES, Tab
+from tests.pipeline.review.test_sample import write_sample
+from tests.pipeline.review.test_server import run_session
 from tests.worlds import make_work
 
 
@@ -161,3 +164,21 @@ def test_sql__reads_what_reviewers_said_of_own_pairs(tmp_path: Path) -> None:
     ]
     assert everything[0][0] == 3
     assert candidates[0][0] == 0, "verdicts on candidates lie apart"
+
+
+def test_run__own_pairs_and_drawn_samples_are_asked_about_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = doubted(tmp_path)
+    done, room, _ = run_session(monkeypatch, split.work, questions=server.Questions(own_pairs=True))
+    assert (room.folder, done.verdicts) == (split.folder / "audit/pairs", None)
+    assert room.doubts is not None
+    with Journal(split.folder / "audit/pairs") as journal:
+        journal.append(make(1, image_key=split.image_keys[0], caption_key=split.caption_keys[0]))
+    done, _, _ = run_session(monkeypatch, split.work, questions=server.Questions(own_pairs=True))
+    assert (done.verdicts, done.pairs) == (split.folder / "audit/pairs/verdicts.parquet", 1)
+    sample = write_sample(tmp_path / "sample.parquet", [(split.image_keys[1], split.caption_keys[0])])
+    (split.folder / "audit").mkdir(exist_ok=True)
+    done, room, _ = run_session(monkeypatch, split.work, split="train", questions=server.Questions(sample=sample))
+    assert [one.pair for one in room.candidates.queue("").candidates] == [(split.image_keys[1], split.caption_keys[0])]
+    assert (done.verdicts, done.pairs) == (None, 0)

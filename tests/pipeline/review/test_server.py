@@ -25,6 +25,7 @@ from cusa.pipeline import audit
 from cusa.pipeline.config import AuditConfig
 from cusa.pipeline.review import room as room_module
 from cusa.pipeline.review import server
+from cusa.pipeline.review.queue import Candidates
 from cusa.pipeline.review.room import Room
 from cusa.pipeline.sql.database import connect
 from tests.manifests.judgements.test_verdicts import make
@@ -570,3 +571,50 @@ def test_image__other_formats_and_broken_ones(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(DataError, match="ends within"):
         room.image(key)
     room.close()
+
+
+def run_session(
+    monkeypatch: pytest.MonkeyPatch, work: Path, **more: Any
+) -> tuple[server.Reviewed, Room, dict[str, Any]]:
+    """Serve nothing; return what a session came to, its room, and what its page began with."""
+    import uvicorn
+
+    rooms: list[Room] = []
+    started: dict[str, Any] = {}
+    real_application = server.application
+
+    def application(room: Room, **fields: Any) -> Any:
+        rooms.append(room)
+        started.update(fields)
+        return real_application(room, **fields)
+
+    monkeypatch.setattr(server, "application", application)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda running, sockets: None)
+    done = server.run(work, port=0, on_ready=lambda url: started.update(url=url), **more)
+    return done, rooms[0], started
+
+
+def test_run__asks_what_it_was_told_and_says_what_it_came_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = make_audited(tmp_path)
+    split = Split(work, "train")
+    done, room, started = run_session(monkeypatch, work)
+    assert done == server.Reviewed(None, 0, 0, ())
+    assert (room.votes, room.doubts, room.folder) == (1, None, split.folder / "audit")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", started.pop("url"))
+    assert started == {"reviewer": "", "where": ""}
+    with Journal(split.folder / "audit") as journal:
+        for number, (image, word) in enumerate(((0, "match"), (1, "no match"), (2, "duplicate"), (3, "skip"))):
+            journal.append(make(number, word, image_key=split.image_keys[image], caption_key=split.caption_keys[0]))
+        journal.append(make(9, image_key="mini/gone", caption_key=split.caption_keys[0]))
+    with (split.folder / "audit" / verdicts.JOURNAL).open("a") as file:
+        file.write('{"id": "torn')
+    questions = server.Questions(where="score > 0", votes=3, limit=2)
+    done, room, started = run_session(monkeypatch, work, split="train", questions=questions, reviewer="zoe")
+    assert (room.votes, started["reviewer"], started["where"]) == (3, "zoe", "score > 0")
+    assert (done.verdicts, done.pairs, done.positive) == (split.folder / "audit/verdicts.parquet", 3, 2)
+    assert len(pq.read_table(split.folder / "audit/verdicts.parquet")) == 5
+    unknown, torn = done.notes
+    assert "1 pairs were judged whose image or caption" in unknown
+    assert 'killed while writing was cut off: \'{"id": "torn\'' in torn
+    assert isinstance(room.candidates, Candidates)
+    assert room.candidates._limit == 2

@@ -438,3 +438,19 @@ def test_run__units_and_requests_to_a_host_shared_among_processes(
     assert [len(batch.units) for batch in given] == sizes
     assert [unit.number for batch in given for unit in batch.units] == list(range(urls_))
     assert {batch.per_host for batch in given} == {each}
+
+
+def test_run__the_data_set_is_called_by_its_table_or_as_one_says(web: Any, tmp_path: Path) -> None:
+    table = _table(tmp_path / "my table!.csv", web[0], ["img/1.jpg"])
+    for out, reading, name in (("a", None, "my_table_"), ("b", ReadConfig(dataset="mine"), "mine")):
+        done = _run(table, tmp_path / out, reading=reading)
+        assert json.loads((tmp_path / out / "settings.json").read_text())["dataset"] == name
+        read = readers.read("urls", tmp_path / out)
+        assert (read.dataset, [image.key.partition("/")[0] for image in read.images]) == (name, [name])
+        assert f"<h1>Fetched: {name}</h1>" in (tmp_path / out / "index.html").read_text()
+        assert {name: done.counts[name] for name in ("rows", "urls", "kept", "dropped", "tars", "gone")} == {
+            **{"rows": 1, "urls": 1, "kept": 1, "dropped": 0, "tars": 1, "gone": 0},
+        }
+        assert done.counts["bytes"] == len(picture(1))
+    with pytest.raises(DataError, match=r"none\.csv does not exist or is no file"):
+        _run(tmp_path / "none.csv", tmp_path / "c")
