@@ -8,6 +8,9 @@ import pytest
 
 from cusa.cli import judged
 from cusa.eval import paper
+from cusa.pipeline.engine import Engine, Workers
+from cusa.pipeline.units import sharing
+from cusa.pipeline.units.sharing import Sharing, UnitRange
 from cusa.workflow import evaluate as scoring
 from tests.cli import calls
 from tests.cli.test_cli import cusa_here
@@ -35,7 +38,13 @@ def _result(data: Path, **more: Any) -> dict[str, Any]:
 
 
 def test_eval__every_option_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = calls.record(monkeypatch, scoring, "evaluate", [_result(tmp_path)])
+    shared: list[Sharing] = []
+
+    def evaluate(**told: object) -> list[dict[str, Any]]:
+        shared.append(sharing.current())
+        return [_result(tmp_path)]
+
+    done = calls.record(monkeypatch, scoring, "evaluate", evaluate)
     calls.every_option(
         *(
             "eval",
@@ -61,7 +70,7 @@ def test_eval__every_option_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             "--trust",
             "mine:Mean",
         ),
-        "--force",
+        *("--workers", 3, "--engine", "ray", "--address", "head:1", "--unit-range", "merge", "--force"),
         but={"--judged"},
     )
     request = scoring.EvalRequest(
@@ -77,6 +86,10 @@ def test_eval__every_option_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert done == [{"name": "pupil", "request": request, "on_event": "Console.event"}]
     calls.plain("eval", "pupil", "--data", tmp_path)
     assert done[1]["request"] == scoring.EvalRequest(data=[tmp_path], tasks=[], settings=(), trust=())
+    assert shared == [
+        Sharing(Workers(3, Engine("ray", "head:1")), UnitRange("merge")),
+        Sharing(Workers(1, Engine()), None),
+    ]
 
 
 def test_eval__every_number_with_its_interval_and_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +175,22 @@ def test_eval__two_runs_are_compared_by_what_people_judged(tmp_path: Path, monke
         {**common, "split": "", "force": False, "as_json": False},
     ]
     assert scored == []
-    for option, value in (("--tasks", "sts"), ("--out", "o"), ("--ids", "i"), ("--set", "top=3"), ("--trust", "m:C")):
+    for option, value in (
+        *(("--tasks", "sts"), ("--out", "o"), ("--ids", "i"), ("--set", "top=3"), ("--trust", "m:C")),
+        *(("--workers", 2), ("--engine", "ray"), ("--address", "auto"), ("--unit-range", "0/2")),
+    ):
         assert f"{option} has no meaning with --judged" in calls.refused(*words, option, value)
     assert "give --data once" in calls.refused(*words, "--data", tmp_path)
+
+
+def test_eval__units_of_an_array_are_said_and_no_report_is_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.json").touch()
+    made = {"data": str(tmp_path), "out": "eval", "units_made": "2 units made"}
+    calls.record(monkeypatch, scoring, "evaluate", [made])
+    printed = calls.plain("eval", tmp_path, "--data", tmp_path, "--unit-range", "0/2")
+    assert printed == "eval: eval: 2 units made\n"
+    calls.record(monkeypatch, scoring, "evaluate", [_result(tmp_path)])
+    merged = calls.plain("eval", tmp_path, "--data", tmp_path, "--unit-range", "merge")
+    assert merged.endswith(f"next: cusa report {tmp_path}\n")

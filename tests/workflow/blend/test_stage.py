@@ -26,7 +26,7 @@ from cusa.workflow import evaluate as scoring
 from cusa.workflow import train as training
 from cusa.workflow.blend import BlendRequest, measures
 from cusa.workflow.blend import stage as stages
-from cusa.workflow.evaluated import model as evaluated_model
+from cusa.workflow.evaluated.model import open_model
 from tests import worlds
 from tests.cli.test_cli import cusa_here
 from tests.workflow.test_train_heads import ENCODERS, FEW, _extract
@@ -314,7 +314,7 @@ def test_blend__depends_on_both_models_every_split_texts_and_what_is_in_the_numb
         name: f"{split.work.name}-{split.name}-{store.digest(str(split.work.resolve()))[:6]}"
         for name, split in splits.items()
     }
-    opened = evaluated_model.open_model(str(place / "run"), settings)
+    opened = open_model(str(place / "run"), settings)
     measured = {
         name: measures.Measured(Evidence.open(split), ("zero-shot",) if name == "labelled" else ("cross-modal",), True)
         for name, split in splits.items()
