@@ -67,7 +67,8 @@ def ranks(monkeypatch: pytest.MonkeyPatch) -> _Ranks:
     return made
 
 
-def test_alone__decides_does_and_keeps_everything() -> None:
+def test_alone__decides_does_and_keeps_everything(ranks: _Ranks) -> None:
+    assert (Share().world, Share().rank) == (1, 0), "whatever process group there is"
     assert (ALONE.world, ALONE.rank, ALONE.first) == (1, 0, True)
     assert ALONE.agree(lambda: 7) == 7
     assert all(ALONE.mine(number) for number in range(5))
@@ -110,5 +111,6 @@ def test_collect__the_first_has_every_rank_s_rows_in_order(ranks: _Ranks, counts
 
     found = ranks.run(lambda share: share.collect(rows_of(share.rank), counts))
     assert found[1:] == [[], []]
+    assert len(found[0]) == 3
     for rank, block in enumerate(found[0]):
         np.testing.assert_array_equal(block, rows_of(rank))

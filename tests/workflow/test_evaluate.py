@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,15 +14,25 @@ import pytest
 
 from cusa import recipe
 from cusa.errors import ConfigError, DataError
+from cusa.eval import evaluate as evaluate_stage
+from cusa.eval import evaluate_sts as sts_stage
+from cusa.eval import summary
+from cusa.eval.config import EvalConfig
+from cusa.eval.evidence import Evidence
+from cusa.eval.job import Evaluated, Job
+from cusa.eval.share import ALONE
 from cusa.eval.tasks.registry import COCO, TASKS
 from cusa.manifests.judgements import eccv_truth
 from cusa.manifests.storage import store
+from cusa.models import source
 from cusa.models import student as students
 from cusa.models.config import StudentConfig
 from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ShardConfig
 from cusa.workflow import evaluate as scoring
-from cusa.workflow.evaluated.data import DataFolders
+from cusa.workflow.evaluated.data import DataFolders, result_names
+from cusa.workflow.evaluated.model import EvaluatedModel
+from tests.cli import calls
 from tests.cli.test_cli import cusa_here
 from tests.worlds import make_work, write_flickr8k
 
@@ -341,3 +353,126 @@ def test_refuse_tasks_without_data__before_anything_is_loaded(tmp_path: Path) ->
         refuse("sts", "cross-modal", folders=sts)
     with pytest.raises(ConfigError, match="--tasks sts needs the folder of the STS sets"):
         refuse("sts", "cross-modal", folders=work)
+
+
+@dataclass
+class _Stages:
+    """What the two stages of an evaluation were asked for, in place of their work."""
+
+    work: list[dict[str, Any]] = field(default_factory=list)
+    sts: list[dict[str, Any]] = field(default_factory=list)
+    fails: str = ""
+
+    def on_work(self, config: Any, source: Any, evidence: Evidence, job: Job, *, on_event: Any) -> Evaluated:
+        self.work.append({"config": config, "source": source, "evidence": evidence, "job": job, "on_event": on_event})
+        if self.fails and self.fails in str(evidence.split.folder):
+            raise DataError("its captions are gone")
+        return Evaluated(calls.outcome("eval"), {"remarks": ["one"], "dataset": "mini", "tasks": {}})
+
+    def on_sts(self, config: Any, source: Any, folder: Path, job: Job, *, on_event: Any) -> Evaluated:
+        self.sts.append({"config": config, "source": source, "folder": folder, "job": job, "on_event": on_event})
+        stale = replace(calls.outcome("eval", fresh=False), notes=("two",))
+        return Evaluated(stale, {"remarks": ["one"], "pairs": 3, "dataset": "sts", "tasks": {}})
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> _Stages:
+    made = _Stages()
+    monkeypatch.setattr(evaluate_stage, "run", made.on_work)
+    monkeypatch.setattr(sts_stage, "run", made.on_sts)
+    monkeypatch.setattr(source, "refuse_missing", lambda name: None)
+    return made
+
+
+def _opened(monkeypatch: pytest.MonkeyPatch, run: Path | None) -> list[Any]:
+    def open_model(name: str, settings: Any, trust: Any) -> EvaluatedModel:
+        return EvaluatedModel(name, run, {}, EvalConfig(top=4), "weights", tuple(trust))
+
+    return calls.record(monkeypatch, scoring, "open_model", open_model)
+
+
+def _sts(folder: Path) -> Path:
+    store.write_text(folder / "STS/STS12-en-test/STS.input.a.txt", "a\tb\n")
+    return folder
+
+
+def test_evaluate__each_folder_with_its_evidence_tasks_and_place(
+    tmp_path: Path, stages: _Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = make_work(tmp_path, images=2, captions=1)
+    run, events = tmp_path / "run", []
+    opened = _opened(monkeypatch, run)
+    store.write_text(tmp_path / "cxc/sits_test.csv", "caption,image,agg_score\n")
+    request = scoring.EvalRequest(
+        data=[_sts(tmp_path / "sets"), work, tmp_path / "cxc"],
+        tasks=["cross-modal", "sts"],
+        split="val",
+        settings=["top=4"],
+        trust=["m:C"],
+        force=True,
+    )
+    on_event = lambda *event: events.append(event)  # noqa: E731
+    results = scoring.evaluate("pupil", request, on_event=on_event)
+    assert opened == [{"name": "pupil", "settings": ["top=4"], "trust": ["m:C"]}]
+    (one,), (other,) = stages.work, stages.sts
+    for asked in (one, other):
+        assert (asked["config"], asked["source"].digest) == (EvalConfig(top=4), "weights")
+        assert asked["on_event"] is on_event
+        assert (asked["job"].cache, asked["job"].force, asked["job"].share) == (run / "embeddings", True, ALONE)
+    assert (one["job"].out, one["job"].tasks) == (run / "eval", ["cross-modal"])
+    assert (other["job"].out, list(other["job"].tasks), other["folder"]) == (run / "eval/sts", [], tmp_path / "sets")
+    evidence = one["evidence"]
+    assert (evidence.split.work, evidence.split.name) == (work, "val")
+    assert evidence.rating_files == {}, "of val there are none in this folder"
+    common = {"remarks": ["one"], "tasks": {}}
+    expected = [
+        {**common, "dataset": "mini", "data": str(work), "out": str(run / "eval"), "fresh": True},
+        {
+            **{**common, "remarks": ["one", "two"], "pairs": 3, "dataset": "sts"},
+            **{"data": str(tmp_path / "sets"), "out": str(run / "eval/sts"), "fresh": False},
+        },
+    ]
+    assert results == expected
+    assert store.read_json(run / "eval" / summary.FILE) == expected
+
+
+def test_evaluate__of_no_run_into_the_named_folder_or_beside_the_data(
+    tmp_path: Path, stages: _Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = [make_work(tmp_path / name, images=2, captions=1) for name in ("a", "b")]
+    _opened(monkeypatch, None)
+    (result,) = scoring.evaluate("org/pupil", scoring.EvalRequest(data=works[:1]))
+    job = stages.work[0]["job"]
+    assert (job.out, job.cache) == (works[0] / "eval/pupil", works[0] / "eval/pupil/embeddings")
+    assert (stages.work[0]["evidence"].split.name, result["out"]) == ("test", str(job.out))
+    scoring.evaluate("pupil", scoring.EvalRequest(data=works[:1], output_folder=tmp_path / "o"))
+    job = stages.work[1]["job"]
+    assert (job.out, job.cache) == (tmp_path / "o", tmp_path / "o/embeddings")
+    stages.fails = str(works[0])
+    results = scoring.evaluate("pupil", scoring.EvalRequest(data=works, output_folder=tmp_path / "o"))
+    names = result_names(works)
+    assert [one["job"].out for one in stages.work[2:]] == [tmp_path / "o" / name for name in names]
+    assert results[0] == {"data": str(works[0]), "failed": "its captions are gone"}
+    assert results[1]["out"] == str(tmp_path / "o" / names[1])
+    assert store.read_json(tmp_path / "o" / summary.FILE) == results
+    with pytest.raises(DataError, match="its captions are gone"):
+        scoring.evaluate("pupil", scoring.EvalRequest(data=works[:1]))
+    (sts,) = scoring.evaluate("pupil", scoring.EvalRequest(data=[_sts(tmp_path / "sets")]))
+    assert (stages.sts[0]["job"].out, stages.sts[0]["job"].cache, sts["out"]) == (None, None, None)
+
+
+def test_evaluate__the_kinds_of_data_that_the_tasks_need(
+    tmp_path: Path, stages: _Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = make_work(tmp_path, images=2, captions=1)
+    _opened(monkeypatch, tmp_path / "run")
+    data = [work, _sts(tmp_path / "sets")]
+
+    def asked(*tasks: str) -> tuple[int, int]:
+        stages.work.clear()
+        stages.sts.clear()
+        scoring.evaluate("pupil", scoring.EvalRequest(data=data, tasks=tasks))
+        return len(stages.work), len(stages.sts)
+
+    assert [asked(), asked("sts"), asked("cross-modal"), asked("all")] == [(1, 1), (0, 1), (1, 0), (1, 1)]
+    assert "sts" not in stages.work[0]["job"].tasks

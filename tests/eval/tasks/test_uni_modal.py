@@ -9,6 +9,7 @@ from cusa.eval.config import EvalConfig
 from cusa.eval.metrics import recall_at_k
 from cusa.eval.ranking import rank, score_blocks
 from cusa.eval.tasks import uni_modal
+from cusa.eval.tasks.task import TEXTS_ALONE
 from cusa.eval.tasks.uni_modal import (
     labelled,
     rank_within,
@@ -17,6 +18,11 @@ from cusa.eval.tasks.uni_modal import (
     sharing_captions,
     siblings,
 )
+from cusa.manifests import schemas
+from cusa.manifests.samples import Split
+from cusa.manifests.storage import store
+from tests.eval.tasks.seeing import see
+from tests.worlds import make_work
 
 CASES = [
     "self",
@@ -123,3 +129,78 @@ def test_second_nearest__a_label_of_0_is_one_and_no_label_is_none() -> None:
     assert uni_modal.second_nearest_rank1(rows, ["0", "0", "", ""], EvalConfig()) == 50
     assert [row.tolist() for row in uni_modal.same_label([0, 0, None, ""])] == [[1], [0], [], []]
     assert [row.tolist() for row in uni_modal.labelled([0, None], [0, None, 0])] == [[0, 2], []]
+
+
+def _split(folder: Path, labels: list[str], roles: list[str] | None = None) -> Split:
+    split = Split(make_work(folder, images=len(labels), captions=2, splits=("val",)), "val")
+    told = roles or [""] * len(labels)
+    rows = [
+        {**row, "label": label, "role": role}
+        for row, label, role in zip(split.samples.to_pylist(), labels, told, strict=True)
+    ]
+    store.write_table(split.folder / "samples.parquet", split.samples.from_pylist(rows, schemas.SAMPLES))
+    return Split(split.work, "val")
+
+
+def _rows(number: int, seed: int = 0) -> np.ndarray:
+    return _unit(np.random.default_rng(seed).normal(size=(number, 5))).astype(np.float32)
+
+
+def _hits(rows: np.ndarray, right: list[set[int]], gallery: list[int], queries: list[int]) -> list[bool]:
+    """Return whether the nearest of a gallery is right, for each query that has a right item."""
+    found = []
+    for query in queries:
+        if right[query]:
+            nearest = max((row for row in gallery if row != query), key=lambda row: float(rows[query] @ rows[row]))
+            found.append(nearest in right[query])
+    return found
+
+
+def test_image_to_image__by_label_among_all_or_of_queries_in_a_gallery(tmp_path: Path) -> None:
+    labels = ["a", "b", "a", "c", "b", "a", ""]
+    rows = _rows(7)
+    of_label = [
+        {at for at, other in enumerate(labels) if other and other == own and at != row}
+        for row, own in enumerate(labels)
+    ]
+    split = _split(tmp_path / "all", labels)
+    found = uni_modal.image_to_image(see(split, None, uni={"image": rows})).summary
+    hits = _hits(rows, of_label, list(range(7)), list(range(7)))
+    assert (found["queries"], len(hits)) == (5, 5)
+    assert found["metrics"]["r@1"] == pytest.approx(100 * sum(hits) / 5, abs=1e-4)
+    assert found["metrics"]["release_r@1"] == pytest.approx(second_nearest_rank1(rows, labels, EvalConfig()), abs=1e-4)
+    # Of six others one (b) or two (a) are right.
+    assert found["chance"]["r@1"] == pytest.approx(100 * (2 * 1 + 3 * 2) / 6 / 5, abs=1e-3)
+    roles = ["query", "query", "gallery", "gallery", "gallery", "gallery", "query"]
+    split = _split(tmp_path / "roles", labels, roles)
+    result = uni_modal.image_to_image(see(split, None, uni={"image": rows}))
+    right = [{at for at in of_label[row] if roles[at] == "gallery"} for row in range(7)]
+    hits = _hits(rows, right, [2, 3, 4, 5], [0, 1, 6])
+    assert (result.summary["queries"], len(hits)) == (2, 2)
+    assert result.summary["metrics"]["r@1"] == pytest.approx(100 * sum(hits) / 2, abs=1e-4)
+    assert "release_r@1" not in result.summary["metrics"]
+    assert result.summary["chance"]["r@1"] == pytest.approx(100 * (2 / 4 + 1 / 4) / 2, abs=1e-3)
+    asked = result.table.to_pylist()
+    assert [row["query_key"] for row in asked] == [split.image_keys[row] for row in (0, 1, 6)]
+    best = [sorted((2, 3, 4, 5), key=lambda row: -float(rows[query] @ rows[row]))[:3] for query in (0, 1, 6)]
+    assert [row["top_keys"] for row in asked] == [[split.image_keys[at] for at in top] for top in best]
+    assert {row["task"] for row in asked} == {"uni-modal"}
+
+
+def test_image_to_image__what_it_cannot_do_is_said(tmp_path: Path) -> None:
+    split = _split(tmp_path, ["", "", ""])
+    assert uni_modal.image_to_image(see(split, None)).summary == {"unavailable": TEXTS_ALONE}
+    found = uni_modal.image_to_image(see(split, None, uni={"image": _rows(3)})).summary
+    assert found == {"unavailable": "the split has neither labels nor a truth table"}
+
+
+def test_text_to_text__siblings_among_all_other_captions(tmp_path: Path) -> None:
+    split = _split(tmp_path, ["", "", ""])
+    rows = _rows(6, seed=3)
+    result = uni_modal.text_to_text(see(split, None, uni={"text": rows}))
+    siblings_of = [{row ^ 1} for row in range(6)]
+    hits = _hits(rows, siblings_of, list(range(6)), list(range(6)))
+    assert result.summary["metrics"]["r@1"] == pytest.approx(100 * sum(hits) / 6, abs=1e-4)
+    assert result.summary["chance"]["r@1"] == pytest.approx(20.0)
+    assert (result.summary["queries"], result.summary["space"]) == (6, "given rows")
+    assert [row["query_key"] for row in result.table.to_pylist()] == split.caption_keys
