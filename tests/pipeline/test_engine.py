@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cusa.errors import CusaError, DataError
-from cusa.pipeline.engine import Workers, run_units
+from cusa.pipeline.engine import Engine, WarmPool, Workers, available_cores, run_units
 
 
 def _square(unit: int) -> int:
@@ -94,3 +95,82 @@ def _runs(pid: int) -> bool:
         return False
     stat = Path(f"/proc/{pid}/stat")
     return not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def _tells(folder: Path) -> dict[str, str]:
+    """Wait for the other worker, then tell what this one was given."""
+    (folder / str(os.getpid())).touch()
+    _until(lambda: len(list(folder.iterdir())) == 2)
+    return {name: os.environ.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+
+
+@pytest.mark.parametrize(("visible", "gpus"), [("", {"0", "1"}), ("3,5", {"3", "5"}), ("7", {"7"})])
+def test_run_units__each_worker_sees_one_gpu_and_its_share_of_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, gpus: set[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    told = run_units(_tells, [tmp_path] * 2, what="x", workers=Workers(2, gpus=True))
+    assert {one["CUDA_VISIBLE_DEVICES"] for one in told} == gpus
+    assert {one["OMP_NUM_THREADS"] for one in told} == {str(max(1, available_cores() // 2))}
+
+
+def test_run_units__units_weigh_what_they_are_said_to_and_each_is_told_when_it_is_done() -> None:
+    events: list[tuple[str, int, int]] = []
+    finished: list[int] = []
+    out = run_units(
+        _square,
+        [5, 1, 0, 3],
+        what="square",
+        workers=Workers(1),
+        weigh=lambda unit: unit,
+        on_result=finished.append,
+        on_event=lambda *event: events.append(event),
+    )
+    assert out == [25, 1, 0, 9]
+    assert finished == [0, 1, 2, 3]
+    assert events == [("square", done, 9) for done in (0, 5, 6, 6, 9)]
+
+
+def test_run_units__threads_share_the_units_of_one_process() -> None:
+    meeting = threading.Barrier(3, timeout=60)
+    slow = threading.Event()
+
+    def meets(unit: int) -> int:
+        if unit < 3:
+            meeting.wait()  # three at once, or nobody goes on
+        if unit == 0:
+            slow.wait(60)
+        if unit == 4:
+            slow.set()
+        return unit * unit
+
+    finished: list[int] = []
+    out = run_units(meets, range(5), what="x", workers=Workers(1, threads=3), on_result=finished.append)
+    assert out == [0, 1, 4, 9, 16], "in the units' order, whoever was first"
+    assert sorted(finished) == list(range(5))
+    with pytest.raises(DataError, match="Unit 3 is broken"):
+        run_units(_fails_at_three, range(5), what="x", workers=Workers(1, threads=2))
+
+
+def _process(unit: int) -> int:
+    return os.getpid()
+
+
+def test_warm_pool__its_processes_do_the_units_and_end_with_it() -> None:
+    with WarmPool(_process, 2) as pool:
+        assert pool.pool is None, "nothing is started before it is known that there is something to do"
+        pool.start()
+        assert pool.pool is not None
+        first = pool.pool
+        pool.start()
+        assert pool.pool is first
+        told = run_units(_process, range(4), what="x", workers=Workers(2, pool=pool))
+        assert os.getpid() not in told
+    _until(lambda: not any(_runs(pid) for pid in told))
+    with WarmPool(_process, 1) as alone:
+        alone.start()
+        assert alone.pool is None
+    with WarmPool(_process, 2, Engine("ray")) as elsewhere:
+        elsewhere.start()
+        assert elsewhere.pool is None

@@ -5,16 +5,20 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from cusa.errors import DataError
+from cusa.manifests import schemas, tables
 from cusa.manifests.ledger import Clock
 from cusa.manifests.samples import Split, splits
 from cusa.manifests.storage import checksums, store
 from cusa.pipeline import extract, index, verify
 from cusa.pipeline.config import ExtractConfig, IndexConfig, ShardConfig
+from cusa.pipeline.download.stage import CONTENTS
 from cusa.train import checkpoint
 from tests.worlds import Colours, Words, make_work
 
@@ -247,3 +251,114 @@ def test_run__a_ledger_edited_to_fit_its_edited_file_is_named(whole_run: Path, t
     fields["digests"]["metrics.json"] = store.sha256_file(run / "eval/metrics.json")
     store.write_json(run / "eval/ledger.json", fields)
     assert [finding[0] for finding in _findings(run)] == ["eval/ledger.json"]
+
+
+def test_run__every_file_of_a_ledger_counts_once(whole: Path) -> None:
+    """Tars are read as tars, what is in a ledger or a cache by its digest."""
+    done = verify.run(whole, workers=1)
+    named = {
+        (path.parent / name).resolve()
+        for path in whole.rglob("*ledger.json")
+        for name in store.read_json(path)["outputs"]
+    }
+    assert len([path for path in named if path.suffix == ".tar"]) == 6
+    assert done.files == len(named)
+    assert done.bytes == sum(path.stat().st_size for path in named)
+
+
+SAMPLES = {
+    "image_offset": 512,
+    "image_bytes": -1,
+    "sha256": "0" * 64,
+    "width": 1,
+    "height": 1,
+    "label": "another",
+    "key": "mini/another",
+}
+
+
+@pytest.mark.parametrize("column", [*SAMPLES, "caption_key", "text", "source"])
+def test_run__a_row_that_says_something_else_than_its_tar_is_named(work: Path, column: str) -> None:
+    """The tables are whole in themselves and their ledger is gone."""
+    (work / "shard.ledger.json").unlink()
+    for teachers in work.glob("*/teachers"):
+        shutil.rmtree(teachers)
+    shutil.rmtree(work / "test/index")
+    of_samples = column in SAMPLES
+    path = work / "val" / ("samples.parquet" if of_samples else "captions.parquet")
+    table = pq.read_table(path)
+    rows, schema = table.to_pylist(), table.schema
+    if column == "source":
+        schema = schema.append(schemas.CAPTION_SOURCE)
+        rows = [{**row, "source": "synthetic" if number == 27 else ""} for number, row in enumerate(rows)]
+    else:
+        row = rows[5 if of_samples else 27]
+        change = SAMPLES.get(column, "mini/another#0" if column == "caption_key" else "other words")
+        row[column] = row[column] + change if isinstance(change, int) else change
+    store.write_table(path, pa.Table.from_pylist(rows, schema=schema))
+    findings = _findings(work)
+    assert {place for place, _, _ in findings} == {"val/00001.tar"}
+    key = Split(work, "train").image_keys[5].replace("0005", "0011")
+    assert all(what.startswith(key) for _, what, _ in findings)
+
+
+@pytest.mark.parametrize(("column", "value"), [("bytes", 1), ("sha256", "0" * 64), ("images", 1), ("captions", 1)])
+def test_run__a_table_of_tars_that_says_something_else_is_named(work: Path, column: str, value: int | str) -> None:
+    (work / "shard.ledger.json").unlink()
+    path = work / "test/shards.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[1][column] = rows[1][column] + value if isinstance(value, int) else value
+    store.write_table(path, pa.Table.from_pylist(rows, schema=table.schema))
+    found = {place for place, _, _ in _findings(work)}
+    expected = {"images": "test/samples.parquet", "captions": "test/captions.parquet"}.get(column, "test/00001.tar")
+    assert expected in found
+
+
+def test_run__unpacked_files_are_held_to_their_table(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    (raw / "images").mkdir(parents=True)
+    (raw / "a.zip").write_bytes(b"zip")
+    rows = []
+    for name in ("one", "two"):
+        (raw / f"images/{name}.jpg").write_bytes(name.encode())
+        row = {"path": f"images/{name}.jpg", "bytes": 3, "sha256": store.sha256_file(raw / f"images/{name}.jpg")}
+        rows.append({field: row.get(field, "") for field in schemas.CONTENTS.names} | row)
+    store.write_table(raw / CONTENTS / "a.parquet", pa.Table.from_pylist(rows, schema=schemas.CONTENTS))
+    lock = {"a.zip": {"bytes": 3, "sha256": store.sha256_file(raw / "a.zip"), "url": ""}}
+    (raw / "lock.json").write_text(json.dumps(lock))
+    done = verify.run(raw, workers=1)
+    assert (done.findings, done.files, done.bytes) == ((), 3, 9)
+    (raw / "images/two.jpg").write_bytes(b"owt")
+    (raw / "images/one.jpg").unlink()
+    assert [(path, detail.split()[0]) for path, _, detail in _findings(raw)] == [
+        ("images/one.jpg", "missing"),
+        ("images/two.jpg", "sha256"),
+    ]
+
+
+def test_run__a_part_of_no_tar_or_with_a_row_of_another_length_is_named(work: Path) -> None:
+    folder = work / "train/teachers/colours"
+    (folder / "ledger.json").unlink()
+    path = folder / "00000.parquet"
+    table = pq.read_table(path)
+    (folder / "00009.parquet").write_bytes(path.read_bytes())
+    rows = tables.embedding_matrix(table).astype(np.float32)
+    for length, wrong in ((1.004, False), (1.02, True), (0.98, True), (float("nan"), True)):
+        changed = rows.copy()
+        changed[2] *= length
+        flat = pa.array(changed.astype(np.float16).reshape(-1))
+        column = pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])
+        at = table.column_names.index("embedding")
+        store.write_table(path, table.set_column(at, table.schema.field(at), column))
+        findings = _findings(work)
+        assert ("train/teachers/colours/00009.parquet", "", "there is no 00009.tar") in findings
+        named = [what for place, what, _ in findings if place.endswith("00000.parquet")]
+        assert named == ([Split(work, "train").image_keys[2]] if wrong else [])
+
+
+def test_run__a_checkpoint_in_the_folder_of_another_step_is_named(whole_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    shutil.copytree(run / "checkpoints/step-000000002", run / "checkpoints/step-000000003")
+    assert [finding[0] for finding in _findings(run)] == ["checkpoints/step-000000003/meta.json"]

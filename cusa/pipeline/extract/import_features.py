@@ -181,8 +181,8 @@ def run(
         return stage.reuse()
     if not force:
         extract_plan.refuse_another_teacher(folder, origin=IMPORTED, stamp=stamp)
-    kind, at = _join(features, split, modality)
     every = extract_plan.contents(split, modality, "none")
+    kind, at = _join(features, split, modality, every.to_pylist())
     keys = split.image_keys if modality == "image" else split.caption_keys
     with stage.begin(unless_held=split.locks):
         store.remove_folder(folder / extract_plan.WORKSHOP)
@@ -225,18 +225,32 @@ def run(
         return stage.finish(outputs=parts, counts=counts, notes=(f"Rows were found by {kind}.",))
 
 
-def _join(features: Features, split: Split, modality: str) -> tuple[str, np.ndarray]:
-    """Return the kind of identifier under which every row of the split is in the file, and where each one is."""
+def _join(features: Features, split: Split, modality: str, contents: list[bytes]) -> tuple[str, np.ndarray]:
+    """Return the kind of identifier under which every row of the split is in the file, and where each one is.
+
+    A kind under which rows of different content are one is none: only one of them can be the vector's.
+    """
+    shared = ("", "")
     row_of = {name: row for row, name in enumerate(features.ids)}
     best: tuple[int, str, str] = (-1, "", "")
     for kind, wanted in _identifiers(split, modality).items():
         rows = [row_of.get(name, -1) for name in wanted]
         at = np.array(rows, dtype=np.int64)
         if len(at) and (at >= 0).all():
-            return kind, at
+            if not (twice := _of_two_contents(wanted, contents)):
+                return kind, at
+            shared = (kind, twice)
         hits = int((at >= 0).sum())
         if hits > best[0]:
             best = (hits, kind, next((name for name, row in zip(wanted, rows, strict=True) if row < 0), ""))
+    if shared[1]:
+        raise DataError(
+            f"{features.path}: by {shared[0]}, {shared[1]!r} is several different {modality}s of split {split.name!r}, "
+            "and there is one vector for them. Give each its own, by keys as "
+            f"{(split.image_keys if modality == 'image' else split.caption_keys)[0]!r}.",
+            path=features.path,
+            split=split.name,
+        )
     total = split.num_images if modality == "image" else split.num_captions
     raise DataError(
         f"{features.path} lacks rows of split {split.name!r}: {best[0]:,} of {total:,} were found by {best[1]}, not "
@@ -244,6 +258,14 @@ def _join(features: Features, split: Split, modality: str) -> tuple[str, np.ndar
         "Every row of the split needs a vector; choose splits with --split.",
         path=features.path,
         split=split.name,
+    )
+
+
+def _of_two_contents(names: list[str], contents: list[bytes]) -> str:
+    """Return a name that rows of different content have; empty if none is."""
+    first: dict[str, bytes] = {}
+    return next(
+        (name for name, content in zip(names, contents, strict=True) if first.setdefault(name, content) != content), ""
     )
 
 

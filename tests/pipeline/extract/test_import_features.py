@@ -7,12 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from cusa.errors import ConfigError, DataError, StaleError
 from cusa.manifests import tables
 from cusa.manifests.samples import Split
 from cusa.manifests.stage import Outcome
 from cusa.manifests.storage import store
+from cusa.pipeline import readers, shard
 from cusa.pipeline.config import ExtractConfig, ShardConfig
 from cusa.pipeline.extract import import_features
 from cusa.pipeline.extract.import_features import read_features
@@ -239,3 +241,30 @@ def test_read_features__columns_that_hold_no_vectors_are_named(tmp_path: Path) -
     np.savez(tmp_path / "f.npz", ids=np.array(["a", "b"]), embeddings=np.zeros((2, 0), np.float32))
     with pytest.raises(DataError, match="at least one number"):
         read_features(tmp_path / "f.npz")
+
+
+def test_run__one_vector_is_not_given_to_two_different_pictures(tmp_path: Path) -> None:
+    """Pictures of one name in two folders: by name alone the file has one vector for both."""
+    (tmp_path / "raw/a").mkdir(parents=True)
+    (tmp_path / "raw/b").mkdir()
+    for folder, colour in (("a", 40), ("b", 90)):
+        Image.new("RGB", (20, 20), (colour, 10, 10)).save(tmp_path / f"raw/{folder}/1.png")
+    (tmp_path / "raw/t.csv").write_text("image,caption\na/1.png,one\nb/1.png,two\n")
+    shard.run(ShardConfig(workers=1), reading=readers.read("table", tmp_path / "raw/t.csv"), out=tmp_path / "work")
+    split = Split(tmp_path / "work", "train")
+
+    def run(ids: list[str]) -> Outcome:
+        rows = np.random.default_rng(0).normal(size=(len(ids), 4)).astype(np.float32)
+        np.savez(tmp_path / "f.npz", ids=np.array(ids), features=rows)
+        features = read_features(tmp_path / "f.npz")
+        return import_features.run(
+            ExtractConfig(), split=split, features=features, sha256="s", teacher="t", modality="image"
+        )
+
+    with pytest.raises(DataError, match=r"by file name, '1\.png' is several different images of split 'train'"):
+        run(["1.png"])
+    assert run(["b/1.png", "a/1.png"]).fresh
+    Image.new("RGB", (20, 20), (40, 10, 10)).save(tmp_path / "raw/b/1.png")
+    shard.run(ShardConfig(workers=1), reading=readers.read("table", tmp_path / "raw/t.csv"), out=tmp_path / "work")
+    split = Split(tmp_path / "work", "train")
+    assert run(["1.png"]).counts["rows"] == 2, "the same bytes have the same vector"

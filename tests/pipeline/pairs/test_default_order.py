@@ -91,3 +91,57 @@ def test_weighted_mean__of_similarities_that_are_there(
 ) -> None:
     got = weighted_mean([np.array([value]) for value in similarities], weights)
     np.testing.assert_allclose(got, [expected])
+
+
+def _by_hand(images: np.ndarray, texts: np.ndarray) -> tuple[float, float]:
+    """Return the weights as the module's docstring derives them, by plain loops over every pair."""
+    by_text, by_image, siblings = [], [], []
+    for image in range(IMAGES):
+        own = [caption for caption in range(len(OWNER)) if OWNER[caption] == image]
+        for one in own:
+            siblings.append(max(float(texts[one] @ texts[other]) for other in own if other != one))
+        cosines = texts @ texts[own].T
+        for caption in range(len(OWNER)):
+            if OWNER[caption] != image:
+                by_text.append(float(cosines[caption].max()))
+                by_image.append(float(images[image] @ images[OWNER[caption]]))
+    text, image = np.array(by_text), np.array(by_image)
+    bar = np.mean(siblings)
+    text_distance = (bar - text.mean()) / text.std()
+    if text_distance < 1:
+        return (1.0, 0.0)
+    alike = text >= min(bar, np.quantile(text, 0.999), text.max())
+    image_distance = (image[alike].mean() - image.mean()) / image.std()
+    if image_distance < 0.3:
+        return (0.0, 1.0)
+    r = np.corrcoef(text[~alike], image[~alike])[0, 1] if image[~alike].std() > 1e-6 else 0.0
+    if r > 0.5:
+        return (0.0, 1.0)
+    of_image = 0.5 * max(image_distance - r * text_distance, 0) / image.std()
+    of_text = max(text_distance - r * image_distance, 0) / text.std()
+    total = of_image + of_text
+    return (of_image / total, of_text / total) if total else (0.0, 1.0)
+
+
+@pytest.mark.parametrize("narrow", [1.0, 0.2], ids=["as wide", "narrow"])
+@pytest.mark.parametrize(("image_noise", "text_noise"), [(1.0, 1.0), (0.5, 1.5), (2.0, 0.7), (99.0, 0.7), (1.0, 99.0)])
+def test_similarity_weights__are_the_discriminant_of_the_docstring(
+    image_noise: float, text_noise: float, narrow: float
+) -> None:
+    """Also where one teacher's cosines all lie near 1: distances are in standard deviations."""
+    images, texts, _ = _world(image_noise, text_noise, 3)
+    rows = images.rows * narrow
+    rows = np.concatenate([rows, np.full((IMAGES, 1), (1 - narrow**2) ** 0.5, np.float32)], axis=1)
+    weights = similarity_weights(OWNER, IMAGES, Modality(rows, images.near), texts)
+    assert weights == pytest.approx(_by_hand(rows, texts.rows), abs=1e-4)
+
+
+def test_similarity_weights__a_teacher_without_spread_says_nothing() -> None:
+    images, texts, _ = _world(1.0, 1.0, 0)
+    same_images = Modality(np.tile(images.rows[:1], (IMAGES, 1)), images.near)
+    same_texts = Modality(np.tile(texts.rows[:1], (len(OWNER), 1)), texts.near)
+    assert similarity_weights(OWNER, IMAGES, images, same_texts) == (1.0, 0.0)
+    assert similarity_weights(OWNER, IMAGES, same_images, texts) == (0.0, 1.0)
+    assert similarity_weights(OWNER, IMAGES, same_images, same_texts) == (0.5, 0.5)
+    one_each = np.arange(IMAGES)
+    assert similarity_weights(one_each, IMAGES, images, Modality(texts.rows[:IMAGES], texts.near)) == (0.5, 0.5)

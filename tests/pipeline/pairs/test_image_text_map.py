@@ -16,7 +16,11 @@ def _examples(seed: int, number: int, *, noise: float = 0.1) -> Examples:
     return Examples(images, captions, np.arange(number) % 7 != 3)
 
 
-def test_predict_out_of_fold__is_the_ridge_of_the_other_folds_and_splits() -> None:
+@pytest.mark.parametrize("block", [4096, 5])
+def test_predict_out_of_fold__is_the_ridge_of_the_other_folds_and_splits(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_text_map, "_ROWS_A_BLOCK", block)
     own, other = _examples(0, 60), _examples(1, 40)
     got = predict_out_of_fold(own, [other], strength=0.5)
     assert got is not None

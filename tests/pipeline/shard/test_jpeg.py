@@ -69,3 +69,59 @@ def test_whole_size__whatever_it_accepts_opens_with_that_size(kind: str, flips: 
 )
 def test_whole_size__what_is_no_jpeg_is_not_whole(data: bytes) -> None:
     assert jpeg.whole_size(data) is None
+
+
+def _segment(kind: int, body: bytes) -> bytes:
+    return bytes([0xFF, kind]) + (len(body) + 2).to_bytes(2, "big") + body
+
+
+def _frame(kind: int = 0xC0, *, bits: int = 8, parts: int = 1, width: int = 300, height: int = 200) -> bytes:
+    size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return _segment(kind, bytes([bits]) + size + bytes([parts]) + bytes(3 * parts))
+
+
+START, END = b"\xff\xd8", b"\xff\xd9"
+TABLE = _segment(0xDB, b"\0" + bytes(64))
+WIDE_TABLE = _segment(0xDB, b"\x10" + bytes(128))
+CODES = _segment(0xC4, bytes(17))
+SCAN = _segment(0xDA, bytes(6)) + b"\x12\xff\0\x34\xff\xd3\x56"
+
+
+@pytest.mark.parametrize(
+    ("parts", "whole"),
+    [
+        ([START, TABLE, _frame(), CODES, SCAN, END], True),
+        ([START, WIDE_TABLE, _frame(0xC1, parts=3), CODES, SCAN, END], True),
+        ([START, TABLE, _frame(0xC2, parts=4), CODES, SCAN, CODES, SCAN, END], True),
+        ([START, b"\xff\xff", TABLE, _frame(), b"\xff", CODES, SCAN, b"\xff", END], True),
+        ([START, TABLE + TABLE, _frame(), CODES, SCAN, END], True),
+        ([START, _segment(0xDB, 2 * (b"\0" + bytes(64))), _frame(), CODES, SCAN, END], True),
+        ([START, _segment(0xE1, END), TABLE, _frame(), CODES, SCAN, END], True),
+        ([START, TABLE, _frame(), CODES, SCAN], False),
+        ([START, TABLE, _frame(), CODES, END], False),
+        ([START, TABLE, _frame(), SCAN, END], False),
+        ([START, _frame(), CODES, SCAN, END], False),
+        ([START, TABLE, CODES, SCAN, END], False),
+        ([START, TABLE, CODES, SCAN, _frame(), END], False),
+        ([START, TABLE, _frame(), _frame(), CODES, SCAN, END], False),
+        ([START, TABLE, _frame(), b"x", CODES, SCAN, END], False),
+        ([START, TABLE, _frame(bits=12), CODES, SCAN, END], False),
+        ([START, TABLE, _frame(parts=2), CODES, SCAN, END], False),
+        ([START, TABLE, _frame(width=0), CODES, SCAN, END], False),
+        ([START, TABLE, _frame(height=0), CODES, SCAN, END], False),
+        ([START, TABLE, _segment(0xC0, _frame()[4:] + b"\0"), CODES, SCAN, END], False),
+        ([START, _segment(0xDB, b"\0" + bytes(63)), _frame(), CODES, SCAN, END], False),
+        ([START, _segment(0xDB, b"\x10" + bytes(64)), _frame(), CODES, SCAN, END], False),
+        ([START, _segment(0xDB, b""), _frame(), CODES, SCAN, END], False),
+        ([START, TABLE, b"\xff\xe0\0\1", _frame(), CODES, SCAN, END], False),
+        ([START, TABLE, b"\xff\xd0", _frame(), CODES, SCAN, END], False),
+        ([START, TABLE, b"\xff\x4f", _frame(), CODES, SCAN, END], False),
+        *(
+            ([START, TABLE, _frame(kind), CODES, SCAN, END], False)
+            for kind in (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+        ),
+        *(([START, TABLE, _frame(), _frame(kind), CODES, SCAN, END], False) for kind in (0xC3, 0xC9, 0xCF)),
+    ],
+)
+def test_whole_size__segment_by_segment(parts: list[bytes], whole: bool) -> None:
+    assert jpeg.whole_size(b"".join(parts)) == ((300, 200) if whole else None)

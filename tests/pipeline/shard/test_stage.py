@@ -437,3 +437,80 @@ def test_run__says_why_rows_were_dropped(hostile: Path, tmp_path: Path) -> None:
     drops = pq.read_table(tmp_path / "work/train/drops.parquet")["reason"].to_pylist()
     most = max(set(drops), key=drops.count)
     assert any(f"{drops.count(most)} {most}" in note and "cusa list drop-reasons" in note for note in outcome.notes)
+
+
+def _rewrite(source: Path, keep: tuple[str, ...]) -> None:
+    content = json.loads(source.read_text())
+    content["images"] = [row for row in content["images"] if row["split"] in keep]
+    source.write_text(json.dumps(content))
+
+
+def test_run__a_split_or_truth_that_the_source_lost_goes_too(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=3)
+    rows = [{"image_key": "mini/picture_0006", "caption_key": "mini/picture_0006#1"}]
+    for name in ("test", "val"):
+        truth = pa.Table.from_pylist(rows, schema=schemas.TRUTH)
+        store.write_table(source.parent / f"truth-{name}.parquet", truth)
+    work = tmp_path / "work"
+    done = _run(source, work)
+    assert (done.counts["shards"], done.counts["images_kept"], done.counts["captions_kept"]) == (3, 9, 45)
+    assert (work / "test/truth.parquet").is_file()
+    (source.parent / "truth-test.parquet").unlink()
+    assert _run(source, work).fresh
+    assert not (work / "test/truth.parquet").exists()
+    _rewrite(source, ("train", "test"))
+    (source.parent / "truth-val.parquet").unlink()
+    done = _run(source, work)
+    assert (done.counts["shards"], done.counts["images_kept"]) == (2, 6)
+    left = [file.name for file in work.glob("val/*") if file.name != store.LOCK]
+    assert left == [], "nothing of the split that is gone"
+    assert ledger.read(work / "shard.ledger.json").outputs.keys() == {  # type: ignore[union-attr]
+        "duplicates.parquet",
+        *(
+            f"{name}/{file}"
+            for name in ("test", "train")
+            for file in ("00000.tar", *(f"{table}.parquet" for table in ("samples", "captions", "drops", "shards")))
+        ),
+    }
+
+
+def test_run__by_force_nothing_that_a_killed_run_left_is_taken(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=4)
+    _killed_before_the_ledger(source, tmp_path / "work")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("*/0*.tar")}
+    _run(source, tmp_path / "work", force=True)
+    assert len(times) == 3
+    assert all(path.stat().st_mtime_ns != before for path, before in times.items())
+    assert not list((tmp_path / "work").rglob(tar.UNITS))
+
+
+def test_run__what_a_kill_after_the_ledger_left_is_cleared_up(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=2)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage, "_tidy", _dies)
+        _run(source, tmp_path / "work")
+    assert list((tmp_path / "work").rglob(tar.UNITS))
+    assert not _run(source, tmp_path / "work").fresh
+    assert not list((tmp_path / "work").rglob(tar.UNITS))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 10_000])
+def test_run__many_copies_and_drops_are_written_in_pieces(
+    tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "_ROWS", rows)
+    source = write_karpathy(tmp_path / "raw", images=4, splits=("train", "test"), captions=1)
+    for other in ("train/picture_0001", "test/picture_0004", "test/picture_0005"):
+        shutil.copy(source.parent / "train/picture_0000.jpg", source.parent / f"{other}.jpg")
+    shutil.copy(source.parent / "test/picture_0006.jpg", source.parent / "test/picture_0007.jpg")
+    reading = readers.read("karpathy", source)
+    lost = [Drop("train", "", f"row {number}", "caption", "bad-row", "why") for number in range(5)]
+    reading = replace(reading, rows=[*reading.images, *lost])
+    done = shard.run(ShardConfig(workers=1), reading=reading, out=tmp_path / "work")
+    copies = pq.read_table(tmp_path / "work/duplicates.parquet").to_pylist()
+    assert sorted(row["key"][-1] for row in copies) == list("014567")
+    assert any(note.startswith("4 images have the bytes of another one") for note in done.notes)
+    assert any(note.startswith("2 images stand in more than one split") for note in done.notes)
+    drops = pq.read_table(tmp_path / "work/train/drops.parquet")["source"].to_pylist()
+    assert drops == [f"row {number}" for number in range(5)]
+    assert done.counts["captions_dropped"] == 5
