@@ -1,5 +1,6 @@
 """What of a recipe decides a run: every option reaches the optimiser and the identity of its checkpoints."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,25 @@ def test_what_could_not_be_decoded_is_remembered_by_the_checkpoint(world: Path, 
     assert second.bad == first.bad == {split.image_keys[3]: ("00000.tar", "cut")}
     assert second.seen == first.seen != 0
     assert "1 image could not be decoded" in second.remarks()[0]
+
+
+def test_look__refuses_more_images_than_may_fail_and_names_them(world: Path, tmp_path: Path) -> None:
+    """Of 12 images one may fail; the second is too many."""
+    split = Split(world, "train")
+    session = _session(world, tmp_path, max_undecodable=1 / 12)
+    for _ in range(3):  # the same one, again and again
+        session.saw(_batch(split, 0))
+        assert session.look(split) is False
+    other = Substitute(split.image_keys[7], "00001.tar", "no image", split.caption_keys[5])
+    session.saw(replace(_batch(split, 1), substitutes=(other,)))
+    with pytest.raises(
+        DataError, match=r"2 of 12 images cannot be decoded, more than train\.max_undecodable=0\.08"
+    ) as no:
+        session.look(split)
+    assert f"the first is {split.image_keys[3]} in {split.folder / '00000.tar'}: cut" in str(no.value)
+    assert no.value.values["keys"] == (split.image_keys[3], split.image_keys[7])
+    said = session.remarks()[-1]
+    assert said == "2 images could not be decoded and others stood in (1 in 00000.tar: cut; 1 in 00001.tar: no image)."
 
 
 def test_resume__a_name_that_is_no_setting_is_refused(world: Path, tmp_path: Path) -> None:

@@ -171,6 +171,13 @@ def test_gist_equals_loops_over_pixels() -> None:
         np.testing.assert_allclose(row, _gist_by_loops(picture), rtol=0, atol=2e-5)
 
 
+def test_a_text_without_words_has_a_direction_of_its_own() -> None:
+    number = int.from_bytes(blake2b(b"empty", digest_size=32).digest(), "big")
+    signs = np.array([1 if number >> (255 - bit) & 1 else -1 for bit in range(256)])
+    for text in ("", " \n"):
+        np.testing.assert_allclose(NgramTeacher().encode([text])[0], signs / 16, rtol=0, atol=1e-6)
+
+
 def test_ngrams_equal_loops_over_words_and_letters() -> None:
     text = "Red red star go go go"
     words = text.lower().split()

@@ -95,3 +95,23 @@ def test_card__names_towers_and_licences(folders: dict[str, Path]) -> None:
     assert "| image | `tests.towers:Colours` | mit | 6 | 78 | frozen |" in lines
     parameters = sum(parameter.numel() for parameter in student.towers["text"].parameters())
     assert f"| text | `words-model` | cc-by-4.0 | 16 | {parameters:,} | trained as a whole |" in lines
+
+
+@pytest.mark.parametrize(
+    ("licences", "head"),
+    [
+        (("mit", "mit"), ['license: "mit"']),
+        (("mit", "apache-2.0"), ['license: "other"', 'license_name: "that of a/vit and b/words"']),
+        (("mit", ""), ['license: "other"', 'license_name: "that of a/vit and b/words"']),
+        (("see the page", "see the page"), ['license: "other"', 'license_name: "that of a/vit and b/words"']),
+    ],
+)
+def test_card__the_licence_is_that_of_both_towers(licences: tuple[str, str], head: list[str]) -> None:
+    student = make(COLOURS, LETTERS)
+    for tower, name, licence in zip(("image", "text"), ("a/vit", "b/words"), licences, strict=True):
+        student.card["towers"][tower] |= {"name": name, "licence": licence}
+    lines = export.card(student, "folder", space="cross", facts={}).splitlines()
+    assert [line for line in lines if line.startswith("license")] == head
+    assert 'base_model: ["a/vit", "b/words"]' in lines
+    for name, licence in zip(("a/vit", "b/words"), licences, strict=True):
+        assert any(f"`{name}` | {licence or 'not stated'} |" in line for line in lines)

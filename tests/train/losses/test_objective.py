@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cusa.errors import ConfigError
 from cusa.train.config import LossConfig
-from cusa.train.losses import CUSALoss, Setting
+from cusa.train.losses import CUSALoss, Setting, objective
 from cusa.train.losses.by_rows.hardness import Hardness
 from cusa.train.losses.by_rows.thresholds import Thresholds
 from cusa.train.losses.pair_probability import PairProbability, Slope
@@ -531,6 +531,18 @@ def test_teachers_learn_nothing_by_any_treatment(impl: Any, options: dict[str, A
         assert batch[name].grad is None, name
     for name in ("image", "text", "image_uni", "text_uni"):
         assert batch[name].grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize(("negatives", "pairs"), [("global", 14), ("release", 14), ("local", 7)])
+def test_diagnostics__weights_are_of_the_batch_that_ranks_share(
+    monkeypatch: pytest.MonkeyPatch, negatives: Any, pairs: int
+) -> None:
+    monkeypatch.setattr(objective, "num_ranks", lambda: 2)
+    teachers = {name: rows for name, rows in _batch(7).items() if name.startswith("teacher")}
+    loss = CUSALoss(alpha=0.3, beta=0.5, infonce_weight=0.7, reduction="release", negatives=negatives)
+    found = loss.diagnostics(**teachers)
+    weights = {name: float(found[f"effective_weight.{name}"]) for name in ("infonce", "csa", "usa")}
+    assert weights == pytest.approx({"infonce": 0.7, "csa": 0.3 * pairs, "usa": 0.5 * pairs})
 
 
 def test_paper_and_release_pass_everything_else_on() -> None:
