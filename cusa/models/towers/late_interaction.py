@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from cusa.errors import ConfigError
 from cusa.models.config import StudentConfig
+from cusa.models.pixels import grey
 from cusa.models.towers.base import HiddenStates, ImageTower, TextTower
 from cusa.models.towers.maxsim import Average, maxsim, maxsim_of_pairs
 from cusa.models.towers.two_tower import TwoTower
@@ -143,8 +144,7 @@ class LateInteraction(TwoTower):
 def _state_width(tower: ImageTower | TextTower) -> int:
     """Encode an empty picture or a text, and return V."""
     if isinstance(tower, ImageTower):
-        size = tower.preprocess.size
-        return int(tower.hidden_states(torch.zeros(1, 3, size, size)).states.shape[-1])
+        return int(tower.hidden_states(grey(tower.preprocess)).states.shape[-1])
     return int(tower.hidden_states(tower.tokenize(["a dog on grass"])[0]).states.shape[-1])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from cusa.errors import ConfigError
@@ -171,3 +172,18 @@ def test_patches__some_are_left_out_of_the_score_too(folders: dict[str, Path]) -
     with torch.no_grad(), keeping(student.patches(), kept):
         parts = student.image_parts(pixels(student))
     assert parts["vectors"].shape[:2] == (4, 5)
+
+
+def test_parts__of_pictures_in_their_own_proportions_are_their_patches_alone(folders: dict[str, Path]) -> None:
+    student = make(folders["siglip2"], folders["sentences"]).eval()
+    pictures = [Image.new("RGB", size, (200, 40, 10)) for size in ((64, 16), (16, 64), (9, 9))]
+    inputs = [student.image_transform(picture) for picture in pictures]
+    with torch.no_grad():
+        texts = student.text_parts(student.tokenize(CAPTIONS))
+        together = student.image_parts(torch.stack(inputs))
+        grids = towers.naflex_processor()(images=pictures, return_tensors="pt")["spatial_shapes"]
+        assert together["there"].sum(1).tolist() == grids.prod(1).tolist()
+        scores = student.pair_scores(together, texts)
+        for row, one in enumerate(inputs):
+            alone = student.image_parts(one[None])
+            torch.testing.assert_close(student.pair_scores(alone, texts)[0], scores[row], rtol=0, atol=1e-5)
