@@ -166,6 +166,8 @@ def run(
                 judged=opened.judged,
                 pair_weights=opened.pair_weights,
             )
+            if first and (weights := _weights_by_batch(objective, config.batch)):
+                callbacks.on_message(weights)
             if first and opened.augmented:
                 callbacks.on_message(opened.augmented)
             for tower in tower_rates(student, config) if first else ():
@@ -208,6 +210,19 @@ def _objective(
         return make_loss(loss, rows=rows)
     callbacks.on_message(calibrated.sentence)
     return make_loss(calibrated.solved(loss), calibrated.probability, rows=rows)
+
+
+def _weights_by_batch(objective: CUSALoss, batch: int) -> str:
+    """Return in a sentence what CSA and USA weigh where that depends on the batch's size; empty where it does not."""
+    names = {"csa": "CSA", "usa": "USA"}
+    weights = {name: weight for name, weight in objective.effective_weights(batch).items() if name in names and weight}
+    if objective.reduction != "release" or not weights:
+        return ""
+    parts = " and ".join(f"{names[name]} weighs {weight:.3g}" for name, weight in weights.items())
+    return (
+        f"With loss.reduction=release, {parts} times InfoNCE in a batch of {batch:,} pairs, and in proportion in "
+        "others: with train.batch change loss.alpha and loss.beta."
+    )
 
 
 def check(config: TrainConfig, loss: LossConfig, data: Training) -> None:

@@ -460,6 +460,26 @@ def test_the_callers_random_numbers_are_left_alone(train: Train, tmp_path: Path)
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        ({"alpha": 0.5, "beta": 0.25}, "CSA weighs 4 and USA weighs 2 times InfoNCE in a batch of 8 pairs"),
+        ({"alpha": 0.5, "beta": 0}, "CSA weighs 4 times InfoNCE"),
+        ({"alpha": 0, "beta": 0}, ""),
+        ({"reduction": "standard"}, ""),
+    ],
+)
+def test_weights_that_depend_on_the_batch_are_said(
+    train: Train, tmp_path: Path, loss: dict[str, Any], said: str
+) -> None:
+    messages: list[str] = []
+    config = LossConfig(**{"reduction": "release", **loss})
+    train(tmp_path / "run", loss=config, train={"steps": 1}, on_message=messages.append)
+    told = [message for message in messages if "loss.reduction=release" in message]
+    assert len(told) == bool(said)
+    assert all(said in message for message in told)
+
+
 def test_clipping_and_bf16(train: Train, tmp_path: Path) -> None:
     done = train(tmp_path / "run", train={"clip_norm": 0.5, "precision": "bf16", "schedule": "epoch"})
     assert done.last["grad_norm"] > 0
