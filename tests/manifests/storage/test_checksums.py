@@ -144,8 +144,10 @@ def test_write_in_first__the_first_place_that_can_be_written(tmp_path: Path) -> 
     assert checksums.write_in_first(places, write) == places[2]
     assert tried == places
     failing = {"a": OSError("gone"), "b": DataError("full"), "c": DataError("the last")}
+    tried.clear()
     with pytest.raises(DataError, match="the last"):
         checksums.write_in_first(places, write)
+    assert tried == places, "each once"
     failing = {}
     tried.clear()
     assert checksums.write_in_first(places, write) == places[0]

@@ -512,3 +512,25 @@ def test_fetch__what_a_server_is_asked_with(server: Server, tmp_path: Path) -> N
     for address in ("ftp://a/b", "file:///etc/passwd", "a/b"):
         with pytest.raises(fetch.FetchError, match=r"is no http or https address \(tried 1 times\)"):
             fetch.fetch(tmp_path / "b.bin", (address,), expected=fetch.Expected(), config=FAST)
+
+
+def test_pace__each_stretch_of_time_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(fetch.time, "monotonic", lambda: now)
+    pace = fetch._Pace(FAST.model_copy(update={"timeout": 10.0, "min_speed": 100.0}))
+    now = 9.9
+    pace.check(0)
+    now = 10.0
+    pace.check(1000)  # just enough
+    now = 11.0
+    pace.check(9_000)
+    now = 22.0
+    pace.check(0)  # nothing in ten seconds, but much before
+    now = 31.9
+    pace.check(999)
+    now = 32.0
+    with pytest.raises(
+        fetch.FetchError, match=r"sent 999 bytes in 10 seconds; min_speed is 100 bytes a second"
+    ) as caught:
+        pace.check(0)
+    assert caught.value.again

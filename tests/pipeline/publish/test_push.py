@@ -143,9 +143,10 @@ def test_push__refusals_say_what_to_do(hub: Hub, export: Path, tmp_path: Path, m
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(DataError, match="Check the network and HF_ENDPOINT"):
         push(export, "me/pictures")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE forbids"):
-        push(export, "me/pictures")
+    for offline in ("1", "true", "On", "YES"):
+        monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+        with pytest.raises(ConfigError, match="HF_HUB_OFFLINE forbids"):
+            push(export, "me/pictures")
 
 
 def test_command__shows_what_would_be_sent(export: Path) -> None:

@@ -7,8 +7,10 @@ import socket
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp.resolver import ThreadedResolver
 from PIL import Image
@@ -306,3 +308,32 @@ def test_fetch__rules_of_robots_see_what_is_asked_behind_the_path(server: Server
     server.files["/robots.txt"] = b"User-agent: *\nDisallow: /*?x"
     assert [one.reason for one in _ask(server, "/0.jpg?x=1", "/0.jpg")] == ["robots", ""]
     assert server.asked["/0.jpg?x=1"] == 0
+
+
+_KEY: Any = SimpleNamespace(host="a.example", port=443, is_ssl=True, ssl=True)
+_OS = OSError(111, "refused")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "again"),
+    [
+        (aiohttp.ClientConnectorDNSError(_KEY, _OS), "host-not-found", True),
+        (aiohttp.ClientConnectorDNSError(_KEY, hosts.PrivateAddressError()), "private-address", False),
+        (aiohttp.ClientConnectorSSLError(_KEY, _OS), "connect-failed", False),
+        (aiohttp.ClientConnectorCertificateError(_KEY, ValueError("x")), "connect-failed", False),
+        (aiohttp.ClientConnectorError(_KEY, _OS), "connect-failed", True),
+        (aiohttp.ConnectionTimeoutError(), "connect-failed", True),
+        (aiohttp.SocketTimeoutError(), "timeout", True),
+        (TimeoutError(), "timeout", True),
+        (aiohttp.ClientPayloadError(), "cut", True),
+        (aiohttp.ServerDisconnectedError(), "cut", True),
+        (aiohttp.ClientOSError(), "cut", True),
+        (aiohttp.TooManyRedirects(_KEY, ()), "bad-answer", False),
+        (ValueError("no header"), "bad-answer", False),
+    ],
+)
+def test_failure__what_an_error_of_the_library_means(error: Exception, reason: str, again: bool) -> None:
+    failure = client_module._failure(error)
+    assert (failure.reason, failure.again, failure.after) == (reason, again, 0.0)
+    words = {"bad-answer": type(error).__name__, "connect-failed": "no encrypted connection that can be trusted"}
+    assert failure.detail == (words.get(reason, "") if not again else "")
