@@ -1,12 +1,14 @@
 """An evaluation on the STS sets: what it depends on, what it writes, and what of it a run has seen in training."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import spearmanr
 
 from cusa.eval import evaluate_sts
 from cusa.eval.config import STS_PROTOCOL, EvalConfig
@@ -54,6 +56,14 @@ def test_run__numbers_pairs_and_what_was_seen_in_training(folder: Path, tmp_path
     assert (task["space"], task["queries"], task["metrics"].keys()) == ("the model's own", 3, {"STS12"})
     assert task["subsets"]["STS12"].keys() == PAIRS.keys()
     rows = pq.read_table(out / "pairs.parquet").to_pylist()
+    gold, cosine = (np.array([row[name] for row in rows]) for name in ("gold", "cosine"))
+    rng = np.random.default_rng(3)
+    drawn = [rng.integers(3, size=3) for _ in range(20)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of draws in which nothing is ordered
+        values = [100 * spearmanr(gold[rows_], cosine[rows_]).statistic for rows_ in drawn]
+    assert task["metrics"]["STS12"] == pytest.approx(100 * spearmanr(gold, cosine).statistic, abs=1e-3)
+    assert task["intervals"]["STS12"] == pytest.approx(np.nanquantile(values, [0.025, 0.975]), abs=1e-3)
     texts = {("MSRpar", 1): PAIRS["MSRpar"][0], ("MSRpar", 2): PAIRS["MSRpar"][1]}
     texts["SMTnews", 1] = (train.texts[0], "a red", 3.0)
     assert len(rows) == len(texts)

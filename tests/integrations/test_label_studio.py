@@ -117,3 +117,24 @@ def test_read__who_said_what_when(split: Split, tmp_path: Path, person: dict[str
     source.write_text(json.dumps([_task(split, _said("match", created_at="2026-01-02T10:00:00"))]))
     with pytest.raises(DataError, match="no ISO 8601 time with a zone"):
         label_studio.read(split.work, source)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"split": None}, "task 1 has no split in its data"),
+        ({"image_key": 7}, "task 1 has no image_key in its data"),
+        ({"caption_key": None}, "task 1 has no caption_key in its data"),
+        ({"split": "vall"}, r"there is no split 'vall'\. Did you mean 'val'"),
+        ({"caption_key": "mini/none#0"}, "has no 'mini/none#0'. Nothing was taken"),
+    ],
+)
+def test_read__a_task_of_something_else_is_refused(
+    split: Split, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    source = tmp_path / "export.json"
+    task = _task(split, _said("match"))
+    source.write_text(json.dumps([{**task, "data": {**task["data"], **change}}]))
+    with pytest.raises(DataError, match=words):
+        label_studio.read(split.work, source)
+    assert not (split.folder / "audit" / verdicts.JOURNAL).exists()

@@ -27,7 +27,11 @@ def test_catalogue__what_the_package_knows() -> None:
     assert shown[1] == coco.title
     assert images in shown[2]
     assert shown[3] == coco.licence
-    assert [row[0] for row in catalogue("layouts")[1]] == list(READERS)
+    layouts = dict(catalogue("layouts")[1])
+    assert list(layouts) == list(READERS)
+    assert all(words and "\n" not in words for words in layouts.values())
+    assert READERS["karpathy"].__doc__ is not None
+    assert READERS["karpathy"].__doc__.startswith(f"{layouts['karpathy']}\n")
     assert catalogue("teachers") == (("name", "what it is"), list(CATALOGUE.items()))
     assert catalogue("drop-reasons")[1] == list(REASONS.items())
     header, rows = catalogue("recipes")

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cusa.errors import ConfigError, DataError
-from cusa.manifests import schemas
+from cusa.eval.config import EvalConfig
+from cusa.manifests import ledger, schemas
 from cusa.manifests.judgements import verdicts
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
@@ -19,8 +20,12 @@ from cusa.models.config import StudentConfig
 from cusa.pipeline.review.room import Room
 from cusa.pipeline.review.sample import SampledPairs
 from cusa.workflow import judged
+from cusa.workflow.evaluate import EvalRequest
+from cusa.workflow.evaluated.model import EvaluatedModel
+from tests.cli import calls
 from tests.cli.test_cli import cusa_here as cusa
 from tests.pipeline.review.served import make_audited
+from tests.worlds import make_work
 
 SMALL = StudentConfig(
     image_size=32, image_width=32, text_width=32, width=16, image_layers=1, text_layers=1, patch_size=16
@@ -163,3 +168,43 @@ def test_command_line__compares_and_says_what_to_ask(world: tuple[Path, tuple[st
         done = cusa(*wrong)
         assert done.returncode == 2, done.stderr
         assert words in done.stderr
+
+
+def test_compare__a_run_is_evaluated_only_where_its_ranking_is_not_of_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = make_work(tmp_path, images=2, captions=1, splits=("val",))
+    digest = Split(work, "val").digest
+    scored = calls.record(monkeypatch, judged.scoring, "evaluate")
+    model = EvaluatedModel("pupil", tmp_path / "run", {}, EvalConfig(), "weights")
+    monkeypatch.setattr(judged, "open_model", lambda name, settings: model)
+    monkeypatch.setattr(judged.scoring, "place_of_results", lambda *words: ("val", tmp_path / "eval"))
+    store.write_text(tmp_path / "eval/per_query.parquet", "rows")
+
+    def evaluated(inputs: dict[str, str] | None, tasks: list[str], *, table: bool = True) -> bool:
+        scored.clear()
+        (tmp_path / "eval/ledger.json").unlink(missing_ok=True)
+        if inputs is not None:
+            ledger.Clock().finish(
+                *(tmp_path / "eval/ledger.json",),
+                **{"stage": "eval", "inputs": inputs, "parameters": {"tasks": tasks}, "outputs": [], "counts": {}},
+            )
+        path = tmp_path / "eval/per_query.parquet"
+        path.rename(path.with_suffix(".gone")) if not table else None
+        events = lambda *event: None  # noqa: E731
+        assert judged._evaluated("pupil", work, "", events) == ("val", path)
+        path.with_suffix(".gone").rename(path) if not table else None
+        if scored:
+            request = EvalRequest(data=[work], split="val")
+            assert scored == [{"name": "pupil", "request": request, "on_event": events}]
+        return bool(scored)
+
+    now = {"student": "weights", "split": digest, "truth": "none"}
+    task = ["cross-modal", "sts"]
+    assert not evaluated(now, task)
+    assert evaluated(None, task)
+    assert evaluated({**now, "student": "others"}, task)
+    assert evaluated({**now, "split": "others"}, task)
+    assert evaluated({"student": "weights"}, task)
+    assert evaluated(now, ["cross-modal-truth"])
+    assert evaluated(now, task, table=False)

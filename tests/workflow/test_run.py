@@ -44,6 +44,9 @@ def test_run__every_stage_once_and_what_they_come_to(
     assert done.report == tmp_path / "3"
     assert done.figures == {known[0]: 1.0, "of-nobody": 2.0}
     assert done.expected == ({} if smoke else {known[0]: expected[known[0]]})
+    runs.run(RECIPE, out=tmp_path)
+    plain = {"work": None, "name": "", "settings": (), "smoke": False, "force": False}
+    assert opened[1] == {"recipe": RECIPE, "out": tmp_path, **plain}
     smoked = [projects.SMOKE] if smoke else []
     assert (list(done.notes), said) == (
         smoked,
