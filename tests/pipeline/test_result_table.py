@@ -115,3 +115,15 @@ def test_render__numbers_are_never_cut_and_rows_that_no_line_holds_are_lists() -
     assert "column_8  8" in records
     assert max(map(len, records.splitlines())) <= 40
     assert render(many, "markdown", width=40) == render(many, "markdown")
+
+
+def test_render__on_a_narrow_terminal_numbers_stay_whole_and_lists_of_values_stand_apart() -> None:
+    answer = QueryResult(["n", "words"], [(1, "a long caption of many words"), (12345678, "b")])
+    lines = render(answer, "table", width=24).splitlines()
+    assert lines[3].split() == ["12345678", "b"]
+    assert max(map(len, lines)) <= 24
+    wide = QueryResult([f"column_{number}" for number in range(6)], [tuple(range(6)), tuple(range(6, 12))])
+    first, second = render(wide, "table", width=20).split("\n\n")
+    assert first.splitlines()[0] == "row 1"
+    assert second.splitlines()[0] == "row 2"
+    assert [line.split() for line in second.splitlines()[1:]] == [[f"column_{n}", str(6 + n)] for n in range(6)]

@@ -209,6 +209,10 @@ def test_read_features__folders_of_clip_retrieval_that_are_refused(tmp_path: Pat
     np.save(folder / "img_emb" / "img_emb_00.npy", np.ones((3, 6), np.float16))
     with pytest.raises(DataError, match=r"shape \(3, 6\), and .*metadata_00.parquet names 4 rows"):
         read_features(folder, modality="image")
+    np.save(folder / "img_emb" / "img_emb_00.npy", np.ones((4, 5), np.float16))
+    _clip_retrieval(folder, split, [0, 1], part="01", image=True, text=False)
+    with pytest.raises(DataError, match=r"img_emb_01\.npy is .* names 2 rows of 5 numbers"):
+        read_features(folder, modality="image")
     (folder / "metadata" / "metadata_00.parquet").unlink()
     with pytest.raises(DataError, match=r"metadata_00.parquet"):
         read_features(folder, modality="image")

@@ -301,3 +301,40 @@ def test_read__the_cache_of_the_datasets_library_is_no_part_of_a_data_set(tmp_pa
     reading = readers.read("hub", tmp_path / "pets")
     assert list(reading.files) == ["train.parquet"]
     assert len(reading.images) == 1
+
+
+def test_read__our_own_export_gives_keys_ids_places_and_sources_again(tmp_path: Path) -> None:
+    columns = {
+        "image": _pictures(3),
+        "text": [["a", "b"], ["c", "d"], ["e"]],
+        "key": ["mini/one", "mini/two", "no key of ours"],
+        "caption_keys": [["mini/one#0", "mini/one#3"], ["mini/two#1"], ["mini/x#4"]],
+        "caption_ids": [["7", "9"], ["1", "2"], ["5"]],
+        "caption_sources": [["human", "synthetic"], ["", "human"], ["human"]],
+        "source": ["raw/one.jpg", "raw/two.jpg", "raw/three.jpg"],
+        "role": ["query", "", "gallery"],
+    }
+    one, two, three = readers.read("hub", _write(tmp_path / "pets.parquet", columns)).images
+    assert [(row.key, row.source, row.role, row.other_key) for row in (one, two)] == [
+        ("mini/one", "raw/one.jpg", "query", ""),
+        ("mini/two", "raw/two.jpg", "", ""),
+    ]
+    assert [(c.text, c.caption_id, c.position, c.source) for c in one.captions] == [
+        ("a", "7", 0, "human"),
+        ("b", "9", 3, "synthetic"),
+    ]
+    assert [(c.text, c.caption_id, c.source) for c in two.captions] == [("c", "1", ""), ("d", "2", "human")]
+    assert two.captions[1].position != 1, "one key of two captions says nothing of them"
+    assert (three.key, three.source, three.role) == ("pets/p2", "p2.jpg", "")
+    assert [(c.caption_id, c.source) for c in three.captions] == [("", "")]
+
+
+def test_read__arrow_pictures_without_names(tmp_path: Path) -> None:
+    table = pa.table({"image": pa.array([_jpeg(row) for row in range(5)]), "text": list("abcde")})
+    with pa.OSFile(str(tmp_path / "pets.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    reading = readers.read("hub", tmp_path / "pets.arrow")
+    assert [(one.key, *_texts(one)) for one in reading.images] == [
+        (f"pets/pets-{row:07d}", word) for row, word in enumerate("abcde")
+    ]
+    assert [_bytes(one) for one in reading.images] == [_jpeg(row) for row in range(5)]

@@ -108,3 +108,17 @@ def test_read__pairs_become_samples_of_texts(shared: Path, tmp_path: Path) -> No
     assert set(split.samples["ext"].to_pylist()) == {""}
     with pytest.raises(DataError, match="has no image"):
         split.image_bytes(0)
+
+
+def test_read__pairs_and_scores_both_make_the_source(tmp_path: Path) -> None:
+    folder = tmp_path / "STS/STS16-en-test"
+    folder.mkdir(parents=True)
+    files = {"input": folder / "STS.input.a.txt", "gs": folder / "STS.gs.a.txt"}
+    seen = set()
+    for pairs, scores in (("a\tb\n", "1\n"), ("a\tc\n", "1\n"), ("a\tc\n", "2\n")):
+        files["input"].write_text(pairs)
+        files["gs"].write_text(scores)
+        reading = readers.read("sts", tmp_path)
+        assert len(reading.files) == 2
+        seen.add(tuple(sorted(reading.files.items())))
+    assert len(seen) == 3
