@@ -1,5 +1,6 @@
 """Pictures show what the scene holds: every thing visible, in its colour, in its cell."""
 
+import math
 from itertools import product
 from random import Random
 from typing import Any
@@ -99,3 +100,35 @@ def test_any_size(size: int) -> None:
     picture = draw_scene(scene, size=size, rng=Random(0))
     assert picture.size == (size, size)
     assert picture.mode == "RGB"
+
+
+def _lens(large: float, small: float, apart: float) -> float:
+    """Return the area that two circles share."""
+    one = math.acos((apart**2 + large**2 - small**2) / (2 * apart * large))
+    two = math.acos((apart**2 + small**2 - large**2) / (2 * apart * small))
+    return large**2 * (one - math.sin(2 * one) / 2) + small**2 * (two - math.sin(2 * two) / 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "area", "upper", "left"),
+    [
+        ("circle", math.pi * 0.95**2, (0.48, 0.52), (0.48, 0.52)),
+        ("square", 2 * 1.2**2, (0.48, 0.52), (0.48, 0.52)),
+        ("triangle", 3 * math.sqrt(3) / 4 * 1.2**2, (0.2, 0.4), (0.3, 0.52)),  # it stands on its side
+        ("star", 5 * 1.18 * 0.52 * math.sin(math.pi / 5), (0.52, 0.6), (0.48, 0.52)),  # its first tip is up
+        ("heart", 2.62, (0.6, 0.8), (0.48, 0.52)),
+        ("ring", math.pi * (1 - 0.46**2), (0.48, 0.52), (0.48, 0.52)),
+        ("cross", 2 * 2.16 * 0.76 - 0.76**2, (0.48, 0.52), (0.48, 0.52)),
+        ("moon", math.pi * 1.08**2 - _lens(1.08, 0.82, 0.55), (0.48, 0.52), (0.75, 0.95)),
+    ],
+)
+def test_shapes_are_as_large_as_their_geometry_says_and_the_right_way_up(
+    shape: str, area: float, upper: tuple[float, float], left: tuple[float, float]
+) -> None:
+    """In squares of the thing's radius, which is 0.156 of the picture's side for a large one."""
+    pixels = _pixels(Thing(shape, "red", "large", "plain", 1, 1), size=192)
+    mine = np.abs(pixels - np.array((222, 45, 50))).sum(2) < 30
+    assert mine.sum() / (0.156 * 192) ** 2 == pytest.approx(area, rel=0.07)
+    assert upper[0] < mine[:96].sum() / mine.sum() < upper[1]
+    assert left[0] < mine[:, :96].sum() / mine.sum() < left[1]
+    assert mine[95:97, 95:97].all() == (shape not in ("ring", "moon"))

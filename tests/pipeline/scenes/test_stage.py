@@ -1,5 +1,6 @@
 """The data set `scenes` as files: read by the ordinary reader, the same whenever drawn, its truth complete."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from cusa.pipeline import readers
 from cusa.pipeline.config import ScenesConfig
 from cusa.pipeline.scenes import stage as scenes
 from cusa.pipeline.scenes.captions import draw_captions
-from cusa.pipeline.scenes.meaning import is_true, truth_matrix
+from cusa.pipeline.scenes.meaning import BACKGROUNDS, COLOURS, SHAPES, SIZES, TEXTURES, is_true, truth_matrix
 
 SMALL = ScenesConfig(train=12, val=3, test=6)
 
@@ -133,3 +134,32 @@ def test_drawing_needs_no_torch() -> None:
     code = "import sys, cusa.pipeline.scenes.stage; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_data_set_is_the_same_in_every_version(drawn: Path) -> None:
+    """Figures on `scenes` are compared across versions, so what is drawn and said there must not change unseen.
+
+    Pictures are left out: their last bits are the JPEG library's.
+    """
+    digests = {
+        "meanings.jsonl": "1b7553e5e82586c0e8d32ca6c76aa106564b0689abcb468de092a5784bdf8597",
+        "dataset_scenes.json": "f246e3b05ce2751373aa57328417cdeef939ccc3e809c3d7b55fec43ca7af467",
+    }
+    assert {name: hashlib.sha256((drawn / name).read_bytes()).hexdigest() for name in digests} == digests
+
+
+def test_common_things_are_common() -> None:
+    """As often as their weights say, in tens of thousands of things."""
+    rng = Random(1)
+    shown = [scenes.draw_meaning(rng) for _ in range(9000)]
+    things = [thing for scene in shown for thing in scene.things]
+    assert len(things) / len(shown) == pytest.approx(2, abs=0.05)
+    for values, names, weights in (
+        ([thing.shape for thing in things], SHAPES, (22, 18, 15, 13, 11, 9, 7, 5)),
+        ([thing.colour for thing in things], COLOURS, (22, 18, 15, 13, 11, 9, 7, 5)),
+        ([thing.texture for thing in things], TEXTURES, (46, 18, 18, 18)),
+        ([thing.size for thing in things], SIZES, (50, 50)),
+        ([scene.background for scene in shown], BACKGROUNDS, (24, 21, 17, 15, 13, 10)),
+    ):
+        shares = [100 * values.count(name) / len(values) for name in names]
+        assert shares == pytest.approx(list(weights), abs=1.5)
