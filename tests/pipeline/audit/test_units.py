@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cusa.errors import DataError
+from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import packed, store
 from cusa.pipeline.audit import stage as audit
@@ -19,6 +20,7 @@ from cusa.pipeline.engine import Workers
 from cusa.pipeline.pairs.neighbourhoods import Encoders, choose, open_neighbourhoods, stamps
 from cusa.pipeline.units.parts import FOLDER
 from cusa.pipeline.units.sharing import UnitRange, sharing
+from tests.manifests.judgements.test_verdicts import make
 from tests.pipeline.audited import make_taught
 
 IMAGES = 22
@@ -141,3 +143,34 @@ def test_run__a_worker_names_the_pair_that_cannot_be_ranked(work: Path, calibrat
     opened.scorer._model = replace(opened.scorer._model, intercept=float("nan"))
     with pytest.raises(DataError, match=r"mini/picture_0000 with mini/.* the probability nan, which cannot be ranked"):
         task.work(opened, range(3))
+
+
+def test_run__only_parts_of_the_same_settings_calibration_and_tables_are_put_together(
+    work: Path, calibrated: Path
+) -> None:
+    split = Split(work, "train")
+    with sharing(Workers(1), UnitRange("0:4")):
+        _audit(work, calibrated=calibrated)
+
+    def merges(config: AuditConfig = CONFIG, **more: Any) -> bool:
+        with sharing(Workers(1), UnitRange("merge")):
+            try:
+                return audit.run(config, split=split, **more).fresh
+            except DataError as error:
+                if "No unit of" not in str(error):
+                    raise
+                return False
+
+    for change in ({"floor": 0.5}, {"minimum_score": 0.5}, {"per_image": 3}, {"whole": 10**6}, {"neighbours": 3}):
+        assert not merges(CONFIG.model_copy(update=change), calibrated=calibrated), change
+    assert not merges(), "without the calibration"
+    text = calibrated.read_text()
+    calibrated.write_text(text.replace('"intercept": -1.0', '"intercept": -2.0'))
+    assert calibrated.read_text() != text
+    assert not merges(calibrated=calibrated), "other numbers in the same file"
+    calibrated.write_text(text)
+    # What people said meanwhile decides no candidate, so that the parts still serve.
+    with Journal(split.folder / "audit") as journal:
+        journal.append(make(0, "match", image_key=split.image_keys[0], caption_key=split.caption_keys[-1]))
+    assert merges(calibrated=calibrated)
+    assert not (work / "train/audit" / FOLDER).exists()
