@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cusa.errors import BusyError
+from cusa.manifests import lock
 from cusa.manifests.judgements.verdicts import Journal
 from cusa.manifests.samples import Split
 from cusa.manifests.settings import Settings
@@ -401,3 +403,19 @@ def test_whatever_a_stage_reads_makes_it_due(world: Path, change: str) -> None:
     # The pictures of the copied world lie elsewhere, which is another thing to shard.
     why = {stage: _why(world, stage) for stage in CONFIGS if stage != "shard"}
     assert {stage: said[: len(due.get(stage, said))] for stage, said in why.items() if said} == due
+
+
+IN_A_SPLIT = ("extract image", "extract text", "import", "index", "audit", "issues", "pairs", "probe")
+
+
+@pytest.mark.parametrize("stage", IN_A_SPLIT)
+def test_no_stage_writes_into_a_split_that_another_process_writes_anew(
+    finished: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = Split(finished / "work", "val").locks
+    holder = lock.Holder("there", 1, "cusa shard", "now")
+    monkeypatch.setattr(lock, "holder", lambda path: holder if path in of else None)
+    with pytest.raises(BusyError, match="cusa shard"):
+        _run(finished, stage, force=True)
+    monkeypatch.undo()
+    assert not _why(finished, stage), "what was there is still up to date"

@@ -89,7 +89,7 @@ def run(
     loaded = load(name or teacher, "text")
     _refuse_another(loaded, about, split, teacher)
     transform = TRANSFORMS[about["transform"]]
-    with stage.begin():
+    with stage.begin(unless_held=split.locks):
         rows = _measure(
             split,
             tables.read_teacher(split, teacher).embeddings,
