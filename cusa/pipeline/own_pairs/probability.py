@@ -24,6 +24,8 @@ _TAILS = np.linspace(0.3, 0.95, 14)  # shares of the planted pairs beyond the th
 _SMALL_TAILS = np.array([0.05, 0.1, 0.2])
 """Further ones, with few own pairs beyond them. Where right pairs can look as bad as a third of the wrong ones, as on
 drawn scenes, only these come near the share."""
+_MISLED = 1 / 3
+"""Of what large tails say: where small ones say less than this, right pairs lie in the large ones."""
 _LEAST = 20  # own or planted pairs below which nothing is fitted
 HIGHEST = 0.999
 """No pair is certainly wrong."""
@@ -113,7 +115,9 @@ def wrong_share(
     tails = np.where(small, gammaincinv(beyond + 1, 0.84), beyond + 0.5) / len(own_P)
     if share:
         tails -= share * np.array([(others > threshold).mean() for threshold in thresholds])
-    return float(np.clip((tails / sizes).min(), 0, 1 - share))
+    ratios = tails / sizes
+    by_small, by_large = float(ratios[small].min()), float(ratios[~small].min())
+    return float(np.clip(by_small if by_small < _MISLED * by_large else by_large, 0, 1 - share))
 
 
 def density_ratio(own_P: np.ndarray, planted_W: np.ndarray) -> np.ndarray:
