@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cusa.errors import ConfigError, DataError
+from cusa.manifests import ledger
 from cusa.manifests.records import CaptionRecord, ImageRecord
 from cusa.manifests.samples import SPLIT_FILES, Split, caption_json
 from cusa.manifests.storage import store
@@ -300,3 +301,34 @@ def test_run__features_of_regions_have_no_place(tmp_path: Path) -> None:
     (work / "shard.ledger.json").unlink()
     with pytest.raises(DataError, match="holds features of regions and no pictures"):
         publish.run(ONE, work=work, to="parquet", out=tmp_path / "out")
+
+
+def test_run__one_that_fails_counts_as_unfinished_and_leftovers_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, out = make_work(tmp_path, images=2, captions=1, splits=("train",)), tmp_path / "out"
+    publish.run(ONE, work=work, to="parquet", out=out)
+    done = ledger.read(out / "ledger.json")
+    assert done is not None
+    assert done.stage == "export"
+    assert done.outputs.keys() == {"README.md", "croissant.json", "data/train-00000-of-00001.parquet"}
+    assert done.digests == {name: store.sha256_file(out / name) for name in done.outputs}
+    (out / "data" / f"{store.TEMPORARY}left").touch()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(publish.stage, "card", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        publish.run(ONE, work=work, to="parquet", out=out, force=True)
+    assert ledger.read(out / "ledger.json") is None
+    assert [file.name for file in (out / "data").iterdir()] == ["train-00000-of-00001.parquet"]
+    assert publish.run(ONE, work=work, to="parquet", out=out).why == "never finished"
+
+
+def test_run__pictures_of_classes_have_no_captions(work: Path, tmp_path: Path) -> None:
+    path = work.parent / "raw/train/picture_0000.jpg"
+    rows = [ImageRecord("own/a", "train", path, "a.jpg", (), label="dog")]
+    shard.run(ShardConfig(workers=1), reading=Reading("own", rows, {}), out=tmp_path / "work")
+    publish.run(ONE, work=tmp_path / "work", to="parquet", out=tmp_path / "parquet")
+    (row,) = _exported(tmp_path / "parquet")
+    assert (row["label"], row["captions"], row["caption_keys"]) == ("dog", [], [])
+    publish.run(ONE, work=tmp_path / "work", to="webdataset", out=tmp_path / "tars")
+    with tarfile.open(tmp_path / "tars/data/train-00000.tar") as tar:
+        assert tar.getnames() == ["own/a.jpg", "own/a.json"]
