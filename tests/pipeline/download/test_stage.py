@@ -278,3 +278,14 @@ def test_run__a_lock_that_is_given_stands_before_one_s_own(server: Server, tmp_p
     assert (tmp_path / "raw/plain.bin").read_bytes() == BODY
     told = json.loads((tmp_path / "raw/lock.json").read_text())["plain.bin"]
     assert told == {**right, "url": f"{server.root}/plain.bin"}
+
+
+def test_run__what_was_unpacked_whole_is_left_alone_unless_forced(server: Server, tmp_path: Path) -> None:
+    manifest, out = make_manifest(server), tmp_path / "raw"
+    first = _run(manifest, out)
+    (out / "ledger.json").unlink()
+    before = (out / "pictures/a.jpg").stat().st_ino
+    again = _run(manifest, out)
+    assert (again.counts, (out / "pictures/a.jpg").stat().st_ino) == (first.counts, before)
+    assert _run(manifest, out, force=True).counts == first.counts
+    assert (out / "pictures/a.jpg").stat().st_ino != before
