@@ -134,6 +134,9 @@ def test_draw__asks_what_is_open_in_the_order_of_its_priority(rivals: Rivals) ->
     assert len(set(zip(units, units[1:], strict=False))) <= len(units), "the pairs of a query are asked together"
     changes = sum(one != other for one, other in zip(units, units[1:], strict=False))
     assert changes == len(set(units)) - 1
+    place = {(row["image_key"], row["caption_key"]): at for at, row in enumerate(pool)}
+    order = [(row["priority"], row["unit"], place[row["image_key"], row["caption_key"]]) for row in at_r]
+    assert order == sorted(order), "of one query in the pool's order"
     other = draw(rivals, seed=1)
     assert other.fresh
     assert pq.read_table(sample_path(folder, "r@1")).to_pylist() != sample, "another seed is another order"
