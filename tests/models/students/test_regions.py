@@ -8,6 +8,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from cusa.models.preprocess import Preprocess
 from cusa.models.students.regions import GridFeatures
+from tests.towers import image_model, write_image
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,34 @@ def test_saved_and_loaded__it_reads_pictures_as_before(tmp_path: Path, how: Prep
     assert not any(parameter.requires_grad for parameter in again.parameters())
 
 
-def test_grid_of_a_feature_map_is_its_cells_means(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load__of_a_dual_encoder_its_image_half(tmp_path: Path) -> None:
+    grid = GridFeatures.load(str(write_image("clip", tmp_path / "clip")), side=2)
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        hidden = image_model("clip").eval().vision_model(pixel_values=pixels).last_hidden_state[:, 1:]
+    cells = hidden.reshape(2, 2, 2, 2, 2, 16).mean((2, 4)).reshape(2, 4, 16)
+    torch.testing.assert_close(grid(pixels), cells, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("patch", [4, (4, 4)])
+def test_grid_of_tokens_leaves_out_what_stands_before_the_patches(patch: object) -> None:
+    """Two tokens before 3 x 2 patches of a picture that is higher than wide; a cell is a patch's token."""
+    tokens = torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(1))
+
+    class Tokens(torch.nn.Module):
+        config = type("Config", (), {"hidden_size": 5, "patch_size": patch})()
+
+        def forward(self, pixel_values: torch.Tensor) -> object:
+            return type("Output", (), {"last_hidden_state": tokens})()
+
+    cells = GridFeatures(Tokens(), Preprocess(24), side=1)(torch.zeros(2, 3, 12, 8))
+    torch.testing.assert_close(cells, tokens[:, 2:].mean(1, keepdim=True))
+    grid = GridFeatures(Tokens(), Preprocess(24), side=2)(torch.zeros(2, 3, 12, 8))
+    upper_left = (tokens[:, 2] + tokens[:, 4]) / 2  # rows 0 and 1 of three, column 0 of two
+    torch.testing.assert_close(grid[:, 0], upper_left)
+
+
+def test_grid_of_a_feature_map_is_its_cells_means() -> None:
     """A convolution network gives (B, F, h, w): cells row by row, each the mean of its part of the map."""
 
     class Map(torch.nn.Module):

@@ -137,6 +137,33 @@ def test_an_ensemble_averages_its_members(tmp_path: Path) -> None:
         Sgraf.ensemble(sgr, _make(module="saf", width=12))
 
 
+@pytest.mark.parametrize("key", ["network", "regions_from", "preprocess", "text", "uni"])
+def test_an_ensemble_is_of_students_of_the_same_data_and_sizes(key: str) -> None:
+    sgr, saf = _make(module="sgr"), _make(module="saf")
+    saf.card[key] = "other"
+    with pytest.raises(ConfigError, match=f"The two students differ in {key}: .* and other"):
+        Sgraf.ensemble(sgr, saf)
+    config = StudentConfig(kind="sgraf", sgraf=SETTINGS.model_copy(update={"module": "saf"}))
+    words = [caption.replace("star", "moon") for caption in CAPTIONS]
+    other = students.create(config, captions=words, uni=True, seed=0)
+    assert isinstance(other, Sgraf)
+    assert other.card["network"] == sgr.card["network"]
+    for first, second in ((sgr, other), (other, _make(module="sgr"))):
+        with pytest.raises(ConfigError, match="different vocabularies"):
+            Sgraf.ensemble(first, second)
+
+
+@pytest.mark.parametrize("kind", ["sgraf", "x2vlm", "blip"])
+def test_new_uni_modal_layers_are_drawn_as_wide_as_the_recipe_says(kind: str) -> None:
+    sizes = {"image_size": 16, "patch_size": 8, "image_width": 64, "text_width": 64, "head_width": 32, "width": 64}
+    small = SETTINGS.model_copy(update={"width": 64})
+    config = StudentConfig.model_validate({"kind": kind, "sgraf": small, "head_std": 0.5, **sizes})
+    student: Any = students.create(config, captions=CAPTIONS, uni=True, seed=0)
+    for layer in student.uni.modules():
+        if isinstance(layer, torch.nn.Linear):
+            assert float(layer.weight.detach().std()) == pytest.approx(0.5, rel=0.05)
+
+
 def test_the_references_vocabulary_keeps_its_ids(tmp_path: Path) -> None:
     words = ["<pad>", "<start>", "<end>", "<unk>", "a", "red", "square"]
     content = {
