@@ -292,6 +292,31 @@ def test_any_family_is_a_student_and_stays_itself(family: str, tmp_path: Path) -
         torch.testing.assert_close(again.encode_text(tokens, "uni"), tuned.encode_text(tokens, "uni"), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("captions", "read"), [("clean", "a red"), ("none", "A Red, round dog!")])
+def test_create__captions_are_prepared_as_the_recipe_says_whatever_it_starts_from(
+    tmp_path: Path, captions: str, read: str
+) -> None:
+    _save("clip", tmp_path / "official")
+    _make().save(tmp_path / "run/model")
+    for name in ("scratch", str(tmp_path / "official"), str(tmp_path / "run")):
+        config = SMALL.model_copy(update={"name": name, "captions": captions, "max_words": 2})
+        student = students.create(config, captions=CAPTIONS, uni=True, seed=0)
+        assert isinstance(student, DualEncoder)
+        assert student.cleaned(["A Red, round dog!"]) == [read]
+        student.save(tmp_path / "saved")
+        again = students.load(tmp_path / "saved")
+        assert again.tokenize(["A Red, round dog!"])["input_ids"].tolist() == (
+            student.tokenize(["A Red, round dog!"])["input_ids"].tolist()
+        )
+
+
+def test_what_the_losses_have_of_their_own_does_not_learn_in_a_siglip(tmp_path: Path) -> None:
+    _save("siglip", tmp_path / "official")
+    student = students.load(tmp_path / "official")
+    still = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
+    assert still == {"backbone.logit_scale", "backbone.logit_bias"}
+
+
 @pytest.fixture
 def naflex(tmp_path: Path) -> Path:
     return towers.write_image("siglip2", tmp_path / "naflex")

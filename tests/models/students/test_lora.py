@@ -78,6 +78,38 @@ def test_merged__saved_and_loaded_it_gives_the_same_rows_under_the_plain_names(k
         torch.testing.assert_close(_rows(again)[name], rows, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("targets", [("fc1",), ("q_proj", "fc2")])
+def test_add__layers_and_dropout_are_the_recipe_s(targets: tuple[str, ...]) -> None:
+    student = _make("dual-encoder", LoraConfig(rank=3, dropout=0.25, targets=targets))
+    layers = {name: layer for name, layer in student.named_modules() if hasattr(layer, "lora_A")}
+    expected = {
+        name.removesuffix(".base_layer")
+        for name, layer in student.named_modules()
+        if isinstance(layer, torch.nn.Linear) and name.removesuffix(".base_layer").rpartition(".")[2] in targets
+    }
+    assert set(layers) == expected
+    assert len(layers) == 2 * len(targets)
+    for layer in layers.values():
+        assert layer.lora_dropout["default"].p == 0.25
+        assert layer.lora_A["default"].weight.shape[0] == 3
+
+
+def test_add__adapters_are_of_the_seed_alone() -> None:
+    config = SMALL.model_copy(update={"lora": LORA})
+
+    def first(seed: int) -> torch.Tensor:
+        made = students.create(config, captions=CAPTIONS, uni=True, seed=seed)
+        return next(value for name, value in made.named_parameters() if "lora_A" in name)
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one = first(0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(first(0), one)
+    assert not torch.equal(first(1), one)
+
+
 def test_merged__equals_the_formula() -> None:
     student = _make("dual-encoder")
     _move(student)

@@ -179,7 +179,9 @@ def test_an_x2vlm_checkpoint_loads_by_its_names_at_another_resolution(tmp_path: 
     state = student.network.state_dict()
     # As pre-training wrote it: BERT under a name of its own, and heads that retrieval has no use for.
     written = {name.replace("text_encoder.", "text_encoder.bert."): value for name, value in state.items()}
-    torch.save({"model": {**written, "bbox_head.0.weight": torch.zeros(2)}}, tmp_path / "x2vlm.th")
+    others = ("bbox_head.0.weight", "text_encoder.cls.predictions.bias", "vision_encoder.norm.weight")
+    pretraining = dict.fromkeys((*others, "vision_encoder.head.bias"), torch.zeros(2))
+    torch.save({"model": {**written, **pretraining}}, tmp_path / "x2vlm.th")
     same_image = _make("x2vlm", uni=False, image_size=32, name=str(tmp_path / "x2vlm.th"))
     pixels, tokens = _inputs(student)
     with torch.no_grad():
@@ -240,6 +242,19 @@ def test_the_matching_loss_by_hand(soft: bool) -> None:
         logits = student.match(take(out["image_parts"], rows[0]), take(out["text_parts"], rows[1]))
         total += float(F.cross_entropy(logits, torch.tensor([[1 - label, label]])).detach())
     assert float(got["itm"].detach()) == pytest.approx(total / 12, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["x2vlm", "blip"])
+def test_captions_that_are_cut_are_counted_over_all_calls(kind: str) -> None:
+    student = _make(kind, context=8)
+    for texts, cut in ((["red " * 20, "red"], 1), (["red"], 1), (["a " * 30, "red " * 9], 3)):
+        student.tokenize(texts)
+        assert student.truncated == cut
+    assert "of 5 captions read (each time counted) 3 (60.0%) had more than 8 tokens" in student.remarks()[-1]
+    raw = _make(kind, captions="none", max_words=1)
+    short = _make(kind, max_words=1)
+    assert raw.tokenize(["a red square"])["input_ids"].shape == (1, 5)
+    assert short.tokenize(["a red square"])["input_ids"].shape == (1, 3)
 
 
 def test_hub_tokenizers_that_are_not_there(tmp_path: Path) -> None:

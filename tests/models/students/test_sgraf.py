@@ -191,13 +191,17 @@ def test_rare_words_are_unknown_and_too_many_are_remarked() -> None:
     (said,) = student.remarks()
     assert "50.0% of the words read (3 of 6)" in said
     assert "student.sgraf.min_count" in said
+    at_the_bound = _make(min_count=2, max_unknown=0.5)
+    at_the_bound.tokenize(["a red square", "two zebras drink"])
+    assert at_the_bound.remarks() == ()
 
 
 def test_captions_that_are_cut_are_counted() -> None:
     student = _make()
     student.tokenize(["red " * 60, "red"])
-    assert student.truncated == 1
-    assert "of 2 captions read (each time counted) 1 (50.0%) had more than" in student.remarks()[0]
+    student.tokenize(["blue"])
+    assert student.truncated == 1, "of all calls"
+    assert "of 3 captions read (each time counted) 1 (33.3%) had more than" in student.remarks()[0]
 
 
 @pytest.mark.parametrize("negatives", ["hardest", "all"])

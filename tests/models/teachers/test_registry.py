@@ -108,6 +108,15 @@ def test_resolve__weights_that_changed_in_their_folder_are_other_weights(tmp_pat
     assert resolve(split, "colours", "image") == ("colours", "", before), "of the tables, where nothing loads it"
 
 
+def test_resolve__new_tables_are_called_as_they_are_told(tmp_path: Path) -> None:
+    split = Split(make_work(tmp_path, images=2, splits=("train",)), "train")
+    assert resolve(split, "offline-gist", "image") == ("offline-gist", "offline-gist", "")
+    assert resolve(split, "offline-gist", "image", name="mine") == ("mine", "offline-gist", "")
+    extract.run(ExtractConfig(), split=split, teacher="colours", modality="image", load=lambda *_: Colours())
+    assert resolve(split, "offline-gist", "image", name="colours").table == "colours"
+    assert resolve(split, "colours", "image").table == "colours"
+
+
 def test_sentence_teacher__equals_the_librarys_own_encode() -> None:
     from sentence_transformers import SentenceTransformer
 
