@@ -426,7 +426,8 @@ def listed(split: Split, features: Features, truth: Path, fitted: Fit) -> dict[s
     image_row, caption_row = split.coco_ids.image_row(), split.coco_ids.caption_row()
     lists = json.loads((truth / "eccv_image_to_caption.json").read_text())
     reverse = json.loads((truth / "eccv_caption_to_image.json").read_text())
-    pairs = [(image_row[int(i)], caption_row.get(int(c))) for i, found in lists.items() for c in found]
+    pairs: list[tuple[int | None, int | None]] = []
+    pairs += [(image_row[int(i)], caption_row.get(int(c))) for i, found in lists.items() for c in found]
     pairs += [(image_row.get(int(i)), caption_row[int(c)]) for c, found in reverse.items() for i in found]
     asked = np.zeros((split.num_images, split.num_captions), dtype=bool)
     asked[[image_row[int(i)] for i in lists]] = True
