@@ -1,16 +1,19 @@
 """What one core of this machine does in a second, for the estimates of `cusa plan`; writes cusa/manifests/rates.toml.
 
-    python benchmarks/rates.py 2-core-x86
+    OMP_NUM_THREADS=1 python benchmarks/rates.py MACHINE WORK --image TEACHER --text TEACHER [--only-stages]
 
 Networks of the published sizes with random weights: forward and backward for training (the optimiser's step left out),
-forward alone for teachers and evaluations. Shards are made of noise as JPEGs of 640 x 480 pixels. Seconds are CPU
-seconds of one thread, which others on the machine hardly change.
+forward alone for teachers and evaluations. Shards are made of noise as JPEGs of 640 x 480 pixels. `cusa index` and
+`cusa audit` are timed whole, as a user runs them (tables read and written, probabilities, duplicates, the gallery), on
+the train split of WORK, whose tables they make anew; --only-stages times these two and leaves the other rows as they
+are. Seconds are CPU seconds of one thread, which others on the machine change little unless they are many.
 """
 
+import argparse
 import json
-import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -22,17 +25,16 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, MPNetConfig, MPNetModel
 
+from cusa.manifests import tables
+from cusa.manifests.samples import Split
 from cusa.models.students.sgraf_network import SgrafNetwork, SgrafSizes, hinge
 from cusa.models.students.x2vlm import X2vlm
 from cusa.models.students.x2vlm_network import Sizes, X2vlmNetwork
 from cusa.models.teachers.offline import load_offline
 from cusa.models.teachers.unicom import UNICOM, Unicom
-from cusa.pipeline import readers, scenes, shard
-from cusa.pipeline.config import ScenesConfig, ShardConfig
-from cusa.pipeline.index.neighbours import Modality
-from cusa.pipeline.index.stage import nearest_rows
-from cusa.pipeline.pairs import candidates
-from cusa.pipeline.pairs.candidates import Finder
+from cusa.pipeline import audit, index, readers, scenes, shard
+from cusa.pipeline.config import AuditConfig, IndexConfig, ScenesConfig, ShardConfig
+from cusa.pipeline.pairs.neighbourhoods import Encoders
 
 OUT = Path(__file__).parents[1] / "cusa" / "manifests" / "rates.toml"
 
@@ -135,20 +137,24 @@ def teachers() -> dict[str, dict[str, float]]:
     return found
 
 
+def stages(work: Path, encoders: Encoders) -> dict[str, dict[str, object]]:
+    """Time `cusa index` of both teachers and `cusa audit`, whole, on the train split."""
+    split = Split(work, "train")
+    spent = multiplications = 0.0
+    for teacher in encoders.teachers().values():
+        spent += seconds(lambda name=teacher: index.run(IndexConfig(), split=split, teacher=name, force=True))
+        table = tables.read_teacher(split, teacher)
+        multiplications += len(table.embeddings) ** 2 * table.embeddings.shape[1]
+    audited = seconds(lambda: audit.run(AuditConfig(), split=split, encoders=encoders, force=True))
+    about = {"date": str(date.today()), "of": f"{split.num_images} images, {split.num_captions} captions, whole"}
+    return {
+        "index": {"multiplications": multiplications / spent, **about},
+        "audit": {"images": split.num_images / audited, **about},
+    }
+
+
 def pipeline() -> dict[str, dict[str, float]]:
-    rows = np.random.default_rng(0).standard_normal((10_000, 512), dtype=np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    found = {"index": {"multiplications": len(rows) ** 2 * rows.shape[1] / seconds(lambda: nearest_rows(rows, 50), 1)}}
-    captions = np.repeat(np.arange(2000), 5)
-    finder = Finder(
-        captions,
-        images=Modality(rows[:2000], nearest_rows(rows[:2000], 50)),
-        texts=Modality(rows, nearest_rows(rows, 50)),
-        image_content=np.arange(2000),
-        caption_content=np.arange(10_000),
-    )
-    images = 2000 / seconds(lambda: list(candidates.find_all(finder, num_images=2000, per_image=1000)))
-    found["audit"] = {"images": images}
+    found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         drawn = ScenesConfig(train=300, val=1, test=1)
@@ -178,11 +184,24 @@ def toml(found: dict[str, object], prefix: str = "") -> list[str]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("machine")
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--image", required=True)
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--only-stages", action="store_true")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    whole = stages(asked.work, Encoders(asked.image, asked.text))
+    head = "# What one core does in a CPU second, for the estimates of `cusa plan`. Written by benchmarks/rates.py.\n"
+    if asked.only_stages:
+        before = tomllib.loads(OUT.read_text())
+        OUT.write_text(head + "\n".join(toml({**before, **whole})) + "\n")
+        return
     text = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
     large = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
-    found: dict[str, object] = {"machine": sys.argv[1], "date": str(date.today()), "teachers": teachers()}
+    found: dict[str, object] = {"machine": asked.machine, "date": str(date.today()), "teachers": teachers(), **whole}
     trained = {
         "clip-vit-b-32": lambda: clip(8, patch_size=32),
         "sgr": lambda: sgraf("sgr", 32),
@@ -192,7 +211,6 @@ def main() -> None:
     }
     rates: dict[str, object] = {}
     found["train"] = rates
-    head = "# What one core does in a CPU second, for the estimates of `cusa plan`. Written by benchmarks/rates.py.\n"
     for step in (lambda: found.update(pipeline()), *trained):
         if isinstance(step, str):
             rates[step] = trained[step]()

@@ -191,6 +191,57 @@ def _run_index_by_anybody(folder: Path) -> None:
     _by_anybody(_run_index, folder)
 
 
+def _prepare_calibrate(folder: Path) -> None:
+    from tests.pipeline.calibrate.conftest import write_truth
+
+    _prepare_audit(folder)
+    write_truth(folder / "out", "train")
+
+
+def _run_calibrate(folder: Path) -> None:
+    from cusa.pipeline import calibrate
+    from cusa.pipeline.config import CalibrateConfig
+
+    config = CalibrateConfig(neighbours=4, pairs=300, background=100)
+    calibrate.run(config, split=_split(folder), out=folder / "out/p.json")
+
+
+def _run_calibrate_by_anybody(folder: Path) -> None:
+    from cusa.pipeline.calibrate import units
+
+    units.pair_units = lambda number: [range(at, min(at + 90, number)) for at in range(0, number, 90)]
+    _by_anybody(_run_calibrate, folder)
+
+
+def _prepare_evaluate(folder: Path) -> None:
+    from cusa.models import student
+    from cusa.models.config import StudentConfig
+
+    _prepare_work(folder)
+    sizes = {"image_size": 32, "image_width": 32, "text_width": 32, "width": 16, "patch_size": 16}
+    config = StudentConfig(**sizes, image_layers=1, text_layers=1)
+    student.create(config, captions=["a red wall", "two dogs play"], uni=True, seed=0).save(folder / "model")
+
+
+def _run_evaluate(folder: Path) -> None:
+    """Embed and rank as an array does, by chance in another order, or alone with units for rankings."""
+    from cusa.eval import units
+    from cusa.pipeline.engine import Workers
+    from cusa.pipeline.units.sharing import UnitRange, sharing
+    from cusa.workflow import evaluate, evaluated_units
+
+    units._ROWS = 16
+    evaluated_units.SharedEvaluation.ranker = property(lambda self: self._rank)  # type: ignore[assignment]
+    settings = ["batch_size=8", "block=20", "bootstrap=20"]
+    request = evaluate.EvalRequest(
+        [folder / "out"], split="train", output_folder=folder / "out/eval", settings=settings
+    )
+    chance = random.Random(os.getpid())
+    for words in [*chance.sample(["0/3", "1/3", "2/3"], 3), "merge"]:
+        with sharing(Workers(1), UnitRange(words)):
+            evaluate.evaluate(str(folder / "model"), request)
+
+
 def _run_verify(folder: Path) -> None:
     from cusa.pipeline import verify
 
@@ -220,6 +271,8 @@ STAGES: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
     "audit": (_prepare_audit, _run_audit),
     "audit-in-units": (_prepare_audit, _run_audit_in_units),
     "audit-by-anybody": (_prepare_audit, _run_audit_by_anybody),
+    "calibrate-by-anybody": (_prepare_calibrate, _run_calibrate_by_anybody),
+    "evaluate-by-an-array": (_prepare_evaluate, _run_evaluate),
     "verify": (_prepare_audit, _run_verify),
 }
 """Stage -> what must be there, and the stage itself; its output is the folder `out`."""
@@ -288,6 +341,7 @@ def files(folder: Path) -> dict[str, Any]:
 
 def _main(stage: str, folder: Path, kills: int, seed: int) -> Survived:
     import cusa.pipeline.audit
+    import cusa.pipeline.calibrate
     import cusa.pipeline.download
     import cusa.pipeline.extract
     import cusa.pipeline.extract.import_features

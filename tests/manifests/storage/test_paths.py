@@ -25,6 +25,7 @@ from cusa.pipeline import audit, extract, index, readers, shard, verify
 from cusa.pipeline.audit import units
 from cusa.pipeline.config import AuditConfig, ExtractConfig, IndexConfig, ShardConfig
 from cusa.pipeline.engine import Workers
+from cusa.pipeline.index import units as index_units
 from cusa.pipeline.units.sharing import UnitRange, sharing
 from tests.cli.test_cli import cusa, cusa_here
 from tests.pipeline.audited import make_taught
@@ -186,6 +187,9 @@ def test_audit_and_index_in_units__on_s3_give_the_same_bytes_as_here(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(units, "image_units", lambda number: [range(at, min(at + 5, number)) for at in (0, 5, 10)])
+    monkeypatch.setattr(
+        index_units, "row_units", lambda rows: [range(at, min(at + 5, rows)) for at in range(0, rows, 5)]
+    )
     local, work = make_taught(tmp_path, images=12), place(f"{bucket}/work")
     for file in store.files_below(local):
         (work / file.relative_to(local).as_posix()).write_bytes(file.read_bytes())
@@ -196,9 +200,10 @@ def test_audit_and_index_in_units__on_s3_give_the_same_bytes_as_here(
         with sharing(Workers(1), UnitRange(words)):
             audit.run(config, split=split)
     indexed = (work / "train/index/neighbours-colours.parquet").read_bytes()
-    for words in ("0:1", "merge"):
+    for words in ("2:3", "0:2", "merge"):
         with sharing(Workers(1), UnitRange(words)):
-            index.run(IndexConfig(neighbours=4), split=split, teacher="colours", force=True)
+            done = index.run(IndexConfig(neighbours=4), split=split, teacher="colours", force=True)
+        assert words == "merge" or done.counts["units_in_all"] == 3
     assert (work / "train/index/neighbours-colours.parquet").read_bytes() == indexed
     there = {path.relative_to(work).as_posix(): path for path in (work / "train/audit").rglob("*") if path.is_file()}
     here = {path.relative_to(local).as_posix(): path for path in store.files_below(local / "train/audit")}

@@ -92,7 +92,7 @@ def _stop(*_: Any) -> Any:
     raise CusaError("stopped")
 
 
-@pytest.mark.parametrize("shared", [_by_processes, _by_an_array, _by_a_mixture])
+@pytest.mark.parametrize("shared", [pytest.param(_by_processes, marks=pytest.mark.slow), _by_an_array, _by_a_mixture])
 def test_evaluate__the_same_bytes_as_by_one_process(
     world: tuple[Path, Path], tmp_path: Path, shared: Callable[[tuple[Path, Path], Path], None]
 ) -> None:
