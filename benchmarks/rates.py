@@ -1,12 +1,12 @@
 """What one core of this machine does in a second, for the estimates of `cusa plan`; writes cusa/manifests/rates.toml.
 
-    OMP_NUM_THREADS=1 python benchmarks/rates.py MACHINE WORK --image TEACHER --text TEACHER [--only-stages]
+    OMP_NUM_THREADS=1 python benchmarks/rates.py MACHINE WORK --image TEACHER --text TEACHER [--split SPLIT] [--only index]
 
 Networks of the published sizes with random weights: forward and backward for training (the optimiser's step left out),
 forward alone for teachers and evaluations. Shards are made of noise as JPEGs of 640 x 480 pixels. `cusa index` and
 `cusa audit` are timed whole, as a user runs them (tables read and written, probabilities, duplicates, the gallery), on
-the train split of WORK, whose tables they make anew; --only-stages times these two and leaves the other rows as they
-are. Seconds are CPU seconds of one thread, which others on the machine change little unless they are many.
+a split of WORK, train if none is named, whose tables they make anew; --only times these alone and leaves the other
+rows as they are. Seconds are CPU seconds of one thread, which others on the machine change little unless they are many.
 """
 
 import argparse
@@ -137,9 +137,8 @@ def teachers() -> dict[str, dict[str, float]]:
     return found
 
 
-def stages(work: Path, encoders: Encoders) -> dict[str, dict[str, object]]:
-    """Time `cusa index` of both teachers and `cusa audit`, whole, on the train split."""
-    split = Split(work, "train")
+def stages(split: Split, encoders: Encoders) -> dict[str, dict[str, object]]:
+    """Time `cusa index` of both teachers and `cusa audit`, whole."""
     spent = multiplications = 0.0
     for teacher in encoders.teachers().values():
         spent += seconds(lambda name=teacher: index.run(IndexConfig(), split=split, teacher=name, force=True))
@@ -189,15 +188,16 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--image", required=True)
     parser.add_argument("--text", required=True)
-    parser.add_argument("--only-stages", action="store_true")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--only", choices=("index", "audit"), action="append")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    whole = stages(asked.work, Encoders(asked.image, asked.text))
+    whole = stages(Split(asked.work, asked.split), Encoders(asked.image, asked.text))
     head = "# What one core does in a CPU second, for the estimates of `cusa plan`. Written by benchmarks/rates.py.\n"
-    if asked.only_stages:
+    if asked.only:
         before = tomllib.loads(OUT.read_text())
-        OUT.write_text(head + "\n".join(toml({**before, **whole})) + "\n")
+        OUT.write_text(head + "\n".join(toml({**before, **{name: whole[name] for name in asked.only}})) + "\n")
         return
     text = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
     large = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}

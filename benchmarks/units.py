@@ -45,6 +45,7 @@ from cusa.pipeline.units.sharing import sharing
 RESULTS = Path(__file__).parent / "results"
 ENGINES = {
     "this process": Workers(1),
+    "two processes": Workers(2),
     "ray, one worker": Workers(1, Engine("ray")),
     "ray, two workers": Workers(2, Engine("ray")),
 }

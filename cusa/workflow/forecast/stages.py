@@ -10,7 +10,7 @@ from typing import Any
 
 from cusa.errors import ConfigError
 from cusa.manifests.origin import teacher_name
-from cusa.pipeline.config import IndexConfig, ShardConfig, UrlsConfig
+from cusa.pipeline.config import AuditConfig, IndexConfig, ShardConfig, UrlsConfig
 from cusa.recipe import Recipe
 from cusa.workflow.forecast.rates import TYPICAL_IMAGE_BYTES, OwnRates, Rate, packaged, student_of
 
@@ -21,6 +21,14 @@ _MEMORY = {"download": 230 << 20, "shard": 145 << 20, "train": 500 << 20}
 """Of a process without its network, where no ledger says: measured by benchmarks/urls.py, shard.py and stream.py."""
 _ROWS_A_UNIT = 4096
 """Of a search among all rows, and images of an audit."""
+_NEIGHBOUR = 46
+"""Bytes of memory a neighbour while its table is written: 12 of the arrays, 34 of the table with its keys."""
+_NEIGHBOUR_HELD = 12
+"""Of the arrays alone, as an audit holds them."""
+_NEIGHBOUR_ON_DISK = 15
+"""Of a table of neighbours; measured: 11.8 at 20,000 rows, 12.8 at 100,000, 14.3 at 400,000."""
+_CANDIDATE_ON_DISK = 29
+"""Of the audit's table, a million candidates of Flickr8k's photographs."""
 _SHARE_SCANNED = 0.03
 """Of the rows, that a query of inverted lists looks at for a good recall; see `pipeline.index.approximate`."""
 
@@ -189,7 +197,7 @@ def _index(inputs: Inputs, teacher: str, rows: int) -> Forecast:
     units = -(-rows // _ROWS_A_UNIT)
     hours = _hours(rows * looked_at * width, rate, min(job.machines, units))
     whole = 4 * rows * width
-    neighbours = 12 * rows * config.neighbours
+    neighbours = _NEIGHBOUR_ON_DISK * rows * config.neighbours
     memory = _index_memory(rows, width, config)
     limits: tuple[str, ...] = ()
     breaks_at = _most_rows(job.memory * _GIB, rows, width, config) / (rows / job.rows)
@@ -207,23 +215,25 @@ def _index(inputs: Inputs, teacher: str, rows: int) -> Forecast:
 def _index_memory(rows: int, width: int, config: IndexConfig) -> int:
     """Return the bytes that an index takes: the rows, their copy or an approximate index, and the neighbours."""
     beside = 4 * rows * width if rows <= config.exact_up_to else int(config.memory * _GIB)
-    return 4 * rows * width + beside + 12 * rows * config.neighbours
+    return 4 * rows * width + beside + _NEIGHBOUR * rows * config.neighbours
 
 
 def _most_rows(memory: float, rows: int, width: int, config: IndexConfig) -> int:
     """Return the most rows whose index fits into some bytes: one as it is of so many rows, else an exact one."""
     if rows > config.exact_up_to:
-        most = int((memory - config.memory * _GIB) // (4 * width + 12 * config.neighbours))
+        most = int((memory - config.memory * _GIB) // (4 * width + _NEIGHBOUR * config.neighbours))
         if most > config.exact_up_to:
             return most
-    most = int(memory // (8 * width + 12 * config.neighbours))
+    most = int(memory // (8 * width + _NEIGHBOUR * config.neighbours))
     return most if rows <= config.exact_up_to else min(most, config.exact_up_to)
 
 
 def _audit(inputs: Inputs) -> Forecast:
     job, rate = inputs.job, inputs.rate("audit", "audit", "images")
-    per_image = 12 * IndexConfig().neighbours * (1 + job.captions)
-    memory = job.rows * per_image
+    neighbours = IndexConfig().neighbours * (1 + job.captions)
+    per_image = _NEIGHBOUR_HELD * neighbours
+    memory, read = job.rows * per_image, _NEIGHBOUR_ON_DISK * job.rows * neighbours
+    written = _CANDIDATE_ON_DISK * min(AuditConfig().per_image * job.rows, AuditConfig().rows)
     limits: tuple[str, ...] = ()
     breaks_at = job.memory * _GIB / per_image
     if memory > job.memory * _GIB:
@@ -233,7 +243,7 @@ def _audit(inputs: Inputs) -> Forecast:
         )
     units = -(-job.rows // _ROWS_A_UNIT)
     hours = _hours(job.rows, rate, min(job.machines, units))
-    return Forecast("audit", "", units, hours, memory, memory, memory, rate.source if rate else "", limits, breaks_at)
+    return Forecast("audit", "", units, hours, read, written, memory, rate.source if rate else "", limits, breaks_at)
 
 
 def _train(inputs: Inputs) -> Forecast:
