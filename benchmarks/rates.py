@@ -1,6 +1,6 @@
 """What one core of this machine does in a second, for the estimates of `cusa plan`; writes cusa/manifests/rates.toml.
 
-    OMP_NUM_THREADS=1 python benchmarks/rates.py MACHINE WORK --image TEACHER --text TEACHER [--split SPLIT] [--only index]
+    OMP_NUM_THREADS=1 python benchmarks/rates.py MACHINE WORK --image TEACHER --text TEACHER [--only audit]
 
 Networks of the published sizes with random weights: forward and backward for training (the optimiser's step left out),
 forward alone for teachers and evaluations. Shards are made of noise as JPEGs of 640 x 480 pixels. `cusa index` and
