@@ -30,7 +30,8 @@ def check_modality(place: Place, modality: Literal["image", "text"], key: str) -
     from transformers import MODEL_MAPPING, AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(place.name, trust_remote_code=False, **place.where)
+        with quiet():
+            config = AutoConfig.from_pretrained(place.name, trust_remote_code=False, **place.where)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError... for a bad model
         raise DataError(
             f"{key} is {place.name!r}, which is no Hugging Face model: {first_line(error)} Check the name, or give a "

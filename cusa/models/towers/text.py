@@ -277,7 +277,9 @@ def _clip(place: Place) -> tuple[Any, Any]:
 
     model = hugging_face.load(place, "text", _KEY)
     try:
-        return model, AutoTokenizer.from_pretrained(place.name, trust_remote_code=False, **place.where)
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(place.name, trust_remote_code=False, **place.where)
+        return model, tokenizer
     except Exception as error:  # transformers raises almost anything
         raise DataError(
             f"{_KEY} is {place.name!r}, whose tokenizer cannot be loaded: {first_line(error)} Give the folder with its "
