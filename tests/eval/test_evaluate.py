@@ -413,6 +413,7 @@ def test_run__depends_on_every_input_and_setting_that_is_in_the_numbers(
             "bootstrap": 7,
             "seed": 8,
             "max_patches": 9,
+            "pairs": "candidates",
         },
         **{"cache_mib": 9, "train_classes": "1-2", "templates": str(prompts), "class_names": "", "device": "cpu"},
     )
@@ -437,7 +438,7 @@ def test_run__depends_on_every_input_and_setting_that_is_in_the_numbers(
             "split": "test",
             "tasks": ["cross-modal", "text-to-text"],
             **{"batch_size": 3, "ks": [1, 2], "block": 4, "top": 5, "rerank": 6, "bootstrap": 7, "seed": 8},
-            "max_patches": 9,
+            **{"max_patches": 9, "pairs": "candidates"},
         },
         "force": True,
     }
