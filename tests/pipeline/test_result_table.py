@@ -122,6 +122,7 @@ def test_render__on_a_narrow_terminal_numbers_stay_whole_and_lists_of_values_sta
     lines = render(answer, "table", width=24).splitlines()
     assert lines[3].split() == ["12345678", "b"]
     assert max(map(len, lines)) <= 24
+    assert "12345678" in render(answer, "table", width=21)
     wide = QueryResult([f"column_{number}" for number in range(6)], [tuple(range(6)), tuple(range(6, 12))])
     first, second = render(wide, "table", width=20).split("\n\n")
     assert first.splitlines()[0] == "row 1"

@@ -356,3 +356,11 @@ def test_tune__a_recall_that_was_just_reached_is_enough_and_all_lists_are_the_en
     assert "below" in most.sentence(5, 1.0, 1e9)
     assert "below" not in most.sentence(5, most.recall, 1e9)
     assert "above" not in most.sentence(5, 0.1, most.milliseconds)
+
+
+def test_run__by_force_rows_that_were_added_are_searched_with_all_others(tmp_path: Path) -> None:
+    small, whole = grown(tmp_path, images=8, more=3)
+    work, config = tmp_path / "work", IndexConfig(neighbours=3)
+    index.run(config, split=_taught(small, work), teacher="words")
+    split = _taught(whole, work, append=True)
+    assert index.run(config, split=split, teacher="words", force=True).counts == {"rows": 55, "neighbours": 3}
