@@ -228,7 +228,8 @@ def _run_evaluate(folder: Path) -> None:
     from cusa.eval import units
     from cusa.pipeline.engine import Workers
     from cusa.pipeline.units.sharing import UnitRange, sharing
-    from cusa.workflow import evaluate, evaluated_units
+    from cusa.workflow import evaluate
+    from cusa.workflow.evaluated import units as evaluated_units
 
     units._ROWS = 16
     evaluated_units.SharedEvaluation.ranker = property(lambda self: self._rank)  # type: ignore[assignment]
