@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cusa import recipe as recipes
+from cusa.pipeline.config import AuditConfig
 from cusa.workflow.forecast.rates import OwnRates, Rate
 from cusa.workflow.forecast.stages import Forecast, Inputs, Job, stages
 
@@ -63,12 +64,12 @@ def test_stages__by_the_packaged_rates_of_every_core_and_machine() -> None:
     for name, rows, width, units in (("index eyes", 10_000, 8, 3), ("index ears", 30_000, 4, 8)):
         index = made[name]
         assert (index.units, index.hours, index.source) == (units, _hours(rows * rows * width, 1e6), source)
-        assert (index.read, index.written) == (2 * rows * width, 4 * rows * width + 12 * rows * 50)
-        assert (index.memory, index.limits) == (8 * rows * width + 12 * rows * 50, ())
+        assert (index.read, index.written) == (2 * rows * width, 4 * rows * width + 15 * rows * 50)
+        assert (index.memory, index.limits) == (8 * rows * width + 46 * rows * 50, ())
     audit = made["audit"]
-    memory = 10_000 * 12 * 50 * 4
+    near, candidates = 10_000 * 50 * 4, min(10_000 * AuditConfig().per_image, AuditConfig().rows)
     assert (audit.units, audit.hours, audit.source) == (3, _hours(10_000, 10), source)
-    assert (audit.read, audit.written, audit.memory, audit.limits) == (memory, memory, memory, ())
+    assert (audit.read, audit.written, audit.memory, audit.limits) == (15 * near, 32 * candidates, 12 * near, ())
     train = made["train 60,000 pairs"]
     assert (train.units, train.hours, train.source) == (2, _hours(60_000, 40), source)
     assert (train.read, train.written) == (60_000 * 30_000, 4 * 1000 * (1 + 3 * 4))
@@ -97,10 +98,10 @@ def test_stages__what_a_machine_cannot_hold_is_said_with_the_size_at_which_it_br
     tight = _made(memory=0.001)
     index, audit = tight["index eyes"], tight["audit"]
     has = 0.001 * 2**30
-    assert index.breaks_at == pytest.approx(has // (8 * 8 + 12 * 50))
+    assert index.breaks_at == pytest.approx(has // (8 * 8 + 46 * 50))
     assert "holds all 10,000 rows of 8 numbers" in index.limits[0]
     ears = tight["index ears"]
-    assert ears.breaks_at == pytest.approx(has // (8 * 4 + 12 * 50) / 3), "in images, each of three captions"
+    assert ears.breaks_at == pytest.approx(has // (8 * 4 + 46 * 50) / 3), "in images, each of three captions"
     assert audit.breaks_at == pytest.approx(has / (12 * 50 * 4))
     assert audit.limits[0].endswith(f"it breaks at {audit.breaks_at:,.0f} images.")
     long = _made("train.epochs=1000000", "train.steps=0", "train.warmup_steps=0")
