@@ -19,6 +19,7 @@ from cusa.cli.options import (
     local,
     parse_here,
     parse_path,
+    refuse_unread,
     units_shared,
     validated,
 )
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 
 def audit(
+    context: typer.Context,
     work: Work,
     split: Splits = None,
     image: Annotated[str, typer.Option(help="Image teacher; `none` to do without. Default: the only one.")] = "",
@@ -109,9 +111,11 @@ def audit(
     from cusa.pipeline.pairs.neighbourhoods import Encoders
 
     if export_eccv is not None:
+        refuse_unread(context, ("split", "export_eccv"), "--export-eccv")
         _export(work, split or splits(work), export_eccv, as_json=as_json)
         return
     if pairs:
+        refuse_unread(context, ("split", "image", "text", "pairs", "pictures", "gallery"), "--pairs")
         names = split or splits(work)
         settings = validated(PairsConfig, gallery=gallery, pictures=pictures)
         with Console() as console:

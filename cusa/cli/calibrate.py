@@ -18,13 +18,29 @@ from cusa.cli.options import (
     Wait,
     Work,
     parse_path,
+    refuse_unread,
     units_shared,
     validated,
 )
 from cusa.errors import ConfigError
 
+_READ_IN_BATCH = (
+    "out",
+    "split",
+    "ratings",
+    "test",
+    "test_ratings",
+    "image",
+    "text",
+    "student",
+    "pairs",
+    "seed",
+    "in_batch",
+)
+
 
 def calibrate(
+    context: typer.Context,
     work: Work,
     out: Annotated[Path, typer.Option(parser=parse_path, help="The calibration to write, a JSON file.")],
     split: Annotated[str, typer.Option(help="Split whose pairs were judged.")] = "val",
@@ -77,12 +93,8 @@ def calibrate(
     config = validated(CalibrateConfig, neighbours=neighbours, pairs=pairs, background=background, seed=seed)
     if test == split:
         raise ConfigError(f"--test {test} is the split that is fitted on; test on another one.", option="--test")
-    if in_batch and (neighbours, background) != (50, 2000):
-        raise ConfigError("--neighbours and --background are not of --in-batch, which looks at random pairs.")
-    if in_batch and (workers is not None or engine != "local" or address or unit_range):
-        raise ConfigError(
-            "--workers, --engine, --address and --unit-range are not of --in-batch, which is done in seconds."
-        )
+    if in_batch:
+        refuse_unread(context, _READ_IN_BATCH, "--in-batch")
     with Console() as console, units_shared(workers, engine, address, unit_range):
         run: Callable[..., Outcome] = for_batches.run if in_batch else partial(stage.run, on_event=console.event)
         outcome = run(

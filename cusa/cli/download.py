@@ -18,12 +18,14 @@ from cusa.cli.options import (
     engine_of,
     local,
     parse_path,
+    refuse_unread,
     validated,
 )
 from cusa.errors import ConfigError
 
 
 def download(
+    context: typer.Context,
     name: Annotated[
         str,
         typer.Argument(
@@ -71,8 +73,7 @@ def download(
             )
             then = f"cusa shard urls {out} --out WORK"
         else:
-            if columns or dataset or split:
-                raise ConfigError("--column, --dataset and --split are of tables of URLs.", option="--column")
+            refuse_unread(context, ("name", "out", "lock", "retry", "settings"), "A data set that has a manifest")
             outcome = downloading.download(
                 name,
                 out=out,

@@ -1,7 +1,7 @@
 """Options that several commands share, and how words become configurations."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -141,6 +141,28 @@ def caption_sources_of(rules: Iterable[str]) -> dict[str, str]:
             raise ConfigError(f"--caption-source {rule} {why}. Give each place one source.", option="--caption-source")
         sources[where] = source
     return sources
+
+
+def refuse_unread(context: typer.Context, read: Collection[str], mode: str) -> None:
+    """Refuse options that were given and that a mode of a command does not read.
+
+    Args:
+        context: the command's.
+        read: names of the parameters that it reads, as the command's function has them; those that every command has
+            need not be named.
+        mode: what the user wrote to choose it, such as `--pairs`; it begins the message.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    always = {"force", "wait", "as_json", "work", *read}
+    names = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in always and source is not None and source.name == "COMMANDLINE":
+            names.append(parameter.opts[0])
+    if names:
+        raise ConfigError(f"{mode} does not read {', '.join(names)}. Leave out one or the other.", option=names[0])
 
 
 def validated(model: type[Any], **values: Any) -> Any:

@@ -108,3 +108,21 @@ def test_audit__verdicts_as_a_ground_truth_of_one_split_or_of_several(
     done.clear()
     calls.plain("audit", small, "--export-eccv", tmp_path / "to", "--split", "test")
     assert done == [{"split": (small, "test"), "out": tmp_path / "to"}]
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "unread"),
+    [
+        (("--pairs",), ("--floor", "0.005"), "--floor"),
+        (("--pairs",), ("--workers", "2", "--student", "pupil"), "--student, --workers"),
+        (("--pairs",), ("--no-leaks",), "--leaks"),
+        (("--export-eccv", "to"), ("--pairs", "--gallery", "3"), "--pairs, --gallery"),
+    ],
+)
+def test_audit__options_that_a_mode_does_not_read_are_refused(
+    small: Path, mode: tuple[str, ...], given: tuple[str, ...], unread: str
+) -> None:
+    """Also one that is given at its default: the user expects something of it."""
+    assert f"{mode[0]} does not read {unread}. Leave out one or the other." in calls.refused(
+        "audit", small, *mode, *given
+    )

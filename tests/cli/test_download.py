@@ -30,8 +30,8 @@ def test_download__of_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (out / "index.html").touch()
     printed = calls.every_option(
         *("download", "scenes", "--out", out, "--lock", tmp_path / "lock.json", "--retry", "failed", "--force"),
-        *("--set", "train=7", "--engine", "local", "--address", ""),
-        but=OF_URLS,
+        *("--set", "train=7"),
+        but={*OF_URLS, "--engine", "--address"},
     )
     told = {"lock": tmp_path / "lock.json", "only_failed": True, "settings": ["train=7"], "force": True}
     assert done == [{"name": "scenes", "out": out, **told, "on_event": "Console.event"}]
@@ -42,9 +42,9 @@ def test_download__of_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     calls.plain("download", "scenes", "--out", out)
     told = {"lock": None, "only_failed": False, "settings": (), "force": False}
     assert done[1] == {"name": "scenes", "out": out, **told, "on_event": "Console.event"}
-    for option, value in (("--column", "url=u"), ("--dataset", "d"), ("--split", "val")):
+    for option, value in (("--column", "url=u"), ("--dataset", "d"), ("--split", "val"), ("--engine", "ray")):
         said = calls.refused("download", "scenes", "--out", out, option, value)
-        assert "--column, --dataset and --split are of tables of URLs" in said
+        assert f"A data set that has a manifest does not read {option}. Leave out" in said
 
 
 def test_download__of_a_table_of_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
