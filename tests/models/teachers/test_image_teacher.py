@@ -50,7 +50,7 @@ def test_encode__is_the_network_on_normalised_squares(batch: int, monkeypatch: p
     pictures, teacher = _pictures(5), _teacher()
     rows = teacher.encode(pictures)
     for row, picture in zip(rows, pictures, strict=True):
-        square = HOW.square(picture).astype(np.float64) / 255
+        square = HOW.array(picture).astype(np.float64) / 255
         scaled = [(square[c].mean() - HOW.mean[c]) / HOW.std[c] * (c + 1) for c in range(3)]
         np.testing.assert_allclose(row, np.array(scaled) / np.linalg.norm(scaled), rtol=0, atol=1e-5)
     assert rows.dtype == np.float32

@@ -306,7 +306,7 @@ def test_run__a_student_that_scores_pairs_or_a_picture_that_does_not_decode(
 ) -> None:
     scores = Seer()
     scores.scores_pairs = True  # type: ignore[misc]
-    with pytest.raises(DataError, match="pairs scores pairs and has no embedding"):
+    with pytest.raises(DataError, match="pairs scores pairs and has no trained embedding"):
         student_index.run(IndexConfig(), split=split, student="pairs", load=lambda name: scores)
     images = Split.image_bytes
     monkeypatch.setattr(Split, "image_bytes", lambda self, row: b"none" if row == 9 else images(self, row))
