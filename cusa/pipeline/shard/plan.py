@@ -26,6 +26,9 @@ CREATE TABLE drops (number INTEGER PRIMARY KEY, split TEXT, row TEXT);
 CREATE TABLE contents (sha256 TEXT, split TEXT, key TEXT);
 """
 
+_MISSING = "-1 0"
+"""State of an image whose file cannot be looked at."""
+
 
 class Plan:
     """Rows sorted by key, the reasons of the refused, and one digest over all of them."""
@@ -98,6 +101,14 @@ class Plan:
         """Return the splits that any row names."""
         rows = self._database.execute("SELECT split FROM records UNION SELECT split FROM drops ORDER BY 1")
         return [split for (split,) in rows]
+
+    def files(self) -> tuple[int, int, ImageRecord | None]:
+        """Count the rows whose image (or text) is there, and those whose file is missing; give the first of these."""
+        ((every, missing),) = self._database.execute("SELECT count(*), total(state = ?) FROM records", (_MISSING,))
+        first = self._database.execute(
+            "SELECT row FROM records WHERE state = ? ORDER BY split, key LIMIT 1", (_MISSING,)
+        ).fetchone()
+        return every - int(missing), int(missing), ImageRecord.from_json(json.loads(first[0])) if first else None
 
     def has_sources(self, split: str) -> bool:
         """Tell whether any caption of a split says what made it."""

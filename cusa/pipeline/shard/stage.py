@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from cusa.errors import DataError, StaleError
 from cusa.manifests import ledger, lock, samples, schemas
 from cusa.manifests.events import OnEvent, ignore
+from cusa.manifests.records import Drop, ImageRecord
 from cusa.manifests.samples import SPLIT_FILES, splits
 from cusa.manifests.stage import Outcome, StageRun
 from cusa.manifests.storage import store
@@ -87,6 +88,9 @@ def run(
             assert old is not None
             _tidy(out, old)
             return stage.reuse()
+        if not append and (nothing := _nothing_there(plan)):
+            # Learnt only while tars are written it would cost those that are there: a disk may not be mounted.
+            raise DataError(nothing, path=out)
         # Nothing may be written into a split while its tars are; what reads it is not stopped.
         others = () if is_remote(out) else sorted(out.glob(f"*/**/{store.LOCK}"))
         with lock.holding(out / store.LOCK, unless_held=others):
@@ -378,15 +382,43 @@ def _write_duplicates(plan: Plan, out: Path, names: Iterable[str]) -> tuple[Path
     return out / DUPLICATES, copies, across
 
 
+def _nothing_there(plan: Plan) -> str:
+    """Say so if not one of the images that the rows name is there; empty if one is, and if there are texts alone."""
+    there, missing, first = plan.files()
+    if there:
+        return ""
+    drops = [row for name in plan.splits() for row in plan.drops(name)]
+    if first is not None:
+        drops = [
+            Drop(first.split, first.key, first.source, "image", "missing", _why_missing(first)).row()
+        ] * missing + drops
+    return _nothing(drops, plan.read["image"], plan.read["caption"])
+
+
+def _why_missing(row: ImageRecord) -> str:
+    try:
+        assert row.path is not None
+        row.path.stat()
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError as error:
+        return str(error)
+    return "it came back meanwhile"
+
+
 def _why_nothing(plan: Plan, out: Path, counts: Mapping[str, int]) -> str:
     drops = [row for name in plan.splits() for row in store.read_table(out / name / "drops.parquet").to_pylist()]
-    kind = "image" if counts["images_read"] else "caption"  # a table's row that cannot be read has no image
+    return _nothing(drops, counts["images_read"], counts["captions_read"])
+
+
+def _nothing(drops: Sequence[Mapping[str, Any]], images: int, captions: int) -> str:
+    kind = "image" if images else "caption"  # a table's row that cannot be read has no image
     reasons = Counter(row["reason"] for row in drops if row["kind"] == kind)
     listed = f" ({', '.join(f'{number:,} {reason}' for reason, number in reasons.most_common())})" if reasons else ""
     because = f" The first: {drops[0]['source']}: {drops[0]['reason']} ({drops[0]['detail']})." if drops else ""
     if kind == "caption":
-        return f"None of the {counts['captions_read']} rows could be read{listed}.{because} Mend the file."
-    return f"None of the {counts['images_read']} images could be kept{listed}.{because} Check --images."
+        return f"None of the {captions} rows could be read{listed}.{because} Mend the file."
+    return f"None of the {images} images could be kept{listed}.{because} Check --images."
 
 
 def _remove_empty_tables(plan: Plan, out: Path) -> None:

@@ -385,6 +385,34 @@ def test_run__nothing_kept_is_an_error_with_the_first_reason(tmp_path: Path) -> 
     assert not list((tmp_path / "work").glob("*/")), "no folder of empty tables"
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_run__tars_that_are_there_outlive_a_source_whose_images_are_gone(tmp_path: Path, force: bool) -> None:
+    source = write_karpathy(tmp_path / "raw", images=2)
+    work = tmp_path / "work"
+    _run(source, work)
+    before = _bytes(work)
+    for file in source.parent.rglob("*.jpg"):
+        file.rename(file.with_suffix(".away"))
+    with pytest.raises(DataError, match=r"None of the 6 images .* \(6 missing\)\. The first: .*No such file.*--images"):
+        _run(source, work, force=force)
+    assert _bytes(work) == before
+    for file in source.parent.rglob("*.away"):
+        file.rename(file.with_suffix(".jpg"))
+    assert not _run(source, work).fresh
+
+
+def test_run__tars_that_are_there_outlive_a_table_without_rows(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=2)
+    work = tmp_path / "work"
+    _run(source, work)
+    before = _bytes(work)
+    (tmp_path / "t.csv").write_text("image,caption\n")
+    with pytest.raises(DataError, match="None of the 0 rows"):
+        shard.run(ShardConfig(workers=1), reading=readers.read("table", tmp_path / "t.csv", tmp_path), out=work)
+    assert _bytes(work) == before
+    assert not _run(source, work).fresh
+
+
 def test_run__an_image_in_two_splits_is_told(tmp_path: Path) -> None:
     source = write_karpathy(tmp_path / "raw", images=2)
     shutil.copy(source.parent / "train/picture_0000.jpg", source.parent / "test/picture_0004.jpg")
