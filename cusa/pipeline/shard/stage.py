@@ -69,7 +69,7 @@ def run(
     Raises:
         ConfigError: if `out` is the work folder that is read, or one of the two lies in the other.
         DataError: if nothing at all could be kept, or `out` cannot be written.
-        StaleError: if the folder was appended to, and this would lose what was.
+        StaleError: if the folder holds another data set, or was appended to, and this would lose what was.
     """
     if reading.work is not None:
         refuse_own_source(reading.work, out)
@@ -91,6 +91,8 @@ def run(
         if not append and (nothing := _nothing_there(plan)):
             # Learnt only while tars are written it would cost those that are there: a disk may not be mounted.
             raise DataError(nothing, path=out)
+        if not (append or force):
+            _refuse_another_data_set(out, old, reading.dataset)
         # Nothing may be written into a split while its tars are; what reads it is not stopped.
         others = () if is_remote(out) else sorted(out.glob(f"*/**/{store.LOCK}"))
         with lock.holding(out / store.LOCK, unless_held=others):
@@ -380,6 +382,17 @@ def _write_duplicates(plan: Plan, out: Path, names: Iterable[str]) -> tuple[Path
                     copies += 1
                     across += split != first[1]
     return out / DUPLICATES, copies, across
+
+
+def _refuse_another_data_set(out: Path, old: ledger.Ledger | None, dataset: str) -> None:
+    """Refuse to replace a data set by another one: tars may be the only copy of its images."""
+    before = old.parameters.get("dataset") if old is not None else None
+    if before not in (None, dataset):
+        raise StaleError(
+            f"{out} holds the data set {before!r}, and {dataset!r} would replace it. Give another --out, --append to "
+            f"add to it, --dataset {before} if it is the same data, or --force to replace it.",
+            path=out,
+        )
 
 
 def _nothing_there(plan: Plan) -> str:

@@ -204,8 +204,8 @@ def _index(inputs: Inputs, teacher: str, rows: int) -> Forecast:
     if memory > job.memory * _GIB:
         limits = (
             f"index {teacher}: the machine that prepares the units and merges them holds all {rows:,} rows of {width} "
-            f"numbers in float32, {memory / 1e9:,.0f} GB, and has {job.memory:g} GiB; it breaks at {breaks_at:,.0f} "
-            "images. Index a part of the data: `cusa shard subset`, or splits of that size.",
+            f"numbers in float32 and their neighbours, {memory / 1e9:,.0f} GB, and has {job.memory:g} GiB; it breaks "
+            f"at {breaks_at:,.0f} images. Index a part of the data: `cusa shard subset`, or splits of that size.",
         )
     stored = int((whole if exact else min(whole, config.memory * _GIB)) + neighbours)
     source = rate.source if rate else ""

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cusa.errors import DataError
+from cusa.errors import DataError, StaleError
 from cusa.manifests import ledger, schemas
 from cusa.manifests.records import REASONS, CaptionRecord, Drop, ImageRecord
 from cusa.manifests.samples import Split
@@ -542,3 +542,17 @@ def test_run__many_copies_and_drops_are_written_in_pieces(
     drops = pq.read_table(tmp_path / "work/train/drops.parquet")["source"].to_pylist()
     assert drops == [f"row {number}" for number in range(5)]
     assert done.counts["captions_dropped"] == 5
+
+
+def test_run__another_data_set_does_not_replace_the_one_that_is_there_unasked(tmp_path: Path) -> None:
+    source = write_karpathy(tmp_path / "raw", images=3)
+    reading = readers.read("karpathy", source, source.parent)
+    out = tmp_path / "work"
+    shard.run(ShardConfig(workers=1), reading=reading, out=out)
+    before = {path: path.read_bytes() for path in sorted(out.rglob("*.tar"))}
+    other = replace(reading, dataset="other")
+    with pytest.raises(StaleError, match="holds the data set 'mini', and 'other' would replace it.*--dataset mini"):
+        shard.run(ShardConfig(workers=1), reading=other, out=out)
+    assert {path: path.read_bytes() for path in sorted(out.rglob("*.tar"))} == before
+    assert not shard.run(ShardConfig(workers=1), reading=reading, out=out).fresh
+    assert shard.run(ShardConfig(workers=1), reading=other, out=out, force=True).fresh
