@@ -171,15 +171,23 @@ def _assignments(settings: Mapping[str, Any], prefix: str) -> list[str]:
     return lines
 
 
-def section(model: type[Model], overrides: Iterable[str], *, base: Mapping[str, Any] | None = None) -> Model:
+def section(
+    model: type[Model], overrides: Iterable[str], *, base: Mapping[str, Any] | None = None, name: str = ""
+) -> Model:
     """Make one configuration from its defaults, values already known, and `key=value` overrides.
+
+    Args:
+        model: the configuration's class.
+        overrides: `key=value`.
+        base: values already known.
+        name: of the section in a recipe; keys may be written with it, `eval.rerank` for `rerank`.
 
     Raises:
         ConfigError: for an unknown key or a value out of range.
     """
     content: dict[str, Any] = dict(base or {})
     for override in overrides:
-        _set(content, override)
+        _set(content, override.removeprefix(f"{name}.") if name else override)
     try:
         return model.model_validate(content)
     except ValidationError as error:

@@ -162,6 +162,7 @@ def test_load__unknown_names_are_answered_with_the_nearest() -> None:
 def test_section__reads_settings_over_a_base() -> None:
     assert recipe.section(ScenesConfig, ["train=5"]).train == 5
     assert recipe.section(ScenesConfig, ["train=5"], base={"seed": 3, "train": 9}).seed == 3
+    assert recipe.section(ScenesConfig, ["scenes.train=5", "seed=2"], name="scenes").train == 5
     with pytest.raises(ConfigError, match="Unknown key 'trian'.*Did you mean 'train'"):
         recipe.section(ScenesConfig, ["trian=5"])
 

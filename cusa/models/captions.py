@@ -93,7 +93,7 @@ def token_positions(config: Any) -> int | None:
     return int(positions) - behind
 
 
-def choose_tokens(wish: int, own: int, most: int | None, *, key: str, name: str) -> int:
+def choose_tokens(wish: int, own: int, most: int | None, *, key: str, name: str, marks: int = 2) -> int:
     """Return how many tokens of a caption a student reads.
 
     Args:
@@ -102,10 +102,17 @@ def choose_tokens(wish: int, own: int, most: int | None, *, key: str, name: str)
         most: what its text tower has positions for; None = no end.
         key: of the recipe, for the message.
         name: of the model, likewise.
+        marks: tokens that its tokenizer puts around a caption's own.
 
     Raises:
-        ConfigError: if more are asked for than the tower has positions for.
+        ConfigError: if more are asked for than the tower has positions for, or so few that no word is left.
     """
+    if 0 < wish <= marks:
+        raise ConfigError(
+            f"{key} is {wish}, and the tokenizer of {name!r} puts up to {marks} marks around a caption: no word would "
+            f"be left. Set it to at least {marks + 1}, or to 0 for the model's own {own}.",
+            key=key,
+        )
     if most and wish > most:
         raise ConfigError(
             f"{key} is {wish}, and {name!r} reads {most} at most. Set it to at most that, or to 0 for the model's own "

@@ -242,7 +242,7 @@ class StudentConfig(Settings):
         if self.kind in STUDENT_KINDS and self.kind != "dual-encoder":
             for key, tower in (("max_patches", "image"), ("max_tokens", "text")):
                 if value := getattr(self, key):
-                    own = f"; of a two-tower it is towers.{tower}.{key}" if self.kind == "two-tower" else ""
+                    own = f"; of a {self.kind} it is towers.{tower}.{key}" if self.kind in _OF_TOWERS else ""
                     raise ValueError(f"{key} is {value}, which is of kind dual-encoder{own}; set it to 0")
         return self
 

@@ -5,6 +5,7 @@ SHA-256 of the state, and what it belongs to). The folder appears under its name
 """
 
 import random
+import shlex
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def load(
             changed = _changes(meta, identity)
             refused = {key: words for key, words in changed.items() if not {key, _key(key)} & {*allow_changed}}
             if refused:
-                options = dict.fromkeys(f"--allow-changed {_key(key)}" for key in refused)
+                options = dict.fromkeys(f"--allow-changed {shlex.quote(_key(key))}" for key in refused)
                 raise StaleError(
                     f"{place} belongs to another run: {'; '.join(refused.values())}. Go on with what it was made from, "
                     "choose another --out, start again with --force, or allow by name what changed, with "

@@ -116,7 +116,8 @@ def evaluate_folders(name: str, request: EvalRequest, *, on_event: OnEvent = ign
 def _evaluate(name: str, request: EvalRequest, on_event: OnEvent) -> tuple[list[EvaluatedFolder], dict[str, str]]:
     """Return what each folder comes to and, where all tasks are asked for, the data sets that are not there."""
     chosen = request.chosen_tasks()
-    recipes.section(EvalConfig, request.settings)  # a key that does not exist, before any data are looked at
+    # A key that does not exist, before any data are looked at.
+    recipes.section(EvalConfig, request.settings, name="eval")
     source.refuse_missing(name)
     folders = sort_by_kind(request.data)
     _refuse_tasks_without_data(chosen, folders, request)

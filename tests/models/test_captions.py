@@ -108,3 +108,6 @@ def test_choose_tokens() -> None:
     assert choose_tokens(9_000, 512, None, **where) == 9_000
     with pytest.raises(ConfigError, match=r"student\.max_tokens is 249, and 'long' reads 248 at most.*own 77"):
         choose_tokens(249, 77, 248, **where)
+    with pytest.raises(ConfigError, match=r"student\.max_tokens is 2.*2 marks.*at least 3.*own 77"):
+        choose_tokens(2, 77, 248, **where)
+    assert choose_tokens(2, 77, 248, **where, marks=1) == 2

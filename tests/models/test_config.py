@@ -13,6 +13,7 @@ from cusa.models.config import StudentConfig
         ({"layers": 3}, "Extra inputs"),
         ({"max_patches": -1}, "greater than or equal to 0"),
         ({"kind": "two-tower", "max_patches": 9}, r"max_patches is 9.*of a two-tower it is towers\.image\.max_patches"),
+        ({"kind": "late-interaction", "max_patches": 9}, r"of a late-interaction it is towers\.image\.max_patches"),
         ({"kind": "two-tower", "max_tokens": 9}, r"max_tokens is 9.*of a two-tower it is towers\.text\.max_tokens"),
         ({"kind": "sgraf", "max_tokens": 9}, "max_tokens is 9, which is of kind dual-encoder; set it to 0"),
         ({"name": ""}, "at least 1 character"),

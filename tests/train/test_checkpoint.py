@@ -1,5 +1,6 @@
 import os
 import random
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,16 @@ def test_load__one_difference_is_refused_by_name_or_allowed_by_name(tmp_path: Pa
         checkpoint.load(tmp_path, identity=OTHERS[name], allow_changed=[other])
     with pytest.raises(ConfigError, match=r"--allow-changed 'train\.tempo' is nothing"):
         checkpoint.load(tmp_path, identity=OTHERS[name], allow_changed=[key, "train.tempo"])
+
+
+def test_load__an_input_of_several_words_is_named_as_a_shell_takes_it(tmp_path: Path) -> None:
+    _save(tmp_path, 4)
+    other = checkpoint.Identity(SELF.settings, {**SELF.digests, "the image features": "dd"})
+    with pytest.raises(StaleError) as caught:
+        checkpoint.load(tmp_path, identity=other)
+    option, name = shlex.split(str(caught.value).partition("what changed, with ")[2].removesuffix("."))
+    assert (option, name) == ("--allow-changed", "the image features")
+    assert checkpoint.load(tmp_path, identity=other, allow_changed=[name])[0] == 4
 
 
 def test_load__all_that_changed_is_allowed_by_the_options_that_the_message_names(tmp_path: Path) -> None:

@@ -197,7 +197,8 @@ def _load_sentences(place: Place, card: dict[str, Any], config: TextTowerConfig,
     settings = model[0].model.config
     positions = token_positions(settings)
     tokenizer: Any = model.tokenizer
-    context = _context(config, model.max_seq_length, tokenizer.model_max_length, positions)
+    limits = (model.max_seq_length, tokenizer.model_max_length, positions)
+    context = _context(config, *limits, marks=_marks(tokenizer))
     model.max_seq_length = context
     inputs = list(model.preprocess(["a dog on grass"]).keys() & {*tokenizer.model_input_names})
     reading = {
@@ -249,10 +250,11 @@ def _load_clip(place: Place, card: dict[str, Any], config: TextTowerConfig) -> C
         )
     model, tokenizer = _clip(place)
     siglip = str(model.config.model_type).startswith("siglip")
+    positions = token_positions(model.config)
     reading = {
         "repair": isinstance(tokenizer, CLIPTokenizer),
         "prompt": "",
-        "context": _context(config, token_positions(model.config), None, token_positions(model.config)),
+        "context": _context(config, positions, None, positions, marks=_marks(tokenizer)),
         # SigLIP learned with captions padded to the full length and reads no mask.
         "padding": "max_length" if siglip else "longest",
         "inputs": ["input_ids"] if siglip else ["input_ids", "attention_mask"],
@@ -293,7 +295,14 @@ def _clip_width(model: Any) -> int:
     return int(model.config.projection_dim if projected else getattr(model.config, "projection_size", 0))
 
 
-def _context(config: TextTowerConfig, own: int | None, tokenizers: int | None, positions: int | None) -> int:
+def _marks(tokenizer: Any) -> int:
+    """Return how many tokens a tokenizer puts around a text's own."""
+    return int(tokenizer.num_special_tokens_to_add())
+
+
+def _context(
+    config: TextTowerConfig, own: int | None, tokenizers: int | None, positions: int | None, *, marks: int = 2
+) -> int:
     """Return how many tokens a caption may have.
 
     Raises:
@@ -302,4 +311,6 @@ def _context(config: TextTowerConfig, own: int | None, tokenizers: int | None, p
     limits = [limit for limit in (own, tokenizers, positions) if limit and limit < _MOST_TOKENS]
     most = min((limit for limit in (tokenizers, positions) if limit and limit < _MOST_TOKENS), default=None)
     usual = own if own in limits and own is not None else min(limits, default=512)
-    return choose_tokens(config.max_tokens, usual, most, key="student.towers.text.max_tokens", name=config.name)
+    return choose_tokens(
+        config.max_tokens, usual, most, key="student.towers.text.max_tokens", name=config.name, marks=marks
+    )
