@@ -56,6 +56,9 @@ def sql(
     if query == "-":
         query = sys.stdin.read()
     with connect(mirror.here(work), runs=runs, raw=raw, read_only=not write) as database:
+        for path, option in ((export, "--export"), (out, "--out")):
+            if path is not None:
+                database.refuse_own_file(path, option)
         if export is not None:
             with Console() as console:
                 number = database.export(export, on_event=console.event)

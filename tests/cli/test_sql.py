@@ -75,3 +75,15 @@ def test_sql__from_stdin_into_a_database_or_at_a_prompt(
     calls.plain("sql", small, "select 1")
     calls.plain("sql", small, "--out", tmp_path / "o.txt")
     assert len(asked) == 1, "a statement is answered, a file is written"
+
+
+def test_sql__what_the_views_read_is_not_written_over(small: Path, tmp_path: Path) -> None:
+    table = next(small.glob("*/captions.parquet"))
+    before = table.read_bytes()
+    link = tmp_path / "link.parquet"
+    link.symlink_to(table)
+    for path in (table, link):
+        for more in (("--format", "parquet", "--out"), ("--format", "csv", "--out"), ("--export",)):
+            refused = calls.refused("sql", small, "select 1 as n", *more, path)
+            assert f"{more[-1]} {path} is what the view captions reads, and would be overwritten" in refused
+    assert table.read_bytes() == before

@@ -144,7 +144,11 @@ def _figures(summary: dict[str, Any]) -> list[pages.Figure]:
     if (likely := summary["likely"]) is not None:
         low, high = likely["interval"]
         number = f"{low:,.0f} to {high:,.0f}" if likely["at_least"] < likely["total"] else f"{likely['total']:,.0f}"
-        note = "95 % interval" if likely["at_least"] < likely["total"] else f"95 % interval {low:,.0f} to {high:,.0f}"
+        note = (
+            "by a strict reader, and by people who forgive minor mistakes"
+            if likely["at_least"] < likely["total"]
+            else f"95 % interval {low:,.0f} to {high:,.0f}"
+        )
         figures.append(pages.Figure("probably missing", number, f"matches, {note}"))
     looked_at = f"of {summary['open_pairs']:,} open pairs, by {teachers}"
     figures.append(pages.Figure("candidates", f"{summary['candidates']:,}", looked_at))

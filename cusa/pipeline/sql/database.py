@@ -180,6 +180,25 @@ class Database:
         self._connection, self._abandoned = self._root.cursor(), True
         return False
 
+    def refuse_own_file(self, path: Path, option: str) -> None:
+        """Refuse to write over a file that the views read.
+
+        Args:
+            path: the file to be written.
+            option: that named it.
+
+        Raises:
+            ConfigError: if it is one of them, links followed.
+        """
+        there = path.resolve()
+        for view in self.views:
+            if any(there == file.resolve() for file in view.files):
+                raise ConfigError(
+                    f"{option} {path} is what the view {view.name} reads, and would be overwritten. Give another file.",
+                    option=option,
+                    value=path,
+                )
+
     def export(self, path: Path, *, on_event: OnEvent = ignore) -> int:
         """Copy every view into a DuckDB file of its own, for tools that read no folder; return the number of tables.
 

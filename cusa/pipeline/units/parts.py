@@ -260,9 +260,9 @@ class Parts:
         if missing:
             all_units = counted(len(units), "unit")
             raise DataError(
-                f"Of {all_units} of `{self.what}` these were not made: {', '.join(_ranges(missing))}. "
+                f"Of {all_units} of `{self.what}` these were not made: {', '.join(unit_ranges(missing))}. "
                 "Make them with --unit-range, or leave it out: then this process makes them.",
-                units=_ranges(missing),
+                units=unit_ranges(missing),
             )
 
     @property
@@ -366,7 +366,7 @@ def _is_made(unit: Unit) -> bool:
     return True
 
 
-def _ranges(numbers: Sequence[int]) -> list[str]:
+def unit_ranges(numbers: Sequence[int]) -> list[str]:
     """Return ascending numbers as ranges, as --unit-range takes them."""
     out: list[list[int]] = []
     for number in numbers:

@@ -12,7 +12,7 @@ from cusa.manifests.samples import Split
 from cusa.manifests.storage import packed, store
 from cusa.manifests.words import counted
 from cusa.pipeline.engine import Workers, run_units
-from cusa.pipeline.units.parts import FOLDER, Parts, Task
+from cusa.pipeline.units.parts import FOLDER, Parts, Task, unit_ranges
 from cusa.pipeline.units.sharing import current, sharing
 from cusa.workflow.evaluated.model import EvaluatedModel
 
@@ -64,8 +64,8 @@ class SharedEvaluation:
             if missing:
                 raise DataError(
                     f"Of {counted(len(units), 'unit')} of `{self._what}` these were not made: "
-                    f"{', '.join(map(str, missing))}. Make them with --unit-range, or leave it out.",
-                    units=missing,
+                    f"{', '.join(unit_ranges(missing))}. Make them with --unit-range, or leave it out.",
+                    units=unit_ranges(missing),
                 )
             return
         self._make(units, missing)

@@ -108,6 +108,14 @@ def _wrong(*splits: SplitFacts) -> list[str]:
     return [line for line in told[told.index("## What is known to be wrong") :] if line.startswith("- ")]
 
 
+def test_card__two_standards_are_no_interval_of_95_percent() -> None:
+    likely = {"total": 1234.6, "at_least": 950.0, "interval": [900.2, 1600.7]}
+    assert _wrong(split(audit={**AUDIT, "likely": likely}))[0] == (
+        "- train: between 900 and 1,601 matches are missing among 12,345 pairs that the data does not list: the "
+        "smaller number is by the standard of a strict reader, the larger by that of people who forgive minor mistakes."
+    )
+
+
 def test_card__what_the_audits_say() -> None:
     pairs = {"expected_wrong": 2345.6, "pairs": 6000}
     assert _wrong(split(audit=AUDIT, own_pairs=pairs)) == [
