@@ -3,7 +3,7 @@
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -113,6 +113,18 @@ def test_an_export_of_a_foreign_class_is_loaded_only_where_it_is_named(mine: Non
         SentenceTransformer(str(tmp_path / "st"), device="cpu", trust_remote_code=True)
     exporting.run(student, "folder", tmp_path / "own")
     assert "student.load(FOLDER, trust=['mine:Mean'])" in (tmp_path / "own" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("uni_head", "loss_needs_them", "has_them"),
+    [("auto", False, False), ("auto", True, True), ("always", False, True), ("never", False, False)],
+)
+def test_create__uni_modal_heads_where_the_loss_needs_them_or_always(
+    uni_head: Literal["auto", "always", "never"], loss_needs_them: bool, has_them: bool
+) -> None:
+    sizes = {"image_size": 16, "patch_size": 8, "image_width": 16, "text_width": 16, "head_width": 8, "width": 12}
+    config = StudentConfig(image_layers=1, text_layers=1, uni_head=uni_head, **sizes)
+    assert students.create(config, captions=["a red wall"], uni=loss_needs_them, seed=0).has_uni == has_them
 
 
 def test_kinds__are_those_that_a_recipe_may_name() -> None:

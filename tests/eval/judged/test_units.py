@@ -5,7 +5,7 @@ import pytest
 
 from cusa.eval.judged.pool import Pool
 from cusa.eval.judged.scores import at_r
-from cusa.eval.judged.units import Units, single_pairs, whole_queries
+from cusa.eval.judged.units import Term, Units, single_pairs, whole_queries
 from tests.eval.judged.drawn import make_pool, truth_of
 
 
@@ -59,6 +59,15 @@ def test_sizes__are_positive_and_larger_where_the_judge_is_in_doubt(scores: str)
     assert (size > 0).all()
     doubtful = np.bincount(units.unit, pool.judge[units.pair] > 0, minlength=units.number) / units.pairs_of_unit
     assert size[doubtful == 1].mean() > 1.2 * size[doubtful == 0].mean()
+
+
+def test_sizes__are_the_roots_of_shares_in_the_variance_by_pairs() -> None:
+    variance = np.array([[3.0, 1.0], [1.0, 3.0]])
+    nothing = np.zeros((2, 2))
+    term = Term("r_precision", "", np.zeros(2), nothing, nothing, variance, np.array([1.0, 1.0]), lambda truth: nothing)
+    units = Units(np.array([0, 0, 0, 0, 1]), np.arange(5), 2, (term,))
+    # Shares 3/4, 1/4 and 1/2 of the first unit, and 1/4, 3/4 and 1/2 of the second; four pairs against one.
+    np.testing.assert_allclose(units.sizes(), [(1.5 / 4) ** 0.5, 1.5**0.5])
 
 
 def test_units__nothing_open_decides_everything() -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cusa.eval import cache
 from cusa.eval.config import EMBEDDINGS
+from cusa.eval.report import runs
 from cusa.eval.report import stage as report
-from cusa.eval.report.map import _layout
+from cusa.eval.report.map import _embeddings, _layout
+from cusa.manifests.samples import Split
 from tests.eval.report.test_stage import Tags
 
 
@@ -55,6 +58,18 @@ def test_maps__damaged_embeddings_are_named_and_stay(evaluated: tuple[Path, Path
         assert note.replace(str(copy), copy.name) in " ".join(tags.text.split())  # the page is read elsewhere
         assert file.read_bytes() == bytes(data), "a report removes nothing"
     assert "2 files of its kept embeddings are not as they were written" in note
+
+
+def test_embeddings__are_those_of_the_uni_modal_tasks(evaluated: tuple[Path, Path]) -> None:
+    work, folder = evaluated
+    run, split = runs.read(folder), Split(work, "test")
+    rows = np.arange(split.num_images)
+    contents = [bytes.fromhex(sha256) for sha256 in split.samples["sha256"].to_pylist()]
+    at, blocks = cache.kept(folder / EMBEDDINGS / run.result["embeddings"], "image", contents, damaged=[])
+    assert not np.allclose(blocks["uni"], blocks["cross"])
+    embedded = _embeddings(run, split, "image", rows, [])
+    assert embedded is not None
+    np.testing.assert_array_equal(embedded[at], blocks["uni"])
 
 
 def test_layout__the_same_rows_give_the_same_map() -> None:

@@ -9,7 +9,8 @@ import torch
 
 from cusa.errors import DataError
 from cusa.eval.config import EvalConfig
-from cusa.eval.tasks.zero_shot import class_embeddings
+from cusa.eval.ranking import rank
+from cusa.eval.tasks.zero_shot import class_embeddings, scored
 from cusa.manifests import schemas
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
@@ -133,6 +134,20 @@ def test_zero_shot__heads_that_know_no_encoder_say_how_they_get_one(tmp_path: Pa
     why = result["tasks"]["zero-shot"]["unavailable"]
     assert "rows of the table 'of old'" in why
     assert "cusa export RUN --to folder --out MODEL --text ENCODER" in why
+
+
+@pytest.mark.parametrize(("classes", "chances"), [(5, {"top@1": 20.0}), (6, {"top@1": 16.6667, "top@5": 83.3333})])
+def test_scored__the_first_k_of_more_classes_than_k(classes: int, chances: dict[str, float]) -> None:
+    """All of five classes hold the right one whatever the model: that is no figure."""
+    right = np.arange(12) % classes
+    scores = np.random.default_rng(0).normal(size=(12, classes)).astype(np.float32)
+    ranking = rank([scores], [np.array([one]) for one in right], top=3, at_r=False)
+    numbers, spans, by_chance = scored(ranking, right, classes, CONFIG)
+    assert list(numbers) == list(spans) == [*chances, "class_mean"]
+    assert by_chance == {**chances, "class_mean": chances["top@1"]}
+    place = (scores > scores[np.arange(12), right][:, None]).sum(1)
+    for k in (1, 5)[: len(chances)]:
+        assert numbers[f"top@{k}"] == pytest.approx(100 * (place < k).mean())
 
 
 def test_class_embeddings__are_the_unit_means_of_each_class() -> None:

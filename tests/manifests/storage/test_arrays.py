@@ -50,6 +50,8 @@ def test_load__mapped_numbers_stay_in_the_file(tmp_path: Path) -> None:
     mapped = arrays.load(tmp_path / "a.npy", mapped=True)
     assert isinstance(mapped, np.memmap)
     np.testing.assert_array_equal(mapped, ROWS)
+    with pytest.raises(ValueError, match="read-only"):  # the file of a teacher's rows, which nobody wants to change
+        mapped[0, 0] = 1
 
 
 @pytest.mark.parametrize("name", LIES)

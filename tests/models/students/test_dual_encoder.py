@@ -18,6 +18,7 @@ from cusa.models.config import StudentConfig
 from cusa.models.naflex import NaFlex
 from cusa.models.students import vocabulary
 from cusa.models.students.dual_encoder import DualEncoder
+from cusa.models.teachers import hub
 from tests import towers
 
 CAPTIONS = ["A red square.", "a blue circle, left of a red square", "Two green triangles!", "a yellow star on grass"]
@@ -147,6 +148,29 @@ def test_a_hugging_face_folder_is_a_student(tmp_path: Path) -> None:
     tuned = students.create(SMALL.model_copy(update={"name": str(tmp_path / "model")}), captions=[], uni=True, seed=0)
     assert tuned.has_uni
     assert tuned.training
+
+
+def test_a_hub_model_s_revision_is_the_recipe_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = _make(uni=False)
+    asked: list[tuple[str, str | None]] = []
+
+    def processor(name: str, where: dict[str, Any]) -> dict[str, Any]:
+        asked.append((name, where.get("revision")))
+        return {}
+
+    monkeypatch.setattr(hub, "_unreachable", lambda: "")
+    monkeypatch.setattr(hub, "image_processor", processor)
+    for loader, loaded in (("AutoModel", made.backbone), ("AutoTokenizer", made.tokenizer)):
+
+        def load(name: str, loaded: Any = loaded, **told: Any) -> Any:
+            asked.append((name, told.get("revision")))
+            return loaded
+
+        monkeypatch.setattr(getattr(transformers, loader), "from_pretrained", load)
+    for revision in ("v2", ""):
+        config = SMALL.model_copy(update={"name": "some/clip", "revision": revision})
+        students.create(config, captions=CAPTIONS, uni=False, seed=0)
+    assert asked == [*[("some/clip", "v2")] * 3, *[("some/clip", None)] * 3]
 
 
 @pytest.mark.parametrize("card", [True, False])

@@ -101,6 +101,13 @@ def test_blip_equals_hugging_face(tmp_path: Path) -> None:
         _make("blip", name=str(tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["x2vlm", "blip"])
+def test_image_array__is_the_whole_picture_scaled_to_a_square(kind: str) -> None:
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 60, 3), dtype=np.uint8))
+    squashed = np.asarray(picture.resize((16, 16), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    np.testing.assert_array_equal(_make(kind).image_array(picture), squashed)
+
+
 def test_blip_s_revision_is_the_recipe_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 

@@ -142,6 +142,9 @@ def test_sentence_teacher__half_precision_is_close_and_exact_is_exact() -> None:
     exact = full.embed(full.prepare(["a man rides a wave", "two dogs on a sofa"]))
     np.testing.assert_array_equal(half.embed(prepared, exact=True), exact)
     assert 1e-7 < (1 - (half.embed(prepared) * exact).sum(1)).max() < 1e-3
+    by_name = load_teacher(MINILM, "text", precision="bfloat16")
+    assert isinstance(by_name, PreparingTeacher)
+    np.testing.assert_array_equal(by_name.embed(prepared), half.embed(prepared))
 
 
 def test_sentence_teacher__what_is_no_such_model_is_refused(tmp_path: Path) -> None:

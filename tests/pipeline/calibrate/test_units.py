@@ -90,6 +90,15 @@ def test_run__a_merge_that_lacks_parts_leaves_the_earlier_calibration(work: Path
     assert not _calibrate(work, out).fresh
 
 
+@pytest.mark.parametrize("other", [{"seed": 1}, {"neighbours": CONFIG.neighbours - 1}])
+def test_run__parts_of_other_settings_are_not_put_together(work: Path, tmp_path: Path, other: dict[str, int]) -> None:
+    out, config = tmp_path / "p.json", CONFIG.model_copy(update=other)
+    with sharing(Workers(1), UnitRange("0/1")):
+        _calibrate(work, out)
+    with sharing(Workers(1), UnitRange("merge")), pytest.raises(DataError, match="No unit of `calibrate on val` was"):
+        calibrate.run(config, split=Split(work, "val"), test=RatedSplit(Split(work, "test")), out=out)
+
+
 def test_run__nobody_puts_it_together_while_a_task_works(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,19 @@ def test_run__an_unpacked_file_with_other_bytes_is_unpacked_again(server: Server
     assert (tmp_path / "raw/pictures/b.jpg").read_bytes() == b"B" * 7000
 
 
+def test_run__another_archive_of_the_same_name_is_unpacked_again(server: Server, tmp_path: Path) -> None:
+    manifest = make_manifest(server)
+    _run(manifest, tmp_path / "raw")
+    server.files["/images.zip"] = make_zip({"pictures/a.jpg": b"Z" * 5000, "pictures/c.jpg": b"C"})
+    for name in ("images.zip", "lock.json", "ledger.json"):
+        (tmp_path / "raw" / name).unlink()
+    assert _run(manifest, tmp_path / "raw").counts["unpacked"] == 3
+    assert (tmp_path / "raw/pictures/a.jpg").read_bytes() == b"Z" * 5000
+    assert (tmp_path / "raw/pictures/c.jpg").read_bytes() == b"C"
+    contents = pq.read_table(tmp_path / "raw/contents/images.zip.parquet")
+    assert [row["path"] for row in contents.to_pylist()] == ["pictures/a.jpg", "pictures/c.jpg"]
+
+
 def test_run__an_archive_does_not_replace_what_the_download_wrote(server: Server, tmp_path: Path) -> None:
     manifest = make_manifest(server)
     server.files["/images.zip"] = make_zip({"pictures/a.jpg": b"A", "lock.json": b"{}"})

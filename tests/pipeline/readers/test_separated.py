@@ -112,6 +112,7 @@ FORMS = {
     ("csv", '"image","caption"\n1.jpg,a dog\n'): (",", False, True),
     ("csv", '"image","caption"\r\n\r\n1.jpg,"a dog"\r\n'): (",", False, True),
     ("csv", 'image, caption\n1.jpg, "a dog, a cat"\n'): (",", True, True),
+    ("csv", "image, caption,label\n1.jpg, a dog,x\n"): (",", False, False),
     ("csv", 'image,caption\n1.jpg,"No parking" sign\n'): (",", False, False),
     ("csv", 'image;caption\n1.jpg;"a;b"\n'): (";", False, True),
     ("tsv", 'image\tcaption\n1.jpg\t"a dog"\n2.jpg\ta cat\n'): ("\t", False, False),

@@ -87,6 +87,15 @@ def test_merge__captions_keep_their_language_though_their_keys_are_new(
     assert [row["key"] for row in rows if row["reason"] == "language"] == other
 
 
+def test_merge__a_place_whose_caption_is_left_out_stays_empty(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caption's key names the same words before and after, or none: a verdict on it still speaks of these."""
+    other = split.caption_keys[1]  # the last of the first image
+    monkeypatch.setattr(work, "captions_in", lambda of, languages: set(of.caption_keys) - {other})
+    rows = readers.read_subset(split.work, verdicts="merge", languages=["en"]).rows
+    first = next(row for row in rows if isinstance(row, ImageRecord))
+    assert [caption.position for caption in first.captions] == [0, 2, 3, 4, 5]
+
+
 def test_read_subset__another_verdict_is_another_source(split: Split) -> None:
     before = readers.read_subset(split.work, verdicts="drop").files
     with Journal(split.folder / "audit") as journal:

@@ -335,6 +335,12 @@ def test_two_batches_may_be_walked_back_at_once(impl: Any) -> None:
             assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
 
 
+def test_a_temperature_shared_with_csa_is_usa_s_where_csa_has_no_weight() -> None:
+    alone = CUSALoss(alpha=0, usa_temperature="csa").temperatures()
+    assert list(alone) == ["infonce", "usa", "usa_teacher"]
+    assert alone["usa"].value.requires_grad
+
+
 def test_learned_state_survives_saving(tmp_path: Path) -> None:
     loss = CUSALoss(usa_temperature="csa")
     with torch.no_grad():

@@ -23,6 +23,18 @@ def test_the_gradient_passes_at_a_bound() -> None:
     assert temperature.value.grad.item() == 3
 
 
+def test_a_later_clamp_leaves_a_graph_that_is_still_to_be_walked_back() -> None:
+    """Parts of a step, each with a clamp before its forward, may share one backward pass: d (1 / t) / dt = -1 / t^2."""
+    temperature = Temperature(0.5, 0.1, 1.0)
+    temperature.clamp_()
+    one = torch.ones(())
+    first = one / temperature()
+    temperature.clamp_()
+    (first + one / temperature()).backward()
+    assert temperature.value.grad is not None
+    assert temperature.value.grad.item() == -8
+
+
 def test_a_fixed_one_is_saved_but_not_learned() -> None:
     temperature = Temperature(*Setting(1.0, 0.1, 1.0, learned=False))
     assert not temperature().requires_grad

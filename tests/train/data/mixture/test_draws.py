@@ -149,6 +149,15 @@ def test_windows_keep_a_set_s_reads_local() -> None:
     assert max(shards) == 2
 
 
+def test_windows_of_each_set_are_shuffled_on_their_own() -> None:
+    windows = (Blocks([10] * 20, window=2), Blocks([10] * 20, window=2))
+    draws = Draws((200, 200), (200, 200), windows=windows)
+    rows = draws.at(np.arange(400), seed=3, epoch=0)
+    first, second = rows[rows < 200], rows[rows >= 200] - 200
+    assert sorted(first) == sorted(second) == list(range(200))
+    assert (first == second).sum() < 20, "one pair in 20 of the same window at the same place by chance, not each"
+
+
 def test_a_stand_in_is_of_the_same_set() -> None:
     order = Order(60, 10, 0, True, Draws((40, 20), (40, 20)))
     for row in (0, 39, 40, 59):
