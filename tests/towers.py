@@ -104,6 +104,60 @@ def write_sentences(folder: Path, *, pooling: str = "mean") -> Path:
     return folder / "model"
 
 
+def write_multimodal(layout: str, folder: Path) -> Path:
+    """Write a sentence-transformers folder that reads images, with random weights.
+
+    Args:
+        layout: `clip` (one module in the folder itself), `legacy` (in `0_CLIPModel`, as older versions wrote it),
+            `dense` (with a Dense of 5 behind it), `router` (a CLIP for images, a text model for texts), or `images`
+            (a vision model: it reads no texts).
+        folder: where to; its parent takes what it is made of.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Dense, Router, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    source = write_image("vit" if layout == "images" else "clip", folder.parent / f"{folder.name}-source")
+    _write_processor(source, tokenizer=layout != "images")
+    with quiet(reports=False):
+        first = Transformer(str(source))
+        modules: list[Any] = [first]
+        if layout == "images":
+            modules.append(Pooling(16, "mean"))
+        if layout == "dense":
+            torch.manual_seed(5)
+            modules.append(Dense(12, 5))
+        if layout == "router":
+            torch.manual_seed(6)
+            words = Transformer(str(write_bert(folder.parent / f"{folder.name}-bert")), max_seq_length=10)
+            modules = [Router({"text": [words, Pooling(16, "mean"), Dense(16, 12)], "image": [first]})]
+        SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
+    if layout == "legacy":
+        own = {"modules.json", "config_sentence_transformers.json"}
+        (folder / "0_CLIPModel").mkdir()
+        for path in [path for path in folder.iterdir() if path.is_file() and path.name not in own]:
+            path.rename(folder / "0_CLIPModel" / path.name)
+        (folder / "0_CLIPModel" / "sentence_bert_config.json").unlink()
+        kind = "sentence_transformers.models.CLIPModel"
+        store.write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "0_CLIPModel", "type": kind}])
+    return folder
+
+
+def _write_processor(folder: Path, *, tokenizer: bool) -> None:
+    """Write what prepares images, and texts where there is a tokenizer, as transformers' own processors do."""
+    from transformers import AutoTokenizer, CLIPProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    sides = {"height": 32, "width": 32}
+    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=sides)
+    if tokenizer:
+        CLIPProcessor(image_processor=images, tokenizer=AutoTokenizer.from_pretrained(folder)).save_pretrained(folder)
+        return
+    images.save_pretrained(folder)
+    for path in folder.glob("*token*"):
+        path.unlink()
+
+
 class Colours(nn.Module):
     """Someone's encoder of images: the colours of four quarters."""
 

@@ -11,6 +11,7 @@ CATALOGUE = {
     "unicom-vit-l-14-336-tokens": "images of 336 pixels; its flattened patch tokens, 589,824 numbers",
     "facebook/dinov2-base": "images; like any Hugging Face vision model with a pooled output (DINOv2/v3, MLCD, SigLIP)",
     "all-mpnet-base-v2": "texts; the paper's Sentence-BERT, like any sentence-transformers hub name or folder",
+    "sentence-transformers/clip-ViT-B-32": "images and texts; like any sentence-transformers model that reads both",
     "module:Class": "images or texts; a Python class of yours with name, modality, width, encode and provenance",
     "offline-gist": "images; colours and edge directions on a grid, no weights: as good as pixels",
     "offline-ngrams": "texts; hashed words and letter groups, no weights: as good as spelling",

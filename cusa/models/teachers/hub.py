@@ -77,13 +77,33 @@ def model_folder(name: str) -> Path | None:
     plain, revision = split_revision(name)
     # sentence-transformers looks short names up under its own organisation.
     for repository in (plain,) if "/" in plain else (f"sentence-transformers/{plain}", plain):
-        try:
-            config_path = try_to_load_from_cache(repository, "config.json", revision=revision or None)
-        except HFValidationError:
-            continue
-        if isinstance(config_path, str):
-            return Path(config_path).parent
+        for file in (
+            "config.json",
+            "modules.json",
+        ):  # an older sentence-transformers model has its config in a module's
+            try:
+                config_path = try_to_load_from_cache(repository, file, revision=revision or None)
+            except HFValidationError:
+                continue
+            if isinstance(config_path, str):
+                return Path(config_path).parent
     return None
+
+
+def is_of_sentence_transformers(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Tell whether a model is one of sentence-transformers: it has a modules.json.
+
+    Args:
+        name: a folder, or a hub name with `@REVISION` or without.
+        arguments: what `where` returned of it.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return (path / "modules.json").is_file()
+    from transformers.utils.hub import cached_file
+
+    plain = split_revision(name)[0]
+    return cached_file(plain, "modules.json", _raise_exceptions_for_missing_entries=False, **arguments) is not None
 
 
 def image_processor(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

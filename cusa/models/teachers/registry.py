@@ -14,6 +14,7 @@ from cusa.manifests import tables
 from cusa.manifests.origin import IMPORTED, LOCAL, read_origin, teacher_name
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
+from cusa.models.teachers import hub
 from cusa.models.teachers.base import Teacher
 from cusa.models.teachers.catalogue import CATALOGUE
 from cusa.models.teachers.hub import model_folder
@@ -29,7 +30,8 @@ def load_teacher(name: str, modality: str, *, weights: str = "", precision: "Pre
 
     Args:
         name: an `offline-*` or `unicom-*` name, `module:Class`, a Hugging Face vision model (images) or a
-            sentence-transformers model (texts) by hub name or folder. `@` and a hub revision may follow a hub name.
+            sentence-transformers model (texts; images if it reads them) by hub name or folder. `@` and a hub revision
+            may follow a hub name.
         modality: `image` or `text`: what it must read.
         weights: Unicom's file or the folder that holds it; searched for, then downloaded, when empty.
         precision: numbers of the matrix products, for models that run in torch.
@@ -65,6 +67,10 @@ def _load(name: str, modality: str, weights: str, precision: "Precision") -> Tea
     if "/" not in name and not Path(name).expanduser().is_dir():
         images = [known for known, what in CATALOGUE.items() if what.startswith("images")]
         raise ConfigError(f"There is no image teacher {name!r}. {nearest(name, images)}.", teacher=name)
+    if hub.is_of_sentence_transformers(name, hub.where(name, what=f"The image teacher {name!r}")):
+        from cusa.models.teachers.sentence_image import SentenceImageTeacher
+
+        return SentenceImageTeacher(name, precision=precision)
     from cusa.models.teachers.vision import load_vision
 
     return load_vision(name, precision=precision)
