@@ -53,6 +53,8 @@ def extract_teachers(
     """Embed every image and caption once with frozen uni-modal teachers."""
     from functools import cache, partial
 
+    from cusa.manifests import tables
+    from cusa.manifests.origin import name_of_one_modality
     from cusa.manifests.samples import Split, splits
     from cusa.manifests.storage import store
     from cusa.models.teachers.registry import load_teacher
@@ -104,12 +106,20 @@ def extract_teachers(
         report_outcomes(*outcomes, as_json=as_json, then=f"cusa index {work}")
         return
     where = engine_of(engine, address)
+    both = {*(image or ())} & {*(text or ())}
+
+    def named(opened: Split, modality: str, teacher: str) -> ExtractConfig:
+        """Give each modality of a teacher of both tables of its own, unless it has some."""
+        if teacher not in both or tables.find_teacher(opened, modality, teacher):
+            return config
+        return config.model_copy(update={"name": name_of_one_modality(teacher, modality)})
+
     # One teacher serves every split.
     load = cache(partial(load_teacher, weights=config.weights, precision=config.precision))
     with Console() as console:
         outcomes = [
             extract.run(
-                config,
+                named(opened, modality, teacher),
                 split=opened,
                 teacher=teacher,
                 modality=modality,

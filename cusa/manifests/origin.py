@@ -47,6 +47,11 @@ def teacher_name(name: str) -> str:
     return folder
 
 
+def name_of_one_modality(teacher: str, modality: str) -> str:
+    """Return what tables are called of a teacher of images and texts that gives both: `NAME-image`, `NAME-text`."""
+    return f"{teacher_name(teacher)}-{modality}"
+
+
 def split_revision(name: str) -> tuple[str, str]:
     """Split `org/model@revision` into the hub name and the revision; a folder's name is left whole."""
     if Path(name).expanduser().exists():

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from cusa.errors import DataError, StaleError
 from cusa.manifests import ledger, schemas
-from cusa.manifests.origin import IMPORTED, LOCAL, is_same_origin, read_origin, teacher_name
+from cusa.manifests.origin import IMPORTED, LOCAL, is_same_origin, name_of_one_modality, read_origin, teacher_name
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 
@@ -183,7 +183,8 @@ def find_teacher(split: Split, modality: str, teacher: str) -> str:
     own = teacher_name(teacher)
     path = Path(teacher).expanduser()
     if not path.is_dir():
-        return own if own in names and not _is_anothers(split, own, teacher) else ""
+        called = (own, name_of_one_modality(teacher, modality))
+        return next((name for name in called if name in names and not _is_anothers(split, name, teacher)), "")
     digest = store.sha256_folder(path)
     made = [name for name in names if provenance(split, name)["weights_sha256"] == digest]
     if len(made) > 1 and own not in made:

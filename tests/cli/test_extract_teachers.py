@@ -69,6 +69,18 @@ def test_extract__several_teachers_of_every_split_as_the_configuration_says(
     assert all((one["config"], one["engine"], one["force"]) == (ExtractConfig(), LOCAL, False) for one in done)
 
 
+def test_extract__both_sides_of_one_teacher_get_tables_of_their_own(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = calls.record(monkeypatch, extract, "run", calls.outcome())
+    calls.plain("extract-teachers", small, "--split", "val", "--image", "a/clip", "--text", "a/clip", "--text", "ears")
+    assert [(one["teacher"], one["modality"], one["config"].name) for one in done] == [
+        ("a/clip", "image", "clip-image"),
+        ("a/clip", "text", "clip-text"),
+        ("ears", "text", ""),
+    ]
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_extract__import_takes_rows_instead(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
