@@ -130,7 +130,8 @@ def write_multimodal(layout: str, folder: Path) -> Path:
         if layout == "router":
             torch.manual_seed(6)
             words = Transformer(str(write_bert(folder.parent / f"{folder.name}-bert")), max_seq_length=10)
-            modules = [Router({"text": [words, Pooling(16, "mean"), Dense(16, 12)], "image": [first]})]
+            routes: Any = {"text": [words, Pooling(16, "mean"), Dense(16, 12)], "image": [first]}
+            modules = [Router(routes)]
         SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
     if layout == "legacy":
         own = {"modules.json", "config_sentence_transformers.json"}
@@ -149,7 +150,8 @@ def _write_processor(folder: Path, *, tokenizer: bool) -> None:
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     sides = {"height": 32, "width": 32}
-    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=sides)
+    make: Any = CLIPImageProcessorPil
+    images = make(size={"shortest_edge": 32}, crop_size=sides)
     if tokenizer:
         CLIPProcessor(image_processor=images, tokenizer=AutoTokenizer.from_pretrained(folder)).save_pretrained(folder)
         return

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,11 @@ LAYOUTS = ("clip", "legacy", "dense", "router")
 TEXTS = [*towers.CAPTIONS, "", "red", towers.CAPTIONS[0], "a blue circle " * 30]
 
 
+def _library(folder: str) -> Any:
+    """Return the library's own model; its types know no list of pictures."""
+    return SentenceTransformer(folder, device="cpu")
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return models of images and texts with random weights, in the layouts that the library writes."""
@@ -34,7 +40,11 @@ def pictures() -> list[Image.Image]:
     rng = np.random.default_rng(1)
     shapes = [(40, 60, 3), (61, 37, 3), (37, 90, 3), (33, 33, 3), (3, 50, 3), (1, 1, 3)]
     made = [Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)) for shape in shapes]
-    files = [(made[0], "PNG", {}), (made[1].convert("L"), "PNG", {}), (made[2].convert("CMYK"), "JPEG", {})]
+    files: list[tuple[Image.Image, str, dict[str, Any]]] = [
+        (made[0], "PNG", {}),
+        (made[1].convert("L"), "PNG", {}),
+        (made[2].convert("CMYK"), "JPEG", {}),
+    ]
     rotated = Image.Exif()
     rotated[0x0112] = 6
     files += [(made[0], "JPEG", {"exif": rotated}), (made[1].convert("P"), "GIF", {})]
@@ -53,7 +63,7 @@ def test_images__equal_the_library_s_whatever_the_batch(
     folders: dict[str, Path], pictures: list[Image.Image], layout: str, batch_size: int
 ) -> None:
     folder = str(folders[layout])
-    expected = SentenceTransformer(folder, device="cpu").encode(pictures, normalize_embeddings=True)  # type: ignore[call-overload]
+    expected = _library(folder).encode(pictures, normalize_embeddings=True)
     teacher = SentenceImageTeacher(folder, batch_size=batch_size)
     rows = teacher.encode(pictures)
     assert rows.shape == (len(pictures), teacher.width) == expected.shape
@@ -64,7 +74,7 @@ def test_images__equal_the_library_s_whatever_the_batch(
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_texts__equal_the_library_s_whatever_the_batch(folders: dict[str, Path], layout: str) -> None:
     folder = str(folders[layout])
-    expected = SentenceTransformer(folder, device="cpu").encode(TEXTS, normalize_embeddings=True)
+    expected = _library(folder).encode(TEXTS, normalize_embeddings=True)
     teacher = load_teacher(folder, "text")
     assert isinstance(teacher, MeasuringTeacher)
     np.testing.assert_allclose(teacher.encode(TEXTS), expected, rtol=0, atol=1e-6)
@@ -90,7 +100,7 @@ def test_texts__that_read_like_files_are_texts(folders: dict[str, Path], tmp_pat
     teacher = load_teacher(str(folders[layout]), "text")
     rows = teacher.encode(odd)
     assert rows.shape == (4, teacher.width)
-    library = SentenceTransformer(str(folders[layout]), device="cpu")
+    library = _library(str(folders[layout]))
     expected = library.encode([f" {text}" for text in odd], normalize_embeddings=True)
     np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-6)
 
@@ -104,7 +114,7 @@ def test_prompt__stands_before_texts_alone(
     path = folder / "config_sentence_transformers.json"
     prompts = {"prompts": {"caption": "two green "}, "default_prompt_name": "caption"}
     path.write_text(json.dumps(json.loads(path.read_text()) | prompts))
-    library = SentenceTransformer(str(folder), device="cpu")
+    library = _library(str(folder))
     text, image = load_teacher(str(folder), "text"), load_teacher(str(folder), "image")
     np.testing.assert_allclose(text.encode(TEXTS), library.encode(TEXTS, normalize_embeddings=True), rtol=0, atol=1e-6)
     np.testing.assert_allclose(image.encode(pictures), plain, rtol=0, atol=0)
@@ -119,7 +129,7 @@ def test_truncate_dim__of_the_folder_is_kept(
     shutil.copytree(folders["clip"], folder)
     path = folder / "config_sentence_transformers.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"truncate_dim": 7}))
-    expected = SentenceTransformer(str(folder), device="cpu").encode(pictures, normalize_embeddings=True)  # type: ignore[call-overload]
+    expected = _library(str(folder)).encode(pictures, normalize_embeddings=True)
     teacher = load_teacher(str(folder), "image")
     assert teacher.width == 7
     np.testing.assert_allclose(teacher.encode(pictures), expected, rtol=0, atol=1e-6)
