@@ -110,9 +110,9 @@ def extract_teachers(
 
     def named(opened: Split, modality: str, teacher: str) -> ExtractConfig:
         """Give each modality of a teacher of both tables of its own, unless it has some."""
-        if teacher not in both or tables.find_teacher(opened, modality, teacher):
-            return config
-        return config.model_copy(update={"name": name_of_one_modality(teacher, modality)})
+        known = teacher not in both or tables.find_teacher(opened, modality, teacher)
+        name = config.name if known else name_of_one_modality(teacher, modality)
+        return ExtractConfig(**{**config.model_dump(), "name": name})
 
     # One teacher serves every split.
     load = cache(partial(load_teacher, weights=config.weights, precision=config.precision))
