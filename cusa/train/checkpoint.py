@@ -26,6 +26,9 @@ KEYS_OF_INPUTS = {
     "the image teacher": "teachers.image",
     "the text teacher": "teachers.text",
     "the neighbour tables": "train.neighbour_similarity",
+    "what student.name names": "student.name",
+    "what student.towers.image.name names": "student.towers.image.name",
+    "what student.towers.text.name names": "student.towers.text.name",
 }
 """Inputs in words -> the recipe key by which `allow_changed` names them; of several data sets those of each."""
 

@@ -161,6 +161,9 @@ class _Run:
         sets = training_data.open_sets(recipe, self.work)
         caption_odds.refuse_unknown(recipe.train.caption_odds, [one.split for one in sets])
         inputs = training_data.inputs(recipe, sets)
+        before = ledger.read(out / "ledger.json")
+        if before is not None:  # what it started from may be gone since; that changes no finished run
+            inputs = {name: one for name, one in before.inputs.items() if training_data.is_start(name)} | inputs
         calibration = self._calibration(sets)
         if calibration is not None:
             inputs["the calibration"] = calibration.digest
@@ -311,7 +314,11 @@ class _Run:
                 must_resume=self.must_resume,
                 allow_changed=self.allow_changed,
                 settings={f"student.{key}": value for key, value in stage.parameters["student"].items()},
-                digests={name: one for name, one in stage.inputs.items() if name.startswith("the validation split")},
+                digests={
+                    name: one
+                    for name, one in stage.inputs.items()
+                    if name.startswith("the validation split") or training_data.is_start(name)
+                },
             ),
             validate=self._validation(sets),
             callbacks=self.callbacks,

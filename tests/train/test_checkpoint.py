@@ -274,6 +274,9 @@ def test_keys_of_inputs__are_what_people_allow_by_name() -> None:
         **{"the training split": "data.train", "the validation split": "data.val"},
         **{"the image teacher": "teachers.image", "the text teacher": "teachers.text"},
         "the neighbour tables": "train.neighbour_similarity",
+        "what student.name names": "student.name",
+        "what student.towers.image.name names": "student.towers.image.name",
+        "what student.towers.text.name names": "student.towers.text.name",
     }
 
 

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from cusa import recipe as recipes
-from cusa.errors import ConfigError, CusaError, DataError, StaleError
+from cusa.errors import ConfigError, CusaError, DataError, StaleError, StoppedError
 from cusa.manifests import tables
+from cusa.manifests.events import Callbacks
 from cusa.manifests.samples import Split
 from cusa.manifests.storage import store
 from cusa.models import student as students
@@ -301,3 +302,23 @@ def test_a_validation_split_without_the_table_is_named(tmp_path: Path) -> None:
     _extract(work, names=("train",))
     with pytest.raises(CusaError, match="val has no table 'colours'"):
         training.train(_recipe(), work=work, out=tmp_path / "run")
+
+
+def test_train__what_it_starts_from_is_an_input_and_may_be_gone_when_it_is_done(work: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", _recipe(*ENCODERS, f"student.name={tmp_path / 'first'}")
+    training.train(_recipe(*ENCODERS), work=work, out=first)
+    out, killed = tmp_path / "second", tmp_path / "killed"
+    with pytest.raises(StoppedError):
+        training.train(second, work=work, out=killed, callbacks=Callbacks(should_stop=lambda: True))
+    assert training.train(second, work=work, out=out).fresh
+    store.write_json(first / "seen.json", {"a note of": "an evaluation"})
+    assert not training.train(second, work=work, out=out).fresh, "only the model counts"
+    moved = first.rename(tmp_path / "moved")
+    assert not training.train(second, work=work, out=out).fresh, "it is done with what it started from"
+    moved.rename(first)
+    training.train(_recipe(*ENCODERS, "train.seed=9"), work=work, out=first, force=True)
+    for run in (out, killed):
+        with pytest.raises(StaleError, match=r"what student\.name names changed.*--allow-changed student\.name"):
+            training.train(second, work=work, out=run)
+    assert training.train(second, work=work, out=killed, allow_changed=["student.name"]).fresh
+    assert training.train(second, work=work, out=out, force=True).fresh

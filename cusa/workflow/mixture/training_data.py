@@ -10,10 +10,14 @@ from cusa.errors import ConfigError, CusaError, DataError
 from cusa.manifests import tables
 from cusa.manifests.judgements import own_pairs, pair_judgements
 from cusa.manifests.samples import Split, splits
+from cusa.manifests.storage import store
 from cusa.models import features
 from cusa.models.features import FeatureTable
 from cusa.recipe import Recipe
 from cusa.train.data.training import of_set
+
+START = "what {} names"
+"""Name of the input that is what a key of the student names."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,34 @@ def inputs(recipe: Recipe, sets: Sequence[TrainingSet]) -> dict[str, str]:
             for split in filter(None, (one.split, one.val)):
                 own[f"the {modality} features of {split.name}"] = features.digest(split, modality, read)
         digests |= {of_set(what, number, len(sets)): digest for what, digest in own.items()}
+    return digests | starts(recipe)
+
+
+def is_start(name: str) -> bool:
+    """Tell whether an input of a training is what its student starts from."""
+    return name.startswith(START.partition("{}")[0])
+
+
+def starts(recipe: Recipe) -> dict[str, str]:
+    """Return what a student starts from, where it lies on this machine: name of the input -> digest of its content.
+
+    Of a run its model counts, of a folder every file, preprocessing and tokenizer too; a hub name has its revision.
+    """
+    towers = recipe.student.towers
+    names = {
+        "student.name": recipe.student.name,
+        "student.towers.image.name": towers.image.name,
+        "student.towers.text.name": towers.text.name,
+    }
+    digests = {}
+    for key, name in names.items():
+        place = Path(name.partition("@")[0]).expanduser() if name and name != "scratch" else None
+        if place is not None and (place / "model" / "student.json").is_file():
+            place = place / "model"
+        if place is not None and place.is_dir():
+            digests[START.format(key)] = store.sha256_folder(place)
+        elif place is not None and place.is_file():
+            digests[START.format(key)] = store.sha256_file(place)
     return digests
 
 
