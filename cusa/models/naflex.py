@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from cusa.errors import ConfigError, DataError
-from cusa.models.preprocess import MOST_PIXELS, RESAMPLE, Preprocess, picture_only
+from cusa.models.preprocess import MOST_PIXELS, RESAMPLE, Preprocess, normalised_values, picture_only
 
 HEADER = 4
 """Bytes of the first row that hold h and w."""
@@ -134,9 +134,7 @@ class NaFlex:
 
     @cached_property
     def _table(self) -> np.ndarray:
-        value = np.arange(256, dtype=np.float32) / np.float32(255)
-        mean, std = np.asarray(self.mean, dtype=np.float32), np.asarray(self.std, dtype=np.float32)
-        return (value - mean[:, None]) / std[:, None]
+        return normalised_values(self.mean, self.std)
 
     def in_words(self) -> str:
         """Return how a picture is scaled, as a model card says it."""

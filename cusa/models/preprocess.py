@@ -5,7 +5,7 @@ S pixels a side of the square the student reads. No torch here: arrays in, array
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -97,6 +97,16 @@ def decode(data: bytes, *, draft: int = 0) -> Image.Image | np.ndarray:
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         raise ValueError(f"the array holds {array.dtype}, or numbers that are not finite")
     return array
+
+
+def normalised_values(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Return what each of the 256 possible values of a channel becomes: (3, 256) float32, one row a channel.
+
+    Looked up, they cost one pass and are the same everywhere.
+    """
+    value = np.arange(256, dtype=np.float32) / np.float32(255)
+    means, deviations = np.asarray(mean, dtype=np.float32), np.asarray(std, dtype=np.float32)
+    return (value - means[:, None]) / deviations[:, None]
 
 
 @dataclass(frozen=True)
@@ -198,10 +208,7 @@ class Preprocess:
 
     @cached_property
     def _table(self) -> np.ndarray:
-        # 256 possible values a channel: looked up, they cost one pass and are the same everywhere.
-        value = np.arange(256, dtype=np.float32) / np.float32(255)
-        mean, std = np.asarray(self.mean, dtype=np.float32), np.asarray(self.std, dtype=np.float32)
-        return (value - mean[:, None]) / std[:, None]
+        return normalised_values(self.mean, self.std)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON keeps them."""
